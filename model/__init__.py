@@ -1,0 +1,3 @@
+"""From a PET/CT study to a tumour-lesion mask: the road that process.py walks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,287 @@
+"""Frozen settings, checked when built. An unknown or missing key is an error that names it.
+
+`Manifest` is the content of a bundle's manifest.json; `Limits` is what a study must keep to. Both
+are built from plain dictionaries by `manifest_from` and `limits_from`.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from model.errors import ConfigError
+
+FORMAT_VERSION = 1
+FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr")
+METHODS = ("eoa", "diwa")
+CHANNELS = ("CT", "PET")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a study must keep to, in SUV and HU; every error about one of them names the setting."""
+
+    pet_min_suv: float = -1.0  # below: not SUV
+    pet_max_suv: float = 1000.0  # above: most likely Bq/ml
+    pet_warn_suv: float = 200.0  # above: warned about (a hot bladder reaches 100)
+    ct_min_hu: float = -100.0  # the smallest CT value must not lie above this: every study has air
+    ct_max_hu: float = 32767.0
+    ct_coverage_warn: float = 0.99  # share of the PET grid; below: warned about
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            _number(self, item.name)
+        if not 0 <= self.ct_coverage_warn <= 1:
+            raise ConfigError(f"limit ct_coverage_warn must be in [0, 1], got {self.ct_coverage_warn}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Which network (Ahn and Park, section 2.1 and table 2).
+
+    fusion: early, middle, late (mean of two networks' logits), late_features (last features joined
+    by one 1x1x1 convolution, the authors' code) or swin_unetr. widths: channels of each stage; for
+    swin_unetr one number, its feature size.
+    """
+
+    fusion: str
+    widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"network.fusion must be one of {', '.join(FUSIONS)}, got {self.fusion!r}")
+        least = 1 if self.fusion == "swin_unetr" else 2
+        _numbers(self, "widths", whole=True)
+        if len(self.widths) < least or min(self.widths) < 1 or max(self.widths) > 4096:
+            raise ConfigError(
+                f"network.widths must be at least {least} whole numbers from 1 to 4096, got {list(self.widths)}"
+            )
+        if self.fusion == "swin_unetr" and (len(self.widths) != 1 or self.widths[0] % 12):
+            raise ConfigError(f"swin_unetr takes one width, a multiple of 12, got {list(self.widths)}")
+
+    @property
+    def divisor(self) -> int:
+        """Every window edge must be a multiple of this."""
+        return 32 if self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensity:
+    """How SUV and HU become network units (Ahn and Park, section 2.2).
+
+    The defaults are those of the authors' container: CT from [-1000, 1000] HU to [0, 1], not
+    clipped; SUV divided by 40, not clipped.
+    """
+
+    ct_low_hu: float = -1000.0
+    ct_high_hu: float = 1000.0
+    ct_clip: bool = False
+    suv_top: float = 40.0
+    suv_clip: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("ct_low_hu", "ct_high_hu", "suv_top"):
+            _number(self, name)
+        for name in ("ct_clip", "suv_clip"):
+            _type(self, name, bool)
+        if not self.ct_low_hu < self.ct_high_hu:
+            raise ConfigError(f"ct_low_hu must lie below ct_high_hu, got {self.ct_low_hu} and {self.ct_high_hu}")
+        if not self.suv_top > 0:
+            raise ConfigError(f"suv_top must be above 0, got {self.suv_top}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """The background is cropped to the bounding box of PET > suv_above, without a margin (section 3.1)."""
+
+    suv_above: float = 0.0
+
+    def __post_init__(self) -> None:
+        _number(self, "suv_above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The sliding window: size in voxels (x, y, z) of the network's order, overlap as a share of it."""
+
+    size: tuple[int, int, int]
+    overlap: float = 0.5
+    weighting: str = "constant"
+
+    def __post_init__(self) -> None:
+        _numbers(self, "size", whole=True)
+        _number(self, "overlap")
+        if len(self.size) != 3 or min(self.size) < 1 or max(self.size) > 2048:
+            raise ConfigError(f"window.size must be three whole numbers from 1 to 2048, got {list(self.size)}")
+        if not 0 <= self.overlap < 1:
+            raise ConfigError(f"window.overlap must be in [0, 1), got {self.overlap}")
+        if self.weighting not in ("constant", "gaussian"):
+            raise ConfigError(f"window.weighting must be constant or gaussian, got {self.weighting!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One trained network of a bundle: its file, its weight, and the network it was started from."""
+
+    file: str
+    sha256: str
+    weight: float = 1.0
+    start_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _type(self, "file", str)
+        _number(self, "weight")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors", self.file):
+            raise ConfigError(f"member file must be a plain name ending in .safetensors, got {self.file!r}")
+        for name in ("sha256", "start_sha256"):
+            value = getattr(self, name)
+            if value is None and name == "start_sha256":
+                continue
+            if not isinstance(value, str) or not SHA256.fullmatch(value):
+                raise ConfigError(f"member {self.file}: {name} must be 64 hexadecimal digits, got {value!r}")
+        if not 0 < self.weight < 1e6:
+            raise ConfigError(f"member {self.file}: weight must be above 0, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where the weights come from; free text, "unknown" where it is not known."""
+
+    data: str
+    commit: str
+    date: str
+    scores: dict[str, Any]
+    attribution: str
+
+    def __post_init__(self) -> None:
+        for name in ("data", "commit", "date", "attribution"):
+            _type(self, name, str)
+        _type(self, "scores", dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything inference needs to know of a bundle."""
+
+    format_version: int
+    name: str
+    kind: str
+    network: Network
+    channels: tuple[str, ...]
+    intensity: Intensity
+    crop: Crop
+    window: Window
+    method: str
+    members: tuple[Member, ...]
+    provenance: Provenance
+    intended_use: str
+    licence: str
+    combine: str = "logits"
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION or isinstance(self.format_version, bool):
+            raise ConfigError(
+                f"format_version is {self.format_version!r}, this version reads {FORMAT_VERSION}; "
+                "use the container version the bundle was made for"
+            )
+        for name in ("name", "intended_use", "licence"):
+            _type(self, name, str)
+        if self.kind != "volumes":
+            raise ConfigError(f"kind must be volumes, got {self.kind!r}")
+        if tuple(self.channels) != CHANNELS:
+            raise ConfigError(f"channels must be {list(CHANNELS)}, got {list(self.channels)}")
+        if self.method not in METHODS:
+            raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.combine not in ("logits", "probabilities"):
+            raise ConfigError(f"combine must be logits or probabilities, got {self.combine!r}")
+        if not self.members:
+            raise ConfigError("members is empty: a bundle needs at least one network")
+        files = [member.file for member in self.members]
+        if len(set(files)) != len(files):
+            raise ConfigError(f"members names a file twice: {files}; give it a weight instead")
+        if any(edge % self.network.divisor for edge in self.window.size):
+            raise ConfigError(
+                f"window.size {list(self.window.size)} must be multiples of {self.network.divisor} for this network"
+            )
+
+
+def manifest_from(data: Any) -> Manifest:
+    """Build a Manifest from the parsed manifest.json. Raises ConfigError naming the key that is wrong."""
+    top = _fields(Manifest, data, "manifest")
+    nested: dict[str, type] = {
+        "network": Network, "intensity": Intensity, "crop": Crop, "window": Window,
+        "provenance": Provenance, "limits": Limits,
+    }  # fmt: skip
+    for key, cls in nested.items():
+        if key in top:
+            top[key] = _build(cls, top[key], key)
+    members = top["members"]
+    if not isinstance(members, list):
+        raise ConfigError(f"members must be a list, got {type(members).__name__}")
+    top["members"] = tuple(_build(Member, item, f"members[{i}]") for i, item in enumerate(members))
+    if not isinstance(top["channels"], list):
+        raise ConfigError(f"channels must be a list, got {type(top['channels']).__name__}")
+    top["channels"] = tuple(top["channels"])
+    return Manifest(**top)
+
+
+def manifest_to(manifest: Manifest) -> dict[str, Any]:
+    """The dictionary that `manifest_from` reads, ready for json.dumps."""
+    return dataclasses.asdict(manifest)
+
+
+def override_limits(limits: Limits, settings: list[str]) -> Limits:
+    """Apply NAME=VALUE settings (from --limit). Raises ConfigError for an unknown name or no number."""
+    known = [item.name for item in dataclasses.fields(Limits)]
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in known:
+            raise ConfigError(f"--limit {setting}: no such limit; there are {', '.join(known)}")
+        try:
+            limits = dataclasses.replace(limits, **{name: float(value)})
+        except ValueError:
+            raise ConfigError(f"--limit {setting}: {value!r} is not a number; write for example {name}=2000") from None
+    return limits
+
+
+def _build(cls: type[T], data: Any, where: str) -> T:
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in _fields(cls, data, where).items()}
+    return cls(**values)
+
+
+def _fields(cls: type, data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} must be a mapping of names to values, got {type(data).__name__}")
+    items = dataclasses.fields(cls)
+    unknown = sorted(set(data) - {item.name for item in items})
+    if unknown:
+        raise ConfigError(f"{where} has unknown keys: {', '.join(unknown)}")
+    needed = {i.name for i in items if i.default is dataclasses.MISSING and i.default_factory is dataclasses.MISSING}
+    missing = sorted(needed - set(data))
+    if missing:
+        raise ConfigError(f"{where} lacks keys: {', '.join(missing)}")
+    return dict(data)
+
+
+def _type(owner: object, name: str, kind: type) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, kind):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be {kind.__name__}, got {value!r}")
+
+
+def _number(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number, got {value!r}")
+
+
+def _numbers(owner: object, name: str, whole: bool) -> None:
+    values = getattr(owner, name)
+    kinds = int if whole else (int, float)
+    if not isinstance(values, tuple) or any(isinstance(v, bool) or not isinstance(v, kinds) for v in values):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be a list of whole numbers, got {values!r}")

@@ -1,0 +1,102 @@
+"""Which device the networks run on, in which precision, and what counts as running out of memory."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from model.errors import ConfigError
+
+DEVICES = ("auto", "cuda", "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where to compute. `precision` is that of the convolutions; sums are float32 everywhere."""
+
+    torch_device: torch.device
+    precision: torch.dtype
+    name: str
+    warning: str | None = None
+
+
+def choose_device(wanted: str) -> Device:
+    """cuda or cpu as asked; auto takes CUDA where it works, and says why where it should but does not.
+
+    CUDA computes in half precision, as the authors' submission did; the CPU in float32. Raises
+    ConfigError if CUDA is asked for and absent.
+    """
+    if wanted not in DEVICES:
+        raise ConfigError(f"--device must be one of {', '.join(DEVICES)}, got {wanted!r}")
+    trouble = None if wanted == "cpu" else cuda_trouble()
+    if wanted == "cuda" and trouble:
+        raise ConfigError(f"--device cuda: {trouble}; use --device auto or cpu, or run on a machine with a GPU")
+    if wanted == "cpu" or trouble:
+        warning = f"{trouble}; the CPU is used instead" if trouble and gpu_is_there() else None
+        return Device(
+            torch_device=torch.device("cpu"), precision=torch.float32,
+            name=f"CPU, {torch.get_num_threads()} threads", warning=warning,
+        )  # fmt: skip
+    return Device(
+        torch_device=torch.device("cuda"), precision=torch.float16, name=torch.cuda.get_device_name(),
+    )  # fmt: skip
+
+
+def cuda_trouble() -> str | None:
+    """Why CUDA cannot be used, in words a user can act on; None if it can."""
+    if torch.version.cuda is None:
+        return "this build of torch has no CUDA"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available()
+    said = " ".join(str(item.message) for item in caught)
+    if not there and "driver" in said and "too old" in said:
+        found = said.split("found version ")[-1].split(")")[0] if "found version" in said else "unknown"
+        return (
+            f"the NVIDIA driver is too old (it supports CUDA {_cuda_version(found)}) for the CUDA "
+            f"{torch.version.cuda} this was built with: update the driver"
+        )
+    if not there:
+        return said.splitlines()[0] if said else "no usable NVIDIA GPU was found (was the container started with --gpus all?)"
+    major, minor = torch.cuda.get_device_capability()
+    built = [a.removeprefix("sm_") for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
+    if built and not any(int(a[:-1]) == major and int(a[-1]) <= minor for a in built if a.isdigit()):
+        return f"this build of torch holds no code for the GPU {torch.cuda.get_device_name()} (sm_{major}{minor})"
+    return None
+
+
+def gpu_is_there() -> bool:
+    """Whether an NVIDIA driver or device node can be seen, whatever torch thinks of it."""
+    return os.path.exists("/proc/driver/nvidia/version") or os.path.exists("/dev/nvidia0")
+
+
+def make_deterministic() -> None:
+    """Same input, same device: the same mask, bit for bit. Devices differ from each other in the last digits."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def computing(device: Device) -> Iterator[None]:
+    """No gradients, and autocast where the device computes in another precision than float32."""
+    with torch.no_grad(), torch.autocast(
+        device.torch_device.type, dtype=device.precision, enabled=device.precision != torch.float32
+    ):  # fmt: skip
+        yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error really says that memory ran out, on the GPU or on the host."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+
+
+def _cuda_version(number: str) -> str:
+    """12020 -> 12.2, as CUDA's driver API counts."""
+    return f"{int(number) // 1000}.{int(number) % 1000 // 10}" if number.isdigit() else number

@@ -1,0 +1,31 @@
+"""The errors a user can act on. Each message names the file, the value, the limit and the remedy."""
+
+
+class LesionError(Exception):
+    """Parent of the four errors below; `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+
+class ConfigError(LesionError):
+    """A setting or an option is wrong (the same exit code as argparse's own usage errors)."""
+
+    exit_code = 2
+
+
+class CaseError(LesionError):
+    """The PET/CT study cannot be read, or cannot be right."""
+
+    exit_code = 3
+
+
+class WeightsError(LesionError):
+    """The weight bundle is missing, damaged, or does not fit its manifest."""
+
+    exit_code = 4
+
+
+class OutputError(LesionError):
+    """The result cannot be written."""
+
+    exit_code = 5

@@ -1,0 +1,98 @@
+"""Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model.config import METHODS, Manifest, manifest_from
+from model.errors import ConfigError, WeightsError
+from model.files import is_lfs_pointer, sha256_of
+
+MANIFEST = "manifest.json"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+MOUNTED = Path("/opt/ml/model")  # where grand-challenge.org mounts optional weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle: the folder and its manifest, with the method this run uses."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str  # of manifest.json, which holds the members' hashes: one hash names the weights
+
+
+def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED) -> Path:
+    """The bundle's folder.
+
+    `weights` is a folder or a name under weights/; without it weights/<method>; without both the
+    mounted model if it holds a manifest.json, else weights/eoa. Raises WeightsError if none is there.
+    """
+    if weights:
+        for folder in (Path(weights), WEIGHTS / weights):
+            if (folder / MANIFEST).is_file():
+                return folder
+        raise WeightsError(
+            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'; --weights takes a bundle's folder "
+            f"or one of the names {', '.join(shipped()) or '(none is shipped)'}"
+        )
+    if not method and (mounted / MANIFEST).is_file():
+        return mounted
+    folder = WEIGHTS / (method or "eoa")
+    if not (folder / MANIFEST).is_file():
+        raise WeightsError(f"no {MANIFEST} in '{folder}'; give a bundle with --weights")
+    return folder
+
+
+def shipped() -> list[str]:
+    """Names of the bundles under weights/, sorted."""
+    return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
+
+
+def load_bundle(folder: Path, method: str | None = None) -> Bundle:
+    """Read and verify a bundle, for the manifest's method or another.
+
+    Raises WeightsError: manifest not readable or with a wrong key, a member's file missing, a
+    Git-LFS pointer or of a wrong sha256; ConfigError: `method` unknown, or not possible with these members.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = manifest_from(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise WeightsError(f"cannot read '{path}': {error.strerror}; is it readable by this user?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
+    except ConfigError as error:
+        raise WeightsError(f"'{path}': {error}") from None
+    if method and method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    for member in manifest.members:
+        _verify(folder / member.file, member.sha256)
+    manifest = replace(manifest, method=method or manifest.method)
+    if manifest.method == "diwa":
+        _check_one_start(folder, manifest)
+    return Bundle(folder=folder, manifest=manifest, sha256=sha256_of(path))
+
+
+def _verify(path: Path, expected: str) -> None:
+    try:
+        if is_lfs_pointer(path):
+            raise WeightsError(f"'{path}' is a Git-LFS pointer, not the weights; run: git lfs pull")
+        found = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read '{path}': {error.strerror}; copy the bundle again") from None
+    if found != expected:
+        raise WeightsError(
+            f"'{path}' has sha256 {found}, the manifest says {expected}: the file is damaged or another one; "
+            "copy the bundle again"
+        )
+
+
+def _check_one_start(folder: Path, manifest: Manifest) -> None:
+    """Weights may be averaged only if they were fine-tuned from one network (Ahn and Park, section 2.5)."""
+    starts = {member.start_sha256 for member in manifest.members}
+    if len(manifest.members) > 1 and (len(starts) > 1 or None in starts):
+        raise ConfigError(
+            f"method diwa averages weights, which needs members of one common start, but the start hashes in "
+            f"'{folder / MANIFEST}' differ or are unknown; use --method eoa"
+        )

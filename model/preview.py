@@ -1,0 +1,55 @@
+"""A picture to check a mask by: coronal and sagittal maximum-intensity projections, mask outlined, true aspect."""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+SUV_BLACK = 10.0  # grey scale: white at SUV 0, black at this and above
+PIXEL_MM = 1.5
+MARGIN = 36
+OUTLINE = (214, 30, 30)
+INK = (40, 40, 40)
+
+
+def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float], caption: str) -> bytes:
+    """PNG of the two projections side by side.
+
+    suv, mask: (z, y, x) in LAS order; spacing_mm: (x, y, z). The patient stands upright, right side
+    at the left of the coronal picture (radiological convention), facing left in the sagittal one.
+    An empty mask gives the projections without an outline.
+    """
+    x_mm, y_mm, z_mm = spacing_mm
+    # LAS: x grows to the left, y to anterior, z to superior. Rows run downwards, so z is turned over.
+    coronal = _panel(suv.max(axis=1)[::-1], mask.any(axis=1)[::-1], (z_mm, x_mm))
+    sagittal = _panel(suv.max(axis=2)[::-1, ::-1], mask.any(axis=2)[::-1, ::-1], (z_mm, y_mm))
+    wide = coronal.width + sagittal.width + 3 * MARGIN
+    picture = Image.new("RGB", (max(wide, 560), coronal.height + 3 * MARGIN), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(15)
+    left = MARGIN
+    for panel, title, sides in ((coronal, "coronal", "RL"), (sagittal, "sagittal", "AP")):
+        picture.paste(panel, (left, 2 * MARGIN))
+        draw.text((left, MARGIN + 12), f"{title}  {sides[0]}|{sides[1]}", INK, font=font)
+        left += panel.width + MARGIN
+    draw.text((MARGIN, 12), caption, INK, font=font)
+    bottom = coronal.height + 2 * MARGIN
+    draw.line([(MARGIN, bottom + 10), (MARGIN + 100 / PIXEL_MM, bottom + 10)], INK, 2)
+    draw.text((MARGIN + 100 / PIXEL_MM + 8, bottom + 1), f"10 cm   grey: SUV 0 to {SUV_BLACK:g}", INK, font=font)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _panel(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float]) -> Image.Image:
+    """One projection (rows, columns), brought to PIXEL_MM, with the mask's outline drawn on it."""
+    size = tuple(max(1, round(n * mm / PIXEL_MM)) for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True))
+    grey = 255 * (1 - np.clip(suv / SUV_BLACK, 0, 1))
+    panel = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+    large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
+    pixels = np.array(panel)
+    pixels[ndimage.binary_dilation(large, iterations=2) & ~large] = OUTLINE
+    return Image.fromarray(pixels)

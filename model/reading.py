@@ -1,0 +1,255 @@
+"""From /input (or two named files) to a `Case`: PET in SUV and CT in HU, each on its own grid.
+
+Everything that cannot be right is refused here, with the file, the value, the limit and the remedy.
+"""
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from model.config import Limits
+from model.errors import CaseError
+from model.files import free_memory_bytes, is_lfs_pointer, silence
+from model.geometry import Grid, grid_of
+
+SUFFIXES = (".mha", ".mhd", ".nrrd", ".nii.gz", ".nii")
+MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
+ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One image: array (z, y, x) as stored, SUV or HU; `image` is the SimpleITK image it is a view of."""
+
+    path: Path
+    grid: Grid
+    array: NDArray[Any]
+    image: sitk.Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A PET/CT study; `name` is the CT file's name without its ending (grand-challenge's contract)."""
+
+    name: str
+    pet: Volume
+    ct: Volume
+    warnings: tuple[str, ...]
+
+
+def read_case(inputs: list[Path], limits: Limits) -> Case:
+    """Read a study from a folder that holds images/pet and images/ct, or from the files [PET, CT].
+
+    Raises CaseError for everything that is wrong with the input.
+    """
+    pet_path, ct_path = inputs if len(inputs) == 2 else find_pair(inputs[0])
+    ct = read_volume(ct_path, "CT")  # the larger first: a truncated file is told early
+    pet = read_volume(pet_path, "PET")
+    warnings = check_hu(ct, limits) + check_suv(pet, limits)
+    if len(inputs) == 1 and (inputs[0] / "lesion-clicks.json").exists():
+        warnings += ["lesion-clicks.json is there and is not used: this method takes no clicks"]
+    check_overlap(pet, ct)
+    return Case(name=stem(ct_path), pet=pet, ct=ct, warnings=tuple(warnings))
+
+
+def find_pair(folder: Path) -> tuple[Path, Path]:
+    """PET and CT paths below an input folder: by inputs.json where there is one, else images/pet and images/ct.
+
+    Raises CaseError unless there is exactly one image of each.
+    """
+    if not folder.is_dir():
+        raise CaseError(f"input folder '{folder}' is not there; it must hold images/pet and images/ct")
+    places = {"pet": folder / "images" / "pet", "ct": folder / "images" / "ct"}
+    listing = folder / "inputs.json"
+    if listing.is_file():
+        places = _places_from(listing)
+    return _only_image(places["pet"], "PET"), _only_image(places["ct"], "CT")
+
+
+def stem(path: Path) -> str:
+    """The file's name without its ending (.nii.gz is one ending)."""
+    ending = next((s for s in SUFFIXES if path.name.lower().endswith(s)), path.suffix)
+    return path.name[: len(path.name) - len(ending)]
+
+
+def read_volume(path: Path, what: str) -> Volume:
+    """Read one 3-D scalar image; its values are not judged here. Raises CaseError if it cannot be read."""
+    if not path.is_file():
+        raise CaseError(f"{what} file '{path}' is not there")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise CaseError(f"{what} '{path}' is none of {', '.join(SUFFIXES)}; convert it first")
+    try:
+        _check_bytes(path, what)
+        with silence():
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+        _check_header(reader, path, what)
+        with silence():
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise CaseError(f"{what} '{path}' cannot be read: {_reason(error)}; copy or convert it again") from None
+    except MemoryError:
+        raise CaseError(f"{what} '{path}' does not fit into memory; use a machine with more") from None
+    except OSError as error:
+        raise CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to it") from None
+    return Volume(path=path, grid=grid_of(image), array=sitk.GetArrayViewFromImage(image), image=image)
+
+
+def check_suv(pet: Volume, limits: Limits) -> list[str]:
+    """Warnings about PET values. Raises CaseError if they are not finite or cannot be SUV."""
+    low, high = _range(pet, "PET")
+    if low < limits.pet_min_suv:
+        raise CaseError(
+            f"PET '{pet.path}' has a value of {low:g}, below {limits.pet_min_suv:g}: it is not SUV (is it the CT?); "
+            f"give PET in SUV, or move the limit with --limit pet_min_suv={low:g}"
+        )
+    if high > limits.pet_max_suv:
+        raise CaseError(
+            f"PET '{pet.path}' has a value of {high:g}, above {limits.pet_max_suv:g}: it looks like Bq/ml, not SUV; "
+            f"convert it to body-weight SUV, or move the limit with --limit pet_max_suv={high:g}"
+        )
+    if high > limits.pet_warn_suv:
+        return [f"PET '{pet.path}' reaches SUV {high:g}, above {limits.pet_warn_suv:g} (pet_warn_suv): is it SUV?"]
+    return []
+
+
+def check_hu(ct: Volume, limits: Limits) -> list[str]:
+    """Warnings about CT values (none yet). Raises CaseError if they are not finite or cannot be HU."""
+    low, high = _range(ct, "CT")
+    if low > limits.ct_min_hu:
+        raise CaseError(
+            f"CT '{ct.path}' has no value at or below {limits.ct_min_hu:g}, its minimum is {low:g}: without air it is "
+            f"not in HU (is it the PET?); give CT in HU, or move the limit with --limit ct_min_hu={low:g}"
+        )
+    if high > limits.ct_max_hu:
+        raise CaseError(
+            f"CT '{ct.path}' has a value of {high:g}, above {limits.ct_max_hu:g}: it is not in HU; "
+            f"apply its rescale slope and intercept, or move the limit with --limit ct_max_hu={high:g}"
+        )
+    return []
+
+
+def check_overlap(pet: Volume, ct: Volume) -> None:
+    """Raise CaseError if the two volumes' bounding boxes share no space."""
+    spans = [v.grid.corner_span_mm() for v in (pet, ct)]
+    for number, axis in enumerate("xyz"):
+        (pet_low, pet_high), (ct_low, ct_high) = (span[:, number] for span in spans)
+        if pet_high <= ct_low or ct_high <= pet_low:
+            raise CaseError(
+                f"PET '{pet.path}' and CT '{ct.path}' do not overlap in space: PET spans {axis} {pet_low:.0f}.."
+                f"{pet_high:.0f} mm, CT spans {axis} {ct_low:.0f}..{ct_high:.0f} mm. Are they of the same study?"
+            )
+
+
+def _places_from(listing: Path) -> dict[str, Path]:
+    """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct."""
+    try:
+        sockets = [item["interface"] for item in json.loads(listing.read_text(encoding="utf-8"))]
+        known = [(str(s.get("slug", "")), str(s.get("relative_path", ""))) for s in sockets]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CaseError(f"'{listing}' is not grand-challenge's list of sockets: {error!r}") from None
+    places = {}
+    for what in ("pet", "ct"):
+        found = [path for _, path in known if path.strip("/") == f"images/{what}"]
+        found = found or [path for slug, path in known if what in slug.lower().replace("_", "-").split("-")]
+        if len(found) != 1:
+            raise CaseError(
+                f"'{listing}' names {len(found)} sockets for {what.upper()} (relative path images/{what}, or a slug "
+                f"with the word {what}), and there must be one; it has {known}"
+            )
+        places[what] = (listing.parent / found[0]).resolve()
+        if not places[what].is_relative_to(listing.parent.resolve()):
+            raise CaseError(f"'{listing}': the path '{found[0]}' leads out of '{listing.parent}'")
+    if places["pet"] == places["ct"]:
+        raise CaseError(f"'{listing}' names one folder, '{places['pet']}', for both PET and CT")
+    return places
+
+
+def _only_image(place: Path, what: str) -> Path:
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        raise CaseError(f"{what} folder '{place}' is not there; it must hold one image ({', '.join(SUFFIXES)})")
+    found = sorted(p for p in place.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
+    if len(found) != 1:
+        others = len(list(place.iterdir())) - len(found)
+        names = ": " + ", ".join(p.name for p in found) if found else f" ({others} other files)"
+        raise CaseError(
+            f"{what} folder '{place}' holds {len(found)} images{names}; it must hold exactly one ({', '.join(SUFFIXES)})"
+        )
+    return found[0]
+
+
+def _check_bytes(path: Path, what: str) -> None:
+    """Refuse what the image library would take silently: empty files, LFS pointers, cut-off gzip."""
+    if path.stat().st_size == 0:
+        raise CaseError(f"{what} '{path}' is empty (0 bytes); copy it again")
+    if is_lfs_pointer(path):
+        raise CaseError(f"{what} '{path}' is a Git-LFS pointer, not the image; run: git lfs pull")
+    if path.name.lower().endswith(".gz"):
+        try:
+            with gzip.open(path) as file:
+                while file.read(1 << 24):
+                    pass
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy it again") from None
+
+
+def _check_header(reader: sitk.ImageFileReader, path: Path, what: str) -> None:
+    size = reader.GetSize()
+    if len(size) != 3:
+        raise CaseError(f"{what} '{path}' has {len(size)} dimensions {size}, not 3; give one 3-D volume")
+    if reader.GetNumberOfComponents() != 1:
+        raise CaseError(
+            f"{what} '{path}' has {reader.GetNumberOfComponents()} values a voxel, not 1; give a scalar volume"
+        )
+    if min(size) < 2:
+        raise CaseError(f"{what} '{path}' has size {size}: every axis needs at least 2 voxels; give a 3-D volume")
+    spacing = reader.GetSpacing()
+    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise CaseError(f"{what} '{path}' has spacing {spacing} mm; every value must be above 0; correct the header")
+    if not all(np.isfinite(reader.GetOrigin())):
+        raise CaseError(f"{what} '{path}' has origin {reader.GetOrigin()}, which is not finite; correct the header")
+    direction = np.array(reader.GetDirection()).reshape(3, 3)
+    error = np.abs(direction.T @ direction - np.eye(3)).max()
+    if not error <= ORTHOGONAL:
+        raise CaseError(
+            f"{what} '{path}' has a direction matrix that is not orthogonal (off by {error:.3g}, limit {ORTHOGONAL:g}): "
+            "a sheared or tilted volume; resample it to an orthogonal grid"
+        )
+    voxels = int(np.prod([int(n) for n in size], dtype=object))
+    free = free_memory_bytes()
+    if free is not None and voxels * MEMORY_PER_VOXEL_BYTES > free:
+        raise CaseError(
+            f"{what} '{path}' says it has {size[0]} x {size[1]} x {size[2]} voxels, which take "
+            f"{voxels * MEMORY_PER_VOXEL_BYTES / 1e9:.1f} GB to read, and {free / 1e9:.1f} GB are free; "
+            "is the header right? If it is, use a machine with more memory"
+        )
+    if not 1 <= reader.GetPixelIDValue() <= 9 and reader.GetPixelIDValue() != 0:
+        raise CaseError(f"{what} '{path}' has a pixel type that is not a real number; give a scalar volume")
+
+
+def _range(volume: Volume, what: str) -> tuple[float, float]:
+    """Smallest and largest value; NaN and infinity are refused (one pass each: NaN spreads to the minimum)."""
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(volume.array.size - np.isfinite(volume.array).sum())
+        raise CaseError(f"{what} '{volume.path}' has {bad} voxels that are NaN or infinite; replace them first")
+    return low, high
+
+
+def _reason(error: RuntimeError) -> str:
+    """The telling line of an ITK exception, without source paths and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else "unknown reason"
+    if any("could not be read" in line or "No such file" in line for line in lines):
+        return "the file is shorter than its header says, or damaged"
+    return text.removeprefix("sitk::ERROR: ").rstrip(".")

@@ -1,0 +1,64 @@
+"""What a run says of itself: report.json, and the lines on the terminal."""
+
+import platform
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from model import __version__
+from model.device import Device
+from model.lesions import components
+from model.manifest import Bundle
+from model.reading import Case
+from model.segment import Result
+
+RESEARCH = "Research use only; not a medical device."
+
+
+def make_report(
+    case: Case, bundle: Bundle, device: Device, result: Result, warnings: list[str], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Everything needed to know later what made this mask; volumes in ml, times in s, memory in bytes."""
+    _, lesions = components(result.mask)
+    voxel_ml = case.pet.grid.voxel_ml
+    return {
+        "notice": RESEARCH,
+        "case": case.name,
+        "inputs": {"pet": str(case.pet.path), "ct": str(case.ct.path)},
+        "lesions": lesions,
+        "volume_ml": round(float(np.count_nonzero(result.mask)) * voxel_ml, 3),
+        "pet_grid": {
+            "size": list(case.pet.grid.size), "spacing_mm": list(case.pet.grid.spacing_mm),
+            "origin_mm": list(case.pet.grid.origin_mm), "direction": list(case.pet.grid.direction),
+        },
+        "weights": {
+            "name": bundle.manifest.name, "method": bundle.manifest.method, "manifest_sha256": bundle.sha256,
+            "members": [{"sha256": m.sha256, "weight": m.weight} for m in bundle.manifest.members],
+        },
+        "run": {
+            "device": device.name, "precision": str(device.precision).removeprefix("torch."),
+            "rung": result.rung, "windows": result.windows,
+        },
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if device.torch_device.type == "cuda" else None,
+        "warnings": warnings,
+        "versions": {
+            "petct-lesion-segmentation": __version__, "python": platform.python_version(), "torch": torch.__version__,
+            "simpleitk": sitk.Version_VersionString(), "numpy": np.__version__,
+        },
+    }  # fmt: skip
+
+
+def summary(report: dict[str, Any], mask_path: str) -> list[str]:
+    """The report in a few lines for a person."""
+    stages = "  ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
+    return [
+        f"found: {report['lesions']} lesions, {report['volume_ml']:.1f} ml",
+        f"mask:  {mask_path}",
+        f"seconds: {stages}",
+    ]

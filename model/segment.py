@@ -1,0 +1,127 @@
+"""The road in one function: a study and a bundle in, a mask on the PET's own grid out."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.cropping import Box, foreground_box, paste
+from model.device import Device
+from model.ensemble import vote
+from model.geometry import LasView, las_view
+from model.intensity import scale_hu, scale_suv
+from model.manifest import Bundle
+from model.reading import Case
+from model.resampling import resample_ct
+from model.weights import voters
+
+BATCH = {"cpu": 1, "cuda": 2}  # windows at a time before memory runs out
+
+
+@dataclass(kw_only=True)
+class Stopwatch:
+    """Seconds spent in each named stage, in the order they first ran."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A study as the network sees it. image: (2, X, Y, Z) float32, cropped; box: where it lies in LAS (z, y, x)."""
+
+    view: LasView
+    box: Box | None  # None: no foreground
+    image: torch.Tensor
+    ct_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """mask: bool (z, y, x) on case.pet.grid; probability likewise, float32, if it was asked for."""
+
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32] | None
+    warnings: tuple[str, ...]
+    rung: str
+    windows: int
+
+
+def prepare(case: Case, bundle: Bundle, watch: Stopwatch) -> Prepared:
+    """LAS order, resampling, crop and intensity: everything before the network. Raises CaseError."""
+    settings = bundle.manifest
+    with watch.stage("resample"):
+        view = las_view(case.pet.grid)
+        suv = view.to_las(case.pet.array)
+        hu, share = resample_ct(case.ct, view.grid)
+    with watch.stage("crop"):
+        box = foreground_box(suv, settings.crop.suv_above)
+    with watch.stage("intensity"):
+        if box is None:
+            return Prepared(view=view, box=None, image=torch.empty(2, 0, 0, 0), ct_share=share)
+        channels = np.stack([scale_hu(hu[box], settings.intensity), scale_suv(suv[box], settings.intensity)])
+        image = torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
+    return Prepared(view=view, box=box, image=image, ct_share=share)
+
+
+def segment(
+    case: Case,
+    bundle: Bundle,
+    device: Device,
+    watch: Stopwatch,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    with_probability: bool = False,
+) -> Result:
+    """Segment one study.
+
+    No voxel of PET above the crop's threshold: an empty mask and a warning. Raises CaseError
+    (PET and CT do not overlap, no memory), WeightsError.
+    """
+    ready = prepare(case, bundle, watch)
+    warnings = []
+    limit = bundle.manifest.limits.ct_coverage_warn
+    if ready.ct_share < limit:
+        warnings.append(
+            f"CT '{case.ct.path}' covers {100 * ready.ct_share:.1f} % of the PET volume; "
+            f"air ({-1024} HU) was assumed in the rest"
+        )
+    if ready.box is None:
+        warnings.append(
+            f"PET '{case.pet.path}' has no voxel above {bundle.manifest.crop.suv_above:g}: the mask is empty"
+        )
+        empty = np.zeros(case.pet.grid.shape, dtype=bool)
+        probability = empty.astype(np.float32) if with_probability else None
+        return Result(mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0)
+    with watch.stage("network"):
+        said = vote(
+            ready.image, voters(bundle), bundle.manifest, device, BATCH[device.torch_device.type], progress
+        )  # fmt: skip
+    with watch.stage("paste"):
+        mask = _back(ready, (said.margin > 0).numpy())
+        probability = None
+        if with_probability:
+            share = said.margin + 0.5 if bundle.manifest.combine == "probabilities" else said.margin.sigmoid()
+            probability = _back(ready, share.numpy())
+    return Result(
+        mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
+        rung=str(said.rung), windows=said.windows,
+    )  # fmt: skip
+
+
+def _back(ready: Prepared, cropped: NDArray[Any]) -> NDArray[Any]:
+    """(X, Y, Z) of the crop back to (z, y, x) on the PET's stored grid."""
+    assert ready.box is not None
+    las = paste(cropped.transpose(2, 1, 0), ready.box, ready.view.grid.shape)
+    return np.ascontiguousarray(ready.view.from_las(las))

@@ -1,0 +1,87 @@
+"""Sliding-window inference, with windows placed and weighted as MONAI's sliding_window_inference does."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SIGMA_SHARE = 0.125  # of the window's edge: MONAI's sigma_scale
+LEAST_WEIGHT = 1e-3  # MONAI's floor of the Gaussian weights
+
+Size = tuple[int, int, int]
+
+
+def slide(
+    image: Tensor,
+    predict: Callable[[Tensor], Tensor],
+    *,
+    window: Size,
+    overlap: float,
+    weighting: str = "constant",
+    batch: int = 1,
+    sums_on: torch.device | None = None,
+    on_windows: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """The weighted mean of overlapping windows' predictions.
+
+    image: (C, X, Y, Z), on the device of `predict`; `predict` turns (B, C, *window) into
+    (B, K, *window). A volume smaller than the window is padded with zeros on both sides. Sums are
+    float32, on `sums_on` (default: the image's device). `on_windows` is told how many were done.
+    Returns (K, X, Y, Z) float32 on `sums_on`.
+    """
+    sums_on = sums_on or image.device
+    original = image.shape[1:]
+    before = [max(w - n, 0) // 2 for w, n in zip(window, original, strict=True)]
+    after = [max(w - n, 0) - b for w, n, b in zip(window, original, before, strict=True)]
+    if any(before) or any(after):
+        image = functional.pad(image, [p for pair in reversed(list(zip(before, after, strict=True))) for p in pair])
+    starts = window_starts(tuple(image.shape[1:]), window, overlap)
+    weight = window_weight(window, weighting).to(image.device)
+
+    total: Tensor | None = None
+    count = torch.zeros(image.shape[1:], device=sums_on)
+    for first in range(0, len(starts), batch):
+        boxes = [_box(start, window) for start in starts[first : first + batch]]
+        patches = torch.stack([image[(slice(None), *box)] for box in boxes]).contiguous()
+        parts = predict(patches)
+        if total is None:
+            total = torch.zeros((parts.shape[1], *image.shape[1:]), device=sums_on)
+        for box, part in zip(boxes, parts, strict=True):
+            total[(slice(None), *box)] += (part.float() * weight).to(sums_on)
+            count[box] += weight.to(sums_on)
+        on_windows(len(boxes))
+    assert total is not None  # window_starts never returns an empty list
+    total /= count
+    return total[(slice(None), *_box((before[0], before[1], before[2]), tuple(original)))]
+
+
+def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:
+    """First voxels (x, y, z) of the windows that cover a volume of `size`, none smaller than `window`.
+
+    Windows step by (1 - overlap) of their edge; the last of an axis is moved back to end at the volume's edge.
+    """
+    axes = []
+    for n, w in zip(size, window, strict=True):
+        step = max(int(w * (1 - overlap)), 1)
+        steps = math.ceil((n - w) / step) + 1
+        axes.append([min(i * step, n - w) for i in range(steps)])
+    return [(x, y, z) for x, y, z in itertools.product(*axes)]
+
+
+def window_weight(window: Size, weighting: str) -> Tensor:
+    """The weight of each voxel of a window, float32 (X, Y, Z): ones, or a Gaussian that falls to the border."""
+    if weighting == "constant":
+        return torch.ones(window)
+    weight = torch.ones(())
+    for edge in window:
+        x = torch.arange(edge, dtype=torch.float32) - (edge - 1) / 2
+        weight = weight[..., None] * torch.exp(x**2 / (-2 * (SIGMA_SHARE * edge) ** 2))
+    return weight.clamp(min=max(float(weight.min()), LEAST_WEIGHT))
+
+
+def _box(start: Size, window: Size) -> tuple[slice, slice, slice]:
+    x, y, z = (slice(s, s + w) for s, w in zip(start, window, strict=True))
+    return x, y, z

@@ -1,0 +1,102 @@
+"""Member files into networks, one at a time; the weight soup of DiWA. `python -m model.weights FOLDER ...` checks."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.config import Member, Network
+from model.errors import LesionError, WeightsError
+from model.manifest import Bundle, load_bundle
+from model.networks import build
+
+State = dict[str, Tensor]
+
+
+def voters(bundle: Bundle) -> list[tuple[float, Callable[[], nn.Module]]]:
+    """What is to be run, as (weight, function that loads the network): every member for EoA, one soup for DiWA."""
+    network = bundle.manifest.network
+    if bundle.manifest.method == "diwa":
+        return [(1.0, lambda: as_network(network, soup(bundle), bundle.folder))]
+    return [
+        (member.weight, lambda member=member: as_network(network, read_state(bundle, member), bundle.folder))
+        for member in bundle.manifest.members
+    ]  # fmt: skip
+
+
+def read_state(bundle: Bundle, member: Member) -> State:
+    """A member's tensors in float32, on the host. Raises WeightsError if the file or a tensor is not as it must be."""
+    path = bundle.folder / member.file
+    try:
+        state = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"'{path}' is not a safetensors file: {error}; copy the bundle again") from None
+    _check_tensors(state, bundle.manifest.network, path)
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def soup(bundle: Bundle) -> State:
+    """The weighted mean of all members' weights, summed in float64 (DiWA; Ahn and Park, algorithm 2)."""
+    members = bundle.manifest.members
+    total = sum(member.weight for member in members)
+    mean: State = {}
+    for member in members:
+        for name, tensor in read_state(bundle, member).items():
+            if tensor.is_floating_point():
+                part = tensor.double() * (member.weight / total)
+                mean[name] = mean[name] + part if name in mean else part
+            else:
+                mean[name] = tensor  # index tables of SwinUNETR: the same in every member
+    return {name: t.float() if t.is_floating_point() else t for name, t in mean.items()}
+
+
+def as_network(network: Network, state: State, where: Path) -> nn.Module:
+    """The network with these tensors, in evaluation mode, on the host."""
+    with torch.device("meta"):  # no time spent on random weights that are thrown away
+        module = build(network)
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"'{where}': {error}") from None
+    return module.eval()
+
+
+def _check_tensors(state: State, network: Network, path: Path) -> None:
+    with torch.device("meta"):
+        expected = build(network).state_dict()
+    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or extra:
+        raise WeightsError(
+            f"'{path}' does not fit its manifest's network: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} superfluous {extra[:3]}; the manifest belongs to other weights"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise WeightsError(
+                f"'{path}': {name} has shape {tuple(tensor.shape)}, the manifest's network needs "
+                f"{tuple(expected[name].shape)}; the manifest belongs to other weights"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError(f"'{path}': {name} holds NaN or infinite values; the training went wrong")
+
+
+def main() -> int:
+    """Verify the bundles named on the command line, every member's hash and tensors; non-zero if one is wrong."""
+    try:
+        for folder in sys.argv[1:]:
+            bundle = load_bundle(Path(folder))
+            for member in bundle.manifest.members:
+                read_state(bundle, member)
+            print(f"{folder}: {bundle.manifest.name}, {len(bundle.manifest.members)} members, all as the manifest says")
+    except LesionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

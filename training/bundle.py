@@ -1,0 +1,84 @@
+"""Write a weight bundle as the container reads it: manifest.json and one safetensors file a member."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import Manifest, Member, manifest_from
+from model.errors import ConfigError
+from model.manifest import MANIFEST, load_bundle
+from model.weights import read_state
+
+State = dict[str, Tensor]
+
+
+def write_bundle(
+    folder: Path,
+    states: dict[str, State],
+    make_manifest: Callable[[tuple[Member, ...]], Manifest],
+    *,
+    weights: list[float],
+    start_sha256: str | None,
+    half: bool = False,
+    force: bool = False,
+) -> None:
+    """Write a bundle into a folder of its own, verify it as the container does, then rename it into place.
+
+    states: {member name: state dict}, in order; weights: one for each. `half` stores float16 (shipped
+    only where a test shows that the masks agree). Raises ConfigError if `folder` is there without `force`.
+    """
+    if folder.exists() and not force:
+        raise ConfigError(f"'{folder}' is there already; choose another name, or --force to replace it")
+    partial = folder.parent / f".partial-{os.getpid()}-{folder.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        members = []
+        for (name, state), weight in zip(states.items(), weights, strict=True):
+            path = partial / f"{name}.safetensors"
+            save_file({k: _stored(t, half) for k, t in state.items()}, path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            members.append(Member(file=path.name, sha256=digest, weight=weight, start_sha256=start_sha256))
+        manifest = make_manifest(tuple(members))
+        text = json.dumps(asdict(manifest), indent=2) + "\n"
+        (partial / MANIFEST).write_text(text, encoding="utf-8")
+        if manifest_from(json.loads(text)) != manifest:
+            raise ConfigError(f"manifest of '{folder}' does not read back as it was written")
+        bundle = load_bundle(partial)
+        for member in manifest.members:
+            read_state(bundle, member)
+        _replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def state_sha256(state: State) -> str:
+    """A hash of names, shapes and float32 values: what members of one start have in common."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().float().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.dtype == torch.float32 else tensor
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; what was there goes only after the new one is in place."""
+    old = target.parent / f".replaced-{os.getpid()}-{target.name}"
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
