@@ -117,7 +117,8 @@ def arguments() -> argparse.Namespace:
     """The parsed and checked command line; the environment fills in what it leaves out."""
     parser = argparse.ArgumentParser(
         prog="process.py",
-        description="Segment tumour lesions in one whole-body FDG PET/CT study. Research use only, not a medical device.",
+        description="Segment tumour lesions in one whole-body FDG PET/CT study. Research use only; not a medical "
+        "device.",
         epilog="Costs are for a 4 mm whole-body study with the shipped weights on 2 CPU cores.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -135,7 +136,8 @@ def arguments() -> argparse.Namespace:
         help="eoa: mean of all members' predictions, time grows with their number; diwa: one network of averaged "
              "weights, the time of one (default: what the bundle says; environment: LESION_METHOD)")
     add("--device", default="auto", metavar="auto|cuda|cpu",
-        help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, CPU in float32 (default: auto)")
+        help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, the CPU in float32 "
+             "(default: auto)")
     add("--edition", default=os.environ.get("AUTOPET_EDITION") or "2", metavar="1..5",
         help="autoPET edition, sets the output folder (IV, V) and writes III's data-centric-model.json (default: 2; "
              "environment: AUTOPET_EDITION)")
@@ -145,7 +147,8 @@ def arguments() -> argparse.Namespace:
         help="also write OUTPUT/<name>_probabilities.nrrd, float32 in [0, 1] on the PET grid (default: no; costs "
              "about 1 s and up to 4 bytes a voxel)")
     add("--report", type=Path, metavar="FILE.json",
-        help="also write lesions, volume in ml, seconds a stage, memory in bytes, versions, weights' sha256 (default: no)")
+        help="also write lesions, volume in ml, seconds a stage, memory in bytes, versions, weights' sha256 "
+             "(default: no; costs nothing)")
     add("--limit", action="append", default=[], metavar="NAME=VALUE",
         help="move a limit on the input, for example pet_max_suv=2000 (SUV) or ct_min_hu=0 (HU); may be repeated "
              "(default: the bundle's)")

@@ -60,7 +60,7 @@ def cuda_trouble() -> str | None:
             f"{torch.version.cuda} this was built with: update the driver"
         )
     if not there:
-        return said.splitlines()[0] if said else "no usable NVIDIA GPU was found (was the container started with --gpus all?)"
+        return said.splitlines()[0] if said else "no usable NVIDIA GPU was found (was it started with --gpus all?)"
     major, minor = torch.cuda.get_device_capability()
     built = [a.removeprefix("sm_") for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
     if built and not any(int(a[:-1]) == major and int(a[-1]) <= minor for a in built if a.isdigit()):

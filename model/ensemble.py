@@ -63,8 +63,8 @@ def vote(
     minus background, whose sign is the argmax; probabilities: the mean of softmax probabilities,
     minus 1/2. A voter of weight 2 is run once. Raises CaseError if memory runs out on the last rung.
     """
-    size = tuple(max(n, w) for n, w in zip(image.shape[1:], manifest.window.size, strict=True))
-    windows = len(window_starts(size, manifest.window.size, manifest.window.overlap))
+    x, y, z = (max(n, w) for n, w in zip(image.shape[1:], manifest.window.size, strict=True))
+    windows = len(window_starts((x, y, z), manifest.window.size, manifest.window.overlap))
     rungs, warnings = ladder(device, batch), []
     weights = sum(weight for weight, _ in voters)
     margin = torch.zeros(tuple(image.shape[1:]))
@@ -72,7 +72,8 @@ def vote(
         difference = None
         while difference is None:
             try:
-                difference = _one(image, load(), manifest, device, rungs[0], _counter(progress, number, windows, len(voters)))
+                told = _counter(progress, number, windows, len(voters))
+                difference = _one(image, load(), manifest, device, rungs[0], told)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -99,11 +99,12 @@ def las_view(grid: Grid) -> LasView:
     orient = sitk.DICOMOrientImageFilter()
     orient.SetDesiredCoordinateOrientation("LAS")
     orient.Execute(probe)
-    order, flips = tuple(orient.GetPermuteOrder()), tuple(bool(f) for f in orient.GetFlipAxes())
+    i, j, k = orient.GetPermuteOrder()
+    order, flips = (i, j, k), tuple(bool(f) for f in orient.GetFlipAxes())
 
     columns = np.array(grid.direction).reshape(3, 3)[:, order]
-    size = tuple(grid.size[i] for i in order)
-    spacing = tuple(grid.spacing_mm[i] for i in order)
+    size = grid.size[i], grid.size[j], grid.size[k]
+    spacing = grid.spacing_mm[i], grid.spacing_mm[j], grid.spacing_mm[k]
     origin = np.array(grid.origin_mm)
     for axis in range(3):
         if flips[axis]:
@@ -111,4 +112,4 @@ def las_view(grid: Grid) -> LasView:
             columns[:, axis] *= -1
     origin = np.round(origin * SNAP_PER_MM) / SNAP_PER_MM + 0.0  # + 0.0: no negative zero
     las = Grid(size=size, spacing_mm=spacing, origin_mm=tuple(origin), direction=tuple((columns + 0.0).ravel()))
-    return LasView(order=order, flips=flips, grid=las)
+    return LasView(order=order, flips=(flips[0], flips[1], flips[2]), grid=las)

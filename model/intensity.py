@@ -13,8 +13,10 @@ def scale_suv(suv: NDArray[Any], settings: Intensity) -> NDArray[np.float32]:
 
     suv: any real type, any shape, finite. Returns float32 of the same shape.
     """
-    scaled = np.divide(suv, np.float32(settings.suv_top), dtype=np.float32)
-    return np.clip(scaled, 0, 1, out=scaled) if settings.suv_clip else scaled
+    scaled: NDArray[np.float32] = np.divide(suv, np.float32(settings.suv_top), dtype=np.float32)
+    if settings.suv_clip:
+        np.clip(scaled, 0, 1, out=scaled)
+    return scaled
 
 
 def scale_hu(hu: NDArray[Any], settings: Intensity) -> NDArray[np.float32]:
@@ -22,6 +24,8 @@ def scale_hu(hu: NDArray[Any], settings: Intensity) -> NDArray[np.float32]:
 
     hu: any real type, any shape, finite. Returns float32 of the same shape.
     """
-    scaled = np.subtract(hu, np.float32(settings.ct_low_hu), dtype=np.float32)
+    scaled: NDArray[np.float32] = np.subtract(hu, np.float32(settings.ct_low_hu), dtype=np.float32)
     scaled /= np.float32(settings.ct_high_hu - settings.ct_low_hu)
-    return np.clip(scaled, 0, 1, out=scaled) if settings.ct_clip else scaled
+    if settings.ct_clip:
+        np.clip(scaled, 0, 1, out=scaled)
+    return scaled

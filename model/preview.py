@@ -24,8 +24,8 @@ def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, floa
     """
     x_mm, y_mm, z_mm = spacing_mm
     # LAS: x grows to the left, y to anterior, z to superior. Rows run downwards, so z is turned over.
-    coronal = _panel(suv.max(axis=1)[::-1], mask.any(axis=1)[::-1], (z_mm, x_mm))
-    sagittal = _panel(suv.max(axis=2)[::-1, ::-1], mask.any(axis=2)[::-1, ::-1], (z_mm, y_mm))
+    coronal = _panel(suv.max(axis=1)[::-1], np.any(mask, axis=1)[::-1], (z_mm, x_mm))
+    sagittal = _panel(suv.max(axis=2)[::-1, ::-1], np.any(mask, axis=2)[::-1, ::-1], (z_mm, y_mm))
     wide = coronal.width + sagittal.width + 3 * MARGIN
     picture = Image.new("RGB", (max(wide, 560), coronal.height + 3 * MARGIN), "white")
     draw = ImageDraw.Draw(picture)

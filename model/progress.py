@@ -1,6 +1,5 @@
 """How far a run is: a bar on a terminal, plain lines elsewhere."""
 
-from types import TracebackType
 from typing import Any, TextIO
 
 
@@ -15,7 +14,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 

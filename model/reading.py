@@ -183,7 +183,8 @@ def _only_image(place: Path, what: str) -> Path:
         others = len(list(place.iterdir())) - len(found)
         names = ": " + ", ".join(p.name for p in found) if found else f" ({others} other files)"
         raise CaseError(
-            f"{what} folder '{place}' holds {len(found)} images{names}; it must hold exactly one ({', '.join(SUFFIXES)})"
+            f"{what} folder '{place}' holds {len(found)} images{names}; it must hold exactly one "
+            f"({', '.join(SUFFIXES)})"
         )
     return found[0]
 
@@ -222,8 +223,8 @@ def _check_header(reader: sitk.ImageFileReader, path: Path, what: str) -> None:
     error = np.abs(direction.T @ direction - np.eye(3)).max()
     if not error <= ORTHOGONAL:
         raise CaseError(
-            f"{what} '{path}' has a direction matrix that is not orthogonal (off by {error:.3g}, limit {ORTHOGONAL:g}): "
-            "a sheared or tilted volume; resample it to an orthogonal grid"
+            f"{what} '{path}' has a direction matrix that is not orthogonal (off by {error:.3g}, limit "
+            f"{ORTHOGONAL:g}): a sheared or tilted volume; resample it to an orthogonal grid"
         )
     voxels = int(np.prod([int(n) for n in size], dtype=object))
     free = free_memory_bytes()

@@ -44,7 +44,7 @@ def make_report(
             "rung": result.rung, "windows": result.windows,
         },
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_bytes": _peak_memory_bytes(),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if device.torch_device.type == "cuda" else None,
         "warnings": warnings,
         "versions": {
@@ -62,3 +62,7 @@ def summary(report: dict[str, Any], mask_path: str) -> list[str]:
         f"mask:  {mask_path}",
         f"seconds: {stages}",
     ]
+
+
+def _peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -38,7 +38,8 @@ def slide(
     after = [max(w - n, 0) - b for w, n, b in zip(window, original, before, strict=True)]
     if any(before) or any(after):
         image = functional.pad(image, [p for pair in reversed(list(zip(before, after, strict=True))) for p in pair])
-    starts = window_starts(tuple(image.shape[1:]), window, overlap)
+    padded_x, padded_y, padded_z = image.shape[1:]
+    starts = window_starts((padded_x, padded_y, padded_z), window, overlap)
     weight = window_weight(window, weighting).to(image.device)
 
     total: Tensor | None = None
@@ -55,7 +56,8 @@ def slide(
         on_windows(len(boxes))
     assert total is not None  # window_starts never returns an empty list
     total /= count
-    return total[(slice(None), *_box((before[0], before[1], before[2]), tuple(original)))]
+    x, y, z = (slice(b, b + n) for b, n in zip(before, original, strict=True))
+    return total[:, x, y, z]
 
 
 def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:

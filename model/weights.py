@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import safetensors
@@ -22,10 +23,11 @@ def voters(bundle: Bundle) -> list[tuple[float, Callable[[], nn.Module]]]:
     network = bundle.manifest.network
     if bundle.manifest.method == "diwa":
         return [(1.0, lambda: as_network(network, soup(bundle), bundle.folder))]
-    return [
-        (member.weight, lambda member=member: as_network(network, read_state(bundle, member), bundle.folder))
-        for member in bundle.manifest.members
-    ]  # fmt: skip
+
+    def load(member: Member) -> nn.Module:
+        return as_network(network, read_state(bundle, member), bundle.folder)
+
+    return [(member.weight, partial(load, member)) for member in bundle.manifest.members]
 
 
 def read_state(bundle: Bundle, member: Member) -> State:
