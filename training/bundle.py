@@ -45,6 +45,7 @@ def write_bundle(
         for (name, state), weight in zip(states.items(), weights, strict=True):
             path = partial / f"{name}.safetensors"
             save_file({k: _stored(t, half) for k, t in state.items()}, path)
+            path.chmod(0o644)  # safetensors makes it private, and the container's user is another one
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             members.append(Member(file=path.name, sha256=digest, weight=weight, start_sha256=start_sha256))
         manifest = make_manifest(tuple(members))

@@ -1,0 +1,249 @@
+"""Train a bundle small enough for a CPU, on phantoms alone: one base run, members from it, weight averaging.
+
+    python -m training.first_bundle --run runs/first
+
+makes the phantoms (seeds 0 and up: the training range), trains a base network to theta_0, fine-tunes the
+members from it with different learning rates and augmentation strengths while averaging their weights
+(Ahn and Park, section 2.5, equation 2), and writes weights/eoa (all members) and weights/diwa (their
+uniform soup). The run folder keeps every network, so that an interrupted run goes on where it was.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.losses import DiceFocalLoss
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.config import Crop, Intensity, Manifest, Member, Network, Provenance, Window
+from model.cropping import foreground_box
+from model.geometry import grid_of, las_view
+from model.networks import build
+from model.reading import Volume
+from model.resampling import resample_ct
+from training.bundle import State, state_sha256, write_bundle
+from training.phantom import make_phantom, to_images
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+NETWORK = Network(fusion="middle", widths=(8, 8, 16, 32, 64))
+WINDOW = (96, 96, 96)
+INTENSITY = Intensity(ct_clip=True, suv_top=20.0)
+SITES = ("A", "B", "A", "D", "A", "C")  # half of the studies are of the sample's kind of scanner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A prepared study in LAS, cropped: hu, suv float16 and truth bool, all (X, Y, Z); `lesion` lists true voxels."""
+
+    hu: np.ndarray
+    suv: np.ndarray
+    truth: np.ndarray
+    lesion: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One run of the optimizer: steps, peak learning rate, augmentation strength, and whether weights are averaged."""
+
+    name: str
+    steps: int
+    rate: float
+    strength: float
+    seed: int
+    average: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="run folder; an interrupted run goes on there")
+    parser.add_argument("--studies", type=int, default=30, help="phantoms to train on (default 30, about 6 s each)")
+    parser.add_argument("--base", type=int, default=600, help="steps of the base run (default 600, about 3 s each)")
+    parser.add_argument("--member", type=int, default=120, help="steps of each member (default 120)")
+    parser.add_argument("--patch", type=int, default=80, help="edge of the training crops in voxels (default 80)")
+    parser.add_argument("--force", action="store_true", help="replace weights/eoa and weights/diwa")
+    options = parser.parse_args()
+    options.run.mkdir(parents=True, exist_ok=True)
+
+    studies = prepare_all(options.run, options.studies)
+    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, average=False)
+    members = [
+        Phase(name="weak", steps=options.member, rate=5e-4, strength=0.5, seed=2, average=True),
+        Phase(name="strong", steps=options.member, rate=1e-3, strength=1.5, seed=3, average=True),
+    ]
+    start = run(base, None, studies, options)
+    states = {phase.name: run(phase, start, studies, options) for phase in members}
+    export(states, start, options)
+
+
+def prepare_all(folder: Path, count: int) -> list[Study]:
+    """Phantoms 0 to count - 1 through the container's own resampling and crop, kept in the run folder."""
+    studies = []
+    for seed in range(count):
+        path = folder / f"phantom-{seed}.npz"
+        if not path.exists():
+            save_study(prepare(seed), path)
+        with np.load(path) as file:
+            studies.append(Study(hu=file["hu"], suv=file["suv"], truth=file["truth"], lesion=file["lesion"]))
+    return studies
+
+
+def prepare(seed: int) -> Study:
+    """One phantom as the network will see it; five of six have lesions."""
+    phantom = make_phantom(seed, SITES[seed % len(SITES)], "negative" if seed % 6 == 5 else "positive")
+    pet, ct, truth = (
+        Volume(path=Path("phantom"), grid=grid_of(image), array=array, image=image)
+        for image, array in zip(to_images(phantom), (phantom.pet, phantom.ct, phantom.truth), strict=True)
+    )
+    view = las_view(pet.grid)
+    suv = view.to_las(pet.array)
+    hu, _ = resample_ct(ct, view.grid)
+    box = foreground_box(suv, 0.0)
+    assert box is not None  # a phantom always has a body
+    hu, suv, mask = (a[box].transpose(2, 1, 0) for a in (hu, suv, view.to_las(truth.array)))
+    lesion = np.argwhere(mask)
+    return Study(hu=hu.astype(np.float16), suv=suv.astype(np.float16), truth=mask.astype(bool), lesion=lesion)
+
+
+def save_study(study: Study, path: Path) -> None:
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("wb") as file:
+        np.savez(file, hu=study.hu, suv=study.suv, truth=study.truth, lesion=study.lesion)
+    partial.rename(path)
+
+
+def run(phase: Phase, start: State | None, studies: list[Study], options: argparse.Namespace) -> State:
+    """Train one phase; the state it ends with (averaged, if it averages). Done before: read from the run folder."""
+    path = options.run / f"{phase.name}.safetensors"
+    if path.exists():
+        return load_file(path)
+    torch.manual_seed(phase.seed)
+    network = build(NETWORK)
+    if start is not None:
+        network.load_state_dict(start)
+    loss_of = DiceFocalLoss(softmax=True, to_onehot_y=True, include_background=True, gamma=2.0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=phase.rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_schedule(phase))
+    mean: State = {}
+    terms = 0
+    begun = time.perf_counter()
+    log = (options.run / f"{phase.name}.jsonl").open("w")
+    for step, (image, truth) in enumerate(patches(studies, phase, options.patch), start=1):
+        loss = loss_of(network(image), truth)
+        if not torch.isfinite(loss):
+            raise SystemExit(f"loss is {loss.item()} at step {step} of {phase.name}: lower the rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        if phase.average and step > phase.steps // 3 and step % 5 == 0:
+            mean, terms = averaged(mean, network.state_dict(), terms)  # equation 2, every fifth step
+        seconds = time.perf_counter() - begun
+        print(json.dumps({"step": step, "loss": round(loss.item(), 4), "s": round(seconds, 1)}), file=log, flush=True)
+        if step % 50 == 0:
+            save_file(network.state_dict(), options.run / f"{phase.name}-latest.safetensors")
+    state = mean if phase.average else {k: v.detach().clone() for k, v in network.state_dict().items()}
+    save_file(state, path)
+    return state
+
+
+def rate_schedule(phase: Phase) -> Callable[[int], float]:
+    """Warm-up over 5 %, then cosine; an averaging phase falls to half its peak and stays (figure 3's constant)."""
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / (0.05 * phase.steps + 1))
+        done = min(1.0, step / phase.steps * (3 if phase.average else 1))
+        floor = 0.5 if phase.average else 0.02
+        return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+
+    return factor
+
+
+def averaged(mean: State, new: State, terms: int) -> tuple[State, int]:
+    """The running mean of equation 2 with one more term."""
+    if not terms:
+        return {name: tensor.detach().clone() for name, tensor in new.items()}, 1
+    return {k: mean[k] + (new[k].detach() - mean[k]) / (terms + 1) for k in mean}, terms + 1
+
+
+def patches(studies: list[Study], phase: Phase, edge: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented crops (1, 2, edge, edge, edge) and truth (1, 1, ...): two of three hold a lesion, as far as there is one."""
+    rng = np.random.default_rng(phase.seed)
+    for _ in range(phase.steps):
+        study = studies[rng.integers(len(studies))]
+        shape = np.array(study.suv.shape)
+        if len(study.lesion) and rng.random() < 0.6:
+            centre = study.lesion[rng.integers(len(study.lesion))] + rng.integers(-edge // 3, edge // 3 + 1, 3)
+        else:
+            centre = np.array([rng.integers(0, n) for n in shape])
+        low = np.clip(centre - edge // 2, 0, np.maximum(shape - edge, 0))
+        box = tuple(slice(a, a + edge) for a in low)
+        part = replace(study, hu=study.hu[box], suv=study.suv[box], truth=study.truth[box])
+        yield augmented(part, edge, phase.strength, rng)
+
+
+def augmented(part: Study, edge: int, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Intensity as in the container, SUV over 20 or 40, flips, and gamma, scale and noise by `strength`."""
+    hu, suv = np.clip((part.hu.astype(np.float32) + 1000) / 2000, 0, 1), part.suv.astype(np.float32) / 20
+    if rng.random() < 0.2:
+        suv = suv / 2
+    if rng.random() < 0.3 * strength:
+        suv = suv * rng.uniform(1 - 0.25 * strength, 1 + 0.25 * strength)
+    if rng.random() < 0.3 * strength:
+        hu = hu ** rng.uniform(1 - 0.2 * strength, 1 + 0.3 * strength)
+    if rng.random() < 0.2 * strength:
+        suv = suv + rng.normal(0, rng.uniform(0, 0.01 * strength), suv.shape)
+        hu = hu + rng.normal(0, rng.uniform(0, 0.03 * strength), hu.shape)
+    image = np.zeros((2, edge, edge, edge), np.float32)
+    truth = np.zeros((1, edge, edge, edge), np.float32)
+    x, y, z = part.truth.shape
+    image[0, :x, :y, :z], image[1, :x, :y, :z], truth[0, :x, :y, :z] = hu, suv, part.truth
+    axes = [axis for axis in (1, 2, 3) if rng.random() < (0.5 if axis == 1 else 0.1)]
+    return torch.from_numpy(np.flip(image, axes).copy())[None], torch.from_numpy(np.flip(truth, axes).copy())[None]
+
+
+def export(states: dict[str, State], start: State, options: argparse.Namespace) -> None:
+    """Write weights/eoa with the members and weights/diwa with their uniform soup."""
+    names = list(states)
+    soup = {
+        key: torch.stack([states[name][key].double() for name in names]).mean(0).float() for key in states[names[0]]
+    }
+
+    def manifest(name: str, method: str) -> Callable[[tuple[Member, ...]], Manifest]:
+        return lambda members: Manifest(
+            format_version=1, name=name, kind="volumes", network=NETWORK, channels=("CT", "PET"),
+            intensity=INTENSITY, crop=Crop(), window=Window(size=WINDOW), method=method, members=members,
+            provenance=Provenance(
+                data=f"synthetic phantoms alone, seeds 0 to {options.studies - 1}, sites {', '.join(sorted(set(SITES)))}",
+                commit=commit(), date=time.strftime("%Y-%m-%d"), scores={},
+                attribution="method of Ahn and Park, Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks "
+                "through Effective Training Methods",
+            ),
+            intended_use="Research and testing; trained on synthetic studies only. Not a medical device.",
+            licence="MIT",
+        )  # fmt: skip
+
+    common = {"start_sha256": state_sha256(start), "half": True, "force": options.force}
+    write_bundle(WEIGHTS / "eoa", states, manifest("eoa", "eoa"), weights=[1.0] * len(names), **common)
+    write_bundle(WEIGHTS / "diwa", {"soup": soup}, manifest("diwa", "diwa"), weights=[1.0], **common)
+
+
+def commit() -> str:
+    """The commit this runs from, or "unknown"."""
+    command = ["git", "-C", str(WEIGHTS.parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    main()
