@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import resource
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +104,18 @@ def free_memory_bytes() -> int | None:
         with suppress(OSError, ValueError):  # "max": no limit
             free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
     return max(0, min(free)) if free else None
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far.
+
+    On Linux from /proc: getrusage's figure is handed down from the process that started this one.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager

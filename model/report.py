@@ -1,8 +1,6 @@
 """What a run says of itself: report.json, and the lines on the terminal."""
 
 import platform
-import resource
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 
 from model import __version__
 from model.device import Device
+from model.files import peak_memory_bytes
 from model.lesions import components
 from model.manifest import Bundle
 from model.reading import Case
@@ -44,7 +43,7 @@ def make_report(
             "rung": result.rung, "windows": result.windows,
         },
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if device.torch_device.type == "cuda" else None,
         "warnings": warnings,
         "versions": {
@@ -62,7 +61,3 @@ def summary(report: dict[str, Any], mask_path: str) -> list[str]:
         f"mask:  {mask_path}",
         f"seconds: {stages}",
     ]
-
-
-def _peak_memory_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

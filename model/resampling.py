@@ -24,8 +24,7 @@ def resample_ct(ct: Volume, las: Grid) -> tuple[NDArray[Any], float]:
         return view.to_las(ct.array), 1.0
     image = ct.image
     if not (view.order == (0, 1, 2) and not any(view.flips)):  # bring it into one order first, so that the
-        image = sitk.GetImageFromArray(view.to_las(ct.array))  # result does not depend on how CT is stored
-        image.SetSpacing(view.grid.spacing_mm)
+        image = sitk.DICOMOrient(image, "LAS")  # result does not depend on how CT is stored
         image.SetDirection(view.grid.direction)
         image.SetOrigin(view.grid.origin_mm)
     moved = sitk.Resample(
@@ -33,6 +32,7 @@ def resample_ct(ct: Volume, las: Grid) -> tuple[NDArray[Any], float]:
         las.origin_mm, las.spacing_mm, las.direction, float("nan"), sitk.sitkFloat32,
     )  # fmt: skip
     hu = sitk.GetArrayFromImage(moved)
+    del moved, image  # two volumes less while the next ones are made
     outside = np.isnan(hu)  # values were checked to be finite: NaN can only mean outside
     share = 1.0 - float(np.count_nonzero(outside)) / outside.size
     if share == 0.0:

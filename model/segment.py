@@ -71,7 +71,10 @@ def prepare(case: Case, bundle: Bundle, watch: Stopwatch) -> Prepared:
     with watch.stage("intensity"):
         if box is None:
             return Prepared(view=view, box=None, image=torch.empty(2, 0, 0, 0), ct_share=share)
-        channels = np.stack([scale_hu(hu[box], settings.intensity), scale_suv(suv[box], settings.intensity)])
+        shape = tuple(s.stop - s.start for s in box)
+        channels = np.empty((2, *shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
+        channels[0] = scale_hu(hu[box], settings.intensity)
+        channels[1] = scale_suv(suv[box], settings.intensity)
         image = torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
     return Prepared(view=view, box=box, image=image, ct_share=share)
 
@@ -109,19 +112,19 @@ def segment(
             ready.image, voters(bundle), bundle.manifest, device, BATCH[device.torch_device.type], progress
         )  # fmt: skip
     with watch.stage("paste"):
-        mask = _back(ready, (said.margin > 0).numpy())
+        mask = put_back(ready, (said.margin > 0).numpy())
         probability = None
         if with_probability:
             share = said.margin + 0.5 if bundle.manifest.combine == "probabilities" else said.margin.sigmoid()
-            probability = _back(ready, share.numpy())
+            probability = put_back(ready, share.numpy())
     return Result(
         mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
         rung=str(said.rung), windows=said.windows,
     )  # fmt: skip
 
 
-def _back(ready: Prepared, cropped: NDArray[Any]) -> NDArray[Any]:
-    """(X, Y, Z) of the crop back to (z, y, x) on the PET's stored grid."""
-    assert ready.box is not None
+def put_back(ready: Prepared, cropped: NDArray[Any]) -> NDArray[Any]:
+    """(X, Y, Z) of the crop back to (z, y, x) on the PET's stored grid; zero outside the crop."""
+    assert ready.box is not None  # without foreground there is nothing to put back
     las = paste(cropped.transpose(2, 1, 0), ready.box, ready.view.grid.shape)
     return np.ascontiguousarray(ready.view.from_las(las))

@@ -1,0 +1,133 @@
+"""Seconds and memory of everything but the network: from opening the inputs to the renamed mask.
+
+    python -m benchmark.road                        # 400 x 400 x 326 PET, 512 x 512 x 600 CT
+    python -m benchmark.road --pet 100 100 80 --ct 128 128 150 --runs 3
+
+Makes the study (synthetic), reads it once so that the page cache is warm, then runs it --runs times, each
+in a process of its own, uncompressed and compressed. Imports, weights and the network are not counted: in
+the network's place a threshold makes the mask. Memory is the process's peak before the network would start.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from model.config import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
+from model.files import Staging, peak_memory_bytes
+from model.geometry import grid_of
+from model.manifest import Bundle
+from model.reading import read_case
+from model.segment import Stopwatch, prepare, put_back
+from model.writing import mask_path, write_mask
+
+EXTENT_MM = (815.0, 815.0, 978.0)  # of the PET: 400 x 400 x 326 voxels of 2.04 x 2.04 x 3 mm
+CT_EXTENT_MM = (700.0, 700.0, 978.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pet", type=int, nargs=3, default=(400, 400, 326), help="PET voxels x y z (default 400 400 326)")
+    parser.add_argument("--ct", type=int, nargs=3, default=(512, 512, 600), help="CT voxels x y z (default 512 512 600)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each kind; the median is printed (default 5)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # what a child process runs
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_run(options.one)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {
+            kind: measure(Path(folder) / kind, options, compressed=kind == "compressed")
+            for kind in ("uncompressed", "compressed")
+        }
+    print(f"PET {options.pet}, CT {options.ct}, median of {options.runs}, seconds")
+    for kind, figure in figures.items():
+        stages = "  ".join(f"{name} {value:.2f}" for name, value in figure["stages"].items())
+        print(f"{kind:13s} total {figure['total']:.2f}  ({stages})  peak before network {figure['peak_mb']:.0f} MB")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(folder: Path, options: argparse.Namespace, compressed: bool) -> dict[str, object]:
+    """Make the study, run it in child processes, return medians."""
+    make_study(folder, tuple(options.pet), tuple(options.ct), compressed)
+    runs = []
+    for number in range(options.runs + 1):  # the first one warms the page cache and is not counted
+        command = [sys.executable, "-m", "benchmark.road", "--one", str(folder)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        if number:
+            runs.append(json.loads(out.splitlines()[-1]))
+    names = runs[0]["stages"]
+    return {
+        "total": statistics.median(run["total"] for run in runs),
+        "totals": [run["total"] for run in runs],
+        "stages": {name: statistics.median(run["stages"][name] for run in runs) for name in names},
+        "peak_mb": max(run["peak_mb"] for run in runs),
+    }
+
+
+def one_run(folder: Path) -> dict[str, object]:
+    """One study through the road, with a threshold in the network's place."""
+    watch = Stopwatch()
+    bundle = stand_in()
+    begun = time.perf_counter()
+    with watch.stage("read"):
+        case = read_case([folder], Limits())
+    ready = prepare(case, bundle, watch)
+    peak_mb = peak_memory_bytes() / 1e6
+    paused = time.perf_counter()
+    margin = (ready.image[1] > 0.1).numpy()  # the network would run here
+    resumed = time.perf_counter()
+    with watch.stage("paste"):
+        mask = put_back(ready, margin)
+    with watch.stage("write"), Staging() as staging:
+        target = mask_path(folder / "output", case.name, 2)
+        write_mask(mask, case.pet.grid, target, staging)
+        staging.commit()
+    total = time.perf_counter() - begun - (resumed - paused)
+    return {"total": total, "stages": watch.seconds, "peak_mb": peak_mb}
+
+
+def stand_in() -> Bundle:
+    """A bundle of the default settings, for the stages that need one; its network is never built."""
+    manifest = Manifest(
+        format_version=1, name="stand-in", kind="volumes", network=Network(fusion="middle", widths=(4, 4)),
+        channels=("CT", "PET"), intensity=Intensity(), crop=Crop(), window=Window(size=(64, 64, 64)), method="eoa",
+        members=(Member(file="none.safetensors", sha256="0" * 64),), intended_use="benchmark", licence="MIT",
+        provenance=Provenance(data="none", commit="", date="", scores={}, attribution=""),
+    )  # fmt: skip
+    return Bundle(folder=Path("."), manifest=manifest, sha256="")
+
+
+def make_study(folder: Path, pet_size: tuple[int, ...], ct_size: tuple[int, ...], compressed: bool) -> None:
+    """A noisy ellipsoid of water in air as PET (float32 SUV) and CT (int16 HU), written as MHA."""
+    rng = np.random.default_rng(0)
+    for what, size, extent in (("pet", pet_size, EXTENT_MM), ("ct", ct_size, CT_EXTENT_MM)):
+        axes = [np.linspace(-1, 1, n, dtype=np.float32) * e / EXTENT_MM[0] for n, e in zip(size, extent, strict=True)]
+        x, y, z = axes
+        radius = (x / 0.5)[None, None] ** 2 + (y / 0.35)[None, :, None] ** 2 + (z / 1.3)[:, None, None] ** 2
+        noise = rng.standard_normal(radius.shape, dtype=np.float32)
+        if what == "pet":
+            array = np.abs(np.where(radius < 1, 1.5 + 0.3 * noise, 0.02 * noise)).astype(np.float32)
+        else:
+            array = np.where(radius < 1, 40 + 15 * noise, -1000 + 5 * noise).astype(np.int16)
+        image = sitk.GetImageFromArray(array)
+        spacing = [e / n for e, n in zip(extent, size, strict=True)]
+        image.SetSpacing(spacing)
+        image.SetOrigin([-e / 2 + s / 2 for e, s in zip(extent, spacing, strict=True)])
+        path = folder / "images" / what / f"{what}.mha"
+        path.parent.mkdir(parents=True)
+        sitk.WriteImage(image, str(path), compressed)
+        assert grid_of(image).size == size
+
+
+if __name__ == "__main__":
+    main()
