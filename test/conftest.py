@@ -1,0 +1,109 @@
+"""What the tests share: a tiny bundle with random weights, a tiny study, the sample, and the real data if it is there."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from model.config import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.device import choose_device
+from model.networks import build
+from training.bundle import write_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("PETCT_DATA", ROOT.parent / "shared" / "data"))
+SAMPLE = ROOT / "test" / "input"
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real studies; the test skips where it is absent."""
+    if not (DATA / "sts").is_dir():
+        pytest.skip(f"real data is not at '{DATA}' (set PETCT_DATA)")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def cpu():
+    return choose_device("cpu")
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    """make_bundle(folder, members=2, **changes of the manifest): a bundle of random networks, written as any other."""
+
+    def make(folder: Path, members: int = 2, weights: list[float] | None = None, half: bool = False,
+             start: str | None = "0" * 64, **changes: object) -> Path:
+        settings = dict(
+            format_version=1, name=folder.name, kind="volumes", network=Network(fusion="middle", widths=(2, 2, 4)),
+            channels=("CT", "PET"), intensity=Intensity(), crop=Crop(), window=Window(size=(32, 32, 32)), method="eoa",
+            provenance=Provenance(data="random", commit="", date="", scores={}, attribution=""),
+            intended_use="tests", licence="MIT",
+        ) | changes  # fmt: skip
+        states = {}
+        for number in range(members):
+            torch.manual_seed(number)
+            network = build(settings["network"])
+            with torch.no_grad():  # so that random networks say both classes
+                for name, parameter in network.named_parameters():
+                    if name.endswith("fc.bias"):
+                        parameter.zero_()
+            states[f"m{number}"] = network.state_dict()
+        write_bundle(
+            folder, states, lambda found: Manifest(members=found, **settings),
+            weights=weights or [1.0] * members, start_sha256=start, half=half,
+        )  # fmt: skip
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(make_bundle, tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+def tiny_images() -> tuple[sitk.Image, sitk.Image]:
+    """A PET of 40 x 36 x 50 voxels, zero in a border, and a CT on a finer grid of its own that covers it."""
+    rng = np.random.default_rng(5)
+    pet = np.zeros((50, 36, 40), np.float32)
+    pet[4:46, 3:33, 5:36] = rng.gamma(2.0, 1.0, (42, 30, 31))
+    ct = rng.normal(0, 300, (70, 80, 90)).astype(np.int16)
+    ct[:, :4] = -1000
+    pet_image, ct_image = sitk.GetImageFromArray(pet), sitk.GetImageFromArray(ct)
+    pet_image.SetSpacing((4.07, 4.07, 3.0))
+    pet_image.SetOrigin((-81.4, -73.26, -812.3))
+    ct_image.SetSpacing((2.0, 2.0, 2.5))
+    ct_image.SetOrigin((-88.1, -79.7, -820.6))
+    return pet_image, ct_image
+
+
+def write_study(folder: Path, pet: sitk.Image, ct: sitk.Image) -> Path:
+    """The study as grand-challenge lays it out; returns the folder."""
+    for what, image in (("pet", pet), ("ct", ct)):
+        path = folder / "images" / what / f"{what}-{folder.name}.mha"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path), True)
+    return folder
+
+
+@pytest.fixture
+def tiny_study(tmp_path) -> Path:
+    return write_study(tmp_path / "study", *tiny_images())
+
+
+def run_process(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """process.py in a process of its own, with this environment added."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "process.py"), *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, env=clean | environment,
+    )  # fmt: skip
