@@ -36,7 +36,8 @@ def test_logits_have_two_classes_and_the_size_of_the_input(fusion: str) -> None:
 
 def test_swin_unetr_gives_logits_of_the_size_of_the_input() -> None:
     with torch.no_grad():
-        assert build(Network(fusion="swin_unetr", widths=(12,))).eval()(torch.rand(1, 2, 32, 32, 32)).shape[1] == 2
+        logits = build(Network(fusion="swin_unetr", widths=(12,))).eval()(torch.rand(1, 2, 64, 32, 32))
+    assert logits.shape == (1, 2, 64, 32, 32)
 
 
 def test_late_fusion_is_the_mean_of_two_networks_of_one_modality_each() -> None:

@@ -1,0 +1,247 @@
+#!/usr/bin/env bash
+# The container for real, without a registry and without a Docker engine: Debian 12, root.
+#   .ci/container.sh [WORK_FOLDER]     a folder that is named is kept, with its base image, for the next time
+# podman and runc, a base image made by mmdebstrap in place of the public one, then build.sh, test.sh and
+# export.sh as any user would run them, and what only a look from inside or a broken case can show.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export DEBIAN_FRONTEND=noninteractive
+
+work=${1:-}
+if [ -z "$work" ]; then
+  work=$(mktemp -d)
+  trap clean_up EXIT
+fi
+mkdir -p "$work/bin"
+work=$(cd "$work" && pwd)
+
+clean_up() {
+  if [ -x "$work/bin/podman" ]; then
+    "$work/bin/podman" rm --all --force > /dev/null 2>&1 || true
+  fi
+  umount "$work/store/overlay" 2> /dev/null || true
+  rm -rf "$work"
+}
+
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
+die() {
+  printf '.ci/container.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+# 1. Tools.  runc, since crun refuses hybrid cgroups; default rlimits of podman may be above root's own.
+missing=()
+for tool in podman runc mmdebstrap; do
+  command -v "$tool" > /dev/null || missing+=("$tool")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" > "$work/apt.log" 2>&1 || {
+    cat "$work/apt.log"
+    die "could not install ${missing[*]}"
+  }
+fi
+cat > "$work/containers.conf" << 'CONF'
+[containers]
+default_ulimits = ["nofile=16384:16384", "nproc=16384:16384"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+CONF
+
+# 2. A podman of this run alone, first on PATH, so that the scripts run unchanged.  What pip needs from
+#    this machine is mounted for builds only: the CA bundle and, where there is one, a folder of wheels.
+ca=/etc/ssl/certs/ca-certificates.crt
+build=(--pull=never --network host)
+if [ -f "$ca" ]; then
+  build+=(-v "$ca:$ca:ro")
+fi
+if [ -d "${PIP_FIND_LINKS:-}" ]; then
+  printf '[global]\nfind-links = %s\n' "$PIP_FIND_LINKS" > "$work/pip.conf"
+  build+=(-v "$PIP_FIND_LINKS:$PIP_FIND_LINKS:ro" -v "$work/pip.conf:/etc/pip.conf:ro")
+fi
+podman=$(command -v podman)
+cat > "$work/bin/podman" << WRAPPER
+#!/usr/bin/env bash
+command=\$1
+shift
+if [ "\$command" = build ]; then
+  set -- $(printf '%q ' "${build[@]}") "\$@"
+fi
+exec "$podman" --root "$work/store" --runroot "$work/run" --storage-driver overlay "\$command" "\$@"
+WRAPPER
+chmod +x "$work/bin/podman"
+export PATH="$work/bin:$PATH" CONTAINERS_CONF="$work/containers.conf" CONTAINER_ENGINE=podman
+say "tools: $(podman --version), $(runc --version | head -n 1)"
+
+# 3. The base image: Debian 12 and its Python 3.11, EXTERNALLY-MANAGED as Debian ships it.
+export BASE_IMAGE=localhost/python:3.11-slim
+if ! podman image exists "$BASE_IMAGE"; then
+  # unpacked in memory where there is room: dpkg's fsyncs make it slow on disk
+  TMPDIR=$([ -w /dev/shm ] && echo /dev/shm || echo /tmp) \
+    mmdebstrap --quiet --variant=minbase --include=python3,python3-pip,ca-certificates \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$work/base.tar"
+  podman import --quiet "$work/base.tar" "$BASE_IMAGE" > /dev/null
+  rm -f "$work/base.tar"
+fi
+say "base image: $(podman image inspect --format '{{.Size}}' "$BASE_IMAGE") bytes"
+
+# 4. Build, run, compare: the same three scripts as in the README.
+./build.sh > "$work/build.log" 2>&1 || {
+  tail -n 60 "$work/build.log"
+  die "build.sh failed"
+}
+tail -n 1 "$work/build.log"
+say "built"
+SKIP_BUILD=1 ./test.sh
+say "tested"
+
+# 5. What the platform's flags did, and what the image is made of, seen from inside.
+. ./engine.sh # IMAGE, VERSION, MEMORY, PLATFORM_FLAGS
+rm -rf "$work/inside"
+mkdir -m 777 "$work/inside"
+podman run --rm -i "${PLATFORM_FLAGS[@]}" -v "$PWD/test/input:/input:ro" -v "$work/inside:/output" \
+  --entrypoint python3 "$IMAGE" - "$MEMORY" << 'PY'
+import getpass
+import os
+import re
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+def check(what, found, wanted):
+    print(f"  {what}: {found}")
+    if found != wanted:
+        sys.exit(f"{what} should be {wanted}")
+
+
+def writable(folder):
+    try:
+        (Path(folder) / ".probe").write_text("")
+        (Path(folder) / ".probe").unlink()
+    except OSError:
+        return False
+    return True
+
+
+def limit(*paths):
+    return next(int(Path(path).read_text()) for path in paths if Path(path).exists())
+
+
+status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+check("user is root", 0 in (os.getuid(), os.getgid(), *os.getgroups()), False)
+check("user has a name", bool(getpass.getuser()), True)
+for kind in ("CapEff", "CapPrm", "CapBnd"):
+    check(kind, status[kind], "0" * 16)
+check("no new privileges", status["NoNewPrivs"], "1")
+check("network interfaces", os.listdir("/sys/class/net"), ["lo"])
+check("memory limit", limit("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+      int(sys.argv[1][:-1]) << {"k": 10, "m": 20, "g": 30}[sys.argv[1][-1].lower()])
+check("process limit", limit("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"), 256)
+check("/dev/shm, bytes", os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize, 128 << 20)
+root = [line.split() for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == "/"][-1]
+check("root is mounted", root[3].split(",")[0], "ro")
+check("writable", [f for f in ("/", "/opt/app", "/input", "/tmp", "/output") if writable(f)], ["/tmp", "/output"])
+check("/tmp holds", os.listdir("/tmp"), [])
+check("torch distributions", len({(d.version, str(d.locate_file(""))) for d in distributions(name="torch")}), 1)
+
+allowed = re.compile(
+    r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/\w+\.py"
+    r"|(model/)?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
+)
+needed = {"process.py", "LICENSE", "NOTICE", "weights/eoa/manifest.json", "weights/diwa/manifest.json"}
+files = {str(file.relative_to("/opt/app")) for file in Path("/opt/app").rglob("*") if not file.is_dir()}
+check("files in /opt/app that do not belong there", sorted(f for f in files if not allowed.fullmatch(f)), [])
+check("files missing in /opt/app", sorted(needed - files), [])
+check("caches left", [cache for cache in ("/root/.cache", "/tmp/.cache") if os.path.lexists(cache)], [])
+PY
+[ "$(podman image inspect --format '{{json .Config.Entrypoint}}' "$IMAGE")" = '["python3","process.py"]' ] ||
+  die "the entry point is not python3 process.py"
+podman run --rm "${PLATFORM_FLAGS[@]}" "$IMAGE" --version | grep -F "$VERSION" ||
+  die "process.py --version does not say $VERSION"
+say "flags and contents are as they should be"
+
+# 6. Broken input: non-zero, one message as the last line of stderr that names the file, and no mask.
+refuses() { # refuses WHAT INPUT_FOLDER WORD
+  local status=0 last
+  rm -rf "$work/refused"
+  mkdir -m 777 "$work/refused"
+  podman run --rm "${PLATFORM_FLAGS[@]}" -v "$2:/input:ro" -v "$work/refused:/output" "$IMAGE" \
+    > /dev/null 2> "$work/stderr" || status=$?
+  last=$(tail -n 1 "$work/stderr")
+  echo "  $1: exit status $status, '$last'"
+  [ "$status" -ne 0 ] || die "$1: the run did not fail"
+  grep -qiF "$3" <<< "$last" || die "$1: the last line of stderr does not name '$3'"
+  if grep -q '^Traceback' "$work/stderr"; then die "$1: a traceback where a message should be"; fi
+  [ -z "$(find "$work/refused" -type f)" ] || die "$1: a file was left: $(find "$work/refused" -type f)"
+}
+rm -rf "$work/cut" "$work/lone"
+cp -R test/input "$work/cut"
+pet=$(basename "$work"/cut/images/pet/*.mha)
+truncate -s "$(($(stat -c %s "$work/cut/images/pet/$pet") / 2))" "$work/cut/images/pet/$pet"
+refuses "PET cut in half" "$work/cut" "$pet"
+cp -R test/input "$work/lone"
+rm "$work"/lone/images/ct/*
+refuses "no CT" "$work/lone" images/ct
+say "broken inputs are refused"
+
+# 7. A test that cannot fail is none: with another expected mask test.sh must.
+rm -rf "$work/wrong"
+mkdir -p "$work/wrong"
+cp -R test/input test/expected_output "$work/wrong/"
+chmod -R a+rwX "$work/wrong"
+podman run --rm -i --network=none --entrypoint python3 -v "$work/wrong/expected_output:/expected" "$IMAGE" - << 'PY'
+import pathlib
+
+import SimpleITK as sitk
+
+(file,) = pathlib.Path("/expected").rglob("*.mha")
+sitk.WriteImage(sitk.ReadImage(str(file)) == 0, str(file))
+PY
+if SKIP_BUILD=1 TEST_FOLDER="$work/wrong" ./test.sh > "$work/wrong.log" 2>&1; then
+  die "test.sh passed although the expected mask is another one"
+fi
+grep 'DIFFERENT: the mask is another one' "$work/wrong.log" || {
+  cat "$work/wrong.log"
+  die "test.sh failed for another reason than the mask"
+}
+say "test.sh fails where it should"
+
+# 8. Export, check the sums, load, and test what was loaded.
+rm -rf "$work/export"
+COMPRESSION=1 ./export.sh "$work/export"
+(cd "$work/export" && sha256sum --check --quiet ./*.sha256)
+members=$(tar -tzf "$work/export/petct-lesion-segmentation-$VERSION-weights-eoa.tar.gz")
+grep -qx manifest.json <<< "$members" || die "the exported weights have no manifest.json at their root"
+podman rmi --force "$IMAGE" > /dev/null
+if podman image exists "$IMAGE"; then die "the image is still there"; fi
+gunzip -c "$work/export/petct-lesion-segmentation-$VERSION.tar.gz" | podman load --quiet
+say "exported and loaded again"
+SKIP_BUILD=1 ./test.sh
+say "the loaded image passes"
+
+# 9. The Dockerfile's other branch: a base that carries torch (here an empty package of that name, with a
+#    version that requirements.txt does not ask for) keeps it.
+site=/usr/local/lib/python3.11/dist-packages
+rm -rf "$work/carrier"
+mkdir -p "$work/carrier/torch" "$work/carrier/torch-9.9.9.dist-info"
+printf '__version__ = "9.9.9"\nclass version:\n    cuda = None\n' > "$work/carrier/torch/__init__.py"
+printf 'Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n' > "$work/carrier/torch-9.9.9.dist-info/METADATA"
+touch "$work/carrier/torch-9.9.9.dist-info/RECORD"
+printf 'FROM %s\nCOPY torch %s/torch\nCOPY torch-9.9.9.dist-info %s/torch-9.9.9.dist-info\n' \
+  "$BASE_IMAGE" "$site" "$site" > "$work/carrier/Dockerfile"
+{
+  podman build --tag localhost/carrier "$work/carrier" &&
+    podman build --target libraries --build-arg BASE_IMAGE=localhost/carrier --tag localhost/carried .
+} > "$work/carried.log" 2>&1 || {
+  tail -n 60 "$work/carried.log"
+  die "no image on a base that carries torch"
+}
+kept=$(podman run --rm --network=none --entrypoint python3 localhost/carried -c \
+  'from importlib.metadata import distributions as d; print(*(x.version for x in d(name="torch")))')
+[ "$kept" = 9.9.9 ] || die "the base's torch 9.9.9 was not kept: found '$kept'"
+say "a base image's torch is kept, and no second one is installed"
+say "container: all checks passed"

@@ -1,0 +1,87 @@
+# The base: an official PyTorch runtime image, pinned.
+#
+# PyTorch 2.7.1, CUDA 12.6, Python 3.11.  It must run on a T4 (compute capability 7.5, sm_75) under
+# driver 535 or later: PyTorch's CUDA 12.6 builds still carry sm_75 kernels, and CUDA 12 applications run
+# on any driver from 525 on (CUDA minor-version compatibility), as long as nothing has to be compiled
+# from PTX, which native sm_75 kernels spare.  CUDA 13 builds would need driver 580.
+#
+# The tag was not pulled here. Check it before the first upload; '12.6' and a list with 'sm_75' must come:
+#   docker run --rm docker.io/pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime \
+#     python3 -c "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_arch_list())"
+#   docker run --rm --gpus all docker.io/pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime \
+#     python3 -c "import torch; print(torch.ones(2, device='cuda') @ torch.ones(2, device='cuda'))"
+#
+# Any other image with Python 3.11 and pip will do: ./build.sh with BASE_IMAGE set.
+ARG BASE_IMAGE=docker.io/pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime
+FROM ${BASE_IMAGE} AS libraries
+
+WORKDIR /opt/app
+COPY requirements.txt ./
+
+# torch is in the image once.  A base that carries torch keeps it, CUDA and all: the torch line of
+# requirements.txt is left out and a constraint keeps every other package from bringing a second one.
+# Elsewhere requirements.txt is installed as it stands.
+RUN set -eu; \
+    export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1; \
+    torch=$(python3 -c 'import importlib.metadata as m; print(next((d.version for d in m.distributions(name="torch")), ""))'); \
+    if [ -n "$torch" ]; then \
+        echo "the base image carries torch $torch: kept"; \
+        echo "torch==$torch" > /tmp/constraints.txt; \
+        sed -E '/^[Tt]orch([^A-Za-z0-9._-]|$)/d' requirements.txt > /tmp/requirements.txt; \
+        python3 -m pip install -r /tmp/requirements.txt -c /tmp/constraints.txt; \
+    else \
+        python3 -m pip install -r requirements.txt; \
+    fi; \
+    rm -rf /tmp/* /root/.cache
+
+# Count it: one torch distribution, and it imports; anything else fails the build.
+RUN python3 -c 'import importlib.metadata as m, sys; \
+found = sorted({(d.version, str(d.locate_file(""))) for d in m.distributions(name="torch")}); \
+len(found) == 1 or sys.exit(f"torch must be installed exactly once, found {len(found)}: {found}"); \
+import torch; \
+print("torch", torch.__version__, "CUDA", torch.version.cuda, found)'
+
+FROM libraries
+
+# A user of its own, by number: whatever users the base has, 10001 is neither root nor one of them.
+# Its only writable places are /output and /tmp, so HOME is /tmp.
+RUN set -eu; \
+    getent group 10001 > /dev/null || groupadd --gid 10001 segment; \
+    getent passwd 10001 > /dev/null || \
+        useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin segment; \
+    mkdir -p /input /output; \
+    chown 10001:10001 /output
+
+# What changes least comes first.  `score.p[y]` takes score.py along where there is one.
+COPY weights/ weights/
+COPY LICENSE NOTICE ./
+COPY process.py score.p[y] ./
+COPY model/ model/
+
+# Compiled now, since nothing can be written later; "unchecked": no file is looked at twice at start.
+# A file that the checkout made private is opened for reading (and only such a file is touched).
+RUN find /opt/app ! -perm -a+r -exec chmod a+rX {} + \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app
+
+# NVIDIA_* matter only where a base does not set them; the last three are the algorithm's settings.
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    AUTOPET_EDITION=2 \
+    LESION_WEIGHTS="" \
+    LESION_METHOD=""
+
+USER 10001:10001
+
+# Every hash, setting and tensor of the bundles, checked as the user who will read them.
+RUN python3 -m model.weights weights/eoa weights/diwa
+
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title="petct-lesion-segmentation" \
+      org.opencontainers.image.description="Lesion segmentation in whole-body FDG PET/CT: PET and CT in, mask on the PET grid out" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="MIT"
+
+ENTRYPOINT ["python3", "process.py"]

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Write what is uploaded to grand-challenge.org: the image and a weights bundle, each with its sha256.
+#   ./export.sh [FOLDER [BUNDLE]]
+#   FOLDER            where to; default export/
+#   BUNDLE            the folder of weights; default $LESION_WEIGHTS, else weights/eoa
+#   CONTAINER_ENGINE  as in build.sh
+#   COMPRESSION       gzip level of the image, 1 (fast) to 9 (small); default 6
+#   TAR               GNU tar, where `tar` is another one; default tar
+case ${1:-} in "" | /*) folder=${1:-} ;; *) folder=$PWD/$1 ;; esac
+bundle=${2:-${LESION_WEIGHTS:-}}
+case $bundle in "" | /*) ;; *) bundle=$PWD/$bundle ;; esac
+case $0 in */*) cd "${0%/*}" ;; esac
+. ./engine.sh
+
+folder=${folder:-$PWD/export}
+bundle=${bundle:-$PWD/weights/eoa}
+tar=${TAR:-tar}
+refuse_lfs_pointers "$bundle"
+[ -f "$bundle/manifest.json" ] || fail "'$bundle' is no bundle: it has no manifest.json"
+case $("$tar" --version) in *GNU*) ;; *) fail "'$tar' is not GNU tar; install it and name it in TAR" ;; esac
+"$ENGINE" image inspect "$IMAGE" > /dev/null 2>&1 || fail "there is no image $IMAGE: build it with ./build.sh"
+
+mkdir -p "$folder"
+partial=$(mktemp -d "$folder/.partial.XXXXXX")
+trap 'rm -rf "$partial"' EXIT
+trap 'exit 130' INT TERM
+
+# publish FILE: its sha256 beside it, then both under their names, so that a name means a whole file.
+publish() {
+  (cd "$partial" && if command -v sha256sum > /dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi > "$1.sha256")
+  mv -f "$partial/$1" "$folder/$1"
+  mv -f "$partial/$1.sha256" "$folder/$1.sha256"
+  echo "$folder/$1: $(wc -c < "$folder/$1") bytes, sha256 $(cut -c 1-64 < "$folder/$1.sha256")"
+}
+
+# The same bundle gives the same bytes: sorted, no dates, no owners.  manifest.json at the tar's root.
+weights=petct-lesion-segmentation-$VERSION-weights-$(basename "$bundle").tar.gz
+(cd "$bundle" && "$tar" --create --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
+  --mode='u=rwX,go=rX' -- manifest.json *.safetensors) | gzip -n > "$partial/$weights" || fail "could not pack '$bundle'"
+publish "$weights"
+
+image=petct-lesion-segmentation-$VERSION.tar.gz
+"$ENGINE" save "$IMAGE" | gzip -n "-${COMPRESSION:-6}" > "$partial/$image" || fail "$ENGINE could not save $IMAGE"
+publish "$image"
