@@ -3,9 +3,7 @@
 Everything that cannot be right is refused here, with the file, the value, the limit and the remedy.
 """
 
-import gzip
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 
 from model.config import Limits
 from model.errors import CaseError
-from model.files import free_memory_bytes, is_lfs_pointer, silence
+from model.files import free_memory_bytes, silence
 from model.geometry import Grid, grid_of
+from model.integrity import check_bytes
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nii.gz", ".nii")
 MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
@@ -86,7 +85,7 @@ def read_volume(path: Path, what: str) -> Volume:
     if not path.name.lower().endswith(SUFFIXES):
         raise CaseError(f"{what} '{path}' is none of {', '.join(SUFFIXES)}; convert it first")
     try:
-        _check_bytes(path, what)
+        check_bytes(path, what)
         with silence():
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(path))
@@ -187,21 +186,6 @@ def _only_image(place: Path, what: str) -> Path:
             f"({', '.join(SUFFIXES)})"
         )
     return found[0]
-
-
-def _check_bytes(path: Path, what: str) -> None:
-    """Refuse what the image library would take silently: empty files, LFS pointers, cut-off gzip."""
-    if path.stat().st_size == 0:
-        raise CaseError(f"{what} '{path}' is empty (0 bytes); copy it again")
-    if is_lfs_pointer(path):
-        raise CaseError(f"{what} '{path}' is a Git-LFS pointer, not the image; run: git lfs pull")
-    if path.name.lower().endswith(".gz"):
-        try:
-            with gzip.open(path) as file:
-                while file.read(1 << 24):
-                    pass
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy it again") from None
 
 
 def _check_header(reader: sitk.ImageFileReader, path: Path, what: str) -> None:

@@ -58,12 +58,15 @@ def check_only_mask(output: Path, mask: Path) -> None:
 
 def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
     """Stage `mask` (z, y, x), bool or 0/1, as uint8 on `grid`; read it back and compare. Raises OutputError."""
-    _write_image(mask.astype(np.uint8), grid, target, staging)
+    _write_image(mask.astype(np.uint8), grid, target, staging, exact=True)
 
 
 def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
-    """Stage lesion probabilities (z, y, x), float32 in [0, 1], as NRRD on `grid`. Raises OutputError."""
-    _write_image(probability.astype(np.float32), grid, target, staging)
+    """Stage lesion probabilities (z, y, x), float32 in [0, 1], as NRRD on `grid`. Raises OutputError.
+
+    NRRD stores spacing times direction, so the grid comes back to within rounding only.
+    """
+    _write_image(probability.astype(np.float32), grid, target, staging, exact=False)
 
 
 def write_json(content: Any, target: Path, staging: Staging) -> None:
@@ -80,7 +83,7 @@ def write_bytes(content: bytes, target: Path, staging: Staging) -> None:
         raise OutputError(f"cannot write '{target}': {error.strerror}; free some space") from None
 
 
-def _write_image(array: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
+def _write_image(array: NDArray[Any], grid: Grid, target: Path, staging: Staging, exact: bool) -> None:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
@@ -92,7 +95,8 @@ def _write_image(array: NDArray[Any], grid: Grid, target: Path, staging: Staging
             back = sitk.ReadImage(str(partial))
     except RuntimeError:
         raise OutputError(f"cannot write '{target}': {_disk(partial)}; free some space and run again") from None
-    if grid_of(back) != grid or not np.array_equal(sitk.GetArrayViewFromImage(back), array):
+    same_grid = grid_of(back) == grid if exact else grid_of(back).equals(grid)
+    if not same_grid or not np.array_equal(sitk.GetArrayViewFromImage(back), array):
         raise OutputError(f"'{target}' read back differs from what was written: {_disk(partial)}; run again")
 
 

@@ -25,8 +25,9 @@ def changed(path: str, value: object) -> dict:
 
 def test_defaults_are_the_authors_container() -> None:
     manifest = manifest_from(GOOD)
-    assert (manifest.intensity.ct_low_hu, manifest.intensity.ct_high_hu, manifest.intensity.suv_top) == (-1000, 1000, 40)
-    assert not manifest.intensity.ct_clip and not manifest.intensity.suv_clip
+    intensity = manifest.intensity
+    assert (intensity.ct_low_hu, intensity.ct_high_hu, intensity.suv_top) == (-1000, 1000, 40)
+    assert not intensity.ct_clip and not intensity.suv_clip
     assert manifest.crop.suv_above == 0 and manifest.window.overlap == 0.5 and manifest.window.weighting == "constant"
 
 

@@ -5,12 +5,12 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_manifest import edit
 
 from model.errors import WeightsError
 from model.files import sha256_of
 from model.manifest import load_bundle
 from model.weights import read_state, soup, voters
-from test_manifest import edit
 
 
 def replace_member(folder, change) -> None:

@@ -1,0 +1,99 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from model.config import Manifest
+from model.device import Device
+from model.ensemble import ladder, vote
+from model.errors import CaseError
+from model.manifest import load_bundle
+
+
+class Constant(nn.Module):
+    """Logits (0, difference) everywhere; counts its windows and may run out of memory."""
+
+    def __init__(self, difference: float, fail: int = 0, error: Exception | None = None) -> None:
+        super().__init__()
+        self.difference, self.fails, self.error, self.calls = difference, fail, error, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.fails:
+            self.fails -= 1
+            raise self.error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        lesion = torch.full_like(image[:, :1], self.difference)
+        return torch.cat([torch.zeros_like(lesion), lesion], dim=1)
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_bundle) -> Manifest:
+    return load_bundle(tiny_bundle).manifest
+
+
+def run(networks: list[tuple[float, nn.Module]], manifest: Manifest, device: Device, batch: int = 1):
+    voters = [(weight, lambda network=network: network) for weight, network in networks]
+    return vote(torch.rand(2, 40, 20, 20), voters, manifest, device, batch)
+
+
+def test_it_is_the_weighted_mean_of_logit_differences(manifest, cpu) -> None:
+    said = run([(2, Constant(3.0)), (1, Constant(-1.0)), (1, Constant(0.5))], manifest, cpu)
+    torch.testing.assert_close(said.margin, torch.full((40, 20, 20), (2 * 3 - 1 + 0.5) / 4))
+
+
+def test_probabilities_are_averaged_if_the_bundle_says_so(manifest, cpu) -> None:
+    asked = dataclasses.replace(manifest, combine="probabilities")
+    networks = [(1, Constant(4.0)), (2, Constant(-1.5))]
+    expected = (1 / (1 + math.exp(-4)) + 2 / (1 + math.exp(1.5))) / 3 - 0.5
+    torch.testing.assert_close(run(networks, asked, cpu).margin, torch.full((40, 20, 20), expected))
+    assert expected < 0 < (4 - 2 * 1.5) / 3  # the two ways disagree here: the sign tells them apart
+    assert (run(networks, manifest, cpu).margin > 0).all()
+
+
+def test_a_member_of_weight_two_is_run_once(manifest, cpu) -> None:
+    network = Constant(1.0)
+    said = run([(2, network)], manifest, cpu)
+    assert network.calls == said.windows == 2  # 40 voxels in windows of 32, stepping by 16: two
+
+
+def test_a_tie_is_background(manifest, cpu) -> None:
+    assert not (run([(1, Constant(1.0)), (1, Constant(-1.0))], manifest, cpu).margin > 0).any()
+
+
+def test_progress_counts_all_windows_of_all_voters(manifest, cpu) -> None:
+    told = []
+    voters = [(1.0, lambda: Constant(1.0)), (1.0, lambda: Constant(2.0))]
+    vote(torch.rand(2, 40, 20, 20), voters, manifest, cpu, 1, lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_ladder_of_a_gpu_has_four_rungs_and_of_the_cpu_two() -> None:
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    assert [(r.device.type, r.batch, r.sums_on.type) for r in ladder(gpu, 2)] == [
+        ("cuda", 2, "cuda"), ("cuda", 1, "cuda"), ("cuda", 1, "cpu"), ("cpu", 1, "cpu"),
+    ]  # fmt: skip
+    host = Device(torch_device=torch.device("cpu"), precision=torch.float32, name="")
+    assert [r.batch for r in ladder(host, 2)] == [2, 1]
+
+
+def test_out_of_memory_goes_down_one_rung_and_says_so(manifest, cpu) -> None:
+    said = run([(1, Constant(1.0, fail=1)), (1, Constant(2.0))], manifest, cpu, batch=2)
+    assert said.rung.batch == 1 and "memory ran out" in said.warnings[0]
+    torch.testing.assert_close(said.margin, torch.full((40, 20, 20), 1.5))
+
+
+def test_the_host_allocator_running_out_counts_as_out_of_memory(manifest, cpu) -> None:
+    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    assert run([(1, Constant(1.0, fail=1, error=error))], manifest, cpu, batch=2).rung.batch == 1
+
+
+def test_no_memory_on_the_last_rung_is_an_error_of_the_case(manifest, cpu) -> None:
+    with pytest.raises(CaseError, match="does not fit into memory"):
+        run([(1, Constant(1.0, fail=2))], manifest, cpu, batch=2)
+
+
+def test_another_runtime_error_is_not_taken_for_out_of_memory(manifest, cpu) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        run([(1, Constant(1.0, fail=1, error=RuntimeError("shapes do not fit")))], manifest, cpu, batch=2)

@@ -1,0 +1,41 @@
+import io
+
+import numpy as np
+from PIL import Image
+
+from model.preview import OUTLINE, PIXEL_MM, preview
+
+
+def picture(mask: np.ndarray, spacing=(4.0, 4.0, 3.0)) -> np.ndarray:
+    suv = np.zeros(mask.shape, np.float32)
+    suv[mask] = 8
+    return np.asarray(Image.open(io.BytesIO(preview(suv, mask, spacing, "test"))))
+
+
+def red(pixels: np.ndarray) -> np.ndarray:
+    return (pixels == OUTLINE).all(axis=2)
+
+
+def test_a_sphere_is_outlined_as_a_circle_in_millimetres_in_both_projections() -> None:
+    z, y, x = np.indices((100, 60, 80))
+    mask = ((z - 50) * 3.0) ** 2 + ((y - 30) * 4.0) ** 2 + ((x - 40) * 4.0) ** 2 < 40**2
+    marks = red(picture(mask))
+    columns = np.flatnonzero(marks.any(axis=0))
+    split = columns[np.argmax(np.diff(columns)) + 1]  # the white gap between the two projections
+    for part in (marks[:, :split], marks[:, split:]):
+        rows, cols = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        for extent in (np.ptp(rows), np.ptp(cols)):
+            assert abs(extent * PIXEL_MM - 80) < 10
+
+
+def test_superior_is_up_and_the_patients_right_is_at_the_left() -> None:
+    mask = np.zeros((100, 60, 80), bool)
+    mask[80:90, 25:35, 5:15] = True  # LAS: high z is superior, low x is the patient's right
+    marks = red(picture(mask))
+    rows, columns = np.nonzero(marks)
+    first = columns < marks.shape[1] // 3
+    assert rows.mean() < marks.shape[0] / 2 and first.any()
+
+
+def test_an_empty_mask_has_no_outline() -> None:
+    assert not red(picture(np.zeros((20, 20, 20), bool))).any()

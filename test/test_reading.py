@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import tiny_images, write_study
+
+from model.config import Limits
+from model.errors import CaseError
+from model.reading import find_pair, read_case, read_volume, stem
+
+
+def test_a_case_is_named_after_the_ct_and_keeps_both_grids(tiny_study) -> None:
+    case = read_case([tiny_study], Limits())
+    pet, ct = tiny_images()
+    assert case.name == "ct-study" and case.warnings == ()
+    assert case.pet.grid.size == pet.GetSize() and case.ct.grid.origin_mm == ct.GetOrigin()
+    np.testing.assert_array_equal(case.pet.array, sitk.GetArrayFromImage(pet))
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nii", ".nii.gz"])
+def test_two_named_files_of_every_format_give_the_same_values(suffix: str, tmp_path) -> None:
+    pet, ct = tiny_images()
+    paths = [tmp_path / f"{name}{suffix}" for name in ("p", "c")]
+    for image, path in zip((pet, ct), paths, strict=True):
+        sitk.WriteImage(image, str(path))
+    case = read_case(paths, Limits())
+    assert case.name == "c"
+    np.testing.assert_array_equal(case.pet.array, sitk.GetArrayFromImage(pet))
+    np.testing.assert_allclose(case.ct.grid.origin_mm, ct.GetOrigin(), rtol=1e-6)
+
+
+def test_the_stem_of_nii_gz_is_one_ending() -> None:
+    assert [stem(Path(n)) for n in ("a.b.nii.gz", "a.mha", "A.MHA")] == ["a.b", "a", "A"]
+
+
+def test_hidden_files_and_files_of_other_kinds_are_passed_over(tiny_study) -> None:
+    (tiny_study / "images/pet/.DS_Store").write_text("")
+    (tiny_study / "images/pet/._pet-study.mha").write_text("")
+    (tiny_study / "images/ct/notes.txt").write_text("")
+    assert [p.name for p in find_pair(tiny_study)] == ["pet-study.mha", "ct-study.mha"]
+
+
+def listing(folder: Path, *sockets: tuple[str, str]) -> None:
+    content = [{"interface": {"slug": slug, "relative_path": path}, "image": None} for slug, path in sockets]
+    (folder / "inputs.json").write_text(json.dumps(content))
+
+
+def test_inputs_json_is_matched_by_relative_path_before_the_slug(tiny_study) -> None:
+    listing(tiny_study, ("x", "images/ct"), ("y", "images/pet"), ("old-pet", "images/old"))
+    assert [p.parent.name for p in find_pair(tiny_study)] == ["pet", "ct"]
+
+
+def test_inputs_json_is_matched_by_a_word_of_the_slug_else(tiny_study) -> None:
+    (tiny_study / "images/pet").rename(tiny_study / "images/suv-image")
+    (tiny_study / "images/ct").rename(tiny_study / "images/anatomy")
+    listing(tiny_study, ("fdg-pet", "images/suv-image"), ("ct_image", "images/anatomy"), ("structure", "images/s"))
+    assert [p.parent.name for p in find_pair(tiny_study)] == ["suv-image", "anatomy"]
+
+
+@pytest.mark.parametrize(
+    ("sockets", "said"),
+    [
+        ([("pet", "images/a"), ("pet-2", "images/b"), ("ct", "images/ct")], "names 2 sockets for PET"),
+        ([("pet", "images/pet")], "names 0 sockets for CT"),
+        ([("pet-ct", "images/both")], "one folder"),
+        ([("pet", "../../elsewhere"), ("ct", "images/ct")], "leads out of"),
+    ],
+    ids=["two", "none", "both", "outside"],
+)
+def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, said: str, tiny_study) -> None:
+    listing(tiny_study, *sockets)
+    with pytest.raises(CaseError, match=said):
+        find_pair(tiny_study)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null"])
+def test_inputs_json_that_is_no_list_of_sockets_is_refused(text: str, tiny_study) -> None:
+    (tiny_study / "inputs.json").write_text(text)
+    with pytest.raises(CaseError, match="inputs.json"):
+        find_pair(tiny_study)
+
+
+def test_lesion_clicks_are_noticed_and_left_alone(tiny_study) -> None:
+    (tiny_study / "lesion-clicks.json").write_text("[]")
+    assert "lesion-clicks.json" in read_case([tiny_study], Limits()).warnings[0]
+
+
+def test_a_pet_above_200_is_a_warning_and_a_moved_limit_is_heeded(tmp_path) -> None:
+    pet, ct = tiny_images()
+    pet[10, 10, 10] = 201.0
+    folder = write_study(tmp_path / "hot", pet, ct)
+    assert "reaches SUV 201" in read_case([folder], Limits()).warnings[0]
+    assert read_case([folder], Limits(pet_warn_suv=300)).warnings == ()
+    with pytest.raises(CaseError, match="--limit pet_max_suv=201"):
+        read_case([folder], Limits(pet_max_suv=200))
+
+
+def test_a_gzip_cut_off_is_refused(tmp_path) -> None:
+    path = tmp_path / "p.nii.gz"
+    sitk.WriteImage(tiny_images()[0], str(path))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CaseError, match="cut off or damaged"):
+        read_volume(path, "PET")
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nii.gz"])
+def test_a_damaged_compressed_image_is_refused(suffix: str, tmp_path) -> None:
+    path = tmp_path / f"p{suffix}"
+    sitk.WriteImage(tiny_images()[0], str(path), True)
+    data = tmp_path / "p.zraw" if suffix == ".mhd" else path
+    content = bytearray(data.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    data.write_bytes(bytes(content))
+    with pytest.raises(CaseError, match="p"):
+        read_volume(path, "PET")
