@@ -34,11 +34,12 @@ CT_EXTENT_MM = (700.0, 700.0, 978.0)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pet", type=int, nargs=3, default=(400, 400, 326), help="PET voxels x y z (default 400 400 326)")
-    parser.add_argument("--ct", type=int, nargs=3, default=(512, 512, 600), help="CT voxels x y z (default 512 512 600)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each kind; the median is printed (default 5)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # what a child process runs
+    add = parser.add_argument
+    add("--pet", type=int, nargs=3, default=(400, 400, 326), help="PET voxels x y z (default 400 400 326)")
+    add("--ct", type=int, nargs=3, default=(512, 512, 600), help="CT voxels x y z (default 512 512 600)")
+    add("--runs", type=int, default=5, help="runs of each kind; the median is printed (default 5)")
+    add("--json", type=Path, help="also write the figures here")
+    add("--one", type=Path, help=argparse.SUPPRESS)  # what a child process runs
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one_run(options.one)))

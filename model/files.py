@@ -90,7 +90,7 @@ def is_lfs_pointer(path: Path) -> bool:
 def free_memory_bytes() -> int | None:
     """Bytes this process may still take: the machine's free memory or the container's limit, whichever is less.
 
-    None where neither can be read (not Linux).
+    Where neither can be read (not Linux), all of the machine's memory; None where that is unknown too.
     """
     free: list[int] = []
     with suppress(OSError, ValueError, IndexError):
@@ -103,6 +103,9 @@ def free_memory_bytes() -> int | None:
     ):
         with suppress(OSError, ValueError):  # "max": no limit
             free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+    if not free:
+        with suppress(OSError, ValueError):
+            free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return max(0, min(free)) if free else None
 
 

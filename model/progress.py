@@ -1,5 +1,6 @@
 """How far a run is: a bar on a terminal, plain lines elsewhere."""
 
+import shutil
 from typing import Any, TextIO
 
 
@@ -23,7 +24,8 @@ class Progress:
             if self._bar is None:
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=total, unit="window", file=self._stream, leave=False)
+                columns = shutil.get_terminal_size().columns  # 80 where the terminal does not say
+                self._bar = tqdm(total=total, unit="window", file=self._stream, leave=False, ncols=columns)
             self._bar.update(done - self._bar.n)
         elif done * 10 // total > self._tenth or done == total:
             self._tenth = done * 10 // total

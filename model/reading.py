@@ -5,6 +5,7 @@ Everything that cannot be right is refused here, with the file, the value, the l
 
 import json
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,12 @@ def check_suv(pet: Volume, limits: Limits) -> list[str]:
     if low < limits.pet_min_suv:
         raise CaseError(
             f"PET '{pet.path}' has a value of {low:g}, below {limits.pet_min_suv:g}: it is not SUV (is it the CT?); "
-            f"give PET in SUV, or move the limit with --limit pet_min_suv={low:g}"
+            f"give PET in SUV, or move the limit with --limit pet_min_suv={floor(low)}"
         )
     if high > limits.pet_max_suv:
         raise CaseError(
             f"PET '{pet.path}' has a value of {high:g}, above {limits.pet_max_suv:g}: it looks like Bq/ml, not SUV; "
-            f"convert it to body-weight SUV, or move the limit with --limit pet_max_suv={high:g}"
+            f"convert it to body-weight SUV, or move the limit with --limit pet_max_suv={ceil(high)}"
         )
     if high > limits.pet_warn_suv:
         return [f"PET '{pet.path}' reaches SUV {high:g}, above {limits.pet_warn_suv:g} (pet_warn_suv): is it SUV?"]
@@ -126,12 +127,12 @@ def check_hu(ct: Volume, limits: Limits) -> list[str]:
     if low > limits.ct_min_hu:
         raise CaseError(
             f"CT '{ct.path}' has no value at or below {limits.ct_min_hu:g}, its minimum is {low:g}: without air it is "
-            f"not in HU (is it the PET?); give CT in HU, or move the limit with --limit ct_min_hu={low:g}"
+            f"not in HU (is it the PET?); give CT in HU, or move the limit with --limit ct_min_hu={ceil(low)}"
         )
     if high > limits.ct_max_hu:
         raise CaseError(
             f"CT '{ct.path}' has a value of {high:g}, above {limits.ct_max_hu:g}: it is not in HU; "
-            f"apply its rescale slope and intercept, or move the limit with --limit ct_max_hu={high:g}"
+            f"apply its rescale slope and intercept, or move the limit with --limit ct_max_hu={ceil(high)}"
         )
     return []
 

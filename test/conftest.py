@@ -1,4 +1,4 @@
-"""What the tests share: a tiny bundle with random weights, a tiny study, the sample, and the real data if it is there."""
+"""What the tests share: a tiny bundle of random weights, a tiny study, the sample, the real data if it is there."""
 
 import os
 import subprocess

@@ -1,0 +1,154 @@
+"""The command line from outside: what it writes, where, and what it prints. Bad inputs: test_errors.py."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from conftest import ROOT, run_process, tiny_images, write_study
+from PIL import Image
+
+from model import __version__
+from model.geometry import grid_of
+from model.manifest import load_bundle
+
+CONTRACT = "images/automated-petct-lesion-segmentation/ct-study.mha"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_mask_is_the_only_file_and_lies_on_the_pet_grid(tiny_study, tiny_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    done = run_process("--input", tiny_study, "--output", out, "--weights", tiny_bundle)
+    assert done.returncode == 0, done.stderr
+    assert files(out) == [CONTRACT]
+    mask = sitk.ReadImage(str(out / CONTRACT))
+    pet = sitk.ReadImage(str(tiny_study / "images/pet/pet-study.mha"))
+    assert mask.GetPixelID() == sitk.sitkUInt8 and grid_of(mask) == grid_of(pet)
+    values = np.unique(sitk.GetArrayFromImage(mask)).tolist()
+    assert values == [0, 1]
+    assert "lesions" in done.stdout and "ml" in done.stdout and "seconds" in done.stdout
+
+
+def test_everything_that_can_be_asked_for_is_written(tiny_study, tiny_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    done = run_process(
+        "--input", tiny_study / "images/pet/pet-study.mha", tiny_study / "images/ct/ct-study.mha", "--output", out,
+        "--weights", tiny_bundle, "--method", "diwa", "--device", "cpu", "--edition", "3", "--preview",
+        "--save-probabilities", "--report", out / "deep" / "report.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert files(out) == sorted([
+        CONTRACT, "ct-study_preview.png", "ct-study_probabilities.nrrd", "data-centric-model.json", "deep/report.json",
+    ])  # fmt: skip
+    assert json.loads((out / "data-centric-model.json").read_text()) is False
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(out / CONTRACT))).astype(bool)
+    probability = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "ct-study_probabilities.nrrd")))
+    np.testing.assert_array_equal(probability > 0.5, mask)
+    report = json.loads((out / "deep" / "report.json").read_text())
+    assert report["volume_ml"] == round(int(mask.sum()) * 4.07 * 4.07 * 3.0 / 1000, 3)
+    assert report["weights"]["method"] == "diwa" and report["weights"]["name"] == "tiny"
+    assert report["weights"]["manifest_sha256"] == load_bundle(tiny_bundle).sha256
+    assert {"start", "read", "import", "resample", "network", "write"} <= set(report["seconds"])
+    assert report["run"]["rung"].startswith("cpu") and report["peak_memory_bytes"] > 1e8
+    assert Image.open(out / "ct-study_preview.png").width > 300
+
+
+def test_editions_4_and_5_have_another_folder_and_the_environment_sets_it(tiny_study, tiny_bundle, tmp_path) -> None:
+    (tiny_study / "lesion-clicks.json").write_text("[]")
+    out = tmp_path / "out"
+    done = run_process(
+        "--input", tiny_study, "--output", out,
+        AUTOPET_EDITION="5", LESION_WEIGHTS=str(tiny_bundle), LESION_METHOD="diwa",
+    )  # fmt: skip
+    assert done.returncode == 0 and files(out) == ["images/tumor-lesion-segmentation/ct-study.mha"]
+    assert "tiny (diwa)" in done.stdout and "lesion-clicks.json" in done.stderr
+    assert files(tiny_study).count("lesion-clicks.json") == 1
+
+
+def test_a_second_run_gives_the_same_file_and_replaces_the_first(tiny_study, tiny_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    contents = []
+    for _ in range(2):
+        assert run_process("--input", tiny_study, "--output", out, "--weights", tiny_bundle).returncode == 0
+        contents.append((out / CONTRACT).read_bytes())
+    assert contents[0] == contents[1] and files(out) == [CONTRACT]
+
+
+def test_an_empty_pet_gives_an_empty_mask_and_a_warning(tiny_bundle, tmp_path) -> None:
+    pet, ct = tiny_images()
+    folder = write_study(tmp_path / "study", pet * 0, ct)
+    done = run_process("--input", folder, "--output", tmp_path / "out", "--weights", tiny_bundle, "--preview")
+    assert done.returncode == 0 and "warning: PET" in done.stderr and "0 lesions, 0.0 ml" in done.stdout
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / CONTRACT))).any()
+
+
+def test_elsewhere_than_on_a_terminal_progress_is_plain_lines(tiny_study, tiny_bundle, tmp_path) -> None:
+    done = run_process("--input", tiny_study, "--output", tmp_path / "out", "--weights", tiny_bundle)
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith("window ") for line in lines)
+    count = lines[-1].split()[-1]
+    assert lines[-1] == f"window {count} of {count}" and len(lines) <= 11
+
+
+def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> None:
+    master, slave = pty.openpty()
+    command = [
+        sys.executable, str(ROOT / "process.py"), "--input", str(tiny_study), "--output", str(tmp_path / "out"),
+        "--weights", str(tiny_bundle),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    said = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # the other end was closed
+            break
+        if not chunk:
+            break
+        said += chunk
+    assert process.wait() == 0 and b"window" in said and b"%|" in said
+
+
+def test_the_version_is_printed() -> None:
+    assert run_process("--version").stdout == f"petct-lesion-segmentation {__version__}\n"
+
+
+def test_help_says_default_and_cost_of_every_option() -> None:
+    text = " ".join(run_process("--help").stdout.split())
+    for option in "input output weights method device edition preview save-probabilities report".split():
+        assert f"--{option} " in text
+    assert text.count("default") >= 10 and "not a medical device" in text
+
+
+def test_debug_shows_the_traceback(tmp_path) -> None:
+    assert "Traceback" in run_process("--input", tmp_path / "absent", "--output", tmp_path / "o", "--debug").stderr
+
+
+def test_inputs_are_read_before_torch_is_imported(tiny_bundle, tmp_path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['process.py', '--input', {str(tmp_path)!r}, "
+        f"'--output', {str(tmp_path / 'o')!r}, '--weights', {str(tiny_bundle)!r}]\n"
+        "import process\nprint(process.main(), 'torch' in sys.modules, 'monai' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "3 False False\n", done
+
+
+def test_a_terminated_run_leaves_no_file(tiny_study, tiny_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "process.py"), "--input", str(tiny_study), "--output", str(out),
+               "--weights", str(tiny_bundle)]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()  # the first window is done
+    process.terminate()
+    assert process.wait(30) in (143, 0)
+    assert files(out) in ([], [CONTRACT]) and (process.returncode == 0) == (files(out) == [CONTRACT])
