@@ -1,18 +1,20 @@
 # The base: an official PyTorch runtime image, pinned.
 #
-# PyTorch 2.7.1, CUDA 12.6, Python 3.11.  It must run on a T4 (compute capability 7.5, sm_75) under
+# PyTorch 2.8.0, CUDA 12.6, Python 3.11.  It must run on a T4 (compute capability 7.5, sm_75) under
 # driver 535 or later: PyTorch's CUDA 12.6 builds still carry sm_75 kernels, and CUDA 12 applications run
 # on any driver from 525 on (CUDA minor-version compatibility), as long as nothing has to be compiled
-# from PTX, which native sm_75 kernels spare.  CUDA 13 builds would need driver 580.
+# from PTX, which native sm_75 kernels spare.  CUDA 13 builds would need driver 580.  Not 2.9: its 3-D
+# convolutions in half precision take several times the memory and time (github.com/pytorch/pytorch
+# issues 166122 and 166643).  Not older: MONAI 1.6.1 asks for torch 2.8.0 or later.
 #
 # The tag was not pulled here. Check it before the first upload; '12.6' and a list with 'sm_75' must come:
-#   docker run --rm docker.io/pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime \
+#   docker run --rm docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime \
 #     python3 -c "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_arch_list())"
-#   docker run --rm --gpus all docker.io/pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime \
+#   docker run --rm --gpus all docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime \
 #     python3 -c "import torch; print(torch.ones(2, device='cuda') @ torch.ones(2, device='cuda'))"
 #
 # Any other image with Python 3.11 and pip will do: ./build.sh with BASE_IMAGE set.
-ARG BASE_IMAGE=docker.io/pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime
+ARG BASE_IMAGE=docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime
 FROM ${BASE_IMAGE} AS libraries
 
 WORKDIR /opt/app

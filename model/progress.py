@@ -24,8 +24,10 @@ class Progress:
             if self._bar is None:
                 from tqdm import tqdm
 
-                columns = shutil.get_terminal_size().columns  # 80 where the terminal does not say
-                self._bar = tqdm(total=total, unit="window", file=self._stream, leave=False, ncols=columns)
+                columns, lines = shutil.get_terminal_size()  # 80 x 24 where the terminal does not say
+                self._bar = tqdm(
+                    total=total, unit="window", file=self._stream, leave=False, ncols=columns, nrows=lines
+                )  # fmt: skip
             self._bar.update(done - self._bar.n)
         elif done * 10 // total > self._tenth or done == total:
             self._tenth = done * 10 // total

@@ -284,7 +284,7 @@ def table(outcomes: list[Outcome]) -> str:
         "130 interrupted, 143 terminated. Limits on values are settings: `--limit NAME=VALUE` moves one for one run,",
         "a bundle's manifest for every run with it. `--debug` adds a traceback.", "",
         "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET volume, a PET without foreground and",
-        "an unused lesion-clicks.json are warnings: they are told on stderr and in the report, and the mask is written.",
+        "an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.",
         "", "| bad input | what the user reads | exit code |", "|---|---|---|", *rows, "",
     ])  # fmt: skip
 

@@ -19,7 +19,7 @@ def test_the_running_mean_is_torchs_averaged_model() -> None:
 
 
 def phase(**changes: object) -> Phase:
-    settings = dict(name="x", steps=40, rate=1e-3, strength=1.0, seed=0, average=False, edge=16)
+    settings = dict(name="x", steps=40, rate=1e-3, strength=1.0, seed=0, average=False, edge=(16, 16, 16))
     return Phase(**(settings | changes))
 
 
@@ -28,9 +28,9 @@ def test_crops_hold_image_and_truth_of_the_same_place() -> None:
     truth = rng.random((20, 18, 30)) > 0.9
     study = Study(
         hu=np.zeros(truth.shape, np.float16), suv=(truth * 10).astype(np.float16),
-        truth=truth, lesion=np.argwhere(truth),
+        truth=truth, lesion=np.argwhere(truth), hot=np.argwhere(~truth),
     )  # fmt: skip
-    for image, target in patches([study], phase(strength=0.0), 16):
+    for image, target in patches([study], phase(strength=0.0), (16, 16, 16)):
         assert image.shape == (1, 2, 16, 16, 16) and target.shape == (1, 1, 16, 16, 16)
         assert torch.equal(image[0, 1] > 0.1, target[0, 0] > 0)
 

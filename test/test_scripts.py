@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["build.sh", "test.sh", "export.sh", "engine.sh", ".ci/run", ".ci/container.sh"]
@@ -298,3 +301,13 @@ def _run(tree: Path, script: str, *arguments: str, status: int = 0, **environmen
     run = subprocess.run(command, check=False, cwd=tree, env=settings, capture_output=True, text=True)
     assert run.returncode == status, run.stdout + run.stderr
     return run.stderr if status else run.stdout
+
+
+def test_every_requirement_accepts_the_torch_of_the_base_image() -> None:
+    tag = re.search(r"^ARG BASE_IMAGE=\S+:([0-9.]+)-cuda", (ROOT / "Dockerfile").read_text(), re.M)
+    assert tag is not None
+    pinned = [line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    for name in pinned:
+        for needed in map(Requirement, metadata.requires(name) or []):
+            if needed.name == "torch" and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+                assert tag[1] in needed.specifier, f"{name} needs torch {needed.specifier}"

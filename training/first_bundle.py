@@ -35,20 +35,25 @@ from training.phantom import make_phantom, to_images
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 NETWORK = Network(fusion="middle", widths=(8, 8, 16, 32, 64))
-WINDOW = (144, 80, 96)  # one body wide and deep at 4 mm
+WINDOW = (96, 80, 96)
 CROP = Crop(suv_above=0.2)  # cuts most of the air: fewer windows on a CPU
 INTENSITY = Intensity(ct_clip=True, suv_top=20.0)
+HOT_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 SITES = ("A", "B", "A", "D", "A", "C")  # half of the studies are of the sample's kind of scanner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A prepared study in LAS, cropped: hu, suv float16 and truth bool, all (X, Y, Z); `lesion` lists true voxels."""
+    """A prepared study in LAS, cropped: hu, suv float16 and truth bool, all (X, Y, Z).
+
+    lesion, hot: (n, 3) voxels of the truth, and voxels of physiological uptake.
+    """
 
     hu: np.ndarray
     suv: np.ndarray
     truth: np.ndarray
     lesion: np.ndarray
+    hot: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +66,26 @@ class Phase:
     strength: float
     seed: int
     average: bool
-    edge: int
+    edge: tuple[int, ...]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="run folder; an interrupted run goes on there")
     parser.add_argument("--studies", type=int, default=30, help="phantoms to train on (default 30, about 6 s each)")
-    parser.add_argument("--base", type=int, default=350, help="steps of the base run (default 350, about 3 s each)")
-    parser.add_argument("--member", type=int, default=70, help="steps of each member (default 70, about 8 s each)")
+    parser.add_argument("--base", type=int, default=900, help="steps of the base run (default 900, about 1.5 s each)")
+    parser.add_argument("--member", type=int, default=80, help="steps of each member (default 80, about 4 s each)")
     parser.add_argument("--patch", type=int, default=64, help="edge of the base run's crops in voxels (default 64)")
-    parser.add_argument("--member-patch", type=int, default=96, help="the same for the members (default 96)")
     parser.add_argument("--force", action="store_true", help="replace weights/eoa and weights/diwa")
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
 
     studies = prepare_all(options.run, options.studies)
-    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, average=False, edge=options.patch)
-    large = options.member_patch  # nearer to the inference window: instance norm sees what it will see there
+    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, average=False, edge=(options.patch,) * 3)
+    # on crops of the inference window: instance norm sees there what it will see in use
     members = [
-        Phase(name="weak", steps=options.member, rate=5e-4, strength=0.5, seed=2, average=True, edge=large),
-        Phase(name="strong", steps=options.member, rate=1e-3, strength=1.5, seed=3, average=True, edge=large),
+        Phase(name="weak", steps=options.member, rate=5e-4, strength=0.5, seed=2, average=True, edge=WINDOW),
+        Phase(name="strong", steps=options.member, rate=1e-3, strength=1.5, seed=3, average=True, edge=WINDOW),
     ]
     start = run(base, None, studies, options)
     states = {phase.name: run(phase, start, studies, options) for phase in members}
@@ -96,7 +100,7 @@ def prepare_all(folder: Path, count: int) -> list[Study]:
         if not path.exists():
             save_study(prepare(seed), path)
         with np.load(path) as file:
-            studies.append(Study(hu=file["hu"], suv=file["suv"], truth=file["truth"], lesion=file["lesion"]))
+            studies.append(Study(**{name: file[name] for name in ("hu", "suv", "truth", "lesion", "hot")}))
     return studies
 
 
@@ -113,14 +117,16 @@ def prepare(seed: int) -> Study:
     box = foreground_box(suv, CROP.suv_above)
     assert box is not None  # a phantom always has a body
     hu, suv, mask = (a[box].transpose(2, 1, 0) for a in (hu, suv, view.to_las(truth.array)))
-    lesion = np.argwhere(mask)
-    return Study(hu=hu.astype(np.float16), suv=suv.astype(np.float16), truth=mask.astype(bool), lesion=lesion)
+    return Study(
+        hu=hu.astype(np.float16), suv=suv.astype(np.float16), truth=mask.astype(bool),
+        lesion=np.argwhere(mask), hot=np.argwhere((suv > HOT_SUV) & (mask == 0))[::7].astype(np.int16),
+    )  # fmt: skip
 
 
 def save_study(study: Study, path: Path) -> None:
     partial = path.with_name(f".partial-{path.name}")
     with partial.open("wb") as file:
-        np.savez(file, hu=study.hu, suv=study.suv, truth=study.truth, lesion=study.lesion)
+        np.savez(file, hu=study.hu, suv=study.suv, truth=study.truth, lesion=study.lesion, hot=study.hot)
     partial.rename(path)
 
 
@@ -179,23 +185,28 @@ def averaged(mean: State, new: State, terms: int) -> tuple[State, int]:
     return {k: mean[k] + (new[k].detach() - mean[k]) / (terms + 1) for k in mean}, terms + 1
 
 
-def patches(studies: list[Study], phase: Phase, edge: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented crops (1, 2, edge, edge, edge) and truth (1, 1, ...); 60 % near a lesion if there is one."""
+def patches(studies: list[Study], phase: Phase, edge: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented crops (1, 2, *edge) and truth (1, 1, ...).
+
+    45 % lie near a lesion if there is one, of the rest three quarters near physiological uptake.
+    """
     rng = np.random.default_rng(phase.seed)
+    edges = np.array(edge)
     for _ in range(phase.steps):
         study = studies[rng.integers(len(studies))]
         shape = np.array(study.suv.shape)
-        if len(study.lesion) and rng.random() < 0.6:
-            centre = study.lesion[rng.integers(len(study.lesion))] + rng.integers(-edge // 3, edge // 3 + 1, 3)
+        near = study.lesion if len(study.lesion) and rng.random() < 0.45 else study.hot
+        if near is study.lesion or (len(near) and rng.random() < 0.75):
+            centre = near[rng.integers(len(near))] + rng.integers(-edges // 3, edges // 3 + 1)
         else:
-            centre = np.array([rng.integers(0, n) for n in shape])
-        low = np.clip(centre - edge // 2, 0, np.maximum(shape - edge, 0))
-        box = tuple(slice(a, a + edge) for a in low)
+            centre = rng.integers(0, shape)
+        low = np.clip(centre - edges // 2, 0, np.maximum(shape - edges, 0))
+        box = tuple(slice(a, a + n) for a, n in zip(low, edge, strict=True))
         part = replace(study, hu=study.hu[box], suv=study.suv[box], truth=study.truth[box])
         yield augmented(part, edge, phase.strength, rng)
 
 
-def augmented(part: Study, edge: int, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def augmented(part: Study, edge: tuple[int, ...], strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Intensity as in the container, SUV over 20 or 40, flips, and gamma, scale and noise by `strength`."""
     hu, suv = np.clip((part.hu.astype(np.float32) + 1000) / 2000, 0, 1), part.suv.astype(np.float32) / 20
     if rng.random() < 0.2:
@@ -207,8 +218,8 @@ def augmented(part: Study, edge: int, strength: float, rng: np.random.Generator)
     if rng.random() < 0.2 * strength:
         suv = suv + rng.normal(0, rng.uniform(0, 0.01 * strength), suv.shape)
         hu = hu + rng.normal(0, rng.uniform(0, 0.03 * strength), hu.shape)
-    image = np.zeros((2, edge, edge, edge), np.float32)
-    truth = np.zeros((1, edge, edge, edge), np.float32)
+    image = np.zeros((2, *edge), np.float32)
+    truth = np.zeros((1, *edge), np.float32)
     x, y, z = part.truth.shape
     image[0, :x, :y, :z], image[1, :x, :y, :z], truth[0, :x, :y, :z] = hu, suv, part.truth
     axes = [axis for axis in (1, 2, 3) if rng.random() < (0.5 if axis == 1 else 0.1)]
