@@ -81,7 +81,8 @@ def main() -> None:
     options.run.mkdir(parents=True, exist_ok=True)
 
     studies = prepare_all(options.run, options.studies)
-    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, average=False, edge=(options.patch,) * 3)
+    small = (options.patch,) * 3
+    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, average=False, edge=small)
     # on crops of the inference window: instance norm sees there what it will see in use
     members = [
         Phase(name="weak", steps=options.member, rate=5e-4, strength=0.5, seed=2, average=True, edge=WINDOW),
