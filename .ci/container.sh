@@ -165,11 +165,11 @@ podman run --rm "${PLATFORM_FLAGS[@]}" "$IMAGE" --version | grep -F "$VERSION" |
 say "flags and contents are as they should be"
 
 # 6. Broken input: non-zero, one message as the last line of stderr that names the file, and no mask.
-refuses() { # refuses WHAT INPUT_FOLDER WORD
+refuses() { # refuses WHAT INPUT_FOLDER WORD [ro]
   local status=0 last
   rm -rf "$work/refused"
   mkdir -m 777 "$work/refused"
-  podman run --rm "${PLATFORM_FLAGS[@]}" -v "$2:/input:ro" -v "$work/refused:/output" "$IMAGE" \
+  podman run --rm "${PLATFORM_FLAGS[@]}" -v "$2:/input:ro" -v "$work/refused:/output:${4:-rw}" "$IMAGE" \
     > /dev/null 2> "$work/stderr" || status=$?
   last=$(tail -n 1 "$work/stderr")
   echo "  $1: exit status $status, '$last'"
@@ -186,6 +186,7 @@ refuses "PET cut in half" "$work/cut" "$pet"
 cp -R test/input "$work/lone"
 rm "$work"/lone/images/ct/*
 refuses "no CT" "$work/lone" images/ct
+refuses "read-only output" "$PWD/test/input" /output ro
 say "broken inputs are refused"
 
 # 7. A test that cannot fail is none: with another expected mask test.sh must.

@@ -38,7 +38,8 @@ def main() -> None:
     options = parser.parse_args()
     seconds = [one_start(options.input.resolve(), options.drop_caches) for _ in range(options.runs)]
     state = "empty" if options.drop_caches else "warm"
-    print(f"first byte of input after {statistics.median(seconds):.2f} s (median of {options.runs}, page cache {state}; "
+    kind = f"median of {options.runs}, page cache {state}"
+    print(f"first byte of input after {statistics.median(seconds):.2f} s ({kind}; "
           f"all: {', '.join(f'{s:.2f}' for s in sorted(seconds))})")  # fmt: skip
 
 

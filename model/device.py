@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -84,9 +84,9 @@ def make_deterministic() -> None:
 @contextmanager
 def computing(device: Device) -> Iterator[None]:
     """No gradients, and autocast where the device computes in another precision than float32."""
-    with torch.no_grad(), torch.autocast(
-        device.torch_device.type, dtype=device.precision, enabled=device.precision != torch.float32
-    ):  # fmt: skip
+    single = device.precision == torch.float32
+    reduced = nullcontext() if single else torch.autocast(device.torch_device.type, dtype=device.precision)
+    with torch.no_grad(), reduced:
         yield
 
 

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from training import first_bundle
 from training.first_bundle import Phase, Study, averaged, patches, rate_schedule
 
 
@@ -19,20 +21,22 @@ def test_the_running_mean_is_torchs_averaged_model() -> None:
 
 
 def phase(**changes: object) -> Phase:
-    settings = dict(name="x", steps=40, rate=1e-3, strength=1.0, seed=0, average=False, edge=(16, 16, 16))
+    settings = dict(name="x", steps=40, rate=1e-3, strength=1.0, seed=0, average=False)
     return Phase(**(settings | changes))
 
 
-def test_crops_hold_image_and_truth_of_the_same_place() -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_crops_hold_image_and_truth_of_the_same_place(pairs: bool, monkeypatch) -> None:
+    monkeypatch.setattr(first_bundle, "WINDOW", (16, 16, 16))
     rng = np.random.default_rng(0)
-    truth = rng.random((20, 18, 30)) > 0.9
+    truth = rng.random((20, 12, 30)) > 0.9
     study = Study(
         hu=np.zeros(truth.shape, np.float16), suv=(truth * 10).astype(np.float16),
         truth=truth, lesion=np.argwhere(truth), hot=np.argwhere(~truth),
     )  # fmt: skip
-    for image, target in patches([study], phase(strength=0.0), (16, 16, 16)):
-        assert image.shape == (1, 2, 16, 16, 16) and target.shape == (1, 1, 16, 16, 16)
-        assert torch.equal(image[0, 1] > 0.1, target[0, 0] > 0)
+    for image, target in patches([study], phase(strength=0.0, pairs=pairs)):
+        assert image.shape == (1 + pairs, 2, 16, 16, 16) and target.shape == (1 + pairs, 1, 16, 16, 16)
+        assert torch.equal(image[:, 1] > 0.1, target[:, 0] > 0)
 
 
 def test_the_rate_warms_up_and_falls_and_an_averaging_phase_ends_constant() -> None:

@@ -35,7 +35,7 @@ from training.phantom import make_phantom, to_images
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 NETWORK = Network(fusion="middle", widths=(8, 8, 16, 32, 64))
-WINDOW = (96, 80, 96)
+WINDOW = (64, 64, 64)  # of training and inference alike: instance norm sees the same
 CROP = Crop(suv_above=0.2)  # cuts most of the air: fewer windows on a CPU
 INTENSITY = Intensity(ct_clip=True, suv_top=20.0)
 HOT_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
@@ -58,15 +58,19 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One run of the optimizer: steps, peak learning rate, augmentation strength, and whether weights are averaged."""
+    """One run of the optimizer: steps, peak learning rate, augmentation strength, and whether weights are averaged.
+
+    pairs: each step takes a crop near a lesion and one near physiological uptake, and the Dice of both
+    together: alone, a crop without lesion gives the Dice loss no gradient.
+    """
 
     name: str
     steps: int
     rate: float
     strength: float
     seed: int
-    average: bool
-    edge: tuple[int, ...]
+    average: bool = False
+    pairs: bool = True
 
 
 def main() -> None:
@@ -74,21 +78,20 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder; an interrupted run goes on there")
     parser.add_argument("--studies", type=int, default=30, help="phantoms to train on (default 30, about 6 s each)")
     parser.add_argument("--base", type=int, default=900, help="steps of the base run (default 900, about 1.5 s each)")
-    parser.add_argument("--member", type=int, default=80, help="steps of each member (default 80, about 4 s each)")
-    parser.add_argument("--patch", type=int, default=64, help="edge of the base run's crops in voxels (default 64)")
+    parser.add_argument("--paired", type=int, default=700, help="steps on pairs of crops (default 700, about 2 s each)")
+    parser.add_argument("--member", type=int, default=90, help="steps of each member (default 90, about 2 s each)")
     parser.add_argument("--force", action="store_true", help="replace weights/eoa and weights/diwa")
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
 
     studies = prepare_all(options.run, options.studies)
-    small = (options.patch,) * 3
-    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, average=False, edge=small)
-    # on crops of the inference window: instance norm sees there what it will see in use
+    base = Phase(name="base", steps=options.base, rate=2e-3, strength=1.0, seed=1, pairs=False)
+    paired = Phase(name="paired", steps=options.paired, rate=1.5e-3, strength=1.0, seed=4)
     members = [
-        Phase(name="weak", steps=options.member, rate=5e-4, strength=0.5, seed=2, average=True, edge=WINDOW),
-        Phase(name="strong", steps=options.member, rate=1e-3, strength=1.5, seed=3, average=True, edge=WINDOW),
+        Phase(name="weak", steps=options.member, rate=4e-4, strength=0.5, seed=2, average=True),
+        Phase(name="strong", steps=options.member, rate=6e-4, strength=1.5, seed=3, average=True),
     ]
-    start = run(base, None, studies, options)
+    start = run(paired, run(base, None, studies, options), studies, options)
     states = {phase.name: run(phase, start, studies, options) for phase in members}
     export(states, start, options)
 
@@ -140,14 +143,14 @@ def run(phase: Phase, start: State | None, studies: list[Study], options: argpar
     network = build(NETWORK)
     if start is not None:
         network.load_state_dict(start)
-    loss_of = DiceFocalLoss(softmax=True, to_onehot_y=True, include_background=True, gamma=2.0)
+    loss_of = DiceFocalLoss(softmax=True, to_onehot_y=True, include_background=True, gamma=2.0, batch=phase.pairs)
     optimizer = torch.optim.AdamW(network.parameters(), lr=phase.rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_schedule(phase))
     mean: State = {}
     terms = 0
     begun = time.perf_counter()
     log = (options.run / f"{phase.name}.jsonl").open("w")
-    for step, (image, truth) in enumerate(patches(studies, phase, phase.edge), start=1):
+    for step, (image, truth) in enumerate(patches(studies, phase), start=1):
         loss = loss_of(network(image), truth)
         if not torch.isfinite(loss):
             raise SystemExit(f"loss is {loss.item()} at step {step} of {phase.name}: lower the rate")
@@ -186,28 +189,41 @@ def averaged(mean: State, new: State, terms: int) -> tuple[State, int]:
     return {k: mean[k] + (new[k].detach() - mean[k]) / (terms + 1) for k in mean}, terms + 1
 
 
-def patches(studies: list[Study], phase: Phase, edge: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented crops (1, 2, *edge) and truth (1, 1, ...).
+def patches(studies: list[Study], phase: Phase) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented crops (B, 2, *WINDOW) and truth (B, 1, *WINDOW), B = 2 for pairs.
 
-    45 % lie near a lesion if there is one, of the rest three quarters near physiological uptake.
+    Single crops: 45 % near a lesion if there is one, of the rest three quarters near physiological uptake.
     """
     rng = np.random.default_rng(phase.seed)
-    edges = np.array(edge)
+    ill = [study for study in studies if len(study.lesion)]
     for _ in range(phase.steps):
         study = studies[rng.integers(len(studies))]
-        shape = np.array(study.suv.shape)
-        near = study.lesion if len(study.lesion) and rng.random() < 0.45 else study.hot
-        if near is study.lesion or (len(near) and rng.random() < 0.75):
-            centre = near[rng.integers(len(near))] + rng.integers(-edges // 3, edges // 3 + 1)
+        if phase.pairs:
+            sick = ill[rng.integers(len(ill))]
+            crops = [crop(sick, sick.lesion, phase, rng), crop(study, hot_or_any(study, rng), phase, rng)]
+        elif len(study.lesion) and rng.random() < 0.45:
+            crops = [crop(study, study.lesion, phase, rng)]
         else:
-            centre = rng.integers(0, shape)
-        low = np.clip(centre - edges // 2, 0, np.maximum(shape - edges, 0))
-        box = tuple(slice(a, a + n) for a, n in zip(low, edge, strict=True))
-        part = replace(study, hu=study.hu[box], suv=study.suv[box], truth=study.truth[box])
-        yield augmented(part, edge, phase.strength, rng)
+            crops = [crop(study, hot_or_any(study, rng), phase, rng)]
+        yield torch.stack([image for image, _ in crops]), torch.stack([truth for _, truth in crops])
 
 
-def augmented(part: Study, edge: tuple[int, ...], strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def hot_or_any(study: Study, rng: np.random.Generator) -> np.ndarray:
+    """Where a crop without a sought lesion lies: near physiological uptake three times of four, else anywhere."""
+    return study.hot if len(study.hot) and rng.random() < 0.75 else np.array([rng.integers(0, study.suv.shape)])
+
+
+def crop(study: Study, near: np.ndarray, phase: Phase, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """An augmented crop around one of the voxels `near`, moved by up to a third of its edge."""
+    edges, shape = np.array(WINDOW), np.array(study.suv.shape)
+    centre = near[rng.integers(len(near))] + rng.integers(-edges // 3, edges // 3 + 1)
+    low = np.clip(centre - edges // 2, 0, np.maximum(shape - edges, 0))
+    box = tuple(slice(a, a + n) for a, n in zip(low, WINDOW, strict=True))
+    part = replace(study, hu=study.hu[box], suv=study.suv[box], truth=study.truth[box])
+    return augmented(part, phase.strength, rng)
+
+
+def augmented(part: Study, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Intensity as in the container, SUV over 20 or 40, flips, and gamma, scale and noise by `strength`."""
     hu, suv = np.clip((part.hu.astype(np.float32) + 1000) / 2000, 0, 1), part.suv.astype(np.float32) / 20
     if rng.random() < 0.2:
@@ -219,12 +235,12 @@ def augmented(part: Study, edge: tuple[int, ...], strength: float, rng: np.rando
     if rng.random() < 0.2 * strength:
         suv = suv + rng.normal(0, rng.uniform(0, 0.01 * strength), suv.shape)
         hu = hu + rng.normal(0, rng.uniform(0, 0.03 * strength), hu.shape)
-    image = np.zeros((2, *edge), np.float32)
-    truth = np.zeros((1, *edge), np.float32)
+    image = np.zeros((2, *WINDOW), np.float32)
+    truth = np.zeros((1, *WINDOW), np.float32)
     x, y, z = part.truth.shape
     image[0, :x, :y, :z], image[1, :x, :y, :z], truth[0, :x, :y, :z] = hu, suv, part.truth
     axes = [axis for axis in (1, 2, 3) if rng.random() < (0.5 if axis == 1 else 0.1)]
-    return torch.from_numpy(np.flip(image, axes).copy())[None], torch.from_numpy(np.flip(truth, axes).copy())[None]
+    return torch.from_numpy(np.flip(image, axes).copy()), torch.from_numpy(np.flip(truth, axes).copy())
 
 
 def export(states: dict[str, State], start: State, options: argparse.Namespace) -> None:
