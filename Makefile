@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 .PHONY: run test lint clean
 .DELETE_ON_ERROR:
 
+run: export LESION_WEIGHTS =
+run: export LESION_METHOD =
+run: export AUTOPET_EDITION =
 run: $(VENV)/installed
 	$(BIN)/python process.py --input test/input --output output --preview --report output/report.json
 	@$(BIN)/python test/show_sample.py output test/truth
@@ -18,7 +21,7 @@ test: $(VENV)/installed-dev
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null || \
 		{ echo "Python 3.11 is needed, found '$(PYTHON)': install it, or say make PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

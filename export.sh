@@ -2,18 +2,19 @@
 # Write what is uploaded to grand-challenge.org: the image and a weights bundle, each with its sha256.
 #   ./export.sh [FOLDER [BUNDLE]]
 #   FOLDER            where to; default export/
-#   BUNDLE            the folder of weights; default $LESION_WEIGHTS, else weights/eoa
+#   BUNDLE            the folder of weights, or its name under weights/; default $LESION_WEIGHTS, else weights/eoa
 #   CONTAINER_ENGINE  as in build.sh
 #   COMPRESSION       gzip level of the image, 1 (fast) to 9 (small); default 6
 #   TAR               GNU tar, where `tar` is another one; default tar
 case ${1:-} in "" | /*) folder=${1:-} ;; *) folder=$PWD/$1 ;; esac
 bundle=${2:-${LESION_WEIGHTS:-}}
-case $bundle in "" | /*) ;; *) bundle=$PWD/$bundle ;; esac
+case $bundle in "" | /*) ;; *) [ -d "$bundle" ] && bundle=$PWD/$bundle ;; esac
 case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 
 folder=${folder:-$PWD/export}
 bundle=${bundle:-$PWD/weights/eoa}
+[ -d "$bundle" ] || bundle=$PWD/weights/$bundle # a name, as process.py takes it too
 tar=${TAR:-tar}
 refuse_lfs_pointers "$bundle"
 [ -f "$bundle/manifest.json" ] || fail "'$bundle' is no bundle: it has no manifest.json"

@@ -5,7 +5,6 @@ are built from plain dictionaries by `manifest_from` and `limits_from`.
 """
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +29,8 @@ class Limits:
     pet_warn_suv: float = 200.0  # above: warned about (a hot bladder reaches 100)
     ct_min_hu: float = -100.0  # the smallest CT value must not lie above this: every study has air
     ct_max_hu: float = 32767.0
+    spacing_min_mm: float = 0.1  # voxels outside these: the header is wrong, or not in mm
+    spacing_max_mm: float = 50.0
     ct_coverage_warn: float = 0.99  # share of the PET grid; below: warned about
 
     def __post_init__(self) -> None:
@@ -88,10 +89,12 @@ class Intensity:
             _number(self, name)
         for name in ("ct_clip", "suv_clip"):
             _type(self, name, bool)
-        if not self.ct_low_hu < self.ct_high_hu:
-            raise ConfigError(f"ct_low_hu must lie below ct_high_hu, got {self.ct_low_hu} and {self.ct_high_hu}")
-        if not self.suv_top > 0:
-            raise ConfigError(f"suv_top must be above 0, got {self.suv_top}")
+        if not self.ct_high_hu - self.ct_low_hu >= 1:
+            raise ConfigError(
+                f"ct_low_hu must lie below ct_high_hu by at least 1, got {self.ct_low_hu} and {self.ct_high_hu}"
+            )
+        if not self.suv_top >= 1e-3:
+            raise ConfigError(f"suv_top must be at least 0.001, got {self.suv_top}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +279,7 @@ def _type(owner: object, name: str, kind: type) -> None:
 
 def _number(owner: object, name: str) -> None:
     value = getattr(owner, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
         raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number, got {value!r}")
 
 

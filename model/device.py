@@ -11,6 +11,10 @@ import torch
 from model.errors import ConfigError
 
 DEVICES = ("auto", "cuda", "cpu")
+OUT_OF_MEMORY = (  # what torch says of memory in errors that are no OutOfMemoryError
+    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def cuda_trouble() -> str | None:
 
 def gpu_is_there() -> bool:
     """Whether an NVIDIA driver or device node can be seen, whatever torch thinks of it."""
-    return os.path.exists("/proc/driver/nvidia/version") or os.path.exists("/dev/nvidia0")
+    return any(map(os.path.exists, ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")))
 
 
 def make_deterministic() -> None:
@@ -94,7 +98,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error really says that memory ran out, on the GPU or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def _cuda_version(number: str) -> str:

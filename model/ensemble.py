@@ -1,15 +1,16 @@
 """EoA: the weighted mean of the members' predictions over one study, and what to do when memory runs out."""
 
 import gc
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from model.config import Manifest
 from model.device import Device, computing, is_out_of_memory
-from model.errors import CaseError
+from model.errors import CaseError, WeightsError
 from model.sliding import slide, window_starts
 
 Voter = tuple[float, Callable[[], nn.Module]]
@@ -69,15 +70,15 @@ def vote(
     weights = sum(weight for weight, _ in voters)
     margin = torch.zeros(tuple(image.shape[1:]))
     for number, (weight, load) in enumerate(voters):
-        difference = None
+        difference, precision = None, device.precision
         while difference is None:
             try:
                 told = _counter(progress, number, windows, len(voters))
-                difference = _one(image, load(), manifest, device, rungs[0], told)
+                difference = _one(image, load(), manifest, replace(device, precision=precision), rungs[0], told)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).splitlines()[0]
+                said = (str(error).splitlines() or [type(error).__name__])[0]
             if difference is None:
                 _free()
                 if len(rungs) == 1:
@@ -87,6 +88,12 @@ def vote(
                     )
                 warnings.append(f"memory ran out at {rungs[0]}; went on at {rungs[1]}")
                 rungs = rungs[1:]
+            elif not all(math.isfinite(end) for end in difference.aminmax()):
+                if precision == torch.float32 or rungs[0].device != device.torch_device:
+                    raise WeightsError(f"network {number + 1} of '{manifest.name}' gives NaN or infinite logits for "
+                                       "this study; the weights are damaged or were trained on other intensities")
+                warnings.append(f"network {number + 1} overflowed in half precision; it was run again in float32")
+                difference, precision = None, torch.float32
         if manifest.combine == "probabilities":
             difference = difference.sigmoid_().sub_(0.5)
         margin += difference.mul_(weight / weights)

@@ -1,5 +1,6 @@
 """Files and memory: temporary name and rename, sha256, what is free, and silence for library chatter."""
 
+import fcntl
 import hashlib
 import os
 import resource
@@ -18,12 +19,15 @@ LFS_POINTER = b"version https://git-lfs"
 class Staging:
     """Results written under temporary names beside their targets and renamed together.
 
-    A reader of the folder sees all of a run's files or, when anything fails before `commit`, none.
+    A reader of the folder sees all of a run's files or, when anything fails before `commit`, none. Each
+    temporary file is locked while its run lives, so that `remove_left_behind` knows whose run was killed.
+    A temporary name never ends in .mha: whoever counts masks must not count it.
     """
 
     def __init__(self) -> None:
         self._pairs: list[tuple[Path, Path]] = []
         self._made: list[Path] = []
+        self._locks: list[int] = []
 
     def __enter__(self) -> "Staging":
         return self
@@ -33,46 +37,74 @@ class Staging:
 
     def path(self, target: Path) -> Path:
         """The temporary path to write for `target`; makes the folder. Raises OutputError if it cannot."""
+        ending = "" if target.suffix.lower() == ".mha" else target.suffix
         try:
             self._make_folder(target.parent)
-            partial = target.parent / f"{PARTIAL}{os.getpid()}-{target.name}"
-            partial.touch()
+            number, name = tempfile.mkstemp(prefix=PARTIAL, suffix=ending, dir=target.parent)
+            self._locks.append(number)
+            partial = Path(name)
+            self._pairs.append((partial, target))
+            partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+            with suppress(OSError):  # a file system without locks: nothing is ever cleaned up there
+                fcntl.flock(number, fcntl.LOCK_EX)
         except OSError as error:
             raise OutputError(
                 f"cannot write into '{target.parent}': {error.strerror}; "
                 "the output folder must be writable by the user this runs as, and have free space"
             ) from None
-        self._pairs.append((partial, target))
         return partial
 
+    def path_of(self, target: Path) -> Path:
+        """The temporary path that was given out for `target`."""
+        return next(partial for partial, staged in self._pairs if staged == target)
+
     def commit(self) -> None:
-        """Flush every file to the disk, then rename all. Raises OutputError and leaves none if it cannot."""
+        """Flush every file to the disk, then rename all, the first staged last. Raises OutputError, leaving none."""
+        renamed: list[Path] = []
         try:
             for partial, _ in self._pairs:
                 with partial.open("rb+") as file:
                     os.fsync(file.fileno())
-            for partial, target in self._pairs:
+            for partial, target in reversed(self._pairs):
+                new = not target.exists()
                 os.replace(partial, target)
+                renamed += [target] if new else []
         except OSError as error:
+            for target in renamed:
+                with suppress(OSError):
+                    target.unlink()
             self.discard()
-            raise OutputError(f"cannot finish '{error.filename}': {error.strerror}") from None
-        self._pairs, self._made = [], []
+            raise OutputError(f"cannot finish '{error.filename2 or error.filename}': {error.strerror}") from None
+        self._made = []
+        self.discard()
 
     def discard(self) -> None:
         """Remove every temporary file and every folder made for one; targets from earlier runs stay."""
         for partial, _ in self._pairs:
             with suppress(OSError):
                 partial.unlink()
+        for number in self._locks:
+            os.close(number)
         for folder in reversed(self._made):
             with suppress(OSError):
                 folder.rmdir()
-        self._pairs, self._made = [], []
+        self._pairs, self._made, self._locks = [], [], []
 
     def _make_folder(self, folder: Path) -> None:
         missing = [f for f in [folder, *folder.parents] if not f.exists()]
         for step in reversed(missing):
             step.mkdir(exist_ok=True)
             self._made.append(step)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Remove temporary files in `folder` (not below it) whose run is gone: nobody holds their lock."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its run lives
+                    path.unlink()
 
 
 def sha256_of(path: Path) -> str:
@@ -97,12 +129,13 @@ def free_memory_bytes() -> int | None:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free.append(int(line.split()[1]) * 1024)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with suppress(OSError, ValueError):  # "max": no limit
-            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+            held = int(Path(folder, used).read_text()) - _reclaimable_bytes(Path(folder, "memory.stat"))
+            free.append(int(Path(folder, limit).read_text()) - held)
     if not free:
         with suppress(OSError, ValueError):
             free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -122,21 +155,34 @@ def peak_memory_bytes() -> int:
 
 
 @contextmanager
-def silence() -> Iterator[list[str]]:
-    """Keep what C++ libraries print to the two standard streams away from the user; yields it as lines after.
+def silence() -> Iterator[None]:
+    """Keep what C++ libraries print to the two standard streams away from the user.
 
     MetaIO and NRRD write to file descriptors 1 and 2 directly, so the descriptors are redirected.
     """
-    said: list[str] = []
-    with tempfile.TemporaryFile() as sink:
-        saved = [os.dup(1), os.dup(2)]
-        try:
-            os.dup2(sink.fileno(), 1)
-            os.dup2(sink.fileno(), 2)
-            yield said
-        finally:
-            for number, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, number)
-                os.close(copy)
-            sink.seek(0)
-            said += sink.read().decode(errors="replace").splitlines()
+    sink = os.open(os.devnull, os.O_WRONLY)
+    saved = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        yield
+    finally:
+        for number, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(sink)
+
+
+def _reclaimable_bytes(stat: Path) -> int:
+    """Page cache that the kernel gives back when memory is asked for; it counts as used in a cgroup's figure."""
+    for line in stat.read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

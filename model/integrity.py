@@ -1,11 +1,15 @@
 """Refuse image files that the image libraries take without a word: empty, Git-LFS pointers, damaged compression.
 
-MetaIO, NrrdIO and the NIfTI reader return garbage for a damaged or cut-off compressed stream, so each
-such stream is run through once and its checksum compared, before the file is read.
+MetaIO, NrrdIO and the NIfTI reader return garbage for a damaged or cut-off compressed stream, and the NIfTI
+reader for a file that is too short: so each compressed stream is run through once, its checksum compared, and
+the number of bytes held against the header, before the file is read. Header fields that MetaIO would turn into
+zeros, or crash on, are refused.
 """
 
-import gzip
+import math
+import os
 import re
+import struct
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -15,10 +19,16 @@ from model.files import is_lfs_pointer
 
 CHUNK_BYTES = 1 << 22
 HEADER_LINES = 1000  # more than any header has: a file without an end mark is not read to its end
+ELEMENT_BYTES = {
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
+    "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
+METAIMAGE_NUMBERS = ("NDims", "DimSize", "ElementSpacing", "Offset", "Position", "Origin", "TransformMatrix")
+NIFTI_HEADERS = {348: ("hh", 40, 72, "f", 108), 540: ("qh", 16, 14, "q", 168)}  # dim type, dim, bitpix, vox_offset
 
 
 def check_bytes(path: Path, what: str) -> None:
-    """Raise CaseError if the file is empty, a Git-LFS pointer, or holds damaged compressed data."""
+    """Raise CaseError if the file is empty, a Git-LFS pointer, damaged, or has fewer bytes than its header says."""
     if path.stat().st_size == 0:
         raise CaseError(f"{what} '{path}' is empty (0 bytes); copy it again")
     if is_lfs_pointer(path):
@@ -26,56 +36,115 @@ def check_bytes(path: Path, what: str) -> None:
     name = path.name.lower()
     try:
         with path.open("rb") as file:
-            if name.endswith(".gz"):
-                _run_through(file)
+            if name.endswith((".nii", ".nii.gz")):
+                _check_nifti(file, name.endswith(".gz"))
             elif name.endswith((".mha", ".mhd")):
                 _check_metaimage(file, path)
             elif name.endswith(".nrrd"):
                 _check_nrrd(file, path)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy it again") from None
+    except (EOFError, ValueError, zlib.error) as error:
+        raise CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again") from None
 
 
 def _check_metaimage(file: BinaryIO, path: Path) -> None:
-    header = {}
+    header: dict[str, str] = {}
     for _ in range(HEADER_LINES):
-        key, equals, value = file.readline(CHUNK_BYTES).partition(b"=")
+        key, equals, value = file.readline(CHUNK_BYTES).decode("latin-1").partition("=")
         if not equals:
             return  # no MetaImage: the reader says so
         header[key.strip()] = value.strip()
-        if key.strip() == b"ElementDataFile":
+        if key.strip() == "ElementDataFile":
             break
-    if header.get(b"CompressedData", b"").lower() == b"true":
-        _check_data(file, path, header.get(b"ElementDataFile", b"LOCAL"))
+    for name in METAIMAGE_NUMBERS:
+        _check_numbers(name, header.get(name, ""))
+    dimensions = int(header.get("NDims", "3"))
+    if not 1 <= dimensions <= 9:
+        raise ValueError(f"its header says NDims = {dimensions}")
+    sizes = [int(n) for n in header.get("DimSize", "").split()]
+    item = ELEMENT_BYTES.get(header.get("ElementType", "").removesuffix("_ARRAY"), 0)
+    expected = item * math.prod(sizes) * int(header.get("ElementNumberOfChannels", "1"))
+    place = header.get("ElementDataFile", "LOCAL")
+    if header.get("CompressedData", "").lower() == "true":
+        _check_length(_compressed(file, path, place), expected)
+    elif place.upper() == "LOCAL" and "HeaderSize" not in header:
+        _check_length(path.stat().st_size - file.tell(), expected)
 
 
 def _check_nrrd(file: BinaryIO, path: Path) -> None:
     header = {}
     for _ in range(HEADER_LINES):
-        line = file.readline(CHUNK_BYTES)
+        line = file.readline(CHUNK_BYTES).decode("latin-1")
         if not line.strip():
             break
-        key, _, value = line.partition(b":")
+        key, _, value = line.partition(":")
         header[key.strip().lower()] = value.strip()
-    if header.get(b"encoding", b"").lower() in (b"gzip", b"gz"):
-        _check_data(file, path, header.get(b"data file", header.get(b"datafile", b"LOCAL")))
+    if header.get("encoding", "").lower() in ("gzip", "gz"):
+        _compressed(file, path, header.get("data file", header.get("datafile", "LOCAL")))
 
 
-def _check_data(file: BinaryIO, path: Path, place: bytes) -> None:
-    """The compressed data: the rest of the file, or another file that the header names."""
-    if place.upper() == b"LOCAL":
-        _run_through(file)
-        return
-    beside = path.parent / place.decode(errors="replace")
-    if beside.is_file() and not re.search(rb"%|LIST", place):  # a list of files is left to the reader
-        with beside.open("rb") as data:
-            _run_through(data)
+def _check_nifti(file: BinaryIO, compressed: bool) -> None:
+    """NIfTI-1 and 2 (nifti1.h, nifti2.h): at least vox_offset + voxels x bitpix / 8 bytes, inflated."""
+    if compressed:
+        head, length = _run_through(file)
+    else:
+        head, length = file.read(544), os.fstat(file.fileno()).st_size
+    for order in "<>":
+        if len(head) < 544 or (size := struct.unpack_from(f"{order}i", head)[0]) not in NIFTI_HEADERS:
+            continue
+        kinds, dim_at, bits_at, offset_kind, offset_at = NIFTI_HEADERS[size]
+        dims = struct.unpack_from(f"{order}8{kinds[0]}", head, dim_at)
+        (bits,) = struct.unpack_from(f"{order}{kinds[1]}", head, bits_at)
+        (offset,) = struct.unpack_from(f"{order}{offset_kind}", head, offset_at)
+        if not 1 <= dims[0] <= 7:
+            raise ValueError(f"its header says {dims[0]} dimensions")
+        expected = int(offset) + math.prod(dims[1 : dims[0] + 1]) * bits // 8
+        if length < expected:
+            raise EOFError(f"it has {length} bytes, its header asks for {expected}")
 
 
-def _run_through(data: BinaryIO) -> None:
-    """Decompress to nowhere. Raises zlib.error for a wrong checksum, EOFError for a stream that does not end."""
+def _compressed(file: BinaryIO, path: Path, place: str) -> int | None:
+    """Inflated bytes of the compressed data: the rest of the file, or another file that the header names."""
+    if place.upper() == "LOCAL":
+        return _run_through(file)[1]
+    beside = path.parent / place
+    if re.search("%|LIST", place) or not beside.is_file():
+        return None  # a list of files, or none: left to the reader
+    with beside.open("rb") as data:
+        return _run_through(data)[1]
+
+
+def _run_through(data: BinaryIO) -> tuple[bytes, int]:
+    """Decompress to nowhere: the first bytes and how many there are.
+
+    Raises zlib.error for a wrong checksum, EOFError for a stream that does not end.
+    """
     stream = zlib.decompressobj(wbits=47)  # a zlib or a gzip header
-    while not stream.eof and (chunk := data.read(CHUNK_BYTES)):
-        stream.decompress(chunk)
+    head, length = b"", 0
+    while not stream.eof and (chunk := stream.unconsumed_tail or data.read(CHUNK_BYTES)):
+        part = stream.decompress(chunk, CHUNK_BYTES)
+        head = head or part[:1024]
+        length += len(part)
+        rest = stream.unused_data
+        if stream.eof and rest.startswith(b"\x1f\x8b"):  # another gzip member follows, as bgzip writes them
+            stream = zlib.decompressobj(wbits=47)
+            part = stream.decompress(rest, CHUNK_BYTES)
+            length += len(part)
     if not stream.eof:
         raise EOFError("the compressed data end before their end mark")
+    return head, length
+
+
+def _check_length(found: int | None, expected: int) -> None:
+    """`expected` 0 means that the header does not tell (an element type of no fixed size)."""
+    if found is not None and expected and found != expected:
+        raise EOFError(f"it holds {found} bytes of image, its header asks for {expected}")
+
+
+def _check_numbers(name: str, text: str) -> None:
+    for word in text.split():
+        try:
+            good = math.isfinite(float(word))
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"its header says {name} = {text[:80]}")

@@ -1,8 +1,10 @@
 """Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from model.config import METHODS, Manifest, manifest_from
 from model.errors import ConfigError, WeightsError
@@ -30,8 +32,9 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
     """
     if weights:
         for folder in (Path(weights), WEIGHTS / weights):
-            if (folder / MANIFEST).is_file():
-                return folder
+            with suppress(OSError, ValueError):  # a name that no file can have
+                if (folder / MANIFEST).is_file():
+                    return folder
         raise WeightsError(
             f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'; --weights takes a bundle's folder "
             f"or one of the names {', '.join(shipped()) or '(none is shipped)'}"
@@ -57,13 +60,13 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = manifest_from(json.loads(path.read_text(encoding="utf-8")))
+        manifest = manifest_from(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice))
     except OSError as error:
         raise WeightsError(f"cannot read '{path}': {error.strerror}; is it readable by this user?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
     except ConfigError as error:
         raise WeightsError(f"'{path}': {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
     if method and method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     for member in manifest.members:
@@ -72,6 +75,13 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     if manifest.method == "diwa":
         _check_one_start(folder, manifest)
     return Bundle(folder=folder, manifest=manifest, sha256=sha256_of(path))
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ConfigError(f"a key stands twice: {sorted({key for key in keys if keys.count(key) > 1})}")
+    return dict(pairs)
 
 
 def _verify(path: Path, expected: str) -> None:

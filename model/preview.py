@@ -10,6 +10,7 @@ from scipy import ndimage
 
 SUV_BLACK = 10.0  # grey scale: white at SUV 0, black at this and above
 PIXEL_MM = 1.5
+LARGEST = 2000  # pixels of an edge: a body is smaller, a wrong header may not be
 MARGIN = 36
 OUTLINE = (214, 30, 30)
 INK = (40, 40, 40)
@@ -46,7 +47,8 @@ def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, floa
 
 def _panel(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float]) -> Image.Image:
     """One projection (rows, columns), brought to PIXEL_MM, with the mask's outline drawn on it."""
-    size = tuple(max(1, round(n * mm / PIXEL_MM)) for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True))
+    extent = [n * mm for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True)]
+    size = tuple(min(LARGEST, max(1, round(mm / PIXEL_MM))) for mm in extent)
     grey = 255 * (1 - np.clip(suv / SUV_BLACK, 0, 1))
     panel = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
     large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127

@@ -1,7 +1,28 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""What a run says while it runs: lines on the two streams, a bar on a terminal; never the reason that it fails."""
 
+import os
 import shutil
+import sys
 from typing import Any, TextIO
+
+
+def open_streams() -> None:
+    """Put the null device where standard input, output or error was closed, so that no other file gets its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def say(line: str, stream: TextIO) -> None:
+    """Print a line at once; a reader that went away (a closed pipe, a full disk) is not an error of the run."""
+    try:
+        print(line, file=stream, flush=True)
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is still buffered must not fail at exit
 
 
 class Progress:
@@ -31,4 +52,4 @@ class Progress:
             self._bar.update(done - self._bar.n)
         elif done * 10 // total > self._tenth or done == total:
             self._tenth = done * 10 // total
-            print(f"window {done} of {total}", file=self._stream, flush=True)
+            say(f"window {done} of {total}", self._stream)

@@ -4,6 +4,7 @@ Everything that cannot be right is refused here, with the file, the value, the l
 """
 
 import json
+import posixpath
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
@@ -19,7 +20,11 @@ from model.files import free_memory_bytes, silence
 from model.geometry import Grid, grid_of
 from model.integrity import check_bytes
 
-SUFFIXES = (".mha", ".mhd", ".nrrd", ".nii.gz", ".nii")
+IMAGE_IO = {
+    ".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+}  # fmt: skip
+SUFFIXES = tuple(IMAGE_IO)
 MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
 ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
 
@@ -52,6 +57,8 @@ def read_case(inputs: list[Path], limits: Limits) -> Case:
     pet_path, ct_path = inputs if len(inputs) == 2 else find_pair(inputs[0])
     ct = read_volume(ct_path, "CT")  # the larger first: a truncated file is told early
     pet = read_volume(pet_path, "PET")
+    for volume, what in ((ct, "CT"), (pet, "PET")):
+        check_spacing(volume, what, limits)
     warnings = check_hu(ct, limits) + check_suv(pet, limits)
     if len(inputs) == 1 and (inputs[0] / "lesion-clicks.json").exists():
         warnings += ["lesion-clicks.json is there and is not used: this method takes no clicks"]
@@ -86,9 +93,14 @@ def read_volume(path: Path, what: str) -> Volume:
     if not path.name.lower().endswith(SUFFIXES):
         raise CaseError(f"{what} '{path}' is none of {', '.join(SUFFIXES)}; convert it first")
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CaseError(f"{what} file {str(path)!r}: its name is not UTF-8; rename it") from None
+    try:
         check_bytes(path, what)
         with silence():
             reader = sitk.ImageFileReader()
+            reader.SetImageIO(next(io for ending, io in IMAGE_IO.items() if path.name.lower().endswith(ending)))
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
         _check_header(reader, path, what)
@@ -101,6 +113,18 @@ def read_volume(path: Path, what: str) -> Volume:
     except OSError as error:
         raise CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to it") from None
     return Volume(path=path, grid=grid_of(image), array=sitk.GetArrayViewFromImage(image), image=image)
+
+
+def check_spacing(volume: Volume, what: str, limits: Limits) -> None:
+    """Raise CaseError for voxels that no scanner makes: the header is wrong, or not in mm."""
+    spacing = volume.grid.spacing_mm
+    if min(spacing) < limits.spacing_min_mm or max(spacing) > limits.spacing_max_mm:
+        shown = " x ".join(f"{s:.6g}" for s in spacing)
+        raise CaseError(
+            f"{what} '{volume.path}' has voxels of {shown} mm; every edge must be {limits.spacing_min_mm:g} to "
+            f"{limits.spacing_max_mm:g} mm; correct the header, or move the limits with --limit spacing_min_mm=... "
+            "or --limit spacing_max_mm=..."
+        )
 
 
 def check_suv(pet: Volume, limits: Limits) -> list[str]:
@@ -152,22 +176,25 @@ def check_overlap(pet: Volume, ct: Volume) -> None:
 def _places_from(listing: Path) -> dict[str, Path]:
     """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct."""
     try:
-        sockets = [item["interface"] for item in json.loads(listing.read_text(encoding="utf-8"))]
-        known = [(str(s.get("slug", "")), str(s.get("relative_path", ""))) for s in sockets]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CaseError(f"'{listing}' is not grand-challenge's list of sockets: {error!r}") from None
+        sockets = [item["interface"] for item in json.loads(listing.read_text(encoding="utf-8-sig"))]
+        known = [(s.get("slug") or "", posixpath.normpath(s.get("relative_path") or "-")) for s in sockets]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CaseError(
+            f"'{listing}' is not grand-challenge's list of sockets ({type(error).__name__}); each must have "
+            "interface.slug and interface.relative_path; remove the file or correct it"
+        ) from None
     places = {}
     for what in ("pet", "ct"):
-        found = [path for _, path in known if path.strip("/") == f"images/{what}"]
+        found = [path for _, path in known if path == f"images/{what}"]
         found = found or [path for slug, path in known if what in slug.lower().replace("_", "-").split("-")]
         if len(found) != 1:
             raise CaseError(
                 f"'{listing}' names {len(found)} sockets for {what.upper()} (relative path images/{what}, or a slug "
                 f"with the word {what}), and there must be one; it has {known}"
             )
-        places[what] = (listing.parent / found[0]).resolve()
-        if not places[what].is_relative_to(listing.parent.resolve()):
-            raise CaseError(f"'{listing}': the path '{found[0]}' leads out of '{listing.parent}'")
+        if posixpath.isabs(found[0]) or found[0].startswith("..") or "\0" in found[0]:
+            raise CaseError(f"'{listing}': the path {found[0]!r} leads out of '{listing.parent}'")
+        places[what] = listing.parent / found[0]
     if places["pet"] == places["ct"]:
         raise CaseError(f"'{listing}' names one folder, '{places['pet']}', for both PET and CT")
     return places

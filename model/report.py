@@ -39,7 +39,8 @@ def make_report(
             "members": [{"sha256": m.sha256, "weight": m.weight} for m in bundle.manifest.members],
         },
         "run": {
-            "device": device.name, "precision": str(device.precision).removeprefix("torch."),
+            "device": device.name if result.rung.startswith(device.torch_device.type) else "CPU",
+            "precision": str(device.precision).removeprefix("torch.") if "cuda" in result.rung else "float32",
             "rung": result.rung, "windows": result.windows,
         },
         "seconds": {name: round(value, 4) for name, value in seconds.items()},

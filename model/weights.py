@@ -88,6 +88,9 @@ def _check_tensors(state: State, network: Network, path: Path) -> None:
 
 def main() -> int:
     """Verify the bundles named on the command line, every member's hash and tensors; non-zero if one is wrong."""
+    if len(sys.argv) < 2:
+        print("error: name the bundles to verify: python -m model.weights FOLDER ...", file=sys.stderr)
+        return 2
     try:
         for folder in sys.argv[1:]:
             bundle = load_bundle(Path(folder))

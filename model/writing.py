@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from model.errors import OutputError
-from model.files import PARTIAL, Staging, silence
+from model.files import PARTIAL, Staging, remove_left_behind, silence
 from model.geometry import Grid, grid_of
 
 FOLDERS = {
@@ -19,6 +19,7 @@ FOLDERS = {
     3: "automated-petct-lesion-segmentation", 4: "tumor-lesion-segmentation", 5: "tumor-lesion-segmentation",
 }  # fmt: skip
 DATA_CENTRIC = "data-centric-model.json"  # autoPET III: a bare true or false; this method is no data-centric entry
+LONGEST_NAME = 255  # bytes of a file name
 
 
 def mask_path(output: Path, name: str, edition: int) -> Path:
@@ -29,16 +30,12 @@ def mask_path(output: Path, name: str, edition: int) -> Path:
 def check_output(output: Path) -> None:
     """Make the output folder and try to write there, so that a run of minutes does not end in vain.
 
-    Removes what an interrupted run left under temporary names. Raises OutputError.
+    Raises OutputError.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        probe = output / f"{PARTIAL}{os.getpid()}-probe"
-        probe.write_bytes(b"x")
-        probe.unlink()
-        for left in output.rglob(f"{PARTIAL}*"):
-            if not _alive(left):
-                left.unlink()
+        with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=output) as probe:
+            probe.write(b"x")
     except OSError as error:
         raise OutputError(
             f"cannot write into '{output}': {error.strerror or error}; it must be a folder with free space "
@@ -46,19 +43,51 @@ def check_output(output: Path) -> None:
         ) from None
 
 
-def check_only_mask(output: Path, mask: Path) -> None:
-    """Raise OutputError if another .mha lies below `output`: the platform wants exactly one, and we delete none."""
-    others = [p for p in sorted(output.rglob("*.mha")) if p != mask and not p.name.startswith(PARTIAL)]
+def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None:
+    """Refuse what would fail or do harm after minutes of work; the mask comes first in `targets`.
+
+    Raises OutputError: the output holds the input or another .mha (the platform wants exactly one, and
+    we delete none), two results in one file, a folder or an impossible name as target. Removes what
+    killed runs left under temporary names.
+    """
+    whole = output.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(whole):
+            raise OutputError(f"the input '{path}' lies in the output folder '{output}'; give another --output")
+    for folder in {output, targets[0].parent}:
+        if folder.is_dir():
+            remove_left_behind(folder)
+    others = [p for p in sorted(output.rglob("*.mha")) if p != targets[0]]
     if others:
         raise OutputError(
             f"'{output}' already holds another result, '{others[0]}'; there must be only one .mha below it: "
             "give an empty folder with --output, or move that file away"
         )
+    if len({target.resolve() for target in targets}) != len(targets):
+        raise OutputError(f"two results would go into one file: {', '.join(map(str, targets))}; give another --report")
+    for target in targets:
+        if os.path.isdir(target):
+            raise OutputError(f"'{target}' is a folder; give the name of a file")
+        if len(os.fsencode(target.name)) > LONGEST_NAME:
+            raise OutputError(f"the name '{target.name}' is longer than {LONGEST_NAME} bytes; rename the CT file")
+        if target is not targets[0] and target.suffix.lower() == ".mha":
+            raise OutputError(f"'{target}' ends in .mha, which only the mask may; give another name")
+    with Staging() as staging:  # nothing is kept: this only tries whether every folder can be written to
+        for target in targets:
+            staging.path(target)
 
 
 def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
-    """Stage `mask` (z, y, x), bool or 0/1, as uint8 on `grid`; read it back and compare. Raises OutputError."""
-    _write_image(mask.astype(np.uint8), grid, target, staging, exact=True)
+    """Stage `mask` (z, y, x), bool or 0/1, as uint8 on `grid`; read it back and compare. Raises OutputError.
+
+    It is written in the system's temporary folder first, since SimpleITK writes this format only under
+    names that end in .mha, and no such name but the mask's may ever be seen below the output.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "mask.mha"
+        _write_image(mask.astype(np.uint8), grid, whole, target)
+        write_bytes(whole.read_bytes(), target, staging)
+    _read_back(staging.path_of(target), "MetaImageIO", mask, grid, target, exact=True)
 
 
 def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
@@ -66,12 +95,14 @@ def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, sta
 
     NRRD stores spacing times direction, so the grid comes back to within rounding only.
     """
-    _write_image(probability.astype(np.float32), grid, target, staging, exact=False)
+    partial = staging.path(target)
+    _write_image(probability.astype(np.float32), grid, partial, target)
+    _read_back(partial, "NrrdImageIO", probability, grid, target, exact=False)
 
 
 def write_json(content: Any, target: Path, staging: Staging) -> None:
     """Stage `content` as JSON. Raises OutputError."""
-    write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(), target, staging)
+    write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace"), target, staging)
 
 
 def write_bytes(content: bytes, target: Path, staging: Staging) -> None:
@@ -80,24 +111,33 @@ def write_bytes(content: bytes, target: Path, staging: Staging) -> None:
     try:
         partial.write_bytes(content)
     except OSError as error:
-        raise OutputError(f"cannot write '{target}': {error.strerror}; free some space") from None
+        raise OutputError(
+            f"cannot write '{target}': {error.strerror}, {_disk(partial)}; free some space and run again"
+        ) from None
 
 
-def _write_image(array: NDArray[Any], grid: Grid, target: Path, staging: Staging, exact: bool) -> None:
+def _write_image(array: NDArray[Any], grid: Grid, path: Path, target: Path) -> None:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
     image.SetDirection(grid.direction)
-    partial = staging.path(target)
     try:
         with silence():
-            sitk.WriteImage(image, str(partial), useCompression=True)
-            back = sitk.ReadImage(str(partial))
+            sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError:
-        raise OutputError(f"cannot write '{target}': {_disk(partial)}; free some space and run again") from None
-    same_grid = grid_of(back) == grid if exact else grid_of(back).equals(grid)
-    if not same_grid or not np.array_equal(sitk.GetArrayViewFromImage(back), array):
-        raise OutputError(f"'{target}' read back differs from what was written: {_disk(partial)}; run again")
+        raise OutputError(f"cannot write '{target}': {_disk(path)}; free some space and run again") from None
+
+
+def _read_back(partial: Path, image_io: str, array: NDArray[Any], grid: Grid, target: Path, exact: bool) -> None:
+    try:
+        with silence():
+            back = sitk.ReadImage(str(partial), imageIO=image_io)
+        found = grid_of(back)
+        if (found == grid if exact else found.equals(grid)) and np.array_equal(sitk.GetArrayViewFromImage(back), array):
+            return
+    except RuntimeError:
+        pass
+    raise OutputError(f"'{target}' read back differs from what was written, {_disk(partial)}; run again")
 
 
 def _disk(path: Path) -> str:
@@ -106,12 +146,3 @@ def _disk(path: Path) -> str:
         return f"the disk has {stats.f_bavail * stats.f_frsize / 1e6:.1f} MB free"
     except OSError as error:
         return f"the folder is gone ({error.strerror})"
-
-
-def _alive(partial: Path) -> bool:
-    """Whether the process that a temporary name belongs to still runs (and is not this one)."""
-    with suppress(ValueError, OSError):
-        pid = int(partial.name[len(PARTIAL) :].split("-")[0])
-        os.kill(pid, 0)
-        return pid != os.getpid()
-    return False

@@ -121,6 +121,18 @@ def moved(image: sitk.Image) -> sitk.Image:
     return image
 
 
+def as_nifti(folder: Path, pet: Path, ct: Path) -> list[str]:
+    path = folder / "input" / "p.nii"
+    sitk.WriteImage(sitk.ReadImage(str(pet)), str(path))
+    path.write_bytes(path.read_bytes()[:-4000])
+    return ["--input", str(path), str(ct)]
+
+
+def report_in_a_folder(folder: Path, pet: Path, ct: Path) -> list[str]:
+    (folder / "output" / "reports").mkdir(parents=True)
+    return ["--report", str(folder / "output" / "reports")]
+
+
 def second(folder: Path, pet: Path, ct: Path) -> None:
     shutil.copy(pet, pet.with_name("second.mha"))
 
@@ -193,6 +205,7 @@ CASES = [
     Bad(title="DICOM file in place of an image", exit_code=3,
         make=do(lambda f, pet, ct: ["--input", str(pet.rename(pet.with_suffix(".dcm"))), str(ct)])),
     Bad(title="truncated MHA", make=change_bytes(0, lambda b: b[: len(b) // 2]), exit_code=3),
+    Bad(title="truncated NIfTI", make=do(as_nifti), exit_code=3),
     Bad(title="damaged compressed MHA", make=do(damaged_compression), exit_code=3),
     Bad(title="random bytes", make=change_bytes(1, lambda b: bytes(np.random.default_rng(0).bytes(5000))), exit_code=3),
     Bad(title="empty file", make=change_bytes(0, lambda b: b""), exit_code=3),
@@ -209,6 +222,7 @@ CASES = [
     Bad(title="CT with minimum above -100", make=change_array(1, lambda a: np.maximum(a, 0)), exit_code=3),
     Bad(title="CT with maximum above 32,767", make=change_array(1, lambda a: a.astype(np.float32) * 100), exit_code=3),
     Bad(title="PET and CT exchanged", make=do(lambda f, pet, ct: ["--input", str(ct), str(pet)]), exit_code=3),
+    Bad(title="voxels of 4,000 mm", make=change_bytes(0, header(SPACING, b"ElementSpacing = 4000 4 4")), exit_code=3),
     Bad(title="zero spacing", make=change_bytes(0, header(SPACING, b"ElementSpacing = 0 4 4")), exit_code=3),
     Bad(title="infinite spacing", make=change_bytes(0, header(SPACING, b"ElementSpacing = inf 4 4")), exit_code=3),
     Bad(title="non-orthogonal direction", exit_code=3,
@@ -220,14 +234,25 @@ CASES = [
         make=change_bytes(0, header(SIZE, b"DimSize = 28 24 30"))),
     Bad(title="dimensions in the header larger than the memory", exit_code=3,
         make=change_bytes(0, header(SIZE, b"DimSize = 40000 30000 20000"))),
+    Bad(title="dimensions in the header smaller than the file", exit_code=3,
+        make=change_bytes(0, header(SIZE, b"DimSize = 24 24 20"))),
+    Bad(title="a hundred dimensions", make=change_bytes(0, header(b"NDims = 3", b"NDims = 100")), exit_code=3),
+    Bad(title="origin that is no number", exit_code=3,
+        make=change_bytes(0, header(b"Offset = 0 0", b"Offset = nan 0"))),
     Bad(title="one slice", make=change_image(0, lambda i: i[:, :, :1]), exit_code=3),
     Bad(title="output is a file", make=do(file_as_output), exit_code=5),
     Bad(title="read-only output", make=do(lambda f, pet, ct: ["--output", "/sys/output"]), exit_code=5),
     Bad(title="output holds another result", make=do(other_result), exit_code=5),
+    Bad(title="input in the output folder", make=do(lambda f, pet, ct: ["--output", str(f / "input")]), exit_code=5),
+    Bad(title="report where a folder is", make=do(report_in_a_folder), exit_code=5),
+    Bad(title="report in the mask's place", exit_code=5,
+        make=do(lambda f, pet, ct: ["--report", str(f / "output/images/automated-petct-lesion-segmentation/ct.mha")])),
     Bad(title="disk full", make=do(lambda f, pet, ct: []), exit_code=5, file_limit_bytes=200),
     Bad(title="weights are not there", make=do(lambda f, pet, ct: ["--weights", "absent"]), exit_code=4),
     Bad(title="damaged weights", make=bundle(damage_member), exit_code=4),
     Bad(title="unknown key in the manifest", make=bundle(edit_manifest(colour="red")), exit_code=4),
+    Bad(title="a number in the manifest that is none", exit_code=4,
+        make=bundle(edit_manifest(crop={"suv_above": 10**400}))),
     Bad(title="weights of another network", exit_code=4,
         make=bundle(edit_manifest(network={"fusion": "early", "widths": [8, 8, 16, 32, 64]}))),
     Bad(title="DiWA of members with different starts", exit_code=2,
@@ -281,8 +306,8 @@ def table(outcomes: list[Outcome]) -> str:
         "`test/test_errors.py`. The folder of the study is shown as FOLDER, the repository as REPOSITORY, and figures",
         "that depend on the machine as N.", "",
         "Exit codes: 2 a setting or option, 3 the study, 4 the weights, 5 the output, 1 anything unexpected,",
-        "130 interrupted, 143 terminated. Limits on values are settings: `--limit NAME=VALUE` moves one for one run,",
-        "a bundle's manifest for every run with it. `--debug` adds a traceback.", "",
+        "130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves",
+        "one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.", "",
         "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET volume, a PET without foreground and",
         "an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.",
         "", "| bad input | what the user reads | exit code |", "|---|---|---|", *rows, "",

@@ -48,10 +48,9 @@ def differences(input_folder: Path, expected_folder: Path, output_folder: Path) 
         raise OSError(f"{expected_folder / mask_file} is not there")
 
     written = _files(output_folder)
-    masks = [file for file in written if file.suffix.lower() == ".mha"]
-    if masks != [mask_file]:
+    if written != [mask_file]:
         names = ", ".join(map(str, written)) or "no file at all"
-        return [f"exactly one .mha must come out, {mask_file}; found {len(masks)} .mha ({names})"]
+        return [f"exactly one file must come out, {mask_file}; found {len(written)} ({names})"]
 
     output = sitk.ReadImage(str(output_folder / mask_file))
     expected = sitk.ReadImage(str(expected_folder / mask_file))

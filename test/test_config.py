@@ -50,7 +50,7 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
         ("network.widths", [0, 4], "widths"),
         ("network.widths", "44", "widths"),
         ("network.widths", [4.5, 4], "widths"),
-        ("intensity.suv_top", 0, "suv_top must be above 0"),
+        ("intensity.suv_top", 0, "suv_top must be at least"),
         ("intensity.suv_top", "40", "must be a finite number"),
         ("intensity.ct_clip", 1, "must be bool"),
         ("intensity.ct_low_hu", 1000, "must lie below"),

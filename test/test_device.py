@@ -67,6 +67,7 @@ def test_an_unknown_device_is_refused() -> None:
 
 def test_only_real_memory_errors_count() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."))
     assert not is_out_of_memory(RuntimeError("out of memory, said somebody"))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator: not enough memory"))
 
@@ -84,4 +85,5 @@ def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
     masks = [
         vote(image, voters(bundle), bundle.manifest, device, 2).margin > 0 for device in (cpu, choose_device("cuda"))
     ]
-    assert (masks[0] == masks[1]).float().mean() > 0.99
+    assert 0.01 < masks[0].float().mean() < 0.99
+    assert 2 * (masks[0] & masks[1]).sum() / (masks[0].sum() + masks[1].sum()) > 0.99

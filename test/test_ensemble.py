@@ -8,7 +8,7 @@ from torch import nn
 from model.config import Manifest
 from model.device import Device
 from model.ensemble import ladder, vote
-from model.errors import CaseError
+from model.errors import CaseError, WeightsError
 from model.manifest import load_bundle
 
 
@@ -97,3 +97,25 @@ def test_no_memory_on_the_last_rung_is_an_error_of_the_case(manifest, cpu) -> No
 def test_another_runtime_error_is_not_taken_for_out_of_memory(manifest, cpu) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         run([(1, Constant(1.0, fail=1, error=RuntimeError("shapes do not fit")))], manifest, cpu, batch=2)
+
+
+def test_a_bare_memory_error_goes_down_the_ladder_too(manifest, cpu) -> None:
+    assert run([(1, Constant(1.0, fail=1, error=MemoryError()))], manifest, cpu, batch=2).rung.batch == 1
+
+
+def test_logits_that_are_not_finite_are_an_error_and_never_a_mask(manifest, cpu) -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(WeightsError, match="NaN or infinite logits"):
+            run([(1, Constant(value))], manifest, cpu)
+
+
+def test_an_overflow_in_reduced_precision_is_run_again_in_float32(manifest) -> None:
+    reduced = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="")
+
+    class Overflows(Constant):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.difference = float("inf") if torch.is_autocast_enabled("cpu") else 2.0
+            return super().forward(image)
+
+    said = run([(1, Overflows(0.0))], manifest, reduced)
+    assert (said.margin == 2).all() and "run again in float32" in said.warnings[0]

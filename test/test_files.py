@@ -4,7 +4,16 @@ import os
 import pytest
 
 from model.errors import OutputError
-from model.files import PARTIAL, Staging, free_memory_bytes, is_lfs_pointer, peak_memory_bytes, sha256_of, silence
+from model.files import (
+    PARTIAL,
+    Staging,
+    free_memory_bytes,
+    is_lfs_pointer,
+    peak_memory_bytes,
+    remove_left_behind,
+    sha256_of,
+    silence,
+)
 
 
 def test_files_appear_together_and_only_on_commit(tmp_path) -> None:
@@ -56,9 +65,35 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     assert peak_memory_bytes() > before + 40_000_000 and len(block) > before
 
 
-def test_what_libraries_print_is_kept_away_and_given_back(capfd) -> None:
-    with silence() as said:
+def test_what_libraries_print_is_kept_away(capfd) -> None:
+    with silence():
         os.write(1, b"to the first\n")
         os.write(2, b"to the second\n")
-    assert said == ["to the first", "to the second"]
-    assert capfd.readouterr() == ("", "")
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("after\n", "")
+
+
+def test_no_temporary_name_ends_in_mha(tmp_path) -> None:
+    with Staging() as staging:
+        assert [staging.path(tmp_path / name).suffix for name in ("a.mha", "b.MHA", "c.png")] == ["", "", ".png"]
+
+
+def test_a_rename_that_fails_leaves_none_of_the_files(tmp_path) -> None:
+    (tmp_path / "mask.txt").mkdir()  # nothing can be renamed onto a folder
+    with Staging() as staging:
+        for name in ("mask.txt", "report.txt"):
+            staging.path(tmp_path / name).write_text("x")
+        with pytest.raises(OutputError, match="cannot finish"):
+            staging.commit()
+    assert [p.name for p in tmp_path.iterdir()] == ["mask.txt"]
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path) -> None:
+    left, folder, other = tmp_path / f"{PARTIAL}x.png", tmp_path / f"{PARTIAL}folder", tmp_path / "x.txt"
+    left.write_text("")
+    other.write_text("")
+    folder.mkdir()
+    with Staging() as staging:  # a run that lives
+        running = staging.path(tmp_path / "y.png")
+        remove_left_behind(tmp_path)
+        assert running.exists() and not left.exists() and folder.exists() and other.exists()

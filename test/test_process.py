@@ -3,11 +3,14 @@
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from conftest import ROOT, run_process, tiny_images, write_study
 from PIL import Image
@@ -123,9 +126,13 @@ def test_the_version_is_printed() -> None:
 
 def test_help_says_default_and_cost_of_every_option() -> None:
     text = " ".join(run_process("--help").stdout.split())
-    for option in "input output weights method device edition preview save-probabilities report".split():
-        assert f"--{option} " in text
-    assert text.count("default") >= 10 and "not a medical device" in text
+    pattern = r" (--[a-z-]+) (?:(?! --[a-z]).)*?\(default: [^)]*; cost: [^)]*\)"
+    options = re.findall(pattern, text.partition("options:")[2])
+    assert sorted(options) == sorted(
+        f"--{o}" for o in "input output weights method device edition preview save-probabilities report limit debug "
+        "version".split()
+    )
+    assert "not a medical device" in text
 
 
 def test_debug_shows_the_traceback(tmp_path) -> None:
@@ -142,13 +149,44 @@ def test_inputs_are_read_before_torch_is_imported(tiny_bundle, tmp_path) -> None
     assert done.stdout == "3 False False\n", done
 
 
-def test_a_terminated_run_leaves_no_file(tiny_study, tiny_bundle, tmp_path) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "process.py"), "--input", str(tiny_study), "--output", str(out),
-               "--weights", str(tiny_bundle)]  # fmt: skip
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+def test_a_stopped_run_says_so_and_leaves_no_file(number: int, name: str, make_bundle, tmp_path) -> None:
+    slow = make_bundle(tmp_path / "slow", members=40)
+    folder, out = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
+    command = [sys.executable, str(ROOT / "process.py"), "--input", folder, "--output", out, "--weights", slow]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
-    process.stderr.readline()  # the first window is done
-    process.terminate()
-    assert process.wait(30) in (143, 0)
-    assert files(out) in ([], [CONTRACT]) and (process.returncode == 0) == (files(out) == [CONTRACT])
+    process.stderr.readline()  # a tenth is done
+    process.send_signal(number)
+    last = process.stderr.read().strip().splitlines()[-1]
+    assert process.wait(30) == 128 + number and last == f"error: stopped by {name}; no output was written"
+    assert files(out) == []
+
+
+def test_a_killed_run_does_not_hinder_the_next(make_bundle, tmp_path) -> None:
+    slow = make_bundle(tmp_path / "slow", members=20)
+    folder, out = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
+    command = [sys.executable, str(ROOT / "process.py"), "--input", folder, "--output", out, "--weights", slow]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.kill()
+    process.wait()
+    (out / ".partial-left").write_text("as if killed while writing")
+    assert run_process("--input", folder, "--output", out, "--weights", slow).returncode == 0
+    assert files(out) == [CONTRACT]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| head -c 1 > /dev/null"])
+def test_closed_streams_do_not_hinder_a_run(closed: str, tiny_study, tiny_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    line = f"set -o pipefail; {sys.executable} {ROOT}/process.py --input {tiny_study} --output {out} "
+    line += f"--weights {tiny_bundle} {closed}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 0 and files(out) == [CONTRACT], done.stderr
+
+
+def test_an_error_with_closed_stdout_is_still_one_line(tmp_path) -> None:
+    line = f"{sys.executable} {ROOT}/process.py --input {tmp_path}/absent --output {tmp_path}/out >&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1

@@ -1,4 +1,6 @@
+import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +68,10 @@ def test_inputs_json_is_matched_by_a_word_of_the_slug_else(tiny_study) -> None:
         ([("pet", "images/pet")], "names 0 sockets for CT"),
         ([("pet-ct", "images/both")], "one folder"),
         ([("pet", "../../elsewhere"), ("ct", "images/ct")], "leads out of"),
+        ([("pet", "/elsewhere"), ("ct", "images/ct")], "leads out of"),
+        ([("pet", "images/../../elsewhere"), ("ct", "images/ct")], "leads out of"),
     ],
-    ids=["two", "none", "both", "outside"],
+    ids=["two", "none", "both", "outside", "absolute", "hidden"],
 )
 def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, said: str, tiny_study) -> None:
     listing(tiny_study, *sockets)
@@ -75,11 +79,42 @@ def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, said: s
         find_pair(tiny_study)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null"])
+@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null", "[" * 100_000])
 def test_inputs_json_that_is_no_list_of_sockets_is_refused(text: str, tiny_study) -> None:
     (tiny_study / "inputs.json").write_text(text)
     with pytest.raises(CaseError, match="inputs.json"):
         find_pair(tiny_study)
+
+
+def test_inputs_json_may_have_a_byte_order_mark_and_folders_may_be_links(tiny_study, tmp_path) -> None:
+    (tiny_study / "images/pet").rename(tmp_path / "elsewhere")
+    (tiny_study / "images/pet").symlink_to(tmp_path / "elsewhere")
+    listing(tiny_study, ("x", "./images/ct/"), ("y", "images/pet"))
+    content = (tiny_study / "inputs.json").read_bytes()
+    (tiny_study / "inputs.json").write_bytes(b"\xef\xbb\xbf" + content)
+    assert [p.parent.name for p in find_pair(tiny_study)] == ["pet", "ct"]
+
+
+def test_endings_in_capitals_are_read_and_names_that_are_not_utf8_are_refused(tmp_path) -> None:
+    pet, _ = tiny_images()
+    sitk.WriteImage(pet, str(tmp_path / "p.mha"))
+    loud = (tmp_path / "p.mha").rename(tmp_path / "P.MHA")
+    assert read_volume(loud, "PET").grid.size == pet.GetSize()
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.mha"))
+    loud.rename(strange)
+    with pytest.raises(CaseError, match="not UTF-8"):
+        read_volume(strange, "PET")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_nifti_with_fewer_bytes_than_its_header_says_is_refused(suffix: str, tmp_path) -> None:
+    path = tmp_path / "p.nii"
+    sitk.WriteImage(tiny_images()[0], str(path))
+    content = path.read_bytes()[:-1]
+    path = tmp_path / f"q{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(CaseError, match="its header asks for"):
+        read_volume(path, "PET")
 
 
 def test_lesion_clicks_are_noticed_and_left_alone(tiny_study) -> None:

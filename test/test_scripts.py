@@ -116,9 +116,10 @@ def test_another_size_fails(sample: Path) -> None:
     assert "size is (100, 100, 99)" in _compare(sample, status=1)
 
 
-def test_two_files_fail(sample: Path) -> None:
-    shutil.copy(sample / "output" / MASK, sample / "output" / "second.mha")
-    assert "found 2 .mha" in _compare(sample, status=1)
+@pytest.mark.parametrize("name", ["second.mha", "stray.json", "images/second.nii.gz"])
+def test_two_files_fail(name: str, sample: Path) -> None:
+    shutil.copy(sample / "output" / MASK, sample / "output" / name)
+    assert "found 2 (" in _compare(sample, status=1)
 
 
 def test_no_file_fails(sample: Path) -> None:
@@ -128,7 +129,7 @@ def test_no_file_fails(sample: Path) -> None:
 
 def test_a_file_at_another_place_fails(sample: Path) -> None:
     (sample / "output" / MASK).rename(sample / "output" / "ct-1.mha")
-    assert "exactly one .mha must come out" in _compare(sample, status=1)
+    assert "exactly one file must come out" in _compare(sample, status=1)
 
 
 def test_a_file_that_is_no_image_fails(sample: Path) -> None:

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import textwrap
@@ -9,9 +8,9 @@ import SimpleITK as sitk
 from conftest import ROOT
 
 from model.errors import OutputError
-from model.files import PARTIAL, Staging
+from model.files import Staging
 from model.geometry import Grid, grid_of
-from model.writing import check_only_mask, check_output, mask_path, write_mask, write_probabilities
+from model.writing import check_targets, mask_path, write_mask, write_probabilities
 
 AWKWARD = Grid(
     size=(5, 6, 7), spacing_mm=(4.07283, 4.07283, 1 / 3), origin_mm=(-347.7962875, 1e-7, 0.1 + 0.2),
@@ -52,21 +51,31 @@ def test_another_mha_below_the_output_is_refused_and_not_deleted(tmp_path) -> No
     target = mask_path(tmp_path, "x", 2)
     target.parent.mkdir(parents=True)
     target.write_text("from before")
-    check_only_mask(tmp_path, target)
+    check_targets(tmp_path, [target], [])
     other = tmp_path / "other.mha"
     other.write_text("kept")
     with pytest.raises(OutputError, match="already holds another result"):
-        check_only_mask(tmp_path, target)
-    assert other.read_text() == "kept"
+        check_targets(tmp_path, [target], [])
+    assert other.read_text() == "kept" and target.read_text() == "from before"
 
 
-def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path) -> None:
-    left = tmp_path / f"{PARTIAL}999999999-x.mha"
-    running = tmp_path / f"{PARTIAL}{os.getppid()}-x.mha"
-    for file in (left, running, tmp_path / "x.txt"):
-        file.write_text("")
-    check_output(tmp_path)
-    assert not left.exists() and running.exists() and (tmp_path / "x.txt").exists()
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("images/automated-petct-lesion-segmentation/x.mha", "into one file"), ("other.mha", "only the mask"),
+     ("folder", "is a folder"), ("y" * 300 + ".json", "longer than 255"), ("file/r.json", "cannot write into")],
+)  # fmt: skip
+def test_a_second_result_that_cannot_be_written_is_refused_before_the_work(name: str, said: str, tmp_path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=said):
+        check_targets(tmp_path, [mask_path(tmp_path, "x", 2), tmp_path / name], [])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_input_in_the_output_folder_is_told_as_such(tmp_path) -> None:
+    with pytest.raises(OutputError, match="lies in the output folder"):
+        check_targets(tmp_path, [mask_path(tmp_path, "x", 2)], [tmp_path / "images/ct/x.mha"])
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path) -> None:

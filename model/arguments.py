@@ -1,0 +1,71 @@
+"""The command line of process.py: every option with its default, unit and cost."""
+
+import argparse
+import os
+from pathlib import Path
+
+from model import __version__
+from model.config import METHODS
+from model.errors import ConfigError
+from model.manifest import MOUNTED
+
+
+def arguments() -> argparse.Namespace:
+    """The parsed and checked command line; the environment fills in what it leaves out. Raises ConfigError."""
+    parser = argparse.ArgumentParser(
+        prog="process.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Segment tumour lesions in one whole-body FDG PET/CT study.\n"
+        "Research use only; not a medical device.",
+        epilog="What a run cost, second by second and at its peak of memory, is in --report.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--input", nargs="+", type=Path, default=[Path("/input")], metavar="PATH",
+        help="a folder with images/pet and images/ct, or two files: PET in SUV, CT in HU, as MHA, MHD, NRRD or "
+             "NIfTI (default: /input; cost: compressed files take longer to read than uncompressed ones)")
+    add("--output", type=Path, default=Path("/output"), metavar="DIR",
+        help="where the mask goes, below images/; made if absent (default: /output; cost: the compressed mask)")
+    add("--weights", default=os.environ.get("LESION_WEIGHTS") or None, metavar="FOLDER_OR_NAME",
+        help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
+             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa; environment: "
+             "LESION_WEIGHTS; cost: time and memory grow with the network's widths and window)")
+    add("--method", default=os.environ.get("LESION_METHOD") or None, metavar="|".join(METHODS),
+        help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
+             "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)")
+    add("--device", default="auto", metavar="auto|cuda|cpu",
+        help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, the CPU in float32 "
+             "(default: auto; cost: the CPU is many times slower for wide networks)")
+    add("--edition", default=os.environ.get("AUTOPET_EDITION") or "2", metavar="1..5",
+        help="autoPET edition, sets the output folder (IV, V) and writes III's data-centric-model.json (default: 2; "
+             "environment: AUTOPET_EDITION; cost: none)")
+    add("--preview", action="store_true",
+        help="also write OUTPUT/<name>_preview.png, projections with the mask outlined (default: no; cost: little)")
+    add("--save-probabilities", action="store_true",
+        help="also write OUTPUT/<name>_probabilities.nrrd, float32 in [0, 1] on the PET grid (default: no; cost: "
+             "4 bytes a voxel of memory, up to that on the disk, and the time to compress it)")
+    add("--report", type=Path, metavar="FILE.json",
+        help="also write lesions, volume in ml, seconds a stage, memory in bytes, versions, weights' sha256 "
+             "(default: no; cost: none)")
+    add("--limit", action="append", default=[], metavar="NAME=VALUE",
+        help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
+             "(mm); may be repeated (default: the bundle's; cost: none)")
+    add("--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)")
+    add("--version", action="version", version=f"petct-lesion-segmentation {__version__}",
+        help="print the version and stop (default: no; cost: none)")
+    options = parser.parse_args()
+    check(options)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for a value that no run can use; turns the edition into a number."""
+    if len(options.input) > 2:
+        raise ConfigError(f"--input takes a folder, or PET and CT, got {len(options.input)} paths")
+    if options.method and options.method not in METHODS:
+        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    if options.device not in ("auto", "cuda", "cpu"):
+        raise ConfigError(f"--device must be one of auto, cuda, cpu, got {options.device!r}")
+    if options.edition not in ("1", "2", "3", "4", "5"):
+        raise ConfigError(f"--edition must be 1 to 5, got {options.edition!r}")
+    options.edition = int(options.edition)
+    options.unused_mount = not (options.weights or options.method) and MOUNTED.is_dir() and any(MOUNTED.iterdir())
+    options.unused_mount = options.unused_mount and not (MOUNTED / "manifest.json").is_file()
