@@ -5,7 +5,7 @@
 makes the phantoms (seeds 0 and up: the training range), trains a base network to theta_0, fine-tunes the
 members from it with different learning rates and augmentation strengths while averaging their weights
 (Ahn and Park, section 2.5, equation 2), and writes weights/eoa (all members) and weights/diwa (their
-uniform soup). The run folder keeps every network, so that an interrupted run goes on where it was.
+uniform soup). The run folder keeps every phantom and network; what is done there is not done again.
 """
 
 import argparse
@@ -75,11 +75,11 @@ class Phase:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="run folder; an interrupted run goes on there")
-    parser.add_argument("--studies", type=int, default=30, help="phantoms to train on (default 30, about 6 s each)")
-    parser.add_argument("--base", type=int, default=900, help="steps of the base run (default 900, about 1.5 s each)")
-    parser.add_argument("--paired", type=int, default=700, help="steps on pairs of crops (default 700, about 2 s each)")
-    parser.add_argument("--member", type=int, default=90, help="steps of each member (default 90, about 2 s each)")
+    parser.add_argument("--run", type=Path, required=True, help="run folder; phantoms and phases that are done there are not done again")
+    parser.add_argument("--studies", type=int, default=30, help="phantoms to train on (default 30)")
+    parser.add_argument("--base", type=int, default=900, help="steps of the base run (default 900)")
+    parser.add_argument("--paired", type=int, default=700, help="steps on pairs of crops (default 700)")
+    parser.add_argument("--member", type=int, default=60, help="steps of each member (default 60)")
     parser.add_argument("--force", action="store_true", help="replace weights/eoa and weights/diwa")
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def export(states: dict[str, State], start: State, options: argparse.Namespace) 
             provenance=Provenance(
                 data=f"synthetic phantoms alone, seeds 0 to {options.studies - 1}, "
                 f"sites {', '.join(sorted(set(SITES)))}",
-                commit=commit(), date=time.strftime("%Y-%m-%d"), scores={},
+                commit=commit(), date=time.strftime("%Y-%m-%d"), scores={"measured": "weights/README.md"},
                 attribution="method of Ahn and Park, Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks "
                 "through Effective Training Methods",
             ),
