@@ -75,7 +75,7 @@ class Phase:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="run folder; phantoms and phases that are done there are not done again")
+    parser.add_argument("--run", type=Path, required=True, help="run folder; what is done there is not done again")
     parser.add_argument("--studies", type=int, default=30, help="phantoms to train on (default 30)")
     parser.add_argument("--base", type=int, default=900, help="steps of the base run (default 900)")
     parser.add_argument("--paired", type=int, default=700, help="steps on pairs of crops (default 700)")
