@@ -1,6 +1,6 @@
 """Scores of a bundle, case by case: on fresh phantoms, or on real studies with their contours.
 
-    python -m benchmark.scores --weights eoa --first 200100 --count 5
+    python -m benchmark.scores --weights eoa --first 200200 --count 5
     python -m benchmark.scores --weights eoa --real ../shared/data/sts STS_001 STS_019
 
 Phantom scores are of synthetic studies; seeds from 200,000 on are never used in training or selection.
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--weights", default="eoa", help="bundle folder or name (default eoa)")
     parser.add_argument("--method", help="eoa or diwa (default: the bundle's)")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    parser.add_argument("--first", type=int, default=TEST_SEEDS_FROM + 100, help="first phantom seed (default 200100)")
+    parser.add_argument("--first", type=int, default=TEST_SEEDS_FROM + 200, help="first phantom seed (default 200200)")
     parser.add_argument("--count", type=int, default=5, help="phantoms, seeds one apart (default 5)")
     parser.add_argument("--site", default="A", help="the phantoms' scanner (default A)")
     parser.add_argument("--real", nargs="+", metavar=("FOLDER", "CASE"), help="a folder of real studies, their names")

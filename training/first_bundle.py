@@ -38,6 +38,7 @@ NETWORK = Network(fusion="middle", widths=(8, 8, 16, 32, 64))
 WINDOW = (64, 64, 64)  # of training and inference alike: instance norm sees the same
 CROP = Crop(suv_above=0.2)  # cuts most of the air: fewer windows on a CPU
 INTENSITY = Intensity(ct_clip=True, suv_top=20.0)
+LESION_BIAS = 2.0  # of 0, 1, 2, 3, 4 the highest with FPV below 50 ml on each of the phantoms 100010 to 100015
 HOT_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 SITES = ("A", "B", "A", "D", "A", "C")  # half of the studies are of the sample's kind of scanner
 
@@ -92,7 +93,7 @@ def main() -> None:
         Phase(name="strong", steps=options.member, rate=6e-4, strength=1.5, seed=3, average=True),
     ]
     start = run(paired, run(base, None, studies, options), studies, options)
-    states = {phase.name: run(phase, start, studies, options) for phase in members}
+    states = {phase.name: more_sensitive(run(phase, start, studies, options)) for phase in members}
     export(states, start, options)
 
 
@@ -168,6 +169,11 @@ def run(phase: Phase, start: State | None, studies: list[Study], options: argpar
     state = mean if phase.average else {k: v.detach().clone() for k, v in network.state_dict().items()}
     save_file(state, path)
     return state
+
+
+def more_sensitive(state: State) -> State:
+    """The state with LESION_BIAS added to the lesion's logit: the Dice loss leaves a short run too cautious."""
+    return state | {"decoder.fc.bias": state["decoder.fc.bias"] + torch.tensor([0.0, LESION_BIAS])}
 
 
 def rate_schedule(phase: Phase) -> Callable[[int], float]:
