@@ -6,6 +6,7 @@ patient's left, y to anterior, z to superior, as in autoPET's training volumes. 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -85,6 +86,21 @@ def grid_of(image: sitk.Image) -> Grid:
         size=tuple(image.GetSize()), spacing_mm=tuple(image.GetSpacing()),
         origin_mm=tuple(image.GetOrigin()), direction=tuple(image.GetDirection()),
     )  # fmt: skip
+
+
+class _Held:
+    """Hands out an image's memory and keeps the image alive as long as an array on it lives."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self.image = image
+        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
+
+
+def array_of(image: sitk.Image) -> NDArray[Any]:
+    """The image's voxels (z, y, x), read-only and not copied; unlike SimpleITK's own view it keeps the image alive."""
+    array: NDArray[Any] = np.asarray(_Held(image))
+    array.flags.writeable = False
+    return array
 
 
 def las_view(grid: Grid) -> LasView:

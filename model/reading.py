@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.config import Limits
 from model.errors import CaseError
 from model.files import free_memory_bytes, silence
-from model.geometry import Grid, grid_of
+from model.geometry import Grid, array_of, grid_of
 from model.integrity import check_bytes
 
 IMAGE_IO = {
@@ -112,7 +112,7 @@ def read_volume(path: Path, what: str) -> Volume:
         raise CaseError(f"{what} '{path}' does not fit into memory; use a machine with more") from None
     except OSError as error:
         raise CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to it") from None
-    return Volume(path=path, grid=grid_of(image), array=sitk.GetArrayViewFromImage(image), image=image)
+    return Volume(path=path, grid=grid_of(image), array=array_of(image), image=image)
 
 
 def check_spacing(volume: Volume, what: str, limits: Limits) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.geometry import grid_of, las_view
+from model.geometry import array_of, grid_of, las_view
 
 ORDERS = ["".join(code) for axes in itertools.permutations(("RL", "AP", "IS")) for code in itertools.product(*axes)]
 
@@ -64,3 +64,11 @@ def test_voxel_volume_is_in_millilitres() -> None:
     image = sitk.Image(2, 2, 2, sitk.sitkUInt8)
     image.SetSpacing((2.0, 5.0, 10.0))
     assert grid_of(image).voxel_ml == pytest.approx(0.1)
+
+
+def test_an_array_keeps_its_image_alive_and_cannot_be_written() -> None:
+    values = np.random.default_rng(0).random((60, 70, 80))
+    array = array_of(sitk.GetImageFromArray(values))  # the image has no other owner
+    others = [np.full(values.shape, 7.0) for _ in range(20)]
+    np.testing.assert_array_equal(array, values)
+    assert not array.flags.writeable and len(others) == 20
