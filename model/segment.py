@@ -20,7 +20,7 @@ from model.reading import Case
 from model.resampling import resample_ct
 from model.weights import voters
 
-BATCH = {"cpu": 1, "cuda": 2}  # windows at a time before memory runs out
+BATCH = {"cpu": 2, "cuda": 2}  # windows at a time before memory runs out
 
 
 @dataclass(kw_only=True)
