@@ -145,7 +145,7 @@ class Member:
             if value is None and name == "start_sha256":
                 continue
             if not isinstance(value, str) or not SHA256.fullmatch(value):
-                raise ConfigError(f"member {self.file}: {name} must be 64 hexadecimal digits, got {value!r}")
+                raise ConfigError(f"member {self.file}: {name} must be 64 hexadecimal digits, got {str(value)[:60]}")
         if not 0 < self.weight < 1e6:
             raise ConfigError(f"member {self.file}: weight must be above 0, got {self.weight}")
 
@@ -274,13 +274,13 @@ def _fields(cls: type, data: Any, where: str) -> dict[str, Any]:
 def _type(owner: object, name: str, kind: type) -> None:
     value = getattr(owner, name)
     if not isinstance(value, kind):
-        raise ConfigError(f"{type(owner).__name__}.{name} must be {kind.__name__}, got {value!r}")
+        raise ConfigError(f"{type(owner).__name__}.{name} must be {kind.__name__}, got {str(value)[:60]}")
 
 
 def _number(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
-        raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number, got {value!r}")
+        raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number, got {str(value)[:60]}")
 
 
 def _numbers(owner: object, name: str, whole: bool) -> None:
