@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from model.config import Limits
 from model.device import choose_device, make_deterministic
-from model.geometry import grid_of
 from model.lesions import Scores, score
 from model.manifest import find_bundle, load_bundle
-from model.reading import Case, Volume, read_case, read_volume
+from model.reading import Case, read_case, read_volume, volume_of
 from model.segment import Stopwatch, segment
 from training.phantom import TEST_SEEDS_FROM, make_phantom, to_images
 
@@ -64,10 +63,7 @@ def phantoms(options: argparse.Namespace) -> Iterator[tuple[Case, NDArray[np.boo
 def phantom_case(seed: int, site: str = "A") -> tuple[Case, NDArray[np.bool_]]:
     """A phantom with lesions as a study, and its truth (z, y, x)."""
     phantom = make_phantom(seed, site, "positive")
-    pet, ct, _ = (
-        Volume(path=Path(f"phantom-{seed}"), grid=grid_of(image), array=array, image=image)
-        for image, array in zip(to_images(phantom), (phantom.pet, phantom.ct, phantom.truth), strict=True)
-    )
+    pet, ct, _ = (volume_of(image, Path(f"phantom-{seed}")) for image in to_images(phantom))
     return Case(name=f"phantom {seed}", pet=pet, ct=ct, warnings=()), phantom.truth.astype(bool)
 
 

@@ -54,10 +54,6 @@ class Staging:
             ) from None
         return partial
 
-    def path_of(self, target: Path) -> Path:
-        """The temporary path that was given out for `target`."""
-        return next(partial for partial, staged in self._pairs if staged == target)
-
     def commit(self) -> None:
         """Flush every file to the disk, then rename all, the first staged last. Raises OutputError, leaving none."""
         renamed: list[Path] = []

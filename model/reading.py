@@ -112,6 +112,11 @@ def read_volume(path: Path, what: str) -> Volume:
         raise CaseError(f"{what} '{path}' does not fit into memory; use a machine with more") from None
     except OSError as error:
         raise CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to it") from None
+    return volume_of(image, path)
+
+
+def volume_of(image: sitk.Image, path: Path) -> Volume:
+    """The volume of an image in memory; `path` is what messages call it."""
     return Volume(path=path, grid=grid_of(image), array=array_of(image), image=image)
 
 

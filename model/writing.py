@@ -86,8 +86,8 @@ def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "mask.mha"
         _write_image(mask.astype(np.uint8), grid, whole, target)
-        write_bytes(whole.read_bytes(), target, staging)
-    _read_back(staging.path_of(target), "MetaImageIO", mask, grid, target, exact=True)
+        partial = write_bytes(whole.read_bytes(), target, staging)
+    _read_back(partial, "MetaImageIO", mask, grid, target, exact=True)
 
 
 def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
@@ -105,8 +105,8 @@ def write_json(content: Any, target: Path, staging: Staging) -> None:
     write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace"), target, staging)
 
 
-def write_bytes(content: bytes, target: Path, staging: Staging) -> None:
-    """Stage `content`. Raises OutputError."""
+def write_bytes(content: bytes, target: Path, staging: Staging) -> Path:
+    """Stage `content`; returns the temporary path. Raises OutputError."""
     partial = staging.path(target)
     try:
         partial.write_bytes(content)
@@ -114,6 +114,7 @@ def write_bytes(content: bytes, target: Path, staging: Staging) -> None:
         raise OutputError(
             f"cannot write '{target}': {error.strerror}, {_disk(partial)}; free some space and run again"
         ) from None
+    return partial
 
 
 def _write_image(array: NDArray[Any], grid: Grid, path: Path, target: Path) -> None:

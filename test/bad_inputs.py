@@ -140,8 +140,9 @@ def second(folder: Path, pet: Path, ct: Path) -> None:
 def damaged_compression(folder: Path, pet: Path, ct: Path) -> None:
     sitk.WriteImage(sitk.ReadImage(str(pet)), str(pet), True)
     content = bytearray(pet.read_bytes())
-    content[len(content) // 2 :][:32] = bytes(32)
-    pet.write_bytes(bytes(content[: len(content) // 2]) + bytes(32) + bytes(content[len(content) // 2 + 32 :]))
+    middle = len(content) // 2
+    content[middle : middle + 32] = bytes(32)
+    pet.write_bytes(bytes(content))
 
 
 def file_as_output(folder: Path, pet: Path, ct: Path) -> None:

@@ -8,12 +8,12 @@ from scipy import ndimage
 
 from model.errors import CaseError
 from model.geometry import grid_of, las_view
-from model.reading import Volume
+from model.reading import Volume, volume_of
 from model.resampling import resample_ct
 
 
 def volume(image: sitk.Image) -> Volume:
-    return Volume(path=Path("x.mha"), grid=grid_of(image), array=sitk.GetArrayViewFromImage(image), image=image)
+    return volume_of(image, Path("x.mha"))
 
 
 @pytest.mark.parametrize("order", ["LPS", "RAI", "SAL"])

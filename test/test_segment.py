@@ -9,18 +9,14 @@ from conftest import tiny_images
 from monai.inferers import sliding_window_inference
 
 from model.config import Limits
-from model.geometry import grid_of
 from model.manifest import Bundle, load_bundle
-from model.reading import Case, Volume, check_overlap
+from model.reading import Case, check_overlap, volume_of
 from model.segment import Stopwatch, prepare, segment
 from model.weights import voters
 
 
 def case_of(pet: sitk.Image, ct: sitk.Image) -> Case:
-    volumes = [
-        Volume(path=Path(name), grid=grid_of(image), array=sitk.GetArrayViewFromImage(image), image=image)
-        for name, image in (("pet.mha", pet), ("ct.mha", ct))
-    ]
+    volumes = [volume_of(image, Path(name)) for name, image in (("pet.mha", pet), ("ct.mha", ct))]
     check_overlap(*volumes)
     return Case(name="ct", pet=volumes[0], ct=volumes[1], warnings=())
 

@@ -5,15 +5,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import Manifest, Member, manifest_from
+from model.config import Manifest, Member, manifest_from, manifest_to
 from model.errors import ConfigError
+from model.files import sha256_of
 from model.manifest import MANIFEST, load_bundle
 from model.weights import read_state
 
@@ -46,10 +46,11 @@ def write_bundle(
             path = partial / f"{name}.safetensors"
             save_file({k: _stored(t, half) for k, t in state.items()}, path)
             path.chmod(0o644)  # safetensors makes it private, and the container's user is another one
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            members.append(Member(file=path.name, sha256=digest, weight=weight, start_sha256=start_sha256))
+            members.append(
+                Member(file=path.name, sha256=sha256_of(path), weight=weight, start_sha256=start_sha256)
+            )
         manifest = make_manifest(tuple(members))
-        text = json.dumps(asdict(manifest), indent=2) + "\n"
+        text = json.dumps(manifest_to(manifest), indent=2) + "\n"
         (partial / MANIFEST).write_text(text, encoding="utf-8")
         if manifest_from(json.loads(text)) != manifest:
             raise ConfigError(f"manifest of '{folder}' does not read back as it was written")

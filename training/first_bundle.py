@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from model.config import Crop, Intensity, Manifest, Member, Network, Provenance, Window
 from model.cropping import foreground_box
-from model.geometry import grid_of, las_view
+from model.geometry import las_view
 from model.networks import build
-from model.reading import Volume
+from model.reading import volume_of
 from model.resampling import resample_ct
 from training.bundle import State, state_sha256, write_bundle
 from training.phantom import make_phantom, to_images
@@ -112,10 +112,7 @@ def prepare_all(folder: Path, count: int) -> list[Study]:
 def prepare(seed: int) -> Study:
     """One phantom as the network will see it; five of six have lesions."""
     phantom = make_phantom(seed, SITES[seed % len(SITES)], "negative" if seed % 6 == 5 else "positive")
-    pet, ct, truth = (
-        Volume(path=Path("phantom"), grid=grid_of(image), array=array, image=image)
-        for image, array in zip(to_images(phantom), (phantom.pet, phantom.ct, phantom.truth), strict=True)
-    )
+    pet, ct, truth = (volume_of(image, Path(f"phantom-{seed}")) for image in to_images(phantom))
     view = las_view(pet.grid)
     suv = view.to_las(pet.array)
     hu, _ = resample_ct(ct, view.grid)
