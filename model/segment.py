@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.config import Intensity
 from model.cropping import Box, foreground_box, paste
 from model.device import Device
 from model.ensemble import vote
@@ -39,6 +40,17 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A study in LAS, cropped: suv and hu (z, y, x), where the crop lies, and the share of PET that CT covers."""
+
+    view: LasView
+    box: Box | None  # None: no foreground
+    suv: NDArray[Any]
+    hu: NDArray[Any]
+    ct_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A study as the network sees it. image: (2, X, Y, Z) float32, cropped; box: where it lies in LAS (z, y, x)."""
 
@@ -59,24 +71,36 @@ class Result:
     windows: int
 
 
-def prepare(case: Case, bundle: Bundle, watch: Stopwatch) -> Prepared:
-    """LAS order, resampling, crop and intensity: everything before the network. Raises CaseError."""
-    settings = bundle.manifest
+def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
+    """LAS order, CT resampled onto the PET, crop: everything before intensity. Raises CaseError."""
     with watch.stage("resample"):
         view = las_view(case.pet.grid)
         suv = view.to_las(case.pet.array)
         hu, share = resample_ct(case.ct, view.grid)
     with watch.stage("crop"):
-        box = foreground_box(suv, settings.crop.suv_above)
+        box = foreground_box(suv, suv_above)
+    if box is None:
+        return Placed(view=view, box=None, suv=suv[:0], hu=hu[:0], ct_share=share)
+    return Placed(view=view, box=box, suv=suv[box], hu=hu[box], ct_share=share)
+
+
+def prepare(case: Case, bundle: Bundle, watch: Stopwatch) -> Prepared:
+    """The study as the network of a bundle sees it: `place`, then intensity. Raises CaseError."""
+    settings = bundle.manifest
+    placed = place(case, settings.crop.suv_above, watch)
     with watch.stage("intensity"):
-        if box is None:
-            return Prepared(view=view, box=None, image=torch.empty(2, 0, 0, 0), ct_share=share)
-        shape = tuple(s.stop - s.start for s in box)
-        channels = np.empty((2, *shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
-        channels[0] = scale_hu(hu[box], settings.intensity)
-        channels[1] = scale_suv(suv[box], settings.intensity)
-        image = torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
-    return Prepared(view=view, box=box, image=image, ct_share=share)
+        if placed.box is None:
+            return Prepared(view=placed.view, box=None, image=torch.empty(2, 0, 0, 0), ct_share=placed.ct_share)
+        image = network_image(placed.hu, placed.suv, settings.intensity)
+    return Prepared(view=placed.view, box=placed.box, image=image, ct_share=placed.ct_share)
+
+
+def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> torch.Tensor:
+    """HU and SUV in LAS (z, y, x) as the network's float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
+    channels = np.empty((2, *suv.shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
+    channels[0] = scale_hu(hu, settings)
+    channels[1] = scale_suv(suv, settings)
+    return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
 
 
 def segment(

@@ -35,9 +35,7 @@ def slide(
     sums_on = sums_on or image.device
     original = image.shape[1:]
     before = [max(w - n, 0) // 2 for w, n in zip(window, original, strict=True)]
-    after = [max(w - n, 0) - b for w, n, b in zip(window, original, before, strict=True)]
-    if any(before) or any(after):
-        image = functional.pad(image, [p for pair in reversed(list(zip(before, after, strict=True))) for p in pair])
+    image = centred(image, window)
     padded_x, padded_y, padded_z = image.shape[1:]
     starts = window_starts((padded_x, padded_y, padded_z), window, overlap)
     weight = window_weight(window, weighting).to(image.device)
@@ -58,6 +56,14 @@ def slide(
     total /= count
     x, y, z = (slice(b, b + n) for b, n in zip(before, original, strict=True))
     return total[:, x, y, z]
+
+
+def centred(image: Tensor, least: Size) -> Tensor:
+    """(C, X, Y, Z) padded with zeros on both sides to at least (X, Y, Z) = `least`, the odd voxel behind."""
+    short = [max(w - n, 0) for w, n in zip(least, image.shape[1:], strict=True)]
+    if not any(short):
+        return image
+    return functional.pad(image, [p for n in reversed(short) for p in (n // 2, n - n // 2)])
 
 
 def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:

@@ -1,0 +1,117 @@
+"""A run's folder: its state written atomically, its log, and what a later command needs to know of it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.errors import ConfigError, WeightsError
+
+State = dict[str, Tensor]
+CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
+
+
+def open_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Begin a run in a folder of its own, or go on with it: the state of its last checkpoint, None if none is there.
+
+    Raises ConfigError if the folder holds a run of another configuration, or files that are no run.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if there != json.loads(json.dumps(config)):
+            wrong = sorted(key for key in there.keys() | config.keys() if there.get(key) != config.get(key))
+            raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder")
+        return read_state(folder / STATE) if (folder / STATE).exists() else None
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"'{folder}' is not empty and holds no {CONFIG}: name another folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+    return None
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that a crash at any moment leaves the old one or the new one whole."""
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it can run. Raises WeightsError if it is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"checkpoint '{path}' cannot be read: {reason}; delete it to start the run anew") from None
+    return state
+
+
+def write_weights(path: Path, state: State) -> None:
+    """Write a network's tensors as safetensors, through a temporary name."""
+    partial = path.with_name(f".partial-{path.name}")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+    partial.chmod(0o644)
+    os.replace(partial, path)
+
+
+def read_weights(path: Path) -> State:
+    """A network's tensors on the host. Raises WeightsError if the file cannot be read."""
+    try:
+        state: State = load_file(path)
+    except Exception as error:  # safetensors raises its own kinds
+        raise WeightsError(f"weights '{path}' cannot be read: {error}") from None
+    return state
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary name."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON through a temporary name."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises ConfigError naming the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not JSON: {error}") from None
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What a finished run wrote of itself. Raises ConfigError if it is not finished."""
+    path = folder / RESULT
+    if not path.exists():
+        raise ConfigError(f"'{folder}' holds no finished run ({RESULT} is not there); run training.train on it first")
+    result: dict[str, Any] = read_json(path)
+    return result
+
+
+def cut_log(path: Path, last_step: int) -> None:
+    """Drop the lines of a log that were written after the checkpoint a run goes on from."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # a line cut short by the crash
+    write_text(path, "".join(kept))

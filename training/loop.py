@@ -1,0 +1,212 @@
+"""The one training loop: steps, gradient accumulation, mixed precision, checkpoints, resuming, several processes.
+
+`torchrun --nproc_per_node N -m training.train ...` runs it on several GPUs or machines: every process takes its
+share of each step's crops, gradients are averaged, and the first process writes.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from model.device import Device
+from model.errors import LesionError
+from training.averaging import WeightAverage
+from training.checkpoint import LOG, STATE, cut_log, write_state
+from training.optimizers import optimizer_for
+from training.schedule import rate_at
+from training.settings import Training
+
+WAIT = timedelta(hours=6)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class TrainingError(LesionError):
+    """The run cannot go on: the loss is not finite."""
+
+    exit_code = 6
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the loop works on. `at_epoch(epoch)` may return figures for the log, for example validation scores."""
+
+    folder: Path
+    settings: Training
+    network: nn.Module
+    data: Dataset[tuple[Tensor, Tensor]]
+    loss: Loss
+    device: Device
+    average: WeightAverage | None = None
+    first_epoch: int = 0  # a member begins at t0
+    at_epoch: Callable[[int], dict[str, Any]] = lambda epoch: {}
+    seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})
+
+
+def rank() -> int:
+    """This process's number under torchrun, 0 without."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def together(device: Device) -> Iterator[None]:
+    """The process group of torchrun, if there is one."""
+    if processes() == 1:
+        yield
+        return
+    backend = "nccl" if device.torch_device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def train(run: Run, state: dict[str, Any] | None) -> None:
+    """Train until the end of epoch `schedule.stop`, from the checkpoint `state` if there is one.
+
+    A run that was killed and goes on ends with the same weights as one that was not. Raises TrainingError
+    at the first loss that is not finite, with the batch saved.
+    """
+    settings, device = run.settings, run.device
+    layout = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
+    network = run.network.to(device.torch_device, memory_format=layout).train()
+    optimizer = optimizer_for(network.parameters(), settings.optimizer)
+    scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
+    steps = steps_per_epoch(run)
+    step, losses = run.first_epoch * steps, [0.0, 0]
+    if run.average is not None and state is None:
+        run.average.update(network.state_dict())  # equation 2's first term is theta at t0
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        step, losses = state["step"], list(state["losses"])
+        if run.average is not None:
+            run.average.load_state_dict(state["average"])
+    if rank() == 0:
+        cut_log(run.folder / LOG, step)
+    wrapped: nn.Module = DistributedDataParallel(network) if processes() > 1 else network
+    stop = (settings.schedule.stop or settings.schedule.epochs) * steps
+
+    def checkpoint() -> None:
+        if rank() == 0:
+            write_state(run.folder / STATE, {
+                "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                "average": run.average.state_dict() if run.average else None, "step": step, "losses": losses,
+            })  # fmt: skip
+
+    saved = time.monotonic()
+    bar = tqdm(initial=step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0)
+    batches = iter(loader(run, step, stop))
+    while step < stop:
+        rate = rate_at(settings, step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = one_step(run, wrapped, optimizer, scaler, batches, step)
+        losses = [losses[0] + loss, losses[1] + 1]
+        step += 1
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
+        ends = step % steps == 0
+        if run.average is not None and settings.averaging is not None and (settings.averaging.per_step or ends):
+            run.average.update(network.state_dict())
+        if ends:
+            figures = {"epoch": step // steps, "step": step, "loss": losses[0] / losses[1], "rate": rate}
+            losses = [0.0, 0]
+            figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
+            if rank() == 0:
+                write_log(run.folder / LOG, figures | run.at_epoch(step // steps))
+        if ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+            checkpoint()
+            saved = time.monotonic()
+    bar.close()
+
+
+def one_step(
+    run: Run, wrapped: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+    batches: Iterator[tuple[Tensor, Tensor]], step: int,
+) -> float:  # fmt: skip
+    """One step of the optimizer over `accumulate` batches; the mean loss."""
+    settings, device = run.settings, run.device
+    layout = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
+    total = 0.0
+    optimizer.zero_grad(set_to_none=True)
+    for part in range(settings.accumulate):
+        begun = time.perf_counter()
+        image, truth = next(batches)
+        image = image.to(device.torch_device, memory_format=layout, non_blocking=True)
+        truth = truth.to(device.torch_device, non_blocking=True)
+        loaded = time.perf_counter()
+        last = part == settings.accumulate - 1
+        waiting = contextlib.nullcontext() if last or processes() == 1 else wrapped.no_sync()  # type: ignore[operator]
+        with waiting:
+            with torch.autocast(device.torch_device.type, device.precision, device.precision != torch.float32):
+                out = wrapped(image)
+            loss = run.loss(out.float(), truth)
+            value = float(loss.detach())
+            if not abs(value) < float("inf"):
+                raise _not_finite(run, value, step, image, truth)
+            scaler.scale(loss / settings.accumulate).backward()
+        total += value
+        run.seconds["data"] += loaded - begun
+        run.seconds["compute"] += time.perf_counter() - loaded
+    if settings.optimizer.clip_norm:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(wrapped.parameters(), settings.optimizer.clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return total / settings.accumulate
+
+
+def steps_per_epoch(run: Run) -> int:
+    """Optimizer steps of an epoch: as set, or as many as show every study once."""
+    settings = run.settings
+    crops = settings.batch * settings.accumulate * processes()
+    return settings.schedule.steps_per_epoch or max(1, -(-len(run.data) // crops))  # type: ignore[arg-type]
+
+
+def loader(run: Run, first_step: int, stop: int) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of this process from a step on. Crops are numbered through the run, whoever draws them."""
+    settings = run.settings
+    crops = settings.batch * settings.accumulate
+    numbers = [
+        (step * processes() + rank()) * crops + number for step in range(first_step, stop) for number in range(crops)
+    ]
+    return DataLoader(
+        run.data, batch_size=settings.batch, sampler=numbers, num_workers=settings.workers,
+        pin_memory=run.device.torch_device.type == "cuda", persistent_workers=False,
+        multiprocessing_context="spawn" if settings.workers else None,
+    )  # fmt: skip
+
+
+def write_log(path: Path, figures: dict[str, Any]) -> None:
+    """Add a line to log.jsonl."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(figures) + "\n")
+
+
+def _not_finite(run: Run, value: float, step: int, image: Tensor, truth: Tensor) -> TrainingError:
+    path = run.folder / f"bad-batch-{step}-{rank()}.safetensors"
+    save_file({"image": image.cpu().contiguous(), "truth": truth.cpu().contiguous()}, path)
+    return TrainingError(
+        f"the loss is {value} at step {step} of '{run.folder}': the batch is saved in '{path}'; look at it, or lower "
+        f"optimizer.rate ({run.settings.optimizer.rate:g}) or set optimizer.clip_norm"
+    )

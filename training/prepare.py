@@ -1,0 +1,212 @@
+"""The container's road up to the network, kept on disk: each study read, resampled, turned to LAS and cropped once.
+
+    python -m training.prepare index.csv --cache runs/cache
+
+The cache holds a folder a case: hu.npy (int16), suv.npy (float16), truth.npy (bool), all (X, Y, Z) in
+network order, points.npz (where crops may be drawn) and study.json. A case is done again when its files, the
+crop or the format changed; what is done already is kept.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model.config import Crop, Limits
+from model.errors import CaseError, ConfigError, LesionError
+from model.reading import read_case, read_volume
+from model.segment import Stopwatch, place
+from training.table import Study, read_table
+
+FORMAT = 1
+BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
+UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
+MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A study in network order (X, Y, Z), LAS, cropped; the arrays are memory-mapped.
+
+    lesion, uptake: int16 (n, 3) voxels of the truth, and of PET above UPTAKE_SUV outside it, at most MOST_POINTS.
+    lost_ml: truth outside the crop, which no prediction can find.
+    """
+
+    case: str
+    hu: np.ndarray
+    suv: np.ndarray
+    truth: np.ndarray
+    lesion: np.ndarray
+    uptake: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    lost_ml: float
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000
+
+
+def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int) -> dict[str, str]:
+    """Prepare every study that is not in the cache as it must be; {case: reason} of those that failed.
+
+    Raises ConfigError if the disk cannot hold what is missing.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = [study for study in studies if not is_current(study, cache, crop)]
+    check_disk(missing, cache)
+    failures: dict[str, str] = {}
+    with ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
+        jobs = {pool.submit(prepare_one, study, cache, crop): study.case for study in missing}
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="study", desc="prepare", disable=not jobs):
+            try:
+                job.result()
+            except LesionError as error:
+                failures[jobs[job]] = str(error)
+    return failures
+
+
+def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
+    """Prepare one study into the cache. Raises CaseError for everything the container would refuse, too."""
+    case = read_case([study.pet, study.ct], Limits())
+    truth = read_volume(study.truth, "truth")
+    if not truth.grid.equals(case.pet.grid):
+        raise CaseError(f"truth '{study.truth}' is not on the grid of PET '{study.pet}'; resample it (nearest)")
+    placed = place(case, crop.suv_above, Stopwatch())
+    if placed.box is None:
+        raise CaseError(f"PET '{study.pet}' has no voxel above {crop.suv_above:g}: nothing to train on")
+    whole = placed.view.to_las(truth.array) != 0
+    mask = np.ascontiguousarray(whole[placed.box].transpose(2, 1, 0))
+    suv = np.ascontiguousarray(placed.suv.transpose(2, 1, 0)).astype(np.float16)
+    hu = np.ascontiguousarray(np.clip(np.rint(placed.hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
+    lost = int(np.count_nonzero(whole)) - int(np.count_nonzero(mask))
+    facts = _key(study, crop) | {
+        "spacing_mm": placed.view.grid.spacing_mm, "lost_ml": lost * placed.view.grid.voxel_ml,
+        "shape": mask.shape, "warnings": case.warnings,
+    }  # fmt: skip
+    partial = cache / f".partial-{os.getpid()}-{study.case}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        for name, array in (("hu", hu), ("suv", suv), ("truth", mask)):
+            np.save(partial / f"{name}.npy", array)
+        points = {"lesion": _points(mask), "uptake": _points((suv > UPTAKE_SUV) & ~mask)}
+        np.savez(partial / "points.npz", **points)
+        (partial / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(cache / study.case, ignore_errors=True)
+        partial.rename(cache / study.case)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_current(study: Study, cache: Path, crop: Crop) -> bool:
+    """Whether the cache holds this study, prepared from the same files with the same settings."""
+    facts = _facts(cache / study.case)
+    return facts is not None and all(facts.get(key) == value for key, value in _key(study, crop).items())
+
+
+def load(cache: Path, case: str) -> Prepared:
+    """A prepared study. Raises ConfigError if it is not in the cache."""
+    folder = cache / case
+    facts = _facts(folder)
+    if facts is None or facts.get("format") != FORMAT:
+        raise ConfigError(f"'{folder}' holds no prepared study of this version; run training.prepare")
+    try:
+        hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
+        with np.load(folder / "points.npz") as file:
+            points = {name: file[name] for name in ("lesion", "uptake")}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.prepare again") from None
+    x, y, z = facts["spacing_mm"]
+    return Prepared(case=case, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), lost_ml=facts["lost_ml"])
+
+
+def crop_of(cache: Path, case: str) -> Crop:
+    """The crop a case was prepared with. Raises ConfigError if it is not in the cache."""
+    facts = _facts(cache / case)
+    if facts is None:
+        raise ConfigError(f"'{cache / case}' holds no prepared study; run training.prepare")
+    return Crop(**facts["crop"])
+
+
+def check_disk(studies: list[Study], cache: Path) -> None:
+    """Say how much disk the studies need at most, and refuse where there is less. Raises ConfigError."""
+    import SimpleITK as sitk
+
+    need = 0
+    for study in studies:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(study.pet))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            continue  # told with its reason when it is prepared
+        need += BYTES_PER_VOXEL * int(np.prod(reader.GetSize()))
+    free = shutil.disk_usage(cache).free
+    if studies:
+        print(f"{len(studies)} studies to prepare into '{cache}': at most {need / 1e9:.2f} GB, {free / 1e9:.1f} free")
+    if need > free:
+        raise ConfigError(
+            f"the cache '{cache}' needs up to {need / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB free: "
+            "name another with --cache"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("index", type=Path, help="index.csv of training.index")
+    parser.add_argument("--cache", type=Path, required=True, help="folder to keep the prepared studies in")
+    parser.add_argument(
+        "--crop-suv-above", type=float, default=0.0,
+        help="crop to the bounding box of PET above this SUV (default 0, as the paper; 0.2 cuts most of the air)",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    options = parser.parse_args()
+    try:
+        studies = read_table(options.index)
+        failures = prepare_all(studies.values(), options.cache, Crop(suv_above=options.crop_suv_above), options.workers)
+    except LesionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for case, reason in failures.items():
+        print(f"not prepared: {case}: {reason}", file=sys.stderr)
+    for case in studies.keys() - failures.keys():
+        if (lost := load(options.cache, case).lost_ml) > 0:
+            print(f"warning: {case}: {lost:.2f} ml of its truth lie outside the crop", file=sys.stderr)
+    print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
+    if failures:
+        print(f"error: {len(failures)} studies could not be prepared, see above", file=sys.stderr)
+        return CaseError.exit_code
+    return 0
+
+
+def _key(study: Study, crop: Crop) -> dict[str, Any]:
+    return {"format": FORMAT, "case": study.case, "sha256": study.sha256, "crop": asdict(crop)}
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts
+
+
+def _points(mask: np.ndarray) -> np.ndarray:
+    """Voxels (n, 3) of a mask, evenly thinned to at most MOST_POINTS."""
+    found = np.argwhere(mask).astype(np.int16)
+    return found[:: max(1, -(-len(found) // MOST_POINTS))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Where training crops are drawn (Ahn and Park, section 2.3), each a pure function of the seed and its number.
+
+The paper names two ways without shares: around a lesion, and anywhere. The authors' code draws 80 % by MONAI's
+positive : negative = 1 : 0.2 and 20 % anywhere; training.settings.Crops holds these and our own additions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from model.segment import network_image
+from model.sliding import centred
+from training.augment import augmented
+from training.prepare import Prepared, load
+from training.settings import STRENGTHS, Crops, Training
+
+Box = tuple[slice, slice, slice]
+
+
+class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Crop number n of a run: image (2, *size) float32 and truth (1, *size) float32 {0, 1}.
+
+    Every pass over the studies is a permutation of its own. With `crops.pairs` the even numbers lie around a
+    lesion, in a study that has one.
+    """
+
+    def __init__(self, cache: Path, cases: Sequence[str], settings: Training) -> None:
+        self.cache, self.cases, self.settings = cache, tuple(cases), settings
+        self.studies = [load(cache, case) for case in cases]
+        self.ill = [study for study in self.studies if len(study.lesion)]
+
+    def __reduce__(self) -> tuple[type, tuple[Path, tuple[str, ...], Training]]:
+        return CropDataset, (self.cache, self.cases, self.settings)  # workers map the files anew, and copy nothing
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.settings.seed, number])
+        crops = self.settings.crops
+        paired = crops.pairs and bool(self.ill) and number % 2 == 0
+        draw = number // 2 if crops.pairs and self.ill else number
+        pool = self.ill if paired else self.studies
+        order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
+        study = pool[order[draw % len(pool)]]
+        box = draw_box(study, crops, rng, sure_lesion=paired)
+        return crop_of_study(study, box, self.settings, rng)
+
+
+def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesion: bool = False) -> Box:
+    """Slices (x, y, z) of a crop: around a lesion's voxel, physiological uptake, or anywhere.
+
+    At most crops.size on each axis, less where the study is smaller.
+    """
+    low, high = recropped(study, crops.recrop_mm, rng)
+    lesion = _within(study.lesion, low, high)
+    share = crops.positive / (crops.positive + crops.negative)
+    at_lesion = sure_lesion or (rng.random() < crops.sought and rng.random() < share)
+    if at_lesion and len(lesion):
+        centre = lesion[rng.integers(len(lesion))]
+    else:
+        uptake = _within(study.uptake, low, high) if rng.random() < crops.uptake else study.uptake[:0]
+        centre = uptake[rng.integers(len(uptake))] if len(uptake) else rng.integers(low, high)
+    size = np.array(crops.size)
+    centre = centre + np.rint(rng.uniform(-crops.shift, crops.shift, 3) * size).astype(int)
+    first = np.clip(centre - size // 2, low, np.maximum(high - size, low))
+    last = np.minimum(first + size, high)
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    return x, y, z
+
+
+def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """First and last-but-one voxel (3,) of what is left when 0 to most_mm are cut off every side."""
+    shape = np.array(study.suv.shape)
+    cut = np.floor(rng.uniform(0, most_mm, (2, 3)) / np.array(study.spacing_mm)).astype(int)
+    low = np.minimum(cut[0], (shape - 1) // 2)
+    return low, np.maximum(shape - cut[1], low + 1)
+
+
+def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """The crop in network units, SUV over one of `suv_tops`, padded with zeros to its full size, and augmented."""
+    hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
+    image = network_image(hu, suv.astype(np.float32), settings.intensity)
+    image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
+    truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
+    image, truth = (centred(part, settings.crops.size).contiguous() for part in (image, truth))
+    return augmented(image, truth, STRENGTHS[settings.augmentation], rng)
+
+
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return points[((points >= low) & (points < high)).all(1)]

@@ -1,0 +1,208 @@
+"""Train one network: the base run to theta_0, or a member from it whose weights are averaged (section 2.5).
+
+    python -m training.train --settings base.yaml --cache runs/cache --split split.json --fold 0 --run runs/base
+    python -m training.train --settings member.yaml ... --run runs/m1 --start runs/base
+
+A run folder holds config.yaml, log.jsonl, checkpoint.pt, TensorBoard's files, curves.png, slices.png and, at
+the end, the weights (theta_0 as last.safetensors, a member's average as mean.safetensors) and run.json. The
+same command again goes on where it stopped. `torchrun --nproc_per_node N -m training.train ...` uses N GPUs.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from model.device import make_deterministic
+from model.errors import ConfigError, LesionError
+from model.files import sha256_of
+from model.networks import build
+from training import checkpoint
+from training.averaging import WeightAverage
+from training.loop import Run, processes, rank, together, train
+from training.losses import loss_function
+from training.pictures import draw_curves, draw_slices
+from training.predict import device_for, margin, score_margin, validation_dice
+from training.prepare import load
+from training.sampling import CropDataset
+from training.settings import Training, changed, read_settings, read_yaml, settings_to
+from training.split import Fold, read_fold
+
+MEAN, LAST = "mean.safetensors", "last.safetensors"
+
+
+def main() -> int:
+    options = arguments()
+    try:
+        settings = read_settings(options.settings)
+        if options.change:
+            settings = changed(settings, read_yaml(options.change), str(options.change))
+        train_run(
+            options.run, settings, options.cache, read_fold(options.split, options.fold),
+            start=options.start, ct_encoder=options.ct_encoder, wanted=options.device,
+        )  # fmt: skip
+    except LesionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
+    parser.add_argument("--change", type=Path, help="YAML of settings that differ from --settings (default none)")
+    parser.add_argument("--cache", type=Path, required=True, help="what training.prepare wrote")
+    parser.add_argument("--split", type=Path, required=True, help="what training.split wrote")
+    parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
+    parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
+    parser.add_argument("--start", type=Path, help="folder of the finished base run that a member starts from")
+    parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training.pretrain, for a base run")
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
+    return parser.parse_args()
+
+
+def train_run(
+    folder: Path, settings: Training, cache: Path, fold: Fold, *,
+    start: Path | None = None, ct_encoder: Path | None = None, wanted: str = "auto",
+) -> dict[str, Any]:  # fmt: skip
+    """One run to its end; what run.json says of it. A finished run is not done again.
+
+    start: a finished run whose result this one begins with, at epoch `averaging.start`. Raises ConfigError,
+    WeightsError, and TrainingError for a loss that is not finite.
+    """
+    begun = time.time()
+    origin = starting_point(settings, start, ct_encoder)
+    config = {
+        "settings": settings_to(settings), "cache": str(cache.resolve()), "train": list(fold.train),
+        "validate": list(fold.validate), "start": origin, "processes": processes(),
+    }  # fmt: skip
+    if rank() == 0:
+        state = checkpoint.open_run(folder, config)
+    device = device_for(settings.precision, wanted)
+    with together(device):
+        if processes() > 1:
+            torch.distributed.barrier()
+        if rank() != 0:
+            state = checkpoint.open_run(folder, config)
+        if (folder / checkpoint.RESULT).exists():
+            return checkpoint.result_of(folder)
+        make_deterministic()
+        network = starting_network(settings, start, ct_encoder)
+        watcher = Watcher(folder, settings, cache, fold, network, device)
+        run = Run(
+            folder=folder, settings=settings, network=network, data=CropDataset(cache, fold.train, settings),
+            loss=loss_function(settings.loss), device=device,
+            average=WeightAverage() if settings.averaging else None,
+            first_epoch=settings.averaging.start if settings.averaging and start else 0, at_epoch=watcher,
+        )  # fmt: skip
+        watcher.average = run.average
+        train(run, state)
+        if rank() == 0:
+            return finish(run, watcher, origin, time.time() - begun)
+    return {}
+
+
+def starting_point(settings: Training, start: Path | None, ct_encoder: Path | None) -> dict[str, str] | None:
+    """What a run begins with, by sha256 of its file; None for random weights. Raises ConfigError."""
+    if start is not None and ct_encoder is not None:
+        raise ConfigError("--start and --ct-encoder exclude each other: theta_0 holds its CT encoder already")
+    if settings.averaging and start is None and settings.averaging.start > 0:
+        raise ConfigError("averaging.start is above 0: a member needs --start, the base run it is fine-tuned from")
+    if start is not None:
+        result = checkpoint.result_of(start)
+        if settings.averaging and result["epoch"] != settings.averaging.start:
+            raise ConfigError(
+                f"base run '{start}' ended at epoch {result['epoch']}, averaging.start is {settings.averaging.start}: "
+                "they must be the same t0"
+            )
+        return {"run": str(start.resolve()), "sha256": sha256_of(start / result["result"])}
+    return {"ct_encoder": str(ct_encoder.resolve()), "sha256": sha256_of(ct_encoder)} if ct_encoder else None
+
+
+def starting_network(settings: Training, start: Path | None, ct_encoder: Path | None) -> nn.Module:
+    """Random weights of the seed, theta_0 of the base run, or a pre-trained CT encoder in random weights."""
+    torch.manual_seed(settings.seed)
+    network = build(settings.network)
+    try:
+        if start is not None:
+            network.load_state_dict(checkpoint.read_weights(start / checkpoint.result_of(start)["result"]))
+        if ct_encoder is not None:
+            network.get_submodule("ct_encoder").load_state_dict(checkpoint.read_weights(ct_encoder))
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"'{start or ct_encoder}' does not fit the network of these settings: {reason}") from None
+    return network
+
+
+class Watcher:
+    """At the end of epochs: validation of what would be saved, curves, slices, TensorBoard."""
+
+    def __init__(
+        self, folder: Path, settings: Training, cache: Path, fold: Fold, network: nn.Module, device: Any
+    ) -> None:
+        self.folder, self.settings, self.cache, self.network, self.device = folder, settings, cache, network, device
+        self.cases = fold.validate[: settings.validate_at_most]
+        self.average: WeightAverage | None = None
+        self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None
+        self.last: dict[str, Any] = {}
+
+    def __call__(self, epoch: int) -> dict[str, Any]:
+        stop = self.settings.schedule.stop or self.settings.schedule.epochs
+        if epoch % self.settings.validate_every and epoch != stop or not self.cases:
+            return {}
+        scores, shown = {}, None
+        network = self.judged()
+        for case in self.cases:
+            study = load(self.cache, case)
+            out = margin(network, study, self.settings, self.device)
+            scores[case] = score_margin(out, study)
+            if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
+                shown = study, out
+        if shown is not None:
+            draw_slices(*shown, self.folder / "slices.png")
+        self.last = {
+            "dice": validation_dice(scores), "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
+            "fnv_ml": float(np.mean([s.fnv_ml for s in scores.values()])),
+        }  # fmt: skip
+        if self.board is not None:
+            for name, value in self.last.items():
+                self.board.add_scalar(f"validation/{name}", value, epoch)
+            self.board.flush()
+        if (self.folder / checkpoint.LOG).exists():
+            draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
+        return dict(self.last)
+
+    def judged(self) -> nn.Module:
+        """The network that is validated: the average where there is one."""
+        if self.average is None:
+            return self.network
+        network = build(self.settings.network).to(self.device.torch_device)
+        network.load_state_dict(self.average.state())
+        return network
+
+
+def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None, seconds: float) -> dict[str, Any]:
+    """Write the weights and run.json."""
+    name = MEAN if run.average else LAST
+    state = run.average.state() if run.average else run.network.state_dict()
+    checkpoint.write_weights(run.folder / name, state)
+    schedule = run.settings.schedule
+    result = {
+        "result": name, "sha256": sha256_of(run.folder / name), "epoch": schedule.stop or schedule.epochs,
+        "start": origin, "terms": run.average.terms if run.average else 0, "validation": watcher.last,
+        "seconds": round(seconds, 1), "device": asdict(run.device)["name"], "loop_seconds": run.seconds,
+    }  # fmt: skip
+    draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
+    checkpoint.write_json(run.folder / checkpoint.RESULT, result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
