@@ -1,11 +1,12 @@
 """Synthetic whole-body FDG PET/CT studies with lesions, to train and test without patients.
 
-`make_phantom(seed)` draws a body, paints its organs and lesions, and images it on one of five scanners;
+`make_phantom(seed)` draws a body, paints its organs and lesions, and images it on one of six scanners;
 the same seed and site give the same study to the bit on one machine and set of libraries. Anatomy,
 uptake, lesions and scan have random streams of their own.
 
 Seeds: 0 to 99,999 train, 100,000 to 199,999 validate and select, 200,000 and above test; the sample
-study of the tests comes from the last range.
+study of the tests comes from the last range. Site F (phantom_physics.UNSEEN_SITE) is never used in
+training or selection, whatever the seed. What is modelled, and how well: docs/phantoms.md.
 
     python -m training.phantom --seed 7 --site A --output DIR --count 3
 """

@@ -15,6 +15,8 @@ from training.phantom_tissues import LABELS
 
 SMALLEST_ML, LARGEST_ML = 0.3, 300.0
 OUTSIDE = 255  # no tissue's label
+LOW_CONTRAST_SHARE, LOW_CONTRAST = 0.12, (1.7, 2.4)  # of the lesions; their uptake over what lies beneath
+COLD_SHARE, COLD_FROM_ML = 0.35, 4.0  # of the lesions above this volume: with a dead, cold centre
 DIAGNOSES = {"negative": 0.50, "melanoma": 0.18, "lung cancer": 0.16, "lymphoma": 0.13, "sarcoma": 0.03}
 # Chains of lymph nodes as lines of body coordinates; those on one side are mirrored.
 CHAINS: dict[str, list[tuple[float, float, float]]] = {
@@ -175,10 +177,10 @@ def _place(rng, frame, labels, suv, kind, chains, volume_ml, lesion_suv) -> tupl
     if not SMALLEST_ML <= actual_ml <= LARGEST_ML:
         return None
     beneath = float(np.median(suv[_labels_at(frame, labels, points[stays])]))
-    if rng.random() < 0.12:  # low contrast
-        lesion_suv = rng.uniform(1.7, 2.4) * max(beneath, 0.9)
-    lesion_suv = max(lesion_suv, 1.7 * beneath)
-    necrotic = actual_ml > 4 and rng.random() < 0.35
+    if rng.random() < LOW_CONTRAST_SHARE:
+        lesion_suv = rng.uniform(*LOW_CONTRAST) * max(beneath, 0.9)
+    lesion_suv = max(lesion_suv, LOW_CONTRAST[0] * beneath)
+    necrotic = actual_ml > COLD_FROM_ML and rng.random() < COLD_SHARE
     dead = level[stays] < (rng.uniform(0.3, 0.62) if necrotic else -1)
     hu = rng.uniform(40, 75) if kind != "bone" else rng.choice([60.0, 90.0, 550.0])
     kept = points[stays]

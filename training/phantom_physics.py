@@ -40,7 +40,10 @@ SITES: dict[str, Site] = {
     "C": Site((2.6, 2.6, 2.8), 224, (1.8, 1.8, 2.8), 560, 4.5, 0.18, 1.05, 14, True, 0.6, 0.5),
     "D": Site((4.07, 4.07, 3.0), 160, (2.0, 2.0, 3.0), 600, 5.0, 0.14, 0.98, 9, True, 0.5, 0.8),
     "E": Site((2.04, 2.04, 3.0), 288, (2.04, 2.04, 3.0), 588, 5.5, 0.15, 1.00, 10, True, 0.7, 0.8),
+    "F": Site((4.0, 4.0, 4.0), 152, (1.9, 1.9, 2.5), 500, 6.8, 0.16, 0.92, 11, True, 0.65, 0.6),
 }
+UNSEEN_SITE = "F"  # never used in training or selection: for the final scores of a scanner that no network has met
+SEEN_SITES = tuple(site for site in SITES if site != UNSEEN_SITE)
 
 
 def sample_matrix(
