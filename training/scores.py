@@ -1,0 +1,170 @@
+"""Scores of cases: mean, 95 % bootstrap interval, by diagnosis and site; as a table, CSV and JSON."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from model.errors import ConfigError
+from model.files import Staging
+from model.lesions import CONVENTIONS
+from model.writing import write_bytes, write_json
+
+METRICS = ("dice", "fpv_ml", "fnv_ml", "seconds")
+LEVEL, RESAMPLES, SEED = 0.95, 9999, 0  # of the bootstrap; 9999 is SciPy's own number
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseScore:
+    """One case: Dice in [0, 1] or NaN; volumes in ml; seconds: reading and segmenting, NaN where masks were given."""
+
+    case: str
+    patient: str
+    diagnosis: str
+    tracer: str
+    site: str
+    dice: float
+    fpv_ml: float
+    fnv_ml: float
+    lesions_true: int
+    lesions_found: int
+    seconds: float
+    convention: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Mean over `cases` cases and its 95 % interval; left_out: cases that were NaN. NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    cases: int
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """All cases (by "all"), or those of one diagnosis or site."""
+
+    by: str
+    value: str
+    cases: int
+    dice: Estimate
+    fpv_ml: Estimate
+    fnv_ml: Estimate
+    seconds: Estimate
+    lesions_true: int
+    lesions_found: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Means of every group, all cases first, and the convention that they were scored by."""
+
+    convention: str
+    groups: tuple[Group, ...]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval (percentile, over the values, always the same resamples); NaN is left out.
+
+    One value: mean, NaN, NaN. None: three times NaN. Source: scipy.stats.bootstrap.
+    """
+    kept = np.array([value for value in values if not math.isnan(value)], dtype=float)
+    if kept.size < 2:
+        return (float(kept[0]) if kept.size else math.nan), math.nan, math.nan
+    found = stats.bootstrap(
+        (kept,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", batch=1000, rng=SEED
+    ).confidence_interval
+    return float(kept.mean()), float(found.low), float(found.high)
+
+
+def summary(rows: Sequence[CaseScore], by: Sequence[str] = ("diagnosis", "site")) -> Summary:
+    """Means and intervals over all rows, then over the rows of each value of the columns `by`, sorted.
+
+    Raises ConfigError if there is no row, or if rows were scored by different conventions.
+    """
+    conventions = sorted({row.convention for row in rows})
+    if len(conventions) != 1:
+        raise ConfigError(f"scores of one convention of empty masks are needed, got {conventions or 'no case'}")
+    groups = [_group("all", "all", rows)]
+    for column in by:
+        for value in sorted({getattr(row, column) for row in rows}):
+            groups.append(_group(column, value, [row for row in rows if getattr(row, column) == value]))
+    return Summary(convention=conventions[0], groups=tuple(groups))
+
+
+def table(result: Summary) -> str:
+    """The summary as a Markdown table, with the convention above it."""
+    lines = [
+        f"18-connected components, empty masks by {result.convention} ({CONVENTIONS[result.convention]}); "
+        "mean (95 % bootstrap interval over cases)",
+        "",
+        "| cases of | n | Dice | FPV ml | FNV ml | lesions found | seconds a case |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for group in result.groups:
+        name = "all" if group.by == "all" else f"{group.by} {group.value}".replace("|", "\\|")
+        cells = [_cell(group.dice, 4), _cell(group.fpv_ml, 2), _cell(group.fnv_ml, 2)]
+        seconds = "-" if math.isnan(group.seconds.mean) else f"{group.seconds.mean:.1f}"
+        found = f"{group.lesions_found} of {group.lesions_true}"
+        lines.append(" | ".join([f"| {name}", str(group.cases), *cells, found, f"{seconds} |"]))
+    return "\n".join(lines)
+
+
+def write(rows: Sequence[CaseScore], result: Summary, path: Path, more: dict[str, Any]) -> None:
+    """Write `path` (CSV, a row a case) and the summary with `more` as JSON beside it. Raises OutputError."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [item.name for item in dataclasses.fields(CaseScore)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    content = {
+        "convention": result.convention, "empty_masks": CONVENTIONS[result.convention], "connectivity": 18,
+        "interval": {
+            "level": LEVEL, "method": "percentile bootstrap of the mean over cases", "resamples": RESAMPLES,
+            "seed": SEED,
+        },
+        **more, "groups": [dataclasses.asdict(group) for group in result.groups],
+    }  # fmt: skip
+    with Staging() as staging:
+        write_bytes(text.getvalue().encode(), path, staging)
+        write_json(_without_nan(content), path.with_suffix(".json"), staging)
+        staging.commit()
+
+
+def _group(by: str, value: str, rows: Sequence[CaseScore]) -> Group:
+    def estimate(metric: str) -> Estimate:
+        values = [float(getattr(row, metric)) for row in rows]
+        mean, low, high = interval(values)
+        left_out = sum(map(math.isnan, values))
+        return Estimate(mean=mean, low=low, high=high, cases=len(values) - left_out, left_out=left_out)
+
+    return Group(
+        by=by, value=value, cases=len(rows), **{metric: estimate(metric) for metric in METRICS},
+        lesions_true=sum(row.lesions_true for row in rows), lesions_found=sum(row.lesions_found for row in rows),
+    )  # fmt: skip
+
+
+def _cell(found: Estimate, digits: int) -> str:
+    """Mean, interval, and how many cases it is of where some were left out."""
+    if not found.cases:
+        return "-"
+    span = f" ({found.low:.{digits}f} to {found.high:.{digits}f})" if found.cases > 1 else ""
+    return f"{found.mean:.{digits}f}{span}" + (f", n {found.cases}" if found.left_out else "")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
