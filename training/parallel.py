@@ -1,0 +1,54 @@
+"""One function over many items, in processes of their own, with a bar on the terminal."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from model.errors import ConfigError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def over(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, unit: str = "study"
+) -> Iterator[Result]:
+    """Yield function(item) in the order of the items; with 1 worker, or 1 item, in this process.
+
+    `function` must be at the top of a module (or a functools.partial of such a one): processes are spawned, not
+    forked, since libraries here hold threads. The bar is on stderr, and only on a terminal. What the function
+    raises is raised here, and the items not begun are dropped. Raises ConfigError for fewer than 1 worker, or if
+    a process was killed.
+    """
+    if workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}")
+    bar = {"total": len(items), "unit": unit, "disable": None}
+    if workers == 1 or len(items) < 2:
+        yield from tqdm(map(function, items), **bar)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"), initializer=_one_thread)
+    try:
+        yield from tqdm(pool.map(function, items), **bar)
+    except BrokenProcessPool:
+        raise ConfigError(
+            f"one of {workers} processes was killed, most often for want of memory; give fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """How many processors this process may use: the default of --workers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    """A worker uses one processor: there are as many workers as processors."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
