@@ -1,7 +1,7 @@
 r"""Dice, FPV and FNV of masks or of a bundle, case by case, with intervals, by diagnosis and site.
 
     python -m training.evaluate --index index.csv --masks masks/ --output runs/masks/scores.csv
-    python -m training.evaluate --index index.csv --split split.json --fold fold0 --part test \
+    python -m training.evaluate --index index.csv --split split.json --fold 0 --part test \
         --weights eoa --output runs/eoa/scores.csv
 
 Writes scores.csv (a row a case), scores.json beside it (means, intervals, what was run), and prints the means.
