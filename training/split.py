@@ -1,0 +1,251 @@
+r"""Which studies train, validate and test: by patient, never by study, and stratified.
+
+    python -m training.split index.csv --output split.json                        80:20 over the diagnosis
+    python -m training.split index.csv --output split.json --folds 5              each fold validates once
+    python -m training.split index.csv --output split.json --folds 3 --nested 4   outer folds test, inner ones validate
+    python -m training.split index.csv --output split.json --from-nnunet splits_final.json
+
+How patients are dealt: training/dealing.py. The lists (--test, --always-train, --always-validate) name cases or
+patients, and a case brings its whole patient.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model.errors import ConfigError, LesionError
+from model.files import Staging, sha256_of
+from training.dealing import deal, draw_share, strata
+from training.metadata import safe_name
+from training.table import Study, read_table
+
+COLUMNS = ("diagnosis", "tracer", "site")
+PARTS = ("train", "validate", "test")
+SHOWN = 5  # names in one message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One way to divide the studies: case names, sorted; no patient is in two of the three."""
+
+    name: str
+    train: tuple[str, ...]
+    validate: tuple[str, ...]
+    test: tuple[str, ...] = ()
+
+
+def read_fold(path: Path, name: str) -> Fold:
+    """A fold of a split file. Raises ConfigError if the file cannot be read or has no such fold."""
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))["folds"]
+        known = {fold["name"]: Fold(name=fold["name"], **{p: tuple(fold[p]) for p in PARTS}) for fold in folds}
+    except OSError as error:
+        raise ConfigError(f"cannot read the split '{path}': {error.strerror}; make it with training.split") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"'{path}' is not a split file; make it with training.split") from None
+    if name not in known:
+        raise ConfigError(f"split '{path}' has no fold {name!r}; it has {', '.join(known)}")
+    return known[name]
+
+
+def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[Fold], list[str]]:
+    """The folds, and the cases of the test list. Raises ConfigError for settings that do not go together."""
+    fixed = {
+        part: patients_of(path, studies)
+        for part, path in (
+            ("test", options.test), ("train", options.always_train), ("validate", options.always_validate),
+        )
+    }  # fmt: skip
+    for one, other in (("test", "train"), ("test", "validate"), ("train", "validate")):
+        if both := fixed[one] & fixed[other]:
+            raise ConfigError(f"patients on two lists, {one} and {other}: {_some(both)}; a patient has one place")
+    apart = cases_of(fixed["test"], studies)
+    free = [study for study in studies.values() if study.patient not in set().union(*fixed.values())]
+    if options.from_nnunet:
+        return from_nnunet(options.from_nnunet, studies, fixed), apart
+    stratum_of, seed = strata(free, options.by), str(options.seed)
+    divided: dict[str, tuple[set[str], set[str]]] = {}  # name: validate, test
+    if options.folds and options.nested:
+        for outer, test in enumerate(deal(stratum_of, options.folds, seed)):
+            rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
+            for inner, validate in enumerate(deal(rest, options.nested, f"{seed}/{outer}")):
+                divided[f"{outer}.{inner}"] = validate, test
+    elif options.folds:
+        parts = deal(stratum_of, options.folds, seed)
+        divided = {str(number): (part, fixed["test"]) for number, part in enumerate(parts)}
+    else:
+        divided = {"0": (draw_share(stratum_of, options.validation, seed), fixed["test"])}
+    folds = []
+    for name, (validate, test) in divided.items():
+        train = stratum_of.keys() - validate - test | fixed["train"]
+        folds.append(make_fold(name, train, validate | fixed["validate"], test, studies))
+    return folds, apart
+
+
+def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]]) -> list[Fold]:
+    """The folds of nnU-Net's splits_final.json, with the patients of the lists in their places.
+
+    Cases that are not in the index are left out, and said so. Raises ConfigError if the file cannot be read, has no
+    case of the index, or divides a patient.
+    """
+    try:
+        listed = [(set(map(safe_name, fold["train"])), set(map(safe_name, fold["val"]))) for fold in _json(path)]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"'{path}' is not nnU-Net's list of folds with train and val") from None
+    everything = set().union(*(part for fold in listed for part in fold))
+    if not everything & studies.keys():
+        raise ConfigError(f"'{path}' names {_some(everything)} and no case of the index, as {_some(studies)}")
+    for what, cases in (
+        (f"named in '{path}' and not in the index", everything - studies.keys()),
+        (f"in the index and not named in '{path}'", studies.keys() - everything),
+    ):
+        if cases:
+            print(f"warning: {len(cases)} cases {what}: {_some(cases)}", file=sys.stderr)
+    placed = set().union(*fixed.values())
+    folds = []
+    for number, (train, validate) in enumerate(listed):
+        parts = [{studies[c].patient for c in part & studies.keys()} - placed for part in (train, validate)]
+        if both := parts[0] & parts[1]:
+            raise ConfigError(f"'{path}', fold {number}, trains and validates on the same patients: {_some(both)}")
+        folds.append(
+            make_fold(str(number), parts[0] | fixed["train"], parts[1] | fixed["validate"], fixed["test"], studies)
+        )
+    return folds
+
+
+def make_fold(name: str, train: set[str], validate: set[str], test: set[str], studies: dict[str, Study]) -> Fold:
+    """The fold of these patients. Raises ConfigError if nobody is left to train on or to validate with."""
+    if not (train and validate):
+        raise ConfigError(f"fold {name} has {len(train)} patients to train and {len(validate)} to validate: give more")
+    parts = {part: tuple(cases_of(p, studies)) for part, p in zip(PARTS, (train, validate, test), strict=True)}
+    return Fold(name=name, **parts)
+
+
+def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
+    """The patients of a list of case or patient names, one a line; empty without a file.
+
+    A case brings its whole patient. Raises ConfigError for a name that is not in the index.
+    """
+    if path is None:
+        return set()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the list '{path}': {error}") from None
+    names = {line.strip() for line in lines} - {""}
+    by_name = {study.patient: study.patient for study in studies.values()}
+    by_name |= {case: study.patient for case, study in studies.items() if case not in by_name}
+    unknown = names - by_name.keys()
+    if unknown:
+        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {_some(unknown)}")
+    return {by_name[name] for name in names}
+
+
+def cases_of(patients: set[str], studies: dict[str, Study]) -> list[str]:
+    """All cases of these patients, sorted."""
+    return sorted(case for case, study in studies.items() if study.patient in patients)
+
+
+def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: str) -> str:
+    """A table: for each fold and part, patients and studies, and how the patients of each stratum are shared."""
+    stratum_of = strata(studies.values(), by)
+    whole = Counter(stratum_of.values())
+    names = sorted(whole)
+    width = max(12, *(len(name) + 2 for name in names))
+    lines = [f"{'fold':<6}{'part':<10}{'patients':>9}{'studies':>9}" + "".join(f"{name:>{width}}" for name in names)]
+    rows = [("all", "", list(studies)), *((fold.name, part, getattr(fold, part)) for fold in folds for part in PARTS)]
+    for fold, part, cases in [*rows, ("", "test list", apart)]:
+        patients = {studies[case].patient for case in cases}
+        counts = Counter(stratum_of[patient] for patient in patients)
+        cells = "".join(f"{f'{counts[name]} ({counts[name] / whole[name]:.0%})':>{width}}" for name in names)
+        lines.append(f"{fold:<6}{part:<10}{len(patients):>9}{len(cases):>9}{cells}")
+    return "\n".join([f"patients of each {by} (share of all its patients)", *lines]) + "\n"
+
+
+def write_split(folds: list[Fold], apart: list[str], text: str, options: argparse.Namespace) -> Path:
+    """Write the JSON and, beside it with the ending .txt, the report; both or none. Returns the report's path."""
+    content = {
+        "index_sha256": sha256_of(options.index), "by": options.by, "seed": options.seed, "test_list": apart,
+        "folds": [asdict(fold) for fold in folds],
+    }  # fmt: skip
+    beside = options.output.with_suffix(".txt")
+    if beside == options.output:
+        raise ConfigError(f"--output '{beside}' must not end in .txt: the report is written there; end it in .json")
+    with Staging() as staging:
+        staging.path(options.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        staging.path(beside).write_text(text, encoding="utf-8")
+        staging.commit()
+    return beside
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        check(options)
+        studies = read_table(options.index)
+        folds, apart = split(options, studies)
+        text = report(folds, apart, studies, options.by)
+        beside = write_split(folds, apart, text, options)
+    except LesionError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return error.exit_code
+    print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
+    return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for options that contradict each other."""
+    if options.nested is not None and options.folds is None:
+        raise ConfigError("--nested needs --folds: the outer folds, which test")
+    if not 0 < options.validation < 1:
+        raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.split", description="Divide the patients of an index for training and validation.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("index", type=Path, help="index.csv of training.index")
+    add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the patients (default: 0.2)")
+    how.add_argument("--folds", type=int, metavar="K", help="each of K folds validates, the others train")
+    how.add_argument("--from-nnunet", type=Path, metavar="JSON", help="take the folds of a splits_final.json")
+    add("--nested", type=int, metavar="K2",
+        help="each of the K folds tests, and of the rest each of K2 validates; folds are named OUTER.INNER")
+    add("--by", choices=COLUMNS, default="diagnosis", help="column whose shares are kept (default: diagnosis)")
+    add("--seed", type=int, default=0, help="of the shuffling (default: 0)")
+    for name, where in (
+        ("--test", "tested on, and in no fold that is nested"),
+        ("--always-train", "trained on in every fold"),
+        ("--always-validate", "validated with in every fold"),
+    ):
+        add(name, type=Path, metavar="FILE", help=f"cases or patients, one a line, that are {where}; a case brings "
+            "its whole patient (default: none)")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _json(path: Path) -> list[dict[str, list[str]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+    if not isinstance(content, list) or not content:
+        raise ValueError("not a list of folds")
+    return content
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
