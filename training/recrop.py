@@ -3,9 +3,10 @@ r"""Copies of studies, cut at random on every side.
     python -m training.recrop index.csv --output DIR --seed 1
 
 A data set whose images end at a fixed distance from the contour shows a network where the lesion is; after a random
-cut the border says nothing. Each side of the PET grid loses a whole number of slices, 0 to 45 mm by default, drawn
-from the seed, the case and the copy alone; PET, CT and truth are cut alike. DIR gets a folder a copy and an
-index.csv of its own: cases <case>-r<copy>, patients as before, so that a split keeps copies together.
+cut the border says nothing. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default, drawn
+from the seed, the case and the copy alone; PET, CT and truth are cut alike. A truth near a side loses what is cut
+there, but never everything. DIR gets a folder a copy and an index.csv of its own: cases <case>-r<copy>, patients as
+before, so that a split keeps copies together.
 """
 
 import argparse
