@@ -100,6 +100,65 @@ def tiny_study(tmp_path) -> Path:
     return write_study(tmp_path / "study", *tiny_images())
 
 
+def lesion_study(folder: Path, seed: int, lesions: int = 1):
+    """A row of an index: a generated study of 40 x 36 x 32 voxels of 4 mm with bright balls as lesions."""
+    from training.table import Study, study_sha256
+
+    rng = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:32, :36, :40]
+    truth = np.zeros(z.shape, np.uint8)
+    for _ in range(lesions):
+        centre = rng.integers(8, 24, 3)
+        truth |= ((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < 12).astype(np.uint8)
+    body = ((y - 18) / 15) ** 2 + ((x - 20) / 17) ** 2 < 1
+    pet = np.where(body, rng.gamma(4.0, 0.3, z.shape), 0.0).astype(np.float32) + 6 * truth.astype(np.float32)
+    ct = np.where(body, rng.normal(30, 20, z.shape), -1000).astype(np.int16)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, array in (("pet", pet), ("ct", ct), ("truth", truth)):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((4.0, 4.0, 4.0))
+        paths.append(folder / f"case{seed}-{name}.mha")
+        sitk.WriteImage(image, str(paths[-1]))
+    return Study(
+        case=f"case{seed}", patient=f"patient{seed}", diagnosis="lymphoma" if lesions else "negative", tracer="FDG",
+        site="AB"[seed % 2], pet=paths[0], ct=paths[1], truth=paths[2],
+        lesion_ml=float(truth.sum()) * 0.064, sha256=study_sha256(*paths),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_studies(tmp_path_factory) -> list:
+    """Four generated studies, the last without lesion."""
+    folder = tmp_path_factory.mktemp("studies")
+    return [lesion_study(folder, seed, lesions=int(seed < 3)) for seed in range(4)]
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny_studies, tmp_path_factory) -> Path:
+    """The four studies, prepared."""
+    from training.prepare import prepare_one
+
+    cache = tmp_path_factory.mktemp("cache")
+    for study in tiny_studies:
+        prepare_one(study, cache, Crop())
+    return cache
+
+
+def tiny_training(**changes: object):
+    """Settings of a run that takes a second: a small network, two crops of 16^3 an epoch."""
+    from training.settings import settings_from
+
+    return settings_from(
+        {
+            "network": {"fusion": "middle", "widths": [2, 2, 4]}, "crops": {"size": [16, 16, 16]},
+            "window": {"size": [16, 16, 16]}, "optimizer": {"name": "adamw", "rate": 1e-3},
+            "schedule": {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}, "batch": 1, "accumulate": 1,
+            "precision": "float32", "workers": 0, "validate_every": 2, "intensity": {"ct_clip": True, "suv_top": 20.0},
+        } | changes
+    )  # fmt: skip
+
+
 def run_process(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """process.py in a process of its own, with this environment added."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}

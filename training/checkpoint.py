@@ -2,15 +2,18 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.errors import ConfigError, WeightsError
+from model.errors import ConfigError, OutputError, WeightsError
 
 State = dict[str, Tensor]
 CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
@@ -35,14 +38,27 @@ def open_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place when the block ends well. Raises OutputError."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write '{path}': {error}; is there space, and may this user write there?") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old one or the new one whole."""
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -57,10 +73,9 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_weights(path: Path, state: State) -> None:
     """Write a network's tensors as safetensors, through a temporary name."""
-    partial = path.with_name(f".partial-{path.name}")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
-    partial.chmod(0o644)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+        partial.chmod(0o644)
 
 
 def read_weights(path: Path) -> State:
@@ -74,9 +89,8 @@ def read_weights(path: Path) -> State:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file through a temporary name."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,13 +1,13 @@
 """Pictures of a run: the curves of its log, and slices of a validation study with truth and prediction."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
+from training.checkpoint import replacing
 from training.prepare import Prepared
 
 matplotlib.use("Agg")
@@ -59,7 +59,6 @@ def draw_slices(study: Prepared, margin: np.ndarray, path: Path) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    figure.savefig(partial, dpi=90, format="png")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=90, format="png")
     pyplot.close(figure)
-    os.replace(partial, path)

@@ -14,6 +14,7 @@ from model.device import Device, choose_device, computing
 from model.lesions import Scores, score
 from model.segment import network_image
 from model.sliding import slide
+from training.checkpoint import replacing
 from training.prepare import Prepared, load
 from training.settings import Training
 
@@ -58,7 +59,8 @@ def validate(
     network: nn.Module, cases: Iterable[str], cache: Path, settings: Training, device: Device
 ) -> dict[str, Scores]:
     """Scores of every case on its prepared grid."""
-    return {case: score_margin(margin(network, study, settings, device), study) for case, study in _loaded(cases, cache)}
+    studies = (load(cache, case) for case in cases)
+    return {study.case: score_margin(margin(network, study, settings, device), study) for study in studies}
 
 
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:
@@ -81,13 +83,7 @@ def kept_margin(
         begun = time.perf_counter()
         out = margin(network, load(cache, case), settings, device)
         seconds = time.perf_counter() - begun
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".partial-{os.getpid()}-{case}.npz"
-        np.savez(partial, margin=out, seconds=seconds)
-        os.replace(partial, path)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, margin=out, seconds=seconds)
     with np.load(path) as file:
         return file["margin"], float(file["seconds"])
-
-
-def _loaded(cases: Iterable[str], cache: Path) -> Iterable[tuple[str, Prepared]]:
-    return ((case, load(cache, case)) for case in cases)

@@ -26,6 +26,7 @@ from model.config import Crop, Limits
 from model.errors import CaseError, ConfigError, LesionError
 from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
+from training.examine import check_grid
 from training.table import Study, read_table
 
 FORMAT = 1
@@ -80,8 +81,7 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     """Prepare one study into the cache. Raises CaseError for everything the container would refuse, too."""
     case = read_case([study.pet, study.ct], Limits())
     truth = read_volume(study.truth, "truth")
-    if not truth.grid.equals(case.pet.grid):
-        raise CaseError(f"truth '{study.truth}' is not on the grid of PET '{study.pet}'; resample it (nearest)")
+    check_grid(truth, case.pet)
     placed = place(case, crop.suv_above, Stopwatch())
     if placed.box is None:
         raise CaseError(f"PET '{study.pet}' has no voxel above {crop.suv_above:g}: nothing to train on")
@@ -96,7 +96,7 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     }  # fmt: skip
     partial = cache / f".partial-{os.getpid()}-{study.case}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         for name, array in (("hu", hu), ("suv", suv), ("truth", mask)):
             np.save(partial / f"{name}.npy", array)

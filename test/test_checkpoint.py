@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+
+from model.errors import ConfigError, OutputError, WeightsError
+from training import checkpoint
+
+
+class Harmful:
+    """What a pickle could run when it is read."""
+
+    def __reduce__(self) -> tuple:
+        return exec, ("raise SystemExit('it ran')",)
+
+
+def test_a_new_folder_begins_a_run_and_the_same_settings_go_on(tmp_path) -> None:
+    run = tmp_path / "run"
+    assert checkpoint.open_run(run, {"seed": 1, "size": (2, 3)}) is None
+    checkpoint.write_state(run / checkpoint.STATE, {"step": 7, "weights": torch.ones(2)})
+    assert checkpoint.open_run(run, {"seed": 1, "size": (2, 3)})["step"] == 7
+
+
+def test_other_settings_are_refused_by_name(tmp_path) -> None:
+    checkpoint.open_run(tmp_path / "run", {"seed": 1, "batch": 2})
+    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
+        checkpoint.open_run(tmp_path / "run", {"seed": 2, "batch": 2})
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        checkpoint.open_run(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    path = tmp_path / checkpoint.STATE
+    checkpoint.write_state(path, {"step": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        checkpoint.write_state(path, {"step": 2})
+    assert checkpoint.read_state(path) == {"step": 1} and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_checkpoint_cannot_run_anything(tmp_path) -> None:
+    torch.save({"step": Harmful()}, tmp_path / "bad.pt")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        checkpoint.read_state(tmp_path / "bad.pt")
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path) -> None:
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(WeightsError, match="delete it to start the run anew"):
+        checkpoint.read_state(tmp_path / "cut.pt")
+
+
+def test_weights_read_back_and_damaged_ones_are_refused(tmp_path) -> None:
+    state = {"a": torch.randn(3, 2).T}
+    checkpoint.write_weights(tmp_path / "w.safetensors", state)
+    assert torch.equal(checkpoint.read_weights(tmp_path / "w.safetensors")["a"], state["a"])
+    (tmp_path / "w.safetensors").write_bytes(b"1234")
+    with pytest.raises(WeightsError, match=r"w\.safetensors"):
+        checkpoint.read_weights(tmp_path / "w.safetensors")
+
+
+def test_lines_after_the_checkpoint_and_half_lines_leave_the_log(tmp_path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    checkpoint.cut_log(log, 2)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == [{"step": 1}, {"step": 2}]
+
+
+def test_an_unfinished_run_has_no_result(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="no finished run"):
+        checkpoint.result_of(tmp_path)

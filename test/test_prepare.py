@@ -1,0 +1,101 @@
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import lesion_study
+
+from model.config import Crop
+from model.errors import CaseError, ConfigError
+from training import prepare
+from training.prepare import check_disk, crop_of, is_current, load, prepare_all, prepare_one
+from training.table import write_table
+
+
+def test_a_prepared_study_is_the_studys_voxels_in_las(tiny_studies, tiny_cache) -> None:
+    """SimpleITK's DICOMOrient and NumPy alone give the same arrays."""
+    study, ready = tiny_studies[0], load(tiny_cache, "case0")
+    pet, ct, truth = (
+        sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LAS")).T
+        for path in (study.pet, study.ct, study.truth)
+    )
+    inside = np.argwhere(pet > 0)
+    box = tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))
+    np.testing.assert_allclose(ready.suv, pet[box], rtol=1e-3)
+    np.testing.assert_array_equal(ready.hu, ct[box])
+    np.testing.assert_array_equal(ready.truth, truth[box] > 0)
+    assert ready.spacing_mm == (4, 4, 4) and ready.voxel_ml == pytest.approx(0.064) and ready.lost_ml == 0
+
+
+def test_points_lie_in_lesion_and_in_uptake_outside_it(tiny_cache) -> None:
+    ready = load(tiny_cache, "case0")
+    assert len(ready.lesion) == ready.truth.sum() and ready.truth[tuple(ready.lesion.T)].all()
+    assert (ready.suv[tuple(ready.uptake.T)] > 2.5).all() and not ready.truth[tuple(ready.uptake.T)].any()
+
+
+def test_many_points_are_thinned_evenly(monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "MOST_POINTS", 10)
+    points = prepare._points(np.ones((5, 5, 1), bool))
+    assert len(points) == 9 and points[0].tolist() == [0, 0, 0] and points[-1].tolist() == [4, 4, 0]
+
+
+def test_truth_outside_the_crop_is_counted(tiny_studies, tmp_path) -> None:
+    prepare_one(tiny_studies[0], tmp_path, Crop(suv_above=6.5))
+    ready, whole = load(tmp_path, "case0"), sitk.GetArrayFromImage(sitk.ReadImage(str(tiny_studies[0].truth)))
+    assert ready.lost_ml == pytest.approx((whole.sum() - ready.truth.sum()) * 0.064)
+
+
+def test_only_what_changed_is_prepared_again(tiny_studies, tmp_path) -> None:
+    prepare_all(tiny_studies[:2], tmp_path, Crop(), workers=1)
+    times = {case: (tmp_path / case / "hu.npy").stat().st_mtime_ns for case in ("case0", "case1")}
+    changed = [tiny_studies[0], replace(tiny_studies[1], sha256="1" * 64)]
+    assert is_current(changed[0], tmp_path, Crop()) and not is_current(changed[1], tmp_path, Crop())
+    prepare_all(changed, tmp_path, Crop(), workers=1)
+    assert (tmp_path / "case0/hu.npy").stat().st_mtime_ns == times["case0"]
+    assert (tmp_path / "case1/hu.npy").stat().st_mtime_ns > times["case1"]
+    assert not is_current(changed[0], tmp_path, Crop(suv_above=0.2))
+
+
+def test_an_interrupted_study_is_not_in_the_cache(tiny_studies, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare.np, "savez", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare_one(tiny_studies[0], tmp_path, Crop())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="run training.prepare"):
+        load(tmp_path, "case0")
+
+
+def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys, monkeypatch) -> None:
+    bad = lesion_study(tmp_path / "bad", 9)
+    small = sitk.ReadImage(str(bad.truth))[:-1, :, :]
+    sitk.WriteImage(small, str(bad.truth))
+    write_table([tiny_studies[0], bad], tmp_path / "index.csv")
+    monkeypatch.setattr(
+        sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    )
+    assert prepare.main() == CaseError.exit_code
+    said = capsys.readouterr()
+    assert "not prepared: case9: truth" in said.err and "must lie on the PET's grid" in said.err
+    assert "1 of 2 studies" in said.out and "at most" in said.out
+    assert is_current(tiny_studies[0], tmp_path / "cache", Crop())
+
+
+def test_a_full_disk_is_told_before_the_work(tiny_studies, tmp_path, monkeypatch) -> None:
+    usage = prepare.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(ConfigError, match="name another with --cache"):
+        check_disk(tiny_studies, tmp_path)
+
+
+def test_a_damaged_or_older_cache_is_refused(tiny_studies, tmp_path) -> None:
+    prepare_one(tiny_studies[0], tmp_path, Crop(suv_above=0.5))
+    assert crop_of(tmp_path, "case0") == Crop(suv_above=0.5)
+    (tmp_path / "case0/suv.npy").write_bytes(b"no array")
+    with pytest.raises(ConfigError, match="is damaged"):
+        load(tmp_path, "case0")
+    facts = json.loads((tmp_path / "case0/study.json").read_text())
+    (tmp_path / "case0/study.json").write_text(json.dumps(facts | {"format": 0}))
+    with pytest.raises(ConfigError, match="no prepared study of this version"):
+        load(tmp_path, "case0")

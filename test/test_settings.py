@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from model.config import Network
+from model.errors import ConfigError
+from training.settings import Averaging, Crops, Training, changed, read_settings, settings_from, settings_to
+
+
+def test_defaults_are_the_papers() -> None:
+    settings = Training()
+    assert settings.network == Network(fusion="middle", widths=(32, 32, 64, 128, 256))
+    assert settings.crops.size == (160, 160, 160) and settings.window.overlap == 0.5
+    assert settings.optimizer.name == "adamp" and settings.optimizer.rate == 1e-4
+    assert settings.optimizer.betas == (0.9, 0.999) and settings.optimizer.weight_decay == 0.05
+    assert settings.schedule.epochs == 1000 and settings.batch * settings.accumulate == 8
+    assert settings.suv_tops == (20, 40) and settings.loss.kind == "dice_focal" and settings.loss.gamma == 2
+
+
+def test_what_is_written_reads_back() -> None:
+    settings = Training(averaging=Averaging(start=3, per_step=True), seed=5, crops=Crops(pairs=True))
+    assert settings_from(settings_to(settings)) == settings
+
+
+def test_yaml_becomes_settings(tmp_path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("network: {fusion: early, widths: [2, 4]}\ncrops: {size: [16, 16, 16]}\nbatch: 1\n")
+    settings = read_settings(path)
+    assert settings.network.widths == (2, 4) and settings.crops.size == (16, 16, 16) and settings.batch == 1
+
+
+def test_a_change_touches_only_what_it_names() -> None:
+    settings = changed(Training(), {"optimizer": {"name": "adamw"}})
+    assert settings.optimizer.name == "adamw" and settings.optimizer.weight_decay == 0.05
+    assert changed(settings, {"optimizer": {"name": "adamp"}}) == Training()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batsch: 2", "unknown keys: batsch"),
+        ("optimizer: {name: sgd}", "name must be one of adamp, adamw, adabelief, got 'sgd'"),
+        ("optimizer: {rate: -1}", "rate must be a number from 1e-12 to 10, got -1"),
+        ("augmentation: huge", "must be one of none, weak, paper, strong, got 'huge'"),
+        ("crops: {size: [160, 160]}", "three whole numbers"),
+        ("crops: {size: [24, 24, 20]}", "must be multiples of 16"),
+        ("crops: {positive: 0, negative: 0}", "both 0"),
+        ("schedule: {epochs: 10, stop: 11, warmup_epochs: 1}", "stop must be from 1 to 10, got 11"),
+        ("averaging: {start: -1}", "start must be a number from 0"),
+        ("suv_tops: []", "suv_tops must be numbers above 0"),
+        ("optimizer: 3", "must be a mapping"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_settings(path)
+    assert "wrong.yaml" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="nothing.yaml"):
+        read_settings(tmp_path / "nothing.yaml")

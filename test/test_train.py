@@ -1,0 +1,195 @@
+"""One run from start to end, with what can happen to it on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, tiny_training
+from safetensors.torch import load_file
+
+from model.errors import ConfigError
+from model.networks import build
+from training import checkpoint
+from training.checkpoint import write_weights
+from training.loop import TrainingError
+from training.settings import changed, settings_to
+from training.split import Fold
+from training.train import starting_network, train_run
+
+FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",), test=())
+
+
+def member(**changes: object):
+    """Settings of a member that starts after epoch 4 of a base run."""
+    return changed(tiny_training(**changes), {
+        "schedule": {"epochs": 7}, "averaging": {"start": 4, "length_epochs": 1, "constant": 5e-4, "peak": 1e-3},
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tiny_cache, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    train_run(folder, tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    return folder
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_weights_log_pictures_and_what_it_was(base) -> None:
+    names = {path.name for path in base.iterdir()}
+    expected = {"config.yaml", "log.jsonl", "checkpoint.pt", "tensorboard", "curves.png", "slices.png", "run.json"}
+    assert names == expected | {"last.safetensors"}
+    assert [line["epoch"] for line in lines(base)] == [1, 2, 3, 4]
+    assert ["dice" in line for line in lines(base)] == [False, True, False, True]
+    assert {"loss", "rate", "data_s", "compute_s"} <= lines(base)[0].keys()
+    result = json.loads((base / "run.json").read_text())
+    assert result["epoch"] == 4 and result["start"] is None and result["validation"].keys() == {"dice", "fpv_ml", "fnv_ml"}
+
+
+def test_a_finished_run_is_not_done_again(base, tiny_cache) -> None:
+    before = (base / "last.safetensors").stat().st_mtime_ns
+    train_run(base, tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    assert (base / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(base, tiny_cache) -> None:
+    with pytest.raises(ConfigError, match=r"other settings \(settings\)"):
+        train_run(base, tiny_training(seed=9), tiny_cache, FOLD, wanted="cpu")
+
+
+def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, tmp_path, monkeypatch) -> None:
+    """Equation 2 by hand: theta at t0 and the weights at the end of each of three epochs."""
+    terms, write = [load_file(base / "last.safetensors")], checkpoint.write_state
+
+    def keep(path: Path, state: dict) -> None:
+        terms.append({name: tensor.clone() for name, tensor in state["network"].items()})
+        write(path, state)
+
+    monkeypatch.setattr("training.loop.write_state", keep)
+    result = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
+    mean = load_file(tmp_path / "m" / "mean.safetensors")
+    assert len(terms) == 4 and result["terms"] == 4
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, torch.stack([t[name] for t in terms]).mean(0), atol=1e-6, rtol=1e-5)
+    assert result["start"]["sha256"] == json.loads((base / "run.json").read_text())["sha256"]
+
+
+def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
+    from training.predict import device_for, validate, validation_dice
+
+    result = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
+    network = build(member().network)
+    network.load_state_dict(load_file(tmp_path / "m" / "mean.safetensors"))
+    scores = validate(network, FOLD.validate, tiny_cache, member(), device_for("float32", "cpu"))
+    assert result["validation"]["dice"] == pytest.approx(validation_dice(scores), abs=1e-6)
+
+
+def test_averaging_every_step_has_a_term_a_step(base, tiny_cache, tmp_path) -> None:
+    settings = changed(member(), {"averaging": {"per_step": True}})
+    assert train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=base, wanted="cpu")["terms"] == 1 + 3 * 2
+
+
+def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: object) -> list[str]:
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings_to(settings)))
+    fold = {"name": "0", "train": list(FOLD.train), "validate": [], "test": []}
+    split = {"index_sha256": "0" * 64, "by": "diagnosis", "seed": 0, "folds": [fold]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    return [sys.executable, "-m", "training.train", "--settings", str(tmp_path / "settings.yaml"), "--cache", str(cache),
+            "--split", str(tmp_path / "split.json"), "--run", str(folder), "--device", "cpu", *map(str, more)]  # fmt: skip
+
+
+def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(base, tiny_cache, tmp_path) -> None:
+    settings = changed(member(), {"schedule": {"epochs": 14, "steps_per_epoch": 5}, "checkpoint_minutes": 0})
+    start = ("--start", base)
+    whole = command(tmp_path / "whole", tiny_cache, tmp_path, settings, *start)
+    assert subprocess.run(whole, cwd=ROOT, capture_output=True, timeout=200).returncode == 0
+    killed = command(tmp_path / "killed", tiny_cache, tmp_path, settings, *start)
+    for after in (2, 6):  # epochs of ten
+        run = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = tmp_path / "killed" / "log.jsonl"
+        begun = time.monotonic()
+        while run.poll() is None and time.monotonic() - begun < 100:
+            if log.exists() and len(log.read_text().splitlines()) >= after:
+                os.kill(run.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert run.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "run.json").exists()
+    assert subprocess.run(killed, cwd=ROOT, capture_output=True, timeout=200).returncode == 0
+    one, other = (load_file(tmp_path / name / "mean.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
+
+
+def test_two_processes_of_torchrun_train_one_network_as_one_process_with_twice_the_batch(tiny_cache, tmp_path) -> None:
+    """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
+    two, one = tiny_training(batch=1), tiny_training(batch=2)
+    run = command(tmp_path / "two", tiny_cache, tmp_path, two)
+    torchrun = [run[0], "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--", *run[2:]]
+    done = subprocess.run(torchrun, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert subprocess.run(
+        command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
+    ).returncode == 0  # fmt: skip
+    first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("two", "one"))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("training.train.loss_function", lambda _: lambda out, truth: out.sum() * float("nan"))
+    with pytest.raises(TrainingError, match="the loss is nan at step 0") as caught:
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    batch = load_file(tmp_path / "run" / "bad-batch-0-0.safetensors")
+    assert batch["image"].shape == (1, 2, 16, 16, 16) and batch["truth"].shape == (1, 1, 16, 16, 16)
+    assert "optimizer.rate" in str(caught.value) and not (tmp_path / "run" / "run.json").exists()
+
+
+def test_training_lowers_the_loss(tiny_cache, tmp_path) -> None:
+    settings = tiny_training(
+        schedule={"epochs": 6, "warmup_epochs": 1, "steps_per_epoch": 10}, augmentation="none", batch=2,
+        optimizer={"name": "adamw", "rate": 1e-2}, crops={"size": [16, 16, 16], "pairs": True},
+    )  # fmt: skip
+    train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
+    assert lines(tmp_path / "run")[-1]["loss"] < 0.8 * lines(tmp_path / "run")[0]["loss"]
+
+
+def test_a_ct_encoder_is_loaded_into_the_ct_encoder_alone(tmp_path) -> None:
+    settings = tiny_training()
+    torch.manual_seed(77)
+    other = build(settings.network).get_submodule("ct_encoder").state_dict()
+    write_weights(tmp_path / "ct.safetensors", other)
+    network, plain = starting_network(settings, None, tmp_path / "ct.safetensors"), starting_network(settings, None, None)
+    state, fresh = network.state_dict(), plain.state_dict()
+    for name in state:
+        same_as = other[name.removeprefix("ct_encoder.")] if name.startswith("ct_encoder.") else fresh[name]
+        assert torch.equal(state[name], same_as)
+
+
+def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="a member needs --start"):
+        train_run(tmp_path / "a", member(), tiny_cache, FOLD, wanted="cpu")
+    with pytest.raises(ConfigError, match="ended at epoch 4, averaging.start is 3"):
+        train_run(tmp_path / "b", changed(member(), {"averaging": {"start": 3}}), tiny_cache, FOLD, start=base)
+    wide = changed(member(), {"network": {"widths": [4, 4, 8]}})
+    with pytest.raises(ConfigError, match="does not fit the network"):
+        train_run(tmp_path / "c", wide, tiny_cache, FOLD, start=base, wanted="cpu")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
+
+
+def test_the_command_tells_a_wrong_setting_in_its_last_line(tiny_cache, tmp_path) -> None:
+    run = command(tmp_path / "run", tiny_cache, tmp_path, tiny_training())
+    (tmp_path / "settings.yaml").write_text("batsch: 1\n")
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == ConfigError.exit_code and not (tmp_path / "run").exists()
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "batsch" in done.stderr.splitlines()[-1]
