@@ -1,0 +1,165 @@
+"""Commands in processes of their own: one after the other, several at a time over GPUs, or over a cluster."""
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError
+
+WAIT_S = 30.0  # for a scheduler to answer
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Where members run. At most one of: `parallel` at a time here, each on the next GPU; `cluster`, the address of a
+    dask scheduler; `slurm`, so many jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml.
+    """
+
+    parallel: int = 1
+    cluster: str | None = None
+    slurm: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("parallel", 1), ("slurm", 0)):
+            if not least <= getattr(self, name) <= 1000:
+                raise ConfigError(f"--{name} must be from {least} to 1000, got {getattr(self, name)}")
+        if (self.parallel > 1) + bool(self.cluster) + bool(self.slurm) > 1:
+            raise ConfigError("--parallel, --cluster and --slurm exclude each other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command, where what it prints goes, and what is added to its environment."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+    environment: dict[str, str]
+
+
+def results(jobs: list[Job], engine: Engine) -> Iterator[tuple[str, str | None]]:
+    """Every job's name and why it failed, None if it did not, as they end. Closed early, it ends what runs here."""
+    if not jobs or (engine.parallel == 1 and not engine.cluster and not engine.slurm):
+        yield from ((job.name, run_job(job)) for job in jobs)
+        return
+    from distributed import Client, as_completed
+
+    gpus = visible_gpus() if engine.parallel > 1 else ()
+    with workers(engine, len(jobs)) as cluster, Client(cluster, timeout=WAIT_S) as client:
+        names = {client.submit(_task(job, gpus), key=job.name, pure=False): job.name for job in jobs}
+        try:
+            for future in as_completed(names):
+                yield names[future], _result(future)
+        finally:
+            stop_all()  # before the workers are closed, which wait for them
+
+
+def workers(engine: Engine, jobs: int) -> Any:
+    """A cluster of dask.distributed, or the address of one, as a context manager. Raises ConfigError."""
+    from distributed import Client, LocalCluster
+
+    if engine.parallel > 1:  # threads of this process: each only waits for the process that trains
+        return LocalCluster(
+            n_workers=min(engine.parallel, jobs), threads_per_worker=1, processes=False, memory_limit=None,
+            dashboard_address=None, worker_dashboard_address=None,
+        )  # fmt: skip
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[run_job.__module__])  # others need not find this file
+    if engine.cluster:
+        try:
+            Client(engine.cluster, timeout=WAIT_S).close()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--cluster {engine.cluster}: no scheduler answers ({error}); start it with: dask scheduler"
+            ) from None
+        return contextlib.nullcontext(engine.cluster)
+    from dask_jobqueue import SLURMCluster
+
+    try:
+        cluster = SLURMCluster(
+            processes=1, worker_extra_args=["--nthreads", "1", "--no-dashboard"],
+            scheduler_options={"dashboard": False, "dashboard_address": ":0"},
+        )  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--slurm: {' '.join(str(error).split())}; write cores, memory, walltime and, for a GPU, "
+            "job-extra-directives: ['--gres=gpu:1'] into ~/.config/dask/jobqueue.yaml under jobqueue: slurm:"
+        ) from None
+    cluster.scale(jobs=min(engine.slurm, jobs))
+    return cluster
+
+
+def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
+    """Run a job to its end; None, or why it failed. gpus: of them the worker that runs this takes its own."""
+    environment = os.environ | job.environment
+    if gpus:
+        from distributed import get_worker
+
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
+    with job.log.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child inherits it: held for as long as it lives
+        except BlockingIOError:
+            return f"another process trains it (it holds '{job.log}'); wait for it, or end it"
+        begun = log.seek(0, os.SEEK_END)
+        child = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        RUNNING.add(child)
+        try:
+            code = child.wait()
+        finally:
+            _stop(child)
+            RUNNING.discard(child)
+    if code == 0:
+        return None
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", most often for want of memory" if name == "SIGKILL" else "")
+    with job.log.open("rb") as log:
+        log.seek(begun)
+        lines = [line for line in re.split(r"[\r\n]+", log.read().decode(errors="replace")) if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")] or lines
+    return errors[-1].removeprefix("error: ") if errors else f"exit code {code}, and not a word"
+
+
+def stop_all() -> None:
+    """End every process that still runs here."""
+    for child in list(RUNNING):
+        _stop(child)
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them; empty without any."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return tuple(filter(None, named.split(",")))
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def _task(job: Job, gpus: tuple[str, ...]) -> Callable[[], str | None]:
+    """A function without a name of its own: dask sends such a one, and what it needs, as code."""
+    return lambda: run_job(job, gpus)
+
+
+def _result(future: Any) -> str | None:
+    try:
+        said: str | None = future.result()
+    except Exception as error:  # whatever a worker that is gone raises: the others go on
+        return f"its worker failed: {' '.join(str(error).split()) or type(error).__name__}"
+    return said
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        child.wait()
