@@ -30,6 +30,17 @@ def build(network: Network) -> nn.Module:
             return _swin_unetr(widths[0])
 
 
+def skeleton(network: Network) -> nn.Module:
+    """The network without values, to be filled or counted; on the meta device where the network can be built there.
+
+    MONAI's SwinUNETR reads values of tensors while it is built, so it is made with random weights.
+    """
+    if network.fusion == "swin_unetr":
+        return build(network)
+    with torch.device("meta"):
+        return build(network)
+
+
 class Block(nn.Module):
     """Convolution, instance normalisation, SELU."""
 

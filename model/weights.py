@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.config import Member, Network
 from model.errors import LesionError, WeightsError
 from model.manifest import Bundle, load_bundle
-from model.networks import build
+from model.networks import skeleton
 
 State = dict[str, Tensor]
 
@@ -58,8 +58,7 @@ def soup(bundle: Bundle) -> State:
 
 def as_network(network: Network, state: State, where: Path) -> nn.Module:
     """The network with these tensors, in evaluation mode, on the host."""
-    with torch.device("meta"):  # no time spent on random weights that are thrown away
-        module = build(network)
+    module = skeleton(network)  # no time spent on random weights that are thrown away
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -68,8 +67,7 @@ def as_network(network: Network, state: State, where: Path) -> nn.Module:
 
 
 def _check_tensors(state: State, network: Network, path: Path) -> None:
-    with torch.device("meta"):
-        expected = build(network).state_dict()
+    expected = skeleton(network).state_dict()
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     if missing or extra:
         raise WeightsError(

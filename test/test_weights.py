@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_manifest import edit
 
+from model.config import Network, Window
 from model.errors import WeightsError
 from model.files import sha256_of
 from model.manifest import load_bundle
+from model.networks import build
 from model.weights import read_state, soup, voters
 
 
@@ -81,3 +83,17 @@ def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     (folder / "m0.safetensors").write_bytes(b"x")
     failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 4 and "sha256" in failed.stderr
+
+
+@pytest.mark.parametrize(("fusion", "widths"), [("early", (2, 4)), ("late", (2, 4)), ("late_features", (2, 4)),
+                                                ("swin_unetr", (12,))])  # fmt: skip
+def test_a_bundle_of_every_network_says_what_the_trained_network_says(fusion, widths, make_bundle, tmp_path) -> None:
+    network = Network(fusion=fusion, widths=widths)
+    folder = make_bundle(tmp_path / "b", members=1, network=network, window=Window(size=(64, 32, 32)))
+    torch.manual_seed(0)
+    trained = build(network).eval()
+    trained.load_state_dict(load_file(folder / "m0.safetensors"))
+    image = torch.rand(1, 2, 64, 32, 32)
+    [(weight, load)] = voters(load_bundle(folder))
+    with torch.no_grad():
+        torch.testing.assert_close(load()(image), trained(image))
