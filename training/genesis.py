@@ -74,8 +74,8 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
 def body_box(study: Prepared, settings: Training, rng: Generator) -> tuple[slice, slice, slice]:
     """Slices of a crop drawn anywhere, again up to DRAWS times while less than LEAST_BODY of it is above AIR_HU.
 
-    The paper leaves out crops of air alone, and of tissue alone (its scans are chests); here tissue alone is kept,
-    as most of a body is. The authors' code draws its line at -150 HU, which would leave out crops inside a lung.
+    The authors' code (infinite_generator_3D.py) keeps crops of chests with at most 15 % above -150 HU: lung. Here
+    every part of a body is wanted, lung too, so only crops that are nearly all air are drawn again.
     """
     anywhere = replace(settings.crops, sought=0.0, uptake=0.0)
     for _ in range(DRAWS):
