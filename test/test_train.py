@@ -21,8 +21,9 @@ from training.checkpoint import write_weights
 from training.loop import TrainingError
 from training.settings import changed, settings_to
 from training.split import Fold
-from training.train import starting_network, train_run
+from training.train import carry_on, starting_network, train_run
 
+SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",), test=())
 
 
@@ -143,6 +144,17 @@ def test_two_processes_of_torchrun_train_one_network_as_one_process_with_twice_t
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("two", "one"))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
+
+
+def test_a_base_run_carried_on_is_the_longer_run(base, tiny_cache, tmp_path) -> None:
+    longer, start = tiny_training(schedule=SCHEDULE), tiny_training(schedule=SCHEDULE | {"stop": 2})
+    train_run(tmp_path / "start", start, tiny_cache, FOLD, wanted="cpu")
+    carry_on(tmp_path / "start", tmp_path / "vanilla", longer)
+    train_run(tmp_path / "vanilla", longer, tiny_cache, FOLD, wanted="cpu")
+    one, other = load_file(tmp_path / "vanilla" / "last.safetensors"), load_file(base / "last.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ConfigError, match="only schedule.stop may differ"):
+        carry_on(tmp_path / "start", tmp_path / "other", tiny_training(seed=5))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache, tmp_path, monkeypatch) -> None:

@@ -58,6 +58,22 @@ def draw_slices(study: Prepared, margin: np.ndarray, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_bars(
+    names: list[str], ours: list[tuple[float, float, float]], paper: list[float], path: Path
+) -> None:  # fmt: skip
+    """Mean Dice with its interval (mean, low, high) for each name, and the paper's on its own data, as PNG."""
+    figure, axis = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
+    rows = np.arange(len(names))
+    means = np.array([mean for mean, _, _ in ours])
+    spans = np.nan_to_num(np.abs(np.array([(mean - low, high - mean) for mean, low, high in ours]).T))
+    axis.barh(rows, means, xerr=spans, color="tab:blue", alpha=0.6, label="ours (95 % interval)")
+    axis.plot(paper, rows, "kd", label="paper, on autoPET")
+    axis.set(yticks=rows, yticklabels=names, xlabel="mean Dice of cases with lesion", xlim=(0, 1))
+    axis.invert_yaxis()
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
 def _save(figure: Any, path: Path) -> None:
     with replacing(path) as partial:
         figure.savefig(partial, dpi=90, format="png")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from model.config import Crop
-from model.device import Device
+from model.device import Device, choose_device
 from model.errors import CaseError, ConfigError
 from model.lesions import Scores
 from model.networks import build as build_network
@@ -22,10 +23,11 @@ from training import checkpoint, phantom
 from training.bundle import state_sha256
 from training.index import main as index_main
 from training.phantom_table import study_name
-from training.predict import device_for, kept_margin, score_margin
+from training.predict import kept_margin, score_margin
 from training.prepare import load, prepare_all
 from training.pretrain import pretrain_run
 from training.scores import CaseScore
+from training.select import TITLES, log_of, select_runs
 from training.settings import Training, build, changed, read_yaml, settings_from
 from training.split import Fold
 from training.sweep import Sweep, sweep
@@ -141,9 +143,37 @@ def base_and_members(
     return [folder / "members" / name for name in members]
 
 
+def selected(members: Sequence[Path], cache: Path, fold: Fold, folder: Path, wanted: str) -> dict[str, Any]:
+    """The members' selection on the fold's validation cases, kept as selection.json and .txt; done once."""
+    path = folder / "selection.json"
+    if not path.exists():
+        report = select_runs(members, cache, fold, folder / "margins", wanted=wanted)
+        checkpoint.write_text(path.with_suffix(".txt"), log_of(report))
+        checkpoint.write_json(path, report)
+    found: dict[str, Any] = checkpoint.read_json(path)
+    return found
+
+
 def weights_of(run: Path) -> State:
     """What a finished run ended with."""
     return checkpoint.read_weights(run / str(checkpoint.result_of(run)["result"]))
+
+
+def voters_of(report: Mapping[str, Any]) -> dict[str, list[tuple[float, State]]]:
+    """What votes in each choice of a selection, by its title: (share, weights); for DiWA the one mean of weights."""
+    runs = {member["name"]: Path(member["run"]) for member in report["members"]}
+    voters = {}
+    for name, choice in report["choices"].items():
+        total = sum(choice["weights"].values())
+        states = [(count / total, weights_of(runs[member])) for member, count in choice["weights"].items()]
+        voters[TITLES[name]] = [(1.0, mean_of(states))] if choice["method"] == "diwa" else states
+    return voters
+
+
+def mean_of(states: Sequence[tuple[float, State]]) -> State:
+    """The weighted mean of weights, summed in float64 (DiWA)."""
+    mean = {name: sum(share * state[name].double() for share, state in states) for name in states[0][1]}
+    return {name: torch.as_tensor(tensor).to(states[0][1][name].dtype) for name, tensor in mean.items()}
 
 
 class Judge:
@@ -151,7 +181,7 @@ class Judge:
 
     def __init__(self, settings: Training, studies: Mapping[str, Study], cache: Path, kept: Path, wanted: str) -> None:
         self.settings, self.studies, self.cache, self.kept = settings, studies, cache, kept
-        self.device: Device = device_for(settings.precision, wanted)
+        self.device: Device = choose_device(wanted)  # as the container computes
 
     def scores(self, states: Sequence[tuple[float, State]], cases: Iterable[str]) -> list[CaseScore]:
         """Scores of the weighted mean of these networks' logits (one network: itself), case by case."""

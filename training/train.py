@@ -9,6 +9,7 @@ same command again goes on where it stopped. `torchrun --nproc_per_node N -m tra
 """
 
 import argparse
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -107,6 +109,28 @@ def train_run(
         if rank() == 0:
             return finish(run, watcher, origin, time.time() - begun)
     return {}
+
+
+def carry_on(base: Path, folder: Path, settings: Training) -> None:
+    """Begin `folder` where the base run stands, so that it goes on to `schedule.stop` of these settings.
+
+    They may differ from the base run's in `stop` alone: "vanilla" in table 3 is the base run, never averaged.
+    Raises ConfigError if they differ in anything else.
+    """
+    if folder.exists():
+        return
+    config = read_yaml(base / checkpoint.CONFIG)
+    longer = settings_to(settings)
+    there = config["settings"] | {"schedule": config["settings"]["schedule"] | {"stop": longer["schedule"]["stop"]}}
+    if there != longer:
+        raise ConfigError(f"'{base}' was trained with other settings: only schedule.stop may differ to carry it on")
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in (checkpoint.STATE, checkpoint.LOG):
+        shutil.copy(base / name, partial / name)
+    checkpoint.write_text(partial / checkpoint.CONFIG, yaml.safe_dump(config | {"settings": longer}, sort_keys=False))
+    partial.rename(folder)
 
 
 def starting_point(settings: Training, start: Path | None, ct_encoder: Path | None) -> dict[str, str] | None:

@@ -1,0 +1,239 @@
+"""Tables 2 and 3 of Ahn and Park, run again: one command each, at three scales.
+
+    python -m training.experiments table2 --scale small
+    python -m training.experiments table3 --scale paper --index index.csv
+
+paper: as published, for autoPET on a GPU. small: an hour or two on 2 cores. smoke: under 3 minutes. Without
+--index, phantoms are generated: some sites are trained on, others only tested on, the domain shift that the
+paper is about. With it, the table's patients are divided into train, validate and test unless --split says
+how. The table, a picture and what was run go to runs/<table>-<scale>/; the same command again goes on.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import LesionError
+from model.networks import skeleton
+from training import checkpoint
+from training.dealing import draw_share, strata
+from training.pictures import draw_bars
+from training.procedure import (
+    CONVENTION,
+    Judge,
+    Plan,
+    base_and_members,
+    make_phantoms,
+    prepare_cases,
+    pretrained,
+    read_plan,
+    selected,
+    voters_of,
+    weights_of,
+)
+from training.scores import CaseScore, Group, summary
+from training.settings import changed
+from training.split import Fold, make_fold, read_fold
+from training.table import Study, read_table
+from training.train import carry_on, train_run
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+SCALES = ("paper", "small", "smoke")
+TABLE_2 = {  # network: (millions of parameters, Dice) of the paper's table 2
+    "SwinUNETR": (15.7, 0.6817), "early": (5.7, 0.6723), "middle": (15.8, 0.6934), "late": (11.5, 0.6844),
+    "early, matched": (15.4, 0.6691), "late, matched": (15.9, 0.6853),
+}  # fmt: skip
+TABLE_3 = {  # row: (Dice, FPV ml, FNV ml) of the paper's table 3
+    "vanilla": (0.6948, 8.5077, 13.4579), "WA best": (0.7097, 9.7973, 10.8431),
+    "EoA uniform": (0.7160, 9.9053, 11.3314), "DiWA uniform": (0.6597, 9.9179, 13.9808),
+    "EoA greedy": (0.7242, 8.8002, 11.3881), "DiWA greedy": (0.7200, 8.6254, 11.5744),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What an experiment works on."""
+
+    studies: Mapping[str, Study]
+    cache: Path
+    fold: Fold
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a table: its name, what the paper has, parameters in millions, and our scores."""
+
+    name: str
+    paper: tuple[float, ...]
+    parameters: float
+    scores: list[CaseScore]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    folder = options.run or Path("runs") / f"{options.table}-{options.scale}"
+    begun = time.time()
+    try:
+        plan = read_plan(options.plan or CONFIGS / f"{options.scale}.yaml")
+        data = data_of(plan, options, folder)
+        lines = (table2 if options.table == "table2" else table3)(plan, data, folder, options.device)
+        text = markdown(options.table, lines, data)
+        print(text)
+        write(folder, options, text, lines, data, time.time() - begun)
+    except LesionError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+def data_of(plan: Plan, options: argparse.Namespace, folder: Path) -> Data:
+    """Phantoms of the plan, or the user's index, prepared and divided."""
+    shared = options.data or folder.parent / f"data-{options.scale}"
+    if options.index is None:
+        index, fold = make_phantoms(plan, shared, options.workers)
+        parts = [
+            f"{part} " + ", ".join(f"{n} of site {site} from seed {first}" for site, (first, n) in sites.items())
+            for part, sites in plan.phantoms.items()
+        ]
+        text = f"phantoms (synthetic): {'; '.join(parts)}"
+        studies = read_table(index)
+    else:
+        studies = read_table(options.index)
+        fold = read_fold(options.split, options.fold) if options.split else divided(studies)
+        text = f"{len(studies)} studies of {options.index.name}"
+    cache = shared / "cache"
+    prepare_cases(studies, (*fold.train, *fold.validate, *fold.test), cache, plan.crop, options.workers)
+    return Data(studies=studies, cache=cache, fold=fold, text=text)
+
+
+def divided(studies: Mapping[str, Study]) -> Fold:
+    """Test 20 %, of the rest 20 % validate; by patient, stratified over diagnosis, seed 0."""
+    stratum_of = strata(studies.values(), "diagnosis")
+    test = draw_share(stratum_of, 0.2, "0/test")
+    rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
+    validate = draw_share(rest, 0.2, "0")
+    return make_fold("0", rest.keys() - validate, validate, test, dict(studies))
+
+
+def table2(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
+    """Six networks, each trained as the base run carried on to the last epoch, scored on the test cases."""
+    lines = []
+    for name, paper in TABLE_2.items():
+        settings = changed(plan.base, {"network": plan.networks[name], "schedule": {"stop": None}}, f"networks: {name}")
+        run = folder / name.replace(", ", "-")
+        train_run(run, settings, data.cache, data.fold, wanted=wanted)
+        judge = Judge(settings, data.studies, data.cache, folder / "margins", wanted)
+        lines.append(Line(
+            name=name, paper=paper, parameters=millions(settings.network),
+            scores=judge.scores([(1.0, weights_of(run))], data.fold.test),
+        ))  # fmt: skip
+    return lines
+
+
+def table3(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
+    """Vanilla, the best average, EoA and DiWA, uniform and greedy; chosen on validation, scored on the test cases."""
+    encoder = pretrained(plan, folder, data.cache, data.fold, wanted)
+    members = base_and_members(plan, folder, data.cache, data.fold, wanted, ct_encoder=encoder)
+    vanilla = folder / "vanilla"
+    carry_on(folder / "base", vanilla, changed(plan.base, {"schedule": {"stop": None}}))
+    train_run(vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold,
+              ct_encoder=encoder, wanted=wanted)  # fmt: skip
+    chosen = selected(members, data.cache, data.fold, folder, wanted)
+    judge = Judge(plan.base, data.studies, data.cache, folder / "margins", wanted)
+    voters = {"vanilla": [(1.0, weights_of(vanilla))]} | voters_of(chosen)
+    return [
+        Line(name=name, paper=paper, parameters=millions(plan.base.network) * len(voters[name]),
+             scores=judge.scores(voters[name], data.fold.test))
+        for name, paper in TABLE_3.items()
+    ]  # fmt: skip
+
+
+def millions(network: Any) -> float:
+    """Parameters of a network, in millions."""
+    return sum(parameter.numel() for parameter in skeleton(network).parameters()) / 1e6
+
+
+def markdown(table: str, lines: Sequence[Line], data: Data) -> str:
+    """The table beside the paper's: all test cases, then every site of them."""
+    groups = [(line, summary(line.scores, by=("site",)).groups) for line in lines]
+    sites = [group.value for group in groups[0][1][1:]]
+    trained = sorted({data.studies[case].site for case in data.fold.train})
+    head = ["", "M parameters", "Dice", "FPV ml", "FNV ml", *(f"Dice, site {site}" for site in sites), "paper: Dice"]
+    if table == "table3":
+        head += ["paper: FPV", "paper: FNV"]
+    rows = [head, ["---"] * len(head)]
+    for line, (everything, *by_site) in groups:
+        cells = [_cell(everything, "dice", 4), _cell(everything, "fpv_ml", 2), _cell(everything, "fnv_ml", 2)]
+        cells += [_cell(group, "dice", 4) for group in by_site]
+        paper = [f"{value:g}" for value in (line.paper[1:] if table == "table2" else line.paper)]
+        rows.append([line.name, f"{line.parameters:.3f}", *cells, *paper])
+    said = (
+        f"{len(data.fold.test)} test cases, {len(data.fold.train)} to train, {len(data.fold.validate)} to validate and "
+        f"select; {data.text}. Trained on sites {', '.join(trained)}. Dice: mean over cases with lesion; mean (95 % "
+        f"bootstrap interval over cases); empty masks by {CONVENTION}."
+    )
+    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", said])
+
+
+def write(
+    folder: Path, options: argparse.Namespace, text: str, lines: Sequence[Line], data: Data, seconds: float
+) -> None:
+    """table.md, table.json, table.png and scores of every case, with what was run."""
+    ran = {
+        "command": ["python", "-m", "training.experiments", *sys.argv[1:]], "seconds": round(seconds, 1),
+        "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "cores": os.cpu_count(),
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+    }  # fmt: skip
+    table = [
+        {"name": line.name, "paper": line.paper, "parameters_m": line.parameters, "cases": [*map(vars, line.scores)]}
+        for line in lines
+    ]
+    finite = json.loads(json.dumps({"ran": ran, "data": data.text, "lines": table}), parse_constant=lambda _: None)
+    checkpoint.write_json(folder / "table.json", finite)
+    where = f"{ran['date']}, {seconds:.0f} s, {ran['machine']}, {ran['cores']} cores, torch {ran['torch']}"
+    checkpoint.write_text(folder / "table.md", f"{text}\n\nRun: `{' '.join(ran['command'])}`, {where}.\n")
+    dice = [summary(line.scores, by=()).groups[0].dice for line in lines]
+    paper = [line.paper[1] if options.table == "table2" else line.paper[0] for line in lines]
+    draw_bars([line.name for line in lines], [(d.mean, d.low, d.high) for d in dice], paper, folder / "table.png")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("table", choices=("table2", "table3"))
+    add("--scale", choices=SCALES, default="small", help="default small")
+    add("--plan", type=Path, help="YAML in place of training/configs/<scale>.yaml")
+    add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")
+    add("--split", type=Path, help="split.json for --index (default: 20 %% test, 20 %% of the rest validate)")
+    add("--fold", default="0", help="fold of --split (default 0)")
+    add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
+    add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that make data (default all cores)")
+    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
+    return parser.parse_args(arguments)
+
+
+def _cell(group: Group, metric: str, digits: int) -> str:
+    found = getattr(group, metric)
+    if not found.cases:
+        return "-"
+    span = f" ({found.low:.{digits}f} to {found.high:.{digits}f})" if found.cases > 1 else ""
+    return f"{found.mean:.{digits}f}{span}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""How the shipped weights were made, and what that procedure scores on patients it has not seen.
+
+    python -m training.nested --real ../shared/data/sts --run runs/shipped
+    python -m training.nested --real ../shared/data/sts --run runs/shipped --ship
+
+The first command divides the real patients into outer folds. For each, base run, members and selection see the
+other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
+at random. --ship runs the same procedure on all patients and writes weights/eoa and weights/diwa. What is done
+is not done again, so it can be stopped at any moment.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError, LesionError
+from training.dealing import deal, draw_share, strata
+from training.index import main as index_main
+from training.procedure import (
+    Judge,
+    Plan,
+    base_and_members,
+    make_phantoms,
+    prepare_cases,
+    selected,
+    voters_of,
+    weights_of,
+)
+from training.recrop import main as recrop_main
+from training.scores import CaseScore, summary, table, write
+from training.settings import Training, build, changed, read_yaml
+from training.split import Fold
+from training.table import Study, read_table, write_table
+from training.train import train_run
+
+CHOICES = {"eoa": "EoA greedy", "diwa": "DiWA greedy"}
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipping:
+    """plan: base run, members and phantoms; start: changes of settings for the run on phantoms alone that every base
+    run goes on from; repeats: how often a pass over the studies shows a real one; copies: re-crops of a real study.
+    """
+
+    plan: Plan
+    start: dict[str, Any]
+    repeats: int = 1
+    copies: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.repeats, self.copies) < 1:
+            raise ConfigError(f"repeats and copies must be 1 or more, got {self.repeats} and {self.copies}")
+
+    @property
+    def start_settings(self) -> Training:
+        """Settings of the run on phantoms alone."""
+        return changed(changed(self.plan.base, {"schedule": {"stop": None}}), self.start, "start")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """All studies by case; the parts of the phantoms; every real patient's original and re-cropped cases."""
+
+    studies: Mapping[str, Study]
+    phantoms: Fold
+    originals: Mapping[str, list[str]]
+    copies: Mapping[str, list[str]]
+    cache: Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
+        data = data_of(shipping, options)
+        start = options.run / "start"
+        train_run(start, shipping.start_settings, data.cache, data.phantoms, wanted=options.device)
+        if options.ship:
+            ship(shipping, data, start, options)
+        else:
+            estimate(shipping, data, start, options)
+    except LesionError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
+    """Phantoms, real studies and their re-cropped copies, prepared."""
+    index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
+    studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
+    say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--output", real)
+    if not real.exists() and index_main([str(word) for word in (options.real, *say)]):
+        raise ConfigError(f"'{options.real}' cannot be indexed, see above")
+    words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies)
+    if not copied.exists() and recrop_main([str(word) for word in words]):
+        raise ConfigError(f"'{real}' cannot be re-cropped, see above")
+    parts: list[dict[str, list[str]]] = []
+    for path in (real, copied / "index.csv"):
+        found: dict[str, list[str]] = {}
+        for study in read_table(path).values():
+            studies[study.case] = study
+            found.setdefault(study.patient, []).append(study.case)
+        parts.append(found)
+    write_table(list(studies.values()), options.run / "index.csv")
+    cache = options.run / "cache"
+    prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
+    return Data(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
+
+
+def fold_of(name: str, train: set[str], validate: set[str], test: set[str], shipping: Shipping, data: Data) -> Fold:
+    """Originals of the patients to train on, re-cropped copies of the others, and the phantoms' parts."""
+
+    def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
+        return tuple(case for patient in sorted(patients) for case in of[patient])
+
+    return Fold(
+        name=name, train=data.phantoms.train + cases(train, data.originals) * shipping.repeats,
+        validate=cases(validate, data.copies) + data.phantoms.validate, test=cases(test, data.copies),
+    )  # fmt: skip
+
+
+def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
+    """Every outer fold, and the mean over all their patients."""
+    real = [data.studies[case] for cases in data.originals.values() for case in cases]
+    stratum_of = strata(real, "diagnosis")
+    rows: dict[str, list[CaseScore]] = {name: [] for name in CHOICES}
+    for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+        rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
+        validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
+        fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, shipping, data)
+        folder = options.run / fold.name
+        voters = procedure(shipping, data, fold, folder, start, options.device)
+        judge = Judge(shipping.plan.base, data.studies, data.cache, folder / "margins", options.device)
+        for name, choice in CHOICES.items():
+            scores = judge.scores(voters[choice], fold.test)
+            report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not seen")
+            rows[name] += scores
+    for name, scores in rows.items():
+        report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
+    report_phantoms(shipping, data, start, options)
+
+
+def procedure(
+    shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path, wanted: str
+) -> dict[str, list[Any]]:
+    """Base run, members and selection on one fold; what votes in each choice."""
+    members = base_and_members(shipping.plan, folder, data.cache, fold, wanted, start=start)
+    return voters_of(selected(members, data.cache, fold, folder, wanted))
+
+
+def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
+    """The procedure on all patients; bundles; scores on phantoms never used."""
+    from training.export import export
+
+    real = [data.studies[case] for cases in data.originals.values() for case in cases]
+    stratum_of = strata(real, "diagnosis")
+    validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
+    fold = fold_of("all", set(stratum_of) - validate, validate, set(), shipping, data)
+    folder = options.run / fold.name
+    voters = procedure(shipping, data, fold, folder, start, options.device)
+    judge = Judge(shipping.plan.base, data.studies, data.cache, folder / "margins", options.device)
+    for name, choice in CHOICES.items():
+        report(judge.scores(voters[choice], data.phantoms.test), options.run / f"{name}-phantoms.csv",
+               f"{name}, phantoms never used")  # fmt: skip
+        export(
+            folder / "selection.json", f"{name}_greedy", name, options.output / name, force=True, half=True,
+            index=options.run / "index.csv", check_case=next(iter(fold.validate)), trained_on=sorted(set(fold.train)),
+        )  # fmt: skip
+
+
+def report_phantoms(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
+    """Scores of the run on phantoms alone, on phantoms never used."""
+    judge = Judge(shipping.start_settings, data.studies, data.cache, start / "margins", options.device)
+    scores = judge.scores([(1.0, weights_of(start))], data.phantoms.test)
+    report(scores, options.run / "start-phantoms.csv", "the run on phantoms alone, phantoms never used")
+
+
+def report(scores: list[CaseScore], path: Path, title: str) -> None:
+    """Print the scores, and write them as CSV and JSON."""
+    result = summary(scores, by=("site",))
+    print(f"\n{title}\n\n{table(result)}\n", flush=True)
+    write(scores, result, path, {"title": title, "date": time.strftime("%Y-%m-%d")})
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.nested", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training.index reads it")
+    add("--run", type=Path, required=True, help="folder of everything that is made")
+    add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
+    add("--plan", type=Path, default=Path(__file__).with_name("configs") / "shipped.yaml",
+        help="YAML (default training/configs/shipped.yaml)")  # fmt: skip
+    add("--outer", type=int, default=3, help="outer folds (default 3)")
+    add("--validation", type=float, default=0.2, help="share of the patients not tested that validates (default 0.2)")
+    add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
+    add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
+    add("--output", type=Path, default=WEIGHTS, help="where bundles are written (default weights/)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that make data (default all cores)")
+    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
