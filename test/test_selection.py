@@ -3,7 +3,7 @@ import math
 import pytest
 
 from model.errors import ConfigError
-from training.selection import greedy, rank, steps_to, told, uniform
+from training.selection import greedy, rank, steps_to, uniform
 
 
 def table(scores: dict[str, float]):
@@ -90,15 +90,6 @@ def test_a_score_that_is_nan_is_refused_by_the_set_it_belongs_to() -> None:
         greedy(["a", "b"], lambda members: math.nan if len(members) == 2 else 0.5)
     with pytest.raises(ConfigError, match="score of b is nan"):
         rank({"a": 0.5, "b": math.nan})
-
-
-def test_the_log_names_every_decision_and_the_chosen() -> None:
-    choice = greedy(["a", "b", "c"], table(WORKED), replacement=True)
-    lines = told(choice)
-    assert lines[:4] == [
-        "accept  nothing -> 0.700000  a", "reject  0.700000 -> 0.680000  b", "accept  0.700000 -> 0.710000  c", "pass 2"
-    ]  # fmt: skip
-    assert lines[-1] == "chosen  0.730000  a x 2, c, b"
 
 
 def test_json_has_null_for_the_score_of_nothing() -> None:

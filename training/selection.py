@@ -81,19 +81,6 @@ def uniform(names_ranked: Sequence[str], value: Value) -> Choice:
     return Choice(members=chosen, score=_finite(value(chosen), chosen))
 
 
-def told(choice: Choice) -> list[str]:
-    """Every accept and reject as a line to read."""
-    lines, turn = [], 0
-    for step in choice.steps:
-        if step.turn != turn:
-            turn = step.turn
-            lines += [f"pass {turn}"] if turn > 1 else []
-        without = "nothing" if step.without == OF_NOTHING else f"{step.without:.6f}"
-        lines.append(f"{'accept' if step.kept else 'reject'}  {without} -> {step.with_it:.6f}  {step.member}")
-    weights = ", ".join(f"{name} x {count}" if count > 1 else name for name, count in choice.weights.items())
-    return [*lines, f"chosen  {choice.score:.6f}  {weights}"]
-
-
 def steps_to(choice: Choice) -> list[dict[str, Any]]:
     """The steps ready for JSON, which has no infinity: the empty set's score is null."""
     return [

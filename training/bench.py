@@ -1,0 +1,160 @@
+"""What sets of candidates score on validation cases, by EoA and by DiWA (Ahn and Park, algorithms 1 and 2).
+
+Every candidate goes over the cases once; its margins are kept on disk. The mean of logits has the mean of margins
+as its own, so what EoA's sets score needs no network any more. Soups of DiWA are run, each distinct one once.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from model.device import Device
+from model.errors import WeightsError
+from model.lesions import Scores
+from model.weights import as_network
+from training import checkpoint
+from training.candidates import Candidate, soup
+from training.checkpoint import State
+from training.predict import kept_margin, margin, score_margin, validation_dice
+from training.prepare import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Scores of every case, and the seconds that the networks take for one, on average."""
+
+    cases: dict[str, Scores]
+    seconds_per_case: float
+
+    @property
+    def dice(self) -> float:
+        """Mean over the cases that have lesion."""
+        return validation_dice(self.cases)
+
+    @property
+    def fpv_ml(self) -> float:
+        """Mean over all cases."""
+        return float(np.mean([scores.fpv_ml for scores in self.cases.values()]))
+
+    @property
+    def fnv_ml(self) -> float:
+        """Mean over all cases."""
+        return float(np.mean([scores.fnv_ml for scores in self.cases.values()]))
+
+
+class Bench:
+    """What sets of candidates score on these cases; what was computed once is kept in the folder `keep`."""
+
+    def __init__(
+        self, candidates: dict[str, Candidate], cache: Path, cases: Sequence[str], keep: Path, device: Device
+    ) -> None:
+        self.candidates, self.cache, self.keep, self.device = candidates, cache, keep, device
+        self.settings = next(iter(candidates.values())).settings  # network, intensity and window are those of all
+        self.studies = {case: load(cache, case) for case in cases}
+        self.kept: dict[tuple[str, str], tuple[Path, float]] = {}  # (name, case): margin's file, seconds it took
+        self.done: dict[tuple[Any, ...], Judged] = {}
+
+    def run_all(self) -> None:
+        """Every candidate over every case, unless it is kept; what the others need. Raises WeightsError."""
+        with tqdm(total=len(self.candidates) * len(self.studies), unit="case", desc="predict", disable=None) as bar:
+            for one in self.candidates.values():
+                network = self._network(checkpoint.read_weights(one.weights), one.weights)
+                for case in self.studies:
+                    self._run(one, network, case)
+                    bar.update()
+
+    def eoa(self, names: Iterable[str]) -> Judged:
+        """What the mean of the members' logits scores; a member that stands there twice counts twice."""
+        key = ("eoa", *sorted(names))
+        if key not in self.done:
+            cases = {case: score_margin(self.mean_margin(key[1:], case), s) for case, s in self.studies.items()}
+            seconds = sum(self.kept[name, case][1] for name in set(key[1:]) for case in self.studies)
+            self.done[key] = Judged(cases=cases, seconds_per_case=seconds / len(cases))
+        return self.done[key]
+
+    def diwa(self, names: Iterable[str]) -> Judged:
+        """What the network of the members' mean weights scores; of one member, that member."""
+        key = ("diwa", *sorted(names))
+        if len(set(key[1:])) == 1:
+            return self.eoa(key[1:2])
+        if key not in self.done:
+            self.done[key] = self._soup(key[1:])
+        return self.done[key]
+
+    def mean_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
+        """EoA's margin of a case, float32 (X, Y, Z); above 0 is lesion. The same whatever the order of the names."""
+        counts = Counter(names)
+        total = np.zeros(self.studies[case].truth.shape, np.float32)
+        for name in sorted(counts):
+            with np.load(self.kept[name, case][0]) as file:
+                total += file["margin"].astype(np.float32) * counts[name]
+        return total / counts.total()
+
+    def soup_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
+        """DiWA's margin of a case, (X, Y, Z)."""
+        return self._margin(self._soup_network(tuple(names)), case)
+
+    def _soup(self, names: tuple[str, ...]) -> Judged:
+        of = [sorted(self.candidates[name].sha256 for name in names), [self._sha256(case) for case in self.studies]]
+        path = self.keep / f"soup-{_digest([of, self._how(self.device)])}.json"
+        if not path.exists():
+            network, cases, seconds = self._soup_network(names), {}, 0.0
+            for case, study in self.studies.items():
+                begun = time.perf_counter()
+                out = self._margin(network, case)
+                seconds += time.perf_counter() - begun
+                cases[case] = asdict(score_margin(out, study))
+            checkpoint.write_json(path, {"members": names, "cases": cases, "seconds_per_case": seconds / len(cases)})
+        kept = checkpoint.read_json(path)
+        cases = {case: Scores(**scores) for case, scores in kept["cases"].items()}
+        return Judged(cases=cases, seconds_per_case=kept["seconds_per_case"])
+
+    def _soup_network(self, names: tuple[str, ...]) -> nn.Module:
+        counts = Counter(names)
+        return self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
+
+    def _margin(self, network: nn.Module, case: str) -> NDArray[Any]:
+        study = self.studies[case]
+        return _finite(lambda on: margin(network, study, self.settings, on), self.device, f"a soup, case {case}")
+
+    def _run(self, one: Candidate, network: nn.Module, case: str) -> None:
+        def compute(on: Device) -> NDArray[Any]:
+            folder = self.keep / f"{one.name}-{_digest([one.sha256, self._how(on)])}" / self._sha256(case)
+            out, seconds = kept_margin(folder, case, network, self.cache, self.settings, on)
+            self.kept[one.name, case] = folder / f"{case}.npz", seconds
+            return out
+
+        _finite(compute, self.device, f"'{one.weights}', case {case}")
+
+    def _network(self, state: State, where: Path | str = "a soup") -> nn.Module:
+        return as_network(self.settings.network, state, Path(where)).to(self.device.torch_device)
+
+    def _how(self, on: Device) -> list[Any]:
+        settings = self.settings
+        return [asdict(settings.intensity), asdict(settings.window), on.torch_device.type, str(on.precision)]
+
+    def _sha256(self, case: str) -> str:
+        return _digest((self.cache / case / "study.json").read_text(encoding="utf-8"))
+
+
+def _finite(compute: Callable[[Device], NDArray[Any]], device: Device, what: str) -> NDArray[Any]:
+    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
+    for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
+        if np.isfinite(out := compute(on)).all():
+            return out
+    raise WeightsError(f"{what}: the network gives NaN: its training went wrong; leave it out")
+
+
+def _digest(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
