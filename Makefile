@@ -13,6 +13,7 @@ run: $(VENV)/installed
 	$(BIN)/python process.py --input test/input --output output --preview --report output/report.json
 	@$(BIN)/python test/show_sample.py output test/truth
 
+test: export OMP_WAIT_POLICY = PASSIVE
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy

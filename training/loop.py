@@ -52,7 +52,7 @@ class Run:
     average: WeightAverage | None = None
     first_epoch: int = 0  # a member begins at t0
     at_epoch: Callable[[int], dict[str, Any]] = lambda epoch: {}
-    seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})  # waited, computed
 
 
 def rank() -> int:
@@ -98,7 +98,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        step, losses = state["step"], list(state["losses"])
+        step, losses, run.seconds = state["step"], list(state["losses"]), dict(state["seconds"])
         if run.average is not None:
             run.average.load_state_dict(state["average"])
     if rank() == 0:
@@ -111,6 +111,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             write_state(run.folder / STATE, {
                 "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "average": run.average.state_dict() if run.average else None, "step": step, "losses": losses,
+                "seconds": run.seconds,
             })  # fmt: skip
 
     saved = time.monotonic()

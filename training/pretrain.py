@@ -10,7 +10,6 @@ run.json. The same command again goes on where it stopped; torchrun works as wit
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,6 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
 
     Raises ConfigError, and TrainingError for a loss that is not finite.
     """
-    begun = time.time()
     if settings.averaging is not None:
         raise ConfigError("averaging is set, and pre-training has none: leave `averaging` out of its settings")
     if not fold.train:
@@ -103,7 +101,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
             at_epoch=at_epoch,
         )  # fmt: skip
         train(run, state)
-        return finish(run, held_out, time.time() - begun) if rank() == 0 else {}
+        return finish(run, held_out) if rank() == 0 else {}
 
 
 def validate(run: Run, held_out: DistortedCrops) -> dict[str, float]:
@@ -148,15 +146,15 @@ def draw(shown: list[list[np.ndarray]], path: Path) -> None:
         figure.savefig(partial, format="png", dpi=90)
 
 
-def finish(run: Run, held_out: DistortedCrops, seconds: float) -> dict[str, Any]:
+def finish(run: Run, held_out: DistortedCrops) -> dict[str, Any]:
     """Write the encoder and run.json."""
     path = run.folder / ENCODER
     checkpoint.write_weights(path, run.network.get_submodule("encoder").state_dict())
     schedule = run.settings.schedule
     result = {
         "result": ENCODER, "sha256": sha256_of(path), "epoch": schedule.stop or schedule.epochs,
-        "validation": validate(run, held_out), "seconds": round(seconds, 1), "device": run.device.name,
-        "loop_seconds": run.seconds,
+        "validation": validate(run, held_out), "device": run.device.name,
+        "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
     }  # fmt: skip
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)
     return result

@@ -97,7 +97,7 @@ def make_phantoms(plan: Plan, folder: Path, workers: int) -> tuple[Path, Fold]:
                      "--workers", workers)  # fmt: skip
         parts[part] = tuple(sorted(names))
     path = folder / "phantoms.csv"
-    if not path.exists() or set(read_table(path)) != {name for names in parts.values() for name in names}:
+    if not path.exists() or not {name for names in parts.values() for name in names} <= set(read_table(path)):
         _command(index_main, folder / "phantoms", "--output", path, "--workers", workers, "--strict")
     return path, Fold(name="phantoms", **parts)
 

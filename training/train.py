@@ -11,8 +11,6 @@ same command again goes on where it stopped. `torchrun --nproc_per_node N -m tra
 import argparse
 import shutil
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +77,6 @@ def train_run(
     start: a finished run whose result this one begins with, at epoch `averaging.start`. Raises ConfigError,
     WeightsError, and TrainingError for a loss that is not finite.
     """
-    begun = time.time()
     origin = starting_point(settings, start, ct_encoder)
     config = {
         "settings": settings_to(settings), "cache": str(cache.resolve()), "train": list(fold.train),
@@ -107,7 +104,7 @@ def train_run(
         watcher.average = run.average
         train(run, state)
         if rank() == 0:
-            return finish(run, watcher, origin, time.time() - begun)
+            return finish(run, watcher, origin)
     return {}
 
 
@@ -212,16 +209,17 @@ class Watcher:
         return network
 
 
-def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None, seconds: float) -> dict[str, Any]:
+def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[str, Any]:
     """Write the weights and run.json."""
     name = MEAN if run.average else LAST
+    stop = run.settings.schedule.stop or run.settings.schedule.epochs
+    validation = watcher.last or watcher(stop)  # a run killed after its last checkpoint has not validated
     state = run.average.state() if run.average else run.network.state_dict()
     checkpoint.write_weights(run.folder / name, state)
-    schedule = run.settings.schedule
     result = {
-        "result": name, "sha256": sha256_of(run.folder / name), "epoch": schedule.stop or schedule.epochs,
-        "start": origin, "terms": run.average.terms if run.average else 0, "validation": watcher.last,
-        "seconds": round(seconds, 1), "device": asdict(run.device)["name"], "loop_seconds": run.seconds,
+        "result": name, "sha256": sha256_of(run.folder / name), "epoch": stop, "start": origin,
+        "terms": run.average.terms if run.average else 0, "validation": validation,
+        "seconds": {key: round(value, 1) for key, value in run.seconds.items()}, "device": run.device.name,
     }  # fmt: skip
     draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)

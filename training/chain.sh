@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The whole chain, command by command, at smoke scale: a few minutes on 2 cores. What it trains is worth nothing.
+#   training/chain.sh [FOLDER]     default runs/chain; what is done there already is not done again
+# Every command is one that training/README.md explains; PYTHON chooses the interpreter (default .venv/bin/python).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=${1:-runs/chain}
+python=${PYTHON:-.venv/bin/python}
+configs=training/configs/chain
+mkdir -p "$run"
+
+step() {
+  printf '\n=== %s ===\n' "$*"
+  "$python" -m "training.$@"
+}
+
+step phantom --seed 4 --count 6 --site A --output "$run/phantoms" --workers 2
+step index "$run/phantoms" --output "$run/index.csv" --strict
+step split "$run/index.csv" --output "$run/split.json" --validation 0.34 --by site
+step prepare "$run/index.csv" --cache "$run/cache" --crop-suv-above 0.2
+at=(--cache "$run/cache" --split "$run/split.json" --fold 0)
+step pretrain --settings "$configs/pretrain.yaml" "${at[@]}" --run "$run/ct"
+step train --settings "$configs/base.yaml" "${at[@]}" --run "$run/base" --ct-encoder "$run/ct/ct_encoder.safetensors"
+step sweep "$configs/sweep.yaml" "${at[@]}" --base "$run/base" --runs "$run/members"
+members=()
+for folder in "$run"/members/*/; do
+  [ -e "$folder/run.json" ] && members+=("$folder")
+done
+step select "${members[@]}" "${at[@]}" --output "$run/selection.json"
+for method in eoa diwa; do
+  if [ ! -d "$run/bundles/$method" ]; then
+    step export "$run/selection.json" --choice "${method}_greedy" --name "chain-$method" \
+      --output "$run/bundles/$method" --index "$run/index.csv" --data "6 phantoms, smoke scale" --licence MIT
+  fi
+done
+step evaluate --index "$run/index.csv" --split "$run/split.json" --part validate --weights "$run/bundles/eoa" \
+  --output "$run/scores.csv"
+echo
+echo "the bundles are '$run/bundles/eoa' and '$run/bundles/diwa'; process.py --weights takes either"
