@@ -16,7 +16,8 @@ SHARED = ("network", "intensity", "window")  # what members of one bundle have i
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A finished run. start: sha256 of the file of the base run's weights, None without a base run (a shared CT encoder
-    is no shared start); base: the base run's folder where it is found; trained_on: cases of both runs.
+    is no shared start); base: the base run's folder where it is found; trained_on: cases of the run, of its base run,
+    and of what that went on from.
     """
 
     name: str
@@ -69,7 +70,7 @@ def read_candidate(folder: Path) -> Candidate:
     origin = start["sha256"] if start and "run" in start else None
     base = find_base(folder, Path(start["run"]), origin) if origin else None
     if base:
-        trained_on |= set(read_yaml(base / checkpoint.CONFIG).get("train", ()))
+        trained_on |= read_candidate(base).trained_on
     return Candidate(
         name=folder.resolve().name, folder=folder, weights=weights, sha256=found, settings=settings, start=origin,
         base=base, trained_on=frozenset(trained_on),
