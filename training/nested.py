@@ -20,6 +20,7 @@ from typing import Any
 
 from model.errors import ConfigError, LesionError
 from training.dealing import deal, draw_share, strata
+from training.export import export
 from training.index import main as index_main
 from training.procedure import (
     Judge,
@@ -39,6 +40,11 @@ from training.table import Study, read_table, write_table
 from training.train import train_run
 
 CHOICES = {"eoa": "EoA greedy", "diwa": "DiWA greedy"}
+TRAINED_ON = (
+    "{real} patients with soft-tissue sarcoma, TCIA collection Soft-tissue-Sarcoma (Vallieres et al. 2015, "
+    "doi:10.7937/K9/TCIA.2015.7GO2GSKS, CC BY 3.0), as published by IBSI and MIRP, some of them to validate; and "
+    "{phantoms} synthetic phantoms of training/phantom.py"
+)
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -160,8 +166,6 @@ def procedure(
 
 def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
     """The procedure on all patients; bundles; scores on phantoms never used."""
-    from training.export import export
-
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
@@ -173,8 +177,10 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
         report(judge.scores(voters[choice], data.phantoms.test), options.run / f"{name}-phantoms.csv",
                f"{name}, phantoms never used")  # fmt: skip
         export(
-            folder / "selection.json", f"{name}_greedy", name, options.output / name, force=True, half=True,
-            index=options.run / "index.csv", check_case=next(iter(fold.validate)), trained_on=sorted(set(fold.train)),
+            folder / "selection.json", f"{name}_greedy", name, options.output / name, half=True, force=True,
+            data=TRAINED_ON.format(real=len(stratum_of), phantoms=len(data.phantoms.train)), licence="MIT",
+            index=options.run / "index.csv", check_case=fold.validate[0], wanted=options.device,
+            trained_on=[*fold.train, *(case for cases in data.copies.values() for case in cases)],
         )  # fmt: skip
 
 

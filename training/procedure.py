@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.config import Crop
@@ -21,6 +20,7 @@ from model.lesions import Scores
 from model.networks import build as build_network
 from training import checkpoint, phantom
 from training.bundle import state_sha256
+from training.candidates import soup
 from training.index import main as index_main
 from training.phantom_table import study_name
 from training.predict import kept_margin, score_margin
@@ -161,19 +161,18 @@ def weights_of(run: Path) -> State:
 
 def voters_of(report: Mapping[str, Any]) -> dict[str, list[tuple[float, State]]]:
     """What votes in each choice of a selection, by its title: (share, weights); for DiWA the one mean of weights."""
-    runs = {member["name"]: Path(member["run"]) for member in report["members"]}
+    files = {member["name"]: Path(member["run"]) for member in report["members"]}
+    files = {name: run / str(checkpoint.result_of(run)["result"]) for name, run in files.items()}
     voters = {}
     for name, choice in report["choices"].items():
-        total = sum(choice["weights"].values())
-        states = [(count / total, weights_of(runs[member])) for member, count in choice["weights"].items()]
-        voters[TITLES[name]] = [(1.0, mean_of(states))] if choice["method"] == "diwa" else states
+        counts = {member: choice["weights"][member] for member in sorted(choice["weights"])}
+        total = sum(counts.values())
+        if choice["method"] == "diwa":
+            states = [(1.0, soup([(files[member], count) for member, count in counts.items()]))]
+        else:
+            states = [(count / total, checkpoint.read_weights(files[member])) for member, count in counts.items()]
+        voters[TITLES[name]] = states
     return voters
-
-
-def mean_of(states: Sequence[tuple[float, State]]) -> State:
-    """The weighted mean of weights, summed in float64 (DiWA)."""
-    mean = {name: sum(share * state[name].double() for share, state in states) for name in states[0][1]}
-    return {name: torch.as_tensor(tensor).to(states[0][1][name].dtype) for name, tensor in mean.items()}
 
 
 class Judge:
