@@ -53,7 +53,8 @@ def test_a_run_leaves_weights_log_pictures_and_what_it_was(base) -> None:
     assert ["dice" in line for line in lines(base)] == [False, True, False, True]
     assert {"loss", "rate", "data_s", "compute_s"} <= lines(base)[0].keys()
     result = json.loads((base / "run.json").read_text())
-    assert result["epoch"] == 4 and result["start"] is None and result["validation"].keys() == {"dice", "fpv_ml", "fnv_ml"}
+    assert result["epoch"] == 4 and result["start"] is None
+    assert result["validation"].keys() == {"dice", "fpv_ml", "fnv_ml"}
 
 
 def test_a_finished_run_is_not_done_again(base, tiny_cache) -> None:
@@ -104,8 +105,9 @@ def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: 
     fold = {"name": "0", "train": list(FOLD.train), "validate": [], "test": []}
     split = {"index_sha256": "0" * 64, "by": "diagnosis", "seed": 0, "folds": [fold]}
     (tmp_path / "split.json").write_text(json.dumps(split))
-    return [sys.executable, "-m", "training.train", "--settings", str(tmp_path / "settings.yaml"), "--cache", str(cache),
-            "--split", str(tmp_path / "split.json"), "--run", str(folder), "--device", "cpu", *map(str, more)]  # fmt: skip
+    options = {"settings": tmp_path / "settings.yaml", "cache": cache, "split": tmp_path / "split.json", "run": folder}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "training.train", *words, "--device", "cpu", *map(str, more)]
 
 
 def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(base, tiny_cache, tmp_path) -> None:
@@ -131,7 +133,7 @@ def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(base, tiny
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
 
 
-def test_two_processes_of_torchrun_train_one_network_as_one_process_with_twice_the_batch(tiny_cache, tmp_path) -> None:
+def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cache, tmp_path) -> None:
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
@@ -180,8 +182,8 @@ def test_a_ct_encoder_is_loaded_into_the_ct_encoder_alone(tmp_path) -> None:
     torch.manual_seed(77)
     other = build(settings.network).get_submodule("ct_encoder").state_dict()
     write_weights(tmp_path / "ct.safetensors", other)
-    network, plain = starting_network(settings, None, tmp_path / "ct.safetensors"), starting_network(settings, None, None)
-    state, fresh = network.state_dict(), plain.state_dict()
+    state = starting_network(settings, None, tmp_path / "ct.safetensors").state_dict()
+    fresh = starting_network(settings, None, None).state_dict()
     for name in state:
         same_as = other[name.removeprefix("ct_encoder.")] if name.startswith("ct_encoder.") else fresh[name]
         assert torch.equal(state[name], same_as)

@@ -1,0 +1,85 @@
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, lesion_study
+
+from model.errors import ConfigError
+from training import experiments
+from training.experiments import TABLE_2, TABLE_3, Data, Line, divided, main, markdown
+from training.procedure import CONVENTION
+from training.scores import CaseScore, interval
+from training.split import Fold
+
+
+def scored(case: str, site: str, dice: float) -> CaseScore:
+    return CaseScore(
+        case=case, patient=case, diagnosis="lymphoma", tracer="FDG", site=site, dice=dice, fpv_ml=2.0, fnv_ml=1.0,
+        lesions_true=1, lesions_found=1, seconds=1.0, convention=CONVENTION,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    studies = {study.case: study for study in (lesion_study(tmp_path, seed) for seed in range(4))}
+    fold = Fold(name="0", train=("case0",), validate=("case2",), test=("case1", "case3"))
+    return Data(studies=studies, cache=tmp_path, fold=fold, text="four studies")
+
+
+def test_the_papers_figures_are_those_of_the_facts() -> None:
+    """Tables 2 and 3 of the paper, typed from it."""
+    assert {name: dice for name, (_, dice) in TABLE_2.items()} == {
+        "SwinUNETR": 0.6817, "early": 0.6723, "middle": 0.6934, "late": 0.6844, "early, matched": 0.6691,
+        "late, matched": 0.6853,
+    }  # fmt: skip
+    assert max(TABLE_3, key=lambda row: TABLE_3[row][0]) == "EoA greedy"
+    assert min(TABLE_3, key=lambda row: TABLE_3[row][1]) == "vanilla"
+
+
+def test_a_table_stands_beside_the_papers_with_its_interval(data) -> None:
+    rows = [scored("case1", "A", 0.5), scored("case3", "F", 0.7)]
+    text = markdown("table3", [Line(name="vanilla", paper=TABLE_3["vanilla"], parameters=1.5, scores=rows)], data)
+    mean, low, high = interval([0.5, 0.7])
+    head, _, row = text.splitlines()[:3]
+    assert [cell.strip() for cell in head.split("|")][1:-1] == [
+        "", "M parameters", "Dice", "FPV ml", "FNV ml", "Dice, site A", "Dice, site F", "paper: Dice", "paper: FPV",
+        "paper: FNV",
+    ]  # fmt: skip
+    assert f"{mean:.4f} ({low:.4f} to {high:.4f})" in row and "| 0.5000 | 0.7000 | 0.6948 | 8.5077 | 13.4579 |" in row
+    assert "2 test cases, 1 to train, 1 to validate" in text and CONVENTION in text
+
+
+def test_ones_own_studies_are_divided_by_patient(tmp_path) -> None:
+    studies = {study.case: study for study in (lesion_study(tmp_path, seed) for seed in range(12))}
+    fold = divided(studies)
+    parts = [{studies[case].patient for case in part} for part in (fold.train, fold.validate, fold.test)]
+    assert [len(part) for part in parts] == [8, 2, 2] and len(set().union(*parts)) == 12
+
+
+def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, monkeypatch, capsys) -> None:
+    line = Line(name="middle", paper=TABLE_2["middle"], parameters=1.0, scores=[scored("case1", "A", 0.5)])
+    monkeypatch.setattr(experiments, "data_of", lambda *_: data)
+    monkeypatch.setattr(experiments, "table2", lambda *_: [line])
+    monkeypatch.setattr(sys, "argv", ["experiments", "table2"])
+    assert main(["table2", "--scale", "smoke", "--run", str(tmp_path / "run")]) == 0
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"table.md", "table.json", "table.png"}
+    assert "| middle |" in capsys.readouterr().out
+    said = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert said["lines"][0]["cases"][0]["dice"] == 0.5 and said["ran"]["cores"] >= 1
+
+
+def test_a_wrong_plan_is_told_in_the_last_line(tmp_path, capsys) -> None:
+    (tmp_path / "plan.yaml").write_text("members: 3\n")
+    words = ["table2", "--plan", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "run")]
+    assert main(words) == ConfigError.exit_code
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_readme_names_only_commands_that_there_are() -> None:
+    text = (ROOT / "training" / "README.md").read_text() + (ROOT / "training" / "chain.sh").read_text()
+    names = set(re.findall(r"training\.([a-z_]+)", text)) | set(re.findall(r"^step ([a-z_]+)", text, re.M))
+    assert names and all((ROOT / "training" / f"{name}.py").exists() for name in names)
+    assert all(Path(ROOT / path).exists() for path in re.findall(r"training/configs/[a-z/]+(?:\.yaml)?", text))
