@@ -23,7 +23,8 @@ def plan_file(folder: Path, **changes: object) -> Path:
     settings = settings_to(tiny_training(schedule={"epochs": 6, "stop": 4, "warmup_epochs": 1}))
     content = {
         "settings": settings, "averaging": {"length_epochs": 1},
-        "members": {"calm": {"augmentation": "weak"}, "b": None}, "phantoms": {"train": {}, "validate": {}, "test": {}}, "networks": {},
+        "members": {"calm": {"augmentation": "weak"}, "b": None}, "networks": {},
+        "phantoms": {"train": {}, "validate": {}, "test": {}},
     } | changes  # fmt: skip
     (folder / "plan.yaml").write_text(yaml.safe_dump(content))
     return folder / "plan.yaml"

@@ -168,10 +168,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache,
     assert "optimizer.rate" in str(caught.value) and not (tmp_path / "run" / "run.json").exists()
 
 
-def test_training_lowers_the_loss(tiny_cache, tmp_path) -> None:
+@pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("adamp", "bfloat16")])
+def test_training_lowers_the_loss(optimizer: str, precision: str, tiny_cache, tmp_path) -> None:
     settings = tiny_training(
         schedule={"epochs": 6, "warmup_epochs": 1, "steps_per_epoch": 10}, augmentation="none", batch=2,
-        optimizer={"name": "adamw", "rate": 1e-2}, crops={"size": [16, 16, 16], "pairs": True},
+        optimizer={"name": optimizer, "rate": 1e-2}, crops={"size": [16, 16, 16], "pairs": True},
+        precision=precision, channels_last=True, loss={"batch_dice": True},
     )  # fmt: skip
     train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
     assert lines(tmp_path / "run")[-1]["loss"] < 0.8 * lines(tmp_path / "run")[0]["loss"]

@@ -33,7 +33,7 @@ for method in eoa diwa; do
       --output "$run/bundles/$method" --index "$run/index.csv" --data "6 phantoms, smoke scale" --licence MIT
   fi
 done
-step evaluate --index "$run/index.csv" --split "$run/split.json" --part validate --weights "$run/bundles/eoa" \
+step evaluate --index "$run/index.csv" --split "$run/split.json" --fold 0 --part validate --weights "$run/bundles/eoa" \
   --output "$run/scores.csv"
 echo
 echo "the bundles are '$run/bundles/eoa' and '$run/bundles/diwa'; process.py --weights takes either"

@@ -86,8 +86,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     at the first loss that is not finite, with the batch saved.
     """
     settings, device = run.settings, run.device
-    layout = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
-    network = run.network.to(device.torch_device, memory_format=layout).train()
+    network = run.network.to(device.torch_device).train()  # weights stay contiguous: AdamP looks at them as views
     optimizer = optimizer_for(network.parameters(), settings.optimizer)
     scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
     steps = steps_per_epoch(run)
