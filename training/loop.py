@@ -41,7 +41,10 @@ class TrainingError(LesionError):
 
 @dataclass(kw_only=True)
 class Run:
-    """What the loop works on. `at_epoch(epoch)` may return figures for the log, for example validation scores."""
+    """What the loop works on.
+
+    `at_epoch(epoch, figures)` is told loss, rate and seconds, and may return more for the log, as validation does.
+    """
 
     folder: Path
     settings: Training
@@ -51,7 +54,7 @@ class Run:
     device: Device
     average: WeightAverage | None = None
     first_epoch: int = 0  # a member begins at t0
-    at_epoch: Callable[[int], dict[str, Any]] = lambda epoch: {}
+    at_epoch: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda epoch, figures: {}
     seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})  # waited, computed
 
 
@@ -86,7 +89,9 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     at the first loss that is not finite, with the batch saved.
     """
     settings, device = run.settings, run.device
-    network = run.network.to(device.torch_device).train()  # weights stay contiguous: AdamP looks at them as views
+    viewed = settings.optimizer.name == "adamp"  # AdamP looks at weights as views, so they stay contiguous
+    weights_layout = torch.channels_last_3d if settings.channels_last and not viewed else torch.contiguous_format
+    network = run.network.to(device.torch_device, memory_format=weights_layout).train()
     optimizer = optimizer_for(network.parameters(), settings.optimizer)
     scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
     steps = steps_per_epoch(run)
@@ -133,7 +138,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             losses = [0.0, 0]
             figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
             if rank() == 0:
-                write_log(run.folder / LOG, figures | run.at_epoch(step // steps))
+                write_log(run.folder / LOG, figures | run.at_epoch(step // steps, figures))
         if ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
             checkpoint()
             saved = time.monotonic()

@@ -93,7 +93,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
 
         last = settings.schedule.stop or settings.schedule.epochs
 
-        def at_epoch(epoch: int) -> dict[str, float]:
+        def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, float]:
             return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)
 
         run = Run(

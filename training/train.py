@@ -174,7 +174,18 @@ class Watcher:
         self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None
         self.last: dict[str, Any] = {}
 
-    def __call__(self, epoch: int) -> dict[str, Any]:
+    def __call__(self, epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
+        found = self.validated(epoch)
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(f"training/{name}", value, epoch)
+            for name, value in found.items():
+                self.board.add_scalar(f"validation/{name}", value, epoch)
+            self.board.flush()
+        return found
+
+    def validated(self, epoch: int) -> dict[str, float]:
+        """Scores of the validation cases, where this epoch is one to validate; else nothing."""
         stop = self.settings.schedule.stop or self.settings.schedule.epochs
         if epoch % self.settings.validate_every and epoch != stop or not self.cases:
             return {}
@@ -192,10 +203,6 @@ class Watcher:
             "dice": validation_dice(scores), "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
             "fnv_ml": float(np.mean([s.fnv_ml for s in scores.values()])),
         }  # fmt: skip
-        if self.board is not None:
-            for name, value in self.last.items():
-                self.board.add_scalar(f"validation/{name}", value, epoch)
-            self.board.flush()
         if (self.folder / checkpoint.LOG).exists():
             draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
         return dict(self.last)
@@ -213,7 +220,7 @@ def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[st
     """Write the weights and run.json."""
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.stop or run.settings.schedule.epochs
-    validation = watcher.last or watcher(stop)  # a run killed after its last checkpoint has not validated
+    validation = watcher.last or watcher.validated(stop)  # a run killed after its last checkpoint has not validated
     state = run.average.state() if run.average else run.network.state_dict()
     checkpoint.write_weights(run.folder / name, state)
     result = {
