@@ -87,8 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
         data = data_of(shipping, options)
-        start = options.run / "start"
-        train_run(start, shipping.start_settings, data.cache, data.phantoms, wanted=options.device)
+        start = options.start or options.run / "start"
+        if options.start is None:
+            train_run(start, shipping.start_settings, data.cache, data.phantoms, wanted=options.device)
         if options.ship:
             ship(shipping, data, start, options)
         else:
@@ -206,6 +207,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training.index reads it")
     add("--run", type=Path, required=True, help="folder of everything that is made")
     add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
+    add("--start", type=Path, metavar="RUN", help="finished run on phantoms alone that base runs go on from "
+        "(default: it is trained, into start/ of --run)")
     add("--plan", type=Path, default=Path(__file__).with_name("configs") / "shipped.yaml",
         help="YAML (default training/configs/shipped.yaml)")  # fmt: skip
     add("--outer", type=int, default=3, help="outer folds (default 3)")
