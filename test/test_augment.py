@@ -233,3 +233,15 @@ def test_a_strength_out_of_range_is_refused(crop: tuple[Tensor, Tensor], strengt
 def test_a_truth_of_another_size_is_refused(crop: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(ConfigError, match="its truth"):
         run((crop[0], crop[1][:, :-1]))
+
+
+def test_only_the_named_axes_are_turned() -> None:
+    image, truth = torch.rand(2, 4, 5, 6), torch.zeros(1, 4, 5, 6)
+    truth[0, 0] = 1  # at the low end of x
+    ends = set()
+    for seed in range(40):
+        _, turned = augmented(image, truth, 1.0, np.random.default_rng(seed), flips=(1, 2))
+        ends.add((bool(turned[0, 0].float().mean() > 0.5), bool(turned[0, -1].float().mean() > 0.5)))
+    assert (False, True) not in ends
+    ends = {bool(augmented(image, truth, 1.0, np.random.default_rng(s), flips=(0,))[1][0, -1].any()) for s in range(40)}
+    assert ends == {True, False}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import lesion_study
+from scipy import ndimage
 
 from model.config import Crop
 from model.errors import CaseError, ConfigError
@@ -39,6 +40,24 @@ def test_many_points_are_thinned_evenly(monkeypatch) -> None:
     monkeypatch.setattr(prepare, "MOST_POINTS", 10)
     points = prepare._points(np.ones((5, 5, 1), bool))
     assert len(points) == 9 and points[0].tolist() == [0, 0, 0] and points[-1].tolist() == [4, 4, 0]
+
+
+def test_parts_are_scipys_components_with_their_own_numbers(tiny_cache) -> None:
+    ready = load(tiny_cache, "case0")
+    labels, count = ndimage.label(ready.truth, ndimage.generate_binary_structure(3, 2))
+    found = labels[tuple(ready.lesion_parts[:, 1:].T)]
+    pairs = set(zip(found, ready.lesion_parts[:, 0], strict=True))
+    assert len(np.unique(ready.lesion_parts[:, 0])) == count == len(pairs)
+    assert (found > 0).all()
+
+
+def test_small_parts_and_most_points_of_large_ones_are_left_out(monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "MOST_POINTS_OF_A_PART", 10)
+    mask = np.zeros((20, 20, 20), bool)
+    mask[:5, :5, 0], mask[10:13, 10, 10], mask[19, 19, 19] = True, True, True  # 25, 3 and 1 voxels
+    parts = prepare._parts(mask, 2)
+    assert np.bincount(parts[:, 0])[1:].tolist() == [9, 3] and mask[tuple(parts[:, 1:].T)].all()
+    assert prepare._parts(np.zeros((2, 2, 2), bool), 1).shape == (0, 4)
 
 
 def test_truth_outside_the_crop_is_counted(tiny_studies, tmp_path) -> None:

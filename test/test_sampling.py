@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_training
 
 from training.prepare import load
-from training.sampling import CropDataset, draw_box, recropped
+from training.sampling import CropDataset, draw_box, drawn, recropped
 from training.settings import Crops
 
 CASES = ("case0", "case1", "case2", "case3")
@@ -88,6 +88,14 @@ def test_a_crop_without_lesion_may_be_sought_near_uptake(tiny_cache) -> None:
     for seed in range(20):
         box = draw_box(study, Crops(size=(2, 2, 2), uptake=1.0), np.random.default_rng(seed))
         assert study.suv[box].max() > 2.5
+
+
+def test_by_part_a_small_lesion_is_drawn_as_often_as_a_large_one() -> None:
+    parts = np.array([[1, x, 0, 0] for x in range(99)] + [[2, 0, 5, 5]])
+    rng = np.random.default_rng(0)
+    small = np.mean([drawn(parts, rng).tolist() == [0, 5, 5] for _ in range(2000)])
+    by_voxel = np.mean([drawn(parts[:, 1:], rng).tolist() == [0, 5, 5] for _ in range(2000)])
+    assert 0.46 < small < 0.54 and by_voxel < 0.03
 
 
 def test_a_crop_stays_inside_and_is_padded_with_zeros_to_its_size(tiny_cache) -> None:

@@ -5,7 +5,7 @@ channels share, as they do when MONAI's dictionary transforms are given both key
 the noise values differ. Values outside [0, 1] are neither made nor kept back: nothing is clipped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -75,13 +75,15 @@ TABLE_1: Mapping[str, Row] = MappingProxyType(
 NOISE_WITHOUT_MEAN = 0.5  # share of the noise whose mean is 0 instead: both are the paper's, the share is ours
 
 
-def augmented(image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def augmented(
+    image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator, flips: Sequence[int] = (0, 1, 2)
+) -> tuple[Tensor, Tensor]:
     """A crop changed as table 1 says, a pure function of its inputs and of the generator's state.
 
     image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET; truth: float32 (1, X, Y, Z) of 0 and 1,
     which it stays (nearest neighbour; the image linear). Neither is changed; what comes back may be the input itself,
-    and is at strength 0. strength: see training.settings.STRENGTHS. Raises ConfigError for a strength outside
-    [0, 2] and for shapes that do not belong together.
+    and is at strength 0. strength: see training.settings.STRENGTHS; flips: the axes that may be turned. Raises
+    ConfigError for a strength outside [0, 2] and for shapes that do not belong together.
     """
     if not 0 <= strength <= STRENGTH_LIMIT:
         raise ConfigError(f"augmentation strength must be from 0 to {STRENGTH_LIMIT:g}, got {strength}")
@@ -90,7 +92,7 @@ def augmented(image: Tensor, truth: Tensor, strength: float, rng: np.random.Gene
             f"a crop is (channels, X, Y, Z) and its truth (1, X, Y, Z), got {tuple(image.shape)} and "
             f"{tuple(truth.shape)}"
         )
-    axes = [axis for axis in (1, 2, 3) if TABLE_1["flip"].happens(strength, rng)]
+    axes = [axis + 1 for axis in flips if TABLE_1["flip"].happens(strength, rng)]
     if axes:
         image, truth = image.flip(axes), truth.flip(axes)
     image, truth = _bent(image, truth, strength, rng)

@@ -20,19 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from model.config import Crop, Limits
 from model.errors import CaseError, ConfigError, LesionError
+from model.lesions import components
 from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
 from training.examine import check_grid
 from training.table import Study, read_table
 
-FORMAT = 1
+FORMAT = 2
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
 UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
+MOST_POINTS_OF_A_PART = 500
+LEAST_UPTAKE_ML = 0.3  # smaller parts of hot voxels are noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class Prepared:
     """A study in network order (X, Y, Z), LAS, cropped; the arrays are memory-mapped.
 
     lesion, uptake: int16 (n, 3) voxels of the truth, and of PET above UPTAKE_SUV outside it, at most MOST_POINTS.
+    lesion_parts, uptake_parts: int16 (n, 4), the same by 18-connected component, whose number comes first.
     lost_ml: truth outside the crop, which no prediction can find.
     """
 
@@ -49,6 +54,8 @@ class Prepared:
     truth: np.ndarray
     lesion: np.ndarray
     uptake: np.ndarray
+    lesion_parts: np.ndarray
+    uptake_parts: np.ndarray
     spacing_mm: tuple[float, float, float]
     lost_ml: float
 
@@ -100,7 +107,11 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     try:
         for name, array in (("hu", hu), ("suv", suv), ("truth", mask)):
             np.save(partial / f"{name}.npy", array)
-        points = {"lesion": _points(mask), "uptake": _points((suv > UPTAKE_SUV) & ~mask)}
+        hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
+        points = {
+            "lesion": _points(mask), "uptake": _points(hot), "lesion_parts": _parts(mask, 1),
+            "uptake_parts": _parts(hot, least),
+        }  # fmt: skip
         np.savez(partial / "points.npz", **points)
         (partial / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(cache / study.case, ignore_errors=True)
@@ -124,7 +135,7 @@ def load(cache: Path, case: str) -> Prepared:
     try:
         hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
         with np.load(folder / "points.npz") as file:
-            points = {name: file[name] for name in ("lesion", "uptake")}
+            points = {name: file[name] for name in ("lesion", "uptake", "lesion_parts", "uptake_parts")}
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.prepare again") from None
     x, y, z = facts["spacing_mm"]
@@ -206,6 +217,18 @@ def _points(mask: np.ndarray) -> np.ndarray:
     """Voxels (n, 3) of a mask, evenly thinned to at most MOST_POINTS."""
     found = np.argwhere(mask).astype(np.int16)
     return found[:: max(1, -(-len(found) // MOST_POINTS))]
+
+
+def _parts(mask: np.ndarray, least_voxels: float) -> np.ndarray:
+    """Voxels (n, 4) of the components of a mask that are not smaller: their number, then x, y, z, evenly thinned."""
+    labels, _ = components(mask)
+    kept = [np.zeros((0, 4), np.int16)]
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        voxels = np.argwhere(labels[box] == number)
+        if len(voxels) >= least_voxels:
+            voxels = voxels[:: -(-len(voxels) // MOST_POINTS_OF_A_PART)] + [part.start for part in box]
+            kept.append(np.insert(voxels, 0, len(kept), axis=1).astype(np.int16))
+    return np.concatenate(kept)
 
 
 if __name__ == "__main__":

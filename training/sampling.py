@@ -57,20 +57,28 @@ def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesio
     At most crops.size on each axis, less where the study is smaller.
     """
     low, high = recropped(study, crops.recrop_mm, rng)
-    lesion = _within(study.lesion, low, high)
+    lesion = _within(study.lesion_parts if crops.by_part else study.lesion, low, high)
     share = crops.positive / (crops.positive + crops.negative)
     at_lesion = sure_lesion or (rng.random() < crops.sought and rng.random() < share)
     if at_lesion and len(lesion):
-        centre = lesion[rng.integers(len(lesion))]
+        centre = drawn(lesion, rng)
     else:
-        uptake = _within(study.uptake, low, high) if rng.random() < crops.uptake else study.uptake[:0]
-        centre = uptake[rng.integers(len(uptake))] if len(uptake) else rng.integers(low, high)
+        uptake = _within(study.uptake_parts if crops.by_part else study.uptake, low, high)
+        near = rng.random() < crops.uptake and len(uptake)
+        centre = drawn(uptake, rng) if near else rng.integers(low, high)
     size = np.array(crops.size)
     centre = centre + np.rint(rng.uniform(-crops.shift, crops.shift, 3) * size).astype(int)
     first = np.clip(centre - size // 2, low, np.maximum(high - size, low))
     last = np.minimum(first + size, high)
     x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
     return x, y, z
+
+
+def drawn(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of the voxels (n, 3); of (n, 4) first one of the parts that come first, then one of its voxels."""
+    if points.shape[1] == 4:
+        points = points[points[:, 0] == rng.choice(np.unique(points[:, 0]))][:, 1:]
+    return points[rng.integers(len(points))]
 
 
 def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +96,8 @@ def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.
     image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
     image, truth = (centred(part, settings.crops.size).contiguous() for part in (image, truth))
-    return augmented(image, truth, STRENGTHS[settings.augmentation], rng)
+    return augmented(image, truth, STRENGTHS[settings.augmentation], rng, settings.flips)
 
 
 def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return points[((points >= low) & (points < high)).all(1)]
+    return points[((points[:, -3:] >= low) & (points[:, -3:] < high)).all(1)]

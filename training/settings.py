@@ -35,6 +35,7 @@ class Crops:
     negative: float = 0.2
     uptake: float = 0.0  # share of the crops without a sought lesion that lie near physiological uptake (ours)
     shift: float = 0.0  # a crop is moved off the voxel it was drawn for by up to this share of its edge (ours)
+    by_part: bool = False  # first a lesion, or a part of uptake, is drawn, then its voxel: small ones as often (ours)
     pairs: bool = False  # every other crop of a batch around a lesion, from a study that has one (ours)
     recrop_mm: float = 0.0  # before a crop is drawn, 0 to this much is cut off every side of the study (ours)
 
@@ -137,6 +138,7 @@ class Training:
     window: Window = field(default_factory=lambda: Window(size=(160, 160, 160)))
     crops: Crops = field(default_factory=Crops)
     augmentation: str = "paper"
+    flips: tuple[int, ...] = (0, 1, 2)  # axes (x, y, z) that table 1's flip may turn; all three in the paper
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
@@ -158,6 +160,8 @@ class Training:
             _between(self, name, 1, 1e6)
         _between(self, "workers", 0, 1024)
         _between(self, "checkpoint_minutes", 0, 1e6)
+        if not set(self.flips) <= {0, 1, 2}:
+            raise ConfigError(f"flips must be axes out of 0, 1, 2, got {list(self.flips)}")
         if not self.suv_tops or not all(top > 0 for top in self.suv_tops):
             raise ConfigError(f"suv_tops must be numbers above 0, got {list(self.suv_tops)}")
         if any(edge % self.network.divisor for edge in (*self.crops.size, *self.window.size)):
