@@ -30,6 +30,7 @@ from model.lesions import CONVENTIONS, score
 from model.manifest import Bundle, find_bundle, load_bundle
 from model.reading import read_case, read_volume, stem
 from model.writing import check_output, write_mask
+from training.command import told
 from training.scores import CaseScore, summary, table, write
 from training.table import Study, read_table
 
@@ -171,9 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(options, sys.argv[1:] if arguments is None else arguments)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     return 0
 
 

@@ -25,6 +25,7 @@ import torch
 from model.errors import LesionError
 from model.networks import skeleton
 from training import checkpoint
+from training.command import told
 from training.dealing import draw_share, strata
 from training.pictures import draw_bars
 from training.procedure import (
@@ -92,9 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(text)
         write(folder, options, text, lines, data, time.time() - begun)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     return 0
 
 

@@ -26,6 +26,7 @@ from training.bench import Bench
 from training.bundle import state_sha256, write_bundle
 from training.candidates import Candidate, check_one_start, read_candidates, soup
 from training.checkpoint import State, read_json, read_weights, result_of
+from training.command import told
 from training.evaluate import TRAINED_ON
 from training.prepare import is_current
 from training.repeat import compare, in_crop, run_process
@@ -201,9 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
             force=options.force,
         )  # fmt: skip
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
     checked = "" if options.index else "; not checked through process.py (give --index)"
     print(f"wrote '{options.output}', {size:.1f} MB{checked}; segment with: process.py --weights '{options.output}'")

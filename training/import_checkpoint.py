@@ -34,6 +34,7 @@ from model.manifest import WEIGHTS
 from model.networks import build
 from training.bundle import write_bundle
 from training.checkpoint_reader import read_state_dict
+from training.command import told
 
 PREFIX = "model."  # of the network in the authors' LightningModule
 OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
@@ -53,9 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = import_checkpoints(options)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
     return 0
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from model.config import Limits
 from model.errors import CaseError, ConfigError, LesionError
 from model.files import Staging
+from training.command import told
 from training.examine import Defaults, Problem, examine
 from training.layouts import FDG, LAYOUTS, Found, find
 from training.metadata import Metadata, csv_rows, missing_columns, read_metadata
@@ -123,9 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         studies = index(options)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     kinds = defaultdict(int)
     for study in studies:
         kinds[study.diagnosis] += 1

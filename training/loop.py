@@ -24,7 +24,7 @@ from tqdm import tqdm
 from model.device import Device
 from model.errors import LesionError
 from training.averaging import WeightAverage
-from training.checkpoint import LOG, STATE, cut_log, write_state
+from training.checkpoint import LOG, STATE, cut_log, open_run, write_state
 from training.optimizers import optimizer_for
 from training.schedule import rate_at
 from training.settings import Training
@@ -69,15 +69,20 @@ def processes() -> int:
 
 
 @contextlib.contextmanager
-def together(device: Device) -> Iterator[None]:
-    """The process group of torchrun, if there is one."""
+def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dict[str, Any] | None]:
+    """The run's folder, begun or gone on with, in the process group of torchrun if there is one; its last state.
+
+    The first process opens the folder before the others do. Raises ConfigError as `open_run` does.
+    """
     if processes() == 1:
-        yield
+        yield open_run(folder, config)
         return
+    state = open_run(folder, config) if rank() == 0 else None
     backend = "nccl" if device.torch_device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
     try:
-        yield
+        distributed.barrier()
+        yield state if rank() == 0 else open_run(folder, config)
     finally:
         distributed.destroy_process_group()
 

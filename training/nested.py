@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError, LesionError
+from training.command import told
 from training.dealing import deal, draw_share, strata
 from training.export import export
 from training.index import main as index_main
@@ -95,9 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             estimate(shipping, data, start, options)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     return 0
 
 

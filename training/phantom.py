@@ -25,6 +25,7 @@ from tqdm import tqdm
 from model.errors import ConfigError, LesionError, OutputError
 from model.files import PARTIAL
 from training import phantom_physics as physics
+from training.command import told
 from training.parallel import over
 from training.phantom_anatomy import draw_build, paint_body
 from training.phantom_lesions import Cloud, Lesion, draw_diagnosis, draw_lesions, occupancy
@@ -188,9 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in over(make, missing, options.workers):
             tqdm.write(line)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     print(f"'{options.output / TABLE}': {len(missing)} studies made, {options.count - len(missing)} were there already")
     return 0
 

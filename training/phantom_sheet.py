@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from model.errors import ConfigError, LesionError, OutputError
 from model.files import Staging
+from training.command import told
 from training.phantom import Phantom, make_phantom
 from training.phantom_facts import facts_of, statistics, tables
 from training.phantom_physics import SEEN_SITES, SITES
@@ -50,9 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.output is not None:
             write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     return 0
 
 

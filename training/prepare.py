@@ -28,6 +28,7 @@ from model.errors import CaseError, ConfigError, LesionError
 from model.lesions import components
 from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
+from training.command import told
 from training.examine import check_grid
 from training.table import Study, read_table
 
@@ -187,8 +188,7 @@ def main() -> int:
         studies = read_table(options.index)
         failures = prepare_all(studies.values(), options.cache, Crop(suv_above=options.crop_suv_above), options.workers)
     except LesionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     for case, reason in failures.items():
         print(f"not prepared: {case}: {reason}", file=sys.stderr)
     for case in studies.keys() - failures.keys():

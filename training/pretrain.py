@@ -22,8 +22,9 @@ from model.device import Device, computing, make_deterministic
 from model.errors import ConfigError, LesionError
 from model.files import sha256_of
 from training import checkpoint
+from training.command import told
 from training.genesis import DistortedCrops, network_for, reconstruction_loss
-from training.loop import Run, processes, rank, together, train
+from training.loop import Run, opened, processes, rank, train
 from training.predict import device_for
 from training.settings import Training, read_settings, settings_to
 from training.split import Fold, read_fold
@@ -40,9 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings, fold = read_settings(options.settings), read_fold(options.split, options.fold)
         result = pretrain_run(options.run, settings, options.cache, fold, options.device)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     if result:
         print(f"wrote '{options.run / result['result']}'")
     return 0
@@ -80,13 +79,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
         "command": "pretrain", "settings": settings_to(settings), "cache": str(cache.resolve()),
         "train": list(fold.train), "validate": list(fold.validate), "processes": processes(),
     }  # fmt: skip
-    if rank() == 0:
-        state = checkpoint.open_run(folder, config)
-    with together(device):
-        if processes() > 1:
-            torch.distributed.barrier()
-        if rank() != 0:
-            state = checkpoint.open_run(folder, config)
+    with opened(folder, config, device) as state:
         if (folder / checkpoint.RESULT).exists():
             return checkpoint.result_of(folder)
         make_deterministic()

@@ -26,6 +26,7 @@ from model.errors import CaseError, ConfigError, LesionError, OutputError
 from model.files import PARTIAL
 from model.geometry import Grid
 from model.reading import Volume, read_volume
+from training.command import told
 from training.examine import check_grid
 from training.parallel import cores, over
 from training.table import Study, read_table, study_sha256, write_table
@@ -203,9 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
                           ending=options.format)  # fmt: skip
         rows = recrop(options.index, options.output, settings, options.workers)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     patients = {row.patient for row in rows}
     print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
     return 0

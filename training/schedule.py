@@ -15,6 +15,7 @@ import numpy as np
 
 from model.errors import ConfigError, LesionError, OutputError
 from model.files import Staging
+from training.command import told
 from training.settings import RATE_PRESETS, Averaging, Training, read_settings
 
 RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak; the paper gives none, this is ours
@@ -89,9 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_settings(options.settings) if options.settings else Training()
         draw(settings, options.output)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     print(f"wrote '{options.output}'")
     return 0
 

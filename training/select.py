@@ -22,6 +22,7 @@ from model.writing import check_output
 from training.bench import Bench, Judged
 from training.candidates import Candidate, check_one_start, check_unseen, read_candidates
 from training.checkpoint import write_json, write_text
+from training.command import told
 from training.prepare import crop_of
 from training.selection import Choice, greedy, rank, steps_to, uniform
 from training.split import Fold, read_fold
@@ -172,9 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_text(options.output.with_suffix(".txt"), text)
         write_json(options.output, report)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     print(text, end="")
     print(f"wrote '{options.output}'; a bundle of it is made by training.export")
     return 0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from model.errors import ConfigError, LesionError
 from model.files import Staging, sha256_of
+from training.command import told
 from training.dealing import deal, draw_share, strata
 from training.metadata import safe_name
 from training.table import Study, read_table
@@ -192,9 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = report(folds, apart, studies, options.by)
         beside = write_split(folds, apart, text, options)
     except LesionError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
     return 0
 

@@ -21,6 +21,7 @@ import yaml
 
 from model.errors import LesionError
 from training import checkpoint, members
+from training.command import told
 from training.engine import Engine, Job, results
 from training.members import KEPT, read_members
 from training.settings import Training, read_yaml, settings_to
@@ -123,8 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"'{options.runs / KEPT}/NAME.log'; the same command again goes on with them"
             )
     except LesionError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return told(error)
     except KeyboardInterrupt:
         print("error: stopped; the same command again goes on", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT

@@ -26,7 +26,8 @@ from model.files import sha256_of
 from model.networks import build
 from training import checkpoint
 from training.averaging import WeightAverage
-from training.loop import Run, processes, rank, together, train
+from training.command import told
+from training.loop import Run, opened, processes, rank, train
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
 from training.predict import device_for, margin, score_margin, validation_dice
@@ -49,8 +50,7 @@ def main() -> int:
             start=options.start, ct_encoder=options.ct_encoder, wanted=options.device,
         )  # fmt: skip
     except LesionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     return 0
 
 
@@ -82,14 +82,8 @@ def train_run(
         "settings": settings_to(settings), "cache": str(cache.resolve()), "train": list(fold.train),
         "validate": list(fold.validate), "start": origin, "processes": processes(),
     }  # fmt: skip
-    if rank() == 0:
-        state = checkpoint.open_run(folder, config)
     device = device_for(settings.precision, wanted)
-    with together(device):
-        if processes() > 1:
-            torch.distributed.barrier()
-        if rank() != 0:
-            state = checkpoint.open_run(folder, config)
+    with opened(folder, config, device) as state:
         if (folder / checkpoint.RESULT).exists():
             return checkpoint.result_of(folder)
         make_deterministic()
