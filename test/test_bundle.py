@@ -3,7 +3,7 @@ import torch
 
 from model.errors import ConfigError
 from model.manifest import load_bundle
-from training.bundle import state_sha256
+from training.bundle import state_sha256, write_bundle
 
 
 def test_a_bundle_is_not_replaced_without_force(make_bundle, tmp_path) -> None:
@@ -32,3 +32,11 @@ def test_the_start_hash_depends_on_names_shapes_and_values_alone() -> None:
     assert state_sha256(state) == state_sha256(same)
     for other in ({"a": torch.zeros(1)}, state | {"a": torch.ones(1)}, state | {"b": torch.ones(3, 2)}):
         assert state_sha256(other) != state_sha256(state)
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(make_bundle, tmp_path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="it is no bundle"):
+        write_bundle(tmp_path / "results", {}, lambda members: None, weights=[], start_sha256=None, force=True)
+    assert (tmp_path / "results" / "thesis.txt").read_text() == "mine"

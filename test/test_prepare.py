@@ -118,3 +118,12 @@ def test_a_damaged_or_older_cache_is_refused(tiny_studies, tmp_path) -> None:
     (tmp_path / "case0/study.json").write_text(json.dumps(facts | {"format": 0}))
     with pytest.raises(ConfigError, match="no prepared study of this version"):
         load(tmp_path, "case0")
+
+
+def test_a_folder_that_is_no_prepared_study_is_left_alone(tiny_studies, tmp_path) -> None:
+    mine = tmp_path / "case0" / "mine.nii.gz"
+    mine.parent.mkdir()
+    mine.write_bytes(b"images")
+    with pytest.raises(ConfigError, match="is no prepared study"):
+        prepare_one(tiny_studies[0], tmp_path, Crop())
+    assert mine.read_bytes() == b"images"

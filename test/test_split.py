@@ -194,3 +194,14 @@ def test_a_file_that_is_no_split_is_refused(tmp_path) -> None:
     for name, message in (("x.json", "not a split file"), ("none.json", "cannot read the split")):
         with pytest.raises(ConfigError, match=message):
             read_fold(tmp_path / name, "0")
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [({"validate": ["a"]}, "in two of train, validate, test: a"), ({"train": "abc"}, "not a split file")],
+)
+def test_a_fold_with_a_case_on_two_sides_or_without_lists_is_refused(part: dict, message: str, tmp_path) -> None:
+    fold = {"name": "0", "train": ["a", "b", "b"], "validate": ["c"], "test": []} | part
+    (tmp_path / "split.json").write_text(json.dumps({"folds": [fold]}))
+    with pytest.raises(ConfigError, match=message):
+        read_fold(tmp_path / "split.json", "0")

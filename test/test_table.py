@@ -31,7 +31,10 @@ def test_the_hash_of_a_study_is_that_of_its_files_hashes(tmp_path) -> None:
     ("old", "new", "message"),
     [
         ("b,p,", "b,,", "line 2: no value for patient"),
-        ("1.5000", "much", "line 2: lesion_ml 'much' is no number"),
+        ("1.5000", "much", "line 2: lesion_ml 'much' is no volume"),
+        ("b,p,", "..,p,", r"case '\.\.' cannot be the name of a folder"),
+        ("b,p,", "a/b,p,", "cannot be the name of a folder"),
+        ("1.5000", "nan", "'nan' is no volume"),
         ("case,", "name,", "no value for case"),
         ("b,p,lymphoma", "b,p,x,FDG,A,/1,/2,/3,0,0\nb,p,lymphoma", "line 3: case 'b' stands twice"),
     ],

@@ -196,6 +196,8 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
         train_run(tmp_path / "a", member(), tiny_cache, FOLD, wanted="cpu")
     with pytest.raises(ConfigError, match="ended at epoch 4, averaging.start is 3"):
         train_run(tmp_path / "b", changed(member(), {"averaging": {"start": 3}}), tiny_cache, FOLD, start=base)
+    with pytest.raises(ConfigError, match="the run ends at epoch 4"):
+        train_run(tmp_path / "e", changed(member(), {"schedule": {"epochs": 4}}), tiny_cache, FOLD, start=base)
     wide = changed(member(), {"network": {"widths": [4, 4, 8]}})
     with pytest.raises(ConfigError, match="does not fit the network"):
         train_run(tmp_path / "c", wide, tiny_cache, FOLD, start=base, wanted="cpu")

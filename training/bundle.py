@@ -37,6 +37,8 @@ def write_bundle(
     """
     if folder.exists() and not force:
         raise ConfigError(f"'{folder}' is there already; choose another name, or --force to replace it")
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"'{folder}' holds no {MANIFEST}: it is no bundle, and is not replaced; choose another name")
     partial = folder.parent / f".partial-{os.getpid()}-{folder.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

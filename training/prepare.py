@@ -102,6 +102,9 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
         "spacing_mm": placed.view.grid.spacing_mm, "lost_ml": lost * placed.view.grid.voxel_ml,
         "shape": mask.shape, "warnings": case.warnings,
     }  # fmt: skip
+    target = cache / study.case
+    if target.exists() and _facts(target) is None and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"'{target}' is there and is no prepared study: name another folder with --cache")
     partial = cache / f".partial-{os.getpid()}-{study.case}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -115,8 +118,8 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
         }  # fmt: skip
         np.savez(partial / "points.npz", **points)
         (partial / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(cache / study.case, ignore_errors=True)
-        partial.rename(cache / study.case)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

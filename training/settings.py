@@ -5,6 +5,7 @@ made in a YAML file such as training/configs/small.yaml. An unknown key is an er
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -158,6 +159,9 @@ class Training:
         _among(self, "precision", PRECISIONS)
         for name in ("batch", "accumulate", "validate_every"):
             _between(self, name, 1, 1e6)
+        if self.validate_at_most is not None:
+            _between(self, "validate_at_most", 1, 1e9)
+        _between(self, "seed", 0, 2**31)
         _between(self, "workers", 0, 1024)
         _between(self, "checkpoint_minutes", 0, 1e6)
         if not set(self.flips) <= {0, 1, 2}:
@@ -221,6 +225,8 @@ def build(cls: type[T], data: Any, where: str) -> T:
         if inner is not None and value is not None:
             value = build(inner, value, f"{where}: {key}")
         values[key] = tuple(value) if isinstance(value, list) else value
+        if not _fits(kinds[key], values[key]):
+            raise ConfigError(f"{where}: {key} must be {_words(kinds[key])}, got {value!r}")
     try:
         return cls(**values)
     except ConfigError as error:
@@ -233,6 +239,30 @@ def _dataclass_in(kind: Any) -> Any:
     """The dataclass of a field's type, also of `X | None`; None if it is no dataclass."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of a field's type; how many numbers a tuple needs is the dataclass's own affair."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(option, value) for option in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(typing.get_args(kind)[0], item) for item in value)
+    if typing.get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+        return isinstance(value, typing.get_origin(kind) or kind)
+    if kind in (int, float):
+        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return kind is Any or isinstance(value, kind)
+
+
+def _words(kind: Any) -> str:
+    """A field's type in words a user can act on."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_words, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each {_words(typing.get_args(kind)[0])}"
+    named = {int: "a whole number", float: "a number (in YAML 5.0e-5, not 5e-5)", bool: "true or false", str: "text"}
+    return named.get(kind, "null" if kind is types.NoneType else "a mapping")
 
 
 def _merged(base: Any, changes: Any) -> Any:

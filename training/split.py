@@ -43,13 +43,16 @@ def read_fold(path: Path, name: str) -> Fold:
     """A fold of a split file. Raises ConfigError if the file cannot be read or has no such fold."""
     try:
         folds = json.loads(path.read_text(encoding="utf-8"))["folds"]
-        known = {fold["name"]: Fold(name=fold["name"], **{p: tuple(fold[p]) for p in PARTS}) for fold in folds}
+        known = {fold["name"]: Fold(name=fold["name"], **{p: _names(fold[p]) for p in PARTS}) for fold in folds}
     except OSError as error:
         raise ConfigError(f"cannot read the split '{path}': {error.strerror}; make it with training.split") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"'{path}' is not a split file; make it with training.split") from None
     if name not in known:
         raise ConfigError(f"split '{path}' has no fold {name!r}; it has {', '.join(known)}")
+    parts = [set(getattr(known[name], part)) for part in PARTS]
+    if twice := parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]:
+        raise ConfigError(f"split '{path}', fold {name}: in two of {', '.join(PARTS)}: {_some(twice)}; make it again")
     return known[name]
 
 
@@ -70,12 +73,12 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
         return from_nnunet(options.from_nnunet, studies, fixed), apart
     stratum_of, seed = strata(free, options.by), str(options.seed)
     divided: dict[str, tuple[set[str], set[str]]] = {}  # name: validate, test
-    if options.folds and options.nested:
+    if options.folds is not None and options.nested is not None:
         for outer, test in enumerate(deal(stratum_of, options.folds, seed)):
             rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
             for inner, validate in enumerate(deal(rest, options.nested, f"{seed}/{outer}")):
                 divided[f"{outer}.{inner}"] = validate, test
-    elif options.folds:
+    elif options.folds is not None:
         parts = deal(stratum_of, options.folds, seed)
         divided = {str(number): (part, fixed["test"]) for number, part in enumerate(parts)}
     else:
@@ -229,6 +232,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         add(name, type=Path, metavar="FILE", help=f"cases or patients, one a line, that are {where}; a case brings "
             "its whole patient (default: none)")  # fmt: skip
     return parser.parse_args(arguments)
+
+
+def _names(part: object) -> tuple[str, ...]:
+    if not isinstance(part, list) or not all(isinstance(name, str) for name in part):
+        raise TypeError
+    return tuple(part)
 
 
 def _json(path: Path) -> list[dict[str, list[str]]]:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from model.errors import ConfigError
 from model.files import sha256_of
 
 UNKNOWN = "unknown"
+CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case is the name of a folder and of files
 NEGATIVE = "negative"  # the diagnosis of a study without lesion
 
 
@@ -65,10 +67,17 @@ def read_table(path: Path) -> dict[str, Study]:
         missing = [name for name in names if not row.get(name)]
         if missing:
             raise ConfigError(f"index '{path}', line {line}: no value for {', '.join(missing)}")
+        if not CASE.fullmatch(row["case"]):
+            raise ConfigError(
+                f"index '{path}', line {line}: case {row['case']!r} cannot be the name of a folder; use letters, "
+                "digits, '_', '.' and '-', the first no '.' or '-'"
+            )
         try:
             lesion_ml = float(row["lesion_ml"])
+            if not 0 <= lesion_ml < 1e9:
+                raise ValueError
         except ValueError:
-            raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no number") from None
+            raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume") from None
         texts = {name: row[name] for name in ("case", "patient", "diagnosis", "tracer", "site", "sha256")}
         paths = {name: Path(row[name]) for name in ("pet", "ct", "truth")}
         if row["case"] in studies:

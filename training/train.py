@@ -130,6 +130,9 @@ def starting_point(settings: Training, start: Path | None, ct_encoder: Path | No
         raise ConfigError("--start and --ct-encoder exclude each other: theta_0 holds its CT encoder already")
     if settings.averaging and start is None and settings.averaging.start > 0:
         raise ConfigError("averaging.start is above 0: a member needs --start, the base run it is fine-tuned from")
+    last = settings.schedule.stop or settings.schedule.epochs
+    if settings.averaging and settings.averaging.start >= last:
+        raise ConfigError(f"averaging.start is {settings.averaging.start}, the run ends at epoch {last}: lower the one")
     if start is not None:
         result = checkpoint.result_of(start)
         if settings.averaging and result["epoch"] != settings.averaging.start:
