@@ -151,7 +151,7 @@ class Training:
     workers: int = 4  # processes that draw and augment crops; 0: none
     validate_every: int = 10  # epochs
     validate_at_most: int | None = None  # studies; None: all
-    checkpoint_minutes: float = 10.0  # and at the end of every epoch that is longer
+    checkpoint_minutes: float = 10.0  # at most between checkpoints; one is written at every epoch's end, too
     seed: int = 0
 
     def __post_init__(self) -> None:
