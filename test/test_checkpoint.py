@@ -1,7 +1,10 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from model.errors import ConfigError, OutputError, WeightsError
 from training import checkpoint
@@ -78,3 +81,23 @@ def test_lines_after_the_checkpoint_and_half_lines_leave_the_log(tmp_path) -> No
 def test_an_unfinished_run_has_no_result(tmp_path) -> None:
     with pytest.raises(ConfigError, match="no finished run"):
         checkpoint.result_of(tmp_path)
+
+
+def test_a_second_process_is_kept_out_of_a_run(tmp_path) -> None:
+    checkpoint.open_run(tmp_path / "run", {"seed": 1})
+    code = (
+        "import sys; from pathlib import Path; from training import checkpoint\n"
+        "try: checkpoint.open_run(Path(sys.argv[1]), {'seed': 1})\n"
+        "except Exception as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True)
+    assert "another process works on" in done.stdout
+    assert checkpoint.open_run(tmp_path / "run", {"seed": 1}) is None  # the one that holds it may go on
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[1]"])
+def test_a_damaged_configuration_is_told(content: bytes, tmp_path) -> None:
+    checkpoint.open_run(tmp_path / "run", {"seed": 1})
+    (tmp_path / "run" / checkpoint.CONFIG).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml|other settings"):
+        checkpoint.open_run(tmp_path / "run", {"seed": 1})

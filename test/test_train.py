@@ -48,7 +48,7 @@ def lines(folder: Path) -> list[dict]:
 def test_a_run_leaves_weights_log_pictures_and_what_it_was(base) -> None:
     names = {path.name for path in base.iterdir()}
     expected = {"config.yaml", "log.jsonl", "checkpoint.pt", "tensorboard", "curves.png", "slices.png", "run.json"}
-    assert names == expected | {"last.safetensors"}
+    assert names - {".lock"} == expected | {"last.safetensors"}
     assert [line["epoch"] for line in lines(base)] == [1, 2, 3, 4]
     assert ["dice" in line for line in lines(base)] == [False, True, False, True]
     assert {"loss", "rate", "data_s", "compute_s"} <= lines(base)[0].keys()
@@ -203,6 +203,13 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
         train_run(tmp_path / "c", wide, tiny_cache, FOLD, start=base, wanted="cpu")
     with pytest.raises(ConfigError, match="exclude each other"):
         train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
+
+
+def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, tmp_path) -> None:
+    swapped = Fold(name="s", train=FOLD.validate, validate=("case0",), test=())
+    with pytest.raises(ConfigError, match="1 cases that fold s validates or tests with, for example case0"):
+        train_run(tmp_path / "run", member(), tiny_cache, swapped, start=base, wanted="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_tells_a_wrong_setting_in_its_last_line(tiny_cache, tmp_path) -> None:

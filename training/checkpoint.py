@@ -1,11 +1,12 @@
 """A run's folder: its state written atomically, its log, and what a later command needs to know of it."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import yaml
@@ -14,28 +15,52 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import ConfigError, OutputError, WeightsError
+from training.settings import read_yaml
 
 State = dict[str, Tensor]
 CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
+LOCK = ".lock"
+_held: dict[Path, TextIO] = {}  # closed, and so given up, when the process ends
 
 
-def open_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[str, Any] | None:
     """Begin a run in a folder of its own, or go on with it: the state of its last checkpoint, None if none is there.
 
-    Raises ConfigError if the folder holds a run of another configuration, or files that are no run.
+    hold: keep other processes out of the folder until this one ends. Raises ConfigError if the folder holds a run of
+    another configuration, files that are no run, or if another process works on it.
     """
     path = folder / CONFIG
     if path.exists():
-        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+        there = read_yaml(path)
+        if not isinstance(there, dict):
+            raise ConfigError(f"'{path}' is damaged: it holds no settings; name another folder for the run")
+        if hold:
+            hold_folder(folder)
         if there != json.loads(json.dumps(config)):
             wrong = sorted(key for key in there.keys() | config.keys() if there.get(key) != config.get(key))
             raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder")
         return read_state(folder / STATE) if (folder / STATE).exists() else None
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' is not empty and holds no {CONFIG}: name another folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
+    if hold:
+        hold_folder(folder)
     write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
     return None
+
+
+def hold_folder(folder: Path) -> None:
+    """Keep other processes out of a run's folder until this one ends. Raises ConfigError if one is in it."""
+    path = folder.resolve() / LOCK
+    if path in _held:
+        return
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigError(f"another process works on '{folder}': wait for it, or end it") from None
+    _held[path] = file
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
     distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
     try:
         distributed.barrier()
-        yield state if rank() == 0 else open_run(folder, config)
+        yield state if rank() == 0 else open_run(folder, config, hold=False)
     finally:
         distributed.destroy_process_group()
 

@@ -78,6 +78,7 @@ def train_run(
     WeightsError, and TrainingError for a loss that is not finite.
     """
     origin = starting_point(settings, start, ct_encoder)
+    check_unseen(fold, start or (ct_encoder.parent if ct_encoder else None))
     config = {
         "settings": settings_to(settings), "cache": str(cache.resolve()), "train": list(fold.train),
         "validate": list(fold.validate), "start": origin, "processes": processes(),
@@ -142,6 +143,22 @@ def starting_point(settings: Training, start: Path | None, ct_encoder: Path | No
             )
         return {"run": str(start.resolve()), "sha256": sha256_of(start / result["result"])}
     return {"ct_encoder": str(ct_encoder.resolve()), "sha256": sha256_of(ct_encoder)} if ct_encoder else None
+
+
+def check_unseen(fold: Fold, folder: Path | None) -> None:
+    """Raise ConfigError if a run that this one starts from, or one before it, was trained on cases held out here."""
+    while folder is not None and (folder / checkpoint.CONFIG).exists():
+        config = read_yaml(folder / checkpoint.CONFIG)
+        seen = sorted({*config["train"]} & {*fold.validate, *fold.test})
+        if seen:
+            raise ConfigError(
+                f"'{folder}' was trained on {len(seen)} cases that fold {fold.name} validates or tests with, for "
+                f"example {seen[0]}: start from a run of the same fold"
+            )
+        origin = config.get("start") or {}
+        folder = Path(origin["run"]) if "run" in origin else None
+        if "ct_encoder" in origin:
+            folder = Path(origin["ct_encoder"]).parent
 
 
 def starting_network(settings: Training, start: Path | None, ct_encoder: Path | None) -> nn.Module:
