@@ -113,7 +113,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     if rank() == 0:
         cut_log(run.folder / LOG, step)
     wrapped: nn.Module = DistributedDataParallel(network) if processes() > 1 else network
-    stop = (settings.schedule.stop or settings.schedule.epochs) * steps
+    stop = settings.schedule.last * steps
 
     def checkpoint() -> None:
         if rank() == 0:

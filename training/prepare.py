@@ -13,15 +13,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
 from model.config import Crop, Limits
 from model.errors import CaseError, ConfigError, LesionError
@@ -30,6 +28,7 @@ from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
 from training.command import told
 from training.examine import check_grid
+from training.parallel import over
 from training.table import Study, read_table
 
 FORMAT = 2
@@ -74,15 +73,8 @@ def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int)
     cache.mkdir(parents=True, exist_ok=True)
     missing = [study for study in studies if not is_current(study, cache, crop)]
     check_disk(missing, cache)
-    failures: dict[str, str] = {}
-    with ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(prepare_one, study, cache, crop): study.case for study in missing}
-        for job in tqdm(as_completed(jobs), total=len(jobs), unit="study", desc="prepare", disable=not jobs):
-            try:
-                job.result()
-            except LesionError as error:
-                failures[jobs[job]] = str(error)
-    return failures
+    reasons = over(partial(_reason_against, cache=cache, crop=crop), missing, workers)
+    return {study.case: reason for study, reason in zip(missing, reasons, strict=True) if reason}
 
 
 def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
@@ -105,23 +97,23 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     target = cache / study.case
     if target.exists() and _facts(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"'{target}' is there and is no prepared study: name another folder with --cache")
-    partial = cache / f".partial-{os.getpid()}-{study.case}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    hidden = cache / f".partial-{os.getpid()}-{study.case}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
     try:
         for name, array in (("hu", hu), ("suv", suv), ("truth", mask)):
-            np.save(partial / f"{name}.npy", array)
+            np.save(hidden / f"{name}.npy", array)
         hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
         points = {
             "lesion": _points(mask), "uptake": _points(hot), "lesion_parts": _parts(mask, 1),
             "uptake_parts": _parts(hot, least),
         }  # fmt: skip
-        np.savez(partial / "points.npz", **points)
-        (partial / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        np.savez(hidden / "points.npz", **points)
+        (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        hidden.rename(target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_current(study: Study, cache: Path, crop: Crop) -> bool:
@@ -202,6 +194,15 @@ def main() -> int:
         print(f"error: {len(failures)} studies could not be prepared, see above", file=sys.stderr)
         return CaseError.exit_code
     return 0
+
+
+def _reason_against(study: Study, cache: Path, crop: Crop) -> str | None:
+    """Prepare a study; None, or why it cannot be."""
+    try:
+        prepare_one(study, cache, crop)
+    except LesionError as error:
+        return str(error)
+    return None
 
 
 def _key(study: Study, crop: Crop) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
             return checkpoint.result_of(folder)
         make_deterministic()
 
-        last = settings.schedule.stop or settings.schedule.epochs
+        last = settings.schedule.last
 
         def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, float]:
             return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)
@@ -145,7 +145,7 @@ def finish(run: Run, held_out: DistortedCrops) -> dict[str, Any]:
     checkpoint.write_weights(path, run.network.get_submodule("encoder").state_dict())
     schedule = run.settings.schedule
     result = {
-        "result": ENCODER, "sha256": sha256_of(path), "epoch": schedule.stop or schedule.epochs,
+        "result": ENCODER, "sha256": sha256_of(path), "epoch": schedule.last,
         "validation": validate(run, held_out), "device": run.device.name,
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
     }  # fmt: skip

@@ -103,6 +103,11 @@ class Schedule:
         if self.stop is not None and not 1 <= self.stop <= self.epochs:
             raise ConfigError(f"schedule.stop must be from 1 to {self.epochs}, got {self.stop}")
 
+    @property
+    def last(self) -> int:
+        """The epoch after which the run ends."""
+        return self.stop or self.epochs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:

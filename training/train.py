@@ -131,7 +131,7 @@ def starting_point(settings: Training, start: Path | None, ct_encoder: Path | No
         raise ConfigError("--start and --ct-encoder exclude each other: theta_0 holds its CT encoder already")
     if settings.averaging and start is None and settings.averaging.start > 0:
         raise ConfigError("averaging.start is above 0: a member needs --start, the base run it is fine-tuned from")
-    last = settings.schedule.stop or settings.schedule.epochs
+    last = settings.schedule.last
     if settings.averaging and settings.averaging.start >= last:
         raise ConfigError(f"averaging.start is {settings.averaging.start}, the run ends at epoch {last}: lower the one")
     if start is not None:
@@ -200,7 +200,7 @@ class Watcher:
 
     def validated(self, epoch: int) -> dict[str, float]:
         """Scores of the validation cases, where this epoch is one to validate; else nothing."""
-        stop = self.settings.schedule.stop or self.settings.schedule.epochs
+        stop = self.settings.schedule.last
         if epoch % self.settings.validate_every and epoch != stop or not self.cases:
             return {}
         scores, shown = {}, None
@@ -233,7 +233,7 @@ class Watcher:
 def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[str, Any]:
     """Write the weights and run.json."""
     name = MEAN if run.average else LAST
-    stop = run.settings.schedule.stop or run.settings.schedule.epochs
+    stop = run.settings.schedule.last
     validation = watcher.last or watcher.validated(stop)  # a run killed after its last checkpoint has not validated
     state = run.average.state() if run.average else run.network.state_dict()
     checkpoint.write_weights(run.folder / name, state)
