@@ -1,7 +1,7 @@
 """Member files into networks, one at a time; the weight soup of DiWA. `python -m model.weights FOLDER ...` checks."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -42,14 +42,19 @@ def read_state(bundle: Bundle, member: Member) -> State:
 
 
 def soup(bundle: Bundle) -> State:
-    """The weighted mean of all members' weights, summed in float64 (DiWA; Ahn and Park, algorithm 2)."""
+    """The weighted mean of all members' weights (DiWA; Ahn and Park, algorithm 2)."""
     members = bundle.manifest.members
     total = sum(member.weight for member in members)
+    return mean_of((member.weight / total, read_state(bundle, member)) for member in members)
+
+
+def mean_of(states: Iterable[tuple[float, State]]) -> State:
+    """The sum of (share, tensors) of one network's shapes, in float64; shares sum to 1."""
     mean: State = {}
-    for member in members:
-        for name, tensor in read_state(bundle, member).items():
+    for share, state in states:
+        for name, tensor in state.items():
             if tensor.is_floating_point():
-                part = tensor.double() * (member.weight / total)
+                part = tensor.double() * share
                 mean[name] = mean[name] + part if name in mean else part
             else:
                 mean[name] = tensor  # index tables of SwinUNETR: the same in every member

@@ -101,3 +101,18 @@ def test_a_damaged_configuration_is_told(content: bytes, tmp_path) -> None:
     (tmp_path / "run" / checkpoint.CONFIG).write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.yaml|other settings"):
         checkpoint.open_run(tmp_path / "run", {"seed": 1})
+
+
+def test_a_file_where_the_run_should_be_is_told(tmp_path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        checkpoint.open_run(tmp_path / "run", {})
+
+
+def test_a_finished_run_whose_weights_are_gone_is_told(tmp_path) -> None:
+    checkpoint.write_json(tmp_path / checkpoint.RESULT, {"result": "last.safetensors", "sha256": "0", "epoch": 1})
+    with pytest.raises(ConfigError, match="last.safetensors' is not there"):
+        checkpoint.result_file(tmp_path)
+    checkpoint.write_json(tmp_path / checkpoint.RESULT, {})
+    with pytest.raises(ConfigError, match="does not say what the run ended with"):
+        checkpoint.result_of(tmp_path)

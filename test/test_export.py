@@ -173,3 +173,11 @@ def test_the_command_refuses_a_file_that_is_no_selection(tmp_path, capsys) -> No
     words = ["--choice", "wa_best", "--name", "b", "--output", tmp_path / "b", "--data", "x", "--licence", "y"]
     assert main([str(word) for word in [tmp_path / "s.json", *words]]) == ConfigError.exit_code
     assert "is no selection of this version" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("cut", ["choices", "members", "crop"])
+def test_a_damaged_selection_is_told(made, tmp_path, cut) -> None:
+    report = json.loads((made / "selection.json").read_text())
+    write_json(tmp_path / "selection.json", report | {cut: [1]})
+    with pytest.raises(ConfigError, match="is damaged"):
+        export(tmp_path / "selection.json", "eoa_greedy", "ours", tmp_path / "b")

@@ -221,8 +221,9 @@ def test_a_study_smaller_than_the_crop_is_padded_with_air(tiny_cache) -> None:
 def study_of(hu: np.ndarray) -> Prepared:
     none, no_part = np.empty((0, 3), np.int16), np.empty((0, 4), np.int16)
     return Prepared(
-        case="x", hu=hu, suv=np.zeros(hu.shape, np.float16), truth=np.zeros(hu.shape, bool), lesion=none, uptake=none,
-        lesion_parts=no_part, uptake_parts=no_part, spacing_mm=(4, 4, 4), lost_ml=0.0,
+        case="x", patient="x", sha256="", hu=hu, suv=np.zeros(hu.shape, np.float16),
+        truth=np.zeros(hu.shape, bool), lesion=none, uptake=none, lesion_parts=no_part, uptake_parts=no_part,
+        spacing_mm=(4, 4, 4),
     )  # fmt: skip
 
 

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_training
 from monai.inferers import sliding_window_inference
 
+from model.errors import ConfigError
 from model.lesions import score
 from model.networks import build
-from training.predict import device_for, kept_margin, margin, score_margin, validate, validation_dice
+from training.predict import device_for, kept_margin, margin, read_margin, score_margin, validation_dice
 from training.prepare import load
 
 CPU = device_for("float32", "cpu")
@@ -35,7 +38,8 @@ def test_a_network_in_training_stays_in_training(network, tiny_cache) -> None:
 
 
 def test_validation_dice_is_the_mean_over_cases_with_lesion(network, tiny_cache) -> None:
-    scores = validate(network, ["case0", "case3"], tiny_cache, tiny_training(), CPU)
+    studies = [load(tiny_cache, case) for case in ("case0", "case3")]
+    scores = {s.case: score_margin(margin(network, s, tiny_training(), CPU), s) for s in studies}
     assert scores["case3"].lesions_true == 0 and validation_dice(scores) == scores["case0"].dice
     assert validation_dice({"case3": scores["case3"]}) == 0
 
@@ -48,10 +52,44 @@ def test_a_margin_that_is_the_truth_scores_1(tiny_cache) -> None:
 
 
 def test_a_margin_is_computed_once(network, tiny_cache, tmp_path, monkeypatch) -> None:
-    first, seconds = kept_margin(tmp_path / "m", "case0", network, tiny_cache, tiny_training(), CPU)
+    study = load(tiny_cache, "case0")
+    path, seconds = kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
+    np.testing.assert_array_equal(read_margin(path), margin(network, study, tiny_training(), CPU))
     monkeypatch.setattr("training.predict.margin", lambda *_: pytest.fail("computed again"))
-    again, same = kept_margin(tmp_path / "m", "case0", network, tiny_cache, tiny_training(), CPU)
-    assert np.array_equal(first, again) and seconds == same > 0
+    assert kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU) == (path, seconds) and seconds > 0
+
+
+def test_other_weights_another_study_window_or_precision_is_another_margin(network, tiny_cache, tmp_path) -> None:
+    study, settings, seen = load(tiny_cache, "case0"), tiny_training(), set()
+    for weights, of, how, device in (
+        ("a" * 64, study, settings, CPU), ("b" * 64, study, settings, CPU),
+        ("a" * 64, replace(study, sha256="0"), settings, CPU),
+        ("a" * 64, study, tiny_training(window={"size": [32, 32, 32]}), CPU),
+        ("a" * 64, study, settings, device_for("bfloat16", "cpu")),
+    ):  # fmt: skip
+        seen.add(kept_margin(tmp_path, weights, of, network, how, device)[0])
+    assert len(seen) == 5
+
+
+def test_a_damaged_margin_is_named(network, tiny_cache, tmp_path) -> None:
+    study = load(tiny_cache, "case0")
+    path, _ = kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="is damaged.*delete it"):
+        kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
+
+
+def test_truth_outside_the_crop_counts_as_not_found(tiny_cache) -> None:
+    """By hand: all truth inside is found, nothing else; as much lies outside, of it 1 ml in a component of its own."""
+    study = load(tiny_cache, "case0")
+    out = np.where(study.truth, 1.0, -1.0)
+    truth_ml = float(study.truth.sum()) * study.voxel_ml
+    lost = replace(study, lost_ml=truth_ml, lost_lesions=1, missed_ml=1.0)
+    inside, found = score_margin(out, study), score_margin(out, lost)
+    assert found.dice == pytest.approx(2 / 3)  # 2 x t / (t + 2 t)
+    assert found.fnv_ml == inside.fnv_ml + 1 and found.lesions_true == inside.lesions_true + 1
+    empty = replace(lost, truth=np.zeros_like(study.truth))
+    assert score_margin(np.full(out.shape, -1.0), empty).dice == 0
 
 
 def test_half_precision_is_single_precision_on_a_cpu() -> None:

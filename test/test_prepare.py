@@ -11,7 +11,7 @@ from scipy import ndimage
 from model.config import Crop
 from model.errors import CaseError, ConfigError
 from training import prepare
-from training.prepare import check_disk, crop_of, is_current, load, prepare_all, prepare_one
+from training.prepare import check_disk, crop_of, digest_of, is_current, load, prepare_all, prepare_one
 from training.table import write_table
 
 
@@ -64,6 +64,24 @@ def test_truth_outside_the_crop_is_counted(tiny_studies, tmp_path) -> None:
     prepare_one(tiny_studies[0], tmp_path, Crop(suv_above=6.5))
     ready, whole = load(tmp_path, "case0"), sitk.GetArrayFromImage(sitk.ReadImage(str(tiny_studies[0].truth)))
     assert ready.lost_ml == pytest.approx((whole.sum() - ready.truth.sum()) * 0.064)
+
+
+def test_components_wholly_outside_the_crop_are_told_from_those_cut(tmp_path) -> None:
+    """The crop is voxels 5 to 9: it cuts 3 of the 5 voxels off one component; another, of 8 voxels, lies outside."""
+    whole = np.zeros((20, 20, 20), bool)
+    whole[7, 7, 2:7], whole[15:17, 15:17, 15:17] = True, True
+    found = prepare._outside(whole, np.s_[5:10, 5:10, 5:10], 0.5)
+    assert found == {"lost_ml": 5.5, "lost_lesions": 1, "missed_ml": 4.0}
+    inside = prepare._outside(whole, np.s_[0:20, 0:20, 0:20], 0.5)
+    assert inside == {"lost_ml": 0, "lost_lesions": 0, "missed_ml": 0}
+
+
+def test_equal_studies_have_one_digest_wherever_the_cache_lies(tiny_studies, tmp_path) -> None:
+    for place in "ab":
+        prepare_all(tiny_studies[:2], tmp_path / place, Crop(), workers=1)
+    prepare_all(tiny_studies[:2], tmp_path / "c", Crop(suv_above=0.5), workers=1)
+    digests = [digest_of(tmp_path / place, ["case0", "case1"]) for place in "abc"]
+    assert digests[0] == digests[1] != digests[2] and digest_of(tmp_path / "a", ["case0"]) != digests[0]
 
 
 def test_only_what_changed_is_prepared_again(tiny_studies, tmp_path) -> None:

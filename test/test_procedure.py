@@ -2,17 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from conftest import tiny_training
+from safetensors.torch import load_file
+from tiny_runs import make_runs
 
+from model.device import choose_device
 from model.errors import ConfigError
 from model.lesions import score
 from model.networks import build
-from training import checkpoint
-from training.predict import device_for, margin
+from training.predict import margin
 from training.prepare import load
-from training.procedure import CONVENTION, Judge, read_plan, voters_of, write_fold
+from training.procedure import CONVENTION, choices_of, judged, read_plan, write_fold
 from training.settings import settings_to
 from training.split import Fold, read_fold
 
@@ -30,12 +31,8 @@ def plan_file(folder: Path, **changes: object) -> Path:
     return folder / "plan.yaml"
 
 
-def states(count: int) -> list[dict[str, torch.Tensor]]:
-    found = []
-    for seed in range(count):
-        torch.manual_seed(seed)
-        found.append(build(tiny_training().network).state_dict())
-    return found
+def seeds(**parts: object) -> dict:
+    return {"phantoms": {"train": {}, "validate": {}, "test": {}} | parts}
 
 
 def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) -> None:
@@ -53,6 +50,16 @@ def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) 
         ({"phantoms": {"train": {}}}, "must have train, validate, test"),
         ({"members": {"a": {"batsch": 1}}}, "members: a has unknown keys: batsch"),
         ({"extra": 1}, "unknown keys: extra"),
+        ({"members": ["a"]}, "members must be a mapping"),
+        ({"pretrain": {"batsch": 1}}, "pretrain has unknown keys: batsch"),
+        ({"networks": {"wide": {"fusion": "middel"}}}, "networks: wide"),
+        (seeds(train={"A": [99_990, 20]}), r"phantoms.train.A is seeds 99990 to 100009; those to train are 0 to 99999"),
+        (seeds(validate={"A": [5, 2]}), "phantoms.validate.A is seeds 5 to 6"),
+        (seeds(train={"F": [0, 2]}), "site F is for tests alone"),
+        (seeds(test={"Z": [200_000, 2]}), "there is no site Z"),
+        (seeds(test={"A": 200_000}), r"must be \[first seed, how many\]"),
+        (seeds(test={"A": [200_000, 0]}), "phantoms.test.A"),
+        (seeds(test=[1]), "phantoms.test must be a mapping"),
     ],
 )
 def test_a_wrong_plan_is_refused_by_its_key(changes: dict, message: str, tmp_path) -> None:
@@ -88,44 +95,35 @@ def test_a_fold_is_written_as_a_split_that_reads_back(tmp_path) -> None:
     assert read_fold(write_fold(fold, tmp_path / "split.json"), "x") == fold
 
 
-def fabricated(folder: Path) -> dict:
-    """A selection over two runs, one of which counts twice."""
-    for name, state in zip("mn", states(2), strict=True):
-        checkpoint.write_weights(folder / name / "mean.safetensors", state)
-        checkpoint.write_json(folder / name / checkpoint.RESULT, {"result": "mean.safetensors"})
-    return {
-        "members": [{"name": name, "run": str(folder / name)} for name in "mn"],
-        "choices": {
-            "eoa_greedy": {"method": "eoa", "weights": {"m": 2, "n": 1}},
-            "diwa_greedy": {"method": "diwa", "weights": {"m": 2, "n": 1}},
-        },
-    }
+def test_choices_are_the_members_each_as_often_as_it_counts() -> None:
+    report = {"choices": {
+        "eoa_greedy": {"method": "eoa", "weights": {"m": 2, "n": 1}},
+        "diwa_greedy": {"method": "diwa", "weights": {"n": 1}},
+    }}  # fmt: skip
+    assert choices_of(report) == {"EoA greedy": ("eoa", ("m", "m", "n")), "DiWA greedy": ("diwa", ("n",))}
 
 
-def test_eoa_votes_by_share_and_diwa_is_one_mean_of_weights(tmp_path) -> None:
-    voters, (m, n) = voters_of(fabricated(tmp_path)), states(2)
-    assert [share for share, _ in voters["EoA greedy"]] == [2 / 3, 1 / 3]
-    assert all(torch.equal(voters["EoA greedy"][0][1][key], m[key]) for key in m)
-    [(share, mean)] = voters["DiWA greedy"]
-    assert share == 1
-    for key in m:
-        torch.testing.assert_close(mean[key], (2 * m[key] + n[key]) / 3)
-
-
-def test_the_judge_scores_the_mean_of_margins_and_runs_each_network_once(
-    tiny_cache, tiny_studies, tmp_path, monkeypatch
-) -> None:
-    settings, cpu, found = tiny_training(), device_for("float32", "cpu"), states(2)
-    margins = []
-    for state in found:
+def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_studies, tmp_path) -> None:
+    """EoA counts m1 twice; the network of DiWA is the mean of both members' weights."""
+    runs, settings, cpu = make_runs(tmp_path, 2), tiny_training(), choose_device("cpu")
+    states = [load_file(run / "mean.safetensors") for run in runs]
+    states.append({name: (states[0][name].double() + states[1][name]).float() / 2 for name in states[0]})
+    study, margins = load(tiny_cache, "case1"), []
+    for state in states:
         network = build(settings.network)
         network.load_state_dict(state)
-        margins.append(margin(network, load(tiny_cache, "case0"), settings, cpu).astype(np.float32))
-    judge = Judge(settings, {study.case: study for study in tiny_studies}, tiny_cache, tmp_path, "cpu")
-    voters = [(0.25, found[0]), (0.75, found[1])]
-    [row] = judge.scores(voters, ["case0"])
-    expected = score(0.25 * margins[0] + 0.75 * margins[1] > 0, load(tiny_cache, "case0").truth, 0.064)
-    assert row.dice == expected.dice and row.fpv_ml == expected.fpv_ml and row.convention == CONVENTION
-    assert (row.patient, row.diagnosis, row.site) == ("patient0", "lymphoma", "A")
-    monkeypatch.setattr("training.predict.margin", lambda *_: pytest.fail("ran again"))
-    assert judge.scores(voters, ["case0"]) == [row]
+        margins.append(margin(network, study, settings, cpu).astype(np.float32))
+    choices = {"e": ("eoa", ("m1", "m2", "m1")), "d": ("diwa", ("m1", "m2"))}
+    index = {study.case: study for study in tiny_studies}
+    found = judged(runs, choices, index, ["case1"], tiny_cache, tmp_path / "keep", "cpu")
+    for name, expected in {"e": (2 * margins[0] + margins[1]) / 3, "d": margins[2]}.items():
+        [row] = found[name]
+        wanted = score(expected > 0, study.truth, 0.064)
+        assert row.dice == pytest.approx(wanted.dice, abs=1e-3) and row.convention == CONVENTION
+        assert (row.case, row.patient, row.diagnosis, row.site) == ("case1", "patient1", "lymphoma", "B")
+
+
+def test_a_choice_is_not_scored_on_what_trained_its_members(tiny_cache, tiny_studies, tmp_path) -> None:
+    runs, index = make_runs(tmp_path, 1), {study.case: study for study in tiny_studies}
+    with pytest.raises(ConfigError, match="trained on 1 of the 1 cases to score on"):
+        judged(runs, {"a": ("eoa", ("m1",))}, index, ["case0"], tiny_cache, tmp_path / "keep", "cpu")

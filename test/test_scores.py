@@ -48,6 +48,17 @@ def test_the_interval_is_the_same_every_time() -> None:
     assert interval([0.1, 0.4, 0.2, 0.9]) == interval([0.1, 0.4, 0.2, 0.9])
 
 
+def test_studies_of_one_patient_are_drawn_together() -> None:
+    """Of two patients, one with 0, 0, 0 and one with 1: means 0, 1/4 or 1, each extreme once in four draws."""
+    assert interval([0.0, 0.0, 0.0, 1.0], ["a", "a", "a", "b"]) == (0.25, 0.0, 1.0)
+    np.testing.assert_equal(interval([0.0, 1.0], ["a", "a"]), (0.5, NAN, NAN))
+
+
+def test_copies_of_every_patient_do_not_narrow_the_interval() -> None:
+    values = list(np.random.default_rng(1).random(30))
+    assert interval(values * 4, [*range(30)] * 4) == pytest.approx(interval(values))
+
+
 def test_nan_is_left_out_of_the_interval() -> None:
     assert interval([NAN, 0.0, NAN, 1.0]) == (0.5, 0.0, 1.0)
 

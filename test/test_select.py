@@ -139,7 +139,7 @@ def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, 
 @pytest.mark.parametrize(
     ("validate", "message"),
     [
-        (("case0", "case1"), "was trained on 1 of the cases"),
+        (("case0", "case1"), "was trained on 1 of the 2 cases"),
         (("case3",), "none of the 1 validation cases has a lesion"),
         ((), "has no validation case"),
         (("case7",), "case7.*run training.prepare"),

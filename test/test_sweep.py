@@ -13,6 +13,7 @@ from model.files import sha256_of
 from model.networks import build
 from training.checkpoint import write_json, write_weights
 from training.engine import Engine
+from training.prepare import digest_of
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.sweep import Sweep, main, sweep
@@ -30,7 +31,7 @@ weights = open(o["start"] + "/last.safetensors", "rb").read()
 start = {"run": os.path.realpath(o["start"]), "sha256": hashlib.sha256(weights).hexdigest()}
 os.makedirs(o["run"])
 if settings["seed"] != 99:
-    config = {"settings": settings, "cache": o["cache"], "start": start} | fold
+    config = {"settings": settings, "data": os.environ["DATA"], "start": start} | fold
     yaml.safe_dump(config, open(o["run"] + "/config.yaml", "w"))
     json.dump({"start": start}, open(o["run"] + "/run.json", "w"))
 '''
@@ -42,7 +43,7 @@ OVER = {"schedule": {"epochs": 3}, "averaging": {"start": 2, "length_epochs": 1}
 def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "base"
     write_weights(folder / "last.safetensors", build(tiny_training().network).state_dict())
-    write_json(folder / "run.json", {"result": "last.safetensors", "epoch": 2, "start": None})
+    write_json(folder / "run.json", {"result": "last.safetensors", "sha256": "", "epoch": 2, "start": None})
     return folder
 
 
@@ -53,6 +54,7 @@ def plan(base, tiny_cache, tmp_path, monkeypatch):
     split = {"folds": [{"name": "0", "train": FOLD.train, "validate": FOLD.validate, "test": ()}]}
     (tmp_path / "split.json").write_text(json.dumps(split))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("DATA", digest_of(tiny_cache, (*FOLD.train, *FOLD.validate)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def make(**seeds: int) -> Sweep:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,12 +87,16 @@ def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, t
 
 
 def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
-    from training.predict import device_for, validate, validation_dice
+    from training.predict import device_for, margin, score_margin, validation_dice
+    from training.prepare import load
 
     result = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
     network = build(member().network)
     network.load_state_dict(load_file(tmp_path / "m" / "mean.safetensors"))
-    scores = validate(network, FOLD.validate, tiny_cache, member(), device_for("float32", "cpu"))
+    scores, cpu = {}, device_for("float32", "cpu")
+    for case in FOLD.validate:
+        study = load(tiny_cache, case)
+        scores[case] = score_margin(margin(network, study, member(), cpu), study)
     assert result["validation"]["dice"] == pytest.approx(validation_dice(scores), abs=1e-6)
 
 
@@ -218,3 +223,23 @@ def test_the_command_tells_a_wrong_setting_in_its_last_line(tiny_cache, tmp_path
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == ConfigError.exit_code and not (tmp_path / "run").exists()
     assert done.stderr.splitlines()[-1].startswith("error: ") and "batsch" in done.stderr.splitlines()[-1]
+
+
+def test_what_is_wrong_is_found_before_the_run_folder_is_begun(tiny_cache, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="training.prepare"):
+        train_run(tmp_path / "run", tiny_training(), tmp_path / "no-cache", FOLD, wanted="cpu")
+    with pytest.raises(ConfigError, match="no training case"):
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, Fold(name="0", train=(), validate=()), wanted="cpu")
+    with pytest.raises(ConfigError, match="CT encoder '.*gone' is not there"):
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, ct_encoder=tmp_path / "gone", wanted="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_cache_may_move_and_other_studies_in_its_place_are_refused(base, tiny_cache, tmp_path) -> None:
+    shutil.copytree(tiny_cache, tmp_path / "moved")
+    shutil.copytree(base, tmp_path / "base")
+    train_run(tmp_path / "base", tiny_training(), tmp_path / "moved", FOLD, wanted="cpu")
+    facts = json.loads((tmp_path / "moved" / FOLD.train[0] / "study.json").read_text())
+    (tmp_path / "moved" / FOLD.train[0] / "study.json").write_text(json.dumps(facts | {"sha256": "0" * 64}))
+    with pytest.raises(ConfigError, match=r"other settings \(data\)"):
+        train_run(tmp_path / "base", tiny_training(), tmp_path / "moved", FOLD, wanted="cpu")

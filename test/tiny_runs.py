@@ -70,9 +70,12 @@ def make_run(folder: Path, state: dict, base: Path | None = None, train: tuple =
     name = "mean.safetensors" if base else "last.safetensors"
     write_weights(folder / name, state)
     start = {"run": str(base.resolve()), "sha256": sha256_of(base / "last.safetensors")} if base else None
+    seen = {"cases": list(train), "patients": [case.replace("case", "patient") for case in train]}
+    for key, names in yaml.safe_load((base / "config.yaml").read_text())["seen"].items() if base else ():
+        seen[key] = sorted({*seen[key], *names})
     config = {
-        "settings": settings_to(tiny_training(**changes)), "cache": "", "train": list(train),
-        "validate": list(FOLD.validate), "start": start, "processes": 1,
+        "settings": settings_to(tiny_training(**changes)), "train": list(train), "validate": list(FOLD.validate),
+        "data": "", "seen": seen, "start": start, "processes": 1,
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_json(folder / "run.json", {

@@ -4,8 +4,6 @@ Every candidate goes over the cases once; its margins are kept on disk. The mean
 as its own, so what EoA's sets score needs no network any more. Soups of DiWA are run, each distinct one once.
 """
 
-import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +24,7 @@ from model.weights import as_network
 from training import checkpoint
 from training.candidates import Candidate, soup
 from training.checkpoint import State
-from training.predict import kept_margin, margin, score_margin, validation_dice
+from training.predict import digest, kept_margin, margin, read_margin, score_margin, validation_dice
 from training.prepare import load
 
 
@@ -59,7 +57,7 @@ class Bench:
     def __init__(
         self, candidates: dict[str, Candidate], cache: Path, cases: Sequence[str], keep: Path, device: Device
     ) -> None:
-        self.candidates, self.cache, self.keep, self.device = candidates, cache, keep, device
+        self.candidates, self.keep, self.device = candidates, keep, device
         self.settings = next(iter(candidates.values())).settings  # network, intensity and window are those of all
         self.studies = {case: load(cache, case) for case in cases}
         self.kept: dict[tuple[str, str], tuple[Path, float]] = {}  # (name, case): margin's file, seconds it took
@@ -97,8 +95,7 @@ class Bench:
         counts = Counter(names)
         total = np.zeros(self.studies[case].truth.shape, np.float32)
         for name in sorted(counts):
-            with np.load(self.kept[name, case][0]) as file:
-                total += file["margin"].astype(np.float32) * counts[name]
+            total += read_margin(self.kept[name, case][0]).astype(np.float32) * counts[name]
         return total / counts.total()
 
     def soup_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
@@ -106,8 +103,10 @@ class Bench:
         return self._margin(self._soup_network(tuple(names)), case)
 
     def _soup(self, names: tuple[str, ...]) -> Judged:
-        of = [sorted(self.candidates[name].sha256 for name in names), [self._sha256(case) for case in self.studies]]
-        path = self.keep / f"soup-{_digest([of, self._how(self.device)])}.json"
+        settings, on = self.settings, self.device
+        how = [asdict(settings.intensity), asdict(settings.window), on.torch_device.type, str(on.precision)]
+        studies = [study.sha256 for study in self.studies.values()]
+        path = self.keep / f"soup-{digest([sorted(self.candidates[n].sha256 for n in names), studies, how])}.json"
         if not path.exists():
             network, cases, seconds = self._soup_network(names), {}, 0.0
             for case, study in self.studies.items():
@@ -130,22 +129,14 @@ class Bench:
 
     def _run(self, one: Candidate, network: nn.Module, case: str) -> None:
         def compute(on: Device) -> NDArray[Any]:
-            folder = self.keep / f"{one.name}-{_digest([one.sha256, self._how(on)])}" / self._sha256(case)
-            out, seconds = kept_margin(folder, case, network, self.cache, self.settings, on)
-            self.kept[one.name, case] = folder / f"{case}.npz", seconds
-            return out
+            kept = kept_margin(self.keep, one.sha256, self.studies[case], network, self.settings, on)
+            self.kept[one.name, case] = kept
+            return read_margin(kept[0])
 
         _finite(compute, self.device, f"'{one.weights}', case {case}")
 
     def _network(self, state: State, where: Path | str = "a soup") -> nn.Module:
         return as_network(self.settings.network, state, Path(where)).to(self.device.torch_device)
-
-    def _how(self, on: Device) -> list[Any]:
-        settings = self.settings
-        return [asdict(settings.intensity), asdict(settings.window), on.torch_device.type, str(on.precision)]
-
-    def _sha256(self, case: str) -> str:
-        return _digest((self.cache / case / "study.json").read_text(encoding="utf-8"))
 
 
 def _finite(compute: Callable[[Device], NDArray[Any]], device: Device, what: str) -> NDArray[Any]:
@@ -154,7 +145,3 @@ def _finite(compute: Callable[[Device], NDArray[Any]], device: Device, what: str
         if np.isfinite(out := compute(on)).all():
             return out
     raise WeightsError(f"{what}: the network gives NaN: its training went wrong; leave it out")
-
-
-def _digest(what: Any) -> str:
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
+from model.weights import mean_of
 from training import checkpoint
 from training.checkpoint import State
 from training.settings import Training, read_yaml, settings_from
+from training.unseen import Seen, seen_by
 
 SHARED = ("network", "intensity", "window")  # what members of one bundle have in common
 
@@ -16,8 +19,7 @@ SHARED = ("network", "intensity", "window")  # what members of one bundle have i
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A finished run. start: sha256 of the file of the base run's weights, None without a base run (a shared CT encoder
-    is no shared start); base: the base run's folder where it is found; trained_on: cases of the run, of its base run,
-    and of what that went on from.
+    is no shared start); base: the base run's folder where it is found; seen: what trained it and what it started from.
     """
 
     name: str
@@ -27,7 +29,7 @@ class Candidate:
     settings: Training
     start: str | None
     base: Path | None
-    trained_on: frozenset[str]
+    seen: Seen
 
 
 def read_candidates(runs: Iterable[Path]) -> dict[str, Candidate]:
@@ -54,11 +56,10 @@ def read_candidates(runs: Iterable[Path]) -> dict[str, Candidate]:
 def read_candidate(folder: Path) -> Candidate:
     """A finished run. Raises ConfigError if it is none, WeightsError if its weights are not those it ended with."""
     result = checkpoint.result_of(folder)
-    config = read_yaml(folder / checkpoint.CONFIG)
+    config: Any = read_yaml(folder / checkpoint.CONFIG)
     try:
         weights, expected, start = folder / result["result"], result["sha256"], result["start"]
         settings = settings_from(config["settings"], f"'{folder / checkpoint.CONFIG}': settings")
-        trained_on = set(config["train"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"'{folder}' is no run of training.train: {error} is missing; train it again") from None
     try:
@@ -69,11 +70,9 @@ def read_candidate(folder: Path) -> Candidate:
         raise WeightsError(f"'{weights}' has sha256 {found}, its run ended with {expected}; train the run again")
     origin = start["sha256"] if start and "run" in start else None
     base = find_base(folder, Path(start["run"]), origin) if origin else None
-    if base:
-        trained_on |= read_candidate(base).trained_on
     return Candidate(
         name=folder.resolve().name, folder=folder, weights=weights, sha256=found, settings=settings, start=origin,
-        base=base, trained_on=frozenset(trained_on),
+        base=base, seen=seen_by(folder),
     )  # fmt: skip
 
 
@@ -81,19 +80,9 @@ def find_base(folder: Path, base: Path, sha256: str) -> Path | None:
     """The base run where the run says it is, else beside the run or its folder (runs are moved); None if nowhere."""
     here = folder.resolve().parent
     for place in (base, here / base.name, here.parent / base.name):
-        if (place / checkpoint.RESULT).exists() and checkpoint.result_of(place).get("sha256") == sha256:
+        if (place / checkpoint.RESULT).exists() and checkpoint.result_of(place)["sha256"] == sha256:
             return place
     return None
-
-
-def check_unseen(candidates: Iterable[Candidate], cases: Iterable[str]) -> None:
-    """Refuse to select on cases that trained a member: such scores say nothing. Raises ConfigError."""
-    for one in candidates:
-        if seen := sorted(one.trained_on & set(cases)):
-            raise ConfigError(
-                f"run '{one.folder}' or its base run was trained on {len(seen)} of the cases to select on "
-                f"({', '.join(seen[:5])}); name the fold that the runs were trained with"
-            )
 
 
 def check_one_start(candidates: Sequence[Candidate]) -> None:
@@ -108,14 +97,6 @@ def check_one_start(candidates: Sequence[Candidate]) -> None:
 
 
 def soup(members: Sequence[tuple[Path, int]]) -> State:
-    """The mean of weights files, each as often as it counts, summed in float64 (algorithm 2)."""
+    """The mean of weights files, each as often as it counts (algorithm 2)."""
     total = sum(count for _, count in members)
-    mean: State = {}
-    for path, count in members:
-        for name, tensor in checkpoint.read_weights(path).items():
-            if tensor.is_floating_point():
-                part = tensor.double() * (count / total)
-                mean[name] = mean[name] + part if name in mean else part
-            else:
-                mean[name] = tensor  # index tables of SwinUNETR: the same in every member
-    return {name: t.float() if t.is_floating_point() else t for name, t in mean.items()}
+    return mean_of((count / total, checkpoint.read_weights(path)) for path, count in members)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import ConfigError, OutputError, WeightsError
+from model.writing import check_output
 from training.settings import read_yaml
 
 State = dict[str, Tensor]
@@ -29,6 +30,8 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
     hold: keep other processes out of the folder until this one ends. Raises ConfigError if the folder holds a run of
     another configuration, files that are no run, or if another process works on it.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"'{folder}' is a file: name a folder for the run")
     path = folder / CONFIG
     if path.exists():
         there = read_yaml(path)
@@ -40,9 +43,9 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
             wrong = sorted(key for key in there.keys() | config.keys() if there.get(key) != config.get(key))
             raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder")
         return read_state(folder / STATE) if (folder / STATE).exists() else None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"'{folder}' is not empty and holds no {CONFIG}: name another folder for the run")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output(folder)
     if hold:
         hold_folder(folder)
     write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
@@ -71,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
         raise OutputError(f"cannot write '{path}': {error}; is there space, and may this user write there?") from None
     finally:
         with suppress(OSError):
@@ -138,8 +141,18 @@ def result_of(folder: Path) -> dict[str, Any]:
     path = folder / RESULT
     if not path.exists():
         raise ConfigError(f"'{folder}' holds no finished run ({RESULT} is not there); run training.train on it first")
-    result: dict[str, Any] = read_json(path)
+    result = read_json(path)
+    if not isinstance(result, dict) or not {"result", "sha256", "epoch"} <= result.keys():
+        raise ConfigError(f"'{path}' is damaged: it does not say what the run ended with; train the run again")
     return result
+
+
+def result_file(folder: Path) -> Path:
+    """The weights a finished run ended with. Raises ConfigError if it is not finished, or they are gone."""
+    path = folder / str(result_of(folder)["result"])
+    if not path.is_file():
+        raise ConfigError(f"'{path}' is not there, with which the run in '{folder}' ended; train the run again")
+    return path
 
 
 def cut_log(path: Path, last_step: int) -> None:

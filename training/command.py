@@ -1,12 +1,22 @@
-"""What all commands have in common: how an error is told."""
+"""What all commands have in common: how they end when they cannot go on."""
 
+import signal
 import sys
 
-from model.errors import LesionError
+from model.errors import LesionError, OutputError
+
+ENDS = (LesionError, OSError, KeyboardInterrupt)  # what a command tells in one line; anything else is a mistake of ours
 
 
-def told(error: LesionError) -> int:
-    """Print an error as the last line on stderr, in one line; its exit code."""
+def told(error: BaseException) -> int:
+    """Print one of ENDS as the last line on stderr, in one line; its exit code."""
+    code = error.exit_code if isinstance(error, LesionError) else OutputError.exit_code
+    said = str(error)
+    if isinstance(error, KeyboardInterrupt):
+        code, said = 128 + signal.SIGINT, "stopped; what was finished is kept, and the same command again goes on"
+    elif isinstance(error, OSError):
+        where = f"'{error.filename}': " if error.filename else ""
+        said = f"{where}{error.strerror or error}; is it there, is there space, and may this user read and write there?"
     sys.stdout.flush()
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    return error.exit_code
+    print(f"error: {' '.join(said.split())}", file=sys.stderr, flush=True)
+    return code

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from model import __version__
 from model.config import METHODS
-from model.errors import CaseError, ConfigError, LesionError, WeightsError
+from model.errors import CaseError, ConfigError, WeightsError
 from model.files import Staging, sha256_of, silence
 from model.geometry import Grid, grid_of
 from model.lesions import CONVENTIONS, score
 from model.manifest import Bundle, find_bundle, load_bundle
 from model.reading import read_case, read_volume, stem
 from model.writing import check_output, write_mask
-from training.command import told
+from training.command import ENDS, told
 from training.scores import CaseScore, summary, table, write
 from training.table import Study, read_table
 
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         run(options, sys.argv[1:] if arguments is None else arguments)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     return 0
 

@@ -22,26 +22,26 @@ from typing import Any
 
 import torch
 
-from model.errors import LesionError
 from model.networks import skeleton
 from training import checkpoint
-from training.command import told
+from training.command import ENDS, told
 from training.dealing import draw_share, strata
+from training.parallel import cores
 from training.pictures import draw_bars
 from training.procedure import (
     CONVENTION,
-    Judge,
+    Choice,
     Plan,
     base_and_members,
+    choices_of,
+    judged,
     make_phantoms,
     prepare_cases,
     pretrained,
     read_plan,
     selected,
-    voters_of,
-    weights_of,
 )
-from training.scores import CaseScore, Group, summary
+from training.scores import CaseScore, cell, summary
 from training.settings import changed
 from training.split import Fold, make_fold, read_fold
 from training.table import Study, read_table
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = markdown(options.table, lines, data)
         print(text)
         write(folder, options, text, lines, data, time.time() - begun)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     return 0
 
@@ -133,11 +133,9 @@ def table2(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
         settings = changed(plan.base, {"network": plan.networks[name], "schedule": {"stop": None}}, f"networks: {name}")
         run = folder / name.replace(", ", "-")
         train_run(run, settings, data.cache, data.fold, wanted=wanted)
-        judge = Judge(settings, data.studies, data.cache, folder / "margins", wanted)
-        lines.append(Line(
-            name=name, paper=paper, parameters=millions(settings.network),
-            scores=judge.scores([(1.0, weights_of(run))], data.fold.test),
-        ))  # fmt: skip
+        alone = {name: ("eoa", (run.name,))}
+        found = judged([run], alone, data.studies, data.fold.test, data.cache, folder / "margins", wanted)
+        lines.append(Line(name=name, paper=paper, parameters=millions(settings.network), scores=found[name]))
     return lines
 
 
@@ -150,13 +148,21 @@ def table3(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
     train_run(vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold,
               ct_encoder=encoder, wanted=wanted)  # fmt: skip
     chosen = selected(members, data.cache, data.fold, folder, wanted)
-    judge = Judge(plan.base, data.studies, data.cache, folder / "margins", wanted)
-    voters = {"vanilla": [(1.0, weights_of(vanilla))]} | voters_of(chosen)
+    choices = {"vanilla": ("eoa", (vanilla.name,))} | choices_of(chosen)
+    scores = judged(
+        [vanilla, *members], choices, data.studies, data.fold.test, data.cache, folder / "margins", wanted
+    )
     return [
-        Line(name=name, paper=paper, parameters=millions(plan.base.network) * len(voters[name]),
-             scores=judge.scores(voters[name], data.fold.test))
+        Line(name=name, paper=paper, parameters=millions(plan.base.network) * networks_in(choices[name]),
+             scores=scores[name])
         for name, paper in TABLE_3.items()
     ]  # fmt: skip
+
+
+def networks_in(choice: Choice) -> int:
+    """How many networks a choice runs: DiWA's mean of weights is one."""
+    method, names = choice
+    return len(set(names)) if method == "eoa" else 1
 
 
 def millions(network: Any) -> float:
@@ -174,14 +180,14 @@ def markdown(table: str, lines: Sequence[Line], data: Data) -> str:
         head += ["paper: FPV", "paper: FNV"]
     rows = [head, ["---"] * len(head)]
     for line, (everything, *by_site) in groups:
-        cells = [_cell(everything, "dice", 4), _cell(everything, "fpv_ml", 2), _cell(everything, "fnv_ml", 2)]
-        cells += [_cell(group, "dice", 4) for group in by_site]
+        cells = [cell(everything.dice, 4), cell(everything.fpv_ml, 2), cell(everything.fnv_ml, 2)]
+        cells += [cell(group.dice, 4) for group in by_site]
         paper = [f"{value:g}" for value in (line.paper[1:] if table == "table2" else line.paper)]
         rows.append([line.name, f"{line.parameters:.3f}", *cells, *paper])
     said = (
         f"{len(data.fold.test)} test cases, {len(data.fold.train)} to train, {len(data.fold.validate)} to validate and "
         f"select; {data.text}. Trained on sites {', '.join(trained)}. Dice: mean over cases with lesion; mean (95 % "
-        f"bootstrap interval over cases); empty masks by {CONVENTION}."
+        f"bootstrap interval over patients); empty masks by {CONVENTION}."
     )
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", said])
 
@@ -221,17 +227,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--fold", default="0", help="fold of --split (default 0)")
     add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
     add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that make data (default all cores)")
+    add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
     return parser.parse_args(arguments)
-
-
-def _cell(group: Group, metric: str, digits: int) -> str:
-    found = getattr(group, metric)
-    if not found.cases:
-        return "-"
-    span = f" ({found.low:.{digits}f} to {found.high:.{digits}f})" if found.cases > 1 else ""
-    return f"{found.mean:.{digits}f}{span}"
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from typing import Any
 
 from model.config import CHANNELS, FORMAT_VERSION, Crop, Manifest, Member, Provenance
 from model.device import choose_device
-from model.errors import ConfigError, LesionError, OutputError, WeightsError
+from model.errors import ConfigError, OutputError, WeightsError
 from training.bench import Bench
 from training.bundle import state_sha256, write_bundle
 from training.candidates import Candidate, check_one_start, read_candidates, soup
-from training.checkpoint import State, read_json, read_weights, result_of
-from training.command import told
+from training.checkpoint import State, read_json, read_weights, result_file
+from training.command import ENDS, told
 from training.evaluate import TRAINED_ON
 from training.prepare import is_current
 from training.repeat import compare, in_crop, run_process
@@ -107,17 +107,21 @@ def read_choice(selection: Path, choice: str) -> Chosen:
     report = read_json(selection)
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ConfigError(f"'{selection}' is no selection of this version; make it with training.select")
-    if choice not in report["choices"]:
-        raise ConfigError(f"'{selection}' has no choice {choice!r}; it has {', '.join(report['choices'])}")
-    said = report["choices"][choice]
-    known = {member["name"]: member for member in report["members"]}
-    members = read_candidates(Path(known[name]["run"]) for name in said["weights"])
+    try:
+        if choice not in report["choices"]:
+            raise ConfigError(f"'{selection}' has no choice {choice!r}; it has {', '.join(report['choices'])}")
+        said, crop = report["choices"][choice], Crop(**report["crop"])
+        known = {member["name"]: (Path(member["run"]), member["sha256"]) for member in report["members"]}
+        method, runs = said["method"], {name: known[name] for name in said["weights"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"'{selection}' is damaged ({error}); make it again with training.select") from None
+    members = read_candidates(run for run, _ in runs.values())
     for name, one in members.items():
-        if one.sha256 != known[name]["sha256"]:
+        if one.sha256 != runs[name][1]:
             raise WeightsError(f"'{one.weights}' is not what was selected in '{selection}'; run training.select again")
-    if said["method"] == "diwa":
+    if method == "diwa":
         check_one_start(list(members.values()))
-    return Chosen(report=report, choice=said, members=members, crop=Crop(**report["crop"]))
+    return Chosen(report=report, choice=said, members=members, crop=crop)
 
 
 def bundle_states(chosen: Chosen) -> tuple[dict[str, State], list[float]]:
@@ -142,7 +146,7 @@ def start_sha256(members: Sequence[Candidate]) -> str | None:
             f"the base run that '{members[0].folder}' started from is not there any more: put it beside that folder, "
             f"or beside '{members[0].folder.parent}', under the name it had"
         )
-    return state_sha256(read_weights(base / result_of(base)["result"]))
+    return state_sha256(read_weights(result_file(base)))
 
 
 def provenance_scores(chosen: Chosen, choice: str, trained_on: Sequence[str]) -> dict[str, Any]:
@@ -201,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
             half=options.half, index=options.index, check_case=options.check_case, wanted=options.device,
             force=options.force,
         )  # fmt: skip
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
     checked = "" if options.index else "; not checked through process.py (give --index)"

@@ -28,13 +28,13 @@ from model.config import (
     Provenance,
     Window,
 )
-from model.errors import ConfigError, LesionError, OutputError, WeightsError
+from model.errors import ConfigError, OutputError, WeightsError
 from model.files import sha256_of
 from model.manifest import WEIGHTS
 from model.networks import build
 from training.bundle import write_bundle
 from training.checkpoint_reader import read_state_dict
-from training.command import told
+from training.command import ENDS, told
 
 PREFIX = "model."  # of the network in the authors' LightningModule
 OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         folder = import_checkpoints(options)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
     return 0

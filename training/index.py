@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from model.config import Limits
-from model.errors import CaseError, ConfigError, LesionError
+from model.errors import CaseError, ConfigError
 from model.files import Staging
-from training.command import told
+from training.command import ENDS, told
 from training.examine import Defaults, Problem, examine
 from training.layouts import FDG, LAYOUTS, Found, find
 from training.metadata import Metadata, csv_rows, missing_columns, read_metadata
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         studies = index(options)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     kinds = defaultdict(int)
     for study in studies:

@@ -78,7 +78,10 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
         yield open_run(folder, config)
         return
     state = open_run(folder, config) if rank() == 0 else None
-    backend = "nccl" if device.torch_device.type == "cuda" else "gloo"
+    gpu = device.torch_device.type == "cuda"
+    if gpu:
+        torch.cuda.set_device(device.torch_device)  # NCCL takes the current one, else all processes the first
+    backend = "nccl" if gpu else "gloo"
     distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
     try:
         distributed.barrier()
@@ -139,7 +142,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         if run.average is not None and settings.averaging is not None and (settings.averaging.per_step or ends):
             run.average.update(network.state_dict())
         if ends:
-            figures = {"epoch": step // steps, "step": step, "loss": losses[0] / losses[1], "rate": rate}
+            loss = mean_over_processes(losses[0] / losses[1], device)
+            figures = {"epoch": step // steps, "step": step, "loss": loss, "rate": rate}
             losses = [0.0, 0]
             figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
             if rank() == 0:
@@ -184,6 +188,15 @@ def one_step(
     scaler.step(optimizer)
     scaler.update()
     return total / settings.accumulate
+
+
+def mean_over_processes(value: float, device: Device) -> float:
+    """The mean of what every process gives."""
+    if processes() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device.torch_device)
+    distributed.all_reduce(total)
+    return float(total) / processes()
 
 
 def steps_per_epoch(run: Run) -> int:

@@ -10,7 +10,6 @@ is not done again, so it can be stopped at any moment.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -18,20 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.errors import ConfigError, LesionError
-from training.command import told
+from model.errors import ConfigError
+from training.command import ENDS, told
 from training.dealing import deal, draw_share, strata
 from training.export import export
 from training.index import main as index_main
+from training.parallel import cores
 from training.procedure import (
-    Judge,
+    Choice,
     Plan,
     base_and_members,
+    choices_of,
+    judged,
     make_phantoms,
     prepare_cases,
     selected,
-    voters_of,
-    weights_of,
 )
 from training.recrop import main as recrop_main
 from training.scores import CaseScore, summary, table, write
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
             ship(shipping, data, start, options)
         else:
             estimate(shipping, data, start, options)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     return 0
 
@@ -145,23 +145,30 @@ def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Name
         validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
         fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, shipping, data)
         folder = options.run / fold.name
-        voters = procedure(shipping, data, fold, folder, start, options.device)
-        judge = Judge(shipping.plan.base, data.studies, data.cache, folder / "margins", options.device)
-        for name, choice in CHOICES.items():
-            scores = judge.scores(voters[choice], fold.test)
+        members, choices = procedure(shipping, data, fold, folder, start, options.device)
+        found = score(members, choices, fold.test, data, folder, options.device)
+        for name, scores in found.items():
             report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not seen")
             rows[name] += scores
     for name, scores in rows.items():
         report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
-    report_phantoms(shipping, data, start, options)
+    report_phantoms(data, start, options)
 
 
 def procedure(
     shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path, wanted: str
-) -> dict[str, list[Any]]:
-    """Base run, members and selection on one fold; what votes in each choice."""
+) -> tuple[list[Path], dict[str, Choice]]:
+    """Base run, members and selection on one fold; the members' folders, and what CHOICES chose of them."""
     members = base_and_members(shipping.plan, folder, data.cache, fold, wanted, start=start)
-    return voters_of(selected(members, data.cache, fold, folder, wanted))
+    chosen = choices_of(selected(members, data.cache, fold, folder, wanted))
+    return members, {name: chosen[choice] for name, choice in CHOICES.items()}
+
+
+def score(
+    runs: list[Path], choices: dict[str, Choice], cases: tuple[str, ...], data: Data, folder: Path, wanted: str
+) -> dict[str, list[CaseScore]]:
+    """Scores of choices on cases that trained none of the runs."""
+    return judged(runs, choices, data.studies, cases, data.cache, folder / "margins", wanted)
 
 
 def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
@@ -171,11 +178,9 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
     fold = fold_of("all", set(stratum_of) - validate, validate, set(), shipping, data)
     folder = options.run / fold.name
-    voters = procedure(shipping, data, fold, folder, start, options.device)
-    judge = Judge(shipping.plan.base, data.studies, data.cache, folder / "margins", options.device)
-    for name, choice in CHOICES.items():
-        report(judge.scores(voters[choice], data.phantoms.test), options.run / f"{name}-phantoms.csv",
-               f"{name}, phantoms never used")  # fmt: skip
+    members, choices = procedure(shipping, data, fold, folder, start, options.device)
+    for name, scores in score(members, choices, data.phantoms.test, data, folder, options.device).items():
+        report(scores, options.run / f"{name}-phantoms.csv", f"{name}, phantoms never used")
         export(
             folder / "selection.json", f"{name}_greedy", name, options.output / name, half=True, force=True,
             data=TRAINED_ON.format(real=len(stratum_of), phantoms=len(data.phantoms.train)), licence="MIT",
@@ -184,10 +189,10 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
         )  # fmt: skip
 
 
-def report_phantoms(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
+def report_phantoms(data: Data, start: Path, options: argparse.Namespace) -> None:
     """Scores of the run on phantoms alone, on phantoms never used."""
-    judge = Judge(shipping.start_settings, data.studies, data.cache, start / "margins", options.device)
-    scores = judge.scores([(1.0, weights_of(start))], data.phantoms.test)
+    alone: dict[str, Choice] = {"start": ("eoa", (start.resolve().name,))}
+    scores = score([start], alone, data.phantoms.test, data, options.run, options.device)["start"]
     report(scores, options.run / "start-phantoms.csv", "the run on phantoms alone, phantoms never used")
 
 
@@ -215,7 +220,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
     add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
     add("--output", type=Path, default=WEIGHTS, help="where bundles are written (default weights/)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that make data (default all cores)")
+    add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
     return parser.parse_args(arguments)
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from model.errors import ConfigError, LesionError, OutputError
+from model.errors import ConfigError, OutputError
 from model.files import PARTIAL
 from training import phantom_physics as physics
-from training.command import told
+from training.command import ENDS, told
 from training.parallel import over
 from training.phantom_anatomy import draw_build, paint_body
 from training.phantom_lesions import Cloud, Lesion, draw_diagnosis, draw_lesions, occupancy
@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         missing = missing_seeds(options)
         for line in over(make, missing, options.workers):
             tqdm.write(line)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     print(f"'{options.output / TABLE}': {len(missing)} studies made, {options.count - len(missing)} were there already")
     return 0

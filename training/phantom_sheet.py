@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from model.errors import ConfigError, LesionError, OutputError
+from model.errors import ConfigError, OutputError
 from model.files import Staging
-from training.command import told
+from training.command import ENDS, told
 from training.phantom import Phantom, make_phantom
 from training.phantom_facts import facts_of, statistics, tables
 from training.phantom_physics import SEEN_SITES, SITES
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(statistics(facts))
         if options.output is not None:
             write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     return 0
 

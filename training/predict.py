@@ -1,21 +1,25 @@
-"""A network over prepared studies, as the container would run it; the scores of validation."""
+"""A network over prepared studies, as the container would run it; what its margins score."""
 
+import hashlib
+import json
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.device import Device, choose_device, computing
+from model.errors import ConfigError
 from model.lesions import Scores, score
 from model.segment import network_image
 from model.sliding import slide
 from training.checkpoint import replacing
-from training.prepare import Prepared, load
+from training.prepare import Prepared
 from training.settings import Training
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,17 +59,21 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     return out[0].clamp(-6e4, 6e4).half().cpu().numpy()
 
 
-def validate(
-    network: nn.Module, cases: Iterable[str], cache: Path, settings: Training, device: Device
-) -> dict[str, Scores]:
-    """Scores of every case on its prepared grid."""
-    studies = (load(cache, case) for case in cases)
-    return {study.case: score_margin(margin(network, study, settings, device), study) for study in studies}
-
-
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:
-    """Scores of a margin (X, Y, Z) against the study's truth."""
-    return score(out > 0, np.asarray(study.truth), study.voxel_ml)
+    """Scores of a margin (X, Y, Z) against the study's truth, also against what of it lies outside the crop.
+
+    Truth outside counts as not found: exactly for Dice, and for FNV and lesions where a component lies wholly outside.
+    """
+    mask, truth = out > 0, np.asarray(study.truth)
+    inside = score(mask, truth, study.voxel_ml)
+    if not study.lost_ml:
+        return inside
+    found = (np.count_nonzero(mask) + np.count_nonzero(truth)) * study.voxel_ml
+    dice = inside.dice * found / (found + study.lost_ml) if found and truth.any() else 0.0
+    return replace(
+        inside, dice=dice, fnv_ml=inside.fnv_ml + study.missed_ml,
+        lesions_true=inside.lesions_true + study.lost_lesions,
+    )  # fmt: skip
 
 
 def validation_dice(scores: Mapping[str, Scores]) -> float:
@@ -75,15 +83,37 @@ def validation_dice(scores: Mapping[str, Scores]) -> float:
 
 
 def kept_margin(
-    folder: Path, case: str, network: nn.Module, cache: Path, settings: Training, device: Device
-) -> tuple[np.ndarray, float]:
-    """A case's margin and the seconds it took, from `folder` if it was computed before, else computed and kept."""
-    path = folder / f"{case}.npz"
+    keep: Path, weights_sha256: str, study: Prepared, network: nn.Module, settings: Training, device: Device
+) -> tuple[Path, float]:
+    """File of a study's margin, and the seconds it took: that in `keep` if it was computed before, else computed.
+
+    Its name stands for everything it depends on: weights, study, crop, intensity, window and precision.
+    """
+    how = [asdict(settings.intensity), asdict(settings.window), device.torch_device.type, str(device.precision)]
+    path = keep / f"{study.case}-{digest([weights_sha256, study.sha256, how])}.npz"
     if not path.exists():
         begun = time.perf_counter()
-        out = margin(network, load(cache, case), settings, device)
+        out = margin(network, study, settings, device)
         seconds = time.perf_counter() - begun
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, margin=out, seconds=seconds)
-    with np.load(path) as file:
-        return file["margin"], float(file["seconds"])
+    return path, float(_member(path, "seconds"))
+
+
+def read_margin(path: Path) -> np.ndarray:
+    """The float16 margin (X, Y, Z) in a file of `kept_margin`. Raises ConfigError if it is damaged."""
+    return _member(path, "margin")
+
+
+def digest(what: object) -> str:
+    """The first 16 letters of the sha256 of what JSON makes of it."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _member(path: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(path) as file:
+            found: np.ndarray = file[name]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ConfigError(f"'{path}' is damaged: {error}; delete it, and it is computed again") from None
+    return found

@@ -8,6 +8,7 @@ crop or the format changed; what is done already is kept.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -17,21 +18,24 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy import ndimage
 
 from model.config import Crop, Limits
 from model.errors import CaseError, ConfigError, LesionError
+from model.files import sha256_of
 from model.lesions import components
 from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
-from training.command import told
+from model.writing import check_output
+from training.command import ENDS, told
 from training.examine import check_grid
-from training.parallel import over
+from training.parallel import cores, over
 from training.table import Study, read_table
 
-FORMAT = 2
+FORMAT = 3
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
 UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
@@ -45,10 +49,15 @@ class Prepared:
 
     lesion, uptake: int16 (n, 3) voxels of the truth, and of PET above UPTAKE_SUV outside it, at most MOST_POINTS.
     lesion_parts, uptake_parts: int16 (n, 4), the same by 18-connected component, whose number comes first.
-    lost_ml: truth outside the crop, which no prediction can find.
+    lost_ml: truth outside the crop, which no prediction can find; of it missed_ml in lost_lesions components that lie
+    wholly outside.
+    sha256: of study.json, which names the study's files by their own, the crop and the format: equal studies are
+    equal wherever their cache lies.
     """
 
     case: str
+    patient: str
+    sha256: str
     hu: np.ndarray
     suv: np.ndarray
     truth: np.ndarray
@@ -57,7 +66,9 @@ class Prepared:
     lesion_parts: np.ndarray
     uptake_parts: np.ndarray
     spacing_mm: tuple[float, float, float]
-    lost_ml: float
+    lost_ml: float = 0.0
+    lost_lesions: int = 0
+    missed_ml: float = 0.0
 
     @property
     def voxel_ml(self) -> float:
@@ -70,7 +81,7 @@ def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int)
 
     Raises ConfigError if the disk cannot hold what is missing.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    check_output(cache)
     missing = [study for study in studies if not is_current(study, cache, crop)]
     check_disk(missing, cache)
     reasons = over(partial(_reason_against, cache=cache, crop=crop), missing, workers)
@@ -89,10 +100,9 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     mask = np.ascontiguousarray(whole[placed.box].transpose(2, 1, 0))
     suv = np.ascontiguousarray(placed.suv.transpose(2, 1, 0)).astype(np.float16)
     hu = np.ascontiguousarray(np.clip(np.rint(placed.hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
-    lost = int(np.count_nonzero(whole)) - int(np.count_nonzero(mask))
     facts = _key(study, crop) | {
-        "spacing_mm": placed.view.grid.spacing_mm, "lost_ml": lost * placed.view.grid.voxel_ml,
-        "shape": mask.shape, "warnings": case.warnings,
+        "spacing_mm": placed.view.grid.spacing_mm, "shape": mask.shape, "warnings": case.warnings,
+        **_outside(whole, placed.box, placed.view.grid.voxel_ml),
     }  # fmt: skip
     target = cache / study.case
     if target.exists() and _facts(target) is None and (not target.is_dir() or any(target.iterdir())):
@@ -132,10 +142,22 @@ def load(cache: Path, case: str) -> Prepared:
         hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
         with np.load(folder / "points.npz") as file:
             points = {name: file[name] for name in ("lesion", "uptake", "lesion_parts", "uptake_parts")}
-    except (OSError, ValueError, KeyError) as error:
+        x, y, z = facts["spacing_mm"]
+        lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
+        digest, patient = sha256_of(folder / "study.json"), facts["patient"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.prepare again") from None
-    x, y, z = facts["spacing_mm"]
-    return Prepared(case=case, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), lost_ml=facts["lost_ml"])
+    return Prepared(
+        case=case, patient=patient, sha256=digest, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), **lost
+    )
+
+
+def digest_of(cache: Path, cases: Iterable[str]) -> str:
+    """What these prepared studies are, in one sha256: the same for equal studies, wherever their cache lies.
+
+    Raises ConfigError if one is not in the cache.
+    """
+    return hashlib.sha256("".join(load(cache, case).sha256 for case in cases).encode()).hexdigest()
 
 
 def crop_of(cache: Path, case: str) -> Crop:
@@ -144,6 +166,12 @@ def crop_of(cache: Path, case: str) -> Crop:
     if facts is None:
         raise ConfigError(f"'{cache / case}' holds no prepared study; run training.prepare")
     return Crop(**facts["crop"])
+
+
+def patient_of(cache: Path, case: str) -> str | None:
+    """Whose study a prepared case is; None if it is not in the cache."""
+    facts = _facts(cache / case)
+    return None if facts is None else facts.get("patient")
 
 
 def check_disk(studies: list[Study], cache: Path) -> None:
@@ -177,12 +205,12 @@ def main() -> int:
         "--crop-suv-above", type=float, default=0.0,
         help="crop to the bounding box of PET above this SUV (default 0, as the paper; 0.2 cuts most of the air)",
     )  # fmt: skip
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
     options = parser.parse_args()
     try:
         studies = read_table(options.index)
         failures = prepare_all(studies.values(), options.cache, Crop(suv_above=options.crop_suv_above), options.workers)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     for case, reason in failures.items():
         print(f"not prepared: {case}: {reason}", file=sys.stderr)
@@ -202,19 +230,33 @@ def _reason_against(study: Study, cache: Path, crop: Crop) -> str | None:
         prepare_one(study, cache, crop)
     except LesionError as error:
         return str(error)
+    except OSError as error:
+        return f"cannot write into '{cache}': {error.strerror or error}; is there space, and may you?"
     return None
 
 
 def _key(study: Study, crop: Crop) -> dict[str, Any]:
-    return {"format": FORMAT, "case": study.case, "sha256": study.sha256, "crop": asdict(crop)}
+    about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
+    return {"format": FORMAT, **about, "crop": asdict(crop)}
+
+
+def _outside(whole: np.ndarray, box: tuple[slice, ...], voxel_ml: float) -> dict[str, Any]:
+    """Truth (z, y, x) outside the crop: lost_ml of it, of which missed_ml in lost_lesions components wholly outside."""
+    lost = int(np.count_nonzero(whole)) - int(np.count_nonzero(whole[box]))
+    missed: list[int] = []
+    if lost:
+        labels, count = components(whole)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        missed = [int(sizes[number]) for number in set(range(1, count + 1)) - set(np.unique(labels[box]).tolist())]
+    return {"lost_ml": lost * voxel_ml, "lost_lesions": len(missed), "missed_ml": sum(missed) * voxel_ml}
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
     try:
-        facts: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts
+    return facts if isinstance(facts, dict) else None
 
 
 def _points(mask: np.ndarray) -> np.ndarray:

@@ -19,15 +19,17 @@ import torch
 from torch import nn
 
 from model.device import Device, computing, make_deterministic
-from model.errors import ConfigError, LesionError
+from model.errors import ConfigError
 from model.files import sha256_of
 from training import checkpoint
-from training.command import told
+from training.command import ENDS, told
 from training.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.loop import Run, opened, processes, rank, train
 from training.predict import device_for
+from training.prepare import digest_of
 from training.settings import Training, read_settings, settings_to
 from training.split import Fold, read_fold
+from training.unseen import seen_with
 
 ENCODER, PICTURE = "ct_encoder.safetensors", "reconstructions.png"
 VALIDATION_CROPS = 8  # the same at every epoch
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings, fold = read_settings(options.settings), read_fold(options.split, options.fold)
         result = pretrain_run(options.run, settings, options.cache, fold, options.device)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     if result:
         print(f"wrote '{options.run / result['result']}'")
@@ -76,8 +78,9 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     data = DistortedCrops(cache, fold.train, settings)
     held_out = DistortedCrops(cache, fold.validate, settings)
     config = {
-        "command": "pretrain", "settings": settings_to(settings), "cache": str(cache.resolve()),
-        "train": list(fold.train), "validate": list(fold.validate), "processes": processes(),
+        "command": "pretrain", "settings": settings_to(settings), "train": list(fold.train),
+        "validate": list(fold.validate), "data": digest_of(cache, (*fold.train, *fold.validate)),
+        "seen": seen_with(data.studies, None), "processes": processes(),
     }  # fmt: skip
     with opened(folder, config, device) as state:
         if (folder / checkpoint.RESULT).exists():

@@ -6,25 +6,20 @@ training/configs holds those of this project.
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from model.config import Crop
-from model.device import Device, choose_device
+from model.device import choose_device
 from model.errors import CaseError, ConfigError
-from model.lesions import Scores
-from model.networks import build as build_network
 from training import checkpoint, phantom
-from training.bundle import state_sha256
-from training.candidates import soup
+from training.bench import Bench, Judged
+from training.candidates import read_candidates
 from training.index import main as index_main
+from training.phantom_physics import SITES, UNSEEN_SITE
 from training.phantom_table import study_name
-from training.predict import kept_margin, score_margin
-from training.prepare import load, prepare_all
+from training.prepare import prepare_all
 from training.pretrain import pretrain_run
 from training.scores import CaseScore
 from training.select import TITLES, log_of, select_runs
@@ -33,11 +28,12 @@ from training.split import Fold
 from training.sweep import Sweep, sweep
 from training.table import Study, read_table
 from training.train import train_run
+from training.unseen import check_unseen
 
 PARTS = ("train", "validate", "test")
 CONVENTION = "autopet_1_2"
-State = dict[str, Tensor]
-Site = tuple[int, int]  # first seed, how many
+RANGES = {"train": (0, 100_000), "validate": (100_000, 200_000), "test": (200_000, 2**32)}  # of phantoms' seeds
+Choice = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +58,14 @@ class Plan:
             raise ConfigError("settings.schedule.stop must say the epoch t0 at which members leave the base run")
         if set(self.phantoms) != set(PARTS):
             raise ConfigError(f"phantoms must have {', '.join(PARTS)}, got {', '.join(map(str, self.phantoms))}")
+        for part, sites in self.phantoms.items():
+            for site, seeds in _mapping(sites, f"phantoms.{part}").items():
+                check_seeds(part, site, seeds)
         self.member_settings()
+        if self.pretrain is not None:
+            changed(self.base, self.pretrain, "pretrain")
+        for name, network in _mapping(self.networks, "networks").items():
+            changed(self.base, {"network": network}, f"networks: {name}")
 
     @property
     def base(self) -> Training:
@@ -78,7 +81,33 @@ class Plan:
         """Settings of every member by name: those of the base run, averaged from t0 on, with the member's changes."""
         phase = {"averaging": self.averaging | {"start": self.base.schedule.stop}, "schedule": {"stop": None}}
         common = changed(self.base, phase, "averaging")
-        return {name: changed(common, changes or {}, f"members: {name}") for name, changes in self.members.items()}
+        members = _mapping(self.members, "members")
+        return {name: changed(common, changes or {}, f"members: {name}") for name, changes in members.items()}
+
+
+def check_seeds(part: str, site: object, seeds: object) -> None:
+    """Refuse seeds of a part of the phantoms that another part may use, and the unseen site outside tests.
+
+    One seed is one patient, whatever the site that scans him. Raises ConfigError.
+    """
+    where = f"phantoms.{part}.{site}"
+    if site not in SITES:
+        raise ConfigError(f"{where}: there is no site {site}; the sites are {', '.join(SITES)}")
+    if site == UNSEEN_SITE and part != "test":
+        raise ConfigError(f"{where}: site {site} is for tests alone, so that no network has met its scanner")
+    if not (isinstance(seeds, list) and len(seeds) == 2 and all(type(number) is int for number in seeds)):
+        raise ConfigError(f"{where} must be [first seed, how many], got {seeds}")
+    low, high = RANGES[part]
+    first, count = seeds
+    if count < 1 or not low <= first <= first + count <= high:
+        raise ConfigError(f"{where} is seeds {first} to {first + count - 1}; those to {part} are {low} to {high - 1}")
+
+
+def _mapping(value: object, name: str) -> dict[str, Any]:
+    """A mapping of YAML; {} for nothing. Raises ConfigError for anything else."""
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise ConfigError(f"{name} must be a mapping, got {value!r}")
 
 
 def read_plan(path: Path) -> Plan:
@@ -144,70 +173,51 @@ def base_and_members(
 
 
 def selected(members: Sequence[Path], cache: Path, fold: Fold, folder: Path, wanted: str) -> dict[str, Any]:
-    """The members' selection on the fold's validation cases, kept as selection.json and .txt; done once."""
-    path = folder / "selection.json"
-    if not path.exists():
-        report = select_runs(members, cache, fold, folder / "margins", wanted=wanted)
-        checkpoint.write_text(path.with_suffix(".txt"), log_of(report))
-        checkpoint.write_json(path, report)
-    found: dict[str, Any] = checkpoint.read_json(path)
-    return found
+    """The members' selection on the fold's validation cases, kept as selection.json and .txt.
+
+    Networks and soups run once: what they said is kept in margins/, so that doing it again takes seconds.
+    """
+    report = select_runs(members, cache, fold, folder / "margins", wanted=wanted)
+    checkpoint.write_text(folder / "selection.txt", log_of(report))
+    checkpoint.write_json(folder / "selection.json", report)
+    return report
 
 
-def weights_of(run: Path) -> State:
-    """What a finished run ended with."""
-    return checkpoint.read_weights(run / str(checkpoint.result_of(run)["result"]))
+def choices_of(report: Mapping[str, Any]) -> dict[str, Choice]:
+    """A selection's choices by their titles: how the members vote, and the members, each as often as it counts."""
+    return {
+        TITLES[name]: (choice["method"], tuple(m for m, count in choice["weights"].items() for _ in range(count)))
+        for name, choice in report["choices"].items()
+    }
 
 
-def voters_of(report: Mapping[str, Any]) -> dict[str, list[tuple[float, State]]]:
-    """What votes in each choice of a selection, by its title: (share, weights); for DiWA the one mean of weights."""
-    files = {member["name"]: Path(member["run"]) for member in report["members"]}
-    files = {name: run / str(checkpoint.result_of(run)["result"]) for name, run in files.items()}
-    voters = {}
-    for name, choice in report["choices"].items():
-        counts = {member: choice["weights"][member] for member in sorted(choice["weights"])}
-        total = sum(counts.values())
-        if choice["method"] == "diwa":
-            states = [(1.0, soup([(files[member], count) for member, count in counts.items()]))]
-        else:
-            states = [(count / total, checkpoint.read_weights(files[member])) for member, count in counts.items()]
-        voters[TITLES[name]] = states
-    return voters
+def judged(
+    runs: Iterable[Path], choices: Mapping[str, Choice], studies: Mapping[str, Study], cases: Sequence[str],
+    cache: Path, keep: Path, wanted: str,
+) -> dict[str, list[CaseScore]]:  # fmt: skip
+    """What choices among these runs score on prepared cases, case by case; every network runs once a case.
+
+    Raises ConfigError if a run, or one it started from, was trained on one of the cases or its patient.
+    """
+    used = {name for _, names in choices.values() for name in names}
+    candidates = {name: one for name, one in read_candidates(runs).items() if name in used}
+    for one in candidates.values():
+        check_unseen(one.folder, one.seen, cases, cache, "score on")
+    bench = Bench(candidates, cache, cases, keep, choose_device(wanted))
+    bench.run_all()
+    return {
+        title: _rows((bench.eoa if method == "eoa" else bench.diwa)(names), studies)
+        for title, (method, names) in choices.items()
+    }
 
 
-class Judge:
-    """Scores of networks and of ensembles on prepared cases; every network runs once a case (state: the cache)."""
-
-    def __init__(self, settings: Training, studies: Mapping[str, Study], cache: Path, kept: Path, wanted: str) -> None:
-        self.settings, self.studies, self.cache, self.kept = settings, studies, cache, kept
-        self.device: Device = choose_device(wanted)  # as the container computes
-
-    def scores(self, states: Sequence[tuple[float, State]], cases: Iterable[str]) -> list[CaseScore]:
-        """Scores of the weighted mean of these networks' logits (one network: itself), case by case."""
-        return [self._one(states, case) for case in cases]
-
-    def _one(self, states: Sequence[tuple[float, State]], case: str) -> CaseScore:
-        study, row = load(self.cache, case), self.studies[case]
-        total, seconds = np.zeros(study.suv.shape, np.float32), 0.0
-        for weight, state in states:
-            network = build_network(self.settings.network)
-            network.load_state_dict(state)
-            folder = self.kept / state_sha256(state)[:16]
-            margin, spent = kept_margin(
-                folder, case, network.to(self.device.torch_device), self.cache, self.settings, self.device
-            )
-            total += weight * margin.astype(np.float32)
-            seconds += spent
-        return case_score(row, score_margin(total, study), seconds)
-
-
-def case_score(row: Study, scores: Scores, seconds: float) -> CaseScore:
-    """A row of scores with what the index knows of the case."""
-    return CaseScore(
-        case=row.case, patient=row.patient, diagnosis=row.diagnosis, tracer=row.tracer, site=row.site,
-        dice=scores.dice, fpv_ml=scores.fpv_ml, fnv_ml=scores.fnv_ml, lesions_true=scores.lesions_true,
-        lesions_found=scores.lesions_found, seconds=seconds, convention=scores.convention,
-    )  # fmt: skip
+def _rows(found: Judged, studies: Mapping[str, Study]) -> list[CaseScore]:
+    """Rows of scores with what the index knows of the cases."""
+    names = ("case", "patient", "diagnosis", "tracer", "site")
+    return [
+        CaseScore(**{n: getattr(studies[case], n) for n in names}, **asdict(scores), seconds=found.seconds_per_case)
+        for case, scores in found.cases.items()
+    ]
 
 
 def _command(main: Any, *words: object) -> None:

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from model.errors import CaseError, ConfigError, LesionError, OutputError
+from model.errors import CaseError, ConfigError, OutputError
 from model.files import PARTIAL
 from model.geometry import Grid
 from model.reading import Volume, read_volume
-from training.command import told
+from training.command import ENDS, told
 from training.examine import check_grid
 from training.parallel import cores, over
 from training.table import Study, read_table, study_sha256, write_table
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = Recrop(seed=options.seed, low_mm=options.low_mm, high_mm=options.high_mm, copies=options.copies,
                           ending=options.format)  # fmt: skip
         rows = recrop(options.index, options.output, settings, options.workers)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     patients = {row.patient for row in rows}
     print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import ConfigError, LesionError, OutputError
+from model.errors import ConfigError, OutputError
 from model.files import Staging
-from training.command import told
+from training.command import ENDS, told
 from training.settings import RATE_PRESETS, Averaging, Training, read_settings
 
 RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak; the paper gives none, this is ours
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"--output must end in .png, got '{options.output}'")
         settings = read_settings(options.settings) if options.settings else Training()
         draw(settings, options.output)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     print(f"wrote '{options.output}'")
     return 0

@@ -73,18 +73,28 @@ class Summary:
     groups: tuple[Group, ...]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval (percentile, over the values, always the same resamples); NaN is left out.
+def interval(values: Sequence[float], patients: Sequence[str] | None = None) -> tuple[float, float, float]:
+    """Mean of the values and its 95 % bootstrap interval (percentile, always the same resamples); NaN is left out.
 
-    One value: mean, NaN, NaN. None: three times NaN. Source: scipy.stats.bootstrap.
+    patients: whose values they are (default: each another's). Patients are drawn, with all that is theirs: several
+    studies of one say less than as many patients. One patient: mean, NaN, NaN. No value: three times NaN. Source:
+    scipy.stats.bootstrap.
     """
-    kept = np.array([value for value in values if not math.isnan(value)], dtype=float)
-    if kept.size < 2:
-        return (float(kept[0]) if kept.size else math.nan), math.nan, math.nan
+    of: dict[object, list[float]] = {}
+    for value, patient in zip(values, patients or range(len(values)), strict=True):
+        if not math.isnan(value):
+            of.setdefault(patient, []).append(value)
+    if not of:
+        return math.nan, math.nan, math.nan
+    sums, counts = np.array([sum(own) for own in of.values()]), np.array([float(len(own)) for own in of.values()])
+    mean = float(sums.sum() / counts.sum())
+    if len(of) < 2:
+        return mean, math.nan, math.nan
     found = stats.bootstrap(
-        (kept,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", batch=1000, rng=SEED
-    ).confidence_interval
-    return float(kept.mean()), float(found.low), float(found.high)
+        (sums, counts), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True,
+        confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", batch=1000, rng=SEED,
+    ).confidence_interval  # fmt: skip
+    return mean, float(found.low), float(found.high)
 
 
 def summary(rows: Sequence[CaseScore], by: Sequence[str] = ("diagnosis", "site")) -> Summary:
@@ -106,14 +116,14 @@ def table(result: Summary) -> str:
     """The summary as a Markdown table, with the convention above it."""
     lines = [
         f"18-connected components, empty masks by {result.convention} ({CONVENTIONS[result.convention]}); "
-        "mean (95 % bootstrap interval over cases)",
+        "mean over cases (95 % bootstrap interval over patients)",
         "",
         "| cases of | n | Dice | FPV ml | FNV ml | lesions found | seconds a case |",
         "|---|---|---|---|---|---|---|",
     ]
     for group in result.groups:
         name = "all" if group.by == "all" else f"{group.by} {group.value}".replace("|", "\\|")
-        cells = [_cell(group.dice, 4), _cell(group.fpv_ml, 2), _cell(group.fnv_ml, 2)]
+        cells = [cell(group.dice, 4), cell(group.fpv_ml, 2), cell(group.fnv_ml, 2)]
         seconds = "-" if math.isnan(group.seconds.mean) else f"{group.seconds.mean:.1f}"
         found = f"{group.lesions_found} of {group.lesions_true}"
         lines.append(" | ".join([f"| {name}", str(group.cases), *cells, found, f"{seconds} |"]))
@@ -129,8 +139,8 @@ def write(rows: Sequence[CaseScore], result: Summary, path: Path, more: dict[str
     content = {
         "convention": result.convention, "empty_masks": CONVENTIONS[result.convention], "connectivity": 18,
         "interval": {
-            "level": LEVEL, "method": "percentile bootstrap of the mean over cases", "resamples": RESAMPLES,
-            "seed": SEED,
+            "level": LEVEL, "method": "percentile bootstrap over patients of the mean over cases",
+            "resamples": RESAMPLES, "seed": SEED,
         },
         **more, "groups": [dataclasses.asdict(group) for group in result.groups],
     }  # fmt: skip
@@ -143,7 +153,7 @@ def write(rows: Sequence[CaseScore], result: Summary, path: Path, more: dict[str
 def _group(by: str, value: str, rows: Sequence[CaseScore]) -> Group:
     def estimate(metric: str) -> Estimate:
         values = [float(getattr(row, metric)) for row in rows]
-        mean, low, high = interval(values)
+        mean, low, high = interval(values, [row.patient for row in rows])
         left_out = sum(map(math.isnan, values))
         return Estimate(mean=mean, low=low, high=high, cases=len(values) - left_out, left_out=left_out)
 
@@ -153,11 +163,11 @@ def _group(by: str, value: str, rows: Sequence[CaseScore]) -> Group:
     )  # fmt: skip
 
 
-def _cell(found: Estimate, digits: int) -> str:
-    """Mean, interval, and how many cases it is of where some were left out."""
+def cell(found: Estimate, digits: int) -> str:
+    """Mean, interval where there is one, and how many cases it is of where some were left out."""
     if not found.cases:
         return "-"
-    span = f" ({found.low:.{digits}f} to {found.high:.{digits}f})" if found.cases > 1 else ""
+    span = "" if math.isnan(found.low) else f" ({found.low:.{digits}f} to {found.high:.{digits}f})"
     return f"{found.mean:.{digits}f}{span}" + (f", n {found.cases}" if found.left_out else "")
 
 

@@ -17,15 +17,16 @@ from typing import Any
 
 from model.config import METHODS, Crop
 from model.device import choose_device
-from model.errors import ConfigError, LesionError
+from model.errors import ConfigError
 from model.writing import check_output
 from training.bench import Bench, Judged
-from training.candidates import Candidate, check_one_start, check_unseen, read_candidates
+from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import write_json, write_text
-from training.command import told
+from training.command import ENDS, told
 from training.prepare import crop_of
 from training.selection import Choice, greedy, rank, steps_to, uniform
 from training.split import Fold, read_fold
+from training.unseen import check_unseen
 
 FORMAT = 1
 TITLES = {  # in the order of the paper's table 3
@@ -46,13 +47,14 @@ def select_runs(
     starts), for cases that trained one of them, or if no case has a lesion; WeightsError for damaged weights.
     """
     candidates = read_candidates(runs)
-    check_unseen(candidates.values(), fold.validate)
+    for one in candidates.values():
+        check_unseen(one.folder, one.seen, fold.validate, cache, "select by")
     if "diwa" in methods:
         check_one_start(list(candidates.values()))
     crop = one_crop(cache, fold.validate)
     device = choose_device(wanted)
     bench = Bench(candidates, cache, fold.validate, keep, device)
-    with_lesion = [case for case, study in bench.studies.items() if len(study.lesion)]
+    with_lesion = [case for case, study in bench.studies.items() if len(study.lesion) or study.lost_ml]
     if not with_lesion:
         raise ConfigError(f"none of the {len(fold.validate)} validation cases has a lesion: no Dice to select by")
     bench.run_all()
@@ -61,7 +63,7 @@ def select_runs(
     first = candidates[ranked[0]]
     return {
         "format": FORMAT, "fold": fold.name, "cases": list(fold.validate), "cases_with_lesion": with_lesion,
-        "trained_on": sorted(set().union(*(one.trained_on for one in candidates.values()))),
+        "trained_on": sorted(set().union(*(one.seen.cases for one in candidates.values()))),
         "cache": str(cache.resolve()), "crop": dataclasses.asdict(crop), "threshold": THRESHOLD,
         **{key: dataclasses.asdict(getattr(first.settings, key)) for key in ("network", "intensity", "window")},
         "device": device.name, "precision": str(device.precision).removeprefix("torch."), "replacement": replacement,
@@ -172,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = log_of(report)
         write_text(options.output.with_suffix(".txt"), text)
         write_json(options.output, report)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     print(text, end="")
     print(f"wrote '{options.output}'; a bundle of it is made by training.export")

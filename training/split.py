@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model.errors import ConfigError, LesionError
+from model.errors import ConfigError
 from model.files import Staging, sha256_of
-from training.command import told
+from training.command import ENDS, told
 from training.dealing import deal, draw_share, strata
 from training.metadata import safe_name
 from training.table import Study, read_table
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         folds, apart = split(options, studies)
         text = report(folds, apart, studies, options.by)
         beside = write_split(folds, apart, text, options)
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
     return 0

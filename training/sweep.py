@@ -21,9 +21,10 @@ import yaml
 
 from model.errors import LesionError
 from training import checkpoint, members
-from training.command import told
+from training.command import ENDS, told
 from training.engine import Engine, Job, results
 from training.members import KEPT, read_members
+from training.prepare import digest_of
 from training.settings import Training, read_yaml, settings_to
 from training.split import Fold, read_fold
 from training.train import starting_point
@@ -83,8 +84,8 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
     if not (folder / checkpoint.RESULT).exists() or not (folder / checkpoint.CONFIG).exists():
         return False
     wanted = {
-        "settings": settings_to(plan.members[name]), "cache": str(plan.cache.resolve()), "start": origin,
-        "train": list(fold.train), "validate": list(fold.validate),
+        "settings": settings_to(plan.members[name]), "start": origin, "train": list(fold.train),
+        "validate": list(fold.validate), "data": digest_of(plan.cache, (*fold.train, *fold.validate)),
     }  # fmt: skip
     there = read_yaml(folder / checkpoint.CONFIG)
     return isinstance(there, dict) and all(there.get(key) == value for key, value in wanted.items())
@@ -123,11 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{len(failed)} of {len(plan.members)} members failed: {', '.join(failed)}; see "
                 f"'{options.runs / KEPT}/NAME.log'; the same command again goes on with them"
             )
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
-    except KeyboardInterrupt:
-        print("error: stopped; the same command again goes on", file=sys.stderr, flush=True)
-        return 128 + signal.SIGINT
     return 0
 
 

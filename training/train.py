@@ -21,20 +21,21 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from model.device import make_deterministic
-from model.errors import ConfigError, LesionError
+from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks import build
 from training import checkpoint
 from training.averaging import WeightAverage
-from training.command import told
+from training.command import ENDS, told
 from training.loop import Run, opened, processes, rank, train
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
 from training.predict import device_for, margin, score_margin, validation_dice
-from training.prepare import load
+from training.prepare import digest_of, load
 from training.sampling import CropDataset
 from training.settings import Training, changed, read_settings, read_yaml, settings_to
 from training.split import Fold, read_fold
+from training.unseen import check_unseen, seen_by, seen_with
 
 MEAN, LAST = "mean.safetensors", "last.safetensors"
 
@@ -49,7 +50,7 @@ def main() -> int:
             options.run, settings, options.cache, read_fold(options.split, options.fold),
             start=options.start, ct_encoder=options.ct_encoder, wanted=options.device,
         )  # fmt: skip
-    except LesionError as error:
+    except ENDS as error:
         return told(error)
     return 0
 
@@ -78,20 +79,26 @@ def train_run(
     WeightsError, and TrainingError for a loss that is not finite.
     """
     origin = starting_point(settings, start, ct_encoder)
-    check_unseen(fold, start or (ct_encoder.parent if ct_encoder else None))
-    config = {
-        "settings": settings_to(settings), "cache": str(cache.resolve()), "train": list(fold.train),
-        "validate": list(fold.validate), "start": origin, "processes": processes(),
-    }  # fmt: skip
+    before = start or (ct_encoder.parent if ct_encoder else None)
+    if before:
+        check_unseen(before, seen_by(before), (*fold.validate, *fold.test), cache, "validate or test with")
+    if not fold.train:
+        raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
+    data = CropDataset(cache, fold.train, settings)  # all that can be wrong is found before the folder is begun
+    make_deterministic()
+    network = starting_network(settings, start, ct_encoder)
+    config = {
+        "settings": settings_to(settings), "train": list(fold.train), "validate": list(fold.validate),
+        "data": digest_of(cache, (*fold.train, *fold.validate)), "seen": seen_with(data.studies, before),
+        "start": origin, "processes": processes(),
+    }  # fmt: skip
     with opened(folder, config, device) as state:
         if (folder / checkpoint.RESULT).exists():
             return checkpoint.result_of(folder)
-        make_deterministic()
-        network = starting_network(settings, start, ct_encoder)
         watcher = Watcher(folder, settings, cache, fold, network, device)
         run = Run(
-            folder=folder, settings=settings, network=network, data=CropDataset(cache, fold.train, settings),
+            folder=folder, settings=settings, network=network, data=data,
             loss=loss_function(settings.loss), device=device,
             average=WeightAverage() if settings.averaging else None,
             first_epoch=settings.averaging.start if settings.averaging and start else 0, at_epoch=watcher,
@@ -141,24 +148,10 @@ def starting_point(settings: Training, start: Path | None, ct_encoder: Path | No
                 f"base run '{start}' ended at epoch {result['epoch']}, averaging.start is {settings.averaging.start}: "
                 "they must be the same t0"
             )
-        return {"run": str(start.resolve()), "sha256": sha256_of(start / result["result"])}
+        return {"run": str(start.resolve()), "sha256": sha256_of(checkpoint.result_file(start))}
+    if ct_encoder is not None and not ct_encoder.is_file():
+        raise ConfigError(f"CT encoder '{ct_encoder}' is not there; training.pretrain makes one")
     return {"ct_encoder": str(ct_encoder.resolve()), "sha256": sha256_of(ct_encoder)} if ct_encoder else None
-
-
-def check_unseen(fold: Fold, folder: Path | None) -> None:
-    """Raise ConfigError if a run that this one starts from, or one before it, was trained on cases held out here."""
-    while folder is not None and (folder / checkpoint.CONFIG).exists():
-        config = read_yaml(folder / checkpoint.CONFIG)
-        seen = sorted({*config["train"]} & {*fold.validate, *fold.test})
-        if seen:
-            raise ConfigError(
-                f"'{folder}' was trained on {len(seen)} cases that fold {fold.name} validates or tests with, for "
-                f"example {seen[0]}: start from a run of the same fold"
-            )
-        origin = config.get("start") or {}
-        folder = Path(origin["run"]) if "run" in origin else None
-        if "ct_encoder" in origin:
-            folder = Path(origin["ct_encoder"]).parent
 
 
 def starting_network(settings: Training, start: Path | None, ct_encoder: Path | None) -> nn.Module:
@@ -167,7 +160,7 @@ def starting_network(settings: Training, start: Path | None, ct_encoder: Path | 
     network = build(settings.network)
     try:
         if start is not None:
-            network.load_state_dict(checkpoint.read_weights(start / checkpoint.result_of(start)["result"]))
+            network.load_state_dict(checkpoint.read_weights(checkpoint.result_file(start)))
         if ct_encoder is not None:
             network.get_submodule("ct_encoder").load_state_dict(checkpoint.read_weights(ct_encoder))
     except (RuntimeError, AttributeError) as error:

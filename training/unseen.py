@@ -1,0 +1,59 @@
+"""No patient both trains and judges: what a run, and the runs it started from, have seen; and the check of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError
+from training.checkpoint import CONFIG
+from training.prepare import Prepared, patient_of
+from training.settings import read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Cases and patients that trained a network, or one that it started from."""
+
+    cases: frozenset[str]
+    patients: frozenset[str]
+
+
+def seen_by(run: Path) -> Seen:
+    """What the run in this folder has seen, by its config.yaml; nothing for a folder without one.
+
+    Raises ConfigError if the file does not say.
+    """
+    path = run / CONFIG
+    if not path.exists():
+        return Seen(cases=frozenset(), patients=frozenset())
+    config: Any = read_yaml(path)
+    try:
+        seen = config.get("seen", {})
+        return Seen(
+            cases=frozenset([*config["train"], *seen.get("cases", [])]), patients=frozenset(seen.get("patients", []))
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(f"'{path}' does not say what the run was trained on; train it again") from None
+
+
+def seen_with(studies: Sequence[Prepared], before: Path | None) -> dict[str, list[str]]:
+    """What a run on these studies has seen that starts from the run `before`, as its config.yaml says it."""
+    past = seen_by(before) if before else Seen(cases=frozenset(), patients=frozenset())
+    return {
+        "cases": sorted(past.cases | {study.case for study in studies}),
+        "patients": sorted(past.patients | {study.patient for study in studies}),
+    }
+
+
+def check_unseen(run: Path, seen: Seen, cases: Iterable[str], cache: Path, what: str) -> None:
+    """Refuse to judge by cases that trained the run, or whose patients did. Raises ConfigError.
+
+    what: "validate with" and the like. A case that is not in the cache is compared by its name alone.
+    """
+    cases = sorted(set(cases))
+    if known := [case for case in cases if case in seen.cases or patient_of(cache, case) in seen.patients]:
+        raise ConfigError(
+            f"'{run}', or a run it started from, was trained on {len(known)} of the {len(cases)} cases to {what}, or "
+            f"on their patients ({', '.join(known[:5])}): name the fold that it was trained with"
+        )
