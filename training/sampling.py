@@ -57,13 +57,14 @@ def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesio
     At most crops.size on each axis, less where the study is smaller.
     """
     low, high = recropped(study, crops.recrop_mm, rng)
-    lesion = _within(study.lesion_parts if crops.by_part else study.lesion, low, high)
+    by_part = rng.random() < crops.by_part
+    lesion = _within(study.lesion_parts if by_part else study.lesion, low, high)
     share = crops.positive / (crops.positive + crops.negative)
     at_lesion = sure_lesion or (rng.random() < crops.sought and rng.random() < share)
     if at_lesion and len(lesion):
         centre = drawn(lesion, rng)
     else:
-        uptake = _within(study.uptake_parts if crops.by_part else study.uptake, low, high)
+        uptake = _within(study.uptake_parts if by_part else study.uptake, low, high)
         near = rng.random() < crops.uptake and len(uptake)
         centre = drawn(uptake, rng) if near else rng.integers(low, high)
     size = np.array(crops.size)

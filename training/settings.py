@@ -36,12 +36,13 @@ class Crops:
     negative: float = 0.2
     uptake: float = 0.0  # share of the crops without a sought lesion that lie near physiological uptake (ours)
     shift: float = 0.0  # a crop is moved off the voxel it was drawn for by up to this share of its edge (ours)
-    by_part: bool = False  # first a lesion, or a part of uptake, is drawn, then its voxel: small ones as often (ours)
+    by_part: float = 0.0  # share of the crops for which first a lesion, or a part of uptake, is drawn, then its voxel:
+    # small ones as often as large ones; else large ones, such as the brain, as often as they have voxels (ours)
     pairs: bool = False  # every other crop of a batch around a lesion, from a study that has one (ours)
     recrop_mm: float = 0.0  # before a crop is drawn, 0 to this much is cut off every side of the study (ours)
 
     def __post_init__(self) -> None:
-        for name in ("sought", "uptake", "shift"):
+        for name in ("sought", "uptake", "shift", "by_part"):
             _between(self, name, 0, 1)
         for name in ("positive", "negative", "recrop_mm"):
             _between(self, name, 0, 1e6)
