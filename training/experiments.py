@@ -186,7 +186,7 @@ def markdown(table: str, lines: Sequence[Line], data: Data) -> str:
         rows.append([line.name, f"{line.parameters:.3f}", *cells, *paper])
     said = (
         f"{len(data.fold.test)} test cases, {len(data.fold.train)} to train, {len(data.fold.validate)} to validate and "
-        f"select; {data.text}. Trained on sites {', '.join(trained)}. Dice: mean over cases with lesion; mean (95 % "
+        f"select; {data.text}. Trained on sites {', '.join(trained)}. Mean over cases (95 % "
         f"bootstrap interval over patients); empty masks by {CONVENTION}."
     )
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", said])
