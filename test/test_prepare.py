@@ -80,8 +80,8 @@ def test_equal_studies_have_one_digest_wherever_the_cache_lies(tiny_studies, tmp
     for place in "ab":
         prepare_all(tiny_studies[:2], tmp_path / place, Crop(), workers=1)
     prepare_all(tiny_studies[:2], tmp_path / "c", Crop(suv_above=0.5), workers=1)
-    digests = [digest_of(tmp_path / place, ["case0", "case1"]) for place in "abc"]
-    assert digests[0] == digests[1] != digests[2] and digest_of(tmp_path / "a", ["case0"]) != digests[0]
+    digests = [digest_of(load(tmp_path / place, case) for case in ("case0", "case1")) for place in "abc"]
+    assert digests[0] == digests[1] != digests[2] and digest_of([load(tmp_path / "a", "case0")]) != digests[0]
 
 
 def test_only_what_changed_is_prepared_again(tiny_studies, tmp_path) -> None:

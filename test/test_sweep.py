@@ -13,7 +13,7 @@ from model.files import sha256_of
 from model.networks import build
 from training.checkpoint import write_json, write_weights
 from training.engine import Engine
-from training.prepare import digest_of
+from training.prepare import digest_of, load
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.sweep import Sweep, main, sweep
@@ -54,7 +54,7 @@ def plan(base, tiny_cache, tmp_path, monkeypatch):
     split = {"folds": [{"name": "0", "train": FOLD.train, "validate": FOLD.validate, "test": ()}]}
     (tmp_path / "split.json").write_text(json.dumps(split))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    monkeypatch.setenv("DATA", digest_of(tiny_cache, (*FOLD.train, *FOLD.validate)))
+    monkeypatch.setenv("DATA", digest_of(load(tiny_cache, case) for case in (*FOLD.train, *FOLD.validate)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def make(**seeds: int) -> Sweep:

@@ -24,7 +24,7 @@ from model.weights import as_network
 from training import checkpoint
 from training.candidates import Candidate, soup
 from training.checkpoint import State
-from training.predict import digest, kept_margin, margin, read_margin, score_margin, validation_dice
+from training.predict import digest, how_computed, kept_margin, margin, read_margin, score_margin, validation_dice
 from training.prepare import load
 
 
@@ -103,10 +103,8 @@ class Bench:
         return self._margin(self._soup_network(tuple(names)), case)
 
     def _soup(self, names: tuple[str, ...]) -> Judged:
-        settings, on = self.settings, self.device
-        how = [asdict(settings.intensity), asdict(settings.window), on.torch_device.type, str(on.precision)]
-        studies = [study.sha256 for study in self.studies.values()]
-        path = self.keep / f"soup-{digest([sorted(self.candidates[n].sha256 for n in names), studies, how])}.json"
+        of = [sorted(self.candidates[name].sha256 for name in names), [s.sha256 for s in self.studies.values()]]
+        path = self.keep / f"soup-{digest([*of, how_computed(self.settings, self.device)])}.json"
         if not path.exists():
             network, cases, seconds = self._soup_network(names), {}, 0.0
             for case, study in self.studies.items():

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
@@ -11,7 +10,7 @@ from model.weights import mean_of
 from training import checkpoint
 from training.checkpoint import State
 from training.settings import Training, read_yaml, settings_from
-from training.unseen import Seen, seen_by
+from training.unseen import Seen, seen_in
 
 SHARED = ("network", "intensity", "window")  # what members of one bundle have in common
 
@@ -56,7 +55,7 @@ def read_candidates(runs: Iterable[Path]) -> dict[str, Candidate]:
 def read_candidate(folder: Path) -> Candidate:
     """A finished run. Raises ConfigError if it is none, WeightsError if its weights are not those it ended with."""
     result = checkpoint.result_of(folder)
-    config: Any = read_yaml(folder / checkpoint.CONFIG)
+    config = read_yaml(folder / checkpoint.CONFIG)
     try:
         weights, expected, start = folder / result["result"], result["sha256"], result["start"]
         settings = settings_from(config["settings"], f"'{folder / checkpoint.CONFIG}': settings")
@@ -72,7 +71,7 @@ def read_candidate(folder: Path) -> Candidate:
     base = find_base(folder, Path(start["run"]), origin) if origin else None
     return Candidate(
         name=folder.resolve().name, folder=folder, weights=weights, sha256=found, settings=settings, start=origin,
-        base=base, seen=seen_by(folder),
+        base=base, seen=seen_in(config, folder / checkpoint.CONFIG),
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def score_margin(out: np.ndarray, study: Prepared) -> Scores:
     if not study.lost_ml:
         return inside
     found = (np.count_nonzero(mask) + np.count_nonzero(truth)) * study.voxel_ml
-    dice = inside.dice * found / (found + study.lost_ml) if found and truth.any() else 0.0
+    dice = inside.dice * found / (found + study.lost_ml) if truth.any() else 0.0
     return replace(
         inside, dice=dice, fnv_ml=inside.fnv_ml + study.missed_ml,
         lesions_true=inside.lesions_true + study.lost_lesions,
@@ -89,8 +89,7 @@ def kept_margin(
 
     Its name stands for everything it depends on: weights, study, crop, intensity, window and precision.
     """
-    how = [asdict(settings.intensity), asdict(settings.window), device.torch_device.type, str(device.precision)]
-    path = keep / f"{study.case}-{digest([weights_sha256, study.sha256, how])}.npz"
+    path = keep / f"{study.case}-{digest([weights_sha256, study.sha256, how_computed(settings, device)])}.npz"
     if not path.exists():
         begun = time.perf_counter()
         out = margin(network, study, settings, device)
@@ -103,6 +102,11 @@ def kept_margin(
 def read_margin(path: Path) -> np.ndarray:
     """The float16 margin (X, Y, Z) in a file of `kept_margin`. Raises ConfigError if it is damaged."""
     return _member(path, "margin")
+
+
+def how_computed(settings: Training, device: Device) -> list[object]:
+    """What a margin depends on besides weights and study."""
+    return [asdict(settings.intensity), asdict(settings.window), device.torch_device.type, str(device.precision)]
 
 
 def digest(what: object) -> str:

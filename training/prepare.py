@@ -152,12 +152,9 @@ def load(cache: Path, case: str) -> Prepared:
     )
 
 
-def digest_of(cache: Path, cases: Iterable[str]) -> str:
-    """What these prepared studies are, in one sha256: the same for equal studies, wherever their cache lies.
-
-    Raises ConfigError if one is not in the cache.
-    """
-    return hashlib.sha256("".join(load(cache, case).sha256 for case in cases).encode()).hexdigest()
+def digest_of(studies: Iterable[Prepared]) -> str:
+    """What these studies are, in one sha256: the same for equal studies, wherever their cache lies."""
+    return hashlib.sha256("".join(study.sha256 for study in studies).encode()).hexdigest()
 
 
 def crop_of(cache: Path, case: str) -> Crop:

@@ -79,7 +79,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     held_out = DistortedCrops(cache, fold.validate, settings)
     config = {
         "command": "pretrain", "settings": settings_to(settings), "train": list(fold.train),
-        "validate": list(fold.validate), "data": digest_of(cache, (*fold.train, *fold.validate)),
+        "validate": list(fold.validate), "data": digest_of((*data.studies, *held_out.studies)),
         "seen": seen_with(data.studies, None), "processes": processes(),
     }  # fmt: skip
     with opened(folder, config, device) as state:

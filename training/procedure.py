@@ -24,15 +24,16 @@ from training.pretrain import pretrain_run
 from training.scores import CaseScore
 from training.select import TITLES, log_of, select_runs
 from training.settings import Training, build, changed, read_yaml, settings_from
-from training.split import Fold
+from training.split import PARTS, Fold
 from training.sweep import Sweep, sweep
 from training.table import Study, read_table
 from training.train import train_run
 from training.unseen import check_unseen
 
-PARTS = ("train", "validate", "test")
 CONVENTION = "autopet_1_2"
-RANGES = {"train": (0, 100_000), "validate": (100_000, 200_000), "test": (200_000, 2**32)}  # of phantoms' seeds
+RANGES = {  # of phantoms' seeds
+    "train": phantom.TRAINING_SEEDS, "validate": phantom.VALIDATION_SEEDS, "test": (phantom.TEST_SEEDS_FROM, 2**32),
+}  # fmt: skip
 Choice = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
 
 
@@ -200,7 +201,7 @@ def judged(
     Raises ConfigError if a run, or one it started from, was trained on one of the cases or its patient.
     """
     used = {name for _, names in choices.values() for name in names}
-    candidates = {name: one for name, one in read_candidates(runs).items() if name in used}
+    candidates = read_candidates(run for run in runs if run.resolve().name in used)
     for one in candidates.values():
         check_unseen(one.folder, one.seen, cases, cache, "score on")
     bench = Bench(candidates, cache, cases, keep, choose_device(wanted))

@@ -24,7 +24,7 @@ from training import checkpoint, members
 from training.command import ENDS, told
 from training.engine import Engine, Job, results
 from training.members import KEPT, read_members
-from training.prepare import digest_of
+from training.prepare import digest_of, load
 from training.settings import Training, read_yaml, settings_to
 from training.split import Fold, read_fold
 from training.train import starting_point
@@ -85,7 +85,8 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
         return False
     wanted = {
         "settings": settings_to(plan.members[name]), "start": origin, "train": list(fold.train),
-        "validate": list(fold.validate), "data": digest_of(plan.cache, (*fold.train, *fold.validate)),
+        "validate": list(fold.validate),
+        "data": digest_of(load(plan.cache, case) for case in (*fold.train, *fold.validate)),
     }  # fmt: skip
     there = read_yaml(folder / checkpoint.CONFIG)
     return isinstance(there, dict) and all(there.get(key) == value for key, value in wanted.items())

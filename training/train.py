@@ -90,8 +90,8 @@ def train_run(
     network = starting_network(settings, start, ct_encoder)
     config = {
         "settings": settings_to(settings), "train": list(fold.train), "validate": list(fold.validate),
-        "data": digest_of(cache, (*fold.train, *fold.validate)), "seen": seen_with(data.studies, before),
-        "start": origin, "processes": processes(),
+        "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
+        "seen": seen_with(data.studies, before), "start": origin, "processes": processes(),
     }  # fmt: skip
     with opened(folder, config, device) as state:
         if (folder / checkpoint.RESULT).exists():

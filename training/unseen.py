@@ -25,15 +25,14 @@ def seen_by(run: Path) -> Seen:
     Raises ConfigError if the file does not say.
     """
     path = run / CONFIG
-    if not path.exists():
-        return Seen(cases=frozenset(), patients=frozenset())
-    config: Any = read_yaml(path)
+    return seen_in(read_yaml(path), path) if path.exists() else Seen(cases=frozenset(), patients=frozenset())
+
+
+def seen_in(config: Any, path: Path) -> Seen:
+    """What a run has seen, by what its config.yaml, at `path`, holds. Raises ConfigError if that does not say."""
     try:
-        seen = config.get("seen", {})
-        return Seen(
-            cases=frozenset([*config["train"], *seen.get("cases", [])]), patients=frozenset(seen.get("patients", []))
-        )
-    except (KeyError, TypeError, AttributeError):
+        return Seen(cases=frozenset(config["seen"]["cases"]), patients=frozenset(config["seen"]["patients"]))
+    except (KeyError, TypeError):
         raise ConfigError(f"'{path}' does not say what the run was trained on; train it again") from None
 
 
