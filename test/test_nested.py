@@ -1,3 +1,4 @@
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from conftest import lesion_study
 
 from model.errors import ConfigError
+from training import nested
 from training.nested import Data, Shipping, fold_of
 from training.settings import build, read_yaml
 from training.split import Fold
@@ -17,13 +19,23 @@ def shipping() -> Shipping:
     return build(Shipping, read_yaml(PLAN), str(PLAN))
 
 
-def test_the_run_on_phantoms_is_as_long_as_its_own_schedule(shipping) -> None:
-    settings = shipping.start_settings
-    assert settings.schedule.stop is None and settings.schedule.epochs > shipping.plan.base.schedule.epochs
-    assert settings.network == shipping.plan.base.network
+def test_the_runs_on_phantoms_are_as_long_as_their_own_schedules(shipping) -> None:
+    for settings in shipping.start_settings().values():
+        assert settings.schedule.stop is None and settings.schedule.epochs > shipping.plan.base.schedule.epochs
+        assert settings.network == shipping.plan.base.network
 
 
-def test_a_fold_trains_on_originals_and_is_scored_on_cut_copies_of_others(shipping, tmp_path) -> None:
+def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, monkeypatch) -> None:
+    runs: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
+    data = Data(studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={},
+                cache=tmp_path)  # fmt: skip
+    last = nested.started(shipping, data, argparse.Namespace(run=tmp_path, device="cpu"))
+    folders = [tmp_path / name for name in shipping.starts]
+    assert runs == list(zip(folders, [None, *folders[:-1]], strict=True)) and last == folders[-1]
+
+
+def test_a_fold_trains_on_originals_and_copies_and_is_scored_on_copies_of_others(tmp_path) -> None:
     studies = [lesion_study(tmp_path, seed) for seed in range(3)]
     copies = {s.patient: [f"{s.case}-r0", f"{s.case}-r1"] for s in studies}
     data = Data(
@@ -31,8 +43,8 @@ def test_a_fold_trains_on_originals_and_is_scored_on_cut_copies_of_others(shippi
         phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)), copies=copies,
         originals={s.patient: [s.case] for s in studies}, cache=tmp_path,
     )  # fmt: skip
-    fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, replace(shipping, repeats=3), data)
-    assert fold.train == ("A0", "case0", "case0", "case0")
+    fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
+    assert fold.train == ("A0", "case0", "case0-r0", "case0-r1")
     assert fold.validate == ("case1-r0", "case1-r1", "A1") and fold.test == ("case2-r0", "case2-r1")
 
 
@@ -44,6 +56,7 @@ def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> Non
     assert "F" in phantoms["test"] and "F" not in {*phantoms["train"], *phantoms["validate"]}
 
 
-def test_no_repeat_or_copy_is_refused(shipping) -> None:
-    with pytest.raises(ConfigError, match="must be 1 or more"):
-        replace(shipping, repeats=0)
+def test_no_copy_and_no_start_are_refused(shipping) -> None:
+    for changes in ({"copies": 0}, {"starts": {}}):
+        with pytest.raises(ConfigError, match="copies must be 1 or more and starts not empty"):
+            replace(shipping, **changes)

@@ -51,24 +51,24 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 @dataclass(frozen=True, kw_only=True)
 class Shipping:
-    """plan: base run, members and phantoms; start: changes of settings for the run on phantoms alone that every base
-    run goes on from; repeats: how often a pass over the studies shows a real one; copies: re-crops of a real study.
+    """plan: base run, members and phantoms; starts: {name: changes of settings} of runs on phantoms alone, each of
+    which goes on from the one before, and every base run from the last; copies: re-crops of a real study.
     """
 
     plan: Plan
-    start: dict[str, Any]
-    repeats: int = 1
+    starts: dict[str, dict[str, Any]]
     copies: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.repeats, self.copies) < 1:
-            raise ConfigError(f"repeats and copies must be 1 or more, got {self.repeats} and {self.copies}")
+        if self.copies < 1 or not self.starts:
+            raise ConfigError(f"copies must be 1 or more and starts not empty, got {self.copies} and {self.starts}")
+        self.start_settings()
 
-    @property
-    def start_settings(self) -> Training:
-        """Settings of the run on phantoms alone."""
-        return changed(changed(self.plan.base, {"schedule": {"stop": None}}), self.start, "start")
+    def start_settings(self) -> dict[str, Training]:
+        """Settings of the runs on phantoms alone, by name, in their order."""
+        common = changed(self.plan.base, {"schedule": {"stop": None}})
+        return {name: changed(common, changes, f"starts: {name}") for name, changes in self.starts.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
         data = data_of(shipping, options)
-        start = options.start or options.run / "start"
-        if options.start is None:
-            train_run(start, shipping.start_settings, data.cache, data.phantoms, wanted=options.device)
+        start = options.start or started(shipping, data, options)
         if options.ship:
             ship(shipping, data, start, options)
         else:
@@ -98,6 +96,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ENDS as error:
         return told(error)
     return 0
+
+
+def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path:
+    """The runs on phantoms alone; the folder of the last."""
+    before: Path | None = None
+    for name, settings in shipping.start_settings().items():
+        folder = options.run / name
+        train_run(folder, settings, data.cache, data.phantoms, start=before, wanted=options.device)
+        before = folder
+    assert before is not None  # Shipping refuses a plan without starts
+    return before
 
 
 def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
@@ -123,14 +132,14 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     return Data(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
 
 
-def fold_of(name: str, train: set[str], validate: set[str], test: set[str], shipping: Shipping, data: Data) -> Fold:
-    """Originals of the patients to train on, re-cropped copies of the others, and the phantoms' parts."""
+def fold_of(name: str, train: set[str], validate: set[str], test: set[str], data: Data) -> Fold:
+    """Originals and copies of the patients to train on, copies of the others, and the phantoms' parts."""
 
     def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
         return tuple(case for patient in sorted(patients) for case in of[patient])
 
     return Fold(
-        name=name, train=data.phantoms.train + cases(train, data.originals) * shipping.repeats,
+        name=name, train=data.phantoms.train + cases(train, data.originals) + cases(train, data.copies),
         validate=cases(validate, data.copies) + data.phantoms.validate, test=cases(test, data.copies),
     )  # fmt: skip
 
@@ -143,7 +152,7 @@ def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Name
     for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
         validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
-        fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, shipping, data)
+        fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, data)
         folder = options.run / fold.name
         members, choices = procedure(shipping, data, fold, folder, start, options.device)
         found = score(members, choices, fold.test, data, folder, options.device)
@@ -176,7 +185,7 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
-    fold = fold_of("all", set(stratum_of) - validate, validate, set(), shipping, data)
+    fold = fold_of("all", set(stratum_of) - validate, validate, set(), data)
     folder = options.run / fold.name
     members, choices = procedure(shipping, data, fold, folder, start, options.device)
     for name, scores in score(members, choices, data.phantoms.test, data, folder, options.device).items():
@@ -212,7 +221,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--run", type=Path, required=True, help="folder of everything that is made")
     add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
     add("--start", type=Path, metavar="RUN", help="finished run on phantoms alone that base runs go on from "
-        "(default: it is trained, into start/ of --run)")
+        "(default: trained as the plan says, below --run)")
     add("--plan", type=Path, default=Path(__file__).with_name("configs") / "shipped.yaml",
         help="YAML (default training/configs/shipped.yaml)")  # fmt: skip
     add("--outer", type=int, default=3, help="outer folds (default 3)")

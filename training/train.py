@@ -176,7 +176,8 @@ class Watcher:
         self, folder: Path, settings: Training, cache: Path, fold: Fold, network: nn.Module, device: Any
     ) -> None:
         self.folder, self.settings, self.cache, self.network, self.device = folder, settings, cache, network, device
-        self.cases = fold.validate[: settings.validate_at_most]
+        most = min(settings.validate_at_most or len(fold.validate), len(fold.validate))
+        self.cases = [fold.validate[number * len(fold.validate) // most] for number in range(most)]  # from all of it
         self.average: WeightAverage | None = None
         self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None
         self.last: dict[str, Any] = {}
