@@ -25,7 +25,7 @@ from model.files import Staging, peak_memory_bytes
 from model.geometry import grid_of
 from model.manifest import Bundle
 from model.reading import read_case
-from model.segment import Stopwatch, prepare, put_back
+from model.segment import Stopwatch, image_of, place, put_back
 from model.writing import mask_path, write_mask
 
 EXTENT_MM = (815.0, 815.0, 978.0)  # of the PET: 400 x 400 x 326 voxels of 2.04 x 2.04 x 3 mm
@@ -82,10 +82,12 @@ def one_run(folder: Path) -> dict[str, object]:
     begun = time.perf_counter()
     with watch.stage("read"):
         case = read_case([folder], Limits())
-    ready = prepare(case, bundle, watch)
+    ready = place(case, bundle.manifest.crop.suv_above, watch)
+    with watch.stage("intensity"):
+        image = image_of(ready.hu, ready.suv, bundle.manifest.part(bundle.manifest.members[0]))
     peak_mb = peak_memory_bytes() / 1e6
     paused = time.perf_counter()
-    margin = (ready.image[1] > 0.1).numpy()  # the network would run here
+    margin = (image[1] > 0.1).numpy()  # the network would run here
     resumed = time.perf_counter()
     with watch.stage("paste"):
         mask = put_back(ready, margin)

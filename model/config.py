@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 from model.errors import ConfigError
 
 FORMAT_VERSION = 1
-FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr")
+FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr")  # networks for volumes
+ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
 METHODS = ("eoa", "diwa")
-CHANNELS = ("CT", "PET")
+KINDS = ("volumes", "slices", "mixed")
+CHANNELS = {"volumes": ("CT", "PET"), "slices": ("PET", "CT")}  # as the authors of either network order them
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -42,19 +44,25 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Which network (Ahn and Park, section 2.1 and table 2).
+    """Which network (Ahn and Park, section 2.1 and table 2; Zhong et al., section 2.2).
 
-    fusion: early, middle, late (mean of two networks' logits), late_features (last features joined
-    by one 1x1x1 convolution, the authors' code) or swin_unetr. widths: channels of each stage; for
-    swin_unetr one number, its feature size.
+    fusion, for volumes: early, middle, late (mean of two networks' logits), late_features (last features joined
+    by one 1x1x1 convolution, the authors' code) or swin_unetr; for slices: the RegNetY encoder that both channels
+    enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices those of
+    the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices.
     """
 
     fusion: str
     widths: tuple[int, ...]
+    classes: int = 2
 
     def __post_init__(self) -> None:
-        if self.fusion not in FUSIONS:
-            raise ConfigError(f"network.fusion must be one of {', '.join(FUSIONS)}, got {self.fusion!r}")
+        if self.fusion not in (*FUSIONS, *ENCODERS):
+            raise ConfigError(
+                f"network.fusion must be one of {', '.join((*FUSIONS, *ENCODERS))}, got {self.fusion!r}"
+            )
+        if isinstance(self.classes, bool) or self.classes not in ((1, 2) if self.kind == "slices" else (2,)):
+            raise ConfigError(f"network.classes must be 2, or 1 with slices, got {self.classes!r}")
         least = 1 if self.fusion == "swin_unetr" else 2
         _numbers(self, "widths", whole=True)
         if len(self.widths) < least or min(self.widths) < 1 or max(self.widths) > 4096:
@@ -63,11 +71,18 @@ class Network:
             )
         if self.fusion == "swin_unetr" and (len(self.widths) != 1 or self.widths[0] % 12):
             raise ConfigError(f"swin_unetr takes one width, a multiple of 12, got {list(self.widths)}")
+        if self.kind == "slices" and len(self.widths) != 5:
+            raise ConfigError(f"{self.fusion} takes the widths of five decoder blocks, got {list(self.widths)}")
+
+    @property
+    def kind(self) -> str:
+        """What it works on: volumes or slices."""
+        return "slices" if self.fusion in ENCODERS else "volumes"
 
     @property
     def divisor(self) -> int:
-        """Every window edge must be a multiple of this."""
-        return 32 if self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
+        """Every window edge must be a multiple of this; of slices those of x and y."""
+        return 32 if self.kind == "slices" or self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +142,35 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a network needs to be run. Of slices the window is (x, y, 1), placed on the body; none overlap."""
+
+    network: Network
+    intensity: Intensity
+    window: Window
+
+    def __post_init__(self) -> None:
+        edges, divisor = self.window.size, self.network.divisor
+        if self.network.kind == "slices" and edges[2] != 1:
+            raise ConfigError(f"window.size of slices must be [x, y, 1], got {list(edges)}")
+        if any(edge % divisor for edge in edges[: 2 if self.network.kind == "slices" else 3]):
+            raise ConfigError(f"window.size {list(edges)} must be multiples of {divisor} for this network")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Member:
-    """One trained network of a bundle: its file, its weight, and the network it was started from."""
+    """One trained network of a bundle: its file, its weight, and the network it was started from.
+
+    network, intensity, window: its own where they are not the bundle's, in a bundle of kind mixed.
+    """
 
     file: str
     sha256: str
     weight: float = 1.0
     start_sha256: str | None = None
+    network: Network | None = None
+    intensity: Intensity | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         _type(self, "file", str)
@@ -194,10 +231,13 @@ class Manifest:
             )
         for name in ("name", "intended_use", "licence"):
             _type(self, name, str)
-        if self.kind != "volumes":
-            raise ConfigError(f"kind must be volumes, got {self.kind!r}")
-        if tuple(self.channels) != CHANNELS:
-            raise ConfigError(f"channels must be {list(CHANNELS)}, got {list(self.channels)}")
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if tuple(self.channels) != CHANNELS[self.network.kind]:
+            raise ConfigError(
+                f"channels must be {list(CHANNELS[self.network.kind])} for {self.network.kind}, "
+                f"got {list(self.channels)}"
+            )
         if self.method not in METHODS:
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.combine not in ("logits", "probabilities"):
@@ -207,10 +247,24 @@ class Manifest:
         files = [member.file for member in self.members]
         if len(set(files)) != len(files):
             raise ConfigError(f"members names a file twice: {files}; give it a weight instead")
-        if any(edge % self.network.divisor for edge in self.window.size):
+        kinds = {self.part(member).network.kind for member in self.members}
+        own = any((m.network, m.intensity, m.window) != (None, None, None) for m in self.members)
+        if self.kind == "mixed" and self.combine != "probabilities":
+            raise ConfigError("a mixed bundle combines probabilities: its networks' logits have no common scale")
+        if self.kind == "mixed" and self.method != "eoa":
+            raise ConfigError("the members of a mixed bundle are different networks: their method is eoa")
+        if self.kind != "mixed" and (own or kinds != {self.kind}):
             raise ConfigError(
-                f"window.size {list(self.window.size)} must be multiples of {self.network.divisor} for this network"
+                f"kind is {self.kind}, but the members are of {', '.join(sorted(kinds))}"
+                f"{' with settings of their own' if own else ''}; a bundle of several networks has kind mixed"
             )
+
+    def part(self, member: Member) -> Part:
+        """The member's network, intensity and window: its own or the bundle's."""
+        return Part(
+            network=member.network or self.network, intensity=member.intensity or self.intensity,
+            window=member.window or self.window,
+        )  # fmt: skip
 
 
 def manifest_from(data: Any) -> Manifest:
@@ -226,7 +280,7 @@ def manifest_from(data: Any) -> Manifest:
     members = top["members"]
     if not isinstance(members, list):
         raise ConfigError(f"members must be a list, got {type(members).__name__}")
-    top["members"] = tuple(_build(Member, item, f"members[{i}]") for i, item in enumerate(members))
+    top["members"] = tuple(_member(item, f"members[{i}]") for i, item in enumerate(members))
     if not isinstance(top["channels"], list):
         raise ConfigError(f"channels must be a list, got {type(top['channels']).__name__}")
     top["channels"] = tuple(top["channels"])
@@ -250,6 +304,14 @@ def override_limits(limits: Limits, settings: list[str]) -> Limits:
         except ValueError:
             raise ConfigError(f"--limit {setting}: {value!r} is not a number; write for example {name}=2000") from None
     return limits
+
+
+def _member(data: Any, where: str) -> Member:
+    values = _fields(Member, data, where)
+    for key, cls in (("network", Network), ("intensity", Intensity), ("window", Window)):
+        if values.get(key) is not None:
+            values[key] = _build(cls, values[key], f"{where}: {key}")
+    return Member(**values)
 
 
 def _build(cls: type[T], data: Any, where: str) -> T:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model.config import Manifest
+from model.config import Manifest, Part
 from model.device import Device, computing, is_out_of_memory
 from model.errors import CaseError, WeightsError
+from model.slices import beyond, slide_slices
 from model.sliding import slide, window_starts
 
-Voter = tuple[float, Callable[[], nn.Module]]
+Voter = tuple[float, Callable[[], nn.Module], Part]
+SLICES_A_WINDOW = 4  # slices of 256^2 that are run in place of one window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ def ladder(device: Device, batch: int) -> list[Rung]:
 
 
 def vote(
-    image: Tensor,
+    view: Callable[[Part], Tensor],
     voters: list[Voter],
     manifest: Manifest,
     device: Device,
@@ -60,21 +62,29 @@ def vote(
 ) -> Vote:
     """Run every voter over the study and average (Ahn and Park, algorithm 1).
 
-    image: (2, X, Y, Z) float32 on the host. `combine` logits: the mean of logit differences, lesion
-    minus background, whose sign is the argmax; probabilities: the mean of softmax probabilities,
-    minus 1/2. A voter of weight 2 is run once. Raises CaseError if memory runs out on the last rung.
+    view: the study as a network needs it, (2, X, Y, Z) float32 on the host. `combine` logits: the mean of logit
+    differences, lesion minus background, whose sign is the argmax; probabilities: the mean of softmax
+    probabilities, minus 1/2. A voter of weight 2 is run once. Raises CaseError if memory runs out on the last rung.
     """
-    x, y, z = (max(n, w) for n, w in zip(image.shape[1:], manifest.window.size, strict=True))
-    windows = len(window_starts((x, y, z), manifest.window.size, manifest.window.overlap))
     rungs, warnings = ladder(device, batch), []
-    weights = sum(weight for weight, _ in voters)
+    weights = sum(weight for weight, _, _ in voters)
+    image, shown = view(voters[0][2]), voters[0][2]
+    windows = [windows_of(tuple(image.shape[1:]), part) for _, _, part in voters]
     margin = torch.zeros(tuple(image.shape[1:]))
-    for number, (weight, load) in enumerate(voters):
+    for number, (weight, load, part) in enumerate(voters):
+        if (part.network.kind, part.intensity) != (shown.network.kind, shown.intensity):
+            image, shown = view(part), part
+        if part.network.kind == "slices" and (wide := beyond(image[0].numpy(), part.window.size)):
+            edges = f"{part.window.size[0]} x {part.window.size[1]}"
+            warnings.append(
+                f"in {wide} of {image.shape[3]} slices the body is wider than the {edges} pixels that the network for "
+                "slices sees; it finds nothing beyond them"
+            )
         difference, precision = None, device.precision
         while difference is None:
             try:
-                told = _counter(progress, number, windows, len(voters))
-                difference = _one(image, load(), manifest, replace(device, precision=precision), rungs[0], told)
+                told = _counter(progress, sum(windows[:number]), sum(windows))
+                difference = _one(image, load(), part, replace(device, precision=precision), rungs[0], told)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -97,11 +107,25 @@ def vote(
         if manifest.combine == "probabilities":
             difference = difference.sigmoid_().sub_(0.5)
         margin += difference.mul_(weight / weights)
-    return Vote(margin=margin, rung=rungs[0], windows=windows * len(voters), warnings=tuple(warnings))
+    return Vote(margin=margin, rung=rungs[0], windows=sum(windows), warnings=tuple(dict.fromkeys(warnings)))
+
+
+def windows_of(shape: tuple[int, ...], part: Part) -> int:
+    """How many windows, or slices, a network runs for a study of (X, Y, Z) voxels."""
+    if part.network.kind == "slices":
+        return shape[2]
+    x, y, z = (max(n, w) for n, w in zip(shape, part.window.size, strict=True))
+    return len(window_starts((x, y, z), part.window.size, part.window.overlap))
+
+
+def difference_of(logits: Tensor) -> Tensor:
+    """Logit of lesion less that of background, (B, 1, ...) float32, of logits (B, 2, ...), or (B, 1, ...) of lesion."""
+    logits = logits.float()
+    return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
 
 
 def _one(
-    image: Tensor, network: nn.Module, manifest: Manifest, device: Device, rung: Rung, told: Callable[[int], None]
+    image: Tensor, network: nn.Module, part: Part, device: Device, rung: Rung, told: Callable[[int], None]
 ) -> Tensor:
     """One network's logit difference over the study, (X, Y, Z) float32 on the host."""
     network = network.to(rung.device)
@@ -110,25 +134,27 @@ def _one(
     )  # fmt: skip
 
     def difference(patches: Tensor) -> Tensor:
-        logits: Tensor = network(patches)
-        return logits[:, 1:].float() - logits[:, :1].float()
+        return difference_of(network(patches))
 
     with computing(on):
+        if part.network.kind == "slices":
+            return slide_slices(
+                image, difference, window=part.window.size, air_hu=part.intensity.ct_low_hu, device=rung.device,
+                batch=rung.batch if rung.batch == 1 else SLICES_A_WINDOW * rung.batch, on_windows=told,
+            )  # fmt: skip
         out = slide(
             image.to(rung.device), difference,
-            window=manifest.window.size, overlap=manifest.window.overlap, weighting=manifest.window.weighting,
+            window=part.window.size, overlap=part.window.overlap, weighting=part.window.weighting,
             batch=rung.batch, sums_on=rung.sums_on, on_windows=told,
         )  # fmt: skip
         return out[0].to("cpu").clone()
 
 
-def _counter(progress: Callable[[int, int], None], voter: int, windows: int, voters: int) -> Callable[[int], None]:
-    done = 0
-
+def _counter(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:
     def told(more: int) -> None:
         nonlocal done
         done += more
-        progress(voter * windows + done, voters * windows)
+        progress(done, total)
 
     return told
 

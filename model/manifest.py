@@ -101,6 +101,11 @@ def _verify(path: Path, expected: str) -> None:
 def _check_one_start(folder: Path, manifest: Manifest) -> None:
     """Weights may be averaged only if they were fine-tuned from one network (Ahn and Park, section 2.5)."""
     starts = {member.start_sha256 for member in manifest.members}
+    if len(manifest.members) > 1 and manifest.network.kind == "slices":
+        raise ConfigError(
+            f"method diwa averages weights, and the networks for slices in '{folder / MANIFEST}' have batch statistics "
+            "that must be computed again after it, as export does; use --method eoa"
+        )
     if len(manifest.members) > 1 and (len(starts) > 1 or None in starts):
         raise ConfigError(
             f"method diwa averages weights, which needs members of one common start, but the start hashes in "

@@ -1,4 +1,5 @@
-"""The networks of Ahn and Park, table 2: U-Nets with early, middle and late fusion, and MONAI's SwinUNETR.
+"""Networks by their settings, those of Ahn and Park, table 2, here: U-Nets with early, middle and late fusion, and
+MONAI's SwinUNETR; those for slices in regnet.py.
 
 A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down,
 ConvTranspose3d 2 up, Conv3d 1x1x1 to 2 logits (section 2.1). Input (B, 2, X, Y, Z), channel 0 = CT,
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Network
+from model.regnet import build_slices
 
 CLASSES = 2  # background, lesion
 
 
 def build(network: Network) -> nn.Module:
     """The network with fresh random weights."""
+    if network.kind == "slices":
+        return build_slices(network)
     widths = network.widths
     match network.fusion:
         case "early":

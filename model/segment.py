@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.config import Intensity
+from model.config import Intensity, Part
 from model.cropping import Box, foreground_box, paste
 from model.device import Device
 from model.ensemble import vote
@@ -19,6 +19,7 @@ from model.intensity import scale_hu, scale_suv
 from model.manifest import Bundle
 from model.reading import Case
 from model.resampling import resample_ct
+from model.slices import clipped_image
 from model.weights import voters
 
 BATCH = {"cpu": 2, "cuda": 2}  # windows at a time before memory runs out
@@ -51,16 +52,6 @@ class Placed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A study as the network sees it. image: (2, X, Y, Z) float32, cropped; box: where it lies in LAS (z, y, x)."""
-
-    view: LasView
-    box: Box | None  # None: no foreground
-    image: torch.Tensor
-    ct_share: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Result:
     """mask: bool (z, y, x) on case.pet.grid; probability likewise, float32, if it was asked for."""
 
@@ -84,15 +75,11 @@ def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
     return Placed(view=view, box=box, suv=suv[box], hu=hu[box], ct_share=share)
 
 
-def prepare(case: Case, bundle: Bundle, watch: Stopwatch) -> Prepared:
-    """The study as the network of a bundle sees it: `place`, then intensity. Raises CaseError."""
-    settings = bundle.manifest
-    placed = place(case, settings.crop.suv_above, watch)
-    with watch.stage("intensity"):
-        if placed.box is None:
-            return Prepared(view=placed.view, box=None, image=torch.empty(2, 0, 0, 0), ct_share=placed.ct_share)
-        image = network_image(placed.hu, placed.suv, settings.intensity)
-    return Prepared(view=placed.view, box=placed.box, image=image, ct_share=placed.ct_share)
+def image_of(hu: NDArray[Any], suv: NDArray[Any], part: Part) -> torch.Tensor:
+    """HU and SUV in LAS (z, y, x) as a bundle's network takes them, float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
+    if part.network.kind == "slices":
+        return clipped_image(hu, suv, part.intensity)
+    return network_image(hu, suv, part.intensity)
 
 
 def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> torch.Tensor:
@@ -116,7 +103,7 @@ def segment(
     No voxel of PET above the crop's threshold: an empty mask and a warning. Raises CaseError
     (PET and CT do not overlap, no memory), WeightsError.
     """
-    ready = prepare(case, bundle, watch)
+    ready = place(case, bundle.manifest.crop.suv_above, watch)
     warnings = []
     limit = bundle.manifest.limits.ct_coverage_warn
     if ready.ct_share < limit:
@@ -131,10 +118,15 @@ def segment(
         empty = np.zeros(case.pet.grid.shape, dtype=bool)
         probability = empty.astype(np.float32) if with_probability else None
         return Result(mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0)
+    those = voters(bundle)
+    with watch.stage("intensity"):
+        first = image_of(ready.hu, ready.suv, those[0][2])
+
+    def view(part: Part) -> torch.Tensor:
+        return first if part == those[0][2] else image_of(ready.hu, ready.suv, part)
+
     with watch.stage("network"):
-        said = vote(
-            ready.image, voters(bundle), bundle.manifest, device, BATCH[device.torch_device.type], progress
-        )  # fmt: skip
+        said = vote(view, those, bundle.manifest, device, BATCH[device.torch_device.type], progress)
     with watch.stage("paste"):
         mask = put_back(ready, (said.margin > 0).numpy())
         probability = None
@@ -147,7 +139,7 @@ def segment(
     )  # fmt: skip
 
 
-def put_back(ready: Prepared, cropped: NDArray[Any]) -> NDArray[Any]:
+def put_back(ready: Placed, cropped: NDArray[Any]) -> NDArray[Any]:
     """(X, Y, Z) of the crop back to (z, y, x) on the PET's stored grid; zero outside the crop."""
     assert ready.box is not None  # without foreground there is nothing to put back
     las = paste(cropped.transpose(2, 1, 0), ready.box, ready.view.grid.shape)

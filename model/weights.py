@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.config import Member, Network
+from model.config import Member, Network, Part
 from model.errors import LesionError, WeightsError
 from model.manifest import Bundle, load_bundle
 from model.networks import skeleton
@@ -18,16 +18,19 @@ from model.networks import skeleton
 State = dict[str, Tensor]
 
 
-def voters(bundle: Bundle) -> list[tuple[float, Callable[[], nn.Module]]]:
-    """What is to be run, as (weight, function that loads the network): every member for EoA, one soup for DiWA."""
-    network = bundle.manifest.network
-    if bundle.manifest.method == "diwa":
-        return [(1.0, lambda: as_network(network, soup(bundle), bundle.folder))]
+def voters(bundle: Bundle) -> list[tuple[float, Callable[[], nn.Module], Part]]:
+    """What is to be run, as (weight, function that loads the network, its part of the manifest): every member for
+    EoA, one soup for DiWA.
+    """
+    manifest = bundle.manifest
+    if manifest.method == "diwa":
+        whole = manifest.part(manifest.members[0])
+        return [(1.0, lambda: as_network(whole.network, soup(bundle), bundle.folder), whole)]
 
     def load(member: Member) -> nn.Module:
-        return as_network(network, read_state(bundle, member), bundle.folder)
+        return as_network(manifest.part(member).network, read_state(bundle, member), bundle.folder)
 
-    return [(member.weight, partial(load, member)) for member in bundle.manifest.members]
+    return [(member.weight, partial(load, member), manifest.part(member)) for member in manifest.members]
 
 
 def read_state(bundle: Bundle, member: Member) -> State:
@@ -37,7 +40,7 @@ def read_state(bundle: Bundle, member: Member) -> State:
         state = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise WeightsError(f"'{path}' is not a safetensors file: {error}; copy the bundle again") from None
-    _check_tensors(state, bundle.manifest.network, path)
+    _check_tensors(state, bundle.manifest.part(member).network, path)
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 

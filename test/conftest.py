@@ -166,3 +166,17 @@ def run_process(*arguments: object, timeout: float = 300, **environment: str) ->
         [sys.executable, str(ROOT / "process.py"), *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, env=clean | environment,
     )  # fmt: skip
+
+
+def tiny_slices(**changes: object):
+    """Settings of a run on slices of 64 x 64 that takes a second or two."""
+    from training.settings import settings_from
+
+    return settings_from(
+        {
+            "network": {"fusion": "regnety_002", "widths": [8, 8, 4, 4, 4]}, "window": {"size": [64, 64, 1]},
+            "loss": {"kind": "dice_lovasz_bce"}, "optimizer": {"name": "adamw", "rate": 1e-3, "betas": [0.5, 0.999]},
+            "schedule": {"epochs": 4, "warmup_epochs": 0, "steps_per_epoch": 2}, "batch": 4, "accumulate": 1,
+            "precision": "float32", "workers": 0, "validate_every": 2, "flips": [0],
+        } | changes
+    )  # fmt: skip

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import save_file
 
 from model.errors import ConfigError, OutputError, WeightsError
 from training import checkpoint
@@ -116,3 +117,9 @@ def test_a_finished_run_whose_weights_are_gone_is_told(tmp_path) -> None:
     checkpoint.write_json(tmp_path / checkpoint.RESULT, {})
     with pytest.raises(ConfigError, match="does not say what the run ended with"):
         checkpoint.result_of(tmp_path)
+
+
+def test_weights_stored_in_half_precision_come_back_in_single(tmp_path) -> None:
+    save_file({"w": torch.tensor([0.5, 2.0], dtype=torch.float16), "n": torch.tensor(3)}, tmp_path / "w.safetensors")
+    state = checkpoint.read_weights(tmp_path / "w.safetensors")
+    assert torch.equal(state["w"], torch.tensor([0.5, 2.0])) and state["n"].dtype == torch.int64

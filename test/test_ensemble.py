@@ -34,8 +34,9 @@ def manifest(tiny_bundle) -> Manifest:
 
 
 def run(networks: list[tuple[float, nn.Module]], manifest: Manifest, device: Device, batch: int = 1):
-    voters = [(weight, lambda network=network: network) for weight, network in networks]
-    return vote(torch.rand(2, 40, 20, 20), voters, manifest, device, batch)
+    part = manifest.part(manifest.members[0])
+    voters = [(weight, lambda network=network: network, part) for weight, network in networks]
+    return vote(lambda _: torch.rand(2, 40, 20, 20), voters, manifest, device, batch)
 
 
 def test_it_is_the_weighted_mean_of_logit_differences(manifest, cpu) -> None:
@@ -64,8 +65,9 @@ def test_a_tie_is_background(manifest, cpu) -> None:
 
 def test_progress_counts_all_windows_of_all_voters(manifest, cpu) -> None:
     told = []
-    voters = [(1.0, lambda: Constant(1.0)), (1.0, lambda: Constant(2.0))]
-    vote(torch.rand(2, 40, 20, 20), voters, manifest, cpu, 1, lambda done, total: told.append((done, total)))
+    part = manifest.part(manifest.members[0])
+    voters = [(1.0, lambda: Constant(1.0), part), (1.0, lambda: Constant(2.0), part)]
+    vote(lambda _: torch.rand(2, 40, 20, 20), voters, manifest, cpu, 1, lambda done, total: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 

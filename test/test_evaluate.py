@@ -280,12 +280,14 @@ def test_a_bundle_that_does_not_say_what_trained_it_is_told(run_of_bundle) -> No
 
 @pytest.fixture
 def trained_on(make_bundle, tmp_path) -> Callable[[object], Path]:
-    """trained_on(names): a bundle that says it was trained on them."""
-    return lambda names: make_bundle(
-        tmp_path / "bundle",
-        members=1,
-        provenance=Provenance(data="", commit="", date="", scores={"trained_on_cases": names}, attribution=""),
-    )
+    """trained_on(cases, patients): a bundle that says it was trained on them."""
+
+    def make(cases: object, patients: object = None) -> Path:
+        scores = {"trained_on_cases": cases} | ({"trained_on_patients": patients} if patients else {})
+        origin = Provenance(data="", commit="", date="", scores=scores, attribution="")
+        return make_bundle(tmp_path / "bundle", members=1, provenance=origin)
+
+    return make
 
 
 def test_cases_of_patients_that_trained_the_bundle_are_called_training_scores(
@@ -301,6 +303,14 @@ def test_cases_of_patients_that_trained_the_bundle_are_called_training_scores(
     assert found["trained_or_selected_on"] == ["p1-a"] and line in found["notes"]
 
 
+def test_patients_that_trained_the_bundle_by_cases_the_index_lacks_are_known(
+    studies, trained_on, tmp_path, fold, capsys
+) -> None:
+    bundle = trained_on(["p1-cut-at-random"], ["p1"])
+    assert evaluate(studies, tmp_path / "scores.csv", "--weights", bundle, *fold(test=("p1-a", "p2"))) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["trained_or_selected_on"] == ["p1-a"]
+
+
 def test_other_cases_are_not_called_training_scores(studies, trained_on, tmp_path, fold, capsys) -> None:
     assert evaluate(studies, tmp_path / "scores.csv", "--weights", trained_on(["p3"]), *fold(test=("p2",))) == 0
     assert "training scores" not in capsys.readouterr().out
@@ -308,7 +318,9 @@ def test_other_cases_are_not_called_training_scores(studies, trained_on, tmp_pat
 
 
 def test_training_cases_that_are_no_names_are_refused(studies, trained_on, tmp_path, capfd) -> None:
-    assert "must list names of cases" in refused(capfd, studies, tmp_path / "s.csv", "--weights", trained_on("all 36"))
+    for said in (("all 36",), ([], "all 36")):
+        shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
+        assert "must list names" in refused(capfd, studies, tmp_path / "s.csv", "--weights", trained_on(*said))
 
 
 def test_masks_are_not_saved_over_the_truth(studies, tiny_bundle, tmp_path, capfd) -> None:

@@ -16,7 +16,7 @@ from model.weights import main as verify
 from model.weights import read_state
 from training.bundle import state_sha256
 from training.checkpoint import write_json
-from training.evaluate import TRAINED_ON
+from training.evaluate import PATIENTS, TRAINED_ON
 from training.export import commit, export, main
 from training.select import select_runs
 from training.table import read_table, write_table
@@ -75,6 +75,7 @@ def test_the_manifest_is_that_of_the_members_and_says_where_they_come_from(made,
     assert scores["validation"]["dice"] == report["choices"]["eoa_greedy"]["dice"]
     assert (scores["selected_on_cases"], scores["selected_on_cases_with_lesion"]) == (3, 2)
     assert scores[TRAINED_ON] == ["case0", "case1", "case2", "case3", "extra"]
+    assert scores[PATIENTS] == [f"patient{number}" for number in range(4)]
 
 
 def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:

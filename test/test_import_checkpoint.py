@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.config import Network
 from model.errors import ConfigError, LesionError, OutputError, WeightsError
 from model.files import sha256_of
 from model.manifest import load_bundle
+from model.networks import build
 from training import import_checkpoint
 from training.import_checkpoint import import_checkpoints, main, member_name, parse
 
@@ -324,7 +326,7 @@ def test_the_error_is_the_last_line_and_the_exit_code_its_own(tmp_path: Path, fo
 def test_bundles_go_into_weights_by_default() -> None:
     options = parse(["c1.ckpt", "--name", "x"])
     assert options.output_folder == ROOT / "weights"
-    assert tuple(options.window) == import_checkpoint.SUBMITTED_WINDOW == (192, 192, 192)
+    assert options.window is None and import_checkpoint.WINDOWS["volumes"] == (192, 192, 192)
 
 
 # from the published files to the mask
@@ -391,3 +393,79 @@ def authors_logits(networks: list[Submitted], pet: Tensor, ct: Tensor) -> tuple[
     with torch.no_grad():
         parts = [sliding_window_inference(image, (32, 32, 32), 1, network, overlap=0.5) for network in networks]
     return crop, torch.cat(parts)
+
+
+# the published network for slices (Zhong et al.), in segmentation_models_pytorch's names
+
+
+def slices_state(classes: int, fusion: str = "regnety_002", widths: tuple[int, ...] = (16, 8, 8, 4, 4)) -> dict:
+    torch.manual_seed(classes)
+    network = build(Network(fusion=fusion, widths=widths, classes=classes))
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.1 if "running_var" in name else torch.randn_like(tensor) * 0.2)
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_published_network_for_slices_is_known_with_its_classes(classes, prefix, tmp_path, capsys) -> None:
+    state, path = slices_state(classes), tmp_path / "best.pkl"
+    torch.save({"model": {prefix + name: t for name, t in state.items()}, "epoch": 3, "best": np.float64(0.7)}, path)
+    assert main([str(path), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0, capsys.readouterr()
+    bundle = load_bundle(tmp_path / "zhong")
+    manifest = bundle.manifest
+    assert manifest.network == Network(fusion="regnety_002", widths=(16, 8, 8, 4, 4), classes=classes)
+    assert (manifest.kind, manifest.channels, manifest.window.size) == ("slices", ("PET", "CT"), (256, 256, 1))
+    assert manifest.intensity.ct_clip and not manifest.intensity.suv_clip and "Zhong" in manifest.provenance.attribution
+    found = load_file(bundle.folder / manifest.members[0].file)
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_a_network_for_slices_that_lacks_a_tensor_or_has_another_encoder_is_refused(tmp_path) -> None:
+    for change, match in (
+        (lambda s: s.pop("encoder.s2.b1.se.fc1.bias"), "1 tensors missing: encoder.s2.b1.se.fc1.bias"),
+        (lambda s: s.update({"encoder.s4.b1.conv3.conv.weight": torch.zeros(9, 9, 1, 1)}), "none of regnety_002"),
+        (lambda s: s.update({"segmentation_head.0.weight": torch.zeros(3, 4, 3, 3)}), "classes must be 2, or 1"),
+        (lambda s: s.update({"encoder.stem.conv.weight": torch.zeros(32, 3, 3, 3)}), "has shape"),
+    ):
+        state = dict(slices_state(1))
+        change(state)
+        torch.save({"model": state}, tmp_path / "best.pkl")
+        with pytest.raises(WeightsError, match=match):
+            import_checkpoint.read_authors(tmp_path / "best.pkl")
+
+
+def test_the_authors_road_for_slices_gives_the_same_mask(tmp_path, cpu) -> None:
+    """Their container's steps written out: 256 pixels around the body, clip, z-score, sigmoid, pasted back."""
+    from conftest import tiny_images
+    from test_segment import case_of
+
+    from model.segment import Stopwatch, segment
+
+    torch.save({"model": slices_state(1)}, tmp_path / "best.pkl")
+    assert main([str(tmp_path / "best.pkl"), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0
+    bundle = load_bundle(tmp_path / "zhong")
+    pet, ct = tiny_images()
+    found = segment(case_of(pet, ct), bundle, cpu, Stopwatch()).mask
+    las = sitk.DICOMOrient(pet, "LAS")
+    suv = sitk.GetArrayFromImage(las)
+    hu = sitk.GetArrayFromImage(sitk.Resample(ct, las, sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32))
+    network = build(bundle.manifest.network).eval()
+    network.load_state_dict(slices_state(1))
+    said = np.zeros(suv.shape, np.uint8)
+    for z, (p, h) in enumerate(zip(suv, hu, strict=True)):
+        before = [-((256 - n) // 2) for n in p.shape]  # this grid is smaller than the window: it is padded around
+        window = [np.full((256, 256), empty, np.float32) for empty in (0, -1000)]
+        place = tuple(slice(-b, -b + n) for b, n in zip(before, p.shape, strict=True))
+        window[0][place], window[1][place] = p, np.clip(h, -1000, 1000)
+        for w, empty in zip(window, (0, -1000), strict=True):
+            if (w != empty).any():
+                w[:] = (w - w[w != empty].mean()) / w[w != empty].std()
+        with torch.no_grad():
+            share = network(torch.tensor(np.stack(window))[None]).sigmoid()[0, 0].numpy()
+        said[z] = share[place] > 0.5
+    expected = sitk.GetImageFromArray(said)
+    expected.CopyInformation(las)
+    expected = sitk.GetArrayFromImage(sitk.DICOMOrient(expected, "LPS")).astype(bool)
+    assert 0.02 < expected.mean() < 0.98 and (found == expected).mean() > 0.999

@@ -35,7 +35,7 @@ def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, mo
     assert runs == list(zip(folders, [None, *folders[:-1]], strict=True)) and last == folders[-1]
 
 
-def test_a_fold_trains_on_originals_and_copies_and_is_scored_on_copies_of_others(tmp_path) -> None:
+def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
     studies = [lesion_study(tmp_path, seed) for seed in range(3)]
     copies = {s.patient: [f"{s.case}-r0", f"{s.case}-r1"] for s in studies}
     data = Data(
@@ -44,7 +44,7 @@ def test_a_fold_trains_on_originals_and_copies_and_is_scored_on_copies_of_others
         originals={s.patient: [s.case] for s in studies}, cache=tmp_path,
     )  # fmt: skip
     fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
-    assert fold.train == ("A0", "case0", "case0-r0", "case0-r1")
+    assert fold.train == ("A0", "case0-r0", "case0-r1")
     assert fold.validate == ("case1-r0", "case1-r1", "A1") and fold.test == ("case2-r0", "case2-r1")
 
 
@@ -60,3 +60,11 @@ def test_no_copy_and_no_start_are_refused(shipping) -> None:
     for changes in ({"copies": 0}, {"starts": {}}):
         with pytest.raises(ConfigError, match="copies must be 1 or more and starts not empty"):
             replace(shipping, **changes)
+
+
+def test_studies_made_from_something_else_are_not_used_again(tmp_path) -> None:
+    what = {"root": "/data/one", "copies": 2}
+    for _ in range(2):
+        nested.check_made_from(tmp_path / "real.json", what)
+    with pytest.raises(ConfigError, match="give another --run"):
+        nested.check_made_from(tmp_path / "real.json", what | {"copies": 3})

@@ -11,7 +11,7 @@ from monai.inferers import sliding_window_inference
 from model.config import Limits
 from model.manifest import Bundle, load_bundle
 from model.reading import Case, check_overlap, volume_of
-from model.segment import Stopwatch, prepare, segment
+from model.segment import Stopwatch, image_of, place, segment
 from model.weights import voters
 
 
@@ -70,26 +70,28 @@ def test_the_same_input_gives_the_same_mask(bundle, cpu) -> None:
 
 def test_the_network_sees_las_ct_first_cropped_and_scaled(bundle) -> None:
     pet, ct = tiny_images()
-    ready = prepare(case_of(pet, ct), bundle, Stopwatch())
+    ready = place(case_of(pet, ct), bundle.manifest.crop.suv_above, Stopwatch())
+    image = image_of(ready.hu, ready.suv, bundle.manifest.part(bundle.manifest.members[0]))
     las = sitk.DICOMOrient(pet, "LAS")
     suv = sitk.GetArrayFromImage(las).transpose(2, 1, 0)
     inside = np.argwhere(suv > 0)
     low, high = inside.min(0), inside.max(0) + 1
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    np.testing.assert_allclose(ready.image[1], suv[box] / 40, rtol=1e-6)
+    np.testing.assert_allclose(image[1], suv[box] / 40, rtol=1e-6)
     moved = sitk.Resample(ct, las, sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32)
     hu = sitk.GetArrayFromImage(moved).transpose(2, 1, 0)
-    np.testing.assert_allclose(ready.image[0], (hu[box] + 1000) / 2000, atol=1e-4)
+    np.testing.assert_allclose(image[0], (hu[box] + 1000) / 2000, atol=1e-4)
 
 
 def test_it_is_monais_loop_softmax_and_argmax_pasted_back(make_bundle, tmp_path, cpu) -> None:
     bundle = load_bundle(make_bundle(tmp_path / "eoa", members=3, weights=[2.0, 1.0, 1.0]))
     pet, ct = tiny_images()
-    ready = prepare(case_of(pet, ct), bundle, Stopwatch())
+    ready = place(case_of(pet, ct), bundle.manifest.crop.suv_above, Stopwatch())
     total = torch.zeros(1)
     with torch.no_grad():
-        for weight, load in voters(bundle):
-            total = total + weight * sliding_window_inference(ready.image[None], (32,) * 3, 1, load(), overlap=0.5)
+        for weight, load, part in voters(bundle):
+            image = image_of(ready.hu, ready.suv, part)[None]
+            total = total + weight * sliding_window_inference(image, (32,) * 3, 1, load(), overlap=0.5)
     cropped = (total / 4).softmax(1).argmax(1)[0].numpy().transpose(2, 1, 0)
     las = np.zeros(ready.view.grid.shape, np.uint8)
     las[ready.box] = cropped

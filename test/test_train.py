@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tiny_training
+from conftest import ROOT, tiny_slices, tiny_training
 from safetensors.torch import load_file
 
 from model.errors import ConfigError
@@ -243,3 +243,58 @@ def test_the_cache_may_move_and_other_studies_in_its_place_are_refused(base, tin
     (tmp_path / "moved" / FOLD.train[0] / "study.json").write_text(json.dumps(facts | {"sha256": "0" * 64}))
     with pytest.raises(ConfigError, match=r"other settings \(data\)"):
         train_run(tmp_path / "base", tiny_training(), tmp_path / "moved", FOLD, wanted="cpu")
+
+
+@pytest.fixture(scope="module")
+def slices(tiny_cache, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "slices"
+    train_run(folder, tiny_slices(keep="best"), tiny_cache, FOLD, wanted="cpu")
+    return folder
+
+
+def test_a_network_for_slices_is_trained_by_the_same_command_and_its_best_weights_are_kept(slices) -> None:
+    result = json.loads((slices / "run.json").read_text())
+    validated = {line["epoch"]: line["dice"] for line in lines(slices) if "dice" in line}
+    assert validated.keys() == {2, 4} and result["result"] == "best.safetensors" and result["epoch"] == 4
+    best = min(epoch for epoch, dice in validated.items() if dice == max(validated.values()))
+    assert result["kept_epoch"] == best and result["validation"]["dice"] == validated[best]
+    assert set(load_file(slices / "best.safetensors")) == set(build(tiny_slices().network).state_dict())
+
+
+def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
+    state = torch.load(slices / "checkpoint.pt", weights_only=True)
+    assert (state["loss"]["scales"] != 1).all()
+    groups = state["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == [pytest.approx(groups[0]["lr"]), 1e-4] and groups[0]["lr"] != 1e-4
+    assert groups[1]["weight_decay"] == 0 and groups[0]["betas"] == (0.5, 0.999)
+
+
+def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tiny_cache, tmp_path, monkeypatch) -> None:
+    import training.train as module
+
+    def stop(self, epoch: int, figures: dict) -> dict:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return found(self, epoch, figures)
+
+    found = module.Watcher.__call__
+    monkeypatch.setattr(module.Watcher, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, FOLD, wanted="cpu")
+    monkeypatch.undo()
+    result = train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, FOLD, wanted="cpu")
+    assert result["sha256"] == json.loads((slices / "run.json").read_text())["sha256"]
+    kept, expected = (torch.load(f / "checkpoint.pt", weights_only=True)["network"] for f in (tmp_path / "run", slices))
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_an_average_of_networks_for_slices_has_statistics_of_its_own(slices, tiny_cache, tmp_path) -> None:
+    """The mean's statistics are made anew: they are not the mean of the statistics."""
+    settings = changed(tiny_slices(), {
+        "schedule": {"epochs": 7}, "averaging": {"start": 4, "length_epochs": 1, "constant": 5e-4, "peak": 1e-3},
+    })  # fmt: skip
+    train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=slices, wanted="cpu")
+    kept = load_file(tmp_path / "m" / "mean.safetensors")
+    mean = torch.load(tmp_path / "m" / "checkpoint.pt", weights_only=True)["average"]["mean"]
+    assert torch.equal(kept["decoder.blocks.0.conv1.0.weight"], mean["decoder.blocks.0.conv1.0.weight"].float())
+    assert not torch.allclose(kept["encoder.stem.bn.running_var"], mean["encoder.stem.bn.running_var"].float())

@@ -65,8 +65,8 @@ def test_the_soup_is_the_weighted_mean(make_bundle, tmp_path) -> None:
 
 def test_eoa_runs_every_member_and_diwa_one_network(make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "both", members=3, weights=[2.0, 1.0, 1.0])
-    assert [weight for weight, _ in voters(load_bundle(folder))] == [2.0, 1.0, 1.0]
-    assert [weight for weight, _ in voters(load_bundle(folder, "diwa"))] == [1.0]
+    assert [weight for weight, *_ in voters(load_bundle(folder))] == [2.0, 1.0, 1.0]
+    assert [weight for weight, *_ in voters(load_bundle(folder, "diwa"))] == [1.0]
 
 
 def test_float16_storage_is_computed_in_float32(make_bundle, tmp_path) -> None:
@@ -94,6 +94,6 @@ def test_a_bundle_of_every_network_says_what_the_trained_network_says(fusion, wi
     trained = build(network).eval()
     trained.load_state_dict(load_file(folder / "m0.safetensors"))
     image = torch.rand(1, 2, 64, 32, 32)
-    [(weight, load)] = voters(load_bundle(folder))
+    [(_, load, _)] = voters(load_bundle(folder))
     with torch.no_grad():
         torch.testing.assert_close(load()(image), trained(image))

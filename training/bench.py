@@ -6,7 +6,7 @@ as its own, so what EoA's sets score needs no network any more. Soups of DiWA ar
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from model.errors import WeightsError
 from model.lesions import Scores
 from model.weights import as_network
 from training import checkpoint
+from training.batch_norm import refreshed
 from training.candidates import Candidate, soup
 from training.checkpoint import State
 from training.predict import digest, how_computed, kept_margin, margin, read_margin, score_margin, validation_dice
-from training.prepare import load
+from training.prepare import load, patient_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Bench:
     def __init__(
         self, candidates: dict[str, Candidate], cache: Path, cases: Sequence[str], keep: Path, device: Device
     ) -> None:
-        self.candidates, self.keep, self.device = candidates, keep, device
+        self.candidates, self.cache, self.keep, self.device = candidates, cache, keep, device
         self.settings = next(iter(candidates.values())).settings  # network, intensity and window are those of all
         self.studies = {case: load(cache, case) for case in cases}
         self.kept: dict[tuple[str, str], tuple[Path, float]] = {}  # (name, case): margin's file, seconds it took
@@ -100,13 +101,13 @@ class Bench:
 
     def soup_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
         """DiWA's margin of a case, (X, Y, Z)."""
-        return self._margin(self._soup_network(tuple(names)), case)
+        return self._margin(self.soup_network(tuple(names)), case)
 
     def _soup(self, names: tuple[str, ...]) -> Judged:
         of = [sorted(self.candidates[name].sha256 for name in names), [s.sha256 for s in self.studies.values()]]
         path = self.keep / f"soup-{digest([*of, how_computed(self.settings, self.device)])}.json"
         if not path.exists():
-            network, cases, seconds = self._soup_network(names), {}, 0.0
+            network, cases, seconds = self.soup_network(names), {}, 0.0
             for case, study in self.studies.items():
                 begun = time.perf_counter()
                 out = self._margin(network, case)
@@ -117,9 +118,16 @@ class Bench:
         cases = {case: Scores(**scores) for case, scores in kept["cases"].items()}
         return Judged(cases=cases, seconds_per_case=kept["seconds_per_case"])
 
-    def _soup_network(self, names: tuple[str, ...]) -> nn.Module:
+    def soup_network(self, names: Iterable[str] | Mapping[str, int]) -> nn.Module:
+        """The network of the members' mean weights, each as often as it is named; its batch statistics made anew."""
         counts = Counter(names)
-        return self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
+        network = self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
+        return refreshed(network, self.settings, self.cache, self.seen_in_common(counts), self.device)
+
+    def seen_in_common(self, names: Iterable[str]) -> list[str]:
+        """Cases of the cache that trained all of these members."""
+        common = frozenset.intersection(*(self.candidates[name].seen.cases for name in names))
+        return sorted(case for case in common if patient_of(self.cache, case) is not None)
 
     def _margin(self, network: nn.Module, case: str) -> NDArray[Any]:
         study = self.studies[case]

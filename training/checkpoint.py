@@ -107,12 +107,13 @@ def write_weights(path: Path, state: State) -> None:
 
 
 def read_weights(path: Path) -> State:
-    """A network's tensors on the host. Raises WeightsError if the file cannot be read."""
+    """A network's tensors on the host, in float32 however they are stored. Raises WeightsError if they cannot be read.
+    """
     try:
         state: State = load_file(path)
     except Exception as error:  # safetensors raises its own kinds
         raise WeightsError(f"weights '{path}' cannot be read: {error}") from None
-    return state
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.errors import WeightsError
 
+ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep the tensors
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB
 MOST_AXES = 8
 DTYPES = {
@@ -36,7 +37,7 @@ DAMAGE = (  # what Python's zipfile and pickletools, and `Machine`, raise at byt
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors under the checkpoint's `state_dict`, or of a file that is nothing but a state dict.
+    """The tensors under the checkpoint's `state_dict` or `model`, or of a file that is nothing but a state dict.
 
     Each has its own memory, in the file's dtype. Raises WeightsError if the file is not there, is no
     zip archive of torch.save, is damaged or lies about sizes, or if an entry is not a tensor.
@@ -282,19 +283,20 @@ def _state_of(archive: Archive) -> dict[str, Stored]:
         )
     root = Machine().run(archive.file.read(program))
     if not isinstance(root, dict):
-        raise WeightsError(f"'{path}' holds {_kind(root)}; a checkpoint is a dictionary with state_dict")
-    if "state_dict" not in root and not all(isinstance(value, Stored) for value in root.values()):
+        raise WeightsError(f"'{path}' holds {_kind(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
+    key = next((key for key in ROOTS if key in root), None)
+    if key is None and not all(isinstance(value, Stored) for value in root.values()):
         holds = ", ".join(key[:40] for key in root if isinstance(key, str))
         raise WeightsError(f"'{path}' has no state_dict but {holds[:200] or 'nothing'}; give a network's checkpoint")
-    state = root.get("state_dict", root)
+    state, key = (root[key], key) if key else (root, ROOTS[0])
     if not isinstance(state, dict):
-        raise WeightsError(f"'{path}': state_dict is not a dictionary of names and tensors but {_kind(state)}")
+        raise WeightsError(f"'{path}': {key} is not a dictionary of names and tensors but {_kind(state)}")
     for name, value in state.items():
         if not isinstance(name, str):
-            raise WeightsError(f"'{path}': state_dict has a name that is not text; is the file damaged?")
+            raise WeightsError(f"'{path}': {key} has a name that is not text; is the file damaged?")
         if not isinstance(value, Stored):
             raise WeightsError(
-                f"'{path}': state_dict['{name}'] is not a plain tensor but {_kind(value)}; only tensors are read: "
+                f"'{path}': {key}['{name}'] is not a plain tensor but {_kind(value)}; only tensors are read: "
                 "save the network's state_dict alone"
             )
     return state

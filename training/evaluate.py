@@ -37,7 +37,8 @@ from training.table import Study, read_table
 MASK_ENDINGS = (".mha", ".nii.gz")
 GROUPS = ("diagnosis", "site", "tracer")
 PARTS = ("train", "validate", "test")
-TRAINED_ON = "trained_on_cases"  # key of a bundle's provenance.scores: the cases that trained or selected it
+TRAINED_ON = "trained_on_cases"  # keys of a bundle's provenance.scores: the cases that trained or selected it,
+PATIENTS = "trained_on_patients"  # and their patients
 Predict = Callable[[Study], tuple[NDArray[Any], Grid, float]]  # mask (z, y, x), its grid, seconds or NaN
 
 
@@ -157,12 +158,13 @@ def trained_among(bundle: Bundle, studies: Sequence[Study], index: dict[str, Stu
 
     None if the bundle does not say which those are. Raises WeightsError if what it says is no list of names.
     """
-    said = bundle.manifest.provenance.scores.get(TRAINED_ON)
+    said, patients = (bundle.manifest.provenance.scores.get(key) for key in (TRAINED_ON, PATIENTS))
     if said is None:
         return None
-    if not isinstance(said, list) or not all(isinstance(case, str) for case in said):
-        raise WeightsError(f"'{bundle.folder}': provenance.scores.{TRAINED_ON} must list names of cases; correct it")
-    patients = {index[case].patient for case in said if case in index}
+    for key, names in ((TRAINED_ON, said), (PATIENTS, patients or [])):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise WeightsError(f"'{bundle.folder}': provenance.scores.{key} must list names; correct it")
+    patients = {*(patients or []), *(index[case].patient for case in said if case in index)}
     return [study.case for study in studies if study.case in said or study.patient in patients]
 
 

@@ -1,7 +1,11 @@
-"""Tables 2 and 3 of Ahn and Park, run again: one command each, at three scales.
+"""Tables 2 and 3 of Ahn and Park, and the whole-body strategy of Zhong et al.: one command each, at three scales.
 
     python -m training.experiments table2 --scale small
     python -m training.experiments table3 --scale paper --index index.csv
+    python -m training.experiments wholebody --scale small
+
+wholebody trains the network for slices on those with lesion alone, on whole bodies alone, and by the paper's strategy
+at three alphas, all for as many steps, and the network for volumes beside it.
 
 paper: as published, for autoPET on a GPU. small: an hour or two on 2 cores. smoke: under 3 minutes. Without
 --index, phantoms are generated: some sites are trained on, others only tested on, the domain shift that the
@@ -11,6 +15,7 @@ how. The table, a picture and what was run go to runs/<table>-<scale>/; the same
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -22,6 +27,7 @@ from typing import Any
 
 import torch
 
+from model.errors import ConfigError
 from model.networks import skeleton
 from training import checkpoint
 from training.command import ENDS, told
@@ -58,6 +64,13 @@ TABLE_3 = {  # row: (Dice, FPV ml, FNV ml) of the paper's table 3
     "EoA uniform": (0.7160, 9.9053, 11.3314), "DiWA uniform": (0.6597, 9.9179, 13.9808),
     "EoA greedy": (0.7242, 8.8002, 11.3881), "DiWA greedy": (0.7200, 8.6254, 11.5744),
 }  # fmt: skip
+NONE = (float("nan"),) * 3
+WHOLE_BODY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # row: (strategy, the paper's Dice, FPV, FNV)
+    "lesion slices alone": ({"alpha": 0.0}, NONE), "whole bodies alone": ({"lesion": False}, NONE),
+    "alpha 0.5": ({"alpha": 0.5}, NONE), "alpha 1": ({"alpha": 1.0}, (0.6863, 5.2258, 7.4603)),
+    "alpha 2": ({"alpha": 2.0}, NONE),
+}  # fmt: skip
+VOLUMES = "volumes (3-D)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = read_plan(options.plan or CONFIGS / f"{options.scale}.yaml")
         data = data_of(plan, options, folder)
-        lines = (table2 if options.table == "table2" else table3)(plan, data, folder, options.device)
+        lines = TABLES[options.table](plan, data, folder, options.device)
         text = markdown(options.table, lines, data)
         print(text)
         write(folder, options, text, lines, data, time.time() - begun)
@@ -159,6 +172,27 @@ def table3(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
     ]  # fmt: skip
 
 
+def wholebody(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
+    """The network for slices by five strategies, and the one for volumes, scored on the test cases."""
+    if plan.slices is None:
+        raise ConfigError("the plan has no slices: experiment wholebody needs the settings of its runs there")
+    common = changed(changed(plan.base, {"schedule": {"stop": None}}), plan.slices, "slices")
+    runs = {VOLUMES: (changed(plan.base, {"schedule": {"stop": None}}), NONE)}
+    for name, (strategy, paper) in WHOLE_BODY.items():
+        runs[name] = changed(common, {"whole_body": strategy}, name), paper
+    lines = []
+    for name, (settings, paper) in runs.items():
+        run = folder / name.replace(" ", "-").replace("(", "").replace(")", "")
+        train_run(run, settings, data.cache, data.fold, wanted=wanted)
+        alone = {name: ("eoa", (run.name,))}
+        found = judged([run], alone, data.studies, data.fold.test, data.cache, folder / "margins", wanted)
+        lines.append(Line(name=name, paper=paper, parameters=millions(settings.network), scores=found[name]))
+    return lines
+
+
+TABLES = {"table2": table2, "table3": table3, "wholebody": wholebody}
+
+
 def networks_in(choice: Choice) -> int:
     """How many networks a choice runs: DiWA's mean of weights is one."""
     method, names = choice
@@ -176,13 +210,14 @@ def markdown(table: str, lines: Sequence[Line], data: Data) -> str:
     sites = [group.value for group in groups[0][1][1:]]
     trained = sorted({data.studies[case].site for case in data.fold.train})
     head = ["", "M parameters", "Dice", "FPV ml", "FNV ml", *(f"Dice, site {site}" for site in sites), "paper: Dice"]
-    if table == "table3":
+    if table != "table2":
         head += ["paper: FPV", "paper: FNV"]
     rows = [head, ["---"] * len(head)]
     for line, (everything, *by_site) in groups:
         cells = [cell(everything.dice, 4), cell(everything.fpv_ml, 2), cell(everything.fnv_ml, 2)]
         cells += [cell(group.dice, 4) for group in by_site]
-        paper = [f"{value:g}" for value in (line.paper[1:] if table == "table2" else line.paper)]
+        theirs = line.paper[1:] if table == "table2" else line.paper
+        paper = ["" if math.isnan(value) else f"{value:g}" for value in theirs]
         rows.append([line.name, f"{line.parameters:.3f}", *cells, *paper])
     said = (
         f"{len(data.fold.test)} test cases, {len(data.fold.train)} to train, {len(data.fold.validate)} to validate and "
@@ -219,7 +254,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m training.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("table", choices=("table2", "table3"))
+    add("table", choices=tuple(TABLES))
     add("--scale", choices=SCALES, default="small", help="default small")
     add("--plan", type=Path, help="YAML in place of training/configs/<scale>.yaml")
     add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")

@@ -24,10 +24,10 @@ from model.device import choose_device
 from model.errors import ConfigError, OutputError, WeightsError
 from training.bench import Bench
 from training.bundle import state_sha256, write_bundle
-from training.candidates import Candidate, check_one_start, read_candidates, soup
+from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import State, read_json, read_weights, result_file
 from training.command import ENDS, told
-from training.evaluate import TRAINED_ON
+from training.evaluate import PATIENTS, TRAINED_ON
 from training.prepare import is_current
 from training.repeat import compare, in_crop, run_process
 from training.select import FORMAT, TITLES
@@ -84,7 +84,8 @@ def export(
     def manifest(written: tuple[Member, ...]) -> Manifest:
         settings = next(iter(chosen.members.values())).settings
         return Manifest(
-            format_version=FORMAT_VERSION, name=name, kind="volumes", network=settings.network, channels=CHANNELS,
+            format_version=FORMAT_VERSION, name=name, kind=settings.network.kind,
+            network=settings.network, channels=CHANNELS[settings.network.kind],
             intensity=settings.intensity, crop=chosen.crop, window=settings.window, method=chosen.choice["method"],
             members=written, provenance=origin, intended_use=intended_use, licence=licence,
         )  # fmt: skip
@@ -128,7 +129,8 @@ def bundle_states(chosen: Chosen) -> tuple[dict[str, State], list[float]]:
     """The bundle's networks by name, and their weights."""
     counts = chosen.choice["weights"]
     if chosen.choice["method"] == "diwa":
-        return {"soup": soup([(chosen.members[name].weights, counts[name]) for name in sorted(counts)])}, [1.0]
+        bench = Bench(chosen.members, Path(chosen.report["cache"]), [], Path(), choose_device("cpu"))
+        return {"soup": bench.soup_network(counts).state_dict()}, [1.0]
     return {name: read_weights(chosen.members[name].weights) for name in counts}, [float(n) for n in counts.values()]
 
 
@@ -156,7 +158,7 @@ def provenance_scores(chosen: Chosen, choice: str, trained_on: Sequence[str]) ->
     return {
         "choice": TITLES[choice], "validation": {key: chosen.choice[key] for key in ("dice", "fpv_ml", "fnv_ml")},
         "selected_on_cases": len(cases), "selected_on_cases_with_lesion": len(chosen.report["cases_with_lesion"]),
-        TRAINED_ON: sorted(used),
+        TRAINED_ON: sorted(used), PATIENTS: chosen.report["patients"],
     }  # fmt: skip
 
 

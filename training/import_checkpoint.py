@@ -1,10 +1,11 @@
-r"""A weight bundle from checkpoints as Ahn and Park published them.
+r"""A weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them.
 
     python -m training.import_checkpoint c1.ckpt a2.ckpt a3.ckpt d2.ckpt --weights 2 1 1 1 --method eoa \
         --name ahn-park-eoa
 
 makes weights/ahn-park-eoa: manifest.json and one safetensors file a checkpoint, float32, with the
 intensity, crop and window of the authors' container. They state no licence for the weights: do not pass them on.
+Which network a checkpoint is, and how many classes a network for slices has, is known by its tensors.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from model.config import (
     Manifest,
     Member,
     Network,
+    Part,
     Provenance,
     Window,
 )
@@ -32,17 +34,25 @@ from model.errors import ConfigError, OutputError, WeightsError
 from model.files import sha256_of
 from model.manifest import WEIGHTS
 from model.networks import build
+from model.regnet import DESIGNS
 from training.bundle import write_bundle
 from training.checkpoint_reader import read_state_dict
 from training.command import ENDS, told
 
 PREFIX = "model."  # of the network in the authors' LightningModule
+PARALLEL = "module."  # before every name where the network was trained on several GPUs
+HEAD = "segmentation_head.0.weight"  # of Zhong et al.'s network, whose names are already ours
 OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
-SUBMITTED_WINDOW = (192, 192, 192)  # voxels (x, y, z); the final submission's, 160 elsewhere
-DATA = "autoPET training data (Ahn and Park), as stated by the authors"
-PAPER = (
-    'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training Methods"'
-)
+WINDOWS = {"volumes": (192, 192, 192), "slices": (256, 256, 1)}  # voxels (x, y, z) of the submissions
+CROPS = {"volumes": 0.0, "slices": -1e6}  # SUV: Ahn and Park crop to PET > 0; Zhong et al. take slices as they are
+DATA = "autoPET training data ({}), as stated by the authors"
+AUTHORS = {"volumes": "Ahn and Park", "slices": "Zhong et al."}
+PAPERS = {
+    "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
+    'Methods"',
+    "slices": 'Zhong, Mo and Liu, "AutoPET Challenge 2022: Automatic Segmentation of Whole-body Tumor Lesion Based on '
+    'Deep Learning and FDG PET/CT"',
+}
 USE = "Research only. Not a medical device. The weights are the authors': pass them on only by a licence they gave."
 
 State = dict[str, Tensor]
@@ -67,16 +77,21 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
     weights = options.weights or [1.0] * len(options.checkpoints)
     folder: Path = options.output_folder / options.name
     check(options, weights, folder)
-    window = Window(size=tuple(options.window))
     members, network, origin = read_members(options.checkpoints)
+    kind = network.kind
+    part = Part(
+        network=network, window=Window(size=tuple(options.window or WINDOWS[kind])),
+        intensity=Intensity(ct_low_hu=-1000, ct_high_hu=1000, ct_clip=kind == "slices", suv_top=40, suv_clip=False),
+    )  # fmt: skip
 
     def manifest(written: tuple[Member, ...]) -> Manifest:
         return Manifest(
-            format_version=FORMAT_VERSION, name=options.name, kind="volumes", network=network, channels=CHANNELS,
-            intensity=Intensity(ct_low_hu=-1000.0, ct_high_hu=1000.0, ct_clip=False, suv_top=40.0, suv_clip=False),
-            crop=Crop(suv_above=0.0), window=window, method=options.method, combine="logits", members=written,
+            format_version=FORMAT_VERSION, name=options.name, kind=kind, network=network, channels=CHANNELS[kind],
+            intensity=part.intensity, crop=Crop(suv_above=CROPS[kind]), window=part.window, method=options.method,
+            combine="logits", members=written,
             provenance=Provenance(
-                data=DATA, commit="unknown", date="unknown", scores={}, attribution=f"{PAPER}; imported from {origin}"
+                data=DATA.format(AUTHORS[kind]), commit="unknown", date="unknown", scores={},
+                attribution=f"{PAPERS[kind]}; imported from {origin}",
             ),
             intended_use=USE, licence=options.licence,
         )  # fmt: skip
@@ -122,26 +137,34 @@ def read_members(paths: list[Path]) -> tuple[dict[str, State], Network, str]:
         common = common or network
         if network != common:
             raise WeightsError(
-                f"'{path}' has widths {list(network.widths)}, '{paths[0]}' has {list(common.widths)}; the members of a "
-                "bundle must be one kind of network: import them apart"
+                f"'{path}' is {told_of(network)}, '{paths[0]}' is {told_of(common)}; the members of a bundle must be "
+                "one kind of network: import them apart"
             )
         digest = sha256_of(path)
         if digest in sources:
             raise ConfigError(f"'{path}' and '{sources[digest]}' are the same; give one, with a larger --weights")
         sources[digest] = path
         members[member_name(path, members)] = state
-        print(f"read '{path}': widths {list(network.widths)}, {sum(t.numel() for t in state.values()):,} parameters")
+        print(f"read '{path}': {told_of(network)}, {sum(t.numel() for t in state.values()):,} parameters")
     assert common is not None  # the command line asks for at least one
     return members, common, ", ".join(f"{path.name} (sha256 {digest})" for digest, path in sources.items())
 
 
+def told_of(network: Network) -> str:
+    """A network in a few words."""
+    return f"{network.fusion} of widths {list(network.widths)}, classes: {network.classes}"
+
+
 def read_authors(path: Path) -> tuple[State, Network]:
-    """One checkpoint as our middle-fusion network's state, float32, and that network, known by its tensors' shapes.
+    """One checkpoint as our network's state, float32, and that network, known by its tensors' shapes.
 
     Entries outside `model.` (buffers of the loss, say) are left out, and named on stdout. A file that is
     a bare state dict has no such prefix. Raises WeightsError naming what is missing, superfluous or wrong.
     """
     found = read_state_dict(path)
+    for prefix in (PARALLEL, ""):
+        if f"{prefix}{HEAD}" in found:
+            return read_slices({name.removeprefix(prefix): tensor for name, tensor in found.items()}, path)
     prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
     outside = sorted(name for name in found if not name.startswith(prefix))
     if outside:
@@ -156,15 +179,57 @@ def read_authors(path: Path) -> tuple[State, Network]:
             f"'{path}' is not the authors' middle-fusion network of widths {list(network.widths)}: {len(missing)} "
             f"tensors missing: {_some(missing)}; {len(extra)} superfluous: {_some(extra)}; give the files as published"
         )
+    check_tensors(found, wanted, network, path)
+    return {_ours(name.removeprefix(prefix)): tensor.float() for name, tensor in found.items()}, network
+
+
+def read_slices(found: State, path: Path) -> tuple[State, Network]:
+    """A checkpoint of Zhong et al.'s kind, named as segmentation_models_pytorch names its Unet, and its network.
+
+    Encoder, decoder widths and the number of classes are known by the tensors. Raises WeightsError.
+    """
+    network = slice_network_of(found, path)
+    with torch.device("meta"):
+        wanted = build(network).state_dict()
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        raise WeightsError(
+            f"'{path}' is not the U-Net on {network.fusion} that segmentation_models_pytorch builds: {len(missing)} "
+            f"tensors missing: {_some(missing)}; {len(extra)} superfluous: {_some(extra)}; give the file as published"
+        )
+    check_tensors(found, wanted, network, path)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}, network
+
+
+def slice_network_of(found: State, path: Path) -> Network:
+    """The network for slices whose encoder and decoder have these tensors."""
+    first = [f"encoder.s{stage}.b1.conv3.conv.weight" for stage in range(1, 5)]
+    stages = tuple(int(found[name].shape[0]) for name in first if name in found)
+    blocks = [name for number in range(5) if (name := f"decoder.blocks.{number}.conv1.0.weight") in found]
+    fusion = next((n for n, d in DESIGNS.items() if tuple(width for _, width in d.stages()) == stages), None)
+    if fusion is None:
+        raise WeightsError(
+            f"'{path}' has an encoder of stages {list(stages)}, which is none of {', '.join(DESIGNS)}; only those can "
+            "be imported"
+        )
+    try:
+        widths = tuple(int(found[name].shape[0]) for name in blocks)
+        return Network(fusion=fusion, widths=widths, classes=int(found[HEAD].shape[0]))
+    except ConfigError as error:
+        raise WeightsError(f"'{path}': {error}; it is another network") from None
+
+
+def check_tensors(found: State, wanted: State, network: Network, path: Path) -> None:
+    """Raise WeightsError if a tensor's shape is another than the network's, or if it is not made of finite numbers."""
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             raise WeightsError(
                 f"'{path}': {name} has shape {tuple(tensor.shape)}, widths {list(network.widths)} need "
                 f"{tuple(wanted[name].shape)}; it is another network"
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+        whole = not wanted[name].is_floating_point()  # BatchNorm's count of batches
+        if tensor.is_floating_point() == whole or not torch.isfinite(tensor.float()).all():
             raise WeightsError(f"'{path}': {name} ({tensor.dtype}) holds no finite float32 numbers; fetch it again")
-    return {_ours(name.removeprefix(prefix)): tensor.float() for name, tensor in found.items()}, network
 
 
 def network_of(state: State, prefix: str, path: Path) -> Network:
@@ -197,7 +262,8 @@ def member_name(path: Path, taken: dict[str, State]) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.import_checkpoint",
-        description="Make a weight bundle from checkpoints as Ahn and Park published them. Nothing in one is run.",
+        description="Make a weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them. "
+        "Nothing in one is run.",
         epilog="Cost: the checkpoints are read one after the other, on the CPU; the bundle takes 4 bytes a parameter.",
     )
     add = parser.add_argument
@@ -206,8 +272,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--method", choices=METHODS, default="eoa",
         help="eoa: mean of the members' logits; diwa: one network, so one checkpoint (default: eoa)")
     add("--weights", nargs="+", type=float, metavar="W", help="one for each checkpoint, in order (default: all 1)")
-    add("--window", nargs=3, type=int, default=list(SUBMITTED_WINDOW), metavar=("X", "Y", "Z"),
-        help="sliding window in voxels (default: 192 192 192, the final submission; the authors use 160 elsewhere)")
+    add("--window", nargs=3, type=int, metavar=("X", "Y", "Z"),
+        help="window in voxels (default: 192 192 192, the final submission of Ahn and Park, who use 160 elsewhere; "
+        "256 256 1 for networks for slices)")
     add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")

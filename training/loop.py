@@ -26,7 +26,8 @@ from model.errors import LesionError
 from training.averaging import WeightAverage
 from training.checkpoint import LOG, STATE, cut_log, open_run, write_state
 from training.optimizers import optimizer_for
-from training.schedule import rate_at
+from training.predict import layout_of
+from training.schedule import rate_at, steps_of
 from training.settings import Training
 
 WAIT = timedelta(hours=6)
@@ -98,9 +99,13 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     """
     settings, device = run.settings, run.device
     viewed = settings.optimizer.name == "adamp"  # AdamP looks at weights as views, so they stay contiguous
-    weights_layout = torch.channels_last_3d if settings.channels_last and not viewed else torch.contiguous_format
+    weights_layout = torch.contiguous_format if viewed else layout_of(settings)
     network = run.network.to(device.torch_device, memory_format=weights_layout).train()
     optimizer = optimizer_for(network.parameters(), settings.optimizer)
+    learned = run.loss.to(device.torch_device) if isinstance(run.loss, nn.Module) else nn.Module()
+    if any(True for _ in learned.parameters()):
+        group = {"params": list(learned.parameters()), "lr": settings.loss.weights_rate, "weight_decay": 0.0}
+        optimizer.add_param_group(group)
     scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
     steps = steps_per_epoch(run)
     step, losses = run.first_epoch * steps, [0.0, 0]
@@ -110,6 +115,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
+        learned.load_state_dict(state["loss"])
         step, losses, run.seconds = state["step"], list(state["losses"]), dict(state["seconds"])
         if run.average is not None:
             run.average.load_state_dict(state["average"])
@@ -122,6 +128,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         if rank() == 0:
             write_state(run.folder / STATE, {
                 "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                "loss": learned.state_dict(),
                 "average": run.average.state_dict() if run.average else None, "step": step, "losses": losses,
                 "seconds": run.seconds,
             })  # fmt: skip
@@ -131,8 +138,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     batches = iter(loader(run, step, stop))
     while step < stop:
         rate = rate_at(settings, step / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
         loss = one_step(run, wrapped, optimizer, scaler, batches, step)
         losses = [losses[0] + loss, losses[1] + 1]
         step += 1
@@ -160,7 +166,7 @@ def one_step(
 ) -> float:  # fmt: skip
     """One step of the optimizer over `accumulate` batches; the mean loss."""
     settings, device = run.settings, run.device
-    layout = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
+    layout = layout_of(settings)
     total = 0.0
     optimizer.zero_grad(set_to_none=True)
     for part in range(settings.accumulate):
@@ -182,6 +188,8 @@ def one_step(
         total += value
         run.seconds["data"] += loaded - begun
         run.seconds["compute"] += time.perf_counter() - loaded
+    if isinstance(run.loss, nn.Module):
+        average_gradients(run.loss)
     if settings.optimizer.clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(wrapped.parameters(), settings.optimizer.clip_norm)
@@ -199,11 +207,18 @@ def mean_over_processes(value: float, device: Device) -> float:
     return float(total) / processes()
 
 
+def average_gradients(loss: nn.Module) -> None:
+    """The same gradients of the loss's own weights in every process, as the network's are."""
+    if processes() > 1:
+        for parameter in loss.parameters():
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= processes()
+
+
 def steps_per_epoch(run: Run) -> int:
-    """Optimizer steps of an epoch: as set, or as many as show every study once."""
-    settings = run.settings
-    crops = settings.batch * settings.accumulate * processes()
-    return settings.schedule.steps_per_epoch or max(1, -(-len(run.data) // crops))  # type: ignore[arg-type]
+    """Optimizer steps of an epoch: as set, or as many as show every study, or slice, once."""
+    return steps_of(run.settings, len(run.data), processes())  # type: ignore[arg-type]
 
 
 def loader(run: Run, first_step: int, stop: int) -> DataLoader[tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ from monai.losses import DiceFocalLoss
 from torch import Tensor
 
 from training.settings import Loss
+from training.slice_loss import SliceLoss
 
 EPSILON = 1e-5  # equation 1's "very small constant"; MONAI's value
 
@@ -14,9 +15,11 @@ EPSILON = 1e-5  # equation 1's "very small constant"; MONAI's value
 def loss_function(settings: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss as a function of logits (B, 2, X, Y, Z), of any float type, and truth (B, 1, X, Y, Z) of 0 and 1.
 
-    Returns one number in float32, whatever the logits are: sums over a crop overflow in half precision. A crop
-    without lesion gives no NaN.
+    For slices a module of logits (B, 1 or 2, Y, X), whose parameters are learned. Returns one number in float32,
+    whatever the logits are: sums over a crop overflow in half precision. A crop without lesion gives no NaN.
     """
+    if settings.kind == "dice_lovasz_bce":
+        return SliceLoss()
     if settings.kind == "equation_1":
         return lambda logits, truth: equation_1(logits, truth, settings.gamma, settings.batch_dice)
     dice_focal = DiceFocalLoss(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from training.checkpoint import read_json, write_json
 from training.command import ENDS, told
 from training.dealing import deal, draw_share, strata
 from training.export import export
@@ -114,6 +115,10 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
     studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
     say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--output", real)
+    check_made_from(real.with_suffix(".json"), {
+        "root": str(options.real.resolve()), "diagnosis": options.diagnosis, "site": options.site,
+        "copies": shipping.copies, "seed": shipping.seed,
+    })  # fmt: skip
     if not real.exists() and index_main([str(word) for word in (options.real, *say)]):
         raise ConfigError(f"'{options.real}' cannot be indexed, see above")
     words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies)
@@ -132,14 +137,24 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     return Data(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
 
 
+def check_made_from(path: Path, what: dict[str, Any]) -> None:
+    """Note at `path` what real studies and copies are made from; refuse another thing later. Raises ConfigError."""
+    if not path.exists():
+        write_json(path, what)
+    elif (there := read_json(path)) != what:
+        raise ConfigError(
+            f"'{path.parent}' holds studies made from {there}, and {what} is asked for; give another --run"
+        )
+
+
 def fold_of(name: str, train: set[str], validate: set[str], test: set[str], data: Data) -> Fold:
-    """Originals and copies of the patients to train on, copies of the others, and the phantoms' parts."""
+    """Copies of the patients' studies, for the originals end at a fixed distance from the tumour; and the phantoms."""
 
     def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
         return tuple(case for patient in sorted(patients) for case in of[patient])
 
     return Fold(
-        name=name, train=data.phantoms.train + cases(train, data.originals) + cases(train, data.copies),
+        name=name, train=data.phantoms.train + cases(train, data.copies),
         validate=cases(validate, data.copies) + data.phantoms.validate, test=cases(test, data.copies),
     )  # fmt: skip
 
@@ -194,7 +209,7 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
             folder / "selection.json", f"{name}_greedy", name, options.output / name, half=True, force=True,
             data=TRAINED_ON.format(real=len(stratum_of), phantoms=len(data.phantoms.train)), licence="MIT",
             index=options.run / "index.csv", check_case=fold.validate[0], wanted=options.device,
-            trained_on=[*fold.train, *(case for cases in data.copies.values() for case in cases)],
+            trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
         )  # fmt: skip
 
 

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from model.device import Device, choose_device, computing
+from model.ensemble import SLICES_A_WINDOW, difference_of
 from model.errors import ConfigError
 from model.lesions import Scores, score
-from model.segment import network_image
+from model.segment import image_of
+from model.slices import slide_slices
 from model.sliding import slide
 from training.checkpoint import replacing
 from training.prepare import Prepared
@@ -38,25 +40,37 @@ def device_for(precision: str, wanted: str = "auto") -> Device:
     return replace(device, torch_device=local, precision=PRECISIONS[precision])
 
 
+def layout_of(settings: Training) -> torch.memory_format:
+    """How images, and weights that allow it, lie in memory."""
+    if not settings.channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if settings.network.kind == "slices" else torch.channels_last_3d
+
+
 def margin(network: nn.Module, study: Prepared, settings: Training, device: Device) -> np.ndarray:
     """Lesion's logit minus background's, float16 (X, Y, Z) of the prepared study; above 0 is lesion."""
     hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
-    image = network_image(hu, suv.astype(np.float32), settings.intensity).to(device.torch_device)
-    layout = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
+    image = image_of(hu, suv.astype(np.float32), settings.part)
+    training, window, slices = network.training, settings.window, settings.network.kind == "slices"
+    layout = layout_of(settings)
 
     def predict(patches: Tensor) -> Tensor:
-        said: Tensor = network(patches.contiguous(memory_format=layout)).float()
-        return said[:, 1:] - said[:, :1]
+        return difference_of(network(patches.contiguous(memory_format=layout)))
 
-    window = settings.window
-    training = network.training
     network.eval()
     with computing(device):
-        out = slide(
-            image, predict, window=window.size, overlap=window.overlap, weighting=window.weighting, batch=BATCH
-        )
+        if slices:
+            out = slide_slices(
+                image, predict, window=window.size, air_hu=settings.intensity.ct_low_hu, device=device.torch_device,
+                batch=SLICES_A_WINDOW * BATCH,
+            )  # fmt: skip
+        else:
+            image = image.to(device.torch_device)
+            out = slide(
+                image, predict, window=window.size, overlap=window.overlap, weighting=window.weighting, batch=BATCH
+            )[0]
     network.train(training)
-    return out[0].clamp(-6e4, 6e4).half().cpu().numpy()
+    return out.clamp(-6e4, 6e4).half().cpu().numpy()
 
 
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:

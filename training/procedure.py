@@ -42,7 +42,8 @@ class Plan:
     """phantoms: {part: {site: [first seed, how many]}}; members: {name: changes of settings}.
 
     settings: of the base run, which ends at schedule.stop (t0); members run from there to schedule.epochs.
-    pretrain: changes of settings for the CT encoder's run, null: none. networks: {row of table 2: network}.
+    pretrain: changes of settings for the CT encoder's run, null: none. networks: {row of table 2: network}. slices:
+    changes of settings for the runs on slices of experiment wholebody.
     crop_suv_above: SUV, see training.prepare.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     phantoms: dict[str, Any]
     networks: dict[str, Any]
     pretrain: dict[str, Any] | None = None
+    slices: dict[str, Any] | None = None
     crop_suv_above: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class Plan:
         self.member_settings()
         if self.pretrain is not None:
             changed(self.base, self.pretrain, "pretrain")
+        if self.slices is not None:
+            changed(self.base, self.slices, "slices")
         for name, network in _mapping(self.networks, "networks").items():
             changed(self.base, {"network": network}, f"networks: {name}")
 

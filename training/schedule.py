@@ -43,6 +43,11 @@ def rate_at(settings: Training, epoch: float) -> float:
     return _cosine(averaging.peak, averaging.constant, (since / length - RISE) / (1 - RISE))
 
 
+def steps_of(settings: Training, length: int, processes: int = 1) -> int:
+    """Optimizer steps of an epoch: as set, or as many as show each of `length` studies or slices once."""
+    return settings.schedule.steps_per_epoch or max(1, -(-length // (settings.batch * settings.accumulate * processes)))
+
+
 def draw(settings: Training, path: Path) -> None:
     """Write the rate over the run as PNG: yellow before t0, green after it, every preset. Raises OutputError.
 

@@ -64,6 +64,9 @@ def select_runs(
     return {
         "format": FORMAT, "fold": fold.name, "cases": list(fold.validate), "cases_with_lesion": with_lesion,
         "trained_on": sorted(set().union(*(one.seen.cases for one in candidates.values()))),
+        "patients": sorted(set().union(
+            (study.patient for study in bench.studies.values()), *(one.seen.patients for one in candidates.values())
+        )),
         "cache": str(cache.resolve()), "crop": dataclasses.asdict(crop), "threshold": THRESHOLD,
         **{key: dataclasses.asdict(getattr(first.settings, key)) for key in ("network", "intensity", "window")},
         "device": device.name, "precision": str(device.precision).removeprefix("torch."), "replacement": replacement,

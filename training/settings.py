@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from model.config import Intensity, Network, Window
+from model.config import Intensity, Network, Part, Window
 from model.errors import ConfigError
 
 T = TypeVar("T")
 PAPER_WIDTHS = (32, 32, 64, 128, 256)
-LOSSES = ("dice_focal", "equation_1")
+LOSSES = {"volumes": ("dice_focal", "equation_1"), "slices": ("dice_lovasz_bce",)}
+KEPT = ("last", "best")
 OPTIMIZERS = ("adamp", "adamw", "adabelief")
 STRENGTHS = {"none": 0.0, "weak": 0.5, "paper": 1.0, "strong": 1.5}  # times probability and range of table 1
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -54,15 +55,19 @@ class Crops:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """dice_focal: MONAI's DiceFocalLoss as the authors use it; equation_1: as the paper prints it."""
+    """dice_focal: MONAI's DiceFocalLoss as the authors use it; equation_1: as the paper prints it. For slices
+    dice_lovasz_bce (Zhong et al.), whose weights are learned at weights_rate.
+    """
 
     kind: str = "dice_focal"
     gamma: float = 2.0
+    weights_rate: float = 1e-4
     batch_dice: bool = False  # one Dice over the whole batch: a crop without lesion alone has no gradient
 
     def __post_init__(self) -> None:
-        _among(self, "kind", LOSSES)
+        _among(self, "kind", tuple(kind for kinds in LOSSES.values() for kind in kinds))
         _between(self, "gamma", 0, 10)
+        _between(self, "weights_rate", 1e-12, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,25 @@ class Averaging:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WholeBody:
+    """The whole-body strategy (Zhong et al., section 2.1), for slices alone; see training.whole_body.
+
+    alpha: slices of whole bodies as a multiple of those with lesion, 0: none; beta: epochs until the next group of
+    patients; overlap: share of a group's patients that the next one has, too; lesion false: whole bodies alone.
+    """
+
+    alpha: float = 1.0
+    beta: int = 5
+    overlap: float = 0.25
+    lesion: bool = True
+
+    def __post_init__(self) -> None:
+        _between(self, "alpha", 0, 1e6)
+        _between(self, "beta", 1, 1e6)
+        _between(self, "overlap", 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """One run of training.train. `batch` crops at a time, `accumulate` batches a step: the effective batch is their
     product times the number of processes.
@@ -143,7 +167,8 @@ class Training:
     intensity: Intensity = field(default_factory=lambda: Intensity(ct_clip=True))  # of validation and of the bundle
     suv_tops: tuple[float, ...] = (20.0, 40.0)  # in training SUV is divided by one of them (section 2.2)
     window: Window = field(default_factory=lambda: Window(size=(160, 160, 160)))
-    crops: Crops = field(default_factory=Crops)
+    crops: Crops = field(default_factory=Crops)  # of volumes
+    whole_body: WholeBody = field(default_factory=WholeBody)  # of slices
     augmentation: str = "paper"
     flips: tuple[int, ...] = (0, 1, 2)  # axes (x, y, z) that table 1's flip may turn; all three in the paper
     loss: Loss = field(default_factory=Loss)
@@ -157,12 +182,19 @@ class Training:
     workers: int = 4  # processes that draw and augment crops; 0: none
     validate_every: int = 10  # epochs
     validate_at_most: int | None = None  # studies; None: all
+    keep: str = "last"  # which weights the run ends with: the last ones, or those of the best validation so far
     checkpoint_minutes: float = 10.0  # at most between checkpoints; one is written at every epoch's end, too
     seed: int = 0
 
     def __post_init__(self) -> None:
         _among(self, "augmentation", tuple(STRENGTHS))
         _among(self, "precision", PRECISIONS)
+        _among(self, "keep", KEPT)
+        kind = self.network.kind
+        if self.loss.kind not in LOSSES[kind]:
+            raise ConfigError(f"loss.kind of {kind} must be one of {', '.join(LOSSES[kind])}, got {self.loss.kind!r}")
+        if self.keep == "best" and self.averaging is not None:
+            raise ConfigError("keep: best and averaging exclude each other: an average is of all that comes after t0")
         for name in ("batch", "accumulate", "validate_every"):
             _between(self, name, 1, 1e6)
         if self.validate_at_most is not None:
@@ -174,11 +206,19 @@ class Training:
             raise ConfigError(f"flips must be axes out of 0, 1, 2, got {list(self.flips)}")
         if not self.suv_tops or not all(top > 0 for top in self.suv_tops):
             raise ConfigError(f"suv_tops must be numbers above 0, got {list(self.suv_tops)}")
-        if any(edge % self.network.divisor for edge in (*self.crops.size, *self.window.size)):
+        if self.part.network.kind == "volumes" and any(edge % self.network.divisor for edge in self.crops.size):
             raise ConfigError(
-                f"crops.size {list(self.crops.size)} and window.size {list(self.window.size)} must be multiples of "
-                f"{self.network.divisor} for this network"
+                f"crops.size {list(self.crops.size)} must be multiples of {self.network.divisor} for this network"
             )
+
+    @property
+    def part(self) -> Part:
+        """What the network needs to be run."""
+        return Part(network=self.network, intensity=self.intensity, window=self.window)
+
+    def changed_to(self, **changes: Any) -> "Training":
+        """The settings with other values of their own."""
+        return dataclasses.replace(self, **changes)
 
 
 def read_settings(path: Path) -> Training:

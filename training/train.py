@@ -26,7 +26,9 @@ from model.files import sha256_of
 from model.networks import build
 from training import checkpoint
 from training.averaging import WeightAverage
+from training.batch_norm import refreshed
 from training.command import ENDS, told
+from training.imagenet import load_encoder
 from training.loop import Run, opened, processes, rank, train
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
@@ -34,10 +36,12 @@ from training.predict import device_for, margin, score_margin, validation_dice
 from training.prepare import digest_of, load
 from training.sampling import CropDataset
 from training.settings import Training, changed, read_settings, read_yaml, settings_to
+from training.slice_sampling import SliceDataset
 from training.split import Fold, read_fold
 from training.unseen import check_unseen, seen_by, seen_with
 
-MEAN, LAST = "mean.safetensors", "last.safetensors"
+MEAN, LAST, BEST = "mean.safetensors", "last.safetensors", "best.safetensors"
+BEST_NOTE = "best.json"
 
 
 def main() -> int:
@@ -48,7 +52,7 @@ def main() -> int:
             settings = changed(settings, read_yaml(options.change), str(options.change))
         train_run(
             options.run, settings, options.cache, read_fold(options.split, options.fold),
-            start=options.start, ct_encoder=options.ct_encoder, wanted=options.device,
+            start=options.start, ct_encoder=options.ct_encoder, encoder=options.encoder, wanted=options.device,
         )  # fmt: skip
     except ENDS as error:
         return told(error)
@@ -65,29 +69,31 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
     parser.add_argument("--start", type=Path, help="folder of the finished base run that a member starts from")
     parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training.pretrain, for a base run")
+    parser.add_argument("--encoder", type=Path, help="timm's weights for the RegNetY of a network for slices")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
     return parser.parse_args()
 
 
 def train_run(
     folder: Path, settings: Training, cache: Path, fold: Fold, *,
-    start: Path | None = None, ct_encoder: Path | None = None, wanted: str = "auto",
+    start: Path | None = None, ct_encoder: Path | None = None, encoder: Path | None = None, wanted: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """One run to its end; what run.json says of it. A finished run is not done again.
 
-    start: a finished run whose result this one begins with, at epoch `averaging.start`. Raises ConfigError,
-    WeightsError, and TrainingError for a loss that is not finite.
+    encoder: a file of timm's weights for the encoder of a network for slices. start: a finished run whose result this
+    one begins with, at epoch `averaging.start`. Raises ConfigError, WeightsError, and TrainingError for a loss that
+    is not finite.
     """
-    origin = starting_point(settings, start, ct_encoder)
+    origin = starting_point(settings, start, ct_encoder, encoder)
     before = start or (ct_encoder.parent if ct_encoder else None)
     if before:
         check_unseen(before, seen_by(before), (*fold.validate, *fold.test), cache, "validate or test with")
     if not fold.train:
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
-    data = CropDataset(cache, fold.train, settings)  # all that can be wrong is found before the folder is begun
+    data = data_for(settings, cache, fold)  # all that can be wrong is found before the folder is begun
     make_deterministic()
-    network = starting_network(settings, start, ct_encoder)
+    network = starting_network(settings, start, ct_encoder, encoder)
     config = {
         "settings": settings_to(settings), "train": list(fold.train), "validate": list(fold.validate),
         "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
@@ -108,6 +114,13 @@ def train_run(
         if rank() == 0:
             return finish(run, watcher, origin)
     return {}
+
+
+def data_for(settings: Training, cache: Path, fold: Fold) -> CropDataset | SliceDataset:
+    """Crops, or slices, of the fold's training cases."""
+    if settings.network.kind == "slices":
+        return SliceDataset(cache, fold.train, settings, processes())
+    return CropDataset(cache, fold.train, settings)
 
 
 def carry_on(base: Path, folder: Path, settings: Training) -> None:
@@ -132,10 +145,16 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
     partial.rename(folder)
 
 
-def starting_point(settings: Training, start: Path | None, ct_encoder: Path | None) -> dict[str, str] | None:
+def starting_point(
+    settings: Training, start: Path | None, ct_encoder: Path | None, encoder: Path | None = None
+) -> dict[str, str] | None:
     """What a run begins with, by sha256 of its file; None for random weights. Raises ConfigError."""
-    if start is not None and ct_encoder is not None:
-        raise ConfigError("--start and --ct-encoder exclude each other: theta_0 holds its CT encoder already")
+    if sum(given is not None for given in (start, ct_encoder, encoder)) > 1:
+        raise ConfigError("--start, --ct-encoder and --encoder exclude each other: theta_0 holds its encoders already")
+    if encoder is not None and settings.network.kind != "slices":
+        raise ConfigError("--encoder is for networks for slices; --ct-encoder for those for volumes")
+    if ct_encoder is not None and settings.network.kind != "volumes":
+        raise ConfigError("--ct-encoder is for networks for volumes; --encoder for those for slices")
     if settings.averaging and start is None and settings.averaging.start > 0:
         raise ConfigError("averaging.start is above 0: a member needs --start, the base run it is fine-tuned from")
     last = settings.schedule.last
@@ -149,13 +168,19 @@ def starting_point(settings: Training, start: Path | None, ct_encoder: Path | No
                 "they must be the same t0"
             )
         return {"run": str(start.resolve()), "sha256": sha256_of(checkpoint.result_file(start))}
+    if encoder is not None:
+        if not encoder.is_file():
+            raise ConfigError(f"encoder '{encoder}' is not there; give a file of timm's weights")
+        return {"encoder": str(encoder.resolve()), "sha256": sha256_of(encoder)}
     if ct_encoder is not None and not ct_encoder.is_file():
         raise ConfigError(f"CT encoder '{ct_encoder}' is not there; training.pretrain makes one")
     return {"ct_encoder": str(ct_encoder.resolve()), "sha256": sha256_of(ct_encoder)} if ct_encoder else None
 
 
-def starting_network(settings: Training, start: Path | None, ct_encoder: Path | None) -> nn.Module:
-    """Random weights of the seed, theta_0 of the base run, or a pre-trained CT encoder in random weights."""
+def starting_network(
+    settings: Training, start: Path | None, ct_encoder: Path | None, encoder: Path | None = None
+) -> nn.Module:
+    """Random weights of the seed, theta_0 of the base run, or a pre-trained encoder in random weights."""
     torch.manual_seed(settings.seed)
     network = build(settings.network)
     try:
@@ -163,6 +188,8 @@ def starting_network(settings: Training, start: Path | None, ct_encoder: Path | 
             network.load_state_dict(checkpoint.read_weights(checkpoint.result_file(start)))
         if ct_encoder is not None:
             network.get_submodule("ct_encoder").load_state_dict(checkpoint.read_weights(ct_encoder))
+        if encoder is not None:
+            load_encoder(network.get_submodule("encoder"), encoder)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"'{start or ct_encoder}' does not fit the network of these settings: {reason}") from None
@@ -179,6 +206,7 @@ class Watcher:
         most = min(settings.validate_at_most or len(fold.validate), len(fold.validate))
         self.cases = [fold.validate[number * len(fold.validate) // most] for number in range(most)]  # from all of it
         self.average: WeightAverage | None = None
+        self.train = fold.train
         self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None
         self.last: dict[str, Any] = {}
 
@@ -211,9 +239,20 @@ class Watcher:
             "dice": validation_dice(scores), "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
             "fnv_ml": float(np.mean([s.fnv_ml for s in scores.values()])),
         }  # fmt: skip
+        self.keep_best(epoch, network)
         if (self.folder / checkpoint.LOG).exists():
             draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
         return dict(self.last)
+
+    def keep_best(self, epoch: int, network: nn.Module) -> None:
+        """Write the weights down where they are the best so far, if those are kept."""
+        if self.settings.keep != "best" or rank() != 0:
+            return
+        note = self.folder / BEST_NOTE
+        before = checkpoint.read_json(note) if note.exists() else None
+        if before is None or epoch <= before["epoch"] or self.last["dice"] > before["validation"]["dice"]:
+            checkpoint.write_weights(self.folder / BEST, network.state_dict())
+            checkpoint.write_json(note, {"epoch": epoch, "validation": self.last})
 
     def judged(self) -> nn.Module:
         """The network that is validated: the average where there is one."""
@@ -221,7 +260,7 @@ class Watcher:
             return self.network
         network = build(self.settings.network).to(self.device.torch_device)
         network.load_state_dict(self.average.state())
-        return network
+        return refreshed(network, self.settings, self.cache, self.train, self.device)
 
 
 def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[str, Any]:
@@ -229,10 +268,14 @@ def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[st
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.last
     validation = watcher.last or watcher.validated(stop)  # a run killed after its last checkpoint has not validated
-    state = run.average.state() if run.average else run.network.state_dict()
-    checkpoint.write_weights(run.folder / name, state)
+    best = stop
+    if run.settings.keep == "best" and (run.folder / BEST_NOTE).exists():
+        name, note = BEST, checkpoint.read_json(run.folder / BEST_NOTE)
+        best, validation = note["epoch"], note["validation"]
+    else:
+        checkpoint.write_weights(run.folder / name, watcher.judged().state_dict())
     result = {
-        "result": name, "sha256": sha256_of(run.folder / name), "epoch": stop, "start": origin,
+        "result": name, "sha256": sha256_of(run.folder / name), "epoch": stop, "kept_epoch": best, "start": origin,
         "terms": run.average.terms if run.average else 0, "validation": validation,
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()}, "device": run.device.name,
     }  # fmt: skip

@@ -1,0 +1,128 @@
+"""Slices of a study one by one, as Zhong et al. run them: where each lies, how it is normalised, and pasted back.
+
+Their container is the standard: 256 x 256 pixels around the body, CT clipped to +-1000 HU, each modality of each slice
+to mean 0 and standard deviation 1, channel order PET, CT. Rows are y and columns x of the network's order.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from model.config import Intensity
+
+BODY_HU = -500.0  # above is body: between lung (about -800) and fat (-100)
+OUTSIDE = -100.0  # logit difference of what no window covers: surely background
+Size = tuple[int, int, int]
+
+
+def clipped_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> Tensor:
+    """HU and SUV in LAS (z, y, x) as float32 (2, X, Y, Z), channel 0 = CT in HU, 1 = PET in SUV, clipped as set."""
+    channels = np.empty((2, *suv.shape), dtype=np.float32)
+    channels[0], channels[1] = hu, suv
+    if settings.ct_clip:
+        np.clip(channels[0], settings.ct_low_hu, settings.ct_high_hu, out=channels[0])
+    if settings.suv_clip:
+        np.minimum(channels[1], settings.suv_top, out=channels[1])
+    return torch.from_numpy(channels).permute(0, 3, 2, 1)
+
+
+def slide_slices(
+    image: Tensor,
+    predict: Callable[[Tensor], Tensor],
+    *,
+    window: Size,
+    air_hu: float,
+    device: torch.device,
+    batch: int = 1,
+    on_windows: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """What `predict` says of every slice, (X, Y, Z) float32 on the host; OUTSIDE where no window lies.
+
+    image: as `clipped_image` makes it, on the host; `predict` turns (B, 2, Y, X), channel 0 = PET, on `device`, into
+    (B, 1, Y, X). air_hu: CT at or below it is air. `on_windows` is told how many slices were done.
+    """
+    starts = window_starts(image[0].numpy(), window)
+    out = torch.full(tuple(image.shape[1:]), OUTSIDE)
+    for first in range(0, len(starts), batch):
+        numbers = range(first, min(first + batch, len(starts)))
+        patches = torch.stack([cut(image, starts[z], z, window, air_hu) for z in numbers]).to(device)
+        said = predict(normalised(patches, air_hu)).float().cpu()
+        for z, part in zip(numbers, said, strict=True):
+            paste(out[..., z], part[0].T, starts[z])
+        on_windows(len(numbers))
+    return out
+
+
+def window_starts(hu: NDArray[Any], window: Size) -> list[tuple[int, int]]:
+    """First pixel (x, y) of the window of each slice of CT (X, Y, Z).
+
+    The window's middle is that of the bounding box of the slice's largest part above BODY_HU, or of the whole slice
+    where there is none; it is moved to lie inside the slice, and where that is smaller, around it (then below 0).
+    """
+    found = []
+    for z in range(hu.shape[2]):
+        low, high = body_box(hu[..., z])
+        start = []
+        for a, b, edge, n in zip(low, high, window[:2], hu.shape[:2], strict=True):
+            start.append(-((edge - n) // 2) if n < edge else min(max((a + b - 1) // 2 - edge // 2, 0), n - edge))
+        found.append((start[0], start[1]))
+    return found
+
+
+def body_box(hu: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First pixel of the body of a slice (X, Y), and the first beyond it; of the whole slice where there is no body."""
+    labels, count = ndimage.label(hu > BODY_HU)
+    if not count:
+        return (0, 0), hu.shape
+    largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
+    box = ndimage.find_objects(labels, max_label=largest)[largest - 1]
+    return tuple(part.start for part in box), tuple(part.stop for part in box)
+
+
+def beyond(hu: NDArray[Any], window: Size) -> int:
+    """How many slices of CT (X, Y, Z) show a body that its window does not cover."""
+    count = 0
+    for z, start in enumerate(window_starts(hu, window)):
+        low, high = body_box(hu[..., z])
+        body = bool((hu[..., z] > BODY_HU).any())
+        count += body and any(a < s or b > s + w for a, b, s, w in zip(low, high, start, window[:2], strict=True))
+    return count
+
+
+def cut(image: Tensor, start: tuple[int, int], z: int, window: Size, air_hu: float) -> Tensor:
+    """The window of one slice, (2, Y, X), channel 0 = PET, 1 = CT; beyond the slice there is air."""
+    x, y = (slice(max(s, 0), s + w) for s, w in zip(start, window[:2], strict=True))
+    ct, pet = (part[x, y, z].T for part in image)
+    rows, columns = ((max(-s, 0), w) for s, w in ((start[1], window[1]), (start[0], window[0])))
+    pad = [columns[0], columns[1] - columns[0] - ct.shape[1], rows[0], rows[1] - rows[0] - ct.shape[0]]
+    return torch.stack([functional.pad(pet, pad), functional.pad(ct, pad, value=air_hu)])
+
+
+def paste(slice_: Tensor, part: Tensor, start: tuple[int, int]) -> None:
+    """Write a window (x, y) into its slice (X, Y); what lies beyond the slice is dropped."""
+    inside = [max(-s, 0) for s in start]
+    x, y = (slice(max(s, 0), s + w) for s, w in zip(start, part.shape, strict=True))
+    place = slice_[x, y]
+    place[:] = part[inside[0] : inside[0] + place.shape[0], inside[1] : inside[1] + place.shape[1]]
+
+
+def normalised(patches: Tensor, air_hu: float) -> Tensor:
+    """Every channel of every slice (B, 2, Y, X) less its mean, over its standard deviation, both of its own pixels.
+
+    Those are, of PET, the pixels that are not 0, of CT those above `air_hu`. Where all are equal, or there is none,
+    the deviation counts as 1.
+    """
+    counted = torch.stack([patches[:, 0] != 0, patches[:, 1] > air_hu], 1)
+    number = counted.sum((2, 3), keepdim=True).clamp_min(1)
+    mean = (patches.double() * counted).sum((2, 3), keepdim=True) / number
+    off = patches - mean
+    deviation = ((off**2 * counted).sum((2, 3), keepdim=True) / number).sqrt()
+    flat = deviation < 1e-6 * mean.abs().clamp_min(1)  # rounding of equal values is no deviation
+    there = counted.any(3).any(2)[..., None, None]
+    return torch.where(there, off / deviation.masked_fill(flat, 1), 0).float()

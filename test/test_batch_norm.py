@@ -1,0 +1,35 @@
+import numpy as np
+import torch
+from conftest import tiny_slices, tiny_training
+
+from model.device import choose_device
+from model.networks import build
+from training.batch_norm import refreshed
+from training.slice_sampling import SliceDataset
+
+CASES = ("case0", "case1")
+
+
+def test_statistics_are_the_mean_of_the_batches_the_weights_see(tiny_cache) -> None:
+    settings = tiny_slices(augmentation="strong")
+    torch.manual_seed(0)
+    network = build(settings.network)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.fill_(7.0)
+    found = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu"))
+    assert not found.training
+    data = SliceDataset(tiny_cache, CASES, settings.changed_to(augmentation="none"))
+    images = torch.stack([data[number][0] for number in range(data.an_epoch)])
+    with torch.no_grad():  # the first convolution of every batch, by hand
+        said = [found.encoder.stem.conv(part) for part in images.split(settings.batch)]
+    mean = np.mean([part.mean((0, 2, 3)).numpy() for part in said], 0)
+    np.testing.assert_allclose(found.encoder.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_networks_for_volumes_have_none_and_are_left_alone(tiny_cache) -> None:
+    settings = tiny_training()
+    network = build(settings.network)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    after = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu")).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,89 @@
+"""The whole-body strategy of Zhong et al. (section 2.1): which slices an epoch trains on, and in which order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.settings import WholeBody
+
+Slice = tuple[str, int]  # case, and z in the network's order
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceOrder:
+    """Slices of an epoch: all that show a lesion, and between them, evenly, whole bodies of a group of patients.
+
+    lesion: slices that show one; whole: every slice of every patient; both of the training part of one fold.
+
+    Patients stand in a circle, in an order of the seed. A group is as many of them, one after the other, as have
+    alpha times as many slices as there are in `lesion`; the last patient's are cut short. After beta epochs the next
+    group begins so that a share `overlap` of the patients (25 % in the paper) is met again, and after the last group
+    the first. Nine patients, of whom four are a group:
+
+        patients   0 1 2 3 4 5 6 7 8
+        group 0    x x x x              epochs 0 to beta - 1
+        group 1          x x x x        epochs beta to 2 beta - 1: patient 3 again
+        group 2    x           x x x    patient 6 again, and 0, whom group 0 will meet again
+
+    Where they do not divide so evenly, the last group shares more with the first.
+    """
+
+    lesion: Sequence[Slice]
+    whole: Mapping[str, Sequence[Slice]]  # by patient
+    settings: WholeBody
+    seed: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """Slices of whole bodies in an epoch."""
+        everything = sum(map(len, self.whole.values()))
+        if not self.settings.lesion:
+            return everything
+        return min(round(self.settings.alpha * len(self.lesion)), everything)
+
+    def groups(self) -> list[list[str]]:
+        """The patients of every group, in the order of the circle."""
+        circle = sorted(self.whole)
+        circle = [circle[number] for number in np.random.default_rng([self.seed, 0]).permutation(len(circle))]
+        found: list[list[str]] = []
+        first = 0
+        while self.wanted and first < len(circle):
+            group, slices = [], 0
+            while slices < self.wanted and len(group) < len(circle):
+                group.append(circle[(first + len(group)) % len(circle)])
+                slices += len(self.whole[group[-1]])
+            found.append(group)
+            if len(group) == len(circle):
+                break
+            first += max(len(group) - round(self.settings.overlap * len(group)), 1)
+        return found
+
+    def epoch(self, number: int) -> list[Slice]:
+        """The slices of an epoch: those with lesion, shuffled, those of whole bodies at even intervals between them.
+
+        The same number of slices in every epoch.
+        """
+        rng = np.random.default_rng([self.seed, 1, number])
+        base = list(self.lesion) if self.settings.lesion else []
+        base = [base[i] for i in rng.permutation(len(base))]
+        groups = self.groups()
+        added: list[Slice] = []
+        if groups:
+            group = groups[number // self.settings.beta % len(groups)]
+            added = [slice_ for patient in group for slice_ in self.whole[patient]][: self.wanted]
+            added = [added[i] for i in rng.permutation(len(added))]
+        return spread(base, added)
+
+    def __len__(self) -> int:
+        """Slices of an epoch."""
+        return (len(self.lesion) if self.settings.lesion else 0) + self.wanted
+
+
+def spread(base: Sequence[Slice], added: Sequence[Slice]) -> list[Slice]:
+    """Both in their orders, the added ones at even intervals: a b a b where they are as many, a a b a a b if half."""
+    places = [
+        ((number + 1) / len(part), which, slice_) for which, part in enumerate((base, added))
+        for number, slice_ in enumerate(part)
+    ]  # fmt: skip
+    return [slice_ for _, _, slice_ in sorted(places, key=lambda place: place[:2])]
