@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_slices
 from safetensors.torch import load_file
 from tiny_runs import FOLD, dice_of, logits, make_run, make_runs, random_state, small_cache
 
 from model.device import choose_device
 from model.errors import ConfigError, WeightsError
+from model.networks import build
+from training.batch_norm import refreshed
 from training.bench import Bench
 from training.candidates import read_candidates
 
@@ -113,3 +116,30 @@ def test_a_network_that_gives_nan_is_named(cache, tmp_path) -> None:
 def test_a_case_that_is_not_prepared_is_named(runs, cache, tmp_path) -> None:
     with pytest.raises(ConfigError, match="case8.*training.prepare"):
         Bench(read_candidates(runs), cache, ["case8"], tmp_path, CPU)
+
+
+def test_a_run_kept_in_half_precision_scores_as_its_network_in_single(cache, tmp_path, states) -> None:
+    half = {name: tensor.half() for name, tensor in states["m1"].items()}
+    bench = Bench(read_candidates([make_run(tmp_path / "half", half)]), cache, ILL, tmp_path / "keep", CPU)
+    bench.run_all()
+    single = {name: tensor.float() for name, tensor in half.items()}
+    expected = expected_dice(lambda case: logits(single, cache, case), cache)
+    assert bench.eoa(["half"]).dice == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_soup_of_networks_for_slices_has_the_mean_weights_and_statistics_made_anew(cache, tmp_path) -> None:
+    settings, runs, networks = tiny_slices(), [], []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks.append(build(settings.network))
+        run = make_run(tmp_path / f"m{seed}", networks[-1].state_dict(), settings=settings)
+        runs.append(run)
+    found = Bench(read_candidates(runs), cache, ILL, tmp_path / "keep", CPU).soup_network(["m0", "m1"])
+    mean = build(settings.network)
+    with torch.no_grad():
+        for out, one, other in zip(mean.parameters(), *(n.parameters() for n in networks), strict=True):
+            out.copy_((one + other) / 2)
+    expected = refreshed(mean, settings, cache, FOLD.train, CPU).state_dict()
+    state = found.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items()) and not found.training
+    assert (state["encoder.stem.bn.running_mean"] != 0).any()

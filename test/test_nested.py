@@ -11,12 +11,12 @@ from training.nested import Data, Shipping, fold_of
 from training.settings import build, read_yaml
 from training.split import Fold
 
-PLAN = Path(__file__).resolve().parent.parent / "training" / "configs" / "shipped.yaml"
+CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
 
 
-@pytest.fixture(scope="module")
-def shipping() -> Shipping:
-    return build(Shipping, read_yaml(PLAN), str(PLAN))
+@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml"])
+def shipping(request) -> Shipping:
+    return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
 
 
 def test_the_runs_on_phantoms_are_as_long_as_their_own_schedules(shipping) -> None:
@@ -60,6 +60,17 @@ def test_no_copy_and_no_start_are_refused(shipping) -> None:
     for changes in ({"copies": 0}, {"starts": {}}):
         with pytest.raises(ConfigError, match="copies must be 1 or more and starts not empty"):
             replace(shipping, **changes)
+    with pytest.raises(ConfigError, match="bundles must name choices out of WA best, EoA uniform"):
+        replace(shipping, bundles={"eoa": "EoA"})
+
+
+def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
+    volumes, slices = (
+        build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "shipped-slices.yaml")
+    )
+    assert volumes.plan.phantoms == slices.plan.phantoms and volumes.plan.crop == slices.plan.crop
+    assert (volumes.copies, volumes.seed) == (slices.copies, slices.seed)
+    assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
 
 
 def test_studies_made_from_something_else_are_not_used_again(tmp_path) -> None:

@@ -65,7 +65,9 @@ def random_state(seed: int, near: dict | None = None, **changes: object) -> dict
     return state
 
 
-def make_run(folder: Path, state: dict, base: Path | None = None, train: tuple = FOLD.train, **changes: object) -> Path:
+def make_run(
+    folder: Path, state: dict, base: Path | None = None, train: tuple = FOLD.train, settings=None, **changes: object
+) -> Path:
     """A finished run with these weights, started from `base`."""
     name = "mean.safetensors" if base else "last.safetensors"
     write_weights(folder / name, state)
@@ -74,8 +76,8 @@ def make_run(folder: Path, state: dict, base: Path | None = None, train: tuple =
     for key, names in yaml.safe_load((base / "config.yaml").read_text())["seen"].items() if base else ():
         seen[key] = sorted({*seen[key], *names})
     config = {
-        "settings": settings_to(tiny_training(**changes)), "train": list(train), "validate": list(FOLD.validate),
-        "data": "", "seen": seen, "start": start, "processes": 1,
+        "settings": settings_to(settings or tiny_training(**changes)),
+        "train": list(train), "validate": list(FOLD.validate), "data": "", "seen": seen, "start": start, "processes": 1,
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_json(folder / "run.json", {

@@ -79,6 +79,7 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
     check(options, weights, folder)
     members, network, origin = read_members(options.checkpoints)
     kind = network.kind
+    crop = Crop(suv_above=CROPS[kind] if options.crop_suv_above is None else options.crop_suv_above)
     part = Part(
         network=network, window=Window(size=tuple(options.window or WINDOWS[kind])),
         intensity=Intensity(ct_low_hu=-1000, ct_high_hu=1000, ct_clip=kind == "slices", suv_top=40, suv_clip=False),
@@ -87,7 +88,7 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
     def manifest(written: tuple[Member, ...]) -> Manifest:
         return Manifest(
             format_version=FORMAT_VERSION, name=options.name, kind=kind, network=network, channels=CHANNELS[kind],
-            intensity=part.intensity, crop=Crop(suv_above=CROPS[kind]), window=part.window, method=options.method,
+            intensity=part.intensity, crop=crop, window=part.window, method=options.method,
             combine="logits", members=written,
             provenance=Provenance(
                 data=DATA.format(AUTHORS[kind]), commit="unknown", date="unknown", scores={},
@@ -275,6 +276,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--window", nargs=3, type=int, metavar=("X", "Y", "Z"),
         help="window in voxels (default: 192 192 192, the final submission of Ahn and Park, who use 160 elsewhere; "
         "256 256 1 for networks for slices)")
+    add("--crop-suv-above", type=float, metavar="SUV",
+        help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training.mix needs the same "
+        "in all its bundles)")
     add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")

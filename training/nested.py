@@ -5,8 +5,8 @@
 
 The first command divides the real patients into outer folds. For each, base run, members and selection see the
 other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
-at random. --ship runs the same procedure on all patients and writes weights/eoa and weights/diwa. What is done
-is not done again, so it can be stopped at any moment.
+at random. --ship runs the same procedure on all patients and writes the plan's bundles, weights/eoa and
+weights/diwa. What is done is not done again, so it can be stopped at any moment.
 """
 
 import argparse
@@ -36,12 +36,13 @@ from training.procedure import (
 )
 from training.recrop import main as recrop_main
 from training.scores import CaseScore, summary, table, write
+from training.select import TITLES
 from training.settings import Training, build, changed, read_yaml
 from training.split import Fold
 from training.table import Study, read_table, write_table
 from training.train import train_run
 
-CHOICES = {"eoa": "EoA greedy", "diwa": "DiWA greedy"}
+CHOICES = {title: name for name, title in TITLES.items()}
 TRAINED_ON = (
     "{real} patients with soft-tissue sarcoma, TCIA collection Soft-tissue-Sarcoma (Vallieres et al. 2015, "
     "doi:10.7937/K9/TCIA.2015.7GO2GSKS, CC BY 3.0), as published by IBSI and MIRP, some of them to validate; and "
@@ -53,15 +54,20 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 @dataclass(frozen=True, kw_only=True)
 class Shipping:
     """plan: base run, members and phantoms; starts: {name: changes of settings} of runs on phantoms alone, each of
-    which goes on from the one before, and every base run from the last; copies: re-crops of a real study.
+    which goes on from the one before, and every base run from the last; copies: re-crops of a real study; bundles:
+    {name below weights/: the choice it holds, EoA greedy and the like}.
     """
 
     plan: Plan
     starts: dict[str, dict[str, Any]]
+    bundles: dict[str, str]
     copies: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.bundles.values()) - set(CHOICES))
+        if unknown or not self.bundles:
+            raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")
         if self.copies < 1 or not self.starts:
             raise ConfigError(f"copies must be 1 or more and starts not empty, got {self.copies} and {self.starts}")
         self.start_settings()
@@ -163,7 +169,7 @@ def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Name
     """Every outer fold, and the mean over all their patients."""
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
-    rows: dict[str, list[CaseScore]] = {name: [] for name in CHOICES}
+    rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
     for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
         validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
@@ -182,10 +188,10 @@ def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Name
 def procedure(
     shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path, wanted: str
 ) -> tuple[list[Path], dict[str, Choice]]:
-    """Base run, members and selection on one fold; the members' folders, and what CHOICES chose of them."""
+    """Base run, members and selection on one fold; the members' folders, and what the bundles hold of them."""
     members = base_and_members(shipping.plan, folder, data.cache, fold, wanted, start=start)
     chosen = choices_of(selected(members, data.cache, fold, folder, wanted))
-    return members, {name: chosen[choice] for name, choice in CHOICES.items()}
+    return members, {name: chosen[choice] for name, choice in shipping.bundles.items()}
 
 
 def score(
@@ -206,7 +212,8 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
     for name, scores in score(members, choices, data.phantoms.test, data, folder, options.device).items():
         report(scores, options.run / f"{name}-phantoms.csv", f"{name}, phantoms never used")
         export(
-            folder / "selection.json", f"{name}_greedy", name, options.output / name, half=True, force=True,
+            folder / "selection.json", CHOICES[shipping.bundles[name]], name, options.output / name,
+            half=True, force=True,
             data=TRAINED_ON.format(real=len(stratum_of), phantoms=len(data.phantoms.train)), licence="MIT",
             index=options.run / "index.csv", check_case=fold.validate[0], wanted=options.device,
             trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
