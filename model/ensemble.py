@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.config import Manifest, Part
 from model.device import Device, computing, is_out_of_memory
 from model.errors import CaseError, WeightsError
-from model.slices import beyond, slide_slices
+from model.slices import slice_starts, slide_slices
 from model.sliding import slide, window_starts
 
 Voter = tuple[float, Callable[[], nn.Module], Part]
@@ -74,7 +74,8 @@ def vote(
     for number, (weight, load, part) in enumerate(voters):
         if (part.network.kind, part.intensity) != (shown.network.kind, shown.intensity):
             image, shown = view(part), part
-        if part.network.kind == "slices" and (wide := beyond(image[0].numpy(), part.window.size)):
+        starts, wide = slice_starts(image[0].numpy(), part.window.size) if part.network.kind == "slices" else ([], 0)
+        if wide:
             edges = f"{part.window.size[0]} x {part.window.size[1]}"
             warnings.append(
                 f"in {wide} of {image.shape[3]} slices the body is wider than the {edges} pixels that the network for "
@@ -84,7 +85,7 @@ def vote(
         while difference is None:
             try:
                 told = _counter(progress, sum(windows[:number]), sum(windows))
-                difference = _one(image, load(), part, replace(device, precision=precision), rungs[0], told)
+                difference = _one(image, load(), part, starts, replace(device, precision=precision), rungs[0], told)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -125,8 +126,9 @@ def difference_of(logits: Tensor) -> Tensor:
 
 
 def _one(
-    image: Tensor, network: nn.Module, part: Part, device: Device, rung: Rung, told: Callable[[int], None]
-) -> Tensor:
+    image: Tensor, network: nn.Module, part: Part, starts: list[tuple[int, int]], device: Device, rung: Rung,
+    told: Callable[[int], None],
+) -> Tensor:  # fmt: skip
     """One network's logit difference over the study, (X, Y, Z) float32 on the host."""
     network = network.to(rung.device)
     on = device if rung.device == device.torch_device else Device(
@@ -139,8 +141,8 @@ def _one(
     with computing(on):
         if part.network.kind == "slices":
             return slide_slices(
-                image, difference, window=part.window.size, air_hu=part.intensity.ct_low_hu, device=rung.device,
-                batch=rung.batch if rung.batch == 1 else SLICES_A_WINDOW * rung.batch, on_windows=told,
+                image, difference, starts=starts, window=part.window.size, air_hu=part.intensity.ct_low_hu,
+                device=rung.device, batch=rung.batch if rung.batch == 1 else SLICES_A_WINDOW * rung.batch, on_windows=told,
             )  # fmt: skip
         out = slide(
             image.to(rung.device), difference,

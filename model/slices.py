@@ -36,6 +36,7 @@ def slide_slices(
     image: Tensor,
     predict: Callable[[Tensor], Tensor],
     *,
+    starts: list[tuple[int, int]],
     window: Size,
     air_hu: float,
     device: torch.device,
@@ -45,9 +46,9 @@ def slide_slices(
     """What `predict` says of every slice, (X, Y, Z) float32 on the host; OUTSIDE where no window lies.
 
     image: as `clipped_image` makes it, on the host; `predict` turns (B, 2, Y, X), channel 0 = PET, on `device`, into
-    (B, 1, Y, X). air_hu: CT at or below it is air. `on_windows` is told how many slices were done.
+    (B, 1, Y, X). starts: of `slice_starts`. air_hu: CT at or below it is air. `on_windows` is told how many slices
+    were done.
     """
-    starts = window_starts(image[0].numpy(), window)
     out = torch.full(tuple(image.shape[1:]), OUTSIDE)
     for first in range(0, len(starts), batch):
         numbers = range(first, min(first + batch, len(starts)))
@@ -59,40 +60,33 @@ def slide_slices(
     return out
 
 
-def window_starts(hu: NDArray[Any], window: Size) -> list[tuple[int, int]]:
-    """First pixel (x, y) of the window of each slice of CT (X, Y, Z).
+def slice_starts(hu: NDArray[Any], window: Size) -> tuple[list[tuple[int, int]], int]:
+    """First pixel (x, y) of the window of each slice of CT (X, Y, Z); how many show a body that it does not cover.
 
     The window's middle is that of the bounding box of the slice's largest part above BODY_HU, or of the whole slice
     where there is none; it is moved to lie inside the slice, and where that is smaller, around it (then below 0).
     """
-    found = []
+    found, beyond = [], 0
     for z in range(hu.shape[2]):
-        low, high = body_box(hu[..., z])
+        box = body_box(hu[..., z])
+        low, high = box or ((0, 0), hu.shape[:2])
         start = []
         for a, b, edge, n in zip(low, high, window[:2], hu.shape[:2], strict=True):
             start.append(-((edge - n) // 2) if n < edge else min(max((a + b - 1) // 2 - edge // 2, 0), n - edge))
         found.append((start[0], start[1]))
-    return found
+        ends = zip(low, high, start, window[:2], strict=True)
+        beyond += box is not None and any(a < s or b > s + edge for a, b, s, edge in ends)
+    return found, beyond
 
 
-def body_box(hu: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First pixel of the body of a slice (X, Y), and the first beyond it; of the whole slice where there is no body."""
+def body_box(hu: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """First pixel of the body of a slice (X, Y), and the first beyond it; None where there is no body."""
     labels, count = ndimage.label(hu > BODY_HU)
     if not count:
-        return (0, 0), hu.shape
+        return None
     largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
     box = ndimage.find_objects(labels, max_label=largest)[largest - 1]
     return tuple(part.start for part in box), tuple(part.stop for part in box)
-
-
-def beyond(hu: NDArray[Any], window: Size) -> int:
-    """How many slices of CT (X, Y, Z) show a body that its window does not cover."""
-    count = 0
-    for z, start in enumerate(window_starts(hu, window)):
-        low, high = body_box(hu[..., z])
-        body = bool((hu[..., z] > BODY_HU).any())
-        count += body and any(a < s or b > s + w for a, b, s, w in zip(low, high, start, window[:2], strict=True))
-    return count
 
 
 def cut(image: Tensor, start: tuple[int, int], z: int, window: Size, air_hu: float) -> Tensor:

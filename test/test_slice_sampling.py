@@ -4,7 +4,7 @@ import torch
 from conftest import tiny_slices
 
 from model.segment import image_of
-from model.slices import slide_slices
+from model.slices import slice_starts, slide_slices
 from training.prepare import load
 from training.slice_sampling import SliceDataset, augmented, lesion_slices, slice_of_study
 from training.split import Fold
@@ -35,8 +35,9 @@ def test_a_training_slice_is_what_the_container_gives_the_network(tiny_cache) ->
         return patches[:, :1]
 
     hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
-    slide_slices(image_of(hu, suv.astype(np.float32), settings.part), predict, window=settings.window.size,
-                 air_hu=-1000.0, device=torch.device("cpu"))  # fmt: skip
+    whole = image_of(hu, suv.astype(np.float32), settings.part)
+    slide_slices(whole, predict, starts=slice_starts(whole[0].numpy(), settings.window.size)[0],
+                 window=settings.window.size, air_hu=-1000.0, device=torch.device("cpu"))  # fmt: skip
     for z in lesion_slices(study):
         image, truth = slice_of_study(study, z, settings)
         torch.testing.assert_close(image, seen[z][0])

@@ -5,14 +5,13 @@ import torch
 from model.config import Intensity
 from model.slices import (
     OUTSIDE,
-    beyond,
     body_box,
     clipped_image,
     cut,
     normalised,
     paste,
+    slice_starts,
     slide_slices,
-    window_starts,
 )
 
 AIR = -1000.0
@@ -29,7 +28,7 @@ def test_the_body_is_the_largest_part_and_an_empty_slice_is_all_of_itself() -> N
     hu = body((60, 50), (10, 20), (30, 45))
     hu[50:55, 2:8] = 40  # an arm, or the table
     assert body_box(hu) == ((10, 20), (30, 45))
-    assert body_box(np.full((60, 50), AIR)) == ((0, 0), (60, 50))
+    assert body_box(np.full((60, 50), AIR)) is None
 
 
 @pytest.mark.parametrize(
@@ -42,19 +41,23 @@ def test_the_body_is_the_largest_part_and_an_empty_slice_is_all_of_itself() -> N
     ],
 )  # fmt: skip
 def test_the_window_lies_around_the_bodys_centre(shape, low, high, window, start) -> None:
-    assert window_starts(body(shape, low, high)[..., None], window) == [start]
+    assert slice_starts(body(shape, low, high)[..., None], window)[0] == [start]
+
+
+def test_without_a_body_the_window_lies_around_the_slices_centre() -> None:
+    assert slice_starts(np.full((400, 300, 1), AIR, np.float32), (256, 256, 1)) == ([(71, 21)], 0)
 
 
 def test_slices_whose_body_is_wider_than_the_window_are_counted() -> None:
     hu = np.stack([body((400, 400), (20, 100), (390, 200)), body((400, 400), (100, 100), (300, 200)),
                    np.full((400, 400), AIR, np.float32)], -1)  # fmt: skip
-    assert beyond(hu, (256, 256, 1)) == 1
+    assert slice_starts(hu, (256, 256, 1))[1] == 1
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (90, 100), (64, 64), (40, 90)])
 def test_a_window_cut_and_pasted_back_is_the_slice_where_it_lay(shape) -> None:
     image = torch.rand(2, *shape, 1)
-    (start,) = window_starts(image[0].numpy(), (64, 64, 1))
+    (start,), _ = slice_starts(image[0].numpy(), (64, 64, 1))
     patch = cut(image, start, 0, (64, 64, 1), AIR)
     assert patch.shape == (2, 64, 64)
     for channel, number in (("PET", 1), ("CT", 0)):
@@ -105,10 +108,10 @@ def test_every_slice_is_run_once_pet_first_and_pasted_back() -> None:
     hu, suv = rng.normal(0, 100, (7, 70, 90)), rng.gamma(2, 1, (7, 70, 90))  # (z, y, x)
     image = clipped_image(hu, suv, Intensity(ct_clip=True))
     told: list[int] = []
-    out = slide_slices(image, lambda patches: patches[:, :1], window=(64, 64, 1), air_hu=AIR,
+    starts, _ = slice_starts(image[0].numpy(), (64, 64, 1))
+    out = slide_slices(image, lambda patches: patches[:, :1], starts=starts, window=(64, 64, 1), air_hu=AIR,
                        device=torch.device("cpu"), batch=3, on_windows=told.append)  # fmt: skip
     assert out.shape == (90, 70, 7) and told == [3, 3, 1]
-    starts = window_starts(image[0].numpy(), (64, 64, 1))
     for z, (x, y) in enumerate(starts):
         crop = suv[z, y : y + 64, x : x + 64]
         expected = (crop - crop[crop != 0].mean()) / crop[crop != 0].std()

@@ -18,7 +18,7 @@ from model.ensemble import SLICES_A_WINDOW, difference_of
 from model.errors import ConfigError
 from model.lesions import Scores, score
 from model.segment import image_of
-from model.slices import slide_slices
+from model.slices import slice_starts, slide_slices
 from model.sliding import slide
 from training.checkpoint import replacing
 from training.prepare import Prepared
@@ -61,8 +61,8 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     with computing(device):
         if slices:
             out = slide_slices(
-                image, predict, window=window.size, air_hu=settings.intensity.ct_low_hu, device=device.torch_device,
-                batch=SLICES_A_WINDOW * BATCH,
+                image, predict, starts=slice_starts(image[0].numpy(), window.size)[0], window=window.size,
+                air_hu=settings.intensity.ct_low_hu, device=device.torch_device, batch=SLICES_A_WINDOW * BATCH,
             )  # fmt: skip
         else:
             image = image.to(device.torch_device)

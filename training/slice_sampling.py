@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from model.segment import image_of
-from model.slices import cut, normalised, window_starts
+from model.slices import cut, normalised, slice_starts
 from training.prepare import MOST_POINTS, Prepared, load
 from training.schedule import steps_of
 from training.settings import STRENGTHS, Training
@@ -69,7 +69,7 @@ def slice_of_study(study: Prepared, z: int, settings: Training) -> tuple[Tensor,
     hu, suv = (np.asarray(part[..., z], np.float32).T[None] for part in (study.hu, study.suv))
     image = image_of(hu, suv, settings.part)
     window, air = settings.window.size, settings.intensity.ct_low_hu
-    (start,) = window_starts(image[0].numpy(), window)
+    (start,), _ = slice_starts(image[0].numpy(), window)
     truth = torch.from_numpy(np.array(study.truth[..., z : z + 1], np.float32))
     patch = normalised(cut(image, start, 0, window, air)[None], air)[0]
     return patch, cut(torch.stack([truth, truth]), start, 0, window, 0.0)[:1]
