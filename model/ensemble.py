@@ -140,9 +140,10 @@ def _one(
 
     with computing(on):
         if part.network.kind == "slices":
+            at_a_time = 1 if rung.batch == 1 else SLICES_A_WINDOW * rung.batch
             return slide_slices(
                 image, difference, starts=starts, window=part.window.size, air_hu=part.intensity.ct_low_hu,
-                device=rung.device, batch=rung.batch if rung.batch == 1 else SLICES_A_WINDOW * rung.batch, on_windows=told,
+                device=rung.device, batch=at_a_time, on_windows=told,
             )  # fmt: skip
         out = slide(
             image.to(rung.device), difference,
