@@ -3,8 +3,9 @@
     python -m training.prepare index.csv --cache runs/cache
 
 The cache holds a folder a case: hu.npy (int16), suv.npy (float16), truth.npy (bool), all (X, Y, Z) in
-network order, points.npz (where crops may be drawn) and study.json. A case is done again when its files, the
-crop or the format changed; what is done already is kept.
+network order, points.npz (where crops may be drawn) and study.json. A case is done again when the index gives its
+files another sha256, or when the crop or the format changed; what is done already is kept. Files are compared with
+the index when they are prepared: those that changed since training.index read them are refused.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from model.writing import check_output
 from training.command import ENDS, told
 from training.examine import check_grid
 from training.parallel import cores, over
-from training.table import Study, read_table
+from training.table import Study, read_table, study_sha256
 
 FORMAT = 3
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
@@ -89,10 +90,14 @@ def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int)
 
 
 def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
-    """Prepare one study into the cache. Raises CaseError for everything the container would refuse, too."""
+    """Prepare one study into the cache.
+
+    Raises CaseError for everything the container would refuse, too, and for files that are not those of the index.
+    """
     case = read_case([study.pet, study.ct], Limits())
     truth = read_volume(study.truth, "truth")
     check_grid(truth, case.pet)
+    check_files(study)
     placed = place(case, crop.suv_above, Stopwatch())
     if placed.box is None:
         raise CaseError(f"PET '{study.pet}' has no voxel above {crop.suv_above:g}: nothing to train on")
@@ -126,8 +131,18 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+def check_files(study: Study) -> None:
+    """Raise CaseError if the study's files are not those that the index was made from."""
+    found = study_sha256(study.pet, study.ct, study.truth)
+    if found != study.sha256:
+        raise CaseError(
+            f"PET '{study.pet}', CT '{study.ct}' or truth '{study.truth}' changed since the index was made: their "
+            f"sha256 is {found}, the index says {study.sha256}; run training.index again"
+        )
+
+
 def is_current(study: Study, cache: Path, crop: Crop) -> bool:
-    """Whether the cache holds this study, prepared from the same files with the same settings."""
+    """Whether the cache holds this study, prepared from the files that the index knows, with the same settings."""
     facts = _facts(cache / study.case)
     return facts is not None and all(facts.get(key) == value for key, value in _key(study, crop).items())
 
