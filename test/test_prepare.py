@@ -1,4 +1,6 @@
+import fcntl
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -110,6 +112,20 @@ def test_an_interrupted_study_is_not_in_the_cache(tiny_studies, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match="run training.prepare"):
         load(tmp_path, "case0")
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed_unless_one_still_writes(tiny_studies, tmp_path) -> None:
+    prepare_all(tiny_studies[:1], tmp_path, Crop(), workers=1)
+    left = tmp_path / ".partial-123-case1"
+    left.mkdir()
+    (left / "hu.npy").write_bytes(b"half")
+    writing = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(writing, fcntl.LOCK_SH)  # as a process that prepares a study does
+    prepare_all(tiny_studies[:1], tmp_path, Crop(), workers=1)
+    assert left.is_dir()
+    os.close(writing)
+    prepare_all(tiny_studies[:1], tmp_path, Crop(), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["case0"]
 
 
 def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys, monkeypatch) -> None:

@@ -9,12 +9,14 @@ the index when they are prepared: those that changed since training.index read t
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,7 @@ from scipy import ndimage
 
 from model.config import Crop, Limits
 from model.errors import CaseError, ConfigError, LesionError
-from model.files import sha256_of
+from model.files import PARTIAL, sha256_of
 from model.lesions import components
 from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
@@ -83,6 +85,7 @@ def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int)
     Raises ConfigError if the disk cannot hold what is missing.
     """
     check_output(cache)
+    remove_unfinished(cache)
     missing = [study for study in studies if not is_current(study, cache, crop)]
     check_disk(missing, cache)
     reasons = over(partial(_reason_against, cache=cache, crop=crop), missing, workers)
@@ -112,23 +115,20 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     target = cache / study.case
     if target.exists() and _facts(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"'{target}' is there and is no prepared study: name another folder with --cache")
-    hidden = cache / f".partial-{os.getpid()}-{study.case}"
-    shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
-    try:
-        for name, array in (("hu", hu), ("suv", suv), ("truth", mask)):
-            np.save(hidden / f"{name}.npy", array)
-        hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
-        points = {
-            "lesion": _points(mask), "uptake": _points(hot), "lesion_parts": _parts(mask, 1),
-            "uptake_parts": _parts(hot, least),
-        }  # fmt: skip
-        np.savez(hidden / "points.npz", **points)
-        (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        hidden.rename(target)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
+    points = {
+        "lesion": _points(mask), "uptake": _points(hot), "lesion_parts": _parts(mask, 1),
+        "uptake_parts": _parts(hot, least),
+    }  # fmt: skip
+    _store(target, {"hu": hu, "suv": suv, "truth": mask}, points, facts)
+
+
+def remove_unfinished(cache: Path) -> None:
+    """Remove what killed processes left in the cache, unless another process writes into it now."""
+    with _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+        for folder in cache.glob(f"{PARTIAL}*") if alone else ():
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_files(study: Study) -> None:
@@ -245,6 +245,42 @@ def _reason_against(study: Study, cache: Path, crop: Crop) -> str | None:
     except OSError as error:
         return f"cannot write into '{cache}': {error.strerror or error}; is there space, and may you?"
     return None
+
+
+def _store(
+    target: Path, arrays: Mapping[str, np.ndarray], points: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> None:
+    """Write a prepared study under a temporary name, then put it in the place of an older one."""
+    cache = target.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    hidden = cache / f"{PARTIAL}{os.getpid()}-{target.name}"
+    with _locked(cache, fcntl.LOCK_SH):
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir()
+        try:
+            for name, array in arrays.items():
+                np.save(hidden / f"{name}.npy", array)
+            np.savez(hidden / "points.npz", **points)
+            (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            hidden.rename(target)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """Hold a lock on a folder itself (how: as of fcntl.flock); whether it was to be had: some disks grant none."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(number, how)
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(number)
 
 
 def _key(study: Study, crop: Crop) -> dict[str, Any]:
