@@ -100,6 +100,12 @@ def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
     assert result["validation"]["dice"] == pytest.approx(validation_dice(scores), abs=1e-6)
 
 
+def test_a_member_goes_on_when_its_base_run_moved(base, tiny_cache, tmp_path) -> None:
+    first = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
+    shutil.copytree(base, tmp_path / "moved")
+    assert train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=tmp_path / "moved", wanted="cpu") == first
+
+
 def test_averaging_every_step_has_a_term_a_step(base, tiny_cache, tmp_path) -> None:
     settings = changed(member(), {"averaging": {"per_step": True}})
     assert train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=base, wanted="cpu")["terms"] == 1 + 3 * 2
