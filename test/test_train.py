@@ -19,7 +19,7 @@ from model.errors import ConfigError
 from model.networks import build
 from training import checkpoint
 from training.checkpoint import write_weights
-from training.loop import TrainingError
+from training.loop import Run, TrainingError
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.train import carry_on, starting_network, train_run
@@ -177,6 +177,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache,
     batch = load_file(tmp_path / "run" / "bad-batch-0-0.safetensors")
     assert batch["image"].shape == (1, 2, 16, 16, 16) and batch["truth"].shape == (1, 1, 16, 16, 16)
     assert "optimizer.rate" in str(caught.value) and not (tmp_path / "run" / "run.json").exists()
+
+
+def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:
+    def poisoned(run: Run, state: object) -> None:
+        next(run.network.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr("training.train.train", poisoned)
+    with pytest.raises(TrainingError, match="not finite after step 8"):
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    assert not {"last.safetensors", "run.json"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
 @pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("adamp", "bfloat16")])

@@ -27,7 +27,7 @@ from model.networks import build
 from training import checkpoint
 from training.averaging import WeightAverage
 from training.command import ENDS, told
-from training.loop import Run, opened, processes, rank, train
+from training.loop import Run, check_finite, opened, processes, rank, steps_per_epoch, train
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
 from training.predict import device_for, margin, score_margin, validation_dice
@@ -76,7 +76,7 @@ def train_run(
     """One run to its end; what run.json says of it. A finished run is not done again.
 
     start: a finished run whose result this one begins with, at epoch `averaging.start`. Raises ConfigError,
-    WeightsError, and TrainingError for a loss that is not finite.
+    WeightsError, and TrainingError for a loss or weights that are not finite.
     """
     origin = starting_point(settings, start, ct_encoder)
     before = start or (ct_encoder.parent if ct_encoder else None)
@@ -225,11 +225,12 @@ class Watcher:
 
 
 def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[str, Any]:
-    """Write the weights and run.json."""
+    """Write the weights and run.json. Raises TrainingError if the weights are not finite."""
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.last
-    validation = watcher.last or watcher.validated(stop)  # a run killed after its last checkpoint has not validated
     state = run.average.state() if run.average else run.network.state_dict()
+    check_finite(run, state, stop * steps_per_epoch(run))
+    validation = watcher.last or watcher.validated(stop)  # a run killed after its last checkpoint has not validated
     checkpoint.write_weights(run.folder / name, state)
     result = {
         "result": name, "sha256": sha256_of(run.folder / name), "epoch": stop, "start": origin,
