@@ -210,7 +210,11 @@ def check_disk(studies: list[Study], cache: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
+        "on disk; the sum is said before it starts.",
+    )  # fmt: skip
     parser.add_argument("index", type=Path, help="index.csv of training.index")
     parser.add_argument("--cache", type=Path, required=True, help="folder to keep the prepared studies in")
     parser.add_argument(

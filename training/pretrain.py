@@ -53,7 +53,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.pretrain",
         description="Pre-train the CT encoder by the method of Models Genesis, without labels.",
-    )
+        epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
+        "backward; as training.train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
+    )  # fmt: skip
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
     parser.add_argument("--cache", type=Path, required=True, help="what training.prepare wrote")
     parser.add_argument("--split", type=Path, required=True, help="what training.split wrote")
