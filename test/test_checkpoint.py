@@ -38,6 +38,37 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_that_was_killed_before_its_configuration_was_written_goes_on(tmp_path) -> None:
+    for name in (checkpoint.LOCK, ".partial-123-config.yaml"):
+        (tmp_path / name).touch()
+    assert checkpoint.open_run(tmp_path, {"seed": 1}) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint.LOCK, checkpoint.CONFIG]
+
+
+def test_what_a_killed_process_left_is_removed_from_its_run(tmp_path) -> None:
+    checkpoint.open_run(tmp_path / "run", {"seed": 1})
+    (tmp_path / "run" / ".partial-123-checkpoint.pt").write_bytes(b"half")
+    checkpoint.open_run(tmp_path / "run", {"seed": 1}, hold=False)
+    assert (tmp_path / "run" / ".partial-123-checkpoint.pt").exists()  # the first process may be writing it
+    checkpoint.open_run(tmp_path / "run", {"seed": 1})
+    assert not (tmp_path / "run" / ".partial-123-checkpoint.pt").exists()
+
+
+def test_a_process_that_does_not_see_the_first_ones_folder_is_told(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="on a disk that all of them share"):
+        checkpoint.open_run(tmp_path / "run", {"seed": 1}, hold=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_may_move_and_another_one_is_refused(tmp_path) -> None:
+    start = {"run": "/old/base", "sha256": "a" * 64}
+    checkpoint.open_run(tmp_path / "run", {"seed": 1, "start": start})
+    checkpoint.open_run(tmp_path / "run", {"seed": 1, "start": start | {"run": "/new/base"}})
+    for other in (start | {"sha256": "b" * 64}, None):
+        with pytest.raises(ConfigError, match=r"other settings \(start\)"):
+            checkpoint.open_run(tmp_path / "run", {"seed": 1, "start": other})
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     path = tmp_path / checkpoint.STATE
     checkpoint.write_state(path, {"step": 1})

@@ -138,6 +138,15 @@ def test_autopet_takes_the_diagnosis_of_the_study_from_a_named_table(tmp_path) -
     assert (row.patient, row.diagnosis, row.ct.name) == ("PETCT_a", "lymphoma", "CTres.nii.gz")
 
 
+def test_autopet_one_level_deeper_takes_the_table_beside_its_patients(tmp_path, capsys) -> None:
+    place = folders(tmp_path / "set" / "deeper" / "PETCT_a", "03-23-2003-NA-10445").parent
+    (place / "meta.csv").write_text("Subject ID,Study Date,diagnosis\nPETCT_a,3/23/2003,LYMPHOMA\n")
+    assert run(tmp_path / "set", "--output", tmp_path / "index.csv") == 0
+    (row,) = read_table(tmp_path / "index.csv").values()
+    said = capsys.readouterr()
+    assert row.diagnosis == "lymphoma" and f"diagnoses from '{place / 'meta.csv'}'" in said.out and not said.err
+
+
 def test_a_table_without_diagnosis_that_was_named_is_an_error(tmp_path, capsys) -> None:
     root = folders(tmp_path / "set", "a")
     (tmp_path / "meta.csv").write_text("Subject ID,age\na,60\n")

@@ -33,6 +33,22 @@ def test_a_patients_folder_without_a_study_is_noted(tmp_path) -> None:
     assert len(found) == 1 and len(notes) == 1 and "PETCT_b" in notes[0]
 
 
+def test_patients_of_several_places_are_all_found(tmp_path) -> None:
+    touch(*(tmp_path / place / "s" / "SUV.nii.gz" for place in ("PETCT_a", "one/PETCT_b", "two/PETCT_c")))
+    layout, found, notes = find(tmp_path)
+    assert layout == "autopet" and [f.patient for f in found] == ["PETCT_a", "PETCT_b", "PETCT_c"] and notes == []
+
+
+def test_every_folder_beside_the_patients_is_noted(tmp_path) -> None:
+    """In `flat` each PETCT_<id> is a study itself, which is another layout."""
+    touch(tmp_path / "one" / "PETCT_b" / "s" / "SUV.nii.gz", tmp_path / "one" / "spare" / "SUV.nii.gz")
+    touch(tmp_path / "flat" / "PETCT_c" / "SUV.nii.gz", tmp_path / "docs" / "readme.txt")
+    _, found, notes = find(tmp_path)
+    assert [f.patient for f in found] == ["PETCT_b"]
+    assert [note.split("'")[1] for note in notes] == [str(tmp_path / name) for name in ("docs", "flat", "one/spare")]
+    assert all("is not used" in note and "ROOT of its own" in note for note in notes)
+
+
 def test_nnunet_names_give_tracer_and_patient(tmp_path) -> None:
     for case in (f"fdg_0011f3deaf_{STUDY}", "psma_95b833d65be26d2f_2018-04-23", "psma_95b833d65be26d2f_2019-01-07"):
         touch(*(tmp_path / "imagesTr" / f"{case}_{n}.nii.gz" for n in ("0000", "0001")))
@@ -59,6 +75,11 @@ def test_nnunet_files_that_are_no_pet_or_ct_are_noted(tmp_path) -> None:
     assert len(found) == 1 and [note.split("'")[1].split("/")[-1] for note in notes] == [
         "psma_a_1_0002.nii.gz", "x.nii.gz",
     ]  # fmt: skip
+
+
+def test_nnunet_folders_that_are_not_read_are_noted(tmp_path) -> None:
+    touch(tmp_path / "imagesTr" / "psma_a_1_0000.nii.gz", tmp_path / "imagesTs" / "psma_b_1_0000.nii.gz")
+    assert find(tmp_path)[2] == [f"'{tmp_path / 'imagesTs'}' is not used: only imagesTr and labelsTr are"]
 
 
 def test_folders_are_case_and_patient_and_take_ct_where_there_is_no_ctres(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Numbers of phantoms: Dice of thresholds, the liver's cube, what is printed; one small phantom made by hand."""
+"""Numbers of phantoms: Dice of thresholds, the healthy liver, what is printed; one small phantom made by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from conftest import ROOT
 
 from model.lesions import score
 from training.phantom import Phantom
-from training.phantom_facts import THRESHOLDS, Facts, liver_cube, statistics, tables, threshold_dice
+from training.phantom_facts import THRESHOLDS, Facts, healthy_liver, statistics, tables, threshold_dice
 from training.phantom_lesions import Lesion
 from training.phantom_tissues import LABELS
 
@@ -35,13 +35,16 @@ def test_dice_without_lesion_is_nan() -> None:
     assert np.isnan(threshold_dice(np.ones(4), np.zeros(4), THRESHOLDS)).all()
 
 
-def test_liver_cube_is_30_mm_around_the_deepest_voxel() -> None:
-    organs = np.zeros((21, 21, 21), np.uint8)
-    organs[2:19, 2:19, 2:19] = LABELS["liver"]  # 17 voxels wide: the deepest is the middle
-    pet = np.arange(21**3, dtype=np.float32).reshape(21, 21, 21)
-    origin = (0.0, 0.0, 0.0)
-    phantom = Phantom(pet, pet, organs, (4.0,) * 3, origin, (4.0,) * 3, origin, [], "negative", 0, "A", organs)
-    np.testing.assert_array_equal(liver_cube(phantom), pet[7:14, 7:14, 7:14])  # 3 voxels of 4 mm a side: within 15 mm
+def test_healthy_liver_is_10_mm_from_its_surface_and_from_lesions() -> None:
+    """Voxels of 4 mm: the third inside the surface is 12 mm from the nearest one outside, and so beside the lesion."""
+    organs, truth = np.zeros((21, 21, 21), np.uint8), np.zeros((21, 21, 21), np.uint8)
+    organs[2:19, 2:19, 2:19] = LABELS["liver"]
+    truth[2:19, 2:19, 9] = 1
+    origin, pet = (0.0, 0.0, 0.0), np.ones((21, 21, 21), np.float32)
+    phantom = Phantom(pet, pet, truth, (4.0,) * 3, origin, (4.0,) * 3, origin, [], "melanoma", 0, "A", organs)
+    expected = np.zeros((21, 21, 21), bool)
+    expected[4:17, 4:17, 4:7] = expected[4:17, 4:17, 12:17] = True
+    np.testing.assert_array_equal(healthy_liver(phantom), expected)
 
 
 def test_statistics_name_the_best_threshold_of_the_studies_with_lesion() -> None:

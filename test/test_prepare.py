@@ -1,4 +1,6 @@
+import fcntl
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -87,12 +89,20 @@ def test_equal_studies_have_one_digest_wherever_the_cache_lies(tiny_studies, tmp
 def test_only_what_changed_is_prepared_again(tiny_studies, tmp_path) -> None:
     prepare_all(tiny_studies[:2], tmp_path, Crop(), workers=1)
     times = {case: (tmp_path / case / "hu.npy").stat().st_mtime_ns for case in ("case0", "case1")}
-    changed = [tiny_studies[0], replace(tiny_studies[1], sha256="1" * 64)]
+    changed = [tiny_studies[0], lesion_study(tmp_path / "again", 1, lesions=2)]
     assert is_current(changed[0], tmp_path, Crop()) and not is_current(changed[1], tmp_path, Crop())
     prepare_all(changed, tmp_path, Crop(), workers=1)
     assert (tmp_path / "case0/hu.npy").stat().st_mtime_ns == times["case0"]
     assert (tmp_path / "case1/hu.npy").stat().st_mtime_ns > times["case1"]
     assert not is_current(changed[0], tmp_path, Crop(suv_above=0.2))
+
+
+def test_files_that_changed_since_the_index_are_refused(tiny_studies, tmp_path) -> None:
+    other = lesion_study(tmp_path / "other", 1, lesions=2)
+    stale = replace(tiny_studies[1], pet=other.pet, ct=other.ct, truth=other.truth)
+    with pytest.raises(CaseError, match=f"{other.sha256}, the index says {stale.sha256}; run training.index again"):
+        prepare_one(stale, tmp_path, Crop())
+    assert not (tmp_path / "case1").exists()
 
 
 def test_an_interrupted_study_is_not_in_the_cache(tiny_studies, tmp_path, monkeypatch) -> None:
@@ -102,6 +112,20 @@ def test_an_interrupted_study_is_not_in_the_cache(tiny_studies, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match="run training.prepare"):
         load(tmp_path, "case0")
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed_unless_one_still_writes(tiny_studies, tmp_path) -> None:
+    prepare_all(tiny_studies[:1], tmp_path, Crop(), workers=1)
+    left = tmp_path / ".partial-123-case1"
+    left.mkdir()
+    (left / "hu.npy").write_bytes(b"half")
+    writing = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(writing, fcntl.LOCK_SH)  # as a process that prepares a study does
+    prepare_all(tiny_studies[:1], tmp_path, Crop(), workers=1)
+    assert left.is_dir()
+    os.close(writing)
+    prepare_all(tiny_studies[:1], tmp_path, Crop(), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["case0"]
 
 
 def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys, monkeypatch) -> None:

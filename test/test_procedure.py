@@ -1,9 +1,11 @@
+import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import tiny_training
+from conftest import lesion_study, tiny_training
 from safetensors.torch import load_file
 from tiny_runs import make_runs
 
@@ -11,11 +13,14 @@ from model.device import choose_device
 from model.errors import ConfigError
 from model.lesions import score
 from model.networks import build
+from training import procedure
+from training.phantom_table import COLUMNS
 from training.predict import margin
 from training.prepare import load
-from training.procedure import CONVENTION, choices_of, judged, read_plan, write_fold
+from training.procedure import CONVENTION, choices_of, judged, make_phantoms, read_plan, write_fold
 from training.settings import settings_to
 from training.split import Fold, read_fold
+from training.table import read_table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
 
@@ -88,6 +93,30 @@ def test_the_paper_scale_is_the_papers() -> None:
     assert plan.base.schedule.epochs == 1000 and plan.base.optimizer.rate == 1e-4
     assert {m.optimizer.name for m in plan.member_settings().values()} == {"adamp", "adamw", "adabelief"}
     assert {m.augmentation for m in plan.member_settings().values()} == {"weak", "paper", "strong"}
+
+
+def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) -> None:
+    """The generator is a stand-in: small studies lie where it would have left phantoms."""
+    monkeypatch.setattr(procedure.phantom, "main", lambda _: 0)
+    plan = read_plan(plan_file(tmp_path, **seeds(train={"A": [7, 1]})))
+
+    def phantoms(lesions: int) -> str:
+        study = lesion_study(tmp_path / "phantoms", 7, lesions)
+        values = ("A000007", "phantom-000007", "lymphoma", "FDG", "A", study.pet.name, study.ct.name, study.truth.name)
+        with (tmp_path / "phantoms" / "studies.csv").open("w", newline="") as file:
+            csv.writer(file).writerows((COLUMNS, values))
+        return study.sha256
+
+    first = phantoms(1)
+    index, fold = make_phantoms(plan, tmp_path, workers=1)
+    assert fold.train == ("A000007",) and read_table(index)["A000007"].sha256 == first
+    written = index.stat().st_mtime_ns
+    make_phantoms(plan, tmp_path, workers=1)
+    assert index.stat().st_mtime_ns == written  # nothing changed
+    second = phantoms(2)
+    os.utime(tmp_path / "phantoms" / "case7-truth.mha", ns=(written + 1, written + 1))
+    make_phantoms(plan, tmp_path, workers=1)
+    assert read_table(index)["A000007"].sha256 == second != first
 
 
 def test_a_fold_is_written_as_a_split_that_reads_back(tmp_path) -> None:

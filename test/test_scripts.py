@@ -270,6 +270,27 @@ def test_export_leaves_no_image_when_saving_fails(tree: Path) -> None:
     assert all("weights" in file.name for file in (tree / "export").iterdir())
 
 
+def test_ci_makes_what_it_trains_in_a_folder_of_its_own_and_removes_it(tree: Path, tmp_path_factory) -> None:
+    """With stand-ins for all that it starts; runs/ of whoever works here stays."""
+    for folder in (".ci", "training", "runs", ".venv/bin"):
+        (tree / folder).mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tree / ".ci/run")
+    (tree / "runs/weeks.pt").touch()
+    note = '#!/bin/sh\necho "$0 $@" >> "$CALLS"\n'
+    trained = note + 'for word; do case $word in /*) mkdir -p "$word"; echo x > "$word/table.md" ;; esac; done\n'
+    _program(tree / "training/chain.sh", trained)
+    _program(tree / ".ci/container.sh", note)
+    _program(tree / "python", trained)
+    for tool in ("git", "python3"):  # that it looks for
+        _program(tree / "bin" / tool, note)
+    _program(tree / "bin/make", '#!/bin/sh\n[ "$1" = test ] && mkdir -p .venv/bin && cp python .venv/bin/python\n')
+    made = tmp_path_factory.mktemp("made")
+    assert "ALL PASSED" in _run(tree, ".ci/run", TMPDIR=str(made))
+    folders = re.findall(rf"{made}/\S+", (tree / "calls").read_text())
+    assert [folder.split("/")[-1] for folder in folders] == ["chain", "table2-smoke", "table3-smoke"]
+    assert list(made.iterdir()) == [] and (tree / "runs/weeks.pt").exists()
+
+
 # what the tests above use
 
 
@@ -302,6 +323,11 @@ def _run(tree: Path, script: str, *arguments: str, status: int = 0, **environmen
     run = subprocess.run(command, check=False, cwd=tree, env=settings, capture_output=True, text=True)
     assert run.returncode == status, run.stdout + run.stderr
     return run.stderr if status else run.stdout
+
+
+def test_readme_names_every_benchmark() -> None:
+    names = {path.stem for path in (ROOT / "benchmark").glob("*.py") if "def main(" in path.read_text()}
+    assert names == set(re.findall(r"python -m benchmark\.([a-z_]+)", (ROOT / "README.md").read_text()))
 
 
 def test_every_requirement_accepts_the_torch_of_the_base_image() -> None:

@@ -1,6 +1,7 @@
 """Members of one base run; all tests but one with a stand-in for training.train, which is slow to start."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def test_a_finished_member_of_other_settings_is_not_taken_for_this_one(plan, tmp
     sweep(plan(a=1))
     sweep(plan(a=2))
     assert calls(tmp_path) == ["a", "a"]
+
+
+def test_a_finished_member_is_not_trained_again_when_the_base_run_moved(plan, base, tmp_path) -> None:
+    sweep(plan(a=1))
+    shutil.copytree(base, tmp_path / "moved")
+    sweep(Sweep(**vars(plan(a=1)) | {"base": tmp_path / "moved"}))
+    assert calls(tmp_path) == ["a"]
 
 
 def test_a_member_that_ends_without_a_result_has_failed(plan) -> None:

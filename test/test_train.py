@@ -19,7 +19,7 @@ from model.errors import ConfigError
 from model.networks import build
 from training import checkpoint
 from training.checkpoint import write_weights
-from training.loop import TrainingError
+from training.loop import Run, TrainingError
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.train import carry_on, starting_network, train_run
@@ -100,6 +100,12 @@ def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
     assert result["validation"]["dice"] == pytest.approx(validation_dice(scores), abs=1e-6)
 
 
+def test_a_member_goes_on_when_its_base_run_moved(base, tiny_cache, tmp_path) -> None:
+    first = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
+    shutil.copytree(base, tmp_path / "moved")
+    assert train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=tmp_path / "moved", wanted="cpu") == first
+
+
 def test_averaging_every_step_has_a_term_a_step(base, tiny_cache, tmp_path) -> None:
     settings = changed(member(), {"averaging": {"per_step": True}})
     assert train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=base, wanted="cpu")["terms"] == 1 + 3 * 2
@@ -171,6 +177,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache,
     batch = load_file(tmp_path / "run" / "bad-batch-0-0.safetensors")
     assert batch["image"].shape == (1, 2, 16, 16, 16) and batch["truth"].shape == (1, 1, 16, 16, 16)
     assert "optimizer.rate" in str(caught.value) and not (tmp_path / "run" / "run.json").exists()
+
+
+def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:
+    def poisoned(run: Run, state: object) -> None:
+        next(run.network.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr("training.train.train", poisoned)
+    with pytest.raises(TrainingError, match="not finite after step 8"):
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    assert not {"last.safetensors", "run.json"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
 @pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("adamp", "bfloat16")])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import ConfigError, OutputError, WeightsError
+from model.files import PARTIAL, remove_left_behind
 from model.writing import check_output
 from training.settings import read_yaml
 
@@ -27,29 +28,47 @@ _held: dict[Path, TextIO] = {}  # closed, and so given up, when the process ends
 def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[str, Any] | None:
     """Begin a run in a folder of its own, or go on with it: the state of its last checkpoint, None if none is there.
 
-    hold: keep other processes out of the folder until this one ends. Raises ConfigError if the folder holds a run of
-    another configuration, files that are no run, or if another process works on it.
+    hold: keep other processes out of the folder until this one ends, and remove what killed ones left there; False
+    for a process that follows one which began the run. Raises ConfigError if the folder holds a run of another
+    configuration, files that are no run, or if another process works on it.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"'{folder}' is a file: name a folder for the run")
     path = folder / CONFIG
-    if path.exists():
-        there = read_yaml(path)
-        if not isinstance(there, dict):
-            raise ConfigError(f"'{path}' is damaged: it holds no settings; name another folder for the run")
-        if hold:
-            hold_folder(folder)
-        if there != json.loads(json.dumps(config)):
-            wrong = sorted(key for key in there.keys() | config.keys() if there.get(key) != config.get(key))
-            raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder")
-        return read_state(folder / STATE) if (folder / STATE).exists() else None
-    if folder.exists() and any(folder.iterdir()):
+    if not path.exists() and folder.exists() and not all(is_ours(file.name) for file in folder.iterdir()):
         raise ConfigError(f"'{folder}' is not empty and holds no {CONFIG}: name another folder for the run")
-    check_output(folder)
     if hold:
+        check_output(folder)
         hold_folder(folder)
-    write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
-    return None
+        remove_left_behind(folder)
+    if not path.exists():
+        if not hold:
+            raise ConfigError(
+                f"'{path}' is not there, which the first process wrote: over several machines the run folder must lie "
+                "on a disk that all of them share, at the same path"
+            )
+        write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+        return None
+    there = read_yaml(path)
+    if not isinstance(there, dict):
+        raise ConfigError(f"'{path}' is damaged: it holds no settings; name another folder for the run")
+    if wrong := differing(there, config):
+        raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder")
+    return read_state(folder / STATE) if (folder / STATE).exists() else None
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name may lie in a run's folder before its configuration does."""
+    return name == LOCK or name.startswith(PARTIAL)
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The keys in which two configurations differ; a start is compared by its sha256 alone, wherever it lies now."""
+    one, other = (json.loads(json.dumps(config)) for config in (one, other))
+    for config in (one, other):
+        if isinstance(config.get("start"), dict):
+            config["start"] = config["start"].get("sha256", config["start"])
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
 
 
 def hold_folder(folder: Path) -> None:
@@ -69,7 +88,7 @@ def hold_folder(folder: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place when the block ends well. Raises OutputError."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -20,7 +20,7 @@ from model.errors import CaseError, ConfigError
 from model.files import Staging
 from training.command import ENDS, told
 from training.examine import Defaults, Problem, examine
-from training.layouts import FDG, LAYOUTS, Found, find
+from training.layouts import FDG, LAYOUTS, Found, find, table_folders
 from training.metadata import Metadata, csv_rows, missing_columns, read_metadata
 from training.parallel import cores, over
 from training.table import UNKNOWN, Study, write_table
@@ -38,9 +38,10 @@ def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Fou
     for root in roots:
         name, found, more = find(root, layout)
         print(f"'{root}': layout {name}, {len(found)} studies")
-        beside, unused = own_tables(root) if name in ("autopet", "nnunet") and not tables else ([], [])
+        told_beside = name in ("autopet", "nnunet")  # how these data sets tell diagnoses
+        beside, unused = own_tables(table_folders(root, name)) if told_beside and not tables else ([], [])
         found, open_questions = with_metadata(found, read_metadata([*tables, *beside]))
-        if name in ("autopet", "nnunet") and not (tables or beside):
+        if told_beside and not (tables or beside):
             notes.append(f"'{root}': no table of diagnoses beside the studies; give one with --metadata")
         notes += [*more, *unused, *open_questions]
         for study in found:
@@ -53,10 +54,10 @@ def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Fou
     return list(everything.values()), notes
 
 
-def own_tables(root: Path) -> tuple[list[Path], list[str]]:
-    """The CSV files in a data set's folder that tell diagnoses, and notes on those that do not."""
+def own_tables(folders: list[Path]) -> tuple[list[Path], list[str]]:
+    """The CSV files in a data set's folders that tell diagnoses, and notes on those that do not."""
     tables, notes = [], []
-    for path in sorted(root.glob("*.csv")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.csv"))):
         missing = missing_columns(csv_rows(path)[0])
         if missing:
             notes.append(f"'{path}' tells no diagnoses: no column {' and none '.join(missing)}")
@@ -143,7 +144,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="CSV", help="the table to write")
     add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of every ROOT (default: auto, by what is there)")
     add("--metadata", type=Path, action="append", default=[], metavar="CSV",
-        help="table of diagnoses; may be repeated (default: the CSV files in ROOT)")  # fmt: skip
+        help="table of diagnoses; may be repeated (default: the CSVs in ROOT and beside its patients)")  # fmt: skip
     add("--diagnosis", default=UNKNOWN, help="of studies with lesion whose diagnosis nothing says (default: unknown)")
     add("--tracer", default=FDG, help="of studies whose tracer nothing says (default: FDG)")
     add("--site", default=UNKNOWN, help="of studies whose site nothing says (default: unknown)")

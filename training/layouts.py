@@ -3,7 +3,7 @@
 Five layouts, as distributed:
 
 autopet   `PETCT_<id>/<study>/{SUV,CTres,CT,SEG}.nii.gz` (autoPET I and II, TCIA's FDG-PET-CT-Lesions), below the
-          folder or one level deeper. CTres is taken, which is on the PET grid; CT where there is none.
+          folder, one level deeper, or both. CTres is taken, which is on the PET grid; CT where there is none.
 nnunet    `imagesTr/<case>_0000` (CT) and `_0001` (PET), `labelsTr/<case>` (autoPET III). Cases named
           fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient, so that the studies of a patient
           stay together, and under the name they have in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
@@ -11,9 +11,12 @@ folders   `<case>/{SUV,CTres,CT,SEG}.nii.gz`; the folder is both case and patien
 phantoms  a folder with studies.csv, as training.phantom writes it.
 csv       a CSV file with the columns case, pet, ct, truth, and, if it likes, patient (else the case), diagnosis,
           tracer, site. Relative paths are relative to the CSV.
+
+What is left aside is noted, folder by folder.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from training.phantom_table import TABLE
 LAYOUTS = ("autopet", "nnunet", "folders", "phantoms", "csv")
 CSV_NEEDS = ("case", "pet", "ct", "truth")
 CSV_MAY = ("patient", "diagnosis", "tracer", "site")
+PATIENT = "PETCT_"  # what the names of autopet's patients begin with
 FDG, PSMA = "FDG", "PSMA"
 SITES = {FDG: "UKT", PSMA: "LMU"}  # autoPET: FDG from Tuebingen, PSMA from Munich
 
@@ -59,6 +63,11 @@ def find(root: Path, layout: str = "auto") -> tuple[str, list[Found], list[str]]
     return layout, sorted(found, key=lambda study: study.case), notes
 
 
+def table_folders(root: Path, layout: str) -> list[Path]:
+    """Folders whose CSV files may be a data set's tables: its own and, of autopet, those that its patients lie in."""
+    return sorted({root, *(_places(root) if layout == "autopet" else ())})
+
+
 def read_csv(path: Path) -> tuple[list[Found], list[str]]:
     """The studies of a CSV of one's own (columns above; separated by comma, semicolon or tab).
 
@@ -89,7 +98,7 @@ def _layout_of(root: Path) -> str:
     fits = {
         "phantoms": (root / TABLE).is_file(),
         "nnunet": (root / "imagesTr").is_dir(),
-        "autopet": bool(_patients(root)),
+        "autopet": bool(_places(root)),
     }
     fits["folders"] = not fits["autopet"] and any(_image(folder, "SUV").is_file() for folder in _subfolders(root))
     names = [name for name, fit in fits.items() if fit]
@@ -101,8 +110,10 @@ def _layout_of(root: Path) -> str:
 
 
 def _autopet(root: Path) -> tuple[list[Found], list[str]]:
-    found, notes = [], []
-    for patient in _patients(root):
+    places = _places(root)
+    patients = [patient for place in places.values() for patient in place]
+    found, notes = [], _unused(root, places, {*places, *patients})
+    for patient in patients:
         studies = _subfolders(patient)
         if not studies or _image(patient, "SUV").is_file():
             notes.append(f"'{patient}' holds no folder of a study, or images outside one, which are not used")
@@ -114,7 +125,8 @@ def _autopet(root: Path) -> tuple[list[Found], list[str]]:
 
 def _nnunet(root: Path) -> tuple[list[Found], list[str]]:
     channels: dict[str, dict[str, Path]] = {}
-    notes = []
+    others = [folder for folder in _subfolders(root) if folder.name not in ("imagesTr", "labelsTr")]
+    notes = [f"'{folder}' is not used: only imagesTr and labelsTr are" for folder in others]
     for path in _files(root / "imagesTr"):
         match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
         if match and match[2] in ("0000", "0001"):
@@ -147,13 +159,28 @@ def _phantoms(root: Path) -> tuple[list[Found], list[str]]:
     return read_csv(root / TABLE)
 
 
-def _patients(root: Path) -> list[Path]:
-    """Folders PETCT_<id> below the root, or one level deeper; none if each of them is a study itself."""
-    for place in (root, *_subfolders(root)):
-        found = [folder for folder in _subfolders(place) if folder.name.startswith("PETCT_")]
-        if not all(_image(folder, "SUV").is_file() for folder in found):
-            return found
-    return []
+def _places(root: Path) -> dict[Path, list[Path]]:
+    """Patients' folders PETCT_<id> by the folder they lie in: the root, or one below it.
+
+    Where each of a folder's PETCT_<id> is a study itself, they are no patients.
+    """
+    places = {}
+    for place in (root, *(folder for folder in _subfolders(root) if not folder.name.startswith(PATIENT))):
+        patients = [folder for folder in _subfolders(place) if folder.name.startswith(PATIENT)]
+        if not all(_image(folder, "SUV").is_file() for folder in patients):
+            places[place] = patients
+    return places
+
+
+def _unused(root: Path, places: Iterable[Path], used: set[Path]) -> list[str]:
+    """Notes on the folders in the root, and where patients lie, that are not used."""
+    return [
+        f"'{folder}' is not used: neither it nor a folder in it is a patient's ({PATIENT}<id>/<study>/SUV.nii.gz); if "
+        "it holds studies, give it as a ROOT of its own"
+        for place in sorted({root, *places})
+        for folder in _subfolders(place)
+        if folder not in used
+    ]
 
 
 def _images(folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingError(LesionError):
-    """The run cannot go on: the loss is not finite."""
+    """The run cannot go on: the loss or the weights are not finite."""
 
     exit_code = 6
 
@@ -95,7 +95,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     """Train until the end of epoch `schedule.stop`, from the checkpoint `state` if there is one.
 
     A run that was killed and goes on ends with the same weights as one that was not. Raises TrainingError
-    at the first loss that is not finite, with the batch saved.
+    at the first loss that is not finite, with the batch saved; and for weights that are not, before they are
+    averaged or written.
     """
     settings, device = run.settings, run.device
     viewed = settings.optimizer.name == "adamp"  # AdamP looks at weights as views, so they stay contiguous
@@ -108,7 +109,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         optimizer.add_param_group(group)
     scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
     steps = steps_per_epoch(run)
-    step, losses = run.first_epoch * steps, [0.0, 0]
+    step, losses = run.first_epoch * steps, losses_in(state)
     if run.average is not None and state is None:
         run.average.update(network.state_dict())  # equation 2's first term is theta at t0
     if state is not None:
@@ -116,7 +117,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         learned.load_state_dict(state["loss"])
-        step, losses, run.seconds = state["step"], list(state["losses"]), dict(state["seconds"])
+        step, run.seconds = state["step"], dict(state["seconds"])
         if run.average is not None:
             run.average.load_state_dict(state["average"])
     if rank() == 0:
@@ -145,16 +146,19 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
         ends = step % steps == 0
-        if run.average is not None and settings.averaging is not None and (settings.averaging.per_step or ends):
+        due = ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+        averaged = settings.averaging is not None and (settings.averaging.per_step or ends)
+        if due or averaged:
+            check_finite(run, network.state_dict(), step)
+        if run.average is not None and averaged:
             run.average.update(network.state_dict())
         if ends:
-            loss = mean_over_processes(losses[0] / losses[1], device)
-            figures = {"epoch": step // steps, "step": step, "loss": loss, "rate": rate}
+            figures = {"epoch": step // steps, "step": step, "loss": mean_loss(losses, device), "rate": rate}
             losses = [0.0, 0]
             figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
             if rank() == 0:
                 write_log(run.folder / LOG, figures | run.at_epoch(step // steps, figures))
-        if ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+        if due:
             checkpoint()
             saved = time.monotonic()
     bar.close()
@@ -196,6 +200,28 @@ def one_step(
     scaler.step(optimizer)
     scaler.update()
     return total / settings.accumulate
+
+
+def losses_in(state: dict[str, Any] | None) -> list[float]:
+    """Sum and number of the losses of the epoch begun: a checkpoint's, which are the first process's; else none."""
+    return list(state["losses"]) if state is not None and rank() == 0 else [0.0, 0]
+
+
+def check_finite(run: Run, state: Mapping[str, Tensor], step: int) -> None:
+    """Raise TrainingError if weights to be kept hold NaN or infinity; what was kept before stays."""
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise TrainingError(
+            f"the weights are not finite after step {step} of '{run.folder}' ({len(bad)} of {len(state)} tensors, the "
+            f"first is {bad[0]}): they are not kept, {STATE} stays as it was; lower optimizer.rate "
+            f"({run.settings.optimizer.rate:g}) or set optimizer.clip_norm, and train in another folder"
+        )
+
+
+def mean_loss(losses: list[float], device: Device) -> float:
+    """The mean over all steps of all processes, of which one that was resumed may know more than another."""
+    total, count = (mean_over_processes(value, device) for value in losses)
+    return total / count
 
 
 def mean_over_processes(value: float, device: Device) -> float:

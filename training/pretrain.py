@@ -24,7 +24,7 @@ from model.files import sha256_of
 from training import checkpoint
 from training.command import ENDS, told
 from training.genesis import DistortedCrops, network_for, reconstruction_loss
-from training.loop import Run, opened, processes, rank, train
+from training.loop import Run, check_finite, opened, processes, rank, steps_per_epoch, train
 from training.predict import device_for
 from training.prepare import digest_of
 from training.settings import Training, read_settings, settings_to
@@ -53,7 +53,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.pretrain",
         description="Pre-train the CT encoder by the method of Models Genesis, without labels.",
-    )
+        epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
+        "backward; as training.train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
+    )  # fmt: skip
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
     parser.add_argument("--cache", type=Path, required=True, help="what training.prepare wrote")
     parser.add_argument("--split", type=Path, required=True, help="what training.split wrote")
@@ -66,7 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, wanted: str = "auto") -> dict[str, Any]:
     """Pre-training to its end; what run.json says of it, {} in processes but the first. A finished run is not redone.
 
-    Raises ConfigError, and TrainingError for a loss that is not finite.
+    Raises ConfigError, and TrainingError for a loss or weights that are not finite.
     """
     if settings.averaging is not None:
         raise ConfigError("averaging is set, and pre-training has none: leave `averaging` out of its settings")
@@ -143,10 +145,11 @@ def draw(shown: list[list[np.ndarray]], path: Path) -> None:
 
 
 def finish(run: Run, held_out: DistortedCrops) -> dict[str, Any]:
-    """Write the encoder and run.json."""
-    path = run.folder / ENCODER
-    checkpoint.write_weights(path, run.network.get_submodule("encoder").state_dict())
-    schedule = run.settings.schedule
+    """Write the encoder and run.json. Raises TrainingError if the weights are not finite."""
+    path, schedule = run.folder / ENCODER, run.settings.schedule
+    state = run.network.get_submodule("encoder").state_dict()
+    check_finite(run, state, schedule.last * steps_per_epoch(run))
+    checkpoint.write_weights(path, state)
     result = {
         "result": ENCODER, "sha256": sha256_of(path), "epoch": schedule.last,
         "validation": validate(run, held_out), "device": run.device.name,

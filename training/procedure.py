@@ -121,7 +121,10 @@ def read_plan(path: Path) -> Plan:
 
 
 def make_phantoms(plan: Plan, folder: Path, workers: int) -> tuple[Path, Fold]:
-    """The plan's phantoms, those that are not there yet; the path of their index, and which part each is of."""
+    """The plan's phantoms, those that are not there yet; the path of their index, and which part each is of.
+
+    The index is made anew when a phantom is not in it, or a file of theirs is newer than it.
+    """
     parts: dict[str, tuple[str, ...]] = {}
     for part, sites in plan.phantoms.items():
         names: list[str] = []
@@ -131,9 +134,16 @@ def make_phantoms(plan: Plan, folder: Path, workers: int) -> tuple[Path, Fold]:
                      "--workers", workers)  # fmt: skip
         parts[part] = tuple(sorted(names))
     path = folder / "phantoms.csv"
-    if not path.exists() or not {name for names in parts.values() for name in names} <= set(read_table(path)):
+    wanted = {name for names in parts.values() for name in names}
+    if not path.exists() or changed_since(path, folder / "phantoms") or not wanted <= set(read_table(path)):
         _command(index_main, folder / "phantoms", "--output", path, "--workers", workers, "--strict")
     return path, Fold(name="phantoms", **parts)
+
+
+def changed_since(path: Path, folder: Path) -> bool:
+    """Whether a file at any depth below the folder is newer than the one at `path`."""
+    then = path.stat().st_mtime_ns
+    return any(file.stat().st_mtime_ns > then for file in folder.rglob("*") if file.is_file())
 
 
 def prepare_cases(studies: Mapping[str, Study], cases: Iterable[str], cache: Path, crop: Crop, workers: int) -> None:

@@ -187,7 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m training.recrop", description="Write copies of studies cut at random on every side.",
-        epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error.",
+        epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
+        "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk.",
     )  # fmt: skip
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training.index")

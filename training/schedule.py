@@ -104,6 +104,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.schedule",
         description="Draw the learning rate over a run, with both presets of the averaging phase (figure 3).",
+        epilog="Cost: seconds; nothing is trained.",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the picture; replaced if it exists")
     parser.add_argument("--settings", type=Path, metavar="YAML", help="of a run (default: the paper's settings)")

@@ -212,6 +212,7 @@ def check(options: argparse.Namespace) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.split", description="Divide the patients of an index for training and validation.",
+        epilog="Cost: seconds; the index is read, and no image.",
     )  # fmt: skip
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training.index")

@@ -89,7 +89,7 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
         "data": digest_of(load(plan.cache, case) for case in (*fold.train, *fold.validate)),
     }  # fmt: skip
     there = read_yaml(folder / checkpoint.CONFIG)
-    return isinstance(there, dict) and all(there.get(key) == value for key, value in wanted.items())
+    return isinstance(there, dict) and not checkpoint.differing({key: there.get(key) for key in wanted}, wanted)
 
 
 def job_of(plan: Sweep, name: str, engine: Engine) -> Job:
