@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.errors import ConfigError
-from training.scores import CaseScore, interval, summary, table, write
+from training.scores import CaseScore, interval, summary, table, without_empty, write
 
 NAN = math.nan
 
@@ -139,3 +139,11 @@ def test_the_json_has_null_for_nan_and_names_what_was_done(tmp_path) -> None:
 def test_nothing_but_the_two_files_is_left(tmp_path) -> None:
     write(ROWS, summary(ROWS), tmp_path / "scores.csv", {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scores.csv", "scores.json"]
+
+
+def test_without_empty_the_means_are_over_the_cases_with_lesion() -> None:
+    """A prediction on a negative case counts 0 by autopet_1_2; its FPV stays."""
+    rows = [row("a", 0.5), row("b", 0.0, "negative", lesions_true=0, lesions_found=0, fpv_ml=5.0, fnv_ml=0.0)]
+    before, after = summary(rows, by=()).groups[0], summary(without_empty(rows), by=()).groups[0]
+    assert (before.dice.mean, after.dice.mean, after.dice.left_out) == (0.25, 0.5, 1)
+    assert before.fpv_ml.mean == after.fpv_ml.mean == 3.0 and (before.fnv_ml.mean, after.fnv_ml.mean) == (1.0, 2.0)

@@ -1,5 +1,6 @@
 """The shipped bundles: what they find on the sample and on fresh phantoms, never used in training or selection."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from model.lesions import score
 from model.manifest import find_bundle, load_bundle
 from model.reading import read_case
 from model.segment import Stopwatch, segment
-from model.weights import read_state
-from training.bundle import write_bundle
+from training.evaluate import TRAINED_ON
+from training.phantom import TEST_SEEDS_FROM
+from training.phantom_physics import UNSEEN_SITE
 
 FRESH_SEEDS = range(200_200, 200_205)
 EXPECTED = "test/expected_output/images/automated-petct-lesion-segmentation"
@@ -58,27 +60,18 @@ def test_eoa_finds_half_of_the_lesions_of_fresh_phantoms_with_little_else(cpu) -
     assert found >= true / 2, f"{found} of {true}"
 
 
-def test_diwa_is_the_soup_of_the_members_of_eoa() -> None:
+def test_both_bundles_come_from_one_start() -> None:
+    """Weights may be averaged only if they were fine-tuned from one network."""
     eoa, diwa = (load_bundle(find_bundle(name, None)) for name in ("eoa", "diwa"))
-    states = [read_state(eoa, member) for member in eoa.manifest.members]
-    (soup,) = (read_state(diwa, member) for member in diwa.manifest.members)
     starts = {member.start_sha256 for bundle in (eoa, diwa) for member in bundle.manifest.members}
-    assert len(starts) == 1 and None not in starts
-    for name, tensor in soup.items():
-        np.testing.assert_allclose(tensor, sum(s[name].double() for s in states) / len(states), atol=1e-6)
+    assert len(starts) == 1 and None not in starts and len(diwa.manifest.members) == 1
 
 
-def test_float16_storage_of_the_shipped_weights_gives_the_same_mask(cpu, tmp_path) -> None:
-    bundle = load_bundle(find_bundle("diwa", None))
-    (member,) = bundle.manifest.members
-    write_bundle(
-        tmp_path / "half", {"soup": read_state(bundle, member)},
-        lambda members: type(bundle.manifest)(**{**vars(bundle.manifest), "members": members}),
-        weights=[1.0], start_sha256=member.start_sha256, half=True,
-    )  # fmt: skip
-    case = read_case([SAMPLE], Limits())
-    masks = [segment(case, b, cpu, Stopwatch()).mask for b in (bundle, load_bundle(tmp_path / "half"))]
-    assert 2 * np.count_nonzero(masks[0] & masks[1]) / (masks[0].sum() + masks[1].sum()) >= 0.9995
+def test_the_bundles_say_what_trained_them_and_no_test_phantom_did() -> None:
+    for name in ("eoa", "diwa"):
+        cases = load_bundle(find_bundle(name, None)).manifest.provenance.scores[TRAINED_ON]
+        seeds = {int(case[1:]) for case in cases if re.fullmatch(r"[A-Z]\d{6}", case)}
+        assert seeds and max(seeds) < TEST_SEEDS_FROM and not any(case.startswith(UNSEEN_SITE) for case in cases)
 
 
 def test_the_bundles_are_small_and_the_sample_is_too() -> None:

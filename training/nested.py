@@ -35,7 +35,7 @@ from training.procedure import (
     selected,
 )
 from training.recrop import main as recrop_main
-from training.scores import CaseScore, summary, table, write
+from training.scores import CaseScore, summary, table, without_empty, write
 from training.select import TITLES
 from training.settings import Training, build, changed, read_yaml
 from training.split import Fold
@@ -228,9 +228,9 @@ def report_phantoms(data: Data, start: Path, options: argparse.Namespace) -> Non
 
 
 def report(scores: list[CaseScore], path: Path, title: str) -> None:
-    """Print the scores, and write them as CSV and JSON."""
-    result = summary(scores, by=("site",))
-    print(f"\n{title}\n\n{table(result)}\n", flush=True)
+    """Print the scores, Dice of the cases with lesion too, and write them as CSV and JSON."""
+    result, ill = (summary(rows, by=("site",)) for rows in (scores, without_empty(scores)))
+    print(f"\n{title}\n\n{table(result)}\n\n{table(ill)}\n", flush=True)
     write(scores, result, path, {"title": title, "date": time.strftime("%Y-%m-%d")})
 
 

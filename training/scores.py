@@ -39,6 +39,14 @@ class CaseScore:
     convention: str
 
 
+def without_empty(rows: Sequence[CaseScore]) -> list[CaseScore]:
+    """The same scores by convention autopet_3: neither Dice nor FNV without lesion, so means are over the rest."""
+    nothing = {"dice": math.nan, "fnv_ml": math.nan}
+    return [
+        dataclasses.replace(row, convention="autopet_3", **({} if row.lesions_true else nothing)) for row in rows
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """Mean over `cases` cases and its 95 % interval; left_out: cases that were NaN. NaN where there is none."""
