@@ -22,9 +22,13 @@ Size = tuple[int, int, int]
 
 
 def clipped_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> Tensor:
-    """HU and SUV in LAS (z, y, x) as float32 (2, X, Y, Z), channel 0 = CT in HU, 1 = PET in SUV, clipped as set."""
+    """HU and SUV in LAS (z, y, x) as float32 (2, X, Y, Z), channel 0 = CT in HU, 1 = PET in SUV, clipped as set.
+
+    HU are rounded to whole numbers, as scanners store them: what is air does not hang on a digit of interpolation.
+    """
     channels = np.empty((2, *suv.shape), dtype=np.float32)
-    channels[0], channels[1] = hu, suv
+    np.rint(hu, out=channels[0], casting="same_kind")
+    channels[1] = suv
     if settings.ct_clip:
         np.clip(channels[0], settings.ct_low_hu, settings.ct_high_hu, out=channels[0])
     if settings.suv_clip:

@@ -96,7 +96,7 @@ def test_constant_and_empty_slices_stay_finite_and_zero() -> None:
 
 
 def test_ct_is_clipped_and_pet_only_where_it_is_asked_for() -> None:
-    hu, suv = np.array([[[-3000.0, 5, 3000]]]), np.array([[[0.0, 12, 90]]])
+    hu, suv = np.array([[[-3000.0, 5.4, 3000]]]), np.array([[[0.0, 12, 90]]])
     image = clipped_image(hu, suv, Intensity(ct_clip=True, suv_top=20))
     assert image[0].flatten().tolist() == [-1000, 5, 1000] and image[1].flatten().tolist() == [0, 12, 90]
     assert clipped_image(hu, suv, Intensity(suv_clip=True, suv_top=20))[1].max() == 20
