@@ -355,7 +355,8 @@ def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
     ("root", "said"),
     [
         ([1, 2], "holds 'empty_list'; a checkpoint is a dictionary"),
-        ({"model": {"w": 1}, "epoch": 3}, "has no state_dict but model, epoch"),
+        ({"net": {"w": 1}, "epoch": 3}, "has no state_dict but net, epoch"),
+        ({"model": {"w": 1}, "epoch": 3}, r"model\['w'\] is not a plain tensor but int"),
         ({"state_dict": [1]}, "state_dict is not a dictionary"),
         ({"state_dict": {"w": 1.0}}, r"state_dict\['w'\] is not a plain tensor but float"),
         ({"state_dict": {"w": None}}, r"state_dict\['w'\] is not a plain tensor"),
