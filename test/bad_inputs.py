@@ -179,7 +179,9 @@ def damage_member(folder: Path) -> None:
 
 def other_start(folder: Path) -> None:
     content = json.loads((folder / "manifest.json").read_text())
-    content["members"][0]["start_sha256"] = "1" * 64
+    first = content["members"][0]
+    shutil.copy(folder / first["file"], folder / "other.safetensors")
+    content["members"].append(first | {"file": "other.safetensors", "start_sha256": "1" * 64})
     (folder / "manifest.json").write_text(json.dumps(content))
 
 
@@ -248,7 +250,7 @@ CASES = [
     Bad(title="report where a folder is", make=do(report_in_a_folder), exit_code=5),
     Bad(title="report in the mask's place", exit_code=5,
         make=do(lambda f, pet, ct: ["--report", str(f / "output/images/automated-petct-lesion-segmentation/ct.mha")])),
-    Bad(title="disk full", make=do(lambda f, pet, ct: []), exit_code=5, file_limit_bytes=200),
+    Bad(title="disk full", make=do(lambda f, pet, ct: []), exit_code=5, file_limit_bytes=20),
     Bad(title="weights are not there", make=do(lambda f, pet, ct: ["--weights", "absent"]), exit_code=4),
     Bad(title="damaged weights", make=bundle(damage_member), exit_code=4),
     Bad(title="unknown key in the manifest", make=bundle(edit_manifest(colour="red")), exit_code=4),

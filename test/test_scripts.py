@@ -287,7 +287,9 @@ def test_ci_makes_what_it_trains_in_a_folder_of_its_own_and_removes_it(tree: Pat
     made = tmp_path_factory.mktemp("made")
     assert "ALL PASSED" in _run(tree, ".ci/run", TMPDIR=str(made))
     folders = re.findall(rf"{made}/\S+", (tree / "calls").read_text())
-    assert [folder.split("/")[-1] for folder in folders] == ["chain", "table2-smoke", "table3-smoke"]
+    assert [folder.split("/")[-1] for folder in folders] == [
+        "chain-volumes", "chain-slices", "table2-smoke", "table3-smoke", "wholebody-smoke"
+    ]  # fmt: skip
     assert list(made.iterdir()) == [] and (tree / "runs/weeks.pt").exists()
 
 

@@ -20,7 +20,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = read_plan(options.plan or CONFIGS / f"{options.scale}.yaml")
         data = data_of(plan, options, folder)
-        lines = TABLES[options.table](plan, data, folder, options.device)
+        lines = of_table(options.table)(plan, data, folder, options.device)
         text = markdown(options.table, lines, data)
         print(text)
         write(folder, options, text, lines, data, time.time() - begun)
@@ -190,7 +190,9 @@ def wholebody(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
     return lines
 
 
-TABLES = {"table2": table2, "table3": table3, "wholebody": wholebody}
+def of_table(name: str) -> Callable[[Plan, Data, Path, str], list[Line]]:
+    """The function that makes a table's lines."""
+    return {"table2": table2, "table3": table3, "wholebody": wholebody}[name]
 
 
 def networks_in(choice: Choice) -> int:
@@ -254,7 +256,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m training.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("table", choices=tuple(TABLES))
+    add("table", choices=("table2", "table3", "wholebody"))
     add("--scale", choices=SCALES, default="small", help="default small")
     add("--plan", type=Path, help="YAML in place of training/configs/<scale>.yaml")
     add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")
