@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -7,6 +9,7 @@ from model.config import Crop
 from model.errors import CaseError, WeightsError
 from training.prepare import prepare_one
 from training.repeat import compare, in_crop, run_process
+from training.table import study_sha256
 
 
 def masks(both: int, one: int, other: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +57,7 @@ def test_a_mask_on_the_pets_grid_becomes_the_prepared_studys(tmp_path) -> None:
         image = sitk.ReadImage(str(path)) if array is None else sitk.GetImageFromArray(array)
         image.SetSpacing((5.0, 5.0, 5.0))
         sitk.WriteImage(sitk.DICOMOrient(image, "PIR"), str(path))
+    study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
     prepare_one(study, tmp_path / "cache", crop)
     found, outside = in_crop(study.truth, study, crop)
     expected = np.load(tmp_path / "cache" / study.case / "truth.npy")
