@@ -122,6 +122,8 @@ class Bench:
         """The network of the members' mean weights, each as often as it is named; its batch statistics made anew."""
         counts = Counter(names)
         network = self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
+        if self.settings.network.kind != "slices":  # no statistics, so no study need be looked for
+            return network
         return refreshed(network, self.settings, self.cache, self.seen_in_common(counts), self.device)
 
     def seen_in_common(self, names: Iterable[str]) -> list[str]:

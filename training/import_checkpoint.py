@@ -174,13 +174,9 @@ def read_authors(path: Path) -> tuple[State, Network]:
     network = network_of(found, prefix, path)
     with torch.device("meta"):
         wanted = {prefix + _theirs(name): tensor for name, tensor in build(network).state_dict().items()}
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or extra:
-        raise WeightsError(
-            f"'{path}' is not the authors' middle-fusion network of widths {list(network.widths)}: {len(missing)} "
-            f"tensors missing: {_some(missing)}; {len(extra)} superfluous: {_some(extra)}; give the files as published"
-        )
-    check_tensors(found, wanted, network, path)
+    check_tensors(
+        found, wanted, network, path, f"the authors' middle-fusion network of widths {list(network.widths)}"
+    )
     return {_ours(name.removeprefix(prefix)): tensor.float() for name, tensor in found.items()}, network
 
 
@@ -192,13 +188,8 @@ def read_slices(found: State, path: Path) -> tuple[State, Network]:
     network = slice_network_of(found, path)
     with torch.device("meta"):
         wanted = build(network).state_dict()
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or extra:
-        raise WeightsError(
-            f"'{path}' is not the U-Net on {network.fusion} that segmentation_models_pytorch builds: {len(missing)} "
-            f"tensors missing: {_some(missing)}; {len(extra)} superfluous: {_some(extra)}; give the file as published"
-        )
-    check_tensors(found, wanted, network, path)
+    what = f"the U-Net on {network.fusion} that segmentation_models_pytorch builds"
+    check_tensors(found, wanted, network, path, what)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}, network
 
 
@@ -220,8 +211,14 @@ def slice_network_of(found: State, path: Path) -> Network:
         raise WeightsError(f"'{path}': {error}; it is another network") from None
 
 
-def check_tensors(found: State, wanted: State, network: Network, path: Path) -> None:
-    """Raise WeightsError if a tensor's shape is another than the network's, or if it is not made of finite numbers."""
+def check_tensors(found: State, wanted: State, network: Network, path: Path, what: str) -> None:
+    """Raise WeightsError if the tensors are not those of the network, called `what`, in name and shape, and finite."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        raise WeightsError(
+            f"'{path}' is not {what}: {len(missing)} tensors missing: {_some(missing)}; {len(extra)} superfluous: "
+            f"{_some(extra)}; give the files as published"
+        )
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             raise WeightsError(
