@@ -9,6 +9,7 @@ Parameter names follow the authors' checkpoints: pet_encoder.layer1.0.conv.weigh
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.config import Network
 from model.regnet import build_slices
@@ -45,13 +46,26 @@ def skeleton(network: Network) -> nn.Module:
         return build(network)
 
 
+class Norm(nn.InstanceNorm3d):
+    """Instance normalisation that leaves channels_last_3d images as they lie on a CPU.
+
+    torch's own copies such an image to and fro, a fifth of a training step's time; a group a channel is the same sum.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        lies_last = image.is_contiguous(memory_format=torch.channels_last_3d) and not image.is_contiguous()
+        if image.device.type != "cpu" or not lies_last:
+            return super().forward(image)
+        return functional.group_norm(image, self.num_features, self.weight, self.bias, self.eps)
+
+
 class Block(nn.Module):
     """Convolution, instance normalisation, SELU."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
         self.conv = nn.Conv3d(inside, outside, kernel_size=3, padding=1, bias=False)
-        self.norm = nn.InstanceNorm3d(outside, affine=True)
+        self.norm = Norm(outside, affine=True)
         self.act = nn.SELU(inplace=True)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -64,3 +64,17 @@ def test_a_block_is_convolution_instance_norm_selu() -> None:
     centred = convolved - convolved.mean((2, 3, 4), keepdim=True)
     normed = centred / (convolved.var((2, 3, 4), unbiased=False, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(block(image), torch.selu(normed))
+
+
+def test_an_image_with_its_channels_last_is_normed_alike_and_stays_so() -> None:
+    norm = build(Network(fusion="early", widths=(2, 3))).encoder.layer1[0].norm
+    norm.weight.data, norm.bias.data = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0])
+    image = torch.rand(3, 2, 4, 6, 8) * torch.tensor([1.0, 50.0])[:, None, None, None]
+    there, last = image.clone().requires_grad_(), image.to(memory_format=torch.channels_last_3d).requires_grad_()
+    expected = torch.nn.functional.instance_norm(there, weight=norm.weight, bias=norm.bias)
+    out = norm(last)
+    assert out.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    (expected**3).sum().backward()
+    (out**3).sum().backward()
+    torch.testing.assert_close(last.grad, there.grad, rtol=1e-3, atol=1e-4)
