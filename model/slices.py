@@ -1,7 +1,9 @@
 """Slices of a study one by one, as Zhong et al. run them: where each lies, how it is normalised, and pasted back.
 
-Their container is the standard: 256 x 256 pixels around the body, CT clipped to +-1000 HU, each modality of each slice
-to mean 0 and standard deviation 1, channel order PET, CT. Rows are y and columns x of the network's order.
+As in their container: 256 x 256 pixels around the body, CT clipped to +-1000 HU, each modality of each slice to mean 0
+and standard deviation 1, channel order PET, CT. Unlike it, the body is what is denser than BODY_HU, so that neither
+table nor the circle of the scanner moves the window, grids may have any size, and HU are rounded. Rows are y and
+columns x of the network's order.
 """
 
 from collections.abc import Callable

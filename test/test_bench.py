@@ -128,18 +128,30 @@ def test_a_run_kept_in_half_precision_scores_as_its_network_in_single(cache, tmp
 
 
 def test_a_soup_of_networks_for_slices_has_the_mean_weights_and_statistics_made_anew(cache, tmp_path) -> None:
-    settings, runs, networks = tiny_slices(), [], []
+    runs, networks = [], []
     for seed in (0, 1):
         torch.manual_seed(seed)
+        settings = tiny_slices(seed=seed, whole_body={"alpha": 1.0 + seed})
         networks.append(build(settings.network))
-        run = make_run(tmp_path / f"m{seed}", networks[-1].state_dict(), settings=settings)
-        runs.append(run)
-    found = Bench(read_candidates(runs), cache, ILL, tmp_path / "keep", CPU).soup_network(["m0", "m1"])
+        runs.append(make_run(tmp_path / f"m{seed}", networks[-1].state_dict(), settings=settings))
+    members = read_candidates(runs)
+    found = Bench(members, cache, ILL, tmp_path / "keep", CPU).soup_network(["m0", "m1"])
+    again = Bench(read_candidates(runs[::-1]), cache, ILL, tmp_path / "keep", CPU).soup_network(["m1", "m0"])
     mean = build(settings.network)
     with torch.no_grad():
         for out, one, other in zip(mean.parameters(), *(n.parameters() for n in networks), strict=True):
             out.copy_((one + other) / 2)
-    expected = refreshed(mean, settings, cache, FOLD.train, CPU).state_dict()
+    of = min(members.values(), key=lambda one: one.sha256).settings  # one member draws the slices, whatever the order
+    expected = refreshed(mean, of, cache, FOLD.train, CPU).state_dict()
     state = found.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in again.state_dict().items())
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items()) and not found.training
     assert (state["encoder.stem.bn.running_mean"] != 0).any()
+
+
+def test_a_soup_of_one_network_for_slices_is_that_network_with_its_own_statistics(cache, tmp_path) -> None:
+    settings = tiny_slices()
+    state = build(settings.network).state_dict()
+    run = make_run(tmp_path / "m", state, settings=settings)
+    bench = Bench(read_candidates([run]), cache, ILL, tmp_path / "keep", CPU)
+    assert all(torch.equal(state[name], t) for name, t in bench.soup_network(["m", "m"]).state_dict().items())

@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import tiny_slices
 
+from model.errors import ConfigError
 from model.segment import image_of
 from model.slices import slice_starts, slide_slices
 from training.prepare import load
@@ -72,6 +73,7 @@ def test_augmentation_changes_the_image_and_keeps_a_truth_of_zeros_and_ones_with
     changed = 0
     for number in range(30):
         out, mask = augmented(image, truth, strength, [0, number], (0, 1))
+        assert type(out) is type(mask) is torch.Tensor  # not MONAI's own, whose every operation is slower
         assert out.shape == image.shape and out.dtype == torch.float32 and set(mask.unique().tolist()) <= {0.0, 1.0}
         changed += not torch.equal(out, image)
         if mask.any():
@@ -88,3 +90,9 @@ def test_only_the_axes_asked_for_are_turned() -> None:
         assert any(torch.equal(f, turned) for f in found) and all(
             torch.equal(f, turned) or torch.equal(f, image) for f in found
         )
+
+
+@pytest.mark.parametrize("cases", [(), ("case3",)])
+def test_a_fold_without_a_slice_to_train_on_is_refused(cases, tiny_cache) -> None:
+    with pytest.raises(ConfigError, match=f"no slice to train on: of {len(cases)} training cases none"):
+        SliceDataset(tiny_cache, cases, tiny_slices())

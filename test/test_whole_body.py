@@ -26,7 +26,8 @@ def test_every_patient_comes_and_neighbours_share_at_least_the_overlap(alpha, ov
     assert {patient for group in groups for patient in group} == {f"p{n}" for n in range(patients)}
     for group, following in zip(groups, [*groups[1:], groups[0]], strict=True):
         assert len(group) == len(set(group)) == min(round(alpha * 4), patients)
-        assert len({*group} & {*following}) >= round(overlap * len(group)) or len(groups) == 1
+        again = max(round(overlap * len(group)), int(overlap > 0))
+        assert len({*group} & {*following}) >= again or len(groups) == 1
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1, 2])
@@ -41,6 +42,15 @@ def test_an_epoch_has_every_slice_with_lesion_and_alpha_times_as_many_of_whole_b
         for item in made.lesion:
             extra.remove(item)
         assert len(set(extra)) == len(extra) == alpha * 40
+
+
+@pytest.mark.parametrize(("patients", "slices", "lesions"), [(20, 30, 50), (4, 20, 8), (5, 10, 12)])
+def test_every_slice_of_every_patient_comes_in_time(patients, slices, lesions) -> None:
+    """Groups hold more slices than an epoch takes: what one epoch leaves out, another of the same group shows."""
+    made = order(patients=patients, slices=slices, lesions=lesions, beta=40)
+    rounds = made.settings.beta * len(made.groups())
+    seen = {item for epoch in range(rounds) for item in made.epoch(epoch)}
+    assert seen == {item for part in made.whole.values() for item in part}
 
 
 def test_the_group_changes_after_beta_epochs_and_comes_round() -> None:

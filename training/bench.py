@@ -119,12 +119,17 @@ class Bench:
         return Judged(cases=cases, seconds_per_case=kept["seconds_per_case"])
 
     def soup_network(self, names: Iterable[str] | Mapping[str, int]) -> nn.Module:
-        """The network of the members' mean weights, each as often as it is named; its batch statistics made anew."""
+        """The network of the members' mean weights, each as often as it is named; its batch statistics made anew.
+
+        They are made on training slices as one of the members draws them, always the same one whatever else is on the
+        bench. One member alone is that member, with the statistics it has.
+        """
         counts = Counter(names)
         network = self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
-        if self.settings.network.kind != "slices":  # no statistics, so no study need be looked for
+        if self.settings.network.kind != "slices" or len(counts) == 1:  # then no study need be looked for
             return network
-        return refreshed(network, self.settings, self.cache, self.seen_in_common(counts), self.device)
+        first = min((self.candidates[name] for name in counts), key=lambda one: one.sha256)
+        return refreshed(network, first.settings, self.cache, self.seen_in_common(counts), self.device)
 
     def seen_in_common(self, names: Iterable[str]) -> list[str]:
         """Cases of the cache that trained all of these members."""

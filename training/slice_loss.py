@@ -16,9 +16,11 @@ class SliceLoss(nn.Module):
     the softmax probability of lesion. All three run over the whole batch, so that slices without lesion have
     gradients.
 
-    The paper says "learned automatically", its code has 1 / (2 s^2) * loss + log(1 + s^2) for each, from s = 1 on
-    (Liebel and Koerner, arXiv:1805.06334, equation 2), and so has this. The regulariser of Kendall et al. (CVPR 2018),
-    log s, falls without end as s does: a loss near 0 would get a weight without limit.
+    The paper says "learned automatically"; its code names an AutomaticWeightedLoss and does not hold it. Here it is
+    1 / (2 s^2) * loss + log(1 + s^2) for each, from s = 1 on (Liebel and Koerner, arXiv:1805.06334, equation 2). With
+    the regulariser of Kendall et al. (CVPR 2018), log s, the total falls below 0 without end as a loss nears 0, whose
+    weight then grows as 1 / loss; here as 1 / sqrt(2 loss), and the total stays above 0. Their rate stays what it is;
+    the authors' cosine takes it down with the network's.
     """
 
     def __init__(self) -> None:

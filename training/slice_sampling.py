@@ -9,6 +9,7 @@ from monai.transforms import Compose, RandAffined, RandGaussianNoised, RandGauss
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.errors import ConfigError
 from model.segment import image_of
 from model.slices import cut, normalised, slice_starts
 from training.prepare import MOST_POINTS, Prepared, load
@@ -37,6 +38,9 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
             whole.setdefault(study.patient, []).extend((study.case, z) for z in range(study.suv.shape[2]))
         lesion = [(study.case, z) for study in self.by_case.values() for z in lesion_slices(study)]
         self.order = SliceOrder(lesion=lesion, whole=whole, settings=settings.whole_body, seed=settings.seed)
+        if not len(self.order):
+            what = "of them shows a lesion" if self.by_case else "is in the cache"
+            raise ConfigError(f"no slice to train on: of {len(cases)} training cases none {what}")
         steps = steps_of(settings, len(self.order), processes)
         self.an_epoch = steps * settings.batch * settings.accumulate * processes
         self.listed: tuple[int, list[Slice]] = (-1, [])
@@ -98,4 +102,4 @@ def augmented(
     ])  # fmt: skip
     change.set_random_state(int(rng.integers(2**31)))
     out = change(both)
-    return torch.as_tensor(out["image"]).float(), torch.as_tensor(out["truth"]).float()
+    return out["image"].as_tensor().float(), out["truth"].as_tensor().float()

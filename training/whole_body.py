@@ -17,16 +17,17 @@ class SliceOrder:
     lesion: slices that show one; whole: every slice of every patient; both of the training part of one fold.
 
     Patients stand in a circle, in an order of the seed. A group is as many of them, one after the other, as have
-    alpha times as many slices as there are in `lesion`; the last patient's are cut short. After beta epochs the next
-    group begins so that a share `overlap` of the patients (25 % in the paper) is met again, and after the last group
-    the first. Nine patients, of whom four are a group:
+    alpha times as many slices as there are in `lesion`, or more; each epoch draws as many of all of theirs. After beta
+    epochs the next group begins so that a share `overlap` of the patients (25 % in the paper), one at least, is met
+    again, and after the last group the first. Nine patients, of whom four are a group:
 
         patients   0 1 2 3 4 5 6 7 8
         group 0    x x x x              epochs 0 to beta - 1
         group 1          x x x x        epochs beta to 2 beta - 1: patient 3 again
         group 2    x           x x x    patient 6 again, and 0, whom group 0 will meet again
 
-    Where they do not divide so evenly, the last group shares more with the first.
+    Where they do not divide so evenly, the last group shares more with the first. With an overlap a group is two
+    patients or more.
     """
 
     lesion: Sequence[Slice]
@@ -48,15 +49,16 @@ class SliceOrder:
         circle = [circle[number] for number in np.random.default_rng([self.seed, 0]).permutation(len(circle))]
         found: list[list[str]] = []
         first = 0
+        again, least = self.settings.overlap, 2 if self.settings.overlap else 1
         while self.wanted and first < len(circle):
             group, slices = [], 0
-            while slices < self.wanted and len(group) < len(circle):
+            while (slices < self.wanted or len(group) < least) and len(group) < len(circle):
                 group.append(circle[(first + len(group)) % len(circle)])
                 slices += len(self.whole[group[-1]])
             found.append(group)
             if len(group) == len(circle):
                 break
-            first += max(len(group) - round(self.settings.overlap * len(group)), 1)
+            first += max(len(group) - max(round(again * len(group)), least - 1), 1)
         return found
 
     def epoch(self, number: int) -> list[Slice]:
@@ -71,8 +73,8 @@ class SliceOrder:
         added: list[Slice] = []
         if groups:
             group = groups[number // self.settings.beta % len(groups)]
-            added = [slice_ for patient in group for slice_ in self.whole[patient]][: self.wanted]
-            added = [added[i] for i in rng.permutation(len(added))]
+            added = [slice_ for patient in group for slice_ in self.whole[patient]]
+            added = [added[i] for i in rng.permutation(len(added))[: self.wanted]]
         return spread(base, added)
 
     def __len__(self) -> int:
