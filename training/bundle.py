@@ -17,6 +17,16 @@ from model.files import sha256_of
 from model.manifest import MANIFEST, load_bundle
 from model.weights import read_state
 
+PAPERS = {
+    "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
+    'Methods"',
+    "slices": 'Zhong, Mo and Liu, "AutoPET Challenge 2022: Automatic Segmentation of Whole-body Tumor Lesion Based on '
+    'Deep Learning and FDG PET/CT"',
+}
+METHOD_OF = {  # of weights made here, by kind
+    "volumes": f"method of {PAPERS['volumes']}",
+    "slices": f"method of {PAPERS['slices']}; weight averaging and selection of {PAPERS['volumes']}",
+}
 State = dict[str, Tensor]
 
 

@@ -23,7 +23,7 @@ from model.config import CHANNELS, FORMAT_VERSION, Crop, Manifest, Member, Prove
 from model.device import choose_device
 from model.errors import ConfigError, OutputError, WeightsError
 from training.bench import Bench
-from training.bundle import state_sha256, write_bundle
+from training.bundle import METHOD_OF, state_sha256, write_bundle
 from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import State, read_json, read_weights, result_file
 from training.command import ENDS, told
@@ -36,10 +36,6 @@ from training.table import read_table
 ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."
-ATTRIBUTION = (
-    'method of Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
-    'Methods"'
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +55,15 @@ class Chosen:
 
 def export(
     selection: Path, choice: str, name: str, output: Path, *,
-    data: str = UNKNOWN, licence: str = UNKNOWN, intended_use: str = USE, attribution: str = ATTRIBUTION,
+    data: str = UNKNOWN, licence: str = UNKNOWN, intended_use: str = USE, attribution: str | None = None,
     half: bool = False, index: Path | None = None, check_case: str | None = None,
     trained_on: Sequence[str] = (), wanted: str = "auto", force: bool = False,
 ) -> None:  # fmt: skip
     """Write the bundle of a choice of `selection`, one of training.select.TITLES, into the folder `output`.
 
-    half: float16 files, which needs the check. index: that of the cases, for the check; check_case: a validation
-    case, default the first with lesion. trained_on: cases to name in the provenance besides those the runs know of.
+    attribution: whose work it rests on, default the papers. half: float16 files, which needs the check. index:
+    that of the cases, for the check; check_case: a validation case, default the first with lesion. trained_on:
+    cases to name in the provenance besides those the runs know of.
     Raises ConfigError, CaseError, WeightsError or OutputError; then what was at `output` is left as it was.
     """
     if half and index is None:
@@ -75,14 +72,15 @@ def export(
         raise ConfigError(f"'{output}' is there already; choose another --output, or --force to replace it")
     chosen = read_choice(selection, choice)
     scores = provenance_scores(chosen, choice, trained_on)
+    settings = next(iter(chosen.members.values())).settings
     origin = Provenance(
-        data=data, commit=commit(), date=time.strftime("%Y-%m-%d"), scores=scores, attribution=attribution
+        data=data, commit=commit(), date=time.strftime("%Y-%m-%d"), scores=scores,
+        attribution=attribution or METHOD_OF[settings.network.kind],
     )
     states, weights = bundle_states(chosen)
     start = start_sha256(list(chosen.members.values()))
 
     def manifest(written: tuple[Member, ...]) -> Manifest:
-        settings = next(iter(chosen.members.values())).settings
         return Manifest(
             format_version=FORMAT_VERSION, name=name, kind=settings.network.kind,
             network=settings.network, channels=CHANNELS[settings.network.kind],
@@ -228,7 +226,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data", required=True, metavar="TEXT", help="what the members were trained on, in words")
     add("--licence", required=True, metavar="TEXT", help="of the weights")
     add("--intended-use", default=USE, metavar="TEXT", help=f"default: {USE}")
-    add("--attribution", default=ATTRIBUTION, metavar="TEXT", help="whose work it rests on (default: the paper)")
+    add("--attribution", metavar="TEXT", help="whose work it rests on (default: the papers of the method)")
     add("--index", type=Path, metavar="CSV", help="index of the cases: one is checked through process.py (default: no)")
     add("--check-case", metavar="CASE", help="a case selected on (default: the first with lesion)")
     add("--half", action="store_true", help="store float16, half the size; needs --index (default: float32)")

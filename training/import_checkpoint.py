@@ -35,7 +35,7 @@ from model.files import sha256_of
 from model.manifest import WEIGHTS
 from model.networks import build
 from model.regnet import DESIGNS
-from training.bundle import write_bundle
+from training.bundle import PAPERS, write_bundle
 from training.checkpoint_reader import read_state_dict
 from training.command import ENDS, told
 
@@ -47,12 +47,6 @@ WINDOWS = {"volumes": (192, 192, 192), "slices": (256, 256, 1)}  # voxels (x, y,
 CROPS = {"volumes": 0.0, "slices": -1e6}  # SUV: Ahn and Park crop to PET > 0; Zhong et al. take slices as they are
 DATA = "autoPET training data ({}), as stated by the authors"
 AUTHORS = {"volumes": "Ahn and Park", "slices": "Zhong et al."}
-PAPERS = {
-    "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
-    'Methods"',
-    "slices": 'Zhong, Mo and Liu, "AutoPET Challenge 2022: Automatic Segmentation of Whole-body Tumor Lesion Based on '
-    'Deep Learning and FDG PET/CT"',
-}
 USE = "Research only. Not a medical device. The weights are the authors': pass them on only by a licence they gave."
 
 State = dict[str, Tensor]
@@ -195,6 +189,10 @@ def read_slices(found: State, path: Path) -> tuple[State, Network]:
 
 def slice_network_of(found: State, path: Path) -> Network:
     """The network for slices whose encoder and decoder have these tensors."""
+    for name, tensor in found.items():
+        if name.endswith("conv.weight") or name == HEAD or re.search(r"conv\d\.0\.weight$", name):
+            if tensor.ndim != 4:
+                raise WeightsError(f"'{path}': {name} has shape {tuple(tensor.shape)}, a 2-D convolution has four axes")
     first = [f"encoder.s{stage}.b1.conv3.conv.weight" for stage in range(1, 5)]
     stages = tuple(int(found[name].shape[0]) for name in first if name in found)
     blocks = [name for number in range(5) if (name := f"decoder.blocks.{number}.conv1.0.weight") in found]
