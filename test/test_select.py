@@ -9,7 +9,7 @@ from tiny_runs import FOLD, dice_of, logits, make_run, make_runs, random_state, 
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.select import TITLES, log_of, main, select_runs
+from training.select import TITLES, finished, log_of, main, select_runs
 from training.split import Fold
 
 ILL = FOLD.validate[:2]  # case3 has no lesion
@@ -189,3 +189,15 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(runs, cache, tmp_path
     words = ["--cache", cache, "--split", written_split(tmp_path), "--output", output]
     assert main([str(word) for word in [runs[0], tmp_path, *words]]) == ConfigError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ") and not output.exists()
+
+
+def test_what_a_sweep_keeps_and_runs_that_have_not_ended_are_left_out(tmp_path, capsys) -> None:
+    """As `runs/members/*` names them: two members, one of which was killed, the sweep's folder and its list."""
+    done = make_run(tmp_path / "done", random_state(0))
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "config.yaml").write_text("settings: {}")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep.json").write_text("{}")
+    assert finished(sorted(tmp_path.iterdir())) == [done]
+    assert "killed' has not ended" in capsys.readouterr().err
+    assert finished([tmp_path / "nothing"]) == [tmp_path / "nothing"]  # told by what reads it

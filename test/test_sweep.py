@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,9 @@ def test_the_command_says_what_is_wrong_with_the_yaml(tmp_path, capsys) -> None:
     words = [word for key in ("cache", "split", "base", "runs") for word in (f"--{key}", str(tmp_path / key))]
     assert main([str(tmp_path / "no.yaml"), *words]) == ConfigError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: cannot read")
+
+
+def test_a_member_that_is_not_averaged_is_refused(plan) -> None:
+    there = plan(one=1)
+    with pytest.raises(ConfigError, match="member one has no averaging"):
+        sweep(replace(there, members={"one": replace(there.members["one"], averaging=None)}))

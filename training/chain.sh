@@ -32,11 +32,7 @@ if [ "$kind" = volumes ]; then
 fi
 step train --settings "$configs/base.yaml" "${at[@]}" --run "$run/base" "${from[@]}"
 step sweep "$configs/sweep.yaml" "${at[@]}" --base "$run/base" --runs "$run/members"
-members=()
-for folder in "$run"/members/*/; do
-  [ -e "$folder/run.json" ] && members+=("$folder")
-done
-step select "${members[@]}" "${at[@]}" --output "$run/selection.json"
+step select "$run"/members/*/ "${at[@]}" --output "$run/selection.json"
 for method in eoa diwa; do
   if [ ! -d "$run/bundles/$method" ]; then
     step export "$run/selection.json" --choice "${method}_greedy" --name "chain-$kind-$method" \

@@ -26,7 +26,7 @@ from typing import Any
 from model.errors import ConfigError
 from training.settings import Training, build, changed, read_settings, read_yaml, settings_from
 
-KEPT = "sweep"  # the folder of settings and logs, beside the members'
+KEPT, STATES = "sweep", "sweep.json"  # the folder of settings and logs, and the list of states, beside the members'
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # a folder, and a file of a bundle
 SMALL = 0.01  # rates below are named as 1e-4
 SHORT = {"optimizer": "name", "averaging": "constant"}  # what a grid's plain value stands for in its section

@@ -1,6 +1,6 @@
 """Which members make the ensemble (EoA) and the mean of weights (DiWA): uniform and greedy, on validation cases.
 
-    python -m training.select runs/members/* --cache runs/cache --split split.json --output runs/selection.json
+    python -m training.select runs/members/*/ --cache runs/cache --split split.json --output runs/selection.json
 
 Ranks the runs by validation Dice, then chooses by algorithms 1 and 2 of Ahn and Park. Writes selection.json, which
 training.export reads, and selection.txt beside it: every accept and reject with its scores. What the members say
@@ -21,8 +21,9 @@ from model.errors import ConfigError
 from model.writing import check_output
 from training.bench import Bench, Judged
 from training.candidates import Candidate, check_one_start, read_candidates
-from training.checkpoint import write_json, write_text
+from training.checkpoint import CONFIG, RESULT, write_json, write_text
 from training.command import ENDS, told
+from training.members import KEPT, STATES
 from training.prepare import crop_of
 from training.selection import Choice, greedy, rank, steps_to, uniform
 from training.split import Fold, read_fold
@@ -77,6 +78,19 @@ def select_runs(
         ],
         "choices": {name: choices[name] for name in TITLES if name in choices},
     }  # fmt: skip
+
+
+def finished(runs: Iterable[Path]) -> list[Path]:
+    """The runs that have ended, without what a sweep keeps beside its members; the others are told on stderr."""
+    found = []
+    for run in runs:
+        if run.name in (KEPT, STATES):
+            continue
+        if (run / CONFIG).exists() and not (run / RESULT).exists():
+            print(f"left out: '{run}' has not ended; train it to its end to choose from it, too", file=sys.stderr)
+        else:
+            found.append(run)
+    return found
 
 
 def choose(bench: Bench, ranked: Sequence[str], methods: Sequence[str], replacement: bool) -> dict[str, Any]:
@@ -170,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_output(options.output.parent)
         report = select_runs(
-            options.runs, options.cache, read_fold(options.split, options.fold),
+            finished(options.runs), options.cache, read_fold(options.split, options.fold),
             options.keep or options.output.parent / "margins", methods=options.method,
             replacement=options.replacement, wanted=options.device,
         )  # fmt: skip
@@ -190,7 +204,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="Cost: every member once over the validation cases; for DiWA about as many passes of one network again.",
     )  # fmt: skip
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="finished run folders of training.train")
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders of training.train, as a sweep leaves them; "
+        "those that have not ended are left out, and said so")
     add("--cache", type=Path, required=True, help="what training.prepare wrote")
     add("--split", type=Path, required=True, help="what training.split wrote")
     add("--fold", default="0", help="name of the fold whose validation cases are used (default 0)")

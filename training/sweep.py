@@ -19,17 +19,16 @@ from typing import Any
 
 import yaml
 
-from model.errors import LesionError
+from model.errors import ConfigError, LesionError
 from training import checkpoint, members
 from training.command import ENDS, told
 from training.engine import Engine, Job, results
-from training.members import KEPT, read_members
+from training.members import KEPT, STATES, read_members
 from training.prepare import digest_of, load
 from training.settings import Training, read_yaml, settings_to
 from training.split import Fold, read_fold
 from training.train import starting_point
 
-STATES = "sweep.json"
 TRAIN = (sys.executable, "-m", "training.train")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +55,12 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
     """
     engine = engine or Engine()
     fold = read_fold(plan.split, plan.fold)
+    for name, settings in plan.members.items():
+        if settings.averaging is None:
+            raise ConfigError(
+                f"member {name} has no averaging: a member is fine-tuned from the base run while its weights are "
+                "averaged (equation 2); set averaging.start to the base run's last epoch"
+            )
     origins = {name: starting_point(settings, plan.base, None) for name, settings in plan.members.items()}
     states = {
         name: {"state": "finished" if is_finished(plan, name, fold, origins[name]) else "pending"}
