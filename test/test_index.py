@@ -173,3 +173,12 @@ def test_the_real_sarcoma_studies_are_all_good(real_data, tmp_path) -> None:
     filled = sitk.LabelShapeStatisticsImageFilter()
     filled.Execute(truth)
     assert rows["STS_001"].lesion_ml == pytest.approx(filled.GetPhysicalSize(1) / 1000, rel=1e-5)
+
+
+def test_a_limit_can_be_moved_as_the_list_of_problems_says(tmp_path) -> None:
+    root = folders(tmp_path / "set", "a")
+    hot = sitk.ReadImage(str(root / "a" / "SUV.nii.gz")) * 1000
+    sitk.WriteImage(hot, str(root / "a" / "SUV.nii.gz"))
+    assert run(root, "--output", tmp_path / "index.csv") != 0
+    assert "--limit pet_max_suv=" in problems(tmp_path / "index-problems.csv")[0]["reason"]
+    assert run(root, "--output", tmp_path / "index.csv", "--limit", "pet_max_suv=100000") == 0

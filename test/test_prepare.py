@@ -1,20 +1,23 @@
+import errno
 import fcntl
 import json
 import os
+import resource
+import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import lesion_study
+from conftest import ROOT, lesion_study
 from scipy import ndimage
 
 from model.config import Crop
 from model.errors import CaseError, ConfigError
 from training import prepare
 from training.prepare import check_disk, crop_of, digest_of, is_current, load, prepare_all, prepare_one
-from training.table import write_table
+from training.table import study_sha256, write_table
 
 
 def test_a_prepared_study_is_the_studys_voxels_in_las(tiny_studies, tiny_cache) -> None:
@@ -169,3 +172,51 @@ def test_a_folder_that_is_no_prepared_study_is_left_alone(tiny_studies, tmp_path
     with pytest.raises(ConfigError, match="is no prepared study"):
         prepare_one(tiny_studies[0], tmp_path, Crop())
     assert mine.read_bytes() == b"images"
+
+
+def test_more_studies_can_be_opened_than_the_usual_limit_lets(tiny_cache) -> None:
+    """In a process of its own, whose soft limit of 64 files would not hold 40 studies of three."""
+    code = (
+        "import resource, sys, pathlib\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "from training.prepare import load\n"
+        "print(len([load(pathlib.Path(sys.argv[1]), 'case0') for _ in range(40)]))\n"
+    )
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 3 * 40
+    ran = subprocess.run([sys.executable, "-c", code, str(tiny_cache)], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.strip() == "40", ran.stderr
+
+
+def test_too_many_open_files_are_not_taken_for_damage(tiny_cache, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(prepare.np, "load", full)
+    with pytest.raises(ConfigError, match="raise its hard limit"):
+        load(tiny_cache, "case0")
+
+
+def test_a_ct_that_covers_little_of_the_pet_is_warned_about(tiny_studies, tmp_path, capsys, monkeypatch) -> None:
+    half = sitk.ReadImage(str(tiny_studies[0].ct))[:, :, :16]  # of 32 slices
+    sitk.WriteImage(half, str(tmp_path / "half.mha"))
+    study = replace(tiny_studies[0], ct=tmp_path / "half.mha")
+    study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
+    write_table([study], tmp_path / "index.csv")
+    monkeypatch.setattr(
+        sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    )
+    assert prepare.main() == 0
+    assert "warning: case0: its CT covers 50.0 % of the PET" in capsys.readouterr().err
+
+
+def test_a_limit_can_be_moved_as_the_message_says(tiny_studies, tmp_path, capsys, monkeypatch) -> None:
+    pet = sitk.ReadImage(str(tiny_studies[0].pet)) * 1000
+    sitk.WriteImage(pet, str(tmp_path / "hot.mha"))
+    study = replace(tiny_studies[0], pet=tmp_path / "hot.mha")
+    study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
+    write_table([study], tmp_path / "index.csv")
+    words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert prepare.main() != 0 and "--limit pet_max_suv=" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*words, "--limit", "pet_max_suv=100000"])
+    assert prepare.main() == 0

@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ PARTS = ("train", "validate", "test")
 
 
 def study(case: str, patient: str, diagnosis: str) -> Study:
-    rest = dict.fromkeys(("pet", "ct", "truth"), Path("/x")) | {"tracer": "FDG", "site": "A", "sha256": "0"}
+    rest = dict.fromkeys(("pet", "ct", "truth"), Path("/x")) | {"tracer": "FDG", "site": "A", "sha256": case}
     return Study(case=case, patient=patient, diagnosis=diagnosis, lesion_ml=1, **rest)
 
 
@@ -205,3 +206,10 @@ def test_a_fold_with_a_case_on_two_sides_or_without_lists_is_refused(part: dict,
     (tmp_path / "split.json").write_text(json.dumps({"folds": [fold]}))
     with pytest.raises(ConfigError, match=message):
         read_fold(tmp_path / "split.json", "0")
+
+
+def test_one_study_under_two_patients_names_is_refused(tmp_path, capsys) -> None:
+    one = study("a", "anna", "lymphoma")
+    write_table([one, replace(one, case="b", patient="berta")], tmp_path / "index.csv")
+    assert main([str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
+    assert "of two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()

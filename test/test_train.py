@@ -314,3 +314,9 @@ def test_an_average_of_networks_for_slices_has_statistics_of_its_own(slices, tin
     mean = torch.load(tmp_path / "m" / "checkpoint.pt", weights_only=True)["average"]["mean"]
     assert torch.equal(kept["decoder.blocks.0.conv1.0.weight"], mean["decoder.blocks.0.conv1.0.weight"].float())
     assert not torch.allclose(kept["encoder.stem.bn.running_var"], mean["encoder.stem.bn.running_var"].float())
+
+
+def test_the_best_of_validations_without_lesion_is_refused(tiny_cache, tmp_path) -> None:
+    healthy = Fold(name="0", train=("case0",), validate=("case3",), test=())
+    with pytest.raises(ConfigError, match="keep: best needs a lesion in the 1 cases"):
+        train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, healthy, wanted="cpu")

@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 from tiny_runs import make_run, random_state
 
 from model.errors import ConfigError
 from training.prepare import load
-from training.unseen import check_unseen, seen_by, seen_with
+from training.split import Fold
+from training.unseen import check_apart, check_unseen, seen_by, seen_with
 
 
 def test_a_run_has_seen_what_it_and_its_start_were_trained_on(tiny_cache, tmp_path) -> None:
@@ -40,3 +42,12 @@ def test_another_study_of_a_patient_who_trained_is_refused(tiny_cache, tmp_path)
     (copy / "study.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match=r"or on their patients \(case1-r0\)"):
         check_unseen(run, seen_by(run), ["case1-r0"], tmp_path / "cache", "test with")
+
+
+def test_a_fold_with_a_patient_on_both_sides_is_refused(tiny_cache) -> None:
+    """case1 and case2 are the same patient here, whatever the split calls them."""
+    studies = [load(tiny_cache, "case0"), replace(load(tiny_cache, "case1"), patient="patient2")]
+    apart = Fold(name="0", train=("case0", "case1"), validate=("case3",), test=())
+    check_apart(studies, apart, tiny_cache)
+    with pytest.raises(ConfigError, match=r"fold 0 trains on the patients of 1 cases .*\(case2\)"):
+        check_apart(studies, replace(apart, test=("case2",)), tiny_cache)

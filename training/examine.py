@@ -64,6 +64,11 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
     if lesion_ml and diagnosis == NEGATIVE:
         warnings.append(f"{found.case}: said to be {NEGATIVE}, and its truth holds {lesion_ml:.2f} ml: {UNKNOWN} then")
         diagnosis = UNKNOWN
+    if not lesion_ml and diagnosis not in (NEGATIVE, UNKNOWN):
+        warnings.append(
+            f"{found.case}: said to be {diagnosis}, and its truth '{found.truth}' is empty: it trains as a study "
+            "without lesion; export the truth again if that is wrong"
+        )
     pet, ct, truth = (path.resolve() for path in (found.pet, found.ct, found.truth))
     study = Study(
         case=found.case, patient=found.patient, diagnosis=diagnosis, tracer=found.tracer or defaults.tracer,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from model.config import Limits
+from model.config import Limits, override_limits
 from model.errors import CaseError, ConfigError
 from model.files import Staging
 from training.command import ENDS, told
@@ -92,8 +92,9 @@ def index(options: argparse.Namespace) -> list[Study]:
     """Find, read and write. Returns the studies. Raises ConfigError or CaseError; the index is not written then."""
     found, notes = gather(options.roots, options.layout, options.metadata)
     defaults = Defaults(diagnosis=options.diagnosis, tracer=options.tracer, site=options.site)
+    limits = override_limits(Limits(), options.limit)
     studies, problems = [], []
-    for study, more, warnings in over(partial(examine, defaults=defaults, limits=Limits()), found, options.workers):
+    for study, more, warnings in over(partial(examine, defaults=defaults, limits=limits), found, options.workers):
         studies += [study] if study else []
         problems += more
         notes += warnings
@@ -148,6 +149,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--diagnosis", default=UNKNOWN, help="of studies with lesion whose diagnosis nothing says (default: unknown)")
     add("--tracer", default=FDG, help="of studies whose tracer nothing says (default: FDG)")
     add("--site", default=UNKNOWN, help="of studies whose site nothing says (default: unknown)")
+    add("--limit", action="append", default=[], metavar="NAME=VALUE", help="move a limit on the input, as process.py "
+        "does, for example pet_max_suv=2000; give it to training.prepare, too; may be repeated (default: those of the "
+        "container)")
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
     add("--strict", action="store_true", help="write no index if anything is wrong with any study (default: list it)")
     return parser.parse_args(arguments)

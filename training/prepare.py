@@ -9,15 +9,18 @@ the index when they are prepared: those that changed since training.index read t
 """
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache as once
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy import ndimage
 
-from model.config import Crop, Limits
+from model.config import Crop, Limits, override_limits
 from model.errors import CaseError, ConfigError, LesionError
 from model.files import PARTIAL, sha256_of
 from model.lesions import components
@@ -38,12 +41,14 @@ from training.examine import check_grid
 from training.parallel import cores, over
 from training.table import Study, read_table, study_sha256
 
-FORMAT = 3
+FORMAT = 4
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
 UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
 MOST_POINTS_OF_A_PART = 500
 LEAST_UPTAKE_ML = 0.3  # smaller parts of hot voxels are noise
+LIMITS = Limits()
+OPEN_FILES = 3  # the arrays of a study, mapped from their files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,9 @@ class Prepared:
         return float(np.prod(self.spacing_mm)) / 1000
 
 
-def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int) -> dict[str, str]:
+def prepare_all(
+    studies: Iterable[Study], cache: Path, crop: Crop, workers: int, limits: Limits = LIMITS
+) -> dict[str, str]:
     """Prepare every study that is not in the cache as it must be; {case: reason} of those that failed.
 
     Raises ConfigError if the disk cannot hold what is missing.
@@ -88,16 +95,16 @@ def prepare_all(studies: Iterable[Study], cache: Path, crop: Crop, workers: int)
     remove_unfinished(cache)
     missing = [study for study in studies if not is_current(study, cache, crop)]
     check_disk(missing, cache)
-    reasons = over(partial(_reason_against, cache=cache, crop=crop), missing, workers)
+    reasons = over(partial(_reason_against, cache=cache, crop=crop, limits=limits), missing, workers)
     return {study.case: reason for study, reason in zip(missing, reasons, strict=True) if reason}
 
 
-def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
+def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) -> None:
     """Prepare one study into the cache.
 
     Raises CaseError for everything the container would refuse, too, and for files that are not those of the index.
     """
-    case = read_case([study.pet, study.ct], Limits())
+    case = read_case([study.pet, study.ct], limits)
     truth = read_volume(study.truth, "truth")
     check_grid(truth, case.pet)
     check_files(study)
@@ -110,7 +117,7 @@ def prepare_one(study: Study, cache: Path, crop: Crop) -> None:
     hu = np.ascontiguousarray(np.clip(np.rint(placed.hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
     facts = _key(study, crop) | {
         "spacing_mm": placed.view.grid.spacing_mm, "shape": mask.shape, "warnings": case.warnings,
-        **_outside(whole, placed.box, placed.view.grid.voxel_ml),
+        "ct_share": placed.ct_share, **_outside(whole, placed.box, placed.view.grid.voxel_ml),
     }  # fmt: skip
     target = cache / study.case
     if target.exists() and _facts(target) is None and (not target.is_dir() or any(target.iterdir())):
@@ -149,6 +156,7 @@ def is_current(study: Study, cache: Path, crop: Crop) -> bool:
 
 def load(cache: Path, case: str) -> Prepared:
     """A prepared study. Raises ConfigError if it is not in the cache."""
+    _allow_open_files()
     folder = cache / case
     facts = _facts(folder)
     if facts is None or facts.get("format") != FORMAT:
@@ -161,10 +169,23 @@ def load(cache: Path, case: str) -> Prepared:
         lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
         digest, patient = sha256_of(folder / "study.json"), facts["patient"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            raise ConfigError(
+                f"too many files are open: a prepared study takes {OPEN_FILES} while it is used, and this system "
+                f"allows {limit} a process; raise its hard limit (ulimit -Hn, or nofile in /etc/security/limits.conf)"
+            ) from None
         raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.prepare again") from None
     return Prepared(
         case=case, patient=patient, sha256=digest, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), **lost
     )
+
+
+@once
+def _allow_open_files() -> None:
+    """Let this process open as many files as the system lets it: 1024, a common limit, are not 350 studies."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def digest_of(studies: Iterable[Prepared]) -> str:
@@ -184,6 +205,17 @@ def patient_of(cache: Path, case: str) -> str | None:
     """Whose study a prepared case is; None if it is not in the cache."""
     facts = _facts(cache / case)
     return None if facts is None else facts.get("patient")
+
+
+def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
+    """What a user should know of a prepared case: what the container would warn about, and truth that is cut off."""
+    facts = _facts(cache / case) or {}
+    warnings: list[str] = list(facts.get("warnings", ()))
+    if (share := facts.get("ct_share", 1.0)) < limits.ct_coverage_warn:
+        warnings.append(f"its CT covers {100 * share:.1f} % of the PET; air was assumed in the rest")
+    if (lost := facts.get("lost_ml", 0.0)) > 0:
+        warnings.append(f"{lost:.2f} ml of its truth lie outside the crop")
+    return warnings
 
 
 def check_disk(studies: list[Study], cache: Path) -> None:
@@ -221,18 +253,25 @@ def main() -> int:
         "--crop-suv-above", type=float, default=0.0,
         help="crop to the bounding box of PET above this SUV (default 0, as the paper; 0.2 cuts most of the air)",
     )  # fmt: skip
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=VALUE",
+        help="move a limit on the input, as it was for training.index; may be repeated (default: the container's)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
     options = parser.parse_args()
     try:
-        studies = read_table(options.index)
-        failures = prepare_all(studies.values(), options.cache, Crop(suv_above=options.crop_suv_above), options.workers)
+        studies, limits = read_table(options.index), override_limits(LIMITS, options.limit)
+        failures = prepare_all(
+            studies.values(), options.cache, Crop(suv_above=options.crop_suv_above), options.workers,
+            limits,
+        )  # fmt: skip
     except ENDS as error:
         return told(error)
     for case, reason in failures.items():
         print(f"not prepared: {case}: {reason}", file=sys.stderr)
     for case in studies.keys() - failures.keys():
-        if (lost := load(options.cache, case).lost_ml) > 0:
-            print(f"warning: {case}: {lost:.2f} ml of its truth lie outside the crop", file=sys.stderr)
+        for warning in warnings_of(options.cache, case, limits):
+            print(f"warning: {case}: {warning}", file=sys.stderr)
     print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
     if failures:
         print(f"error: {len(failures)} studies could not be prepared, see above", file=sys.stderr)
@@ -240,10 +279,10 @@ def main() -> int:
     return 0
 
 
-def _reason_against(study: Study, cache: Path, crop: Crop) -> str | None:
+def _reason_against(study: Study, cache: Path, crop: Crop, limits: Limits) -> str | None:
     """Prepare a study; None, or why it cannot be."""
     try:
-        prepare_one(study, cache, crop)
+        prepare_one(study, cache, crop, limits)
     except LesionError as error:
         return str(error)
     except OSError as error:

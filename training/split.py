@@ -192,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(options)
         studies = read_table(options.index)
+        check_twins(studies)
         folds, apart = split(options, studies)
         text = report(folds, apart, studies, options.by)
         beside = write_split(folds, apart, text, options)
@@ -199,6 +200,18 @@ def main(arguments: list[str] | None = None) -> int:
         return told(error)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
     return 0
+
+
+def check_twins(studies: dict[str, Study]) -> None:
+    """Raise ConfigError if two patients have the same study, byte for byte: one would train, the other judge."""
+    first: dict[str, Study] = {}
+    for study in studies.values():
+        other = first.setdefault(study.sha256, study)
+        if other.patient != study.patient:
+            raise ConfigError(
+                f"cases {other.case} and {study.case} are the same three files, and of two patients, {other.patient} "
+                f"and {study.patient}: leave one out of the index, or give both one patient"
+            )
 
 
 def check(options: argparse.Namespace) -> None:

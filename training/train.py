@@ -38,7 +38,7 @@ from training.sampling import CropDataset
 from training.settings import Training, changed, read_settings, read_yaml, settings_to
 from training.slice_sampling import SliceDataset
 from training.split import Fold, read_fold
-from training.unseen import check_unseen, seen_by, seen_with
+from training.unseen import check_apart, check_unseen, seen_by, seen_with
 
 MEAN, LAST, BEST = "mean.safetensors", "last.safetensors", "best.safetensors"
 BEST_NOTE = "best.json"
@@ -97,6 +97,13 @@ def train_run(
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
     data = data_for(settings, cache, fold)  # all that can be wrong is found before the folder is begun
+    check_apart(data.studies, fold, cache)
+    cases = validated_cases(settings, fold)
+    if settings.keep == "best" and not any(len(load(cache, case).lesion) for case in cases):
+        raise ConfigError(
+            f"keep: best needs a lesion in the {len(cases)} cases that are validated, or no epoch is better than "
+            "another: raise validate_at_most, or divide the cases anew"
+        )
     make_deterministic()
     network = starting_network(settings, start, ct_encoder, encoder)
     config = {
@@ -119,6 +126,12 @@ def train_run(
         if rank() == 0:
             return finish(run, watcher, origin)
     return {}
+
+
+def validated_cases(settings: Training, fold: Fold) -> list[str]:
+    """The cases a run validates with: at most `validate_at_most`, from all over the fold's."""
+    most = min(settings.validate_at_most or len(fold.validate), len(fold.validate))
+    return [fold.validate[number * len(fold.validate) // most] for number in range(most)]
 
 
 def data_for(settings: Training, cache: Path, fold: Fold) -> CropDataset | SliceDataset:
@@ -208,8 +221,7 @@ class Watcher:
         self, folder: Path, settings: Training, cache: Path, fold: Fold, network: nn.Module, device: Any
     ) -> None:
         self.folder, self.settings, self.cache, self.network, self.device = folder, settings, cache, network, device
-        most = min(settings.validate_at_most or len(fold.validate), len(fold.validate))
-        self.cases = [fold.validate[number * len(fold.validate) // most] for number in range(most)]  # from all of it
+        self.cases = validated_cases(settings, fold)
         self.average: WeightAverage | None = None
         self.train = fold.train
         self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None

@@ -9,6 +9,7 @@ from model.errors import ConfigError
 from training.checkpoint import CONFIG
 from training.prepare import Prepared, patient_of
 from training.settings import read_yaml
+from training.split import Fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,16 @@ def seen_with(studies: Sequence[Prepared], before: Path | None) -> dict[str, lis
         "cases": sorted(past.cases | {study.case for study in studies}),
         "patients": sorted(past.patients | {study.patient for study in studies}),
     }
+
+
+def check_apart(studies: Iterable[Prepared], fold: Fold, cache: Path) -> None:
+    """Refuse a fold that trains on a patient it validates or tests with. Raises ConfigError."""
+    trained = {study.patient for study in studies}
+    if both := sorted(case for case in (*fold.validate, *fold.test) if patient_of(cache, case) in trained):
+        raise ConfigError(
+            f"fold {fold.name} trains on the patients of {len(both)} cases that it validates or tests with "
+            f"({', '.join(both[:5])}): divide by patient, as training.split does"
+        )
 
 
 def check_unseen(run: Path, seen: Seen, cases: Iterable[str], cache: Path, what: str) -> None:
