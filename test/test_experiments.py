@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from conftest import ROOT, lesion_study
 
 from model.errors import ConfigError
 from training import experiments
-from training.experiments import TABLE_2, TABLE_3, Data, Line, divided, main, markdown
+from training.experiments import TABLE_2, TABLE_3, Data, Line, check_fold, divided, main, markdown
 from training.procedure import CONVENTION
 from training.scores import CaseScore, interval
 from training.split import Fold
@@ -39,16 +40,33 @@ def test_the_papers_figures_are_those_of_the_facts() -> None:
 
 
 def test_a_table_stands_beside_the_papers_with_its_interval(data) -> None:
-    rows = [scored("case1", "A", 0.5), scored("case3", "F", 0.7)]
+    healthy = replace(scored("case5", "F", 0.0), diagnosis="negative", lesions_true=0, lesions_found=0)
+    rows = [scored("case1", "A", 0.5), scored("case3", "F", 0.7), healthy]
     text = markdown("table3", [Line(name="vanilla", paper=TABLE_3["vanilla"], parameters=1.5, scores=rows)], data)
     mean, low, high = interval([0.5, 0.7])
     head, _, row = text.splitlines()[:3]
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
-        "", "M parameters", "Dice", "FPV ml", "FNV ml", "Dice, site A", "Dice, site F", "paper: Dice", "paper: FPV",
-        "paper: FNV",
+        "", "M parameters", "Dice", "FPV ml", "FNV ml", "Dice, site A", "Dice, site F",
+        "Dice, all cases", "paper: Dice", "paper: FPV", "paper: FNV",
     ]  # fmt: skip
-    assert f"{mean:.4f} ({low:.4f} to {high:.4f})" in row and "| 0.5000 | 0.7000 | 0.6948 | 8.5077 | 13.4579 |" in row
+    assert f"| {mean:.4f} ({low:.4f} to {high:.4f}), n 2 |" in row and "| 0.5000 | 0.7000, n 1 | 0.4000 (" in row
+    assert row.endswith("| 0.6948 | 8.5077 | 13.4579 |")
     assert "2 test cases, 1 to train, 1 to validate" in text and CONVENTION in text
+
+
+def test_a_fold_that_would_fail_after_the_training_is_refused_before(data) -> None:
+    check_fold(data.fold, data.studies)
+    for changes, said in (
+        ({"test": ()}, "no case with lesion to test"), ({"validate": ("case9",)}, "not in the index: case9"),
+        ({"test": ("case0",)}, "patients both to train and to test: patient0"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            check_fold(replace(data.fold, **changes), data.studies)
+
+
+def test_a_split_without_an_index_is_refused(tmp_path, capsys) -> None:
+    words = ["table2", "--scale", "smoke", "--split", "split.json", "--run", str(tmp_path / "run")]
+    assert main(words) == ConfigError.exit_code and "give that, too" in capsys.readouterr().err
 
 
 def test_ones_own_studies_are_divided_by_patient(tmp_path) -> None:

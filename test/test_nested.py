@@ -8,7 +8,8 @@ from conftest import lesion_study
 from model.errors import ConfigError
 from training import nested
 from training.nested import Data, Shipping, fold_of
-from training.settings import build, read_yaml
+from training.phantom_table import study_name
+from training.settings import build, read_yaml, settings_from
 from training.split import Fold
 
 CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
@@ -79,3 +80,30 @@ def test_studies_made_from_something_else_are_not_used_again(tmp_path) -> None:
         nested.check_made_from(tmp_path / "real.json", what)
     with pytest.raises(ConfigError, match="give another --run"):
         nested.check_made_from(tmp_path / "real.json", what | {"copies": 3})
+
+
+def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "shipped.yaml")
+    kept = read_yaml(CONFIGS.parent / "start" / "config.yaml")
+    assert settings_from(kept["settings"]) == list(shipping.start_settings().values())[-1]
+    named = {study_name(seed, site) for site, (first, count) in shipping.plan.phantoms["train"].items()
+             for seed in range(first, first + count)}  # fmt: skip
+    assert set(kept["train"]) == named and kept["start"]["run"] == list(shipping.starts)[-2]
+
+
+def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypatch) -> None:
+    """The words of --data and --licence, after the number of patients; nothing of them without."""
+    study = lesion_study(tmp_path, 0)
+    two = {f"patient{n}": [f"case{n}"] for n in range(2)}
+    data = Data(studies={c: replace(study, case=c, patient=p) for p, (c,) in two.items()}, originals=two, copies=two,
+                phantoms=Fold(name="p", train=("A0",), validate=(), test=()), cache=tmp_path)  # fmt: skip
+    monkeypatch.setattr(nested, "procedure", lambda *_: ([], dict.fromkeys(shipping.bundles)))
+    monkeypatch.setattr(nested, "score", lambda *_: dict.fromkeys(shipping.bundles))
+    monkeypatch.setattr(nested, "report", lambda *_: None)
+    said: list[dict] = []
+    monkeypatch.setattr(nested, "export", lambda *_, **words: said.append(words))
+    words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5"]
+    nested.ship(shipping, data, tmp_path, nested.parse(words))
+    nested.ship(shipping, data, tmp_path, nested.parse([*words, "--data", "of Mars", "--licence", "MIT"]))
+    assert said[0]["data"].startswith("2 patients, some of them") and said[0]["licence"] == "unknown"
+    assert said[-1]["data"].startswith("2 patients (of Mars), some of them") and said[-1]["licence"] == "MIT"

@@ -43,11 +43,6 @@ from training.table import Study, read_table, write_table
 from training.train import train_run
 
 CHOICES = {title: name for name, title in TITLES.items()}
-TRAINED_ON = (
-    "{real} patients with soft-tissue sarcoma, TCIA collection Soft-tissue-Sarcoma (Vallieres et al. 2015, "
-    "doi:10.7937/K9/TCIA.2015.7GO2GSKS, CC BY 3.0), as published by IBSI and MIRP, some of them to validate; and "
-    "{phantoms} synthetic phantoms of training/phantom.py"
-)
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -120,12 +115,12 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     """Phantoms, real studies and their re-cropped copies, prepared."""
     index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
     studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
-    say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--output", real)
+    say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--strict")
     check_made_from(real.with_suffix(".json"), {
         "root": str(options.real.resolve()), "diagnosis": options.diagnosis, "site": options.site,
         "copies": shipping.copies, "seed": shipping.seed,
     })  # fmt: skip
-    if not real.exists() and index_main([str(word) for word in (options.real, *say)]):
+    if not real.exists() and index_main([str(word) for word in (options.real, "--output", real, *say)]):
         raise ConfigError(f"'{options.real}' cannot be indexed, see above")
     words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies)
     if not copied.exists() and recrop_main([str(word) for word in words]):
@@ -207,14 +202,15 @@ def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespac
     stratum_of = strata(real, "diagnosis")
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
     fold = fold_of("all", set(stratum_of) - validate, validate, set(), data)
-    folder = options.run / fold.name
+    folder, who = options.run / fold.name, f" ({options.data})" if options.data else ""
     members, choices = procedure(shipping, data, fold, folder, start, options.device)
     for name, scores in score(members, choices, data.phantoms.test, data, folder, options.device).items():
         report(scores, options.run / f"{name}-phantoms.csv", f"{name}, phantoms never used")
         export(
             folder / "selection.json", CHOICES[shipping.bundles[name]], name, options.output / name,
             half=True, force=True,
-            data=TRAINED_ON.format(real=len(stratum_of), phantoms=len(data.phantoms.train)), licence="MIT",
+            data=f"{len(stratum_of)} patients{who}, some of them to validate; and {len(data.phantoms.train)} "
+                 "synthetic phantoms of training/phantom.py", licence=options.licence,
             index=options.run / "index.csv", check_case=fold.validate[0], wanted=options.device,
             trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
         )  # fmt: skip
@@ -250,6 +246,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--validation", type=float, default=0.2, help="share of the patients not tested that validates (default 0.2)")
     add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
     add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
+    add("--data", default="", metavar="TEXT", help="of the bundles, after the number of patients: whose they are, "
+        "where they were published, under which licence, whom to cite (default: nothing)")
+    add("--licence", default="unknown", metavar="TEXT", help="of the bundles (default unknown)")
     add("--output", type=Path, default=WEIGHTS, help="where bundles are written (default weights/)")
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
