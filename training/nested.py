@@ -45,7 +45,8 @@ from training.train import train_run
 CHOICES = {title: name for name, title in TITLES.items()}
 TRAINED_ON = (
     "{real} patients with soft-tissue sarcoma, TCIA collection Soft-tissue-Sarcoma (Vallieres et al. 2015, "
-    "doi:10.7937/K9/TCIA.2015.7GO2GSKS, CC BY 3.0), as published by IBSI and MIRP, some of them to validate; and "
+    "doi:10.7937/K9/TCIA.2015.7GO2GSKS; Clark et al. 2013, doi:10.1007/s10278-013-9622-7; CC BY 3.0), as published by "
+    "IBSI and MIRP, some of them to validate; and "
     "{phantoms} synthetic phantoms of training/phantom.py"
 )
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
