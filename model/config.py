@@ -124,11 +124,16 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The sliding window: size in voxels (x, y, z) of the network's order, overlap as a share of it."""
+    """The sliding window: size in voxels (x, y, z) of the network's order, overlap as a share of it.
+
+    shrink: where a volume is smaller than the window, the window is made smaller, too, so that less is padded with
+    zeros: instance normalisation takes them for image. Only for networks trained so; false is MONAI's way, which pads.
+    """
 
     size: tuple[int, int, int]
     overlap: float = 0.5
     weighting: str = "constant"
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         _numbers(self, "size", whole=True)
@@ -139,6 +144,8 @@ class Window:
             raise ConfigError(f"window.overlap must be in [0, 1), got {self.overlap}")
         if self.weighting not in ("constant", "gaussian"):
             raise ConfigError(f"window.weighting must be constant or gaussian, got {self.weighting!r}")
+        if not isinstance(self.shrink, bool):
+            raise ConfigError(f"window.shrink must be true or false, got {self.shrink!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +162,22 @@ class Part:
             raise ConfigError(f"window.size of slices must be [x, y, 1], got {list(edges)}")
         if any(edge % divisor for edge in edges[: 2 if self.network.kind == "slices" else 3]):
             raise ConfigError(f"window.size {list(edges)} must be multiples of {divisor} for this network")
+        if self.network.kind == "slices" and self.window.shrink:
+            raise ConfigError("window.shrink is for networks for volumes; a window of slices keeps its size")
+
+    def fitted(self, size: tuple[int, int, int], volume: tuple[int, ...]) -> tuple[int, int, int]:
+        """A window or crop of `size` (x, y, z) for a volume of (X, Y, Z) voxels: itself, or with `window.shrink` on
+        each axis the least multiple of what the network divides by, twice that at least, which holds the volume.
+        """
+        if not self.window.shrink:
+            return size
+        step = self.network.divisor
+        x, y, z = (min(s, max(2 * step, -(-n // step) * step)) for s, n in zip(size, volume, strict=True))
+        return x, y, z
+
+    def window_for(self, volume: tuple[int, ...]) -> tuple[int, int, int]:
+        """The window's size (x, y, z) for a volume of (X, Y, Z) voxels."""
+        return self.fitted(self.window.size, volume)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,8 +115,9 @@ def windows_of(shape: tuple[int, ...], part: Part) -> int:
     """How many windows, or slices, a network runs for a study of (X, Y, Z) voxels."""
     if part.network.kind == "slices":
         return shape[2]
-    x, y, z = (max(n, w) for n, w in zip(shape, part.window.size, strict=True))
-    return len(window_starts((x, y, z), part.window.size, part.window.overlap))
+    window = part.window_for(shape)
+    x, y, z = (max(n, w) for n, w in zip(shape, window, strict=True))
+    return len(window_starts((x, y, z), window, part.window.overlap))
 
 
 def difference_of(logits: Tensor) -> Tensor:
@@ -147,7 +148,8 @@ def _one(
             )  # fmt: skip
         out = slide(
             image.to(rung.device), difference,
-            window=part.window.size, overlap=part.window.overlap, weighting=part.window.weighting,
+            window=part.window_for(tuple(image.shape[1:])), overlap=part.window.overlap,
+            weighting=part.window.weighting,
             batch=rung.batch, sums_on=rung.sums_on, on_windows=told,
         )  # fmt: skip
         return out[0].to("cpu").clone()

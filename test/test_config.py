@@ -2,7 +2,17 @@ import json
 
 import pytest
 
-from model.config import Limits, Manifest, manifest_from, manifest_to, override_limits
+from model.config import (
+    Intensity,
+    Limits,
+    Manifest,
+    Network,
+    Part,
+    Window,
+    manifest_from,
+    manifest_to,
+    override_limits,
+)
 from model.errors import ConfigError
 
 GOOD = {
@@ -93,3 +103,18 @@ def test_a_limit_is_moved_by_name() -> None:
 def test_a_wrong_limit_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError):
         override_limits(Limits(), [setting])
+
+
+def test_a_window_that_shrinks_is_the_least_multiple_that_holds_the_volume() -> None:
+    """Two stages divide by 2; five by 16, so that 32 is the least."""
+    wide = Network(fusion="middle", widths=(4, 8, 8, 8, 8))
+    part = Part(network=wide, intensity=Intensity(), window=Window(size=(64, 64, 64), shrink=True))
+    assert part.window_for((33, 48, 100)) == (48, 48, 64) and part.window_for((1, 16, 32)) == (32, 32, 32)
+    assert part.fitted((32, 64, 48), (33, 40, 20)) == (32, 48, 32)
+    still = Part(network=wide, intensity=Intensity(), window=Window(size=(64, 64, 64)))
+    assert still.window_for((33, 48, 100)) == (64, 64, 64)
+    with pytest.raises(ConfigError, match="window.shrink must be true or false, got 1"):
+        manifest_from(changed("window.shrink", 1))
+    with pytest.raises(ConfigError, match="window.shrink is for networks for volumes"):
+        slices = Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))
+        Part(network=slices, intensity=Intensity(), window=Window(size=(64, 64, 1), shrink=True))

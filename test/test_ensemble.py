@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from monai.inferers import sliding_window_inference
 from torch import nn
 
 from model.config import Manifest
@@ -10,6 +11,7 @@ from model.device import Device
 from model.ensemble import ladder, vote
 from model.errors import CaseError, WeightsError
 from model.manifest import load_bundle
+from model.networks import build
 
 
 class Constant(nn.Module):
@@ -121,3 +123,16 @@ def test_an_overflow_in_reduced_precision_is_run_again_in_float32(manifest) -> N
 
     said = run([(1, Overflows(0.0))], manifest, reduced)
     assert (said.margin == 2).all() and "run again in float32" in said.warnings[0]
+
+
+def test_a_window_that_shrinks_gives_what_monai_gives_with_the_smaller_window(manifest, cpu) -> None:
+    """A volume of 26 x 41 x 9 voxels and a window of 32^3: the network, of three stages, sees 28 x 32 x 12."""
+    torch.manual_seed(0)
+    part = manifest.part(manifest.members[0])
+    part = dataclasses.replace(part, window=dataclasses.replace(part.window, size=(32, 32, 32), shrink=True))
+    network, image = build(part.network).eval(), torch.rand(2, 26, 41, 9)
+    said = vote(lambda _: image, [(1.0, lambda: network, part)], manifest, cpu, 2)
+    with torch.no_grad():
+        logits = sliding_window_inference(image[None], (28, 32, 12), 1, network, overlap=part.window.overlap)[0]
+    torch.testing.assert_close(said.margin, logits[1] - logits[0], rtol=1e-4, atol=1e-5)
+    assert said.windows == 2 and said.margin.shape == (26, 41, 9)

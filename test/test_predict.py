@@ -9,6 +9,7 @@ from monai.inferers import sliding_window_inference
 from model.errors import ConfigError
 from model.lesions import score
 from model.networks import build
+from model.segment import image_of
 from training.predict import device_for, kept_margin, margin, read_margin, score_margin, validation_dice
 from training.prepare import load
 
@@ -95,3 +96,14 @@ def test_truth_outside_the_crop_counts_as_not_found(tiny_cache) -> None:
 def test_half_precision_is_single_precision_on_a_cpu() -> None:
     assert device_for("float16", "cpu").precision == torch.float32
     assert device_for("bfloat16", "cpu").precision == torch.bfloat16
+
+
+def test_a_margin_of_windows_that_shrink_is_that_of_the_container(tiny_cache) -> None:
+    settings = tiny_training(window={"size": [64, 64, 64], "shrink": True})
+    study, network = load(tiny_cache, "case0"), build(settings.network).eval()
+    size = tuple(-(-n // 4) * 4 for n in study.suv.shape)
+    image = image_of(np.asarray(study.hu).T, np.asarray(study.suv, np.float32).T, settings.part)
+    with torch.no_grad():
+        logits = sliding_window_inference(image[None], size, 1, network)[0]
+    found = margin(network, study, settings, device_for("float32", "cpu"))
+    np.testing.assert_allclose(found, (logits[1] - logits[0]).numpy(), rtol=2e-3, atol=1e-3)

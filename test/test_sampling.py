@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_training
 
 from training.prepare import load
-from training.sampling import CropDataset, draw_box, drawn, recropped
+from training.sampling import CropDataset, draw_box, drawn, recropped, together
 from training.settings import Crops
 
 CASES = ("case0", "case1", "case2", "case3")
@@ -127,3 +127,29 @@ def test_crops_lie_in_what_is_left(tiny_cache) -> None:
         low, high = recropped(study, 30.0, np.random.default_rng(seed))
         box = draw_box(study, settings, np.random.default_rng(seed))
         assert all(a <= part.start and part.stop <= b for a, part, b in zip(low, box, high, strict=True))
+
+
+SHRINK = {"window": {"size": [32, 32, 32], "shrink": True}, "network": {"fusion": "middle", "widths": [2, 2, 4]}}
+
+
+def test_crops_of_small_studies_are_as_small_as_their_windows(tiny_cache) -> None:
+    """The studies have 34, 30 and 32 voxels; what 30 mm cuts leave is padded to a multiple of 4, at least 8."""
+    data = dataset(tiny_cache, crops={"size": [32, 32, 16], "recrop_mm": 30}, **SHRINK)
+    sizes = {tuple(data[number][0].shape[1:]) for number in range(20)}
+    assert all(x % 4 == 0 and y % 4 == 0 and z == 16 and 8 <= min(x, y) <= max(x, y) <= 32 for x, y, z in sizes)
+    assert len(sizes) > 1
+
+
+def test_pairs_are_of_one_size_and_a_batch_is_padded_to_its_largest(tiny_cache) -> None:
+    data = dataset(tiny_cache, crops={"size": [32, 32, 16], "pairs": True}, **SHRINK)
+    for number in range(0, 12, 2):
+        assert data[number][0].shape == data[number + 1][0].shape
+    small, large = (torch.ones(2, 4, 6, 8), torch.ones(1, 4, 6, 8)), (torch.ones(2, 8, 4, 8), torch.ones(1, 8, 4, 8))
+    image, truth = together([small, large])
+    assert image.shape == (2, 2, 8, 6, 8) and truth.shape == (2, 1, 8, 6, 8)
+    assert image[0, :, 2:6].min() == 1 and image[0, :, :2].max() == image[0, :, 6:].max() == 0
+    assert truth.sum() == 4 * 6 * 8 + 8 * 4 * 8  # nothing is lost
+
+
+def test_without_shrinking_a_small_study_is_padded_to_the_crop(tiny_cache) -> None:
+    assert dataset(tiny_cache, crops={"size": [64, 64, 64]})[0][0].shape == (2, 64, 64, 64)

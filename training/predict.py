@@ -67,8 +67,9 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
         else:
             image = image.to(device.torch_device)
             out = slide(
-                image, predict, window=window.size, overlap=window.overlap, weighting=window.weighting, batch=BATCH
-            )[0]
+                image, predict, window=settings.part.window_for(tuple(image.shape[1:])), overlap=window.overlap,
+                weighting=window.weighting, batch=BATCH,
+            )[0]  # fmt: skip
     network.train(training)
     return out.clamp(-6e4, 6e4).half().cpu().numpy()
 

@@ -25,13 +25,17 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     """Crop number n of a run: image (2, *size) float32 and truth (1, *size) float32 {0, 1}.
 
     Every pass over the studies is a permutation of its own. With `crops.pairs` the even numbers lie around a
-    lesion, in a study that has one.
+    lesion, in a study that has one. With `window.shrink` crops of small studies are smaller, as their windows are, and
+    the odd ones of pairs come, at random, from the studies of the same size of crops, which `together` pads little.
     """
 
     def __init__(self, cache: Path, cases: Sequence[str], settings: Training) -> None:
         self.cache, self.cases, self.settings = cache, tuple(cases), settings
         self.studies = [load(cache, case) for case in cases]
         self.ill = [study for study in self.studies if len(study.lesion)]
+        self.alike: dict[tuple[int, ...], list[Prepared]] = {}  # by the size of their crops
+        for study in self.studies:
+            self.alike.setdefault(self.size_of(study), []).append(study)
 
     def __reduce__(self) -> tuple[type, tuple[Path, tuple[str, ...], Training]]:
         return CropDataset, (self.cache, self.cases, self.settings)  # workers map the files anew, and copy nothing
@@ -39,16 +43,34 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.studies)
 
+    def size_of(self, study: Prepared) -> tuple[int, ...]:
+        """The size of a study's crops, before anything is cut off it."""
+        return self.settings.part.fitted(self.settings.crops.size, study.suv.shape)
+
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.settings.seed, number])
         crops = self.settings.crops
-        paired = crops.pairs and bool(self.ill) and number % 2 == 0
-        draw = number // 2 if crops.pairs and self.ill else number
-        pool = self.ill if paired else self.studies
-        order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
-        study = pool[order[draw % len(pool)]]
+        in_pairs = crops.pairs and bool(self.ill)
+        paired = in_pairs and number % 2 == 0
+        if in_pairs and not paired and self.settings.window.shrink:
+            pool = self.alike[self.size_of(self._in_turn(self.ill, number // 2, True))]
+            study = pool[rng.integers(len(pool))]
+        else:
+            study = self._in_turn(self.ill if paired else self.studies, number // 2 if in_pairs else number, paired)
         box = draw_box(study, crops, rng, sure_lesion=paired)
         return crop_of_study(study, box, self.settings, rng)
+
+    def _in_turn(self, pool: list[Prepared], draw: int, paired: bool) -> Prepared:
+        """The study of a draw: every pass over the pool is a permutation of its own."""
+        order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
+        return pool[order[draw % len(pool)]]
+
+
+def together(crops: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch of crops, image and truth, padded with zeros on both sides to the largest of them on each axis."""
+    x, y, z = (max(image.shape[axis] for image, _ in crops) for axis in (1, 2, 3))
+    images, truths = ([centred(part, (x, y, z)) for part in parts] for parts in zip(*crops, strict=True))
+    return torch.stack(images), torch.stack(truths)
 
 
 def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesion: bool = False) -> Box:
@@ -91,12 +113,15 @@ def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tupl
 
 
 def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The crop in network units, SUV over one of `suv_tops`, padded with zeros to its full size, and augmented."""
+    """The crop in network units, SUV over one of `suv_tops`, padded with zeros to its full size (with `window.shrink`
+    to what its window would have), and augmented.
+    """
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
     image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
-    image, truth = (centred(part, settings.crops.size).contiguous() for part in (image, truth))
+    size = settings.part.fitted(settings.crops.size, truth.shape[1:])
+    image, truth = (centred(part, size).contiguous() for part in (image, truth))
     return augmented(image, truth, STRENGTHS[settings.augmentation], rng, settings.flips)
 
 
