@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import lesion_study, tiny_training
+from conftest import ROOT, lesion_study, tiny_training
 from safetensors.torch import load_file
 from tiny_runs import make_runs
 
@@ -156,3 +156,9 @@ def test_a_choice_is_not_scored_on_what_trained_its_members(tiny_cache, tiny_stu
     runs, index = make_runs(tmp_path, 1), {study.case: study for study in tiny_studies}
     with pytest.raises(ConfigError, match="trained on 1 of the 1 cases to score on"):
         judged(runs, {"a": ("eoa", ("m1",))}, index, ["case0"], tiny_cache, tmp_path / "keep", "cpu")
+
+
+@pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
+def test_every_scale_of_the_experiments_is_a_plan(scale) -> None:
+    plan = read_plan(ROOT / "training" / "configs" / f"{scale}.yaml")
+    assert plan.networks and plan.member_settings() and plan.slices
