@@ -107,3 +107,24 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     nested.ship(shipping, data, tmp_path, nested.parse([*words, "--data", "of Mars", "--licence", "MIT"]))
     assert said[0]["data"].startswith("2 patients, some of them") and said[0]["licence"] == "unknown"
     assert said[-1]["data"].startswith("2 patients (of Mars), some of them") and said[-1]["licence"] == "MIT"
+
+
+def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monkeypatch) -> None:
+    names = [f"patient{n}" for n in range(9)]
+    study = lesion_study(tmp_path, 0)
+    data = Data(studies={n: replace(study, case=n, patient=n) for n in names}, originals={n: [n] for n in names},
+                copies={n: [n] for n in names}, phantoms=Fold(name="p", train=(), validate=(), test=()),
+                cache=tmp_path)  # fmt: skip
+    done: list[tuple[str, tuple[str, ...]]] = []
+    told: list[str] = []
+    monkeypatch.setattr(nested, "procedure", lambda *given: done.append((given[2].name, given[2].test)) or ([], {}))
+    monkeypatch.setattr(nested, "score", lambda *_: {name: [] for name in shipping.bundles})
+    monkeypatch.setattr(nested, "report", lambda scores, path, title: told.append(title))
+    monkeypatch.setattr(nested, "report_phantoms", lambda *_: None)
+    words = ["--real", "r", "--run", str(tmp_path)]
+    nested.estimate(shipping, data, tmp_path, nested.parse([*words, "--fold", "1"]))
+    assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in told)
+    nested.estimate(shipping, data, tmp_path, nested.parse(words))
+    assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in told[-1]
+    with pytest.raises(ConfigError, match="--fold must be from 0 to 2, got 3"):
+        nested.estimate(shipping, data, tmp_path, nested.parse([*words, "--fold", "3"]))

@@ -5,8 +5,9 @@
 
 The first command divides the real patients into outer folds. For each, base run, members and selection see the
 other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
-at random. --ship runs the same procedure on all patients and writes the plan's bundles, weights/eoa and
-weights/diwa. What is done is not done again, so it can be stopped at any moment.
+at random. --fold N does one of them, so that several can run side by side. --ship runs the same procedure on all
+patients and writes the plan's bundles, weights/eoa and weights/diwa. What is done is not done again, so it can be
+stopped at any moment.
 """
 
 import argparse
@@ -161,11 +162,15 @@ def fold_of(name: str, train: set[str], validate: set[str], test: set[str], data
 
 
 def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
-    """Every outer fold, and the mean over all their patients."""
+    """Every outer fold, and the mean over all their patients; with --fold that fold alone."""
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
+    if options.fold is not None and not 0 <= options.fold < options.outer:
+        raise ConfigError(f"--fold must be from 0 to {options.outer - 1}, got {options.fold}")
     for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+        if options.fold not in (None, number):
+            continue
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
         validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
         fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, data)
@@ -175,6 +180,8 @@ def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Name
         for name, scores in found.items():
             report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not seen")
             rows[name] += scores
+    if options.fold is not None:
+        return
     for name, scores in rows.items():
         report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
     report_phantoms(data, start, options)
@@ -243,6 +250,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--plan", type=Path, default=Path(__file__).with_name("configs") / "shipped.yaml",
         help="YAML (default training/configs/shipped.yaml)")  # fmt: skip
     add("--outer", type=int, default=3, help="outer folds (default 3)")
+    add("--fold", type=int, metavar="N", help="only outer fold N, counted from 0, so that several run side by side, "
+        "on a GPU or a core each; the command without it then sums up what they did (default: all, in turn)")
     add("--validation", type=float, default=0.2, help="share of the patients not tested that validates (default 0.2)")
     add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
     add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
