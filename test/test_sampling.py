@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_training
 
 from training.prepare import load
-from training.sampling import CropDataset, draw_box, drawn, recropped, together
+from training.sampling import CropDataset, draw_box, drawn, recropped
 from training.settings import Crops
 
 CASES = ("case0", "case1", "case2", "case3")
@@ -145,7 +145,7 @@ def test_pairs_are_of_one_size_and_a_batch_is_padded_to_its_largest(tiny_cache) 
     for number in range(0, 12, 2):
         assert data[number][0].shape == data[number + 1][0].shape
     small, large = (torch.ones(2, 4, 6, 8), torch.ones(1, 4, 6, 8)), (torch.ones(2, 8, 4, 8), torch.ones(1, 8, 4, 8))
-    image, truth = together([small, large])
+    image, truth = CropDataset.together([small, large])
     assert image.shape == (2, 2, 8, 6, 8) and truth.shape == (2, 1, 8, 6, 8)
     assert image[0, :, 2:6].min() == 1 and image[0, :, :2].max() == image[0, :, 6:].max() == 0
     assert truth.sum() == 4 * 6 * 8 + 8 * 4 * 8  # nothing is lost

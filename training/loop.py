@@ -27,7 +27,6 @@ from training.averaging import WeightAverage
 from training.checkpoint import LOG, STATE, cut_log, open_run, write_state
 from training.optimizers import optimizer_for
 from training.predict import layout_of
-from training.sampling import together
 from training.schedule import rate_at, steps_of
 from training.settings import Training
 
@@ -259,7 +258,7 @@ def loader(run: Run, first_step: int, stop: int) -> DataLoader[tuple[Tensor, Ten
         run.data, batch_size=settings.batch, sampler=numbers, num_workers=settings.workers,
         pin_memory=run.device.torch_device.type == "cuda", persistent_workers=False,
         multiprocessing_context="spawn" if settings.workers else None,
-        collate_fn=together if settings.network.kind == "volumes" else None,
+        collate_fn=getattr(run.data, "together", None),  # crops may differ in size
     )  # fmt: skip
 
 

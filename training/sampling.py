@@ -43,6 +43,13 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.studies)
 
+    @staticmethod
+    def together(crops: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A batch of crops, image and truth, padded with zeros on both sides to the largest of them on each axis."""
+        x, y, z = (max(image.shape[axis] for image, _ in crops) for axis in (1, 2, 3))
+        images, truths = ([centred(part, (x, y, z)) for part in parts] for parts in zip(*crops, strict=True))
+        return torch.stack(images), torch.stack(truths)
+
     def size_of(self, study: Prepared) -> tuple[int, ...]:
         """The size of a study's crops, before anything is cut off it."""
         return self.settings.part.fitted(self.settings.crops.size, study.suv.shape)
@@ -64,13 +71,6 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         """The study of a draw: every pass over the pool is a permutation of its own."""
         order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
         return pool[order[draw % len(pool)]]
-
-
-def together(crops: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """A batch of crops, image and truth, padded with zeros on both sides to the largest of them on each axis."""
-    x, y, z = (max(image.shape[axis] for image, _ in crops) for axis in (1, 2, 3))
-    images, truths = ([centred(part, (x, y, z)) for part in parts] for parts in zip(*crops, strict=True))
-    return torch.stack(images), torch.stack(truths)
 
 
 def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesion: bool = False) -> Box:
