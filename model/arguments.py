@@ -51,9 +51,9 @@ def arguments() -> argparse.Namespace:
         help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
              "(mm); may be repeated (default: the bundle's; cost: none)")
     add("--serve", action="store_true",
-        help=f"stay, and run a study for every POST /invoke to {HOST}, from the input to the output folder; GET /health "
-             "is 200 once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the memory of all "
-             "networks at once)")
+        help=f"stay, and run a study for every POST /invoke to {HOST}, from the input to the output folder; GET "
+             "/health is 200 once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the "
+             "memory of all networks at once)")
     add("--port", type=int, default=PORT, metavar="NUMBER",
         help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)")
     add("--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)")
