@@ -65,7 +65,7 @@ COPY model/ model/
 RUN find /opt/app ! -perm -a+r -exec chmod a+rX {} + \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app
 
-# NVIDIA_* matter only where a base does not set them; the last three are the algorithm's settings.
+# NVIDIA_* matter only where a base does not set them; the last four are the algorithm's settings.
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
@@ -73,7 +73,8 @@ ENV PYTHONUNBUFFERED=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     AUTOPET_EDITION=2 \
     LESION_WEIGHTS="" \
-    LESION_METHOD=""
+    LESION_METHOD="" \
+    LESION_SERVE=""
 
 USER 10001:10001
 

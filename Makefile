@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 run: export LESION_WEIGHTS =
 run: export LESION_METHOD =
 run: export AUTOPET_EDITION =
+run: export LESION_SERVE =
 run: $(VENV)/installed
 	$(BIN)/python process.py --input test/input --output output --preview --report output/report.json
 	@$(BIN)/python test/show_sample.py output test/truth

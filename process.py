@@ -14,6 +14,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main is there to say a wor
 
 import argparse  # noqa: E402
 import sys  # noqa: E402
+import traceback  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -36,29 +37,27 @@ def main() -> int:
         options = arguments()
     except ConfigError as error:
         return fail(str(error), error.exit_code)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    on_signals(stop)
     try:
-        run(options)
+        serve(options) if options.serve else run(options, chosen_bundle(options), START)
         return 0
     except Stopped as stopped:
         number = stopped.args[0]
         return fail(f"stopped by {signal.Signals(number).name}; no output was written", 128 + number)
-    except LesionError as error:
-        if options.debug:
-            raise
-        return fail(str(error), error.exit_code)
-    except MemoryError:
-        return fail("the study does not fit into memory; use a machine with more", CaseError.exit_code)
     except Exception as error:
         if options.debug:
             raise
-        return fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints", 1)
+        return fail(*reason(error))
 
 
-def run(options: argparse.Namespace) -> None:
-    """One study, from the arguments to the renamed mask. Raises the errors of model/errors.py, then leaves no file."""
-    bundle = chosen_bundle(options)
+def run(
+    options: argparse.Namespace, bundle: Bundle, start: float, networks: Any = None, then: Any = signal.SIG_IGN
+) -> Path:
+    """One study, from the input to the renamed mask. Raises the errors of model/errors.py, then leaves no file.
+
+    networks: those a service holds; without them each is loaded when its turn comes. then: who is told of signals
+    once the result is complete. Returns the mask's path.
+    """
     verified = time.perf_counter()
 
     from model.files import Staging
@@ -78,14 +77,14 @@ def run(options: argparse.Namespace) -> None:
     make_deterministic()
     device = choose_device(options.device)
     watch = Stopwatch(
-        seconds={"start": verified - START, "read": read - verified, "import": time.perf_counter() - read}
+        seconds={"start": verified - start, "read": read - verified, "import": time.perf_counter() - read}
     )
     warnings = [*case.warnings, *([device.warning] if device.warning else [])]
     warnings += [f"{MOUNTED} holds no manifest.json and is not used"] if options.unused_mount else []
     tell(warnings)
     say(f"{bundle.manifest.name} ({bundle.manifest.method}) on {device.name}", sys.stdout)
     with Progress(sys.stderr) as progress:
-        result = segment(case, bundle, device, watch, progress, options.save_probabilities)
+        result = segment(case, bundle, device, watch, progress, options.save_probabilities, networks)
     tell(list(result.warnings))
     with Staging() as staging:
         with watch.stage("write"):
@@ -93,11 +92,49 @@ def run(options: argparse.Namespace) -> None:
         report = make_report(case, bundle, device, result, [*warnings, *result.warnings], watch.seconds)
         if "report" in names:
             write_json(report, names["report"], staging)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # from here on the result is complete
+        on_signals(then)  # from here on the result is complete
         staging.commit()
-    for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - START:.1f} s"]:
+    for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
+    return names["mask"]
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Studies one after the other, as HTTP asks for them, by one bundle that is loaded once, until a signal comes."""
+    from model.serve import Service
+
+    with Service(options.port) as service:  # first of all, so that a port in use is told at once
+        bundle = chosen_bundle(options)
+
+        import model.report  # noqa: F401  the whole road, so that no job waits for an import
+        import model.writing  # noqa: F401
+        from model.device import choose_device, give_back_freed_memory, make_deterministic
+        from model.weights import keep, voters
+
+        make_deterministic()
+        networks = keep(voters(bundle), choose_device(options.device).torch_device)
+        on_signals(service.stop)
+        service.ready = True
+        say(f"ready after {time.perf_counter() - START:.1f} s: {service.address}", sys.stdout)
+        while job := service.next():
+            service.answer(job, *attempt(options, bundle, networks, service.stop))
+            give_back_freed_memory()
+    say("stopped", sys.stdout)
+
+
+def attempt(options: argparse.Namespace, bundle: Bundle, networks: Any, idle: Any) -> tuple[int, str]:
+    """One job of the service, as an HTTP status and its words; `idle` is told of signals before and after it."""
+    try:
+        on_signals(stop)
+        return 201, f"mask: {run(options, bundle, time.perf_counter(), networks, idle)}"
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        message, code = reason(error)
+        fail(message, code)
+        return 500, f"error: {one_line(message)}"
+    finally:
+        on_signals(idle)
 
 
 def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
@@ -142,6 +179,11 @@ def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> None:
         writing.write_bytes(picture, names["preview"], staging)
 
 
+def on_signals(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
 def stop(number: int, frame: object) -> None:
     """What SIGINT and SIGTERM do: end the run through main, so that temporary files are removed."""
     raise Stopped(number)
@@ -150,6 +192,15 @@ def stop(number: int, frame: object) -> None:
 def tell(warnings: list[str]) -> None:
     for warning in warnings:
         say(f"warning: {one_line(warning)}", sys.stderr)
+
+
+def reason(error: Exception) -> tuple[str, int]:
+    """What a user is told of an error, and the exit code."""
+    if isinstance(error, LesionError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return "the study does not fit into memory; use a machine with more", CaseError.exit_code
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints", 1
 
 
 def fail(message: str, code: int) -> int:

@@ -9,6 +9,8 @@ from model.config import METHODS
 from model.errors import ConfigError
 from model.manifest import MOUNTED
 
+HOST, PORT = "127.0.0.1", 4743  # where --serve listens: grand-challenge.org's invoke mode
+
 
 def arguments() -> argparse.Namespace:
     """The parsed and checked command line; the environment fills in what it leaves out. Raises ConfigError."""
@@ -48,6 +50,12 @@ def arguments() -> argparse.Namespace:
     add("--limit", action="append", default=[], metavar="NAME=VALUE",
         help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
              "(mm); may be repeated (default: the bundle's; cost: none)")
+    add("--serve", action="store_true",
+        help=f"stay, and run a study for every POST /invoke to {HOST}, from the input to the output folder; GET "
+             "/health is 200 once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the "
+             "memory of all networks at once)")
+    add("--port", type=int, default=PORT, metavar="NUMBER",
+        help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)")
     add("--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)")
     add("--version", action="version", version=f"petct-lesion-segmentation {__version__}",
         help="print the version and stop (default: no; cost: none)")
@@ -67,5 +75,10 @@ def check(options: argparse.Namespace) -> None:
     if options.edition not in ("1", "2", "3", "4", "5"):
         raise ConfigError(f"--edition must be 1 to 5, got {options.edition!r}")
     options.edition = int(options.edition)
+    if os.environ.get("LESION_SERVE", "") not in ("", "0", "1"):
+        raise ConfigError(f"LESION_SERVE must be 1, 0 or empty, got {os.environ['LESION_SERVE']!r}")
+    options.serve = options.serve or os.environ.get("LESION_SERVE") == "1"
+    if not 0 <= options.port <= 65535:
+        raise ConfigError(f"--port must be 0 to 65535, got {options.port}")
     options.unused_mount = not (options.weights or options.method) and MOUNTED.is_dir() and any(MOUNTED.iterdir())
     options.unused_mount = options.unused_mount and not (MOUNTED / "manifest.json").is_file()

@@ -1,6 +1,7 @@
 """Which device the networks run on, in which precision, and what counts as running out of memory."""
 
 import ctypes
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -102,6 +103,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def give_back_freed_memory() -> None:
+    """Undo `_keep_freed_memory` for now: between two studies, the next one is told how much memory is free.
+
+    Without glibc nothing happens.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _keep_freed_memory() -> None:

@@ -13,8 +13,8 @@ from model.device import Device, computing, is_out_of_memory
 from model.errors import CaseError, WeightsError
 from model.slices import slice_starts, slide_slices
 from model.sliding import slide, window_starts
+from model.weights import Voter
 
-Voter = tuple[float, Callable[[], nn.Module], Part]
 SLICES_A_WINDOW = 4  # slices of 256^2 that are run in place of one window
 
 

@@ -20,7 +20,7 @@ from model.manifest import Bundle
 from model.reading import Case
 from model.resampling import resample_ct
 from model.slices import clipped_image
-from model.weights import voters
+from model.weights import Voter, voters
 
 BATCH = {"cpu": 2, "cuda": 2}  # windows at a time before memory runs out
 
@@ -97,8 +97,9 @@ def segment(
     watch: Stopwatch,
     progress: Callable[[int, int], None] = lambda done, total: None,
     with_probability: bool = False,
+    those: list[Voter] | None = None,
 ) -> Result:
-    """Segment one study.
+    """Segment one study, by the bundle's networks: loaded one at a time, or `those` of `model.weights.keep`.
 
     No voxel of PET above the crop's threshold: an empty mask and a warning. Raises CaseError
     (PET and CT do not overlap, no memory), WeightsError.
@@ -118,7 +119,7 @@ def segment(
         empty = np.zeros(case.pet.grid.shape, dtype=bool)
         probability = empty.astype(np.float32) if with_probability else None
         return Result(mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0)
-    those = voters(bundle)
+    those = those or voters(bundle)
     with watch.stage("intensity"):
         first = image_of(ready.hu, ready.suv, those[0][2])
 

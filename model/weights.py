@@ -16,9 +16,10 @@ from model.manifest import Bundle, load_bundle
 from model.networks import skeleton
 
 State = dict[str, Tensor]
+Voter = tuple[float, Callable[[], nn.Module], Part]
 
 
-def voters(bundle: Bundle) -> list[tuple[float, Callable[[], nn.Module], Part]]:
+def voters(bundle: Bundle) -> list[Voter]:
     """What is to be run, as (weight, function that loads the network, its part of the manifest): every member for
     EoA, one soup for DiWA.
     """
@@ -31,6 +32,15 @@ def voters(bundle: Bundle) -> list[tuple[float, Callable[[], nn.Module], Part]]:
         return as_network(manifest.part(member).network, read_state(bundle, member), bundle.folder)
 
     return [(member.weight, partial(load, member), manifest.part(member)) for member in manifest.members]
+
+
+def keep(those: list[Voter], device: torch.device) -> list[Voter]:
+    """The same voters with their networks loaded now, onto the device: for a process that runs many studies."""
+
+    def kept(network: nn.Module) -> Callable[[], nn.Module]:
+        return lambda: network
+
+    return [(weight, kept(load().to(device)), part) for weight, load, part in those]
 
 
 def read_state(bundle: Bundle, member: Member) -> State:

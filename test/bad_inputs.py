@@ -265,6 +265,9 @@ CASES = [
         environment=(("LESION_METHOD", "soup"),)),
     Bad(title="unknown edition", make=do(lambda f, pet, ct: ["--edition", "6"]), exit_code=2),
     Bad(title="unknown limit", make=do(lambda f, pet, ct: ["--limit", "pet_max=2000"]), exit_code=2),
+    Bad(title="impossible port", make=do(lambda f, pet, ct: ["--serve", "--port", "65536"]), exit_code=2),
+    Bad(title="LESION_SERVE that is neither yes nor no", make=do(lambda f, pet, ct: []), exit_code=2,
+        environment=(("LESION_SERVE", "maybe"),)),
     Bad(title="CUDA asked for and absent", make=do(lambda f, pet, ct: ["--device", "cuda"]), exit_code=2,
         environment=(("CUDA_VISIBLE_DEVICES", ""),)),
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from model.errors import WeightsError
 from model.files import sha256_of
 from model.manifest import load_bundle
 from model.networks import build
-from model.weights import read_state, soup, voters
+from model.weights import keep, read_state, soup, voters
 
 
 def replace_member(folder, change) -> None:
@@ -97,3 +97,12 @@ def test_a_bundle_of_every_network_says_what_the_trained_network_says(fusion, wi
     [(_, load, _)] = voters(load_bundle(folder))
     with torch.no_grad():
         torch.testing.assert_close(load()(image), trained(image))
+
+
+def test_kept_networks_are_loaded_once_each_its_own(tiny_bundle) -> None:
+    bundle = load_bundle(tiny_bundle)
+    kept = keep(voters(bundle), torch.device("cpu"))
+    for (weight, load, part), (again, fresh, same) in zip(kept, voters(bundle), strict=True):
+        assert load() is load() and (weight, part) == (again, same)
+        for name, tensor in fresh().state_dict().items():
+            torch.testing.assert_close(load().state_dict()[name], tensor, rtol=0, atol=0)
