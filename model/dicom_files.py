@@ -4,7 +4,9 @@ Headers are pydicom datasets without their pixels; `filename` is the file they w
 file at a time, so that a CT of a thousand slices is never in memory twice.
 """
 
+import struct
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -16,20 +18,23 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ImplicitVRLittleEndian
 
 from model.errors import CaseError
 from model.files import silence
 
 UNREADABLE = (
-    InvalidDicomError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError,
-    IndexError, OverflowError,
+    InvalidDicomError, BytesLengthException, ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError,
+    TypeError, ValueError, struct.error, zlib.error,
 )  # what pydicom and its decoders raise on damaged files  # fmt: skip
 OUTSIDE_HU = -1024.0  # air: what CT padding outside the field of view becomes
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a name too long is no reason to complain
+warnings.filterwarnings("ignore", module=r"pydicom\.")  # what matters is checked here, and told once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +90,15 @@ def read_header(path: Path) -> FileDataset:
 def read_values(path: Path) -> NDArray[np.float64]:
     """The values of one slice (y, x), after its own RescaleSlope and RescaleIntercept.
 
-    CT padding (PixelPaddingValue) below -1024 HU becomes -1024. Uncompressed, deflated and RLE files are read by
-    pydicom, every other compression by SimpleITK (GDCM). Raises CaseError if the pixels are damaged or in a
+    CT padding (PixelPaddingValue) below -1024 HU becomes -1024. What pydicom cannot decompress alone (JPEG lossless,
+    JPEG-LS) is read by SimpleITK (GDCM). Raises CaseError if the pixels are damaged or in a
     compression that neither reads.
     """
     data = _read(path, pixels=True)
     slope, intercept = rescale(data)
     syntax = data.file_meta.TransferSyntaxUID
     try:
-        if syntax.is_compressed and syntax != RLELossless:
+        if syntax.is_compressed and not get_decoder(syntax).is_available:
             values = _decompress(path)
         else:
             values = np.asarray(data.pixel_array, np.float64) * slope + intercept
@@ -103,10 +108,11 @@ def read_values(path: Path) -> NDArray[np.float64]:
             f"the pixels of '{path}' cannot be read (transfer syntax {syntax.name}): {reason}; copy the file again, "
             "or decompress the series first (for example with dcmdjpeg or gdcmconv --raw)"
         ) from None
-    if values.shape != (data.Rows, data.Columns):
-        raise CaseError(f"'{path}' holds pixels of shape {values.shape}, not one slice ({data.Rows}, {data.Columns})")
-    padding = data.get("PixelPaddingValue")
-    if text(data, "Modality") == "CT" and isinstance(padding, int) and padding * slope + intercept < OUTSIDE_HU:
+    shape = number(data, "Rows"), number(data, "Columns")
+    if values.shape != shape:
+        raise CaseError(f"'{path}' holds pixels of shape {values.shape}, not one slice of {shape}; export it again")
+    padding = number(data, "PixelPaddingValue") if text(data, "Modality") == "CT" else None
+    if padding is not None and padding * slope + intercept < OUTSIDE_HU:
         values[values == padding * slope + intercept] = OUTSIDE_HU
     return values
 
@@ -128,13 +134,25 @@ def path_of(header: FileDataset) -> Path:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """A value as text without outer spaces, "" where it is absent; several values are joined by a backslash."""
-    value = dataset.get(keyword)
-    if value is None:
-        return ""
-    return "\\".join(map(str, value)).strip() if isinstance(value, (list, pydicom.multival.MultiValue)) else (
-        str(value).strip()
-    )  # fmt: skip
+    """A value as text without outer spaces, "" where it is absent; several values are joined by a backslash.
+
+    Raises CaseError if it is damaged.
+    """
+    try:
+        value = dataset.get(keyword)
+    except UNREADABLE:
+        raise CaseError(
+            f"'{getattr(dataset, 'filename', 'DICOM')}': {tag_name(keyword)} is damaged; copy the file again"
+        ) from None
+    if isinstance(value, (list, MultiValue)):
+        return "\\".join(map(str, value)).strip()
+    return "" if value is None else str(value).strip()
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence, none where it is absent. Raises CaseError if it is damaged."""
+    text(dataset, keyword)
+    return list(dataset.get(keyword) or [])
 
 
 def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | None:
@@ -161,13 +179,18 @@ def tag_name(keyword: str) -> str:
 
 def private(header: FileDataset, group: int, creator: str, element: int) -> str:
     """A private value as text, "" where the creator or the element is absent; `creator` is the start of its name."""
-    for block in header.private_creators(group):
-        if str(block).upper().startswith(creator.upper()):
-            tags = header.private_block(group, block)
-            if element in tags:
-                value = tags[element].value
-                shown = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-                return shown.strip(" \0")
+    try:
+        for block in header.private_creators(group):
+            if str(block).upper().startswith(creator.upper()):
+                tags = header.private_block(group, block)
+                if element in tags:
+                    value = tags[element].value
+                    shown = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+                    return shown.strip(" \0")
+    except UNREADABLE:
+        raise CaseError(
+            f"'{path_of(header)}': ({group:04X},xx{element:02X}) of {creator} is damaged; copy the file again"
+        ) from None
     return ""
 
 
@@ -177,10 +200,8 @@ def _read(path: Path, pixels: bool) -> FileDataset:
     if not looks_like_dicom(path):
         raise CaseError(f"'{path}' is not DICOM (or an empty or damaged file); give DICOM files alone")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            data = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
-            known = "SOPClassUID" in data
+        data = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        known = "SOPClassUID" in data
     except OSError as error:
         raise CaseError(f"'{path}' cannot be read: {error.strerror or error}; check access to it") from None
     except UNREADABLE as error:

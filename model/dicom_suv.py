@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import UID
 
-from model.dicom_files import number, path_of, private, tag_name, text
+from model.dicom_files import items, number, path_of, private, tag_name, text
 from model.dicom_times import Moment, frame_middle, injection_time, reference_time, seconds_after
 from model.errors import CaseError
 
@@ -124,8 +125,9 @@ def check_positron(header: FileDataset) -> None:
     """Raise CaseError for SPECT that says it is PET."""
     isotope = isotope_of(_item(header)) if _items(header) else None
     why = None
-    if "Nuclear Medicine" in header.SOPClassUID.name:
-        why = f"its storage is {header.SOPClassUID.name}"
+    storage = UID(text(header, "SOPClassUID")).name
+    if "Nuclear Medicine" in storage:
+        why = f"its storage is {storage}"
     elif isotope in SINGLE_PHOTON:
         why = f"its radionuclide is {isotope}"
     elif text(header, "CollimatorType").upper() in GAMMA_CAMERA:
@@ -138,7 +140,7 @@ def check_positron(header: FileDataset) -> None:
 
 def isotope_of(item: Dataset) -> str | None:
     """The radionuclide of a radiopharmaceutical, as "F-18": by its code, else by its code's meaning, or None."""
-    for code in item.get("RadionuclideCodeSequence") or []:
+    for code in items(item, "RadionuclideCodeSequence"):
         if text(code, "CodeValue") in CODES:
             return CODES[text(code, "CodeValue")]
         meaning = text(code, "CodeMeaning")
@@ -316,18 +318,18 @@ def _philips(header: FileDataset, element: int) -> float:
     return value
 
 
-def _items(header: FileDataset) -> Sequence[Dataset]:
-    return header.get("RadiopharmaceuticalInformationSequence") or []
+def _items(header: FileDataset) -> list[Dataset]:
+    return items(header, "RadiopharmaceuticalInformationSequence")
 
 
 def _item(header: FileDataset) -> Dataset:
-    items = _items(header)
-    if not items:
+    found = _items(header)
+    if not found:
         raise CaseError(
             f"PET '{path_of(header)}' has no {tag_name('RadiopharmaceuticalInformationSequence')}: without dose and "
             "time of injection there is no SUV; export the series with it"
         )
-    return items[0]
+    return found[0]
 
 
 def _common(factors: Sequence[float]) -> float | None:
