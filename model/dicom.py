@@ -15,8 +15,9 @@ from pydicom.dataset import FileDataset
 
 from model.config import Limits
 from model.dicom_files import OUTSIDE_HU, Series, find_series, path_of, read_values, rescale, tag_name, text
+from model.dicom_isotopes import check_positron
 from model.dicom_series import order_slices
-from model.dicom_suv import Conversion, check_positron, find_conversion
+from model.dicom_suv import Conversion, find_conversion
 from model.errors import CaseError
 from model.files import free_memory_bytes
 from model.geometry import Grid
@@ -49,7 +50,9 @@ def read_dicom(
     return read_study(pet, ct, limits, weight_kg=weight_kg, name=name)
 
 
-def read_study(pet: Series, ct: Series, limits: Limits, weight_kg: float | None = None, name: str = "") -> DicomStudy:
+def read_study(
+    pet: Series, ct: Series, limits: Limits, weight_kg: float | None = None, name: str = "study"
+) -> DicomStudy:
     """The same of two series that `find_series` found. Raises CaseError for everything that is wrong with them."""
     pet_volume, conversion = read_pet(pet, weight_kg)
     ct_volume = read_ct(ct)
@@ -68,7 +71,7 @@ def read_study(pet: Series, ct: Series, limits: Limits, weight_kg: float | None 
         )
     warnings = [*conversion.warnings, *warnings, *_lossy(pet, "PET"), *_lossy(ct, "CT")]
     conversion = replace(conversion, body_mean_suv=mean_suv, warnings=tuple(warnings))
-    case = Case(name=name or "study", pet=pet_volume, ct=ct_volume, warnings=tuple(warnings))
+    case = Case(name=name, pet=pet_volume, ct=ct_volume, warnings=tuple(warnings))
     return DicomStudy(case=case, conversion=conversion)
 
 

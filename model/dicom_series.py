@@ -74,7 +74,7 @@ def _check_kind(header: FileDataset, modality: str) -> None:
     if modality == "CT" and "LOCALIZER" in text(header, "ImageType").upper():
         raise CaseError(f"'{path}' is a scout (ImageType LOCALIZER), not a slice of a CT; give the CT without it")
     if "REPROJECTION" in text(header, "SeriesType").upper():
-        raise CaseError(f"'{path}' is a projection (SeriesType REPROJECTION), not a slice; give the series it was made of")
+        raise CaseError(f"'{path}' is a projection (SeriesType REPROJECTION), not a slice; leave it out")
     if kind not in SINGLE_FRAME[modality]:
         raise CaseError(f"'{path}' is {kind.name}, not {modality} Image Storage; give the original {modality} series")
     if (number(header, "SamplesPerPixel") or 1) != 1:

@@ -5,14 +5,13 @@ the concentration is of (QIBA FDG-PET/CT profile). A wrong factor gives a plausi
 the header leaves open is an error, or, where there is a usual reading, that reading and a warning.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import UID
 
-from model.dicom_files import items, number, path_of, private, tag_name, text
+from model.dicom_files import number, path_of, private, tag_name, text
+from model.dicom_isotopes import HALF_LIFE_S, isotope_of, radiopharmaceuticals
 from model.dicom_times import Moment, frame_middle, injection_time, reference_time, seconds_after
 from model.errors import CaseError
 
@@ -21,27 +20,6 @@ SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,x
 DOSE_MIN_BQ = 10_000.0  # below: the dose was entered in MBq
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
 HALF_LIFE_SHARE = 0.05  # a stated half-life this far from the isotope's is warned about
-HALF_LIFE_S = {
-    "F-18": 6586.2, "C-11": 1221.8, "N-13": 597.9, "O-15": 122.24, "Ga-68": 4062.6, "Cu-64": 45723.6, "Rb-82": 75.45,
-    "Y-86": 53064.0, "Zr-89": 282276.0, "I-124": 360806.0,
-}  # NNDC, NuDat 3  # fmt: skip
-CODES = {
-    "C-111A1": "F-18", "77004003": "F-18", "C-105A1": "C-11", "40565003": "C-11", "C-107A1": "N-13",
-    "21576001": "N-13", "C-B1038": "O-15", "129504001": "O-15", "C-131A3": "Ga-68", "35337001": "Ga-68",
-    "C-127A2": "Cu-64", "3932008": "Cu-64", "C-159A2": "Rb-82", "79197006": "Rb-82", "C-162A3": "Y-86",
-    "10738001": "Y-86", "C-168A4": "Zr-89", "63360001": "Zr-89", "C-114A5": "I-124", "40937006": "I-124",
-    "C-163A8": "Tc-99m", "72454006": "Tc-99m", "C-114A4": "I-123", "21572004": "I-123", "C-114B1": "I-131",
-    "1368003": "I-131", "C-145A4": "In-111", "56609000": "In-111", "C-138A9": "Tl-201", "60057003": "Tl-201",
-    "C-131A2": "Ga-67", "2008008": "Ga-67", "C-101ED": "Lu-177", "447553000": "Lu-177", "C-172A8": "Xe-133",
-    "80751004": "Xe-133",
-}  # DICOM PS3.16, CID 18 and 4020: SNOMED-RT and SNOMED CT  # fmt: skip
-NAMES = {
-    "F": "Fluorine", "C": "Carbon", "N": "Nitrogen", "O": "Oxygen", "Ga": "Gallium", "Cu": "Copper", "Rb": "Rubidium",
-    "Y": "Yttrium", "Zr": "Zirconium", "I": "Iodine", "Tc": "Technetium", "In": "Indium", "Tl": "Thallium",
-    "Lu": "Lutetium", "Xe": "Xenon",
-}  # fmt: skip
-SINGLE_PHOTON = sorted(set(CODES.values()) - set(HALF_LIFE_S))
-GAMMA_CAMERA = ("PARA", "PINH", "FANB", "CONE", "SLNT", "ASTG", "DIVG")  # CollimatorType; PET has NONE or RING
 CONSTANT = (
     "Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight",
 )  # what must not change within a series  # fmt: skip
@@ -121,37 +99,6 @@ def find_conversion(headers: Sequence[FileDataset], weight_kg: float | None = No
     return _by_dose(headers, scales, route, correction, weight_kg, warnings)
 
 
-def check_positron(header: FileDataset) -> None:
-    """Raise CaseError for SPECT that says it is PET."""
-    isotope = isotope_of(_item(header)) if _items(header) else None
-    why = None
-    storage = UID(text(header, "SOPClassUID")).name
-    if "Nuclear Medicine" in storage:
-        why = f"its storage is {storage}"
-    elif isotope in SINGLE_PHOTON:
-        why = f"its radionuclide is {isotope}"
-    elif text(header, "CollimatorType").upper() in GAMMA_CAMERA:
-        why = f"its {tag_name('CollimatorType')} is {text(header, 'CollimatorType')}"
-    elif re.search(r"\bSPECT\b", text(header, "SeriesDescription"), re.IGNORECASE):
-        why = f"its {tag_name('SeriesDescription')} says so"
-    if why:
-        raise CaseError(f"'{path_of(header)}' is SPECT, not PET ({why}); give a PET series")
-
-
-def isotope_of(item: Dataset) -> str | None:
-    """The radionuclide of a radiopharmaceutical, as "F-18": by its code, else by its code's meaning, or None."""
-    for code in items(item, "RadionuclideCodeSequence"):
-        if text(code, "CodeValue") in CODES:
-            return CODES[text(code, "CodeValue")]
-        meaning = text(code, "CodeMeaning")
-        for isotope in dict.fromkeys(CODES.values()):
-            symbol, mass = isotope.split("-")
-            names = f"(?:{symbol}|{NAMES[symbol]})"
-            if re.search(rf"(?<!\d){mass}[\s^-]*{names}\b|\b{names}[\s^-]*{mass}(?!\w)", meaning, re.IGNORECASE):
-                return isotope
-    return None
-
-
 def _direct(
     route: str, units: str, correction: str, factors: Sequence[float], warnings: list[str]
 ) -> Conversion:  # fmt: skip
@@ -168,8 +115,10 @@ def _by_dose(
     """Factors from weight, dose and decay; `scales` turns the values of each slice into Bq/ml."""
     first = headers[0]
     item = _item(first)
-    if len(_items(first)) > 1:
-        warnings.append(f"PET '{path_of(first)}' names {len(_items(first))} radiopharmaceuticals; the first is used")
+    if len(radiopharmaceuticals(first)) > 1:
+        warnings.append(
+            f"PET '{path_of(first)}' names {len(radiopharmaceuticals(first))} radiopharmaceuticals; the first is used"
+        )
     weight_kg, weight_from = _weight(first, weight_kg)
     dose_bq = _dose(item, first, warnings)
     half_life_s = half_life_from = injection = None
@@ -229,7 +178,7 @@ def _check_constant(headers: Sequence[FileDataset]) -> None:
     first = headers[0]
     for header in headers:
         pairs: list[tuple[str, Dataset, Dataset]] = [(keyword, header, first) for keyword in CONSTANT]
-        if _items(first) and _items(header):
+        if radiopharmaceuticals(first) and radiopharmaceuticals(header):
             pairs += [(keyword, _item(header), _item(first)) for keyword in ITEM_CONSTANT]
         for keyword, one, other in pairs:
             if text(one, keyword) != text(other, keyword):
@@ -318,12 +267,8 @@ def _philips(header: FileDataset, element: int) -> float:
     return value
 
 
-def _items(header: FileDataset) -> list[Dataset]:
-    return items(header, "RadiopharmaceuticalInformationSequence")
-
-
 def _item(header: FileDataset) -> Dataset:
-    found = _items(header)
+    found = radiopharmaceuticals(header)
     if not found:
         raise CaseError(
             f"PET '{path_of(header)}' has no {tag_name('RadiopharmaceuticalInformationSequence')}: without dose and "

@@ -49,7 +49,7 @@ def reference_time(headers: Sequence[FileDataset], warnings: list[str]) -> Momen
     SeriesTime, when it is not later than the earliest AcquisitionTime; else GE's or Siemens' private time; else the
     earliest acquisition, with a warning. Raises CaseError if the header has none of them.
     """
-    series = _moment(headers[0], ("SeriesDate", "StudyDate"), "SeriesTime")
+    series = _moment(headers[0], "SeriesDate", "SeriesTime")
     acquisitions = [m for m in map(acquisition_time, headers) if m]
     start = series or (acquisitions[0] if acquisitions else None)
     earliest = min(acquisitions, key=lambda m: _signed(start or m, m), default=None)
@@ -81,7 +81,7 @@ def reference_time(headers: Sequence[FileDataset], warnings: list[str]) -> Momen
 
 def acquisition_time(header: FileDataset) -> Moment | None:
     """When the acquisition of a slice began, or None where the header does not say."""
-    found = _moment(header, ("AcquisitionDate", "SeriesDate", "StudyDate"), "AcquisitionTime")
+    found = _moment(header, "AcquisitionDate", "AcquisitionTime")
     stated = text(header, "AcquisitionDateTime")
     return found or _date_time(stated, tag_name("AcquisitionDateTime"))
 
@@ -106,7 +106,7 @@ def injection_time(item: Dataset, path: FileDataset) -> Moment:
     """
     full = text(item, "RadiopharmaceuticalStartDateTime")
     found = _date_time(full, tag_name("RadiopharmaceuticalStartDateTime"))
-    found = found or _moment(item, (), "RadiopharmaceuticalStartTime")
+    found = found or _moment(item, None, "RadiopharmaceuticalStartTime")
     if found is None:
         raise CaseError(
             f"PET '{path_of(path)}' has neither {tag_name('RadiopharmaceuticalStartDateTime')} nor "
@@ -116,12 +116,11 @@ def injection_time(item: Dataset, path: FileDataset) -> Moment:
     return found
 
 
-def _moment(dataset: Dataset, dates: tuple[str, ...], time: str) -> Moment | None:
+def _moment(dataset: Dataset, day: str | None, time: str) -> Moment | None:
     second = _seconds(text(dataset, time))
     if second is None:
         return None
-    days = [_day(text(dataset, keyword)) for keyword in dates]
-    return Moment(day=next((d for d in days if d), None), second=second, source=tag_name(time))
+    return Moment(day=_day(text(dataset, day)) if day else None, second=second, source=tag_name(time))
 
 
 def _date_time(stated: str, source: str) -> Moment | None:

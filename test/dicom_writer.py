@@ -43,8 +43,6 @@ def write_pet(
         "ActualFrameDuration": 180_000, "CollimatorType": "NONE", "SeriesDescription": "PET AC",
         "RadiopharmaceuticalInformationSequence": Items([_radiopharmaceutical(vendor, item or {})]),
     }  # fmt: skip
-    if vendor == "siemens":
-        fields |= {"SUVType": None, "Units": "BQML"}
     per_slice = {
         "RescaleSlope": slopes, "AcquisitionTime": [_clock(SCANNED, 180 * (z // 3)) for z in range(len(stored))]
     }  # fmt: skip

@@ -18,6 +18,7 @@ from dicom_writer import (
 )  # fmt: skip
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
+from pydicom.uid import ImplicitVRLittleEndian
 
 from model.dicom import read_pet
 from model.dicom_files import find_series
@@ -154,10 +155,34 @@ def test_a_late_series_time_gives_way_to_siemens(tmp_path) -> None:
     assert found.factor == factor(3585.5) and found.reference_from == "(0071,xx22) of SIEMENS MED PT"
 
 
+def test_private_elements_of_implicit_files_without_a_known_type_are_read(tmp_path) -> None:
+    def edit(header, z: int) -> None:
+        siemens_time("20240305105945.500000")(header, z)
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
+    assert convert(tmp_path, vendor="siemens", fields=LATE, edit=edit).factor == factor(3585.5)
+
+
+def test_the_private_time_of_another_creator_is_not_taken(tmp_path) -> None:
+    def edit(header, z: int) -> None:
+        ge_time("20240305105930.00")(header, z)
+        header[0x00090010].value = "SOMEBODY ELSE"
+
+    assert "earliest acquisition" in convert(tmp_path, fields=LATE, edit=edit).warnings[0]
+
+
 @pytest.mark.parametrize("fields", [LATE, {"SeriesTime": None}])
 def test_a_late_or_absent_series_time_else_gives_way_to_the_first_bed(fields, tmp_path) -> None:
     found = convert(tmp_path, fields=fields)
     assert found.factor == factor(3600) and "earliest acquisition, 11:00:00" in found.warnings[0]
+
+
+def test_the_acquisitions_date_and_time_in_one_will_do(tmp_path) -> None:
+    def edit(header, z: int) -> None:
+        header.AcquisitionDateTime = f"20240305{header.AcquisitionTime}"
+        del header.AcquisitionTime
+
+    assert convert(tmp_path, fields=LATE, edit=edit).factor == factor(3600)
 
 
 def test_a_late_series_time_without_acquisition_times_is_refused(tmp_path) -> None:
@@ -192,6 +217,17 @@ def test_an_injection_before_midnight_is_of_the_day_before(item, tmp_path) -> No
 def test_a_series_that_runs_past_midnight_keeps_one_reference(tmp_path) -> None:
     def edit(header, z: int) -> None:
         header.AcquisitionDate, header.AcquisitionTime = ("20240305", "235900") if z < 3 else ("20240306", "000200")
+
+    found = convert(
+        tmp_path, item={"RadiopharmaceuticalStartTime": "225900"}, fields={"SeriesTime": "235900"}, edit=edit
+    )
+    assert found.factor == factor(3600) and found.warnings == ()
+
+
+def test_a_series_that_runs_past_midnight_without_acquisition_dates_keeps_one_reference(tmp_path) -> None:
+    def edit(header, z: int) -> None:
+        del header.AcquisitionDate
+        header.AcquisitionTime = "235900" if z < 3 else "000200"
 
     found = convert(
         tmp_path, item={"RadiopharmaceuticalStartTime": "225900"}, fields={"SeriesTime": "235900"}, edit=edit
