@@ -288,7 +288,8 @@ def test_ci_makes_what_it_trains_in_a_folder_of_its_own_and_removes_it(tree: Pat
     assert "ALL PASSED" in _run(tree, ".ci/run", TMPDIR=str(made))
     folders = re.findall(rf"{made}/\S+", (tree / "calls").read_text())
     assert [folder.split("/")[-1] for folder in folders] == [
-        "chain-volumes", "chain-slices", "table2-smoke", "table3-smoke", "wholebody-smoke"
+        "chain-volumes", *(2 * ["phantoms", "nested", "bundles"]), "diwa", "chain-slices", "table2-smoke",
+        "table3-smoke", "wholebody-smoke",
     ]  # fmt: skip
     assert list(made.iterdir()) == [] and (tree / "runs/weeks.pt").exists()
 
