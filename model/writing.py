@@ -126,7 +126,7 @@ def _write_image(array: NDArray[Any], grid: Grid, path: Path, target: Path) -> N
         with silence():
             sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError:
-        raise OutputError(f"cannot write '{target}': {_disk(path)}; free some space and run again") from None
+        raise OutputError(f"cannot write '{target}' whole: {_disk(path)}; free some space and run again") from None
 
 
 def _read_back(partial: Path, image_io: str, array: NDArray[Any], grid: Grid, target: Path, exact: bool) -> None:
@@ -138,7 +138,7 @@ def _read_back(partial: Path, image_io: str, array: NDArray[Any], grid: Grid, ta
             return
     except RuntimeError:
         pass
-    raise OutputError(f"'{target}' read back differs from what was written, {_disk(partial)}; run again")
+    raise OutputError(f"cannot write '{target}' whole: {_disk(partial)}; free some space and run again")
 
 
 def _disk(path: Path) -> str:
