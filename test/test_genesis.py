@@ -14,7 +14,7 @@ from model.errors import ConfigError
 from model.networks import MiddleFusion
 from training import genesis
 from training.genesis import DistortedCrops, bezier_curve, body_box, distorted, network_for, reconstruction_loss
-from training.prepare import Prepared, load
+from training.prepared import Prepared, load
 
 CASES = ("case0", "case1", "case2", "case3")
 DISTORTIONS = (genesis.remapped, genesis.locally_shuffled, genesis.in_painted, genesis.out_painted, distorted)

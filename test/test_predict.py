@@ -11,7 +11,7 @@ from model.lesions import score
 from model.networks import build
 from model.segment import image_of
 from training.predict import device_for, kept_margin, margin, read_margin, score_margin, validation_dice
-from training.prepare import load
+from training.prepared import load
 
 CPU = device_for("float32", "cpu")
 

@@ -1,22 +1,19 @@
-import errno
 import fcntl
-import json
 import os
-import resource
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, lesion_study
+from conftest import lesion_study
 from scipy import ndimage
 
 from model.config import Crop
 from model.errors import CaseError, ConfigError
 from training import prepare
-from training.prepare import check_disk, crop_of, digest_of, is_current, load, prepare_all, prepare_one
+from training.prepare import check_disk, prepare_all, prepare_one
+from training.prepared import is_current, load
 from training.table import study_sha256, write_table
 
 
@@ -79,14 +76,6 @@ def test_components_wholly_outside_the_crop_are_told_from_those_cut(tmp_path) ->
     assert found == {"lost_ml": 5.5, "lost_lesions": 1, "missed_ml": 4.0}
     inside = prepare._outside(whole, np.s_[0:20, 0:20, 0:20], 0.5)
     assert inside == {"lost_ml": 0, "lost_lesions": 0, "missed_ml": 0}
-
-
-def test_equal_studies_have_one_digest_wherever_the_cache_lies(tiny_studies, tmp_path) -> None:
-    for place in "ab":
-        prepare_all(tiny_studies[:2], tmp_path / place, Crop(), workers=1)
-    prepare_all(tiny_studies[:2], tmp_path / "c", Crop(suv_above=0.5), workers=1)
-    digests = [digest_of(load(tmp_path / place, case) for case in ("case0", "case1")) for place in "abc"]
-    assert digests[0] == digests[1] != digests[2] and digest_of([load(tmp_path / "a", "case0")]) != digests[0]
 
 
 def test_only_what_changed_is_prepared_again(tiny_studies, tmp_path) -> None:
@@ -153,18 +142,6 @@ def test_a_full_disk_is_told_before_the_work(tiny_studies, tmp_path, monkeypatch
         check_disk(tiny_studies, tmp_path)
 
 
-def test_a_damaged_or_older_cache_is_refused(tiny_studies, tmp_path) -> None:
-    prepare_one(tiny_studies[0], tmp_path, Crop(suv_above=0.5))
-    assert crop_of(tmp_path, "case0") == Crop(suv_above=0.5)
-    (tmp_path / "case0/suv.npy").write_bytes(b"no array")
-    with pytest.raises(ConfigError, match="is damaged"):
-        load(tmp_path, "case0")
-    facts = json.loads((tmp_path / "case0/study.json").read_text())
-    (tmp_path / "case0/study.json").write_text(json.dumps(facts | {"format": 0}))
-    with pytest.raises(ConfigError, match="no prepared study of this version"):
-        load(tmp_path, "case0")
-
-
 def test_a_folder_that_is_no_prepared_study_is_left_alone(tiny_studies, tmp_path) -> None:
     mine = tmp_path / "case0" / "mine.nii.gz"
     mine.parent.mkdir()
@@ -172,28 +149,6 @@ def test_a_folder_that_is_no_prepared_study_is_left_alone(tiny_studies, tmp_path
     with pytest.raises(ConfigError, match="is no prepared study"):
         prepare_one(tiny_studies[0], tmp_path, Crop())
     assert mine.read_bytes() == b"images"
-
-
-def test_more_studies_can_be_opened_than_the_usual_limit_lets(tiny_cache) -> None:
-    """In a process of its own, whose soft limit of 64 files would not hold 40 studies of three."""
-    code = (
-        "import resource, sys, pathlib\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
-        "from training.prepare import load\n"
-        "print(len([load(pathlib.Path(sys.argv[1]), 'case0') for _ in range(40)]))\n"
-    )
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 3 * 40
-    ran = subprocess.run([sys.executable, "-c", code, str(tiny_cache)], capture_output=True, text=True, cwd=ROOT)
-    assert ran.stdout.strip() == "40", ran.stderr
-
-
-def test_too_many_open_files_are_not_taken_for_damage(tiny_cache, monkeypatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(prepare.np, "load", full)
-    with pytest.raises(ConfigError, match="raise its hard limit"):
-        load(tiny_cache, "case0")
 
 
 def test_a_ct_that_covers_little_of_the_pet_is_warned_about(tiny_studies, tmp_path, capsys, monkeypatch) -> None:

@@ -16,7 +16,7 @@ from model.networks import build
 from training import procedure
 from training.phantom_table import COLUMNS
 from training.predict import margin
-from training.prepare import load
+from training.prepared import load
 from training.procedure import CONVENTION, choices_of, judged, make_phantoms, read_plan, write_fold
 from training.settings import settings_to
 from training.split import Fold, read_fold

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import tiny_training
 
-from training.prepare import load
+from training.prepared import load
 from training.sampling import CropDataset, draw_box, drawn, recropped
 from training.settings import Crops
 

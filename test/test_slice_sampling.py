@@ -6,7 +6,7 @@ from conftest import tiny_slices
 from model.errors import ConfigError
 from model.segment import image_of
 from model.slices import slice_starts, slide_slices
-from training.prepare import load
+from training.prepared import load
 from training.slice_sampling import SliceDataset, augmented, lesion_slices, slice_of_study
 from training.split import Fold
 

@@ -15,7 +15,7 @@ from model.files import sha256_of
 from model.networks import build
 from training.checkpoint import write_json, write_weights
 from training.engine import Engine
-from training.prepare import digest_of, load
+from training.prepared import digest_of, load
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.sweep import Sweep, main, sweep

@@ -88,7 +88,7 @@ def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, t
 
 def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
     from training.predict import device_for, margin, score_margin, validation_dice
-    from training.prepare import load
+    from training.prepared import load
 
     result = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
     network = build(member().network)

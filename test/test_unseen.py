@@ -5,7 +5,7 @@ import pytest
 from tiny_runs import make_run, random_state
 
 from model.errors import ConfigError
-from training.prepare import load
+from training.prepared import load
 from training.split import Fold
 from training.unseen import check_apart, check_unseen, seen_by, seen_with
 

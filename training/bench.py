@@ -26,7 +26,7 @@ from training.batch_norm import refreshed
 from training.candidates import Candidate, soup
 from training.checkpoint import State
 from training.predict import digest, how_computed, kept_margin, margin, read_margin, score_margin, validation_dice
-from training.prepare import load, patient_of
+from training.prepared import load, patient_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import State, read_json, read_weights, result_file
 from training.command import ENDS, told
 from training.evaluate import PATIENTS, TRAINED_ON
-from training.prepare import is_current
+from training.prepared import is_current
 from training.repeat import compare, in_crop, run_process
 from training.select import FORMAT, TITLES
 from training.table import read_table

@@ -23,7 +23,7 @@ from model.errors import ConfigError
 from model.intensity import scale_hu
 from model.networks import UNet
 from model.sliding import centred
-from training.prepare import Prepared, load
+from training.prepared import Prepared, load
 from training.sampling import draw_box
 from training.settings import Training
 

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 
 from training.checkpoint import replacing
-from training.prepare import Prepared
+from training.prepared import Prepared
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  the backend must be chosen first

@@ -21,7 +21,7 @@ from model.segment import image_of
 from model.slices import slice_starts, slide_slices
 from model.sliding import slide
 from training.checkpoint import replacing
-from training.prepare import Prepared
+from training.prepared import Prepared
 from training.settings import Training
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -2,36 +2,24 @@
 
     python -m training.prepare index.csv --cache runs/cache
 
-The cache holds a folder a case: hu.npy (int16), suv.npy (float16), truth.npy (bool), all (X, Y, Z) in
-network order, points.npz (where crops may be drawn) and study.json. A case is done again when the index gives its
-files another sha256, or when the crop or the format changed; what is done already is kept. Files are compared with
-the index when they are prepared: those that changed since training.index read them are refused.
+A case is done again when the index gives its files another sha256, or when the crop or the format of the cache
+(training/prepared.py) changed; what is done already is kept. Files are compared with the index when they are prepared:
+those that changed since training.index read them are refused.
 """
 
 import argparse
-import errno
-import fcntl
-import hashlib
-import json
-import os
-import resource
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache as once
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy import ndimage
 
 from model.config import Crop, Limits, override_limits
 from model.errors import CaseError, ConfigError, LesionError
-from model.files import PARTIAL, sha256_of
 from model.lesions import components
 from model.reading import read_case, read_volume
 from model.segment import Stopwatch, place
@@ -39,49 +27,22 @@ from model.writing import check_output
 from training.command import ENDS, told
 from training.examine import check_grid
 from training.parallel import cores, over
+from training.prepared import (
+    MOST_POINTS,
+    UPTAKE_SUV,
+    facts_of,
+    is_current,
+    key_of,
+    remove_unfinished,
+    store,
+    warnings_of,
+)
 from training.table import Study, read_table, study_sha256
 
-FORMAT = 4
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
-UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
-MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
 MOST_POINTS_OF_A_PART = 500
 LEAST_UPTAKE_ML = 0.3  # smaller parts of hot voxels are noise
 LIMITS = Limits()
-OPEN_FILES = 3  # the arrays of a study, mapped from their files
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A study in network order (X, Y, Z), LAS, cropped; the arrays are memory-mapped.
-
-    lesion, uptake: int16 (n, 3) voxels of the truth, and of PET above UPTAKE_SUV outside it, at most MOST_POINTS.
-    lesion_parts, uptake_parts: int16 (n, 4), the same by 18-connected component, whose number comes first.
-    lost_ml: truth outside the crop, which no prediction can find; of it missed_ml in lost_lesions components that lie
-    wholly outside.
-    sha256: of study.json, which names the study's files by their own, the crop and the format: equal studies are
-    equal wherever their cache lies.
-    """
-
-    case: str
-    patient: str
-    sha256: str
-    hu: np.ndarray
-    suv: np.ndarray
-    truth: np.ndarray
-    lesion: np.ndarray
-    uptake: np.ndarray
-    lesion_parts: np.ndarray
-    uptake_parts: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    lost_ml: float = 0.0
-    lost_lesions: int = 0
-    missed_ml: float = 0.0
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres."""
-        return float(np.prod(self.spacing_mm)) / 1000
 
 
 def prepare_all(
@@ -115,27 +76,19 @@ def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) 
     mask = np.ascontiguousarray(whole[placed.box].transpose(2, 1, 0))
     suv = np.ascontiguousarray(placed.suv.transpose(2, 1, 0)).astype(np.float16)
     hu = np.ascontiguousarray(np.clip(np.rint(placed.hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
-    facts = _key(study, crop) | {
+    facts = key_of(study, crop) | {
         "spacing_mm": placed.view.grid.spacing_mm, "shape": mask.shape, "warnings": case.warnings,
         "ct_share": placed.ct_share, **_outside(whole, placed.box, placed.view.grid.voxel_ml),
     }  # fmt: skip
     target = cache / study.case
-    if target.exists() and _facts(target) is None and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and facts_of(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"'{target}' is there and is no prepared study: name another folder with --cache")
     hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
     points = {
         "lesion": _points(mask), "uptake": _points(hot), "lesion_parts": _parts(mask, 1),
         "uptake_parts": _parts(hot, least),
     }  # fmt: skip
-    _store(target, {"hu": hu, "suv": suv, "truth": mask}, points, facts)
-
-
-def remove_unfinished(cache: Path) -> None:
-    """Remove what killed processes left in the cache, unless another process writes into it now."""
-    with _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
-        for folder in cache.glob(f"{PARTIAL}*") if alone else ():
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder, ignore_errors=True)
+    store(target, {"hu": hu, "suv": suv, "truth": mask}, points, facts)
 
 
 def check_files(study: Study) -> None:
@@ -146,76 +99,6 @@ def check_files(study: Study) -> None:
             f"PET '{study.pet}', CT '{study.ct}' or truth '{study.truth}' changed since the index was made: their "
             f"sha256 is {found}, the index says {study.sha256}; run training.index again"
         )
-
-
-def is_current(study: Study, cache: Path, crop: Crop) -> bool:
-    """Whether the cache holds this study, prepared from the files that the index knows, with the same settings."""
-    facts = _facts(cache / study.case)
-    return facts is not None and all(facts.get(key) == value for key, value in _key(study, crop).items())
-
-
-def load(cache: Path, case: str) -> Prepared:
-    """A prepared study. Raises ConfigError if it is not in the cache."""
-    _allow_open_files()
-    folder = cache / case
-    facts = _facts(folder)
-    if facts is None or facts.get("format") != FORMAT:
-        raise ConfigError(f"'{folder}' holds no prepared study of this version; run training.prepare")
-    try:
-        hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
-        with np.load(folder / "points.npz") as file:
-            points = {name: file[name] for name in ("lesion", "uptake", "lesion_parts", "uptake_parts")}
-        x, y, z = facts["spacing_mm"]
-        lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
-        digest, patient = sha256_of(folder / "study.json"), facts["patient"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno == errno.EMFILE:
-            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            raise ConfigError(
-                f"too many files are open: a prepared study takes {OPEN_FILES} while it is used, and this system "
-                f"allows {limit} a process; raise its hard limit (ulimit -Hn, or nofile in /etc/security/limits.conf)"
-            ) from None
-        raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.prepare again") from None
-    return Prepared(
-        case=case, patient=patient, sha256=digest, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), **lost
-    )
-
-
-@once
-def _allow_open_files() -> None:
-    """Let this process open as many files as the system lets it: 1024, a common limit, are not 350 studies."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def digest_of(studies: Iterable[Prepared]) -> str:
-    """What these studies are, in one sha256: the same for equal studies, wherever their cache lies."""
-    return hashlib.sha256("".join(study.sha256 for study in studies).encode()).hexdigest()
-
-
-def crop_of(cache: Path, case: str) -> Crop:
-    """The crop a case was prepared with. Raises ConfigError if it is not in the cache."""
-    facts = _facts(cache / case)
-    if facts is None:
-        raise ConfigError(f"'{cache / case}' holds no prepared study; run training.prepare")
-    return Crop(**facts["crop"])
-
-
-def patient_of(cache: Path, case: str) -> str | None:
-    """Whose study a prepared case is; None if it is not in the cache."""
-    facts = _facts(cache / case)
-    return None if facts is None else facts.get("patient")
-
-
-def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
-    """What a user should know of a prepared case: what the container would warn about, and truth that is cut off."""
-    facts = _facts(cache / case) or {}
-    warnings: list[str] = list(facts.get("warnings", ()))
-    if (share := facts.get("ct_share", 1.0)) < limits.ct_coverage_warn:
-        warnings.append(f"its CT covers {100 * share:.1f} % of the PET; air was assumed in the rest")
-    if (lost := facts.get("lost_ml", 0.0)) > 0:
-        warnings.append(f"{lost:.2f} ml of its truth lie outside the crop")
-    return warnings
 
 
 def check_disk(studies: list[Study], cache: Path) -> None:
@@ -290,47 +173,6 @@ def _reason_against(study: Study, cache: Path, crop: Crop, limits: Limits) -> st
     return None
 
 
-def _store(
-    target: Path, arrays: Mapping[str, np.ndarray], points: Mapping[str, np.ndarray], facts: Mapping[str, Any]
-) -> None:
-    """Write a prepared study under a temporary name, then put it in the place of an older one."""
-    cache = target.parent
-    cache.mkdir(parents=True, exist_ok=True)
-    hidden = cache / f"{PARTIAL}{os.getpid()}-{target.name}"
-    with _locked(cache, fcntl.LOCK_SH):
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        try:
-            for name, array in arrays.items():
-                np.save(hidden / f"{name}.npy", array)
-            np.savez(hidden / "points.npz", **points)
-            (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            hidden.rename(target)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool]:
-    """Hold a lock on a folder itself (how: as of fcntl.flock); whether it was to be had: some disks grant none."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        held = True
-        try:
-            fcntl.flock(number, how)
-        except OSError:
-            held = False
-        yield held
-    finally:
-        os.close(number)
-
-
-def _key(study: Study, crop: Crop) -> dict[str, Any]:
-    about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
-    return {"format": FORMAT, **about, "crop": asdict(crop)}
-
-
 def _outside(whole: np.ndarray, box: tuple[slice, ...], voxel_ml: float) -> dict[str, Any]:
     """Truth (z, y, x) outside the crop: lost_ml of it, of which missed_ml in lost_lesions components wholly outside."""
     lost = int(np.count_nonzero(whole)) - int(np.count_nonzero(whole[box]))
@@ -340,14 +182,6 @@ def _outside(whole: np.ndarray, box: tuple[slice, ...], voxel_ml: float) -> dict
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         missed = [int(sizes[number]) for number in set(range(1, count + 1)) - set(np.unique(labels[box]).tolist())]
     return {"lost_ml": lost * voxel_ml, "lost_lesions": len(missed), "missed_ml": sum(missed) * voxel_ml}
-
-
-def _facts(folder: Path) -> dict[str, Any] | None:
-    try:
-        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return facts if isinstance(facts, dict) else None
 
 
 def _points(mask: np.ndarray) -> np.ndarray:

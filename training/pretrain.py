@@ -26,7 +26,7 @@ from training.command import ENDS, told
 from training.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.loop import Run, check_finite, opened, processes, rank, steps_per_epoch, train
 from training.predict import device_for
-from training.prepare import digest_of
+from training.prepared import digest_of
 from training.settings import Training, read_settings, settings_to
 from training.split import Fold, read_fold
 from training.unseen import seen_with

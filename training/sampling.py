@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from model.segment import network_image
 from model.sliding import centred
 from training.augment import augmented
-from training.prepare import Prepared, load
+from training.prepared import Prepared, load
 from training.settings import STRENGTHS, Crops, Training
 
 Box = tuple[slice, slice, slice]

@@ -24,7 +24,7 @@ from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import CONFIG, RESULT, write_json, write_text
 from training.command import ENDS, told
 from training.members import KEPT, STATES
-from training.prepare import crop_of
+from training.prepared import crop_of
 from training.selection import Choice, greedy, rank, steps_to, uniform
 from training.split import Fold, read_fold
 from training.unseen import check_unseen

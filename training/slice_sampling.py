@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from model.errors import ConfigError
 from model.segment import image_of
 from model.slices import cut, normalised, slice_starts
-from training.prepare import MOST_POINTS, Prepared, load
+from training.prepared import MOST_POINTS, Prepared, load
 from training.schedule import steps_of
 from training.settings import STRENGTHS, Training
 from training.whole_body import Slice, SliceOrder

@@ -24,7 +24,7 @@ from training import checkpoint, members
 from training.command import ENDS, told
 from training.engine import Engine, Job, results
 from training.members import KEPT, STATES, read_members
-from training.prepare import digest_of, load
+from training.prepared import digest_of, load
 from training.settings import Training, read_yaml, settings_to
 from training.split import Fold, read_fold
 from training.train import starting_point

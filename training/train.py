@@ -33,7 +33,7 @@ from training.loop import Run, check_finite, opened, processes, rank, steps_per_
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
 from training.predict import device_for, margin, score_margin, validation_dice
-from training.prepare import digest_of, load
+from training.prepared import digest_of, load
 from training.sampling import CropDataset
 from training.settings import Training, changed, read_settings, read_yaml, settings_to
 from training.slice_sampling import SliceDataset

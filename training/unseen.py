@@ -7,7 +7,7 @@ from typing import Any
 
 from model.errors import ConfigError
 from training.checkpoint import CONFIG
-from training.prepare import Prepared, patient_of
+from training.prepared import Prepared, patient_of
 from training.settings import read_yaml
 from training.split import Fold
 
