@@ -3,16 +3,20 @@
 MetaIO, NrrdIO and the NIfTI reader return garbage for a damaged or cut-off compressed stream, and the NIfTI
 reader for a file that is too short: so each compressed stream is run through once, its checksum compared, and
 the number of bytes held against the header, before the file is read. Header fields that MetaIO would turn into
-zeros, or crash on, are refused.
+zeros, or crash on, are refused; so are the NaN and infinite voxels that the NIfTI reader would turn into zeros.
 """
 
 import math
-import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from model.errors import CaseError
 from model.files import is_lfs_pointer
@@ -24,7 +28,18 @@ ELEMENT_BYTES = {
     "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
 }  # fmt: skip
 METAIMAGE_NUMBERS = ("NDims", "DimSize", "ElementSpacing", "Offset", "Position", "Origin", "TransformMatrix")
-NIFTI_HEADERS = {348: ("hh", 40, 72, "f", 108), 540: ("qh", 16, 14, "q", 168)}  # dim type, dim, bitpix, vox_offset
+NIFTI_HEADERS = {348: ("hh", 40, 70, "f", 108), 540: ("qh", 16, 12, "q", 168)}  # dim type, dim, datatype, vox_offset
+NIFTI_HEAD_BYTES = 544  # of the longer header, with the flag for extensions
+NIFTI_FLOATS = {16: "f4", 64: "f8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Nifti:
+    """What a header says of the data: where they begin, how many bytes they have, their type if it is floating."""
+
+    offset: int
+    length: int
+    floats: str | None
 
 
 def check_bytes(path: Path, what: str) -> None:
@@ -33,17 +48,19 @@ def check_bytes(path: Path, what: str) -> None:
         raise CaseError(f"{what} '{path}' is empty (0 bytes); copy it again")
     if is_lfs_pointer(path):
         raise CaseError(f"{what} '{path}' is a Git-LFS pointer, not the image; run: git lfs pull")
-    name = path.name.lower()
+    name, wrong = path.name.lower(), 0
     try:
         with path.open("rb") as file:
             if name.endswith((".nii", ".nii.gz")):
-                _check_nifti(file, name.endswith(".gz"))
+                wrong = _check_nifti(file, name.endswith(".gz"))
             elif name.endswith((".mha", ".mhd")):
                 _check_metaimage(file, path)
             elif name.endswith(".nrrd"):
                 _check_nrrd(file, path)
     except (EOFError, ValueError, zlib.error) as error:
         raise CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again") from None
+    if wrong:
+        raise CaseError(f"{what} '{path}' has {wrong} voxels that are NaN or infinite; replace them first")
 
 
 def _check_metaimage(file: BinaryIO, path: Path) -> None:
@@ -82,56 +99,78 @@ def _check_nrrd(file: BinaryIO, path: Path) -> None:
         _compressed(file, path, header.get("data file", header.get("datafile", "LOCAL")))
 
 
-def _check_nifti(file: BinaryIO, compressed: bool) -> None:
-    """NIfTI-1 and 2 (nifti1.h, nifti2.h): at least vox_offset + voxels x bitpix / 8 bytes, inflated."""
-    if compressed:
-        head, length = _run_through(file)
-    else:
-        head, length = file.read(544), os.fstat(file.fileno()).st_size
+def _check_nifti(file: BinaryIO, compressed: bool) -> int:
+    """At least vox_offset + voxels x bitpix / 8 bytes, inflated; the number of voxels that are NaN or infinite."""
+    chunks = _inflated(file) if compressed else iter(lambda: file.read(CHUNK_BYTES), b"")
+    head = b""
+    while len(head) < NIFTI_HEAD_BYTES and (chunk := next(chunks, b"")):
+        head += chunk
+    header = _nifti_header(head)
+    if header is None:
+        for _ in chunks:  # to its end: a damaged stream is told
+            pass
+        return 0
+    length, wrong, left = 0, 0, b""
+    item = int(header.floats[-1]) if header.floats else 1
+    for chunk in chain([head], chunks):
+        if header.floats:
+            data = left + chunk[max(0, header.offset - length) : max(0, header.offset + header.length - length)]
+            whole = len(data) // item * item
+            wrong += whole // item - int(np.isfinite(np.frombuffer(data[:whole], header.floats)).sum())
+            left = data[whole:]
+        length += len(chunk)
+    if length < header.offset + header.length:
+        raise EOFError(f"it has {length} bytes, its header asks for {header.offset + header.length}")
+    return wrong
+
+
+def _nifti_header(head: bytes) -> _Nifti | None:
+    """The fields of NIfTI-1 or 2 (nifti1.h, nifti2.h), of either byte order; None if it is neither."""
     for order in "<>":
-        if len(head) < 544 or (size := struct.unpack_from(f"{order}i", head)[0]) not in NIFTI_HEADERS:
+        if len(head) < NIFTI_HEAD_BYTES or (size := struct.unpack_from(f"{order}i", head)[0]) not in NIFTI_HEADERS:
             continue
-        kinds, dim_at, bits_at, offset_kind, offset_at = NIFTI_HEADERS[size]
+        kinds, dim_at, type_at, offset_kind, offset_at = NIFTI_HEADERS[size]
         dims = struct.unpack_from(f"{order}8{kinds[0]}", head, dim_at)
-        (bits,) = struct.unpack_from(f"{order}{kinds[1]}", head, bits_at)
+        datatype, bits = struct.unpack_from(f"{order}2{kinds[1]}", head, type_at)
         (offset,) = struct.unpack_from(f"{order}{offset_kind}", head, offset_at)
         if not 1 <= dims[0] <= 7:
             raise ValueError(f"its header says {dims[0]} dimensions")
-        expected = int(offset) + math.prod(dims[1 : dims[0] + 1]) * bits // 8
-        if length < expected:
-            raise EOFError(f"it has {length} bytes, its header asks for {expected}")
+        kind = NIFTI_FLOATS.get(datatype)
+        length = math.prod(dims[1 : dims[0] + 1]) * bits // 8
+        return _Nifti(offset=int(offset), length=length, floats=f"{order}{kind}" if kind else None)
+    return None
 
 
 def _compressed(file: BinaryIO, path: Path, place: str) -> int | None:
     """Inflated bytes of the compressed data: the rest of the file, or another file that the header names."""
     if place.upper() == "LOCAL":
-        return _run_through(file)[1]
+        return _run_through(file)
     beside = path.parent / place
     if re.search("%|LIST", place) or not beside.is_file():
         return None  # a list of files, or none: left to the reader
     with beside.open("rb") as data:
-        return _run_through(data)[1]
+        return _run_through(data)
 
 
-def _run_through(data: BinaryIO) -> tuple[bytes, int]:
-    """Decompress to nowhere: the first bytes and how many there are.
+def _run_through(data: BinaryIO) -> int:
+    """Decompress to nowhere: how many bytes there are. Raises as `_inflated` does."""
+    return sum(len(part) for part in _inflated(data))
+
+
+def _inflated(data: BinaryIO) -> Iterator[bytes]:
+    """What a zlib or gzip stream holds, in parts.
 
     Raises zlib.error for a wrong checksum, EOFError for a stream that does not end.
     """
     stream = zlib.decompressobj(wbits=47)  # a zlib or a gzip header
-    head, length = b"", 0
     while not stream.eof and (chunk := stream.unconsumed_tail or data.read(CHUNK_BYTES)):
-        part = stream.decompress(chunk, CHUNK_BYTES)
-        head = head or part[:1024]
-        length += len(part)
+        yield stream.decompress(chunk, CHUNK_BYTES)
         rest = stream.unused_data
         if stream.eof and rest.startswith(b"\x1f\x8b"):  # another gzip member follows, as bgzip writes them
             stream = zlib.decompressobj(wbits=47)
-            part = stream.decompress(rest, CHUNK_BYTES)
-            length += len(part)
+            yield stream.decompress(rest, CHUNK_BYTES)
     if not stream.eof:
         raise EOFError("the compressed data end before their end mark")
-    return head, length
 
 
 def _check_length(found: int | None, expected: int) -> None:

@@ -121,6 +121,14 @@ def moved(image: sitk.Image) -> sitk.Image:
     return image
 
 
+def nan_in_nifti(folder: Path, pet: Path, ct: Path) -> list[str]:
+    path = folder / "input" / "p.nii.gz"
+    image = sitk.ReadImage(str(pet), sitk.sitkFloat32)
+    image[5, 5, 5] = float("nan")
+    sitk.WriteImage(image, str(path))
+    return ["--input", str(path), str(ct)]
+
+
 def as_nifti(folder: Path, pet: Path, ct: Path) -> list[str]:
     path = folder / "input" / "p.nii"
     sitk.WriteImage(sitk.ReadImage(str(pet)), str(path))
@@ -218,6 +226,7 @@ CASES = [
     Bad(title="4-D image", make=change_image(0, lambda i: sitk.JoinSeries([i, i])), exit_code=3),
     Bad(title="vector pixels", make=change_image(0, lambda i: sitk.Compose([i, i, i])), exit_code=3),
     Bad(title="complex pixels", make=change_image(0, lambda i: sitk.RealAndImaginaryToComplex(i, i)), exit_code=3),
+    Bad(title="NaN in a NIfTI PET", make=do(nan_in_nifti), exit_code=3),
     Bad(title="NaN in PET", make=change_array(0, set_voxel(np.nan)), exit_code=3),
     Bad(title="infinite value in PET", make=change_array(0, set_voxel(np.inf)), exit_code=3),
     Bad(title="PET above 1,000", make=change_array(0, lambda a: a * 4000), exit_code=3),

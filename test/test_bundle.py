@@ -40,3 +40,13 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(make_bundle, tmp_path) -> 
     with pytest.raises(ConfigError, match="it is no bundle"):
         write_bundle(tmp_path / "results", {}, lambda members: None, weights=[], start_sha256=None, force=True)
     assert (tmp_path / "results" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_bundle_that_a_killed_process_had_moved_away_is_not_lost(make_bundle, tmp_path) -> None:
+    folder = make_bundle(tmp_path / "b")
+    before = (folder / "manifest.json").read_bytes()
+    folder.rename(tmp_path / ".replaced-1-b")  # killed between its two renames
+    with pytest.raises(ConfigError, match="--force"):
+        make_bundle(folder, members=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert (folder / "manifest.json").read_bytes() == before

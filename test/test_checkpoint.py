@@ -8,6 +8,7 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 from model.errors import ConfigError, OutputError, WeightsError
+from model.files import sha256_of
 from training import checkpoint
 
 
@@ -113,6 +114,27 @@ def test_lines_after_the_checkpoint_and_half_lines_leave_the_log(tmp_path) -> No
 def test_an_unfinished_run_has_no_result(tmp_path) -> None:
     with pytest.raises(ConfigError, match="no finished run"):
         checkpoint.result_of(tmp_path)
+
+
+def test_a_run_is_finished_only_with_the_weights_it_ended_with(tmp_path) -> None:
+    assert checkpoint.finished(tmp_path) is None
+    checkpoint.write_weights(tmp_path / "last.safetensors", {"a": torch.ones(2)})
+    result = {"result": "last.safetensors", "sha256": sha256_of(tmp_path / "last.safetensors"), "epoch": 1}
+    checkpoint.write_json(tmp_path / checkpoint.RESULT, result)
+    assert checkpoint.finished(tmp_path) == result
+    checkpoint.write_weights(tmp_path / "last.safetensors", {"a": torch.zeros(2)})
+    assert checkpoint.finished(tmp_path) is None
+    (tmp_path / "last.safetensors").unlink()
+    assert checkpoint.finished(tmp_path) is None
+    (tmp_path / checkpoint.RESULT).write_text("half")
+    assert checkpoint.finished(tmp_path) is None
+
+
+def test_settings_without_influence_on_the_weights_may_change(tmp_path) -> None:
+    """A run goes on where there are fewer cores."""
+    there = {"settings": {"seed": 1, "workers": 8, "checkpoint_minutes": 10}}
+    assert checkpoint.differing(there, {"settings": {"seed": 1, "workers": 0, "checkpoint_minutes": 1}}) == []
+    assert checkpoint.differing(there, {"settings": {"seed": 2, "workers": 8}}) == ["settings"]
 
 
 def test_a_second_process_is_kept_out_of_a_run(tmp_path) -> None:

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from model.errors import CaseError, OutputError
-from training.command import ENDS, told
+from model.errors import CaseError, ConfigError, OutputError
+from training.command import ENDS, check_targets, told
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,20 @@ def test_what_ends_a_command_is_one_last_line_and_an_exit_code(error, code: int,
 @pytest.mark.parametrize(
     "name",
     ["index", "split", "recrop", "prepare", "pretrain", "train", "sweep", "select", "export", "evaluate", "phantom",
-     "schedule", "import_checkpoint"],
+     "schedule", "import_checkpoint", "mix", "experiments", "nested", "phantom_sheet", "make_sample"],
 )  # fmt: skip
 def test_every_commands_help_says_what_it_costs(name: str, capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"training.{name}").main()
     assert ended.value.code == 0 and "Cost: " in capsys.readouterr().out
+
+
+def test_what_is_read_is_not_written_over(tmp_path) -> None:
+    (tmp_path / "index.csv").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path)
+    check_targets([tmp_path / "other.csv"], [tmp_path / "index.csv", None])
+    with pytest.raises(ConfigError, match=r"link/index.csv' would be written and is an input"):
+        check_targets([tmp_path / "link" / "index.csv"], [tmp_path / "index.csv"])
+    with pytest.raises(ConfigError, match="is a folder; give another output"):
+        check_targets([tmp_path], [])

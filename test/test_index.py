@@ -5,6 +5,7 @@ import pytest
 import SimpleITK as sitk
 from test_examine import image, mask, pet, write
 
+from model.errors import ConfigError
 from training.index import main
 from training.table import read_table
 
@@ -182,3 +183,12 @@ def test_a_limit_can_be_moved_as_the_list_of_problems_says(tmp_path) -> None:
     assert run(root, "--output", tmp_path / "index.csv") != 0
     assert "--limit pet_max_suv=" in problems(tmp_path / "index-problems.csv")[0]["reason"]
     assert run(root, "--output", tmp_path / "index.csv", "--limit", "pet_max_suv=100000") == 0
+
+
+def test_a_table_that_is_read_is_not_written_over(tmp_path, capsys) -> None:
+    root = folders(tmp_path / "set", "a")
+    assert run(root, "--output", tmp_path / "index.csv") == 0
+    before = (tmp_path / "index.csv").read_bytes()
+    assert run(tmp_path / "index.csv", "--output", tmp_path / "index.csv") == ConfigError.exit_code
+    assert "would be written and is an input" in capsys.readouterr().err
+    assert (tmp_path / "index.csv").read_bytes() == before

@@ -56,5 +56,7 @@ def test_bundles_that_crop_otherwise_and_soups_are_refused(make_bundle, tmp_path
     soup = load_bundle(make_bundle(tmp_path / "c", members=2, method="diwa"))
     with pytest.raises(ConfigError, match="averages weights"):
         mix([soup], [1], "x", tmp_path / "m")
+    assert main([str(tmp_path / "a"), "--name", "../x y", "--output", str(tmp_path / "m")]) == ConfigError.exit_code
+    assert "got '../x y'" in capsys.readouterr().err and not (tmp_path / "m").exists()
     assert main([str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
     assert "--shares has 2 numbers, there are 1 bundles" in capsys.readouterr().err and not (tmp_path / "m").exists()

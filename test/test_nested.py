@@ -1,4 +1,6 @@
 import argparse
+import fcntl
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from model.errors import ConfigError
 from training import nested
 from training.nested import Data, Shipping, fold_of
 from training.phantom_table import study_name
+from training.placing import locked
 from training.settings import build, read_yaml, settings_from
 from training.split import Fold
 
@@ -102,7 +105,7 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     monkeypatch.setattr(nested, "report", lambda *_: None)
     said: list[dict] = []
     monkeypatch.setattr(nested, "export", lambda *_, **words: said.append(words))
-    words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5"]
+    words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
     nested.ship(shipping, data, tmp_path, nested.parse(words))
     nested.ship(shipping, data, tmp_path, nested.parse([*words, "--data", "of Mars", "--licence", "MIT"]))
     assert said[0]["data"].startswith("2 patients, some of them") and said[0]["licence"] == "unknown"
@@ -128,3 +131,23 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in told[-1]
     with pytest.raises(ConfigError, match="--fold must be from 0 to 2, got 3"):
         nested.estimate(shipping, data, tmp_path, nested.parse([*words, "--fold", "3"]))
+
+
+@pytest.mark.parametrize("words", [["--ship"], ["--ship", "--output", "w", "--fold", "0"], ["--output", "w"]])
+def test_bundles_are_written_only_where_that_is_asked_for(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        nested.parse(["--real", "r", "--run", "x", *words])
+    assert "--output" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch) -> None:
+    made = threading.Event()
+    monkeypatch.setattr(nested, "data_of", lambda *_: made.set())
+    monkeypatch.setattr(nested, "estimate", lambda *_: None)
+    words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--fold", "0"]
+    with locked(tmp_path, fcntl.LOCK_EX):
+        other = threading.Thread(target=nested.main, args=(words,))
+        other.start()
+        assert not made.wait(0.5)
+    assert made.wait(30)
+    other.join()

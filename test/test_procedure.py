@@ -56,6 +56,7 @@ def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) 
         ({"members": {"a": {"batsch": 1}}}, "members: a has unknown keys: batsch"),
         ({"extra": 1}, "unknown keys: extra"),
         ({"members": ["a"]}, "members must be a mapping"),
+        ({"members": {"a/b": {}}}, "members: a member cannot be called 'a/b'"),
         ({"pretrain": {"batsch": 1}}, "pretrain has unknown keys: batsch"),
         ({"networks": {"wide": {"fusion": "middel"}}}, "networks: wide"),
         (seeds(train={"A": [99_990, 20]}), r"phantoms.train.A is seeds 99990 to 100009; those to train are 0 to 99999"),

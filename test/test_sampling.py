@@ -75,7 +75,7 @@ def test_a_sought_crop_is_around_a_lesion(changes: dict, low: float, high: float
 
 
 def test_four_fifths_by_one_to_a_fifth_is_two_thirds_around_a_lesion(tiny_cache, monkeypatch) -> None:
-    """FACTS of the authors' code: 0.8 * 1 / 1.2 = 2/3."""
+    """In the authors' code: 0.8 * 1 / 1.2 = 2/3."""
     study = load(tiny_cache, "case0")
     tiny = Crops(size=(2, 2, 2))  # so small that only a sought one holds lesion
     hits = [study.truth[draw_box(study, tiny, np.random.default_rng(n))].any() for n in range(3000)]

@@ -191,6 +191,13 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(runs, cache, tmp_path
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ") and not output.exists()
 
 
+def test_the_split_is_not_written_over(runs, cache, tmp_path, capsys) -> None:
+    split = written_split(tmp_path)
+    before = (tmp_path / "split.json").read_bytes()
+    assert main([str(w) for w in [*runs, "--cache", cache, "--split", split, "--output", split]]) != 0
+    assert "is an input" in capsys.readouterr().err and (tmp_path / "split.json").read_bytes() == before
+
+
 def test_what_a_sweep_keeps_and_runs_that_have_not_ended_are_left_out(tmp_path, capsys) -> None:
     """As `runs/members/*` names them: two members, one of which was killed, the sweep's folder and its list."""
     done = make_run(tmp_path / "done", random_state(0))

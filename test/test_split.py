@@ -213,3 +213,9 @@ def test_one_study_under_two_patients_names_is_refused(tmp_path, capsys) -> None
     write_table([one, replace(one, case="b", patient="berta")], tmp_path / "index.csv")
     assert main([str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
     assert "of two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()
+
+
+def test_the_index_is_not_written_over(index, capsys) -> None:
+    before = index.read_bytes()
+    assert main([str(index), "--output", str(index)]) == ConfigError.exit_code
+    assert "is an input" in capsys.readouterr().err and index.read_bytes() == before

@@ -35,7 +35,9 @@ os.makedirs(o["run"])
 if settings["seed"] != 99:
     config = {"settings": settings, "data": os.environ["DATA"], "start": start} | fold
     yaml.safe_dump(config, open(o["run"] + "/config.yaml", "w"))
-    json.dump({"start": start}, open(o["run"] + "/run.json", "w"))
+    open(o["run"] + "/mean.safetensors", "wb").write(weights)
+    done = {"start": start, "result": "mean.safetensors", "sha256": start["sha256"], "epoch": 3}
+    json.dump(done, open(o["run"] + "/run.json", "w"))
 '''
 FOLD = Fold(name="0", train=("case0", "case1"), validate=("case2",))
 OVER = {"schedule": {"epochs": 3}, "averaging": {"start": 2, "length_epochs": 1}}
@@ -106,7 +108,7 @@ def test_a_finished_member_is_not_trained_again_when_the_base_run_moved(plan, ba
 
 def test_a_member_that_ends_without_a_result_has_failed(plan) -> None:
     report = sweep(plan(a=99))
-    assert report["members"]["a"] == {"state": "failed", "error": "it ended without run.json"}
+    assert report["members"]["a"] == {"state": "failed", "error": "it ended without run.json and the weights that this names"}
 
 
 def test_several_at_a_time_end_as_one_after_the_other_does(plan, tmp_path) -> None:

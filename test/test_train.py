@@ -64,6 +64,17 @@ def test_a_finished_run_is_not_done_again(base, tiny_cache) -> None:
     assert (base / "last.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_finished_run_whose_weights_are_lost_or_others_ends_again_with_the_same(
+    lost: bool, base, tiny_cache, tmp_path
+) -> None:
+    run = shutil.copytree(base, tmp_path / "run")
+    before = (run / "last.safetensors").read_bytes()
+    (run / "last.safetensors").unlink() if lost else (run / "last.safetensors").write_bytes(before[:-1] + b"x")
+    train_run(run, tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    assert (run / "last.safetensors").read_bytes() == before
+
+
 def test_other_settings_in_the_same_folder_are_refused(base, tiny_cache) -> None:
     with pytest.raises(ConfigError, match=r"other settings \(settings\)"):
         train_run(base, tiny_training(seed=9), tiny_cache, FOLD, wanted="cpu")
@@ -222,6 +233,9 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
     wide = changed(member(), {"network": {"widths": [4, 4, 8]}})
     with pytest.raises(ConfigError, match="does not fit the network"):
         train_run(tmp_path / "c", wide, tiny_cache, FOLD, start=base, wanted="cpu")
+    write_weights(tmp_path / "ct.safetensors", {})
+    with pytest.raises(ConfigError, match=r"no config.yaml beside it, which says whose CT it was trained on"):
+        train_run(tmp_path / "f", tiny_training(), tiny_cache, FOLD, ct_encoder=tmp_path / "ct.safetensors")
     with pytest.raises(ConfigError, match="exclude each other"):
         train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.manifest import MANIFEST, load_bundle
 from model.weights import read_state
+from training.placing import placing, recover
 
 PAPERS = {
     "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
@@ -27,7 +27,17 @@ METHOD_OF = {  # of weights made here, by kind
     "volumes": f"method of {PAPERS['volumes']}",
     "slices": f"method of {PAPERS['slices']}; weight averaging and selection of {PAPERS['volumes']}",
 }
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 State = dict[str, Tensor]
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError if a bundle cannot be called so."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name must be at most 100 letters, digits, '_', '.' and '-', the first a letter or digit, got {name!r}; "
+            "where the bundle lies is said apart"
+        )
 
 
 def write_bundle(
@@ -45,14 +55,12 @@ def write_bundle(
     states: {member name: state dict}, in order; weights: one for each. `half` stores float16 (shipped
     only where a test shows that the masks agree). Raises ConfigError if `folder` is there without `force`.
     """
+    recover(folder)
     if folder.exists() and not force:
         raise ConfigError(f"'{folder}' is there already; choose another name, or --force to replace it")
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' holds no {MANIFEST}: it is no bundle, and is not replaced; choose another name")
-    partial = folder.parent / f".partial-{os.getpid()}-{folder.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with placing(folder) as partial:
         members = []
         for (name, state), weight in zip(states.items(), weights, strict=True):
             path = partial / f"{name}.safetensors"
@@ -69,9 +77,6 @@ def write_bundle(
         bundle = load_bundle(partial)
         for member in manifest.members:
             read_state(bundle, member)
-        _replace_folder(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def state_sha256(state: State) -> str:
@@ -87,12 +92,3 @@ def state_sha256(state: State) -> str:
 def _stored(tensor: Tensor, half: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
     return tensor.half() if half and tensor.dtype == torch.float32 else tensor
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there goes only after the new one is in place."""
-    old = target.parent / f".replaced-{os.getpid()}-{target.name}"
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)

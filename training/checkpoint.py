@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import ConfigError, OutputError, WeightsError
-from model.files import PARTIAL, remove_left_behind
+from model.files import PARTIAL, remove_left_behind, sha256_of
 from model.writing import check_output
 from training.settings import read_yaml
 
 State = dict[str, Tensor]
 CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
 LOCK = ".lock"
+WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes")  # settings that no weight hangs on
 _held: dict[Path, TextIO] = {}  # closed, and so given up, when the process ends
 
 
@@ -63,9 +64,14 @@ def is_ours(name: str) -> bool:
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The keys in which two configurations differ; a start is compared by its sha256 alone, wherever it lies now."""
+    """The keys in which two configurations differ; a start is compared by its sha256 alone, wherever it lies now.
+
+    Settings that no weight hangs on may change between a run's beginning and its end.
+    """
     one, other = (json.loads(json.dumps(config)) for config in (one, other))
     for config in (one, other):
+        if isinstance(settings := config.get("settings"), dict):
+            config["settings"] = {key: value for key, value in settings.items() if key not in WITHOUT_INFLUENCE}
         if isinstance(config.get("start"), dict):
             config["start"] = config["start"].get("sha256", config["start"])
     return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
@@ -165,6 +171,19 @@ def result_of(folder: Path) -> dict[str, Any]:
     if not isinstance(result, dict) or not {"result", "sha256", "epoch"} <= result.keys():
         raise ConfigError(f"'{path}' is damaged: it does not say what the run ended with; train the run again")
     return result
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """What a run that is finished wrote of itself; None if it is not, or if that, or its weights, are damaged or gone.
+
+    Such a run is to be done again; where its last checkpoint is there, only its end is.
+    """
+    try:
+        result = result_of(folder)
+    except ConfigError:
+        return None
+    path = folder / str(result["result"])
+    return result if path.is_file() and sha256_of(path) == result["sha256"] else None
 
 
 def result_file(folder: Path) -> Path:

@@ -2,10 +2,21 @@
 
 import signal
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
-from model.errors import LesionError, OutputError
+from model.errors import ConfigError, LesionError, OutputError
 
 ENDS = (LesionError, OSError, KeyboardInterrupt)  # what a command tells in one line; anything else is a mistake of ours
+
+
+def check_targets(targets: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Refuse to write over what is read, or where a folder is. Raises ConfigError."""
+    read = {path.resolve() for path in inputs if path is not None}
+    for target in targets:
+        if target.resolve() in read or target.is_dir():
+            kind = "a folder" if target.is_dir() else "an input"
+            raise ConfigError(f"'{target}' would be written and is {kind}; give another output")
 
 
 def told(error: BaseException) -> int:

@@ -30,7 +30,7 @@ from model.lesions import CONVENTIONS, score
 from model.manifest import Bundle, find_bundle, load_bundle
 from model.reading import read_case, read_volume, stem
 from model.writing import check_output, write_mask
-from training.command import ENDS, told
+from training.command import ENDS, check_targets, told
 from training.scores import CaseScore, summary, table, write
 from training.table import Study, read_table
 
@@ -251,11 +251,7 @@ def check_paths(options: argparse.Namespace, studies: Sequence[Study], index: di
     targets = [options.output, options.output.with_suffix(".json")]
     targets += [options.save / f"{study.case}.mha" for study in studies] if options.save else []
     inputs = {path for study in index.values() for path in (study.pet, study.ct, study.truth)}
-    inputs = {path.resolve() for path in (*inputs, options.index, options.split) if path}
-    for target in targets:
-        if target.resolve() in inputs or target.is_dir():
-            kind = "a folder" if target.is_dir() else "an input"
-            raise ConfigError(f"'{target}' would be written and is {kind}; give another --output or --save")
+    check_targets(targets, (*inputs, options.index, options.split))
     for folder in filter(None, (options.output.parent, options.save)):
         check_output(folder)
 

@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +27,14 @@ from typing import Any
 
 import torch
 
+from model.device import choose_device
 from model.errors import ConfigError
+from model.files import sha256_of
 from model.networks import skeleton
 from training import checkpoint
 from training.command import ENDS, told
 from training.dealing import draw_share, strata
+from training.export import commit
 from training.parallel import cores
 from training.pictures import draw_bars
 from training.procedure import (
@@ -73,6 +75,7 @@ WHOLE_BODY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # row: (str
     "alpha 2": ({"alpha": 2.0}, NONE),
 }  # fmt: skip
 VOLUMES = "volumes (3-D)"
+SECONDS = "seconds.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +102,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     options = parse(arguments)
     folder = options.run or Path("runs") / f"{options.table}-{options.scale}"
-    begun = time.time()
+    begun, before = time.monotonic(), 0.0
     try:
+        before = seconds_before(folder)
         plan = read_plan(options.plan or CONFIGS / f"{options.scale}.yaml")
         data = data_of(plan, options, folder)
         lines = of_table(options.table)(plan, data, folder, options.device)
         text = markdown(options.table, lines, data)
         print(text)
-        write(folder, options, text, lines, data, time.time() - begun)
+        write(folder, options, text, lines, data, before + time.monotonic() - begun)
     except ENDS as error:
         return told(error)
+    finally:
+        if folder.is_dir():
+            checkpoint.write_json(folder / SECONDS, before + time.monotonic() - begun)
     return 0
 
 
@@ -262,11 +269,13 @@ def markdown(table: str, lines: Sequence[Line], data: Data) -> str:
 def write(
     folder: Path, options: argparse.Namespace, text: str, lines: Sequence[Line], data: Data, seconds: float
 ) -> None:
-    """table.md, table.json, table.png and scores of every case, with what was run."""
+    """table.md, table.json, table.png and scores of every case, with what was run: all calls that it took together."""
+    plan = options.plan or CONFIGS / f"{options.scale}.yaml"
     ran = {
-        "command": ["python", "-m", "training.experiments", *sys.argv[1:]], "seconds": round(seconds, 1),
-        "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "cores": os.cpu_count(),
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+        "command": ["python", "-m", "training.experiments", *sys.argv[1:]],
+        "seconds": round(seconds, 1), "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__, "cores": os.cpu_count(), "machine": choose_device(options.device).name,
+        "commit": commit(), "plan": str(plan.name), "plan_sha256": sha256_of(plan),
     }  # fmt: skip
     table = [
         {"name": line.name, "paper": line.paper, "parameters_m": line.parameters, "cases": [*map(vars, line.scores)]}
@@ -274,17 +283,27 @@ def write(
     ]
     finite = json.loads(json.dumps({"ran": ran, "data": data.text, "lines": table}), parse_constant=lambda _: None)
     checkpoint.write_json(folder / "table.json", finite)
-    where = f"{ran['date']}, {seconds:.0f} s, {ran['machine']}, {ran['cores']} cores, torch {ran['torch']}"
+    where = (
+        f"{ran['date']}, {ran['seconds']:.0f} s in all, {ran['machine']}, {ran['cores']} cores, torch {ran['torch']}, "
+        f"commit {ran['commit']}, {ran['plan']} of sha256 {ran['plan_sha256']}"
+    )
     checkpoint.write_text(folder / "table.md", f"{text}\n\nRun: `{' '.join(ran['command'])}`, {where}.\n")
     dice = [summary(without_empty(line.scores), by=()).groups[0].dice for line in lines]
     paper = [line.paper[1] if options.table == "table2" else line.paper[0] for line in lines]
     draw_bars([line.name for line in lines], [(d.mean, d.low, d.high) for d in dice], paper, folder / "table.png")
 
 
+def seconds_before(folder: Path) -> float:
+    """What earlier calls for this table took; one that was ended by kill -9 is not counted."""
+    path = folder / SECONDS
+    return float(checkpoint.read_json(path)) if path.exists() else 0.0
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.epilog = "Cost: see the scales above; phantoms take 10 s each, and 5 bytes a voxel of every study on disk."
     add = parser.add_argument
     add("table", choices=("table2", "table3", "wholebody"))
     add("--scale", choices=SCALES, default="small", help="default small")

@@ -9,7 +9,6 @@ its mask must be the selection's own to a Dice of 0.99 (the cache rounds SUV, HU
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from model.config import CHANNELS, FORMAT_VERSION, Crop, Manifest, Member, Prove
 from model.device import choose_device
 from model.errors import ConfigError, OutputError, WeightsError
 from training.bench import Bench
-from training.bundle import METHOD_OF, state_sha256, write_bundle
+from training.bundle import METHOD_OF, check_name, state_sha256, write_bundle
 from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import State, read_json, read_weights, result_file
 from training.command import ENDS, told
@@ -197,8 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     options = parse(arguments)
     try:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.name):
-            raise ConfigError(f"--name must be letters, digits, '_', '.' and '-', at most 100, got {options.name!r}")
+        check_name(options.name)
         export(
             options.selection, options.choice, options.name, options.output, data=options.data,
             licence=options.licence, intended_use=options.intended_use, attribution=options.attribution,

@@ -35,7 +35,7 @@ from model.files import sha256_of
 from model.manifest import WEIGHTS
 from model.networks import build
 from model.regnet import DESIGNS
-from training.bundle import PAPERS, write_bundle
+from training.bundle import PAPERS, check_name, write_bundle
 from training.checkpoint_reader import read_state_dict
 from training.command import ENDS, told
 
@@ -100,11 +100,7 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
 
 def check(options: argparse.Namespace, weights: list[float], folder: Path) -> None:
     """Raise ConfigError for what cannot become a bundle, before anything is read."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.name):
-        raise ConfigError(
-            f"--name must be at most 100 letters, digits, '_', '.' and '-', the first a letter or digit, got "
-            f"{options.name!r}; the place is given with --output-folder"
-        )
+    check_name(options.name)
     if len(weights) != len(options.checkpoints):
         raise ConfigError(f"--weights has {len(weights)} numbers, there are {len(options.checkpoints)} checkpoints")
     for weight in weights:

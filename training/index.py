@@ -18,7 +18,7 @@ from pathlib import Path
 from model.config import Limits, override_limits
 from model.errors import CaseError, ConfigError
 from model.files import Staging
-from training.command import ENDS, told
+from training.command import ENDS, check_targets, told
 from training.examine import Defaults, Problem, examine
 from training.layouts import FDG, LAYOUTS, Found, find, table_folders
 from training.metadata import Metadata, csv_rows, missing_columns, read_metadata
@@ -90,7 +90,10 @@ def write_problems(problems: list[Problem], path: Path) -> None:
 
 def index(options: argparse.Namespace) -> list[Study]:
     """Find, read and write. Returns the studies. Raises ConfigError or CaseError; the index is not written then."""
+    listing = options.output.with_name(f"{options.output.stem}-problems.csv")
     found, notes = gather(options.roots, options.layout, options.metadata)
+    files = (path for study in found for path in (study.pet, study.ct, study.truth))
+    check_targets((options.output, listing), (*options.roots, *options.metadata, *files))
     defaults = Defaults(diagnosis=options.diagnosis, tracer=options.tracer, site=options.site)
     limits = override_limits(Limits(), options.limit)
     studies, problems = [], []
@@ -102,7 +105,6 @@ def index(options: argparse.Namespace) -> list[Study]:
         print(f"warning: {note}", file=sys.stderr)
     for problem in problems:
         print(f"left out: {problem.case}: {problem.reason}", file=sys.stderr)
-    listing = options.output.with_name(f"{options.output.stem}-problems.csv")
     write_problems(problems, listing)
     if not studies:
         raise CaseError(f"none of {len(found)} studies is good; '{listing}' says why")

@@ -48,7 +48,7 @@ def write_sample(folder: Path) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: write the sample and print each file's size."""
-    parser = argparse.ArgumentParser(description="Write the synthetic sample study.")
+    parser = argparse.ArgumentParser(description="Write the synthetic sample study.", epilog="Cost: 10 s.")
     parser.add_argument("--output", type=Path, default=Path("test"), help="folder to write into (default test)")
     for path in write_sample(parser.parse_args(arguments).output):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

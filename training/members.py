@@ -63,13 +63,18 @@ def read_members(path: Path) -> dict[str, Training]:
         named = {name: changes for name, changes in named.items() if name in drawn}
     members = {}
     for name, changes in named.items():
-        if not NAME.fullmatch(str(name)) or name == KEPT:
-            raise ConfigError(
-                f"'{path}': a member cannot be called {name!r}: letters, digits, '_', '.' and '-', at most 80, and not "
-                f"{KEPT!r}"
-            )
+        check_name(name, f"'{path}'")
         members[str(name)] = changed(settings, changes or {}, f"'{path}': {name}")
     return members
+
+
+def check_name(name: object, where: str) -> None:
+    """Raise ConfigError if a member cannot be called so: its name is that of a folder, and of a file of a bundle."""
+    if not NAME.fullmatch(str(name)) or name in (KEPT, STATES):
+        raise ConfigError(
+            f"{where}: a member cannot be called {name!r}: letters, digits, '_', '.' and '-', at most 80, and neither "
+            f"{KEPT!r} nor {STATES!r}"
+        )
 
 
 def grid(axes: Any, where: str) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from model.config import CHANNELS, Manifest, Member, Provenance
 from model.errors import ConfigError, OutputError
 from model.manifest import Bundle, find_bundle, load_bundle
 from model.weights import read_state
-from training.bundle import write_bundle
+from training.bundle import check_name, write_bundle
 from training.command import ENDS, told
 from training.evaluate import PATIENTS, TRAINED_ON
 
@@ -75,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     options = parse(arguments)
     try:
+        check_name(options.name)
         bundles = [load_bundle(find_bundle(name, None)) for name in options.bundles]
         mix(bundles, options.shares or [1.0] * len(bundles), options.name, options.output, options.force)
     except ENDS as error:

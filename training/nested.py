@@ -1,7 +1,7 @@
 """How the shipped weights were made, and what that procedure scores on patients it has not seen.
 
     python -m training.nested --real ../shared/data/sts --run runs/shipped
-    python -m training.nested --real ../shared/data/sts --run runs/shipped --ship
+    python -m training.nested --real ../shared/data/sts --run runs/shipped --ship --output weights
 
 The first command divides the real patients into outer folds. For each, base run, members and selection see the
 other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
@@ -11,6 +11,7 @@ stopped at any moment.
 """
 
 import argparse
+import fcntl
 import sys
 import time
 from collections.abc import Mapping
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from model.writing import check_output
 from training.checkpoint import read_json, write_json
 from training.command import ENDS, told
 from training.dealing import deal, draw_share, strata
 from training.export import export
 from training.index import main as index_main
 from training.parallel import cores
+from training.placing import locked
 from training.procedure import (
     Choice,
     Plan,
@@ -44,7 +47,6 @@ from training.table import Study, read_table, write_table
 from training.train import train_run
 
 CHOICES = {title: name for name, title in TITLES.items()}
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
-        data = data_of(shipping, options)
-        start = options.start or started(shipping, data, options)
+        check_output(options.run)
+        with locked(options.run, fcntl.LOCK_EX):  # one fold makes what all of them share, the others wait for it
+            data = data_of(shipping, options)
+            start = options.start or started(shipping, data, options)
         if options.ship:
             ship(shipping, data, start, options)
         else:
@@ -123,7 +127,8 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     })  # fmt: skip
     if not real.exists() and index_main([str(word) for word in (options.real, "--output", real, *say)]):
         raise ConfigError(f"'{options.real}' cannot be indexed, see above")
-    words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies)
+    words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies,
+             "--workers", options.workers)  # fmt: skip
     if not copied.exists() and recrop_main([str(word) for word in words]):
         raise ConfigError(f"'{real}' cannot be re-cropped, see above")
     parts: list[dict[str, list[str]]] = []
@@ -241,6 +246,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.nested", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.epilog = "Cost: training/README.md has the hours; 5 bytes a voxel of every study and copy on disk."
     add = parser.add_argument
     add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training.index reads it")
     add("--run", type=Path, required=True, help="folder of everything that is made")
@@ -258,10 +264,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data", default="", metavar="TEXT", help="of the bundles, after the number of patients: whose they are, "
         "where they were published, under which licence, whom to cite (default: nothing)")
     add("--licence", default="unknown", metavar="TEXT", help="of the bundles (default unknown)")
-    add("--output", type=Path, default=WEIGHTS, help="where bundles are written (default weights/)")
+    add("--output", type=Path, metavar="DIR", help="where --ship writes the bundles, in the place of those of their "
+        "names")  # fmt: skip
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.ship and (options.fold is not None or options.output is None):
+        parser.error("--ship trains on all patients: it goes without --fold, and with --output")
+    if not options.ship and options.output is not None:
+        parser.error("--output is for --ship: outer folds write no bundle")
+    return options
 
 
 if __name__ == "__main__":

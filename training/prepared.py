@@ -11,8 +11,7 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from model.config import Crop, Limits
 from model.errors import ConfigError
 from model.files import PARTIAL, sha256_of
+from training.placing import locked
 from training.table import Study
 
 FORMAT = 4
@@ -137,7 +137,7 @@ def is_current(study: Study, cache: Path, crop: Crop) -> bool:
 
 def remove_unfinished(cache: Path) -> None:
     """Remove what killed processes left in the cache, unless another process writes into it now."""
-    with _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+    with locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
         for folder in cache.glob(f"{PARTIAL}*") if alone else ():
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +150,7 @@ def store(
     cache = target.parent
     cache.mkdir(parents=True, exist_ok=True)
     hidden = cache / f"{PARTIAL}{os.getpid()}-{target.name}"
-    with _locked(cache, fcntl.LOCK_SH):
+    with locked(cache, fcntl.LOCK_SH):
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
         try:
@@ -177,18 +177,3 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return facts if isinstance(facts, dict) else None
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool]:
-    """Hold a lock on a folder itself (how: as of fcntl.flock); whether it was to be had: some disks grant none."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        held = True
-        try:
-            fcntl.flock(number, how)
-        except OSError:
-            held = False
-        yield held
-    finally:
-        os.close(number)

@@ -29,7 +29,7 @@ from training.predict import device_for
 from training.prepared import digest_of
 from training.settings import Training, read_settings, settings_to
 from training.split import Fold, read_fold
-from training.unseen import seen_with
+from training.unseen import check_apart, seen_with
 
 ENCODER, PICTURE = "ct_encoder.safetensors", "reconstructions.png"
 VALIDATION_CROPS = 8  # the same at every epoch
@@ -78,6 +78,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     network = network_for(settings.network)
     device = device_for(settings.precision, wanted)
     data = DistortedCrops(cache, fold.train, settings)
+    check_apart(data.studies, fold, cache)
     held_out = DistortedCrops(cache, fold.validate, settings)
     config = {
         "command": "pretrain", "settings": settings_to(settings), "train": list(fold.train),
@@ -85,8 +86,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
         "seen": seen_with(data.studies, None), "processes": processes(),
     }  # fmt: skip
     with opened(folder, config, device) as state:
-        if (folder / checkpoint.RESULT).exists():
-            return checkpoint.result_of(folder)
+        if done := checkpoint.finished(folder):
+            return done
         make_deterministic()
 
         last = settings.schedule.last

@@ -17,6 +17,7 @@ from training import checkpoint, phantom
 from training.bench import Bench, Judged
 from training.candidates import read_candidates
 from training.index import main as index_main
+from training.members import check_name
 from training.phantom_physics import SITES, UNSEEN_SITE
 from training.phantom_table import study_name
 from training.prepare import prepare_all
@@ -87,6 +88,8 @@ class Plan:
         phase = {"averaging": self.averaging | {"start": self.base.schedule.stop}, "schedule": {"stop": None}}
         common = changed(self.base, phase, "averaging")
         members = _mapping(self.members, "members")
+        for name in members:
+            check_name(name, "members")
         return {name: changed(common, changes or {}, f"members: {name}") for name, changes in members.items()}
 
 
@@ -173,7 +176,12 @@ def base_and_members(
     plan: Plan, folder: Path, cache: Path, fold: Fold, wanted: str, *,
     ct_encoder: Path | None = None, start: Path | None = None,
 ) -> list[Path]:  # fmt: skip
-    """The base run to theta_0, then its members; the members' folders. `start`: a run the base run goes on from."""
+    """The base run to theta_0, then its members; the members' folders. `start`: a run the base run goes on from.
+
+    Raises ConfigError if the plan has no members.
+    """
+    if not plan.members:
+        raise ConfigError("the plan has no members, and there is nothing to select: give it one or more")
     base = folder / "base"
     train_run(base, plan.base, cache, fold, start=start, ct_encoder=ct_encoder, wanted=wanted)
     members = plan.member_settings()

@@ -11,8 +11,6 @@ before, so that a split keeps copies together.
 
 import argparse
 import hashlib
-import os
-import shutil
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,12 +21,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from model.errors import CaseError, ConfigError, OutputError
-from model.files import PARTIAL
 from model.geometry import Grid
 from model.reading import Volume, read_volume
 from training.command import ENDS, told
 from training.examine import check_grid
 from training.parallel import cores, over
+from training.placing import placing
 from training.table import Study, read_table, study_sha256, write_table
 
 FEWEST_VOXELS = 8  # on every axis of what is left
@@ -166,20 +164,14 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
     final = output.resolve()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
-    hidden = final.with_name(f"{PARTIAL}{os.getpid()}-{final.name}")
     jobs = [(study, copy) for study in studies.values() for copy in range(settings.copies)]
     try:
-        hidden.mkdir(parents=True)
-        work = partial(recrop_study, settings=settings, folder=hidden, final=final)
-        rows = list(over(work, jobs, workers))
-        write_table(rows, hidden / "index.csv")
-        if final.exists():
-            final.rmdir()
-        hidden.rename(final)
+        with placing(final) as hidden:
+            work = partial(recrop_study, settings=settings, folder=hidden, final=final)
+            rows = list(over(work, jobs, workers))
+            write_table(rows, hidden / "index.csv")
     except OSError as error:
         raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, may you?") from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     return rows
 
 

@@ -22,7 +22,7 @@ from model.writing import check_output
 from training.bench import Bench, Judged
 from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import CONFIG, RESULT, write_json, write_text
-from training.command import ENDS, told
+from training.command import ENDS, check_targets, told
 from training.members import KEPT, STATES
 from training.prepared import crop_of
 from training.selection import Choice, greedy, rank, steps_to, uniform
@@ -182,6 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     options = parse(arguments)
     try:
+        check_targets((options.output, options.output.with_suffix(".txt")), (options.split,))
         check_output(options.output.parent)
         report = select_runs(
             finished(options.runs), options.cache, read_fold(options.split, options.fold),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from model.files import Staging, sha256_of
-from training.command import ENDS, told
+from training.command import ENDS, check_targets, told
 from training.dealing import deal, draw_share, strata
 from training.metadata import safe_name
 from training.table import Study, read_table
@@ -220,6 +220,9 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--nested needs --folds: the outer folds, which test")
     if not 0 < options.validation < 1:
         raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
+    lists = (options.test, options.always_train, options.always_validate)
+    targets = (options.output, options.output.with_suffix(".txt"))
+    check_targets(targets, (options.index, options.from_nnunet, *lists))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

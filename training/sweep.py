@@ -73,8 +73,8 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
     begun = time.monotonic()
     with contextlib.closing(results(jobs, engine)) as ending:
         for name, error in ending:
-            if error is None and not (plan.runs / name / checkpoint.RESULT).exists():
-                error = f"it ended without {checkpoint.RESULT}"
+            if error is None and checkpoint.finished(plan.runs / name) is None:
+                error = f"it ended without {checkpoint.RESULT} and the weights that this names"
             states[name] |= {"state": "failed", "error": error} if error else {"state": "finished"}
             checkpoint.write_json(plan.runs / STATES, report)
             ended = sum(entry["state"] != "pending" for entry in states.values())
@@ -86,7 +86,7 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
 def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | None) -> bool:
     """Whether the member's folder holds its finished run, with these settings, this start and these cases."""
     folder = plan.runs / name
-    if not (folder / checkpoint.RESULT).exists() or not (folder / checkpoint.CONFIG).exists():
+    if checkpoint.finished(folder) is None or not (folder / checkpoint.CONFIG).exists():
         return False
     wanted = {
         "settings": settings_to(plan.members[name]), "start": origin, "train": list(fold.train),

@@ -112,8 +112,8 @@ def train_run(
         "seen": seen_with(data.studies, before), "start": origin, "processes": processes(),
     }  # fmt: skip
     with opened(folder, config, device) as state:
-        if (folder / checkpoint.RESULT).exists():
-            return checkpoint.result_of(folder)
+        if done := checkpoint.finished(folder):
+            return done
         watcher = Watcher(folder, settings, cache, fold, network, device)
         run = Run(
             folder=folder, settings=settings, network=network, data=data,
@@ -192,6 +192,11 @@ def starting_point(
         return {"encoder": str(encoder.resolve()), "sha256": sha256_of(encoder)}
     if ct_encoder is not None and not ct_encoder.is_file():
         raise ConfigError(f"CT encoder '{ct_encoder}' is not there; training.pretrain makes one")
+    if ct_encoder is not None and not ct_encoder.with_name(checkpoint.CONFIG).is_file():
+        raise ConfigError(
+            f"CT encoder '{ct_encoder}' has no {checkpoint.CONFIG} beside it, which says whose CT it was trained on: "
+            "leave it in the folder that training.pretrain made"
+        )
     return {"ct_encoder": str(ct_encoder.resolve()), "sha256": sha256_of(ct_encoder)} if ct_encoder else None
 
 
