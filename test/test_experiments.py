@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, lesion_study
 
 from model.errors import ConfigError
+from model.files import sha256_of
 from training import experiments
 from training.experiments import TABLE_2, TABLE_3, Data, Line, check_fold, divided, main, markdown
 from training.procedure import CONVENTION
@@ -84,11 +85,17 @@ def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, mon
     monkeypatch.setattr(experiments, "data_of", lambda *_: data)
     monkeypatch.setattr(experiments, "table2", lambda *_: [line])
     monkeypatch.setattr(sys, "argv", ["experiments", "table2"])
-    assert main(["table2", "--scale", "smoke", "--run", str(tmp_path / "run")]) == 0
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"table.md", "table.json", "table.png"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "seconds.json").write_text("5000.0")  # an earlier call, which was stopped
+    assert main(["table2", "--scale", "smoke", "--run", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"table.md", "table.json", "table.png", "seconds.json"}
     assert "| middle |" in capsys.readouterr().out
     said = json.loads((tmp_path / "run" / "table.json").read_text())
     assert said["lines"][0]["cases"][0]["dice"] == 0.5 and said["ran"]["cores"] >= 1
+    assert 5000 <= said["ran"]["seconds"] < 5100 and said["ran"]["machine"].startswith("CPU")
+    plan = sha256_of(ROOT / "training/configs/smoke.yaml")
+    assert said["ran"]["plan_sha256"] == plan and plan in (tmp_path / "run" / "table.md").read_text()
 
 
 def test_a_wrong_plan_is_told_in_the_last_line(tmp_path, capsys) -> None:
