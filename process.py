@@ -72,7 +72,8 @@ def run(
 
     from model.device import choose_device, make_deterministic  # torch comes in here: inputs are known to be good
     from model.report import make_report, summary
-    from model.segment import Stopwatch, segment
+    from model.segment import segment
+    from model.stopwatch import Stopwatch
 
     make_deterministic()
     device = choose_device(options.device)

@@ -25,7 +25,8 @@ from model.files import Staging, peak_memory_bytes
 from model.geometry import grid_of
 from model.manifest import Bundle
 from model.reading import read_case
-from model.segment import Stopwatch, image_of, place, put_back
+from model.segment import image_of, place, put_back
+from model.stopwatch import Stopwatch
 from model.writing import mask_path, write_mask
 
 EXTENT_MM = (815.0, 815.0, 978.0)  # of the PET: 400 x 400 x 326 voxels of 2.04 x 2.04 x 3 mm

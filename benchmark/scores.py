@@ -20,7 +20,8 @@ from model.device import choose_device, make_deterministic
 from model.lesions import Scores, score
 from model.manifest import find_bundle, load_bundle
 from model.reading import Case, read_case, read_volume, volume_of
-from model.segment import Stopwatch, segment
+from model.segment import segment
+from model.stopwatch import Stopwatch
 from training.phantom import TEST_SEEDS_FROM, make_phantom, to_images
 
 

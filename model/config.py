@@ -245,6 +245,7 @@ class Manifest:
     licence: str
     combine: str = "logits"
     limits: Limits = field(default_factory=Limits)
+    skip_suv: float | None = None  # windows whose PET holds nothing above it are not run; None: unknown, all are run
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION or isinstance(self.format_version, bool):
@@ -276,6 +277,14 @@ class Manifest:
             raise ConfigError("a mixed bundle combines probabilities: its networks' logits have no common scale")
         if self.kind == "mixed" and self.method != "eoa":
             raise ConfigError("the members of a mixed bundle are different networks: their method is eoa")
+        if self.skip_suv is not None:
+            _number(self, "skip_suv")
+            most = self.intensity.suv_top if self.intensity.suv_clip else 1e300
+            if self.kind != "volumes" or not 0 <= self.skip_suv < most:
+                raise ConfigError(
+                    "skip_suv is an SUV from 0 on, below suv_top where SUV are clipped, for kind volumes, or null; "
+                    f"got {self.skip_suv} for kind {self.kind}"
+                )
         if self.kind != "mixed" and (own or kinds != {self.kind}):
             raise ConfigError(
                 f"kind is {self.kind}, but the members are of {', '.join(sorted(kinds))}"

@@ -22,19 +22,22 @@ OUT_OF_MEMORY = (  # what torch says of memory in errors that are no OutOfMemory
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where to compute. `precision` is that of the convolutions; sums are float32 everywhere."""
+    """Where to compute. `precision` is that of the convolutions; sums are float32 everywhere. `wider`: what is tried
+    next where it overflows.
+    """
 
     torch_device: torch.device
     precision: torch.dtype
     name: str
+    wider: tuple[torch.dtype, ...] = (torch.float32,)
     warning: str | None = None
 
 
 def choose_device(wanted: str) -> Device:
     """cuda or cpu as asked; auto takes CUDA where it works, and says why where it should but does not.
 
-    CUDA computes in half precision, as the authors' submission did; the CPU in float32. Raises
-    ConfigError if CUDA is asked for and absent.
+    CUDA computes in float16, as the authors' submission did, and what overflows there in bfloat16 where the card has
+    it; the CPU in float32. Raises ConfigError if CUDA is asked for and absent.
     """
     if wanted not in DEVICES:
         raise ConfigError(f"--device must be one of {', '.join(DEVICES)}, got {wanted!r}")
@@ -48,8 +51,10 @@ def choose_device(wanted: str) -> Device:
             torch_device=torch.device("cpu"), precision=torch.float32,
             name=f"CPU, {torch.get_num_threads()} threads", warning=warning,
         )  # fmt: skip
+    brain = torch.cuda.get_device_capability() >= (8, 0)  # Ampere and later compute bfloat16 in hardware
     return Device(
         torch_device=torch.device("cuda"), precision=torch.float16, name=torch.cuda.get_device_name(),
+        wider=(torch.bfloat16, torch.float32) if brain else (torch.float32,),
     )  # fmt: skip
 
 
@@ -96,6 +101,13 @@ def computing(device: Device) -> Iterator[None]:
     reduced = nullcontext() if single else torch.autocast(device.torch_device.type, dtype=device.precision)
     with torch.no_grad(), reduced:
         yield
+
+
+def free_bytes(device: Device) -> int:
+    """Bytes of a GPU's memory that this process may still take, what torch holds unused counted in."""
+    free, _ = torch.cuda.mem_get_info(device.torch_device)
+    kept = torch.cuda.memory_reserved(device.torch_device) - torch.cuda.memory_allocated(device.torch_device)
+    return int(free + kept)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

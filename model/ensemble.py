@@ -3,19 +3,27 @@
 import gc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model import lean
+from model.ahead import ahead
 from model.config import Manifest, Part
-from model.device import Device, computing, is_out_of_memory
+from model.device import Device, computing, free_bytes, is_out_of_memory
 from model.errors import CaseError, WeightsError
+from model.intensity import scale_suv
 from model.slices import slice_starts, slide_slices
-from model.sliding import slide, window_starts
+from model.sliding import Size, occupied, slide, window_starts
+from model.stopwatch import Stopwatch
 from model.weights import Voter
 
 SLICES_A_WINDOW = 4  # slices of 256^2 that are run in place of one window
+MOST_WINDOWS = 16  # at a time
+STUDY_VALUES = 8  # float32 of every voxel of a study on the GPU: image, weights, sums, margins, and what makes them
+LEFT_FREE = 0.2  # of the GPU's free memory, for what convolutions take themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +40,14 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """What the ensemble says: `margin` (X, Y, Z) float32 on the host, above 0 = lesion; the rung that ran."""
+    """What the ensemble says: `margin` (X, Y, Z) float32 where it was summed, above 0 = lesion; the rung that ran; how
+    many windows were run, and how many were not because nothing in them is bright.
+    """
 
     margin: Tensor
     rung: Rung
     windows: int
+    skipped: int
     warnings: tuple[str, ...]
 
 
@@ -57,58 +68,45 @@ def vote(
     voters: list[Voter],
     manifest: Manifest,
     device: Device,
-    batch: int,
+    batch: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    watch: Stopwatch | None = None,
 ) -> Vote:
     """Run every voter over the study and average (Ahn and Park, algorithm 1).
 
-    view: the study as a network needs it, (2, X, Y, Z) float32 on the host. `combine` logits: the mean of logit
-    differences, lesion minus background, whose sign is the argmax; probabilities: the mean of softmax
-    probabilities, minus 1/2. A voter of weight 2 is run once. Raises CaseError if memory runs out on the last rung.
+    view: the study as a network needs it, (2, X, Y, Z) float32 on the host. batch: windows at a time, None: as many as
+    memory allows. `combine` logits: the mean of logit differences, lesion minus background, whose sign is the argmax;
+    probabilities: the mean of softmax probabilities, minus 1/2. A voter of weight 2 is run once; the next voter's
+    weights are read while one runs. Raises CaseError if memory runs out on the last rung.
     """
-    rungs, warnings = ladder(device, batch), []
+    watch = watch or Stopwatch()
     weights = sum(weight for weight, _, _ in voters)
     image, shown = view(voters[0][2]), voters[0][2]
-    windows = [windows_of(tuple(image.shape[1:]), part) for _, _, part in voters]
-    margin = torch.zeros(tuple(image.shape[1:]))
-    for number, (weight, load, part) in enumerate(voters):
+    shape = tuple(image.shape[1:])
+    starts = bright_windows(image, shown, manifest.skip_suv)
+    windows = [windows_of(shape, part) if starts is None else len(starts) for _, _, part in voters]
+    going = _Going(rungs=ladder(device, batch or most_windows(device, shown, shape)), watch=watch)
+    margin: Tensor | None = None
+    networks = ahead(voters, lambda voter: voter[1]())
+    for number, (weight, _, part) in enumerate(voters):
+        with watch.stage("weights"):
+            network = next(networks)
         if (part.network.kind, part.intensity) != (shown.network.kind, shown.intensity):
             image, shown = view(part), part
-        starts, wide = slice_starts(image[0].numpy(), part.window.size) if part.network.kind == "slices" else ([], 0)
-        if wide:
-            edges = f"{part.window.size[0]} x {part.window.size[1]}"
-            warnings.append(
-                f"in {wide} of {image.shape[3]} slices the body is wider than the {edges} pixels that the network for "
-                "slices sees; it finds nothing beyond them"
-            )
-        difference, precision = None, device.precision
-        while difference is None:
-            try:
-                told = _counter(progress, sum(windows[:number]), sum(windows))
-                difference = _one(image, load(), part, starts, replace(device, precision=precision), rungs[0], told)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = (str(error).splitlines() or [type(error).__name__])[0]
-            if difference is None:
-                _free()
-                if len(rungs) == 1:
-                    raise CaseError(
-                        f"the study of {tuple(image.shape[1:])} voxels does not fit into memory even at {rungs[0]} "
-                        f"({said}); use a machine with more memory or a bundle with a smaller window"
-                    )
-                warnings.append(f"memory ran out at {rungs[0]}; went on at {rungs[1]}")
-                rungs = rungs[1:]
-            elif not all(math.isfinite(end) for end in difference.aminmax()):
-                if precision == torch.float32 or rungs[0].device != device.torch_device:
-                    raise WeightsError(f"network {number + 1} of '{manifest.name}' gives NaN or infinite logits for "
-                                       "this study; the weights are damaged or were trained on other intensities")
-                warnings.append(f"network {number + 1} overflowed in half precision; it was run again in float32")
-                difference, precision = None, torch.float32
-        if manifest.combine == "probabilities":
-            difference = difference.sigmoid_().sub_(0.5)
-        margin += difference.mul_(weight / weights)
-    return Vote(margin=margin, rung=rungs[0], windows=sum(windows), warnings=tuple(dict.fromkeys(warnings)))
+        told = [progress, sum(windows[:number]), sum(windows)]
+        job = _Job(image=image, network=network, part=part, starts=starts, name=f"network {number + 1}", told=told)
+        difference = _whatever_it_takes(job, device, going, manifest.name)
+        with watch.stage("sums"):
+            if manifest.combine == "probabilities":
+                difference = difference.sigmoid_().sub_(0.5)
+            difference = difference.mul_(weight / weights)
+            margin = difference if margin is None else margin.to(difference.device).add_(difference)
+    assert margin is not None  # a manifest has members
+    return Vote(
+        margin=margin, rung=going.rungs[0], windows=sum(windows),
+        skipped=sum(windows_of(shape, part) for _, _, part in voters) - sum(windows),
+        warnings=tuple(dict.fromkeys(going.warnings)),
+    )  # fmt: skip
 
 
 def windows_of(shape: tuple[int, ...], part: Part) -> int:
@@ -120,39 +118,125 @@ def windows_of(shape: tuple[int, ...], part: Part) -> int:
     return len(window_starts((x, y, z), window, part.window.overlap))
 
 
+def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Size] | None:
+    """The windows that hold PET above `skip_suv`, for an image as a network needs it; None: no window is left out."""
+    if skip_suv is None:
+        return None
+    above = scale_suv(torch.tensor([skip_suv]).numpy(), part.intensity)
+    return occupied(image[1], part.window_for(tuple(image.shape[1:])), part.window.overlap, float(above[0]))
+
+
+def most_windows(device: Device, part: Part, shape: tuple[int, ...]) -> int:
+    """How many windows at a time: on a CPU one, on a GPU a power of two that its free memory holds."""
+    if device.torch_device.type == "cpu":
+        return 1
+    width = part.network.widths[0] * (2 if part.network.fusion == "middle" else 1)
+    window = part.window.size if part.network.kind == "slices" else part.window_for(shape)
+    one = lean.peak_bytes(width, math.prod(window), device.precision.itemsize)
+    room = free_bytes(device) * (1 - LEFT_FREE) - 4 * STUDY_VALUES * math.prod(shape)
+    fitting = min(max(int(room // one), 1), MOST_WINDOWS)
+    return 1 << (fitting.bit_length() - 1)
+
+
 def difference_of(logits: Tensor) -> Tensor:
     """Logit of lesion less that of background, (B, 1, ...) float32, of logits (B, 2, ...), or (B, 1, ...) of lesion."""
     logits = logits.float()
     return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
 
 
-def _one(
-    image: Tensor, network: nn.Module, part: Part, starts: list[tuple[int, int]], device: Device, rung: Rung,
-    told: Callable[[int], None],
-) -> Tensor:  # fmt: skip
-    """One network's logit difference over the study, (X, Y, Z) float32 on the host."""
-    network = network.to(rung.device)
+@dataclass(kw_only=True)
+class _Going:
+    """How a vote goes: the rungs that are left, what was to be warned about, the time."""
+
+    rungs: list[Rung]
+    watch: Stopwatch
+    kept: lean.Kept = field(default_factory=dict)  # on a CPU: torch keeps freed memory of a GPU itself
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One network over one study. starts: windows to run, None: all. told: progress, windows done before, all."""
+
+    image: Tensor
+    network: nn.Module
+    part: Part
+    starts: list[Size] | None
+    name: str
+    told: list[Any]
+
+
+def _whatever_it_takes(job: _Job, device: Device, going: _Going, bundle: str) -> Tensor:
+    """The logit difference of a job, on the first rung and in the first precision that it works with."""
+    precisions = [device.precision, *device.wider]
+    while True:
+        difference, rung = None, going.rungs[0]
+        try:
+            difference = _one(job, replace(device, precision=precisions[0]), going)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+        if difference is None:
+            going.kept.clear()
+            _free()
+            if len(going.rungs) == 1:
+                raise CaseError(
+                    f"the study of {tuple(job.image.shape[1:])} voxels does not fit into memory even at {rung} "
+                    f"({said}); use a machine with more memory or a bundle with a smaller window"
+                )
+            going.warnings.append(f"memory ran out at {rung}; went on at {going.rungs[1]}")
+            going.rungs = going.rungs[1:]
+        elif all(math.isfinite(end) for end in difference.aminmax()):
+            return difference
+        elif precisions[0] == torch.float32 or rung.device != device.torch_device:
+            raise WeightsError(
+                f"{job.name} of '{bundle}' gives NaN or infinite logits for this study; the weights are damaged or "
+                "were trained on other intensities"
+            )
+        else:
+            precisions = precisions[1:]
+            again = str(precisions[0]).removeprefix("torch.")
+            going.warnings.append(f"{job.name} overflowed in half precision; it was run again in {again}")
+
+
+def _one(job: _Job, device: Device, going: _Going) -> Tensor:
+    """One network's logit difference over the study, (X, Y, Z) float32 where it was summed."""
+    rung, part, watch = going.rungs[0], job.part, going.watch
     on = device if rung.device == device.torch_device else Device(
         torch_device=rung.device, precision=torch.float32, name=str(rung.device)
     )  # fmt: skip
+    with watch.stage("weights"):
+        network = lean.prepared(job.network, rung.device, on.precision)
 
     def difference(patches: Tensor) -> Tensor:
-        return difference_of(network(patches))
+        with watch.stage("network"):
+            return difference_of(lean.forward(network, patches, going.kept if rung.device.type == "cpu" else None))
 
-    with computing(on):
+    told = _counter(*job.told)
+    with computing(on), watch.stage("sums"):
         if part.network.kind == "slices":
-            at_a_time = 1 if rung.batch == 1 else SLICES_A_WINDOW * rung.batch
+            starts, wide = slice_starts(job.image[0].numpy(), part.window.size)
+            if wide:
+                going.warnings.append(_too_wide(wide, job.image.shape[3], part.window.size))
             return slide_slices(
-                image, difference, starts=starts, window=part.window.size, air_hu=part.intensity.ct_low_hu,
-                device=rung.device, batch=at_a_time, on_windows=told,
+                job.image, difference, starts=starts, window=part.window.size, air_hu=part.intensity.ct_low_hu,
+                device=rung.device, batch=1 if rung.batch == 1 else SLICES_A_WINDOW * rung.batch, on_windows=told,
             )  # fmt: skip
-        out = slide(
-            image.to(rung.device), difference,
-            window=part.window_for(tuple(image.shape[1:])), overlap=part.window.overlap,
-            weighting=part.window.weighting,
-            batch=rung.batch, sums_on=rung.sums_on, on_windows=told,
-        )  # fmt: skip
-        return out[0].to("cpu").clone()
+        with watch.stage("to device"):
+            image = job.image.to(rung.device)
+        return slide(
+            image, difference, window=part.window_for(tuple(image.shape[1:])), overlap=part.window.overlap,
+            weighting=part.window.weighting, batch=rung.batch, sums_on=rung.sums_on, starts=job.starts,
+            on_windows=told,
+        )[0]  # fmt: skip
+
+
+def _too_wide(wide: int, slices: int, size: Size) -> str:
+    return (
+        f"in {wide} of {slices} slices the body is wider than the {size[0]} x {size[1]} pixels that the network for "
+        "slices sees; it finds nothing beyond them"
+    )
 
 
 def _counter(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:

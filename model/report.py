@@ -41,7 +41,7 @@ def make_report(
         "run": {
             "device": device.name if result.rung.startswith(device.torch_device.type) else "CPU",
             "precision": str(device.precision).removeprefix("torch.") if "cuda" in result.rung else "float32",
-            "rung": result.rung, "windows": result.windows,
+            "rung": result.rung, "windows": result.windows, "windows_skipped": result.skipped,
         },
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),

@@ -1,9 +1,7 @@
 """The road in one function: a study and a bundle in, a mask on the PET's own grid out."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,24 +18,8 @@ from model.manifest import Bundle
 from model.reading import Case
 from model.resampling import resample_ct
 from model.slices import clipped_image
+from model.stopwatch import Stopwatch
 from model.weights import Voter, voters
-
-BATCH = {"cpu": 2, "cuda": 2}  # windows at a time before memory runs out
-
-
-@dataclass(kw_only=True)
-class Stopwatch:
-    """Seconds spent in each named stage, in the order they first ran."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +42,7 @@ class Result:
     warnings: tuple[str, ...]
     rung: str
     windows: int
+    skipped: int = 0  # windows that were not run
 
 
 def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
@@ -126,17 +109,18 @@ def segment(
     def view(part: Part) -> torch.Tensor:
         return first if part == those[0][2] else image_of(ready.hu, ready.suv, part)
 
-    with watch.stage("network"):
-        said = vote(view, those, bundle.manifest, device, BATCH[device.torch_device.type], progress)
+    said = vote(view, those, bundle.manifest, device, None, progress, watch)
+    with watch.stage("argmax"):
+        lesion = (said.margin > 0).cpu().numpy()  # one byte a voxel leaves the GPU
     with watch.stage("paste"):
-        mask = put_back(ready, (said.margin > 0).numpy())
+        mask = put_back(ready, lesion)
         probability = None
         if with_probability:
             share = said.margin + 0.5 if bundle.manifest.combine == "probabilities" else said.margin.sigmoid()
-            probability = put_back(ready, share.numpy())
+            probability = put_back(ready, share.cpu().numpy())
     return Result(
         mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
-        rung=str(said.rung), windows=said.windows,
+        rung=str(said.rung), windows=said.windows, skipped=said.skipped,
     )  # fmt: skip
 
 

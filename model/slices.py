@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import Intensity
+from model.sliding import OUTSIDE
 
 BODY_HU = -500.0  # above is body: between lung (about -800) and fat (-100)
-OUTSIDE = -100.0  # logit difference of what no window covers: surely background
 Size = tuple[int, int, int]
 
 

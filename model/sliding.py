@@ -10,6 +10,7 @@ from torch.nn import functional
 
 SIGMA_SHARE = 0.125  # of the window's edge: MONAI's sigma_scale
 LEAST_WEIGHT = 1e-3  # MONAI's floor of the Gaussian weights
+OUTSIDE = -100.0  # logit difference of what no window covers: surely background
 
 Size = tuple[int, int, int]
 
@@ -23,21 +24,26 @@ def slide(
     weighting: str = "constant",
     batch: int = 1,
     sums_on: torch.device | None = None,
+    starts: list[Size] | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """The weighted mean of overlapping windows' predictions.
 
     image: (C, X, Y, Z), on the device of `predict`; `predict` turns (B, C, *window) into
     (B, K, *window). A volume smaller than the window is padded with zeros on both sides. Sums are
-    float32, on `sums_on` (default: the image's device). `on_windows` is told how many were done.
-    Returns (K, X, Y, Z) float32 on `sums_on`.
+    float32, on `sums_on` (default: the image's device). `starts`: the windows to run, of `window_starts` (default:
+    all); OUTSIDE is what lies in none of them. `on_windows` is told how many were done.
+    Returns (K, X, Y, Z) float32 on `sums_on`; K is 1 where no window is run.
     """
     sums_on = sums_on or image.device
     original = image.shape[1:]
     before = [max(w - n, 0) // 2 for w, n in zip(window, original, strict=True)]
     image = centred(image, window)
     padded_x, padded_y, padded_z = image.shape[1:]
-    starts = window_starts((padded_x, padded_y, padded_z), window, overlap)
+    every = starts is None
+    starts = window_starts((padded_x, padded_y, padded_z), window, overlap) if starts is None else starts
+    if not starts:
+        return torch.full((1, *original), OUTSIDE, device=sums_on)
     weight = window_weight(window, weighting).to(image.device)
 
     total: Tensor | None = None
@@ -52,8 +58,10 @@ def slide(
             total[(slice(None), *box)] += (part.float() * weight).to(sums_on)
             count[box] += weight.to(sums_on)
         on_windows(len(boxes))
-    assert total is not None  # window_starts never returns an empty list
+    assert total is not None  # there is a window
     total /= count
+    if not every:
+        total.masked_fill_(count == 0, OUTSIDE)
     x, y, z = (slice(b, b + n) for b, n in zip(before, original, strict=True))
     return total[:, x, y, z]
 
@@ -77,6 +85,13 @@ def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:
         steps = math.ceil((n - w) / step) + 1
         axes.append([min(i * step, n - w) for i in range(steps)])
     return [(x, y, z) for x, y, z in itertools.product(*axes)]
+
+
+def occupied(pet: Tensor, window: Size, overlap: float, above: float) -> list[Size]:
+    """Of the windows of a volume, those that hold a voxel of `pet` (X, Y, Z) above `above`, which is 0 or more."""
+    bright = centred((pet > above)[None], window)[0]
+    x, y, z = bright.shape
+    return [start for start in window_starts((x, y, z), window, overlap) if bright[_box(start, window)].any()]
 
 
 def window_weight(window: Size, weighting: str) -> Tensor:

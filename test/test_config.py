@@ -70,6 +70,8 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
         ("window.overlap", 1, r"\[0, 1\)"),
         ("window.weighting", "round", "constant or gaussian"),
         ("method", "soup", "method must be"),
+        ("skip_suv", -1, "skip_suv is an SUV from 0 on"),
+        ("skip_suv", "0.5", "must be a finite number"),
         ("combine", "votes", "combine must be"),
         ("members", [], "members is empty"),
         ("members.0.file", "../a.safetensors", "plain name"),

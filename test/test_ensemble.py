@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import threading
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from torch import nn
 
 from model.config import Manifest
 from model.device import Device
-from model.ensemble import ladder, vote
+from model.ensemble import ladder, most_windows, vote
 from model.errors import CaseError, WeightsError
 from model.manifest import load_bundle
 from model.networks import build
+from model.sliding import OUTSIDE
 
 
 class Constant(nn.Module):
@@ -136,3 +138,52 @@ def test_a_window_that_shrinks_gives_what_monai_gives_with_the_smaller_window(ma
         logits = sliding_window_inference(image[None], (28, 32, 12), 1, network, overlap=part.window.overlap)[0]
     torch.testing.assert_close(said.margin, logits[1] - logits[0], rtol=1e-4, atol=1e-5)
     assert said.windows == 2 and said.margin.shape == (26, 41, 9)
+
+
+def test_windows_without_bright_pet_are_not_run_and_counted(manifest, cpu) -> None:
+    """40 x 32 x 70 voxels in windows of 32^3 that step by 16: two along x, one along y, four along z, at 0, 16, 32, 38.
+    A voxel of SUV 3 at (39, 9, 20) lies in the second window of x and the first two of z.
+    """
+    image = torch.zeros(2, 40, 32, 70)
+    image[1, 39, 9, 20] = 3.0 / manifest.intensity.suv_top
+    part = manifest.part(manifest.members[0])
+    for level, run_ in ((2.9, 2), (3.1, 0), (None, 8)):
+        network, told = Constant(1.5), []
+        asked = dataclasses.replace(manifest, skip_suv=level)
+        voters = [(1.0, lambda network=network: network, part)]
+        said = vote(lambda _: image, voters, asked, cpu, 1, lambda done, total, told=told: told.append((done, total)))
+        assert (said.windows, said.skipped, network.calls, len(told)) == (run_, 8 - run_, run_, run_)
+        expected = torch.full((40, 32, 70), 1.5 if level is None else OUTSIDE)
+        if run_ == 2:
+            expected[8:, :, :48] = 1.5
+        torch.testing.assert_close(said.margin, expected)
+
+
+def test_the_next_voters_weights_are_asked_for_before_this_one_ends(manifest, cpu) -> None:
+    asked = [threading.Event() for _ in range(3)]
+
+    class Waits(Constant):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            assert asked[1].wait(30), "the second network is loaded while the first runs"
+            return super().forward(image)
+
+    def load(number: int) -> nn.Module:
+        asked[number].set()
+        return Waits(1.0)
+
+    part = manifest.part(manifest.members[0])
+    voters = [(1.0, lambda number=number: load(number), part) for number in range(3)]
+    vote(lambda _: torch.rand(2, 20, 20, 20), voters, manifest, cpu)
+    assert asked[2].is_set()
+
+
+def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(manifest, monkeypatch) -> None:
+    """Widths 2, 2, 4, middle fusion: 4 channels of 32^3 in half precision are 256 KiB, and a window five times that; a
+    study of 64^3 is 8 MiB in eight float32 values.
+    """
+    part = manifest.part(manifest.members[0])
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    window, study = 5 * (4 * 32**3 * 2), 8 * 4 * 64**3
+    for windows, expected in ((0.5, 1), (1.1, 1), (3.9, 2), (4.1, 4), (1000, 16)):
+        monkeypatch.setattr("model.ensemble.free_bytes", lambda _, n=windows: (study + n * window) / 0.8)
+        assert most_windows(gpu, part, (64, 64, 64)) == expected

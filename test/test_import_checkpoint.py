@@ -445,7 +445,8 @@ def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, 
     from conftest import tiny_images
     from test_segment import case_of
 
-    from model.segment import Stopwatch, segment
+    from model.segment import segment
+    from model.stopwatch import Stopwatch
 
     pet, ct = tiny_images()
     las = sitk.DICOMOrient(pet, "LAS")

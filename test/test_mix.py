@@ -6,7 +6,8 @@ from test_segment import case_of
 from model.config import Crop, Intensity, Network, Provenance, Window
 from model.errors import ConfigError
 from model.manifest import load_bundle
-from model.segment import Stopwatch, segment
+from model.segment import segment
+from model.stopwatch import Stopwatch
 from training.mix import main, mix
 
 SLICES = dict(

@@ -11,7 +11,8 @@ from monai.inferers import sliding_window_inference
 from model.config import Limits
 from model.manifest import Bundle, load_bundle
 from model.reading import Case, check_overlap, volume_of
-from model.segment import Stopwatch, image_of, place, segment
+from model.segment import image_of, place, segment
+from model.stopwatch import Stopwatch
 from model.weights import voters
 
 

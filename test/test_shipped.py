@@ -14,7 +14,8 @@ from model.geometry import grid_of
 from model.lesions import score
 from model.manifest import find_bundle, load_bundle
 from model.reading import read_case
-from model.segment import Stopwatch, segment
+from model.segment import segment
+from model.stopwatch import Stopwatch
 from training.evaluate import TRAINED_ON
 from training.phantom import TEST_SEEDS_FROM
 from training.phantom_physics import UNSEEN_SITE

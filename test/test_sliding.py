@@ -4,7 +4,7 @@ from monai.inferers import sliding_window_inference
 
 from model.config import Network
 from model.networks import build
-from model.sliding import slide, window_starts, window_weight
+from model.sliding import OUTSIDE, occupied, slide, window_starts, window_weight
 
 SHAPES = [
     (16, 16, 16), (9, 11, 13), (16, 5, 40), (15, 16, 17), (17, 31, 33), (32, 32, 32), (33, 24, 16), (40, 17, 25),
@@ -73,3 +73,18 @@ def test_gaussian_weights_fall_from_the_centre_to_the_floor() -> None:
 def test_half_precision_predictions_are_summed_in_float32() -> None:
     image = torch.rand(1, 8, 8, 8)
     assert slide(image, lambda p: p.half(), window=(4, 4, 4), overlap=0.5).dtype == torch.float32
+
+
+def test_windows_that_hold_a_bright_voxel_are_the_occupied_ones() -> None:
+    pet = torch.zeros(8, 8, 3)  # padded to 8 x 8 x 4, so that windows of 4^3 lie at 0, 2, 4 on two axes
+    pet[5, 0, 2] = 1.0
+    assert occupied(pet, (4, 4, 4), 0.5, 0.5) == [(2, 0, 0), (4, 0, 0)]
+    assert occupied(pet, (4, 4, 4), 0.5, 1.0) == []
+
+
+def test_voxels_in_no_window_that_is_run_are_surely_background() -> None:
+    image = torch.rand(1, 8, 8, 3)
+    out = slide(image, lambda patch: patch, window=(4, 4, 4), overlap=0.5, starts=[(2, 0, 0), (4, 0, 0)])
+    torch.testing.assert_close(out[:, 2:, :4], image[:, 2:, :4])
+    assert (out[:, :2] == OUTSIDE).all() and (out[:, :, 4:] == OUTSIDE).all()
+    assert (slide(image, lambda patch: patch, window=(4, 4, 4), overlap=0.5, starts=[]) == OUTSIDE).all()

@@ -99,7 +99,8 @@ def from_bundle(bundle: Bundle, device: Any, save: Path | None = None) -> Predic
 
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
-    from model.segment import Stopwatch, segment  # torch comes in here: scoring masks needs none
+    from model.segment import segment  # torch comes in here: scoring masks needs none
+    from model.stopwatch import Stopwatch
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()

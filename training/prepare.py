@@ -22,7 +22,8 @@ from model.config import Crop, Limits, override_limits
 from model.errors import CaseError, ConfigError, LesionError
 from model.lesions import components
 from model.reading import read_case, read_volume
-from model.segment import Stopwatch, place
+from model.segment import place
+from model.stopwatch import Stopwatch
 from model.writing import check_output
 from training.command import ENDS, told
 from training.examine import check_grid

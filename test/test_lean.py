@@ -1,0 +1,88 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model import lean
+from model.config import Network
+from model.networks import build
+
+CPU = torch.device("cpu")
+FUSIONS = ["early", "middle", "late", "late_features"]
+
+
+def network_of(fusion: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(Network(fusion=fusion, widths=(4, 4, 8))).eval()
+
+
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14, 1], ids=["one slab", "slabs", "slabs of two rows"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_logits_are_those_of_the_training_forward(fusion: str, slab_bytes: int, monkeypatch) -> None:
+    monkeypatch.setitem(lean.SLAB_BYTES, "cpu", slab_bytes)
+    network, image = network_of(fusion), torch.rand(2, 2, 12, 20, 24)
+    with torch.no_grad():
+        expected = network(image)
+        found = lean.forward(lean.prepared(copy.deepcopy(network), CPU, torch.float32), image.clone())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_buffers_of_another_window_change_nothing(fusion: str, monkeypatch) -> None:
+    monkeypatch.setitem(lean.SLAB_BYTES, "cpu", 1 << 14)
+    network, images = lean.prepared(network_of(fusion), CPU, torch.float32), torch.rand(2, 1, 2, 8, 8, 12)
+    kept: lean.Kept = {}
+    with torch.no_grad():
+        alone = [lean.forward(network, image) for image in images]
+        in_turn = [lean.forward(network, image, kept) for image in (images[0], images[1], images[0])]
+    assert len(kept) == 3  # one a stage
+    for found, number in zip(in_turn, (0, 1, 0), strict=True):
+        assert torch.equal(found, alone[number])
+
+
+def test_the_image_stays_as_it_is() -> None:
+    image = torch.rand(1, 2, 8, 8, 8)
+    before = image.clone()
+    with torch.no_grad():
+        lean.forward(lean.prepared(network_of("middle"), CPU, torch.float32), image)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_preparing_changes_no_name_and_no_value_of_the_network(precision: torch.dtype) -> None:
+    network = network_of("middle")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ready = lean.prepared(network, CPU, precision)
+    assert list(ready.state_dict()) == list(before)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]) and tensor.dtype == torch.float32
+        expected = torch.float32 if ".norm." in name else precision
+        assert ready.state_dict()[name].dtype == expected
+
+
+def test_in_reduced_precision_logits_agree_to_its_digits() -> None:
+    network, image = network_of("middle"), torch.rand(1, 2, 12, 20, 24)
+    with torch.no_grad():
+        expected = network(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = lean.forward(lean.prepared(network, CPU, torch.bfloat16), image)
+    assert (found - expected).abs().max() <= 2**-5 * expected.abs().max()  # 8 bits, through 10 convolutions
+
+
+def test_batch_normalisation_of_one_image_is_instance_normalisation() -> None:
+    norm = network_of("early").encoder.layer1[0].norm
+    norm.weight.data, norm.bias.data = torch.tensor([2.0, -1.0, 1.0, 0.5]), torch.tensor([0.5, 3.0, 0.0, -1.0])
+    image = torch.rand(1, 4, 6, 8, 10) * torch.tensor([1.0, 50.0, 3.0, 0.1])[:, None, None, None]
+    for laid in (image, image.contiguous(memory_format=lean.LAST)):
+        found = lean.normed_as_batch(norm, laid)
+        expected = functional.instance_norm(image, weight=norm.weight, bias=norm.bias)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_another_network_is_run_as_it_is() -> None:
+    image = torch.rand(1, 2, 4, 4, 4)
+    network = nn.Conv3d(2, 2, 1)
+    assert lean.prepared(network, CPU, torch.bfloat16) is network
+    assert torch.equal(lean.forward(network, image), network(image))
