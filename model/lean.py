@@ -77,8 +77,9 @@ def _late_features(network: LateFeatures, image: Tensor, kept: Kept) -> Tensor:
     """The 1x1x1 convolution of joined features is the sum of one of each network's."""
     ct, pet = image.chunk(2, dim=1)
     weights = network.fc.weight.chunk(2, dim=1)
-    out = functional.conv3d(_unet(network.pet, pet, kept), weights[0])
-    return out.add_(functional.conv3d(_unet(network.ct, ct, kept), weights[1], network.fc.bias))
+    out = _by_rows(lambda rows: functional.conv3d(rows, weights[0]), _unet(network.pet, pet, kept))
+    last = _by_rows(lambda rows: functional.conv3d(rows, weights[1], network.fc.bias), _unet(network.ct, ct, kept))
+    return out.add_(last)
 
 
 def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], kept: Kept) -> list[Tensor]:
@@ -110,8 +111,7 @@ def _decoded(decoder: Decoder, stages: list[Tensor]) -> Tensor:
         layer: Any = decoder.get_submodule(f"layer{number}")
         joined = _rows_of_join(decoder.get_submodule(f"upconv{number}"), image, place)
         image = _block(layer[1], _rows_of(_block(layer[0], joined, place)), place)
-    out: Tensor = decoder.fc(image)
-    return out
+    return image if isinstance(decoder.fc, nn.Identity) else _by_rows(decoder.fc, image)
 
 
 def _rows_of(image: Tensor) -> Read:
@@ -210,11 +210,15 @@ def _one_by_one(images: Tensor) -> list[Tensor]:
 
 def _pooled(image: Tensor) -> Tensor:
     """Maxima of 2 x 2 x 2 voxels."""
+    return _by_rows(lambda rows: functional.max_pool3d(rows, 2), image)
+
+
+def _by_rows(work: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """What works on every row along X, or on every two, a slab at a time."""
     edge, rows = image.shape[2], _rows(image, image.shape[1])
     if rows >= edge:
-        return functional.max_pool3d(image, 2)
-    parts = [functional.max_pool3d(image[:, :, first : first + rows], 2) for first in range(0, edge, rows)]
-    return torch.cat(parts, 2)
+        return work(image)
+    return torch.cat([work(image[:, :, first : first + rows]) for first in range(0, edge, rows)], 2)
 
 
 def _rows(image: Tensor, channels: int) -> int:

@@ -73,6 +73,15 @@ def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> t
     return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A study on its way to the networks: where it lies, and as the first of them needs it (None: no foreground)."""
+
+    case: Case
+    placed: Placed
+    first: torch.Tensor | None
+
+
 def segment(
     case: Case,
     bundle: Bundle,
@@ -87,15 +96,38 @@ def segment(
     No voxel of PET above the crop's threshold: an empty mask and a warning. Raises CaseError
     (PET and CT do not overlap, no memory), WeightsError.
     """
-    ready = place(case, bundle.manifest.crop.suv_above, watch)
+    return segment_ready(make_ready(case, bundle, watch), bundle, device, watch, progress, with_probability, those)
+
+
+def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
+    """Everything before the networks. Raises CaseError."""
+    placed = place(case, bundle.manifest.crop.suv_above, watch)
+    if placed.box is None:
+        return Ready(case=case, placed=placed, first=None)
+    with watch.stage("intensity"):
+        first = image_of(placed.hu, placed.suv, bundle.manifest.part(bundle.manifest.members[0]))
+    return Ready(case=case, placed=placed, first=first)
+
+
+def segment_ready(
+    ready: Ready,
+    bundle: Bundle,
+    device: Device,
+    watch: Stopwatch,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    with_probability: bool = False,
+    those: list[Voter] | None = None,
+) -> Result:
+    """The networks over a study, and the mask on its grid; else as `segment`."""
+    case, placed, first = ready.case, ready.placed, ready.first
     warnings = []
     limit = bundle.manifest.limits.ct_coverage_warn
-    if ready.ct_share < limit:
+    if placed.ct_share < limit:
         warnings.append(
-            f"CT '{case.ct.path}' covers {100 * ready.ct_share:.1f} % of the PET volume; "
+            f"CT '{case.ct.path}' covers {100 * placed.ct_share:.1f} % of the PET volume; "
             f"air ({-1024} HU) was assumed in the rest"
         )
-    if ready.box is None:
+    if first is None:
         warnings.append(
             f"PET '{case.pet.path}' has no voxel above {bundle.manifest.crop.suv_above:g}: the mask is empty"
         )
@@ -103,21 +135,20 @@ def segment(
         probability = empty.astype(np.float32) if with_probability else None
         return Result(mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0)
     those = those or voters(bundle)
-    with watch.stage("intensity"):
-        first = image_of(ready.hu, ready.suv, those[0][2])
+    whole: torch.Tensor = first
 
     def view(part: Part) -> torch.Tensor:
-        return first if part == those[0][2] else image_of(ready.hu, ready.suv, part)
+        return whole if part == those[0][2] else image_of(placed.hu, placed.suv, part)
 
     said = vote(view, those, bundle.manifest, device, None, progress, watch)
     with watch.stage("argmax"):
         lesion = (said.margin > 0).cpu().numpy()  # one byte a voxel leaves the GPU
     with watch.stage("paste"):
-        mask = put_back(ready, lesion)
+        mask = put_back(placed, lesion)
         probability = None
         if with_probability:
             share = said.margin + 0.5 if bundle.manifest.combine == "probabilities" else said.margin.sigmoid()
-            probability = put_back(ready, share.cpu().numpy())
+            probability = put_back(placed, share.cpu().numpy())
     return Result(
         mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
         rung=str(said.rung), windows=said.windows, skipped=said.skipped,

@@ -1,0 +1,92 @@
+"""What got worse between two results of one benchmark, by more than the noise and by more than 10 %.
+
+    python -m benchmark.compare old.json new.json
+
+Noise is the spread of the runs: the larger of both results' (largest - smallest) / median. Ends with exit code 1 if
+anything got worse by more, 2 if the results cannot be compared.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmark.record import FORMAT, machine_text, table
+
+LEAST = 0.10  # a change below this is none, however steady the runs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", type=Path, help="what a benchmark's --json wrote before")
+    parser.add_argument("new", type=Path, help="what it wrote now")
+    parser.add_argument("--all", action="store_true", help="also print what did not change (default: only what did)")
+    options = parser.parse_args()
+    try:
+        old, new = read(options.old), read(options.new)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if old["benchmark"] != new["benchmark"]:
+        print(f"error: '{options.old}' is of benchmark.{old['benchmark']}, '{options.new}' of "
+              f"benchmark.{new['benchmark']}; compare two of one", file=sys.stderr)  # fmt: skip
+        return 2
+    for what in ("machine", "command"):
+        if old[what] != new[what]:
+            print(f"warning: the {what} is another: {said(old, what)} before, {said(new, what)} now", file=sys.stderr)
+    changes = [change(name, old["figures"][name], new["figures"][name]) for name in new["figures"] if name in
+               old["figures"]]  # fmt: skip
+    shown = [one for one in changes if options.all or one["verdict"] != "same"]
+    head = ["figure", "before", "now", "change", "noise", ""]
+    if shown:
+        print("\n".join(table(head, [row(one) for one in shown])))
+    lost = sorted(set(old["figures"]) - set(new["figures"]))
+    if lost:
+        print(f"no longer measured: {', '.join(lost)}")
+    worse = [one for one in changes if one["verdict"] == "worse"]
+    print(f"{len(changes)} figures compared, {len(worse)} worse by more than the noise and {100 * LEAST:.0f} %")
+    return 1 if worse else 0
+
+
+def change(name: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """How a figure changed: share by which it got worse (below 0: better), noise, and which of both is larger."""
+    before, now = (statistics.median(one["values"]) for one in (old, new))
+    noise = max(spread(old["values"]), spread(new["values"]))
+    share = (now - before) / abs(before) if before else (0.0 if now == before else float("inf"))
+    worse_by = share if new["better"] == "less" else -share
+    limit = max(noise, LEAST)
+    verdict = "worse" if worse_by > limit else "better" if worse_by < -limit else "same"
+    return {"name": name, "unit": new["unit"], "before": before, "now": now, "share": share, "noise": noise,
+            "verdict": verdict}  # fmt: skip
+
+
+def spread(values: list[float]) -> float:
+    middle = abs(statistics.median(values))
+    return (max(values) - min(values)) / middle if middle else 0.0
+
+
+def row(one: dict[str, Any]) -> list[str]:
+    unit = f" {one['unit']}" if one["unit"] else ""
+    return [one["name"], f"{one['before']:.4g}{unit}", f"{one['now']:.4g}{unit}", f"{100 * one['share']:+.1f} %",
+            f"{100 * one['noise']:.1f} %", one["verdict"]]  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A benchmark's result. Raises ValueError naming the file if it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read '{path}': {error}; give a file that a benchmark's --json wrote") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"'{path}' is no result of this version; run its benchmark again with --json")
+    return found
+
+
+def said(result: dict[str, Any], what: str) -> str:
+    return machine_text(result["machine"]) if what == "machine" else str(result[what])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

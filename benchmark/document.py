@@ -1,0 +1,49 @@
+"""docs/performance.md from the results of benchmarks: every table as it was printed; nothing is typed by hand.
+
+    python -m benchmark.document results/*.json --output docs/performance.md
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.compare import read
+from benchmark.record import machine_text
+
+HEAD = """# Performance
+
+Written by `python -m benchmark.document`, from what the commands below printed and wrote; not to be edited. A figure is
+of the machine that is named, and of no other. How they are measured is said in each command's own file.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, nargs="+", help="what the benchmarks' --json wrote, in the order wanted")
+    parser.add_argument("--output", type=Path, required=True, help="for example docs/performance.md")
+    options = parser.parse_args()
+    try:
+        text = document([read(path) for path in options.results])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    options.output.write_text(text, encoding="utf-8")
+    return 0
+
+
+def document(results: Sequence[dict[str, Any]]) -> str:
+    """The page: a section a result, with its command, machine, date and commit."""
+    parts = [HEAD]
+    for one in results:
+        lines = [
+            f"## {one['title']}", "", "```", one["command"], "```", "",
+            f"{one['date']}, commit {one['commit']}; {machine_text(one['machine'])}", "", *one["printed"],
+        ]  # fmt: skip
+        parts.append("\n".join(lines).rstrip() + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

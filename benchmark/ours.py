@@ -1,0 +1,51 @@
+"""Our own way, the road of process.py, in a process of its own; benchmark.inference starts it."""
+
+import time
+
+START = time.perf_counter()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from model.config import Limits  # noqa: E402
+from model.files import Staging, peak_memory_bytes  # noqa: E402
+from model.manifest import load_bundle  # noqa: E402
+from model.reading import read_case  # noqa: E402
+from model.writing import write_mask  # noqa: E402
+
+
+def main() -> None:
+    """One study from the command line's task, a benchmark.published.Task; prints what was measured as JSON."""
+    task = json.loads(sys.argv[1])
+    loaded = time.perf_counter()
+    bundle = load_bundle(Path(task["bundle"]))
+    checked = time.perf_counter()
+    case = read_case([Path(task["study"])], Limits())
+    read = time.perf_counter()
+
+    import torch
+
+    from model.device import choose_device, make_deterministic
+    from model.segment import segment
+    from model.stopwatch import Stopwatch
+
+    make_deterministic()
+    device = choose_device(task["device"])
+    gpu = device.torch_device.type == "cuda"
+    imports = loaded - START + time.perf_counter() - read
+    seconds = {"import": imports, "weights": checked - loaded, "read": read - checked}
+    watch = Stopwatch(seconds=seconds, wait=torch.cuda.synchronize if gpu else lambda: None)
+    result = segment(case, bundle, device, watch)
+    with watch.stage("write"), Staging() as staging:
+        write_mask(result.mask, case.pet.grid, Path(task["mask"]), staging)
+        staging.commit()
+    print(json.dumps({
+        "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+        "rung": result.rung, "windows": result.windows,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

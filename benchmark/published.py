@@ -1,0 +1,143 @@
+"""The published way to run the ensemble, in a process of its own; benchmark.inference starts it.
+
+As the authors' container does: SimpleITK reads and resamples, MONAI's sliding_window_inference runs one network after
+the other, in half precision on a GPU and float32 on a CPU, and softmax and argmax are taken of the full volume. Nothing
+of model/ is used but the networks, the readers of weights and the watch. The steps before and after the networks are
+those of benchmark.nnunet as well.
+"""
+
+import time
+
+START = time.perf_counter()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import SimpleITK as sitk  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from model.files import peak_memory_bytes  # noqa: E402
+from model.manifest import load_bundle  # noqa: E402
+from model.stopwatch import Stopwatch  # noqa: E402
+from model.weights import voters  # noqa: E402
+
+AIR_HU = -1024.0
+WINDOWS_AT_A_TIME = {"cpu": 1, "cuda": 2}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What benchmark.inference asks of a contender, as JSON on the command line."""
+
+    study: str
+    bundle: str
+    mask: str
+    window: int
+    passes: int  # 4: a network of weight 2 is run once and counted twice; 5: it is run twice, as the authors do
+    device: str
+
+
+def main() -> None:
+    run(predict_by_monai)
+
+
+def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatch], Tensor]) -> None:
+    """One study from the command line's task; prints what was measured as JSON.
+
+    predict: sums weighted logits (2, X, Y, Z) of the networks over an image (2, X, Y, Z) on the device.
+    """
+    task = Task(**json.loads(sys.argv[1]))
+    device = torch.device(task.device)
+    gpu = device.type == "cuda"
+    watch = Stopwatch(wait=torch.cuda.synchronize if gpu else lambda: None)
+    watch.seconds["import"] = time.perf_counter() - START
+    with watch.stage("weights"):
+        bundle = load_bundle(Path(task.bundle))
+        networks = [(weight, load().to(device)) for weight, load, _ in voters(bundle)]
+        if task.passes > len(networks):
+            networks = [(1.0, network) for weight, network in networks for _ in range(round(weight))]
+    with watch.stage("read"):
+        pet, ct = (read(Path(task.study) / "images" / what) for what in ("pet", "ct"))
+    with watch.stage("resample"):
+        las = sitk.DICOMOrient(pet, "LAS")
+        moved = sitk.Resample(ct, las, sitk.Transform(), sitk.sitkLinear, AIR_HU, sitk.sitkFloat32)
+    with watch.stage("crop"):
+        suv, hu = (sitk.GetArrayFromImage(image).transpose(2, 1, 0) for image in (las, moved))
+        box = bounding_box(suv > bundle.manifest.crop.suv_above)
+    with watch.stage("intensity"):
+        image = torch.from_numpy(np.stack([scaled_hu(hu[box], bundle), scaled_suv(suv[box], bundle)]))
+    with watch.stage("to device"):
+        image = image.to(device)
+    total = predict(networks, image, task, watch)
+    with watch.stage("argmax"):
+        cropped = total.softmax(0).argmax(0).cpu().numpy().astype(np.uint8)
+    with watch.stage("paste"):
+        whole = np.zeros(suv.shape, np.uint8)
+        whole[box] = cropped
+        mask = sitk.GetImageFromArray(np.ascontiguousarray(whole.transpose(2, 1, 0)))
+        mask.CopyInformation(las)
+        mask = sitk.DICOMOrient(mask, orientation(pet))
+    with watch.stage("write"):
+        sitk.WriteImage(mask, task.mask, True)
+    print(json.dumps({
+        "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+    }))  # fmt: skip
+
+
+def predict_by_monai(
+    networks: list[tuple[float, nn.Module]], image: Tensor, task: Task, watch: Stopwatch
+) -> Tensor:
+    """The weighted sum of the networks' logits, by MONAI's sliding window."""
+    with watch.stage("import"):
+        from monai.inferers import sliding_window_inference
+    total: Any = 0
+    half = torch.autocast("cuda", torch.float16, enabled=image.is_cuda)
+    for weight, network in networks:
+
+        def predict(patches: Tensor, network: nn.Module = network) -> Tensor:
+            with watch.stage("network"):
+                out: Tensor = network(patches)
+                return out
+
+        with watch.stage("sums"), torch.no_grad(), half:
+            out = sliding_window_inference(
+                image[None], (task.window,) * 3, WINDOWS_AT_A_TIME[image.device.type], predict, overlap=0.5
+            )
+            total = total + weight * out[0].float()
+    return total / sum(weight for weight, _ in networks)
+
+
+def read(folder: Path) -> Any:
+    return sitk.ReadImage(str(next(folder.glob("*.mha"))), sitk.sitkFloat32)
+
+
+def orientation(image: Any) -> str:
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+
+
+def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
+    places = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(found[0]), int(found[-1]) + 1) for found in places)
+
+
+def scaled_hu(hu: np.ndarray, bundle: Any) -> np.ndarray:
+    settings = bundle.manifest.intensity
+    out = (hu - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
+    return (np.clip(out, 0, 1) if settings.ct_clip else out).astype(np.float32)
+
+
+def scaled_suv(suv: np.ndarray, bundle: Any) -> np.ndarray:
+    settings = bundle.manifest.intensity
+    out = suv / settings.suv_top
+    return (np.clip(out, 0, 1) if settings.suv_clip else out).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What a benchmark leaves: its tables as printed, its figures for benchmark.compare, and the machine they are of."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMAT = 1
+
+
+def figure(values: Sequence[float], unit: str, better: str = "less") -> dict[str, Any]:
+    """One thing that was measured, every run of it; better: less or more."""
+    return {"unit": unit, "better": better, "values": [float(value) for value in values]}
+
+
+def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The whole result of this command, which is read from sys.argv."""
+    name = Path(sys.argv[0]).stem
+    return {
+        "format": FORMAT, "benchmark": name, "title": title,
+        "command": " ".join([f"python -m benchmark.{name}", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
+        "printed": list(printed), "figures": figures,
+    }  # fmt: skip
+
+
+def told(result: dict[str, Any], path: Path | None) -> None:
+    """Print the tables, and write the result where asked."""
+    print("\n".join(result["printed"]))
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of Markdown."""
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)]
+
+
+def machine() -> dict[str, Any]:
+    """The machine and what is installed, as far as results depend on them."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1), "gpu": gpu,
+        "python": platform.python_version(), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def machine_text(found: dict[str, Any]) -> str:
+    """The machine in a line."""
+    gpu = found["gpu"] or "no GPU"
+    return (
+        f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads used, {found['memory_gb']:g} GB, {gpu}; "
+        f"Python {found['python']}, torch {found['torch']}"
+    )
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    """The commit of this code, with -dirty if files were changed since; unknown outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

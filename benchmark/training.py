@@ -1,0 +1,210 @@
+"""Training: samples a second of our loop, and of the same network in a plain MONAI loop; the share of data loading.
+
+    python -m benchmark.training                                     # the paper's network, crops of 160^3: for a GPU
+    python -m benchmark.training --widths 4 16 32 48 64 --crop 64 --steps 20
+    python -m benchmark.training --size 40 36 32 --widths 2 4 --crop 16 --steps 2 --epochs 2 --json toy.json
+
+Ours is training.loop with what training.sampling draws and training.augment does. The plain loop is a CacheDataset that
+holds the same studies in memory, MONAI's own transforms for the nine rows of table 1, its DiceFocalLoss and torch's
+AdamW, contiguous images, in the same precision. Neither uses processes beside its own. Samples a second are medians
+over --epochs of --steps steps after one epoch that is not counted; ours writes its checkpoint in that time, too.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from benchmark.floor import PAPER_WIDTHS
+from benchmark.record import ROOT, figure, record, table, told
+from benchmark.road import make_study
+from model.config import Crop
+from model.files import peak_memory_bytes
+from model.networks import build
+from training.loop import Run, train
+from training.losses import loss_function
+from training.predict import device_for
+from training.prepare import load, prepare_one
+from training.sampling import CropDataset
+from training.settings import Training, settings_from
+from training.table import Study, study_sha256
+
+CASES = ("one", "two")
+WAYS = ("ours", "plain MONAI")
+RADIUS = 0.06  # of the ball that is lesion, as a share of the study's edge
+
+
+def main() -> None:
+    options = arguments()
+    if options.one:
+        print(json.dumps(one(options)))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for case in CASES:
+            prepare_one(make_case(Path(place) / case, case, tuple(options.size)), Path(place) / "cache", Crop())
+        found = {way: child(way, Path(place)) for way in WAYS}
+    rows, figures = [], {}
+    for way, said in found.items():
+        rate, share = statistics.median(said["samples_per_s"]), statistics.median(said["data_share"])
+        rows.append([way, f"{rate:.3f}", f"{100 * share:.1f} %", f"{said['peak_bytes'] / 1e9:.2f}"])
+        figures[f"{way}: samples a second"] = figure(said["samples_per_s"], "1/s", "more")
+        figures[f"{way}: data loading"] = figure(said["data_share"], "")
+        figures[f"{way}: memory"] = figure([said["peak_bytes"] / 1e9], "GB")
+    widths = " ".join(map(str, options.widths))
+    title = f"Training: middle fusion of widths {widths}, crops of {options.crop}^3, batches of {options.batch}"
+    printed = table(["loop", "samples a second", "data loading", "host GB"], rows)
+    told(record(title, printed, figures), options.json)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--size", type=int, nargs=3, default=(400, 400, 326), help="voxels of a study x y z (default 400 400 326)")
+    add("--widths", type=int, nargs="+", default=PAPER_WIDTHS, help="channels of the stages (default 32 32 64 128 256)")
+    add("--crop", type=int, default=160, help="edge of the crops in voxels (default 160)")
+    add("--batch", type=int, default=2, help="crops at a time (default 2)")
+    add("--steps", type=int, default=10, help="steps of an epoch (default 10)")
+    add("--epochs", type=int, default=3, help="epochs that are counted (default 3)")
+    add("--device", default="auto", help="auto, cuda or cpu (default auto)")
+    add("--json", type=Path, help="also write the figures here")
+    add("--one", choices=WAYS, help=argparse.SUPPRESS)  # what a child process runs
+    add("--place", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_case(folder: Path, case: str, size: tuple[int, ...]) -> Study:
+    """A synthetic study whose lesion is a ball in its middle."""
+    make_study(folder, size, size, compressed=False)
+    pet, ct, truth = (folder / f"images/{what}/{what}.mha" for what in ("pet", "ct", "truth"))
+    image = sitk.ReadImage(str(pet))
+    z, y, x = (np.linspace(-1, 1, n) for n in size[::-1])
+    ball = (x**2)[None, None] + (y**2)[None, :, None] + (z**2)[:, None, None] < (2 * RADIUS) ** 2
+    mask = sitk.GetImageFromArray(ball.astype(np.uint8))
+    mask.CopyInformation(image)
+    truth.parent.mkdir()
+    sitk.WriteImage(mask, str(truth))
+    return Study(
+        case=case, patient=case, diagnosis="lymphoma", tracer="FDG", site="A", pet=pet, ct=ct, truth=truth,
+        lesion_ml=1.0, sha256=study_sha256(pet, ct, truth),
+    )  # fmt: skip
+
+
+def child(way: str, place: Path) -> dict[str, Any]:
+    """A loop in a process of its own, so that its peak is its own."""
+    command = [sys.executable, "-m", "benchmark.training", *sys.argv[1:], "--one", way, "--place", str(place)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def one(options: argparse.Namespace) -> dict[str, Any]:
+    """Samples a second and the share of data loading of every epoch that counts."""
+    edges = [options.crop] * 3
+    settings = settings_from({
+        "network": {"fusion": "middle", "widths": list(options.widths)}, "crops": {"size": edges},
+        "window": {"size": edges}, "optimizer": {"name": "adamw"}, "batch": options.batch, "accumulate": 1,
+        "schedule": {"epochs": options.epochs + 1, "steps_per_epoch": options.steps, "warmup_epochs": 0},
+        "workers": 0, "channels_last": True,
+    })  # fmt: skip
+    torch.manual_seed(0)
+    loop = our_loop if options.one == "ours" else plain_loop
+    ends = loop(settings, options.place, options.device)  # (seconds, those of data loading) at the end of each epoch
+    spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(ends, ends[1:], strict=False)]
+    return {
+        "samples_per_s": [options.batch * options.steps / seconds for seconds, _ in spent],
+        "data_share": [data / seconds for seconds, data in spent], "peak_bytes": peak_memory_bytes(),
+    }  # fmt: skip
+
+
+def our_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, float]]:
+    ends: list[tuple[float, float]] = []
+
+    def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
+        ends.append((time.perf_counter(), figures["data_s"]))
+        return {}
+
+    folder = place / "run"
+    folder.mkdir()
+    train(Run(
+        folder=folder, settings=settings, network=build(settings.network), loss=loss_function(settings.loss),
+        data=CropDataset(place / "cache", CASES, settings), device=device_for(settings.precision, wanted),
+        at_epoch=at_epoch,
+    ), None)  # fmt: skip
+    return ends
+
+
+def plain_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, float]]:
+    from monai.data import CacheDataset, DataLoader
+    from monai.losses import DiceFocalLoss
+
+    device = device_for(settings.precision, wanted)
+    data = CacheDataset([as_dictionary(place / "cache", case) for case in CASES], transforms(settings), progress=False)
+    batches = DataLoader(data, batch_size=settings.batch, shuffle=True, num_workers=0)
+    network = build(settings.network).to(device.torch_device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.optimizer.rate)
+    loss_of = DiceFocalLoss(softmax=True, to_onehot_y=True)
+    scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
+    ends, data_s, waiting = [], 0.0, iter(batches)
+    for _ in range(settings.schedule.epochs):
+        for _ in range(settings.schedule.steps_per_epoch or 1):
+            begun = time.perf_counter()
+            batch = next(waiting, None)
+            if batch is None:
+                waiting = iter(batches)
+                batch = next(waiting)
+            image, truth = (batch[key].to(device.torch_device) for key in ("image", "truth"))
+            data_s += time.perf_counter() - begun
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.torch_device.type, device.precision, device.precision != torch.float32):
+                out = network(image)
+            loss = loss_of(out.float(), truth)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            float(loss.detach())  # as ours does, which looks whether it is finite
+        ends.append((time.perf_counter(), data_s))
+    return ends
+
+
+def as_dictionary(cache: Path, case: str) -> dict[str, Any]:
+    """A prepared study as MONAI takes it, in network units."""
+    study = load(cache, case)
+    image = np.stack([(np.clip(study.hu, -1000, 1000) + 1000.0) / 2000, np.asarray(study.suv) / 40.0])
+    return {"image": torch.from_numpy(image.astype(np.float32)),
+            "truth": torch.from_numpy(np.asarray(study.truth)[None].astype(np.float32))}  # fmt: skip
+
+
+def transforms(settings: Training) -> Any:
+    """MONAI's transforms for the nine rows of table 1, after its crop."""
+    from monai import transforms as mt
+
+    both, size = ("image", "truth"), settings.crops.size
+    return mt.Compose([
+        mt.SpatialPadd(both, size),
+        mt.RandCropByPosNegLabeld(both, "truth", size, pos=1, neg=0.2, num_samples=1),
+        mt.Lambda(lambda crops: crops[0]),
+        *(mt.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
+        mt.RandRotated(both, range_x=0.26, range_y=0.26, range_z=0.26, prob=0.2, mode=("bilinear", "nearest")),
+        mt.Rand3DElasticd(both, sigma_range=(5, 13), magnitude_range=(100, 400), prob=0.2,
+                          mode=("bilinear", "nearest")),
+        mt.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
+        mt.RandShiftIntensityd("image", offsets=0.1, prob=0.2),
+        mt.RandScaleIntensityd("image", factors=0.25, prob=0.2),
+        mt.RandGaussianSmoothd("image", (0.25, 1.1), (0.25, 1.1), (0.25, 1.1), prob=0.2),
+        mt.RandSimulateLowResolutiond("image", prob=0.3, zoom_range=(0.6, 1.0)),
+        mt.RandGaussianNoised("image", prob=0.2, mean=0.0, std=0.1),
+        mt.ToTensord(both, track_meta=False),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+import threading
+
+import numpy as np
+from conftest import tiny_images
+from test_segment import case_of
+
+from model.errors import CaseError
+from model.manifest import load_bundle
+from model.segment import segment
+from model.stopwatch import Stopwatch
+from model.studies import segment_each
+
+
+def test_every_study_has_the_mask_that_it_has_alone(tiny_bundle, cpu) -> None:
+    bundle = load_bundle(tiny_bundle)
+    pet, ct = tiny_images()
+    cases = [case_of(pet, ct), case_of(pet * 2, ct), case_of(pet * 0, ct)]
+    found = list(segment_each(range(3), cases.__getitem__, bundle, cpu, Stopwatch()))
+    for case, (same, result) in zip(cases, found, strict=True):
+        assert same is case
+        np.testing.assert_array_equal(result.mask, segment(case, bundle, cpu, Stopwatch()).mask)
+
+
+def test_the_next_study_is_read_before_the_present_one_is_done(tiny_bundle, cpu) -> None:
+    case, read = case_of(*tiny_images()), [threading.Event() for _ in range(3)]
+    studies = segment_each(range(3), lambda n: read[n].set() or case, load_bundle(tiny_bundle), cpu, Stopwatch())
+    next(studies)
+    assert read[1].wait(30) and not read[2].is_set()
+
+
+def test_a_study_that_cannot_be_read_is_told_when_its_turn_comes(tiny_bundle, cpu) -> None:
+    case, done = case_of(*tiny_images()), 0
+
+    def read(number: int):
+        if number == 1:
+            raise CaseError("damaged")
+        return case
+
+    try:
+        for _ in segment_each(range(3), read, load_bundle(tiny_bundle), cpu, Stopwatch()):
+            done += 1
+    except CaseError as error:
+        assert str(error) == "damaged"
+    assert done == 1
