@@ -67,7 +67,7 @@ def main() -> None:
         make_study(study, tuple(options.size), ct_size(options), compressed=True)
         for edge in options.windows:
             bundle = make_bundle(Path(place) / f"bundle-{edge}", network, edge)
-            task = Task(str(study), str(bundle), "", edge, 0, device.torch_device.type)
+            task = Task(str(study), str(bundle), "", edge, 0, device.torch_device.type, options.gpu_gb)
             runs = in_turn(contenders(options), task, options.runs, Path(place))
             floor_s = runs["ours"][0]["windows"] * operations(network, (edge, edge, edge)) / rate
             printed += [*tables(edge, runs, floor_s), ""]
@@ -87,6 +87,7 @@ def arguments() -> argparse.Namespace:
     add("--windows", type=int, nargs="+", default=(192, 160), help="window edges in voxels (default 192 160)")
     add("--runs", type=int, default=3, help="runs of each contender; medians are printed (default 3)")
     add("--device", default="auto", help="auto, cuda or cpu (default auto)")
+    add("--gpu-gb", type=float, help="GB of the GPU's memory that a contender may take, 14 for a T4 (default: all)")
     add("--nnunet", help="Python of an environment with nnU-Net v2 (default .nnunet/bin/python if it is there)")
     add("--matrix", type=int, help=f"edge of the matrices that the rate is measured with (default {EDGE})")
     add("--json", type=Path, help="also write the figures here, for benchmark.compare and benchmark.document")
@@ -181,10 +182,12 @@ def tables(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float) -> 
         ])  # fmt: skip
         medians = [statistics.median(one["seconds"].get(stage, 0.0) for one in said) for stage in STAGES]
         stages.append([name, *(f"{value:.2f}" for value in medians), f"{total - sum(medians):.2f}"])
+    rungs = ", ".join(sorted({one["rung"] for one in ours}))
     head = ["contender", "seconds", "of ours", "network, s", "x floor", "host GB", "of ours", "GPU GB",
             "Dice with ours", "voxels that differ"]  # fmt: skip
     return [
-        f"Windows of {edge}^3, medians of {len(ours)}; floor {floor_s:.3g} s", "", *table(head, rows), "",
+        f"Windows of {edge}^3, medians of {len(ours)}; floor {floor_s:.3g} s; ours ran at: {rungs}", "",
+        *table(head, rows), "",
         "Seconds, stage by stage:", "", *table(["contender", *STAGES, "rest"], stages),
     ]  # fmt: skip
 

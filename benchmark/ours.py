@@ -30,6 +30,9 @@ def main() -> None:
     from model.segment import segment
     from model.stopwatch import Stopwatch
 
+    if task["gpu_gb"] is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(task["gpu_gb"] * 1e9 / total, 1.0))
     make_deterministic()
     device = choose_device(task["device"])
     gpu = device.torch_device.type == "cuda"

@@ -41,6 +41,7 @@ class Task:
     window: int
     passes: int  # 4: a network of weight 2 is run once and counted twice; 5: it is run twice, as the authors do
     device: str
+    gpu_gb: float | None = None  # of the GPU's memory that a process may take
 
 
 def main() -> None:
@@ -56,6 +57,7 @@ def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatc
     device = torch.device(task.device)
     gpu = device.type == "cuda"
     watch = Stopwatch(wait=torch.cuda.synchronize if gpu else lambda: None)
+    limit_gpu(task.gpu_gb)
     watch.seconds["import"] = time.perf_counter() - START
     with watch.stage("weights"):
         bundle = load_bundle(Path(task.bundle))
@@ -89,6 +91,13 @@ def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatc
         "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
     }))  # fmt: skip
+
+
+def limit_gpu(gb: float | None) -> None:
+    """Let this process take no more of the GPU's memory than so many GB."""
+    if gb is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(gb * 1e9 / total, 1.0))
 
 
 def predict_by_monai(

@@ -104,10 +104,14 @@ def computing(device: Device) -> Iterator[None]:
 
 
 def free_bytes(device: Device) -> int:
-    """Bytes of a GPU's memory that this process may still take, what torch holds unused counted in."""
-    free, _ = torch.cuda.mem_get_info(device.torch_device)
-    kept = torch.cuda.memory_reserved(device.torch_device) - torch.cuda.memory_allocated(device.torch_device)
-    return int(free + kept)
+    """Bytes of a GPU's memory that this process may still take: what is free, what torch holds unused, and no more than
+    torch.cuda.set_per_process_memory_fraction leaves it.
+    """
+    here = device.torch_device
+    free, total = torch.cuda.mem_get_info(here)
+    allocated, reserved = torch.cuda.memory_allocated(here), torch.cuda.memory_reserved(here)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(here))
+    return min(int(free) + reserved - allocated, allowed - allocated)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

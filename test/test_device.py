@@ -60,6 +60,16 @@ def test_a_gpu_that_the_build_holds_no_code_for_is_named(capability, works, cuda
     assert (cuda_trouble() is None) == works
 
 
+def test_what_a_gpu_has_free_is_what_is_free_or_held_unused_within_the_share_allowed(monkeypatch) -> None:
+    cuda = {"mem_get_info": (50, 100), "memory_allocated": 10, "memory_reserved": 30}
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    gpu = module.Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    for share, expected in ((1.0, 50 + 30 - 10), (0.4, 40 - 10)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, share=share: share)
+        assert module.free_bytes(gpu) == expected
+
+
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError, match="auto, cuda, cpu"):
         choose_device("tpu")
@@ -83,7 +93,7 @@ def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
     bundle = load_bundle(make_bundle(tmp_path / "gpu"))
     image = torch.rand(2, 70, 50, 60)
     masks = [
-        vote(lambda _: image, voters(bundle), bundle.manifest, device, 2).margin > 0
+        vote(lambda _: image, voters(bundle), bundle.manifest, device, 2).margin.cpu() > 0
         for device in (cpu, choose_device("cuda"))
     ]
     assert 0.01 < masks[0].float().mean() < 0.99

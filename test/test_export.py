@@ -182,3 +182,33 @@ def test_a_damaged_selection_is_told(made, tmp_path, cut) -> None:
     write_json(tmp_path / "selection.json", report | {cut: [1]})
     with pytest.raises(ConfigError, match="is damaged"):
         export(tmp_path / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
+
+
+def test_skipping_is_asked_for_with_its_cases_alone(made, tmp_path) -> None:
+    for options in ({"skip_suv": 0.1}, {"skip_index": [made / "index.csv"]}):
+        with pytest.raises(ConfigError, match="need each other"):
+            export(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b", **options)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_level_is_written_only_where_no_mask_changed(made, tmp_path, capsys, monkeypatch, changes) -> None:
+    tried = []
+
+    def check(folder, studies, wanted) -> str:
+        tried.append((load_bundle(folder).manifest.skip_suv, [study.case for study in studies]))
+        if changes:
+            raise WeightsError("case case0: 3 voxels of the mask change")
+        return "no voxel changes"
+
+    monkeypatch.setattr("training.export.check_skip", check)
+    words = ["--choice", "eoa_greedy", "--name", "ours", "--output", tmp_path / "b", "--data", "made up", "--licence",
+             "CC0", "--skip-suv", "0.25", "--skip-index", made / "index.csv", "--device", "cpu"]  # fmt: skip
+    code = main([str(word) for word in [made / "selection.json", *words]])
+    cases = ["case0", "case1", "case2", "case3"]
+    assert tried == [(0.25, cases)]
+    if changes:
+        assert code == WeightsError.exit_code and not (tmp_path / "b").exists()
+        return
+    manifest = load_bundle(tmp_path / "b").manifest
+    assert code == 0 and manifest.skip_suv == 0.25 and "no voxel changes" in capsys.readouterr().out
+    assert manifest.provenance.scores["skip_suv_tried_on_cases"] == cases

@@ -86,3 +86,22 @@ def test_another_network_is_run_as_it_is() -> None:
     network = nn.Conv3d(2, 2, 1)
     assert lean.prepared(network, CPU, torch.bfloat16) is network
     assert torch.equal(lean.forward(network, image), network(image))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("slab_bytes", [1 << 30, 1 << 14], ids=["one slab", "slabs"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_gpu_gives_the_logits_of_the_training_forward(fusion: str, precision, slab_bytes: int, monkeypatch) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    torch.backends.cudnn.allow_tf32 = False
+    monkeypatch.setitem(lean.SLAB_BYTES, "cuda", slab_bytes)
+    network, image = network_of(fusion), torch.rand(2, 2, 12, 20, 24)
+    with torch.no_grad():
+        expected = network(image)
+        ready = lean.prepared(copy.deepcopy(network), torch.device("cuda"), precision)
+        with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
+            found = lean.forward(ready, image.cuda()).float().cpu()
+    most = 1e-4 if precision == torch.float32 else 2**-7  # 11 bits, through 10 convolutions
+    assert (found - expected).abs().max() <= most * expected.abs().max()

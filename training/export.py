@@ -6,6 +6,7 @@
 EoA becomes one file a member, whose weight is how often it was chosen; DiWA one file, the mean of weights. Network,
 intensity, crop and window are those of the members. With --index, one validation case goes through process.py, and
 its mask must be the selection's own to a Dice of 0.99 (the cache rounds SUV, HU and logits); else nothing is left.
+--skip-suv is written into the bundle only if no voxel of any mask changes by it in the cases of --skip-index.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from training.evaluate import PATIENTS, TRAINED_ON
 from training.prepared import is_current
 from training.repeat import compare, in_crop, run_process
 from training.select import FORMAT, TITLES
+from training.skipping import check_skip
 from training.table import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,21 +59,28 @@ def export(
     data: str = UNKNOWN, licence: str = UNKNOWN, intended_use: str = USE, attribution: str | None = None,
     half: bool = False, index: Path | None = None, check_case: str | None = None,
     trained_on: Sequence[str] = (), wanted: str = "auto", force: bool = False,
+    skip_suv: float | None = None, skip_index: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Write the bundle of a choice of `selection`, one of training.select.TITLES, into the folder `output`.
 
     attribution: whose work it rests on, default the papers. half: float16 files, which needs the check. index:
     that of the cases, for the check; check_case: a validation case, default the first with lesion. trained_on:
-    cases to name in the provenance besides those the runs know of.
+    cases to name in the provenance besides those the runs know of. skip_suv: windows whose PET holds nothing above it
+    are not run, if that changes no mask of the studies in the tables skip_index.
     Raises ConfigError, CaseError, WeightsError or OutputError; then what was at `output` is left as it was.
     """
     if half and index is None:
         raise ConfigError("--half needs --index: float16 is shipped only where the masks were compared")
+    if (skip_suv is None) != (not skip_index):
+        raise ConfigError("--skip-suv and --skip-index need each other: windows are left out only where that was tried")
     if output.exists() and not force:
         raise ConfigError(f"'{output}' is there already; choose another --output, or --force to replace it")
     chosen = read_choice(selection, choice)
     scores = provenance_scores(chosen, choice, trained_on)
     settings = next(iter(chosen.members.values())).settings
+    tried = [study for table in skip_index for study in read_table(table).values()]
+    if tried:
+        scores["skip_suv_tried_on_cases"] = [study.case for study in tried]
     origin = Provenance(
         data=data, commit=commit(), date=time.strftime("%Y-%m-%d"), scores=scores,
         attribution=attribution or METHOD_OF[settings.network.kind],
@@ -84,17 +93,20 @@ def export(
             format_version=FORMAT_VERSION, name=name, kind=settings.network.kind,
             network=settings.network, channels=CHANNELS[settings.network.kind],
             intensity=settings.intensity, crop=chosen.crop, window=settings.window, method=chosen.choice["method"],
-            members=written, provenance=origin, intended_use=intended_use, licence=licence,
+            members=written, provenance=origin, intended_use=intended_use, licence=licence, skip_suv=skip_suv,
         )  # fmt: skip
 
     def write(folder: Path, replace: bool = False) -> None:
         write_bundle(folder, states, manifest, weights=weights, start_sha256=start, half=half, force=replace)
 
     try:
-        if index is not None:
+        if index is not None or tried:
             with tempfile.TemporaryDirectory(prefix="export-") as place:
                 write(Path(place) / "bundle")
-                print(check(chosen, Path(place), index, check_case, wanted), flush=True)
+                if index is not None:
+                    print(check(chosen, Path(place), index, check_case, wanted), flush=True)
+                if tried:
+                    print(check_skip(Path(place) / "bundle", tried, wanted), flush=True)
         write(output, force)
     except OSError as error:
         raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, and may you?") from None
@@ -201,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.selection, options.choice, options.name, options.output, data=options.data,
             licence=options.licence, intended_use=options.intended_use, attribution=options.attribution,
             half=options.half, index=options.index, check_case=options.check_case, wanted=options.device,
-            force=options.force,
+            force=options.force, skip_suv=options.skip_suv, skip_index=options.skip_index,
         )  # fmt: skip
     except ENDS as error:
         return told(error)
@@ -214,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Cost: the members once over the checked case, and process.py once.",
+        epilog="Cost: the members once over the checked case, process.py once; twice over each case of --skip-index.",
     )  # fmt: skip
     add = parser.add_argument
     add("selection", type=Path, metavar="JSON", help="what training.select wrote")
@@ -228,6 +240,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--index", type=Path, metavar="CSV", help="index of the cases: one is checked through process.py (default: no)")
     add("--check-case", metavar="CASE", help="a case selected on (default: the first with lesion)")
     add("--half", action="store_true", help="store float16, half the size; needs --index (default: float32)")
+    add("--skip-suv", type=float, metavar="SUV", help="run no window without PET above it (default: run all)")
+    add("--skip-index", type=Path, nargs="+", default=(), metavar="CSV", help="indexes of the cases it is tried on")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="of the check (default: auto)")
     add("--force", action="store_true", help="replace a bundle at --output (default: no)")
     return parser.parse_args(arguments)

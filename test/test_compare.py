@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from benchmark.compare import change, main, spread
+from benchmark.record import FORMAT, figure
+
+
+def result(folder, name: str, benchmark: str = "inference", **figures) -> str:
+    machine = {"cpu": "c", "cores": 2, "threads": 2, "memory_gb": 8, "gpu": None, "python": "3", "torch": "2"}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({
+        "format": FORMAT, "benchmark": benchmark, "title": "", "command": "c", "date": "", "commit": "",
+        "machine": machine, "printed": [], "figures": figures,
+    }))  # fmt: skip
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "better", "verdict"),
+    [
+        ([1.0], [1.11], "less", "worse"),
+        ([1.0], [1.09], "less", "same"),  # below 10 %
+        ([1.0], [0.8], "less", "better"),
+        ([1.0], [0.8], "more", "worse"),
+        ([0.9, 1.0, 1.2], [1.25, 1.25, 1.25], "less", "same"),  # 25 % more, but the runs before spread over 30 %
+        ([0.9, 1.0, 1.2], [1.31, 1.31, 1.31], "less", "worse"),
+        ([0.0], [0.0], "less", "same"),
+    ],
+)
+def test_a_change_counts_above_the_noise_and_a_tenth(before, now, better, verdict) -> None:
+    assert change("f", figure(before, "s", better), figure(now, "s", better))["verdict"] == verdict
+
+
+def test_noise_is_the_spread_of_the_runs_over_their_median() -> None:
+    assert spread([2.0, 3.0, 4.0]) == pytest.approx(2 / 3) and spread([5.0]) == 0
+
+
+def test_the_command_ends_with_1_where_something_got_worse(tmp_path, monkeypatch, capsys) -> None:
+    old = result(tmp_path, "old", total=figure([1.0], "s"), gone=figure([1.0], "s"))
+    for now, code in ((1.5, 1), (1.0, 0)):
+        new = result(tmp_path, "new", total=figure([now], "s"))
+        monkeypatch.setattr("sys.argv", ["compare", old, new])
+        assert main() == code
+        said = capsys.readouterr().out
+        assert ("+50.0 %" in said) == bool(code) and "no longer measured: gone" in said
+
+
+def test_what_cannot_be_compared_is_told(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "empty.json").write_text("{}")
+    one, other = result(tmp_path, "one"), result(tmp_path, "other", benchmark="training")
+    for path, message in ((str(tmp_path / "empty.json"), "no result of this version"), (other, "compare two of one"),
+                          (str(tmp_path / "none.json"), "cannot read")):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["compare", one, path])
+        assert main() == 2 and message in capsys.readouterr().err

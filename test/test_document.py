@@ -1,0 +1,23 @@
+import pytest
+from test_compare import result
+
+from benchmark.compare import read
+from benchmark.document import document, main
+
+
+def test_the_page_holds_the_tables_as_printed_with_command_machine_and_date(tmp_path) -> None:
+    one = read(tmp_path / result(tmp_path, "one"))
+    one |= {"title": "Inference", "command": "python -m benchmark.inference --runs 1", "date": "2026-01-02",
+            "commit": "abc", "printed": ["| a | b |", "| --- | --- |", "| 1 | 2 |"]}  # fmt: skip
+    page = document([one, one | {"title": "Training"}])
+    assert page.index("## Inference") < page.index("## Training")
+    for text in ("```\npython -m benchmark.inference --runs 1\n```",
+                 "2026-01-02, commit abc; c, 2 cores, 2 threads used, 8 GB, no GPU", "| a | b |\n| --- | --- |\n| 1 | 2 |\n"):  # fmt: skip
+        assert text in page
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_file_that_is_no_result_is_told(content, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "r.json").write_text(content)
+    monkeypatch.setattr("sys.argv", ["document", str(tmp_path / "r.json"), "--output", str(tmp_path / "p.md")])
+    assert main() == 2 and "r.json" in capsys.readouterr().err and not (tmp_path / "p.md").exists()
