@@ -11,8 +11,9 @@ def test_the_page_holds_the_tables_as_printed_with_command_machine_and_date(tmp_
             "commit": "abc", "printed": ["| a | b |", "| --- | --- |", "| 1 | 2 |"]}  # fmt: skip
     page = document([one, one | {"title": "Training"}])
     assert page.index("## Inference") < page.index("## Training")
-    for text in ("```\npython -m benchmark.inference --runs 1\n```",
-                 "2026-01-02, commit abc; c, 2 cores, 2 threads used, 8 GB, no GPU", "| a | b |\n| --- | --- |\n| 1 | 2 |\n"):  # fmt: skip
+    machine = "c, 2 cores, 2 threads used, 8 GB, no GPU; Python 3, torch 2"
+    for text in ("```\npython -m benchmark.inference --runs 1\n```", f"2026-01-02, commit abc; {machine}",
+                 "| a | b |\n| --- | --- |\n| 1 | 2 |\n"):  # fmt: skip
         assert text in page
 
 
