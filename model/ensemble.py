@@ -22,6 +22,7 @@ from model.weights import Voter
 
 SLICES_A_WINDOW = 4  # slices of 256^2 that are run in place of one window
 MOST_WINDOWS = 16  # at a time
+OTHERS = 2  # windows at a time of networks other than the U-Nets
 STUDY_VALUES = 8  # float32 of every voxel of a study on the GPU: image, weights, sums, margins, and what makes them
 LEFT_FREE = 0.2  # of the GPU's free memory, for what convolutions take themselves
 
@@ -85,7 +86,8 @@ def vote(
     shape = tuple(image.shape[1:])
     starts = bright_windows(image, shown, manifest.skip_suv)
     windows = [windows_of(shape, part) if starts is None else len(starts) for _, _, part in voters]
-    going = _Going(rungs=ladder(device, batch or most_windows(device, shown, shape)), watch=watch)
+    at_a_time = batch or most_windows(device, [part for _, _, part in voters], shape)
+    going = _Going(rungs=ladder(device, at_a_time), watch=watch)
     margin: Tensor | None = None
     networks = ahead(voters, lambda voter: voter[1]())
     for number, (weight, _, part) in enumerate(voters):
@@ -126,13 +128,20 @@ def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Si
     return occupied(image[1], part.window_for(tuple(image.shape[1:])), part.window.overlap, float(above[0]))
 
 
-def most_windows(device: Device, part: Part, shape: tuple[int, ...]) -> int:
-    """How many windows at a time: on a CPU one, on a GPU a power of two that its free memory holds."""
+def most_windows(device: Device, parts: list[Part], shape: tuple[int, ...]) -> int:
+    """How many windows at a time: of U-Nets on a CPU one, on a GPU a power of two that its free memory holds; of other
+    networks, whose memory is not known, OTHERS.
+    """
+    if any(part.network.kind == "slices" or part.network.fusion == "swin_unetr" for part in parts):
+        return OTHERS
     if device.torch_device.type == "cpu":
         return 1
-    width = part.network.widths[0] * (2 if part.network.fusion == "middle" else 1)
-    window = part.window.size if part.network.kind == "slices" else part.window_for(shape)
-    one = lean.peak_bytes(width, math.prod(window), device.precision.itemsize)
+    one = max(
+        lean.peak_bytes(
+            part.network.widths[0] * (2 if part.network.fusion == "middle" else 1), math.prod(part.window_for(shape)),
+            device.precision.itemsize,
+        ) for part in parts
+    )  # fmt: skip
     room = free_bytes(device) * (1 - LEFT_FREE) - 4 * STUDY_VALUES * math.prod(shape)
     fitting = min(max(int(room // one), 1), MOST_WINDOWS)
     return 1 << (fitting.bit_length() - 1)
@@ -151,6 +160,7 @@ class _Going:
     rungs: list[Rung]
     watch: Stopwatch
     kept: lean.Kept = field(default_factory=dict)  # on a CPU: torch keeps freed memory of a GPU itself
+    moved: tuple[Tensor, Tensor] | None = None  # an image and its copy on the device
     warnings: list[str] = field(default_factory=list)
 
 
@@ -179,6 +189,7 @@ def _whatever_it_takes(job: _Job, device: Device, going: _Going, bundle: str) ->
             said = (str(error).splitlines() or [type(error).__name__])[0]
         if difference is None:
             going.kept.clear()
+            going.moved = None
             _free()
             if len(going.rungs) == 1:
                 raise CaseError(
@@ -221,10 +232,12 @@ def _one(job: _Job, device: Device, going: _Going) -> Tensor:
                 going.warnings.append(_too_wide(wide, job.image.shape[3], part.window.size))
             return slide_slices(
                 job.image, difference, starts=starts, window=part.window.size, air_hu=part.intensity.ct_low_hu,
-                device=rung.device, batch=1 if rung.batch == 1 else SLICES_A_WINDOW * rung.batch, on_windows=told,
+                device=rung.device, batch=1 if rung.batch == 1 else SLICES_A_WINDOW * OTHERS, on_windows=told,
             )  # fmt: skip
         with watch.stage("to device"):
-            image = job.image.to(rung.device)
+            if going.moved is None or going.moved[0] is not job.image:
+                going.moved = job.image, job.image.to(rung.device)
+            image = going.moved[1]
         return slide(
             image, difference, window=part.window_for(tuple(image.shape[1:])), overlap=part.window.overlap,
             weighting=part.window.weighting, batch=rung.batch, sums_on=rung.sums_on, starts=job.starts,

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from model.networks import Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 
-SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 30}  # most that a slab of a convolution's input takes
+SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # most that a slab of a convolution's input takes
 LAST = torch.channels_last_3d
 Read = Callable[[int, int], Sequence[Tensor]]  # rows [low, high) along X of an image, its channels in parts
 Kept = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # buffers of the stages, for the next window

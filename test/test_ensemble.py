@@ -7,7 +7,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from model.config import Manifest
+from model.config import Manifest, Network
 from model.device import Device
 from model.ensemble import ladder, most_windows, vote
 from model.errors import CaseError, WeightsError
@@ -186,4 +186,10 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(manifest, monkeypa
     window, study = 5 * (4 * 32**3 * 2), 8 * 4 * 64**3
     for windows, expected in ((0.5, 1), (1.1, 1), (3.9, 2), (4.1, 4), (1000, 16)):
         monkeypatch.setattr("model.ensemble.free_bytes", lambda _, n=windows: (study + n * window) / 0.8)
-        assert most_windows(gpu, part, (64, 64, 64)) == expected
+        assert most_windows(gpu, [part], (64, 64, 64)) == expected
+
+
+def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(manifest, cpu) -> None:
+    part = manifest.part(manifest.members[0])
+    swin = dataclasses.replace(part, network=Network(fusion="swin_unetr", widths=(12,)))
+    assert most_windows(cpu, [part], (64, 64, 64)) == 1 and most_windows(cpu, [part, swin], (64, 64, 64)) == 2
