@@ -28,7 +28,7 @@ from model.files import Staging, sha256_of, silence
 from model.geometry import Grid, grid_of
 from model.lesions import CONVENTIONS, score
 from model.manifest import Bundle, find_bundle, load_bundle
-from model.reading import read_case, read_volume, stem
+from model.reading import Case, read_case, read_volume, stem
 from model.writing import check_output, write_mask
 from training.command import ENDS, check_targets, told
 from training.scores import CaseScore, summary, table, write
@@ -94,18 +94,23 @@ def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Pa
     return predict, [path for case, paths in files.items() if case not in cases for path in paths]
 
 
-def from_bundle(bundle: Bundle, device: Any, save: Path | None = None) -> Predict:
+def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Path | None = None) -> Predict:
     """A bundle on the container's road, on a model.device.Device; masks go to <save>/<case>.mha, replacing such files.
 
+    Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
-    from model.segment import segment  # torch comes in here: scoring masks needs none
     from model.stopwatch import Stopwatch
+    from model.studies import segment_each  # torch comes in here: scoring masks needs none
+
+    def read(study: Study) -> Case:
+        return read_case([study.pet, study.ct], bundle.manifest.limits)
+
+    segmented = segment_each(studies, read, bundle, device, Stopwatch())
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()
-        case = read_case([study.pet, study.ct], bundle.manifest.limits)
-        result = segment(case, bundle, device, Stopwatch())
+        case, result = next(segmented)
         seconds = time.perf_counter() - begun
         for warning in (*case.warnings, *result.warnings):
             _warn(f"case {study.case}: {warning}")
@@ -227,7 +232,7 @@ def bundle_source(
         "device": device.name, "precision": str(device.precision).removeprefix("torch."),
     }  # fmt: skip
     about = {"weights": about, "trained_or_selected_on": trained, "notes": notes}
-    return from_bundle(bundle, device, options.save), about
+    return from_bundle(bundle, device, studies, options.save), about
 
 
 def chosen(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
