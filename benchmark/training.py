@@ -33,7 +33,8 @@ from model.networks import build
 from training.loop import Run, train
 from training.losses import loss_function
 from training.predict import device_for
-from training.prepare import load, prepare_one
+from training.prepare import prepare_one
+from training.prepared import load
 from training.sampling import CropDataset
 from training.settings import Training, settings_from
 from training.table import Study, study_sha256
