@@ -181,8 +181,7 @@ def grouped(network: nn.Module, image: Tensor) -> Tensor:
             ]  # fmt: skip
             image = functional.selu_(torch.cat(parts))
         skips.append(image)
-    out: Tensor = network.decoder(skips)
-    return out
+    return lean.decoded(network.decoder, skips)
 
 
 if __name__ == "__main__":

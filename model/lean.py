@@ -50,7 +50,7 @@ def forward(network: nn.Module, image: Tensor, kept: Kept | None = None) -> Tens
             return _unet(network, image, kept)
         case MiddleFusion():
             ct, pet = image.chunk(2, dim=1)
-            return _decoded(network.decoder, _encoded([network.pet_encoder, network.ct_encoder], [pet, ct], kept))
+            return decoded(network.decoder, _encoded([network.pet_encoder, network.ct_encoder], [pet, ct], kept))
         case LateFusion():
             ct, pet = image.chunk(2, dim=1)
             return _unet(network.pet, pet, kept).add_(_unet(network.ct, ct, kept)).div_(2)
@@ -70,7 +70,7 @@ def peak_bytes(width: int, voxels: int, itemsize: int) -> int:
 
 
 def _unet(network: UNet, image: Tensor, kept: Kept) -> Tensor:
-    return _decoded(network.decoder, _encoded([network.encoder], [image], kept))
+    return decoded(network.decoder, _encoded([network.encoder], [image], kept))
 
 
 def _late_features(network: LateFeatures, image: Tensor, kept: Kept) -> Tensor:
@@ -103,7 +103,7 @@ def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], kept: Kept) 
     return stages
 
 
-def _decoded(decoder: Decoder, stages: list[Tensor]) -> Tensor:
+def decoded(decoder: Decoder, stages: list[Tensor]) -> Tensor:
     """Logits, or last features; the stages are overwritten."""
     image = stages[-1]
     for number in range(1, decoder.stages):
