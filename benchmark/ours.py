@@ -1,24 +1,22 @@
 """Our own way, the road of process.py, in a process of its own; benchmark.inference starts it."""
 
+import json
+import sys
 import time
+from pathlib import Path
 
-START = time.perf_counter()
-
-import json  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from model.config import Limits  # noqa: E402
-from model.files import Staging, peak_memory_bytes  # noqa: E402
-from model.manifest import load_bundle  # noqa: E402
-from model.reading import read_case  # noqa: E402
-from model.writing import write_mask  # noqa: E402
+from benchmark.clock import age_s
+from model.config import Limits
+from model.files import Staging, peak_memory_bytes
+from model.manifest import load_bundle
+from model.reading import read_case
+from model.writing import write_mask
 
 
 def main() -> None:
     """One study from the command line's task, a benchmark.published.Task; prints what was measured as JSON."""
+    started_s, begun = age_s(), time.perf_counter()
     task = json.loads(sys.argv[1])
-    loaded = time.perf_counter()
     bundle = load_bundle(Path(task["bundle"]))
     checked = time.perf_counter()
     case = read_case([Path(task["study"])], Limits())
@@ -36,8 +34,8 @@ def main() -> None:
     make_deterministic()
     device = choose_device(task["device"])
     gpu = device.torch_device.type == "cuda"
-    imports = loaded - START + time.perf_counter() - read
-    seconds = {"import": imports, "weights": checked - loaded, "read": read - checked}
+    imports = started_s + time.perf_counter() - read
+    seconds = {"import": imports, "weights": checked - begun, "read": read - checked}
     watch = Stopwatch(seconds=seconds, wait=torch.cuda.synchronize if gpu else lambda: None)
     result = segment(case, bundle, device, watch)
     with watch.stage("write"), Staging() as staging:

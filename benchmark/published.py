@@ -6,26 +6,23 @@ of model/ is used but the networks, the readers of weights and the watch. The st
 those of benchmark.nnunet as well.
 """
 
-import time
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-START = time.perf_counter()
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor, nn
 
-import json  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-import SimpleITK as sitk  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from model.files import peak_memory_bytes  # noqa: E402
-from model.manifest import load_bundle  # noqa: E402
-from model.stopwatch import Stopwatch  # noqa: E402
-from model.weights import voters  # noqa: E402
+from benchmark.clock import age_s
+from model.files import peak_memory_bytes
+from model.manifest import load_bundle
+from model.stopwatch import Stopwatch
+from model.weights import voters
 
 AIR_HU = -1024.0
 WINDOWS_AT_A_TIME = {"cpu": 1, "cuda": 2}
@@ -57,8 +54,8 @@ def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatc
     device = torch.device(task.device)
     gpu = device.type == "cuda"
     watch = Stopwatch(wait=torch.cuda.synchronize if gpu else lambda: None)
+    watch.seconds["import"] = age_s()
     limit_gpu(task.gpu_gb)
-    watch.seconds["import"] = time.perf_counter() - START
     with watch.stage("weights"):
         bundle = load_bundle(Path(task.bundle))
         networks = [(weight, load().to(device)) for weight, load, _ in voters(bundle)]
