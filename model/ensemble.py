@@ -38,6 +38,23 @@ class Vote:
     rung: Rung
     windows: int
     warnings: tuple[str, ...]
+    disagreement: Tensor | None = None  # standard deviation of the voters' lesion probabilities, if asked for
+
+
+class Spread:
+    """Weighted standard deviation of probabilities, told one voter at a time (West 1979, doi:10.1145/359146.359153)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._weight, self._mean, self._squares = 0.0, torch.zeros(shape), torch.zeros(shape)
+
+    def add(self, probability: Tensor, weight: float) -> None:
+        self._weight += weight
+        off = probability - self._mean
+        self._mean += off * (weight / self._weight)
+        self._squares += off.mul_(probability.sub_(self._mean)).mul_(weight)
+
+    def deviation(self) -> Tensor:
+        return (self._squares / self._weight).clamp_(min=0).sqrt_()
 
 
 def ladder(device: Device, batch: int) -> list[Rung]:
@@ -59,18 +76,21 @@ def vote(
     device: Device,
     batch: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    with_disagreement: bool = False,
 ) -> Vote:
     """Run every voter over the study and average (Ahn and Park, algorithm 1).
 
     view: the study as a network needs it, (2, X, Y, Z) float32 on the host. `combine` logits: the mean of logit
     differences, lesion minus background, whose sign is the argmax; probabilities: the mean of softmax
-    probabilities, minus 1/2. A voter of weight 2 is run once. Raises CaseError if memory runs out on the last rung.
+    probabilities, minus 1/2. A voter of weight 2 is run once. with_disagreement: also how far the voters' probabilities
+    lie apart, for two more volumes of memory. Raises CaseError if memory runs out on the last rung.
     """
     rungs, warnings = ladder(device, batch), []
     weights = sum(weight for weight, _, _ in voters)
     image, shown = view(voters[0][2]), voters[0][2]
     windows = [windows_of(tuple(image.shape[1:]), part) for _, _, part in voters]
     margin = torch.zeros(tuple(image.shape[1:]))
+    spread = Spread(tuple(margin.shape)) if with_disagreement else None
     for number, (weight, load, part) in enumerate(voters):
         if (part.network.kind, part.intensity) != (shown.network.kind, shown.intensity):
             image, shown = view(part), part
@@ -105,10 +125,15 @@ def vote(
                                        "this study; the weights are damaged or were trained on other intensities")
                 warnings.append(f"network {number + 1} overflowed in half precision; it was run again in float32")
                 difference, precision = None, torch.float32
+        if spread is not None:
+            spread.add(difference.sigmoid(), weight)
         if manifest.combine == "probabilities":
             difference = difference.sigmoid_().sub_(0.5)
         margin += difference.mul_(weight / weights)
-    return Vote(margin=margin, rung=rungs[0], windows=sum(windows), warnings=tuple(dict.fromkeys(warnings)))
+    return Vote(
+        margin=margin, rung=rungs[0], windows=sum(windows), warnings=tuple(dict.fromkeys(warnings)),
+        disagreement=spread.deviation() if spread is not None else None,
+    )  # fmt: skip
 
 
 def windows_of(shape: tuple[int, ...], part: Part) -> int:

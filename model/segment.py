@@ -53,13 +53,14 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """mask: bool (z, y, x) on case.pet.grid; probability likewise, float32, if it was asked for."""
+    """mask: bool (z, y, x) on case.pet.grid; probability and disagreement likewise, float32, if asked for."""
 
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32] | None
     warnings: tuple[str, ...]
     rung: str
     windows: int
+    disagreement: NDArray[np.float32] | None = None
 
 
 def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
@@ -98,9 +99,11 @@ def segment(
     progress: Callable[[int, int], None] = lambda done, total: None,
     with_probability: bool = False,
     those: list[Voter] | None = None,
+    with_disagreement: bool = False,
 ) -> Result:
     """Segment one study, by the bundle's networks: loaded one at a time, or `those` of `model.weights.keep`.
 
+    with_disagreement: also the standard deviation of the networks' lesion probabilities, 0 outside the crop.
     No voxel of PET above the crop's threshold: an empty mask and a warning. Raises CaseError
     (PET and CT do not overlap, no memory), WeightsError.
     """
@@ -118,7 +121,10 @@ def segment(
         )
         empty = np.zeros(case.pet.grid.shape, dtype=bool)
         probability = empty.astype(np.float32) if with_probability else None
-        return Result(mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0)
+        return Result(
+            mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0,
+            disagreement=empty.astype(np.float32) if with_disagreement else None,
+        )  # fmt: skip
     those = those or voters(bundle)
     with watch.stage("intensity"):
         first = image_of(ready.hu, ready.suv, those[0][2])
@@ -127,16 +133,18 @@ def segment(
         return first if part == those[0][2] else image_of(ready.hu, ready.suv, part)
 
     with watch.stage("network"):
-        said = vote(view, those, bundle.manifest, device, BATCH[device.torch_device.type], progress)
+        batch = BATCH[device.torch_device.type]
+        said = vote(view, those, bundle.manifest, device, batch, progress, with_disagreement)
     with watch.stage("paste"):
         mask = put_back(ready, (said.margin > 0).numpy())
         probability = None
         if with_probability:
             share = said.margin + 0.5 if bundle.manifest.combine == "probabilities" else said.margin.sigmoid()
             probability = put_back(ready, share.numpy())
+        disagreement = put_back(ready, said.disagreement.numpy()) if said.disagreement is not None else None
     return Result(
         mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
-        rung=str(said.rung), windows=said.windows,
+        rung=str(said.rung), windows=said.windows, disagreement=disagreement,
     )  # fmt: skip
 
 

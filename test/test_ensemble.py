@@ -136,3 +136,15 @@ def test_a_window_that_shrinks_gives_what_monai_gives_with_the_smaller_window(ma
         logits = sliding_window_inference(image[None], (28, 32, 12), 1, network, overlap=part.window.overlap)[0]
     torch.testing.assert_close(said.margin, logits[1] - logits[0], rtol=1e-4, atol=1e-5)
     assert said.windows == 2 and said.margin.shape == (26, 41, 9)
+
+
+def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(manifest, cpu) -> None:
+    part = manifest.part(manifest.members[0])
+    networks = [(2.0, Constant(3.0)), (1.0, Constant(-1.0)), (1.0, Constant(0.5))]
+    voters = [(weight, lambda network=network: network, part) for weight, network in networks]
+    said = vote(lambda _: torch.rand(2, 40, 20, 20), voters, manifest, cpu, 1, with_disagreement=True)
+    chances = [1 / (1 + math.exp(-d)) for d in (3.0, 3.0, -1.0, 0.5)]  # weight 2 counts twice
+    mean = sum(chances) / 4
+    expected = math.sqrt(sum((p - mean) ** 2 for p in chances) / 4)
+    torch.testing.assert_close(said.disagreement, torch.full((40, 20, 20), expected))
+    assert run(networks, manifest, cpu).disagreement is None

@@ -1,0 +1,53 @@
+"""What a batch has to score: studies with their files, and what looks like a study and cannot be scored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One study to score. `identity` names it within the batch, whatever else lies there; `source` is where it lies.
+
+    kind: dicom (the slices of one PET and one CT series) or images (one file each). picks: which series or files were
+    taken of several. person: name and ID of the patient in the header, which nothing shows unless asked.
+    """
+
+    identity: str
+    source: Path
+    kind: str
+    pet: tuple[Path, ...]
+    ct: tuple[Path, ...]
+    picks: tuple[str, ...] = ()
+    truth: Path | None = None
+    weight_kg: float | None = None
+    person: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that its result depends on."""
+        return (*self.pet, *self.ct, *((self.truth,) if self.truth else ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """What was found and cannot be scored, and why; the message names the remedy after its last semicolon."""
+
+    identity: str
+    source: Path
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All that a tree or a list holds, sorted by source; `ignored`: files that are neither."""
+
+    entries: tuple[Entry, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
+    ignored: int = 0
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(
+            entries=tuple(sorted((*self.entries, *other.entries), key=lambda e: (str(e.source), e.identity))),
+            unusable=tuple(sorted((*self.unusable, *other.unusable), key=lambda u: (str(u.source), u.identity))),
+            ignored=self.ignored + other.ignored,
+        )
