@@ -53,7 +53,7 @@ class Folder:
         image.SetSpacing(grid.spacing_mm)
         image.SetOrigin(grid.origin_mm)
         image.SetDirection(grid.direction)
-        image.SetMetaData("descrip" if ".nii" in name else "Notice", RESEARCH)
+        image.SetMetaData("ITK_FileNotes" if ".nii" in name else "Notice", RESEARCH)
         try:
             with silence():
                 sitk.WriteImage(image, str(path), useCompression=True)
