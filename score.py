@@ -15,6 +15,7 @@ from datetime import datetime
 from model.batch import run_batch
 from model.batch_results import write_results
 from model.batch_tables import failures_of
+from model.cluster import run_cluster
 from model.config import override_limits
 from model.errors import CaseError, ConfigError, LesionError
 from model.html_report import About
@@ -96,10 +97,13 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
     try:
         for record in plan.unrecorded:
             journal.add(record)
-        with Station(setup, options.limit_minutes * 60, lock) as station:
-            if plan.todo:
+        limit_s, patience_s = options.limit_minutes * 60, options.patience_minutes * 60
+        if plan.todo and options.where:
+            run_cluster(plan.todo, setup, options.where, journal, told, patience_s, limit_s)
+        elif plan.todo:
+            with Station(setup, limit_s, lock) as station:
                 station.start()
-            run_batch(plan.todo, station, journal, told, options.patience_minutes * 60)
+                run_batch(plan.todo, station, journal, told, patience_s)
     finally:
         journal.flush()
         write()

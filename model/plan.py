@@ -53,7 +53,7 @@ def make_plan(
         record = records.get(name)
         known = record is not None and record.state == DONE and record.key == key
         record = record if known else read_result(output, name)
-        if record is not None and record.key == key and _still(entry, record, output):
+        if record is not None and is_done(jobs[name], record):
             done[name] = record
             new += [] if known else [record]
     unusable = {name_of(item, salt, options.named): item for item in found.unusable}
@@ -72,11 +72,11 @@ def read_result(output: Path, name: str) -> Record | None:
         return None
 
 
-def _still(entry: Entry, record: Record, output: Path) -> bool:
-    """Whether the result is there, and the study's files hold what it was made of."""
-    if not (output / STUDIES / record.study / REPORT).is_file():
+def is_done(job: Job, record: Record) -> bool:
+    """Whether the result of a record is there, made by the same weights and settings of what the files hold now."""
+    if record.key != job.key or not (job.output / STUDIES / record.study / REPORT).is_file():
         return False
     try:
-        return stat_of(entry.files) == record.stat or contents_of(entry.files) == record.input_sha256
+        return stat_of(job.entry.files) == record.stat or contents_of(job.entry.files) == record.input_sha256
     except OSError:
         return False

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from model import RESEARCH, __version__
+from model.cluster import Cluster
 from model.config import METHODS
 from model.errors import ConfigError
 from model.lesions import CONVENTIONS
@@ -54,6 +55,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--names", action="store_true",
         help="call studies by the patient's and the folder's name, and let messages name files (default: no, by a "
              "salted hash that RESULTS/keys.csv maps back; cost: privacy)")
+    add("--cluster", metavar="ADDRESS",
+        help="score on the workers of the dask scheduler at tcp://... or tls://...; see docs/cluster.md (default: no, "
+             "this machine alone and no network; cost: studies and results on a share that all workers see)")
+    add("--slurm", type=int, default=0, metavar="JOBS",
+        help="score by so many SLURM jobs, one worker each (default: no)")
+    for what in ("ca", "cert", "key"):
+        add(f"--tls-{what}", type=Path, metavar="PEM", help="with --cluster tls://...: certificate authority, "
+            "certificate, key (default: no)")
+    add("--dashboard", action="store_true", help="with --slurm: dask's dashboard on port 8787 (default: no)")
     add("--limit-minutes", type=float, default=120, metavar="N",
         help="give a study up after so many minutes, 0: never (default: 120; cost: none)")
     add("--patience-minutes", type=float, default=10, metavar="N",
@@ -75,5 +85,16 @@ def check(options: argparse.Namespace) -> None:
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
+    tls = [options.tls_ca, options.tls_cert, options.tls_key]
+    if any(tls) and not all(tls):
+        raise ConfigError("--tls-ca, --tls-cert and --tls-key go together")
+    if not 0 <= options.slurm <= 1000:
+        raise ConfigError(f"--slurm must be 0 to 1000, got {options.slurm}")
+    options.where = None
+    if options.cluster or options.slurm:
+        options.where = Cluster(
+            address=options.cluster, slurm=options.slurm, tls=tuple(tls) if all(tls) else None,
+            dashboard=options.dashboard,
+        )  # fmt: skip
     if options.studies.resolve() == options.output.resolve():
         raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")

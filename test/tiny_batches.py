@@ -42,7 +42,9 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("LESION_")} | {"OMP_NUM_THREADS": "1"}
+    """This process's, with Python's own audit to forbid every use of the network, in children too."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LESION_")}
+    return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "test" / "offline")}
 
 
 def score(*arguments: object, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:
