@@ -48,7 +48,7 @@ def _segmentation(mask: NDArray[np.uint8], sources: list[Dataset], weights: str,
         ),
         tracking_uid=uid_from("lesions", first.SeriesInstanceUID, run), tracking_id=LABEL,
     )  # fmt: skip
-    made = hd.seg.Segmentation(
+    made: Dataset = hd.seg.Segmentation(
         source_images=sources, pixel_array=mask, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[description],
         series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run), series_number=SERIES_NUMBER,

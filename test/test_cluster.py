@@ -36,7 +36,7 @@ def workers(tmp_path_factory) -> Iterator[tuple[str, list[subprocess.Popen]]]:
         )  # fmt: skip
 
     started = [start("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")]
-    common = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", str(folder))
+    common = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", ".")
     started += [start("worker", address, *common) for _ in range(2)]
     yield address, started[1:]
     for child in started:
