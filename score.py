@@ -154,10 +154,11 @@ def tell_files(number: int) -> None:
 
 
 def tell_plan(plan: Plan) -> None:
-    """How many studies there are, and what was picked where there was a choice."""
+    """How many studies there are, and how many of them are to do."""
+    truths = sum(job.entry.truth is not None for job in plan.jobs.values())
     say(
         f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do; "
-        f"{len(plan.unusable)} cannot be scored",
+        f"{len(plan.unusable)} cannot be scored" + (f"; {truths} have a truth" if truths else ""),
         sys.stdout,
     )
 

@@ -56,23 +56,24 @@ class SeriesInfo:
 def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
     """The series that DICOM files belong to, by study and UID; and the files that cannot be read, with the reason.
 
-    Copies of a slice (one SOPInstanceUID) count once: the first by path.
+    Copies of a slice (one SOPInstanceUID) count once: the first by path. Scouts are a series of their own,
+    whatever their UID.
     """
-    series: dict[tuple[str, str], list[FileDataset]] = {}
+    series: dict[tuple[str, str, bool], list[FileDataset]] = {}
     damaged: dict[Path, str] = {}
     seen: set[str] = set()
     for path in sorted(files):
         try:
             header = _glance(path)
             uid = text(header, "SOPInstanceUID")
-            of = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID")
+            of = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID"), _is_scout(header)
         except CaseError as error:
             damaged[path] = str(error)
             continue
         if not uid or uid not in seen:
             seen.add(uid)
             series.setdefault(of, []).append(header)
-    return [_info(uid, headers) for (_, uid), headers in sorted(series.items())], damaged
+    return [_info(uid, headers) for (_, uid, _), headers in sorted(series.items())], damaged
 
 
 def _glance(path: Path) -> FileDataset:
@@ -110,13 +111,17 @@ def _info(uid: str, headers: list[FileDataset]) -> SeriesInfo:
 def _flaw(headers: list[FileDataset]) -> str:
     first = headers[0]
     modality = text(first, "Modality")
-    if any("LOCALIZER" in text(header, "ImageType").upper() for header in headers):
+    if _is_scout(first):
         return "a scout (LOCALIZER)"
     if "REPROJECTION" in text(first, "SeriesType").upper() or "PROJECTION IMAGE" in text(first, "ImageType").upper():
         return "a projection"
     if text(first, "SOPClassUID") not in SINGLE_FRAME.get(modality, ()):
         return "not single-frame PET or CT images"
     return "" if len(headers) > 1 else "a single slice"
+
+
+def _is_scout(header: FileDataset) -> bool:
+    return "LOCALIZER" in text(header, "ImageType").upper()
 
 
 def _numbers(stated: str, length: int) -> NDArray[np.float64] | None:

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from model import RESEARCH
 from model.config import Limits
 from model.device import Device
 from model.dicom import read_study
-from model.dicom_files import find_series
+from model.dicom_files import Series, find_series
 from model.dicom_rtstruct import dicom_rtstruct
 from model.dicom_seg import dicom_seg
 from model.dicom_series import order_slices
@@ -66,7 +67,7 @@ def load(job: Job, limits: Limits) -> Loaded:
     conversion: Conversion | None = None
     headers: tuple[FileDataset, ...] = ()
     if entry.kind == "dicom":
-        (pet,), (ct,) = find_series(entry.pet), find_series(entry.ct)
+        pet, ct = _series(entry.pet), _series(entry.ct)
         study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=job.name)
         case, conversion = study.case, study.conversion
         headers = tuple(order_slices(pet, "PT")[0])
@@ -114,6 +115,13 @@ def score_study(
         folder.write(REPORT, json_bytes(_told(job, report | _more(job, loaded, totals, row))))
         folder.commit()
     return row
+
+
+def _series(files: tuple[Path, ...]) -> Series:
+    found = find_series(files)
+    if len(found) != 1:
+        raise CaseError(f"'{files[0]}' and the files beside it were changed since they were found; run again")
+    return found[0]
 
 
 def _write_pictures(folder: Folder, case: Case, result: Result, name: str) -> None:

@@ -80,7 +80,7 @@ def write_series(
     step = spacing_mm[2] * normal if step is None else np.array(step)
     paths = []
     for z, plane in enumerate(stored):
-        path = folder / f"slice{(z * 37) % 101:03d}-{z % 2}.dcm"
+        path = folder / f"slice{(z * 37) % 101 + 101 * (z // 202):03d}-{z % 2}.dcm"  # each another name
         header = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header.file_meta.MediaStorageSOPClassUID = storage

@@ -63,6 +63,13 @@ def test_scouts_projections_and_single_slices_are_not_taken(tmp_path) -> None:
     assert any("not series 1 (2 slices, 3 mm, a scout (LOCALIZER))" in said for said in entry.picks)
 
 
+def test_a_scout_among_the_slices_of_its_ct_is_left_out(tmp_path) -> None:
+    pet(tmp_path / "pet")
+    wanted = ct(tmp_path / "ct")
+    ct(tmp_path / "scout", slices=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert sorted(found(tmp_path).entries[0].ct) == sorted(wanted)
+
+
 def test_the_ct_that_covers_the_pet_in_its_frame_of_reference_is_taken(tmp_path) -> None:
     pet(tmp_path / "pet", slices=10)
     ct(tmp_path / "short", "1.2.3.5", slices=4, number=1)
