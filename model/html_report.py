@@ -144,9 +144,8 @@ def _table(rows: Sequence[Mapping[str, Any]], output: Path) -> str:
     if not rows:
         return "<section><h2>Studies</h2><p>None was scored.</p></section>"
     columns = [*COLUMNS, *(TRUTH_COLUMNS if any("convention" in row for row in rows) else ())]
-    heads = ["<th>Projections</th>", _column("study", "Study", "text")]
+    heads = ["<th>Projections</th>", _column("study", "Study", "text"), _column("warnings", "Warnings", "number")]
     heads += [_column(name, head, "number") for name, head, _ in columns]
-    heads += [_column("warnings", "Warnings", "number")]
     lines = "".join(_line(row, columns, output) for row in rows)
     return (
         f'<section><div class="tools"><h2>Studies ({len(rows)})</h2><input id="find" type="search" '
@@ -158,7 +157,7 @@ def _table(rows: Sequence[Mapping[str, Any]], output: Path) -> str:
 
 
 def _column(name: str, head: str, kind: str) -> str:
-    number = ' class="number"' if kind == "number" and name != "warnings" else ""
+    number = ' class="number"' if kind == "number" else ""
     return f'<th{number} data-name="{name}" data-kind="{kind}"><button type="button">{escape(head)}</button></th>'
 
 
@@ -170,15 +169,18 @@ def _line(row: Mapping[str, Any], columns: Sequence[tuple[str, str, int]], outpu
         f'<td><a href="{folder}/preview.png">{picture}</a></td>',
         f'<td class="study" data-value="{escape(name)}"><a href="{folder}/">{escape(name)}</a>'
         f'<small><a href="{folder}/lesions.csv">lesions</a> &middot; <a href="{folder}/preview.png">preview</a>'
-        f' &middot; <a href="{folder}/report.json">report</a></small></td>',
+        f' &middot; <a href="{folder}/report.json">report</a></small>{_said(row["warnings"])}</td>',
+        f'<td class="number" data-value="{len(row["warnings"])}">{len(row["warnings"]) or "&ndash;"}</td>',
     ]
     for key, _, digits in columns:
         value = row.get(key)
         shown = "&ndash;" if value is None else f"{value:,.{digits}f}"
         cells.append(f'<td class="number" data-value="{"" if value is None else value}">{shown}</td>')
-    said = "".join(f"<li>{escape(warning)}</li>" for warning in row["warnings"])
-    cells.append(f'<td data-value="{len(row["warnings"])}">{f"<ul class=said>{said}</ul>" if said else ""}</td>')
     return f"<tr>{''.join(cells)}</tr>\n"
+
+
+def _said(warnings: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(warning)}</li>' for warning in warnings)}</ul>" if warnings else ""
 
 
 def _picture(path: Path, name: str) -> str:

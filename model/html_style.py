@@ -7,7 +7,7 @@ STYLE = """
 body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.45 "Segoe UI", system-ui, -apple-system,
   "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
 .notice { background: #7a1512; color: #fff; padding: 7px 28px; font-weight: 600; letter-spacing: .01em; }
-main { max-width: 1440px; margin: 0 auto; padding: 22px 28px 60px; }
+main { max-width: 1560px; margin: 0 auto; padding: 22px 28px 60px; }
 h1 { font-size: 25px; margin: 6px 0 2px; font-weight: 650; }
 h2 { font-size: 17px; margin: 0 0 12px; font-weight: 650; }
 .made { color: var(--soft); margin: 0 0 20px; overflow-wrap: anywhere; }
@@ -24,9 +24,10 @@ section.warnings { border-left: 5px solid #e0a100; }
 .scroll { overflow-x: auto; }
 .tall { max-height: 420px; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; }
-th, td { padding: 7px 12px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { position: sticky; top: 0; background: #eaeef3; z-index: 1; white-space: nowrap; font-weight: 600; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: 7px 11px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+thead th { position: sticky; top: 0; background: #eaeef3; z-index: 1; font-weight: 600; vertical-align: bottom; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 td.study { white-space: nowrap; font-family: ui-monospace, Consolas, "DejaVu Sans Mono", monospace; font-size: 14px; }
 td.study small { display: block; font: 12.5px/1.7 "Segoe UI", system-ui, Arial, "DejaVu Sans", sans-serif; }
 #studies tbody tr { content-visibility: auto; contain-intrinsic-size: auto 150px; }
@@ -42,8 +43,9 @@ a:hover { text-decoration: underline; }
 .tag { display: inline-block; padding: 0 8px; border-radius: 9px; font-size: 13px; }
 .tag.warn { background: var(--warn-ground); color: var(--warn); border: 1px solid #f0d58a; }
 .tag.bad { background: var(--bad-ground); color: var(--bad); border: 1px solid #f1b9b5; }
-ul.said { margin: 0; padding-left: 18px; color: var(--warn); min-width: 230px; max-width: 420px; font-size: 13.5px;
-  overflow-wrap: anywhere; }
+td.study ul { margin: 6px 0 0; padding: 4px 10px 4px 24px; color: var(--warn); background: var(--warn-ground);
+  border-radius: 6px; min-width: 230px; max-width: 340px; white-space: normal; overflow-wrap: anywhere;
+  font: 13px/1.4 "Segoe UI", system-ui, Arial, "DejaVu Sans", sans-serif; }
 .tools { display: flex; gap: 14px; align-items: baseline; flex-wrap: wrap; margin-bottom: 10px; color: var(--soft); }
 .tools h2 { margin: 0; color: var(--ink); }
 input[type=search] { font: inherit; padding: 5px 10px; border: 1px solid #b9c3cf; border-radius: 6px; width: 250px; }

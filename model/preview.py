@@ -10,7 +10,7 @@ from scipy import ndimage
 
 SUV_BLACK = 10.0  # grey scale: white at SUV 0, black at this and above
 PIXEL_MM = 1.5
-THUMBNAIL_PIXEL_MM, THUMBNAIL_GAP = 4.0, 6
+THUMBNAIL_PIXEL_MM, THUMBNAIL_GAP, THUMBNAIL_GREYS = 4.0, 6, 16
 LARGEST = 2000  # pixels of an edge: a body is smaller, a wrong header may not be
 MARGIN = 36
 OUTLINE = (214, 30, 30)
@@ -47,7 +47,7 @@ def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, floa
 
 
 def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
-    """Small PNG of the two projections without words, of at most 64 colours; see `preview`."""
+    """Small PNG of the two projections without words, in 16 greys and the outline's red; see `preview`."""
     x_mm, y_mm, z_mm = spacing_mm
     coronal = _panel(suv.max(axis=1)[::-1], np.any(mask, axis=1)[::-1], (z_mm, x_mm), THUMBNAIL_PIXEL_MM, 1)
     sagittal = _panel(
@@ -57,8 +57,19 @@ def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, fl
     picture.paste(coronal, (0, 0))
     picture.paste(sagittal, (coronal.width + THUMBNAIL_GAP, 0))
     buffer = io.BytesIO()
-    picture.quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    _in_few_colours(picture).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _in_few_colours(picture: Image.Image) -> Image.Image:
+    """A picture of greys and OUTLINE with a palette: few greys compress well, and the red stays what it is."""
+    pixels = np.asarray(picture)
+    index = np.rint(pixels[..., 0] / 255 * (THUMBNAIL_GREYS - 1)).astype(np.uint8)
+    index[(pixels == OUTLINE).all(axis=2)] = THUMBNAIL_GREYS
+    few = Image.fromarray(index, "P")
+    greys = [round(255 * level / (THUMBNAIL_GREYS - 1)) for level in range(THUMBNAIL_GREYS)]
+    few.putpalette([value for grey in greys for value in (grey, grey, grey)] + list(OUTLINE))
+    return few
 
 
 def _panel(

@@ -110,12 +110,12 @@ def _umask() -> int:
 
 
 @contextmanager
-def locked(output: Path, patience_s: float = 10.0) -> Iterator[int | None]:
+def locked(output: Path, patience_s: float = 60.0) -> Iterator[int | None]:
     """Hold the results folder for this run and the processes it starts; the lock's file descriptor.
 
     None on a file system without locks. Raises OutputError if another run works there.
     """
-    end = time.monotonic() + patience_s  # a killed run's scoring process takes a moment to end
+    end = time.monotonic() + patience_s  # a killed run's scoring process takes a moment to end, more on a busy machine
     number = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while True:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.config import Limits, override_limits
 from model.errors import CaseError, LesionError, split_remedy
@@ -24,7 +24,9 @@ from model.job import Job, Setup, job_from, setup_from
 from model.journal import contents_of, stat_of
 from model.manifest import load_bundle
 from model.naming import cleared
-from model.scoring import Loaded, load, score_study
+
+if TYPE_CHECKING:  # torch comes in when who hands out studies is listened for: see main
+    from model.scoring import Loaded
 
 FIRST_TO_GO = "1000"  # oom_score_adj: when memory runs out, the kernel is to end this process and not its parent
 NO_MEMORY = "the study does not fit into memory; use a machine with more, or a bundle with a smaller window"
@@ -35,9 +37,11 @@ class Scorer:
 
     def __init__(self, setup: Setup) -> None:
         """Load the weights. Raises WeightsError or ConfigError."""
-        from model.device import choose_device, make_deterministic
+        from model import scoring
+        from model.device import choose_device, give_back_freed_memory, make_deterministic
         from model.weights import keep, voters
 
+        self._load, self._score, self._clean = scoring.load, scoring.score_study, give_back_freed_memory
         bundle = load_bundle(Path(setup.weights), setup.method)
         limits = override_limits(bundle.manifest.limits, list(setup.limits))
         self._bundle = replace(bundle, manifest=replace(bundle.manifest, limits=limits))
@@ -51,8 +55,6 @@ class Scorer:
 
     def answer(self, job: Job, following: Job | None) -> dict[str, Any]:
         """Score a study, reading `following` meanwhile. Whatever goes wrong is part of the answer."""
-        from model.device import give_back_freed_memory
-
         stage = "read"
 
         def at(name: str) -> None:
@@ -62,22 +64,22 @@ class Scorer:
         try:
             loaded = self._take(job)
             if following is not None:
-                self._ahead = (following, self._reader.submit(load, following, self._limits))
-            row = score_study(job, loaded, self._bundle, self._device, self._networks, at)
+                self._ahead = (following, self._reader.submit(self._load, following, self._limits))
+            row = self._score(job, loaded, self._bundle, self._device, self._networks, at)
             return {"state": "done", "row": row, "input_sha256": loaded.input_sha256, "stat": loaded.stat}
         except Exception as error:
             if self._debug:
                 traceback.print_exc()
             return {"state": "failed", "stage": stage} | _reason(error, job) | _identity(job)
         finally:
-            give_back_freed_memory()
+            self._clean()
 
-    def _take(self, job: Job) -> Loaded:
+    def _take(self, job: Job) -> "Loaded":
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == job:
             with suppress(Exception):  # perhaps for want of memory beside the study before: tried again alone
                 return ahead[1].result()
-        return load(job, self._limits)
+        return self._load(job, self._limits)
 
 
 def _reason(error: Exception, job: Job) -> dict[str, str]:

@@ -134,7 +134,7 @@ def test_in_a_browser_a_thousand_studies_are_sorted_by_a_column(order: str, fall
     page = browse(thousand, "--dump-dom", f"file://{thousand}#sort={order}").decode()
     body = page[page.index('<table id="studies"') :]
     lines = [re.findall(r'class="number" data-value="([^"]*)"', line) for line in body.split("<tr>")[2:]]
-    volumes = [float(values[1]) for values in lines]  # after the number of lesions
+    volumes = [float(values[2]) for values in lines]  # after the numbers of warnings and of lesions
     assert len(volumes) == 1000 and volumes == sorted(volumes, reverse=falling)
     assert 'aria-sort="' in body
 

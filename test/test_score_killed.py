@@ -12,7 +12,7 @@ import pytest
 from tiny_batches import command, contents, environment, image_study, score
 
 KILLS = 20
-STUDIES = 8
+STUDIES = 24  # more than runs that are killed can finish
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +24,24 @@ def studies(tmp_path_factory) -> Path:
 
 
 def test_after_twenty_kills_the_results_are_those_of_a_run_without(studies, tiny_bundle, tmp_path) -> None:
-    """Half the kills come at any time of a run, half soon after another study appeared, where results are written."""
+    """Half the kills come at any time up to a run's first result, half while a result is written, or soon after."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     output.mkdir()
     (output / ".salt").write_text("0" * 32)
     whole.mkdir()
     (whole / ".salt").write_text("0" * 32)
-    begun = time.monotonic()
+    begun = time.time()
     assert score(studies, "--output", whole, "--weights", tiny_bundle).returncode == 0
-    length_s, chance = time.monotonic() - begun, random.Random(7)
+    first_s = min(path.stat().st_mtime for path in (whole / "studies").iterdir()) - begun
+    chance = random.Random(7)
     times: dict[str, int] = {}
     for number in range(KILLS):
         child = subprocess.Popen(
             command(studies, "--output", output, "--weights", tiny_bundle), env=environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        wait(child, output, number, chance, length_s)
+        wait(child, output, number, chance, first_s)
+        assert child.poll() is None, "it ended before it was killed"
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         for path in (output / "studies").glob("s-*"):  # complete, and never made again
@@ -55,14 +57,12 @@ def test_after_twenty_kills_the_results_are_those_of_a_run_without(studies, tiny
     assert sorted(record["study"] for record in journal) == sorted(path.name for path in (output / "studies").iterdir())
 
 
-def wait(child: subprocess.Popen, output: Path, number: int, chance: random.Random, length_s: float) -> None:
-    """Until the moment to kill: at random within a run, or a moment after one more study is there."""
-    if number % 2:
-        end = time.monotonic() + chance.uniform(0, length_s)
-        while child.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-        return
-    before = len(list((output / "studies").glob("*")))  # with those that are being written
-    while child.poll() is None and len(list((output / "studies").glob("*"))) <= before:
+def wait(child: subprocess.Popen, output: Path, number: int, chance: random.Random, first_s: float) -> None:
+    """Until the moment to kill: at random before the first result, or a moment after its folder appears."""
+    end = time.monotonic() + (chance.uniform(0, first_s) if number % 2 else 1e6)
+    before = set((output / "studies").glob("*"))
+    while child.poll() is None and time.monotonic() < end:
+        if set((output / "studies").glob("s-*" if number % 4 else "*")) - before:  # whole, or being written
+            time.sleep(chance.uniform(0, 0.05))
+            return
         time.sleep(0.002)
-    time.sleep(chance.uniform(0, 0.05))
