@@ -38,7 +38,7 @@ def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False) -> str:
     digest = hashlib.sha256(salt + b"\0" + entry.identity.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
     if not named:
         return f"s-{digest}"
-    shown = " ".join((*getattr(entry, "person", ()), entry.source.name))
+    shown = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
     safe = re.sub(r"[^A-Za-z0-9]+", "_", shown).strip("_")[:LONGEST_NAME]
     return f"{safe or 's'}-{digest[:6]}"
 

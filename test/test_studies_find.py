@@ -1,4 +1,5 @@
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path) -> None:
     result = find_studies(tmp_path, NOWHERE)
     (tmp_path / "locked").chmod(0o755)
     assert len(result.entries) == 1 and "cannot be read: Permission denied" in result.unusable[0].message
+
+
+def test_the_real_sets_are_a_study_and_a_pet_without_ct(real_data, tmp_path) -> None:
+    for name in ("sts001_ge_wholebody_pet", "sts019_pet_ct_suv"):
+        with zipfile.ZipFile(real_data / "dicom" / f"{name}.zip") as archive:
+            archive.extractall(tmp_path / name)
+    result = find_studies(tmp_path, NOWHERE)
+    (entry,), (lone,) = result.entries, result.unusable
+    assert (len(entry.pet), len(entry.ct), entry.picks, entry.person[0]) == (47, 47, (), "STS_019")
+    assert "has a PET but no CT" in lone.message and lone.source.is_relative_to(tmp_path / "sts001_ge_wholebody_pet")
 
 
 def test_truths_of_a_folder_have_the_paths_of_their_studies(tmp_path) -> None:
