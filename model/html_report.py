@@ -169,7 +169,8 @@ def _line(row: Mapping[str, Any], columns: Sequence[tuple[str, str, int]], outpu
         f'<td><a href="{folder}/preview.png">{picture}</a></td>',
         f'<td class="study" data-value="{escape(name)}"><a href="{folder}/">{escape(name)}</a>'
         f'<small><a href="{folder}/lesions.csv">lesions</a> &middot; <a href="{folder}/preview.png">preview</a>'
-        f' &middot; <a href="{folder}/report.json">report</a></small>{_said(row["warnings"])}</td>',
+        f' &middot; <a href="{folder}/report.json">report</a></small>{_said(row["warnings"])}'
+        f"{_picked(row['picks'])}</td>",
         f'<td class="number" data-value="{len(row["warnings"])}">{len(row["warnings"]) or "&ndash;"}</td>',
     ]
     for key, _, digits in columns:
@@ -181,6 +182,12 @@ def _line(row: Mapping[str, Any], columns: Sequence[tuple[str, str, int]], outpu
 
 def _said(warnings: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(warning)}</li>' for warning in warnings)}</ul>" if warnings else ""
+
+
+def _picked(picks: Sequence[str]) -> str:
+    """Which series were taken where there was a choice, folded away."""
+    said = "".join(f"<p>{escape(pick)}</p>" for pick in picks)
+    return f"<details><summary>series taken</summary>{said}</details>" if picks else ""
 
 
 def _picture(path: Path, name: str) -> str:

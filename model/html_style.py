@@ -40,6 +40,9 @@ td.study small { display: block; font: 12.5px/1.7 "Segoe UI", system-ui, Arial, 
 #studies th[aria-sort=descending] button::after { content: " \\25BC"; color: var(--accent); }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
+td.study details { font: 13px/1.4 "Segoe UI", system-ui, Arial, "DejaVu Sans", sans-serif; color: var(--soft);
+  white-space: normal; max-width: 340px; overflow-wrap: anywhere; }
+td.study details p { margin: 4px 0; }
 .tag { display: inline-block; padding: 0 8px; border-radius: 9px; font-size: 13px; }
 .tag.warn { background: var(--warn-ground); color: var(--warn); border: 1px solid #f0d58a; }
 .tag.bad { background: var(--bad-ground); color: var(--bad); border: 1px solid #f1b9b5; }

@@ -57,7 +57,7 @@ class Tags(HTMLParser):
 
 def test_text_from_elsewhere_is_escaped(tmp_path) -> None:
     evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-    rows = [row(1, study=evil, warnings=[evil])]
+    rows = [row(1, study=evil, warnings=[evil], picks=[evil])]
     page = html_report(rows, [Failure(study=evil, stage=evil, message=evil, remedy=evil)], tmp_path, ABOUT)
     tags = Tags(page).tags
     assert sum(tag == "script" for tag, _ in tags) == 1 and not [a for _, a in tags if "onerror" in a]
