@@ -44,9 +44,9 @@ def main() -> int:
     open_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    debug = "--debug" in sys.argv
     try:
-        options = arguments()
-        return run(options)
+        return run(arguments())
     except Stopped as stopped:
         number = stopped.args[0]
         return fail(f"stopped by {signal.Signals(number).name}; the same command goes on from here", 128 + number)
@@ -54,6 +54,10 @@ def main() -> int:
         return fail(str(error), error.exit_code)
     except Died as error:
         return fail(f"{error} before the first study; is there memory for the weights?", 1)
+    except Exception as error:
+        if debug:
+            raise
+        return fail(f"unexpected {type(error).__name__}; run again with --debug and report what it prints", 1)
 
 
 def run(options: Namespace) -> int:

@@ -120,7 +120,7 @@ def connected(where: Cluster) -> Iterator[Any]:
         )  # fmt: skip
     if where.address:
         try:
-            client = Client(where.address, timeout=WAIT_S, security=security, set_as_default=False)
+            client = Client(where.address, timeout=WAIT_S, security=security)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--cluster {where.address}: no scheduler answers ({error}); start it with: dask scheduler"
@@ -128,7 +128,7 @@ def connected(where: Cluster) -> Iterator[Any]:
         with client:
             yield client
         return
-    with _slurm(where) as cluster, Client(cluster, timeout=WAIT_S, set_as_default=False) as client:
+    with _slurm(where) as cluster, Client(cluster, timeout=WAIT_S) as client:
         yield client
 
 

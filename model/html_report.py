@@ -47,7 +47,7 @@ class About:
 def html_report(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], output: Path, about: About, waiting: int = 0
 ) -> str:
-    """The page of a batch: failures and warnings first, then the distribution of MTV, then a row a study.
+    """The page of a batch: failures first, then how MTV is distributed, then a row a study, those with warnings first.
 
     rows: as in the journal, with thumbnails in the studies' folders below `output`. waiting: studies not yet tried.
     """
