@@ -1,9 +1,10 @@
-# make run: segment the sample study.  make test: every test.  Both make .venv first.
+# make run: segment the sample study.  make score: score three generated DICOM studies.  make test: every test.
+# All make .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run score test lint clean
 .DELETE_ON_ERROR:
 
 run: export LESION_WEIGHTS =
@@ -13,6 +14,12 @@ run: export LESION_SERVE =
 run: $(VENV)/installed
 	$(BIN)/python process.py --input test/input --output output --preview --report output/report.json
 	@$(BIN)/python test/show_sample.py output test/truth
+
+score: export LESION_WEIGHTS =
+score: export LESION_METHOD =
+score: $(VENV)/installed
+	$(BIN)/python test/make_dicom_studies.py output-score/studies --count 3
+	$(BIN)/python score.py output-score/studies --output output-score/results --truth output-score/studies-truth --rtstruct
 
 test: export OMP_WAIT_POLICY = PASSIVE
 test: $(VENV)/installed-dev
@@ -32,4 +39,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt training/requireme
 	@touch $@
 
 clean:
-	rm -rf $(VENV) output runs export
+	rm -rf $(VENV) output output-score runs export

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Write what is uploaded to grand-challenge.org: the image and a weights bundle, each with its sha256.
+# Write what is uploaded to grand-challenge.org, or carried to a hospital: the image, a weights bundle and score.sh,
+# each with its sha256.
 #   ./export.sh [FOLDER [BUNDLE]]
 #   FOLDER            where to; default export/
 #   BUNDLE            the folder of weights, or its name under weights/; default $LESION_WEIGHTS, else weights/eoa
@@ -39,6 +40,9 @@ weights=petct-lesion-segmentation-$VERSION-weights-$(basename "$bundle").tar.gz
 (cd "$bundle" && "$tar" --create --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
   --mode='u=rwX,go=rX' -- manifest.json *.safetensors) | gzip -n > "$partial/$weights" || fail "could not pack '$bundle'"
 publish "$weights"
+
+cp score.sh "$partial/score.sh"
+publish score.sh
 
 image=petct-lesion-segmentation-$VERSION.tar.gz
 "$ENGINE" save "$IMAGE" | gzip -n "-${COMPRESSION:-6}" > "$partial/$image" || fail "$ENGINE could not save $IMAGE"

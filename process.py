@@ -19,6 +19,7 @@ from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from model import RESEARCH  # noqa: E402
 from model.arguments import arguments  # noqa: E402
 from model.config import override_limits  # noqa: E402
 from model.errors import CaseError, ConfigError, LesionError  # noqa: E402
@@ -171,7 +172,6 @@ def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> None:
     if "preview" in names:
         from model.geometry import las_view
         from model.preview import preview
-        from model.report import RESEARCH
 
         view = las_view(case.pet.grid)
         picture = preview(

@@ -6,7 +6,7 @@
 
 busy: the networks' seconds (windows to the device, convolutions, sums, threshold) over all seconds from the end of the
 first study's reading to the last mask; on a GPU each is waited for. ahead: the next study is read, resampled and scaled
-in a thread meanwhile (model.studies); in turn: one after the other.
+in a thread meanwhile (model.several); in turn: one after the other.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from model.several import segment_each
 
 from benchmark.floor import PAPER_WIDTHS
 from benchmark.inference import CT_SIZE, make_bundle
@@ -27,7 +28,6 @@ from model.manifest import Bundle, load_bundle
 from model.reading import read_case
 from model.segment import segment
 from model.stopwatch import Stopwatch
-from model.studies import segment_each
 from model.weights import keep, voters
 
 BUSY = ("to device", "network", "sums", "argmax")

@@ -50,6 +50,23 @@ class Vote:
     windows: int
     skipped: int
     warnings: tuple[str, ...]
+    disagreement: Tensor | None = None  # standard deviation of the voters' lesion probabilities, if asked for
+
+
+class Spread:
+    """Weighted standard deviation of probabilities, told one voter at a time (West 1979, doi:10.1145/359146.359153)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._weight, self._mean, self._squares = 0.0, torch.zeros(shape), torch.zeros(shape)
+
+    def add(self, probability: Tensor, weight: float) -> None:
+        self._weight += weight
+        off = probability - self._mean
+        self._mean += off * (weight / self._weight)
+        self._squares += off.mul_(probability.sub_(self._mean)).mul_(weight)
+
+    def deviation(self) -> Tensor:
+        return (self._squares / self._weight).clamp_(min=0).sqrt_()
 
 
 def ladder(device: Device, batch: int) -> list[Rung]:
@@ -72,13 +89,15 @@ def vote(
     batch: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     watch: Stopwatch | None = None,
+    with_disagreement: bool = False,
 ) -> Vote:
     """Run every voter over the study and average (Ahn and Park, algorithm 1).
 
     view: the study as a network needs it, (2, X, Y, Z) float32 on the host. batch: windows at a time, None: as many as
     memory allows. `combine` logits: the mean of logit differences, lesion minus background, whose sign is the argmax;
     probabilities: the mean of softmax probabilities, minus 1/2. A voter of weight 2 is run once; the next voter's
-    weights are read while one runs. Raises CaseError if memory runs out on the last rung.
+    weights are read while one runs. with_disagreement: also how far the voters' probabilities lie apart, for two more
+    volumes of memory. Raises CaseError if memory runs out on the last rung.
     """
     watch = watch or Stopwatch()
     weights = sum(weight for weight, _, _ in voters)
@@ -89,6 +108,7 @@ def vote(
     at_a_time = batch or most_windows(device, [part for _, _, part in voters], shape)
     going = _Going(rungs=ladder(device, at_a_time), watch=watch)
     margin: Tensor | None = None
+    spread = Spread(shape) if with_disagreement else None
     networks = ahead(voters, lambda voter: voter[1]())
     for number, (weight, _, part) in enumerate(voters):
         with watch.stage("weights"):
@@ -99,6 +119,8 @@ def vote(
         job = _Job(image=image, network=network, part=part, starts=starts, name=f"network {number + 1}", told=told)
         difference = _whatever_it_takes(job, device, going, manifest.name)
         with watch.stage("sums"):
+            if spread is not None:
+                spread.add(difference.sigmoid().cpu(), weight)
             if manifest.combine == "probabilities":
                 difference = difference.sigmoid_().sub_(0.5)
             difference = difference.mul_(weight / weights)
@@ -108,6 +130,7 @@ def vote(
         margin=margin, rung=going.rungs[0], windows=sum(windows),
         skipped=sum(windows_of(shape, part) for _, _, part in voters) - sum(windows),
         warnings=tuple(dict.fromkeys(going.warnings)),
+        disagreement=spread.deviation() if spread is not None else None,
     )  # fmt: skip
 
 

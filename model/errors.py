@@ -29,3 +29,12 @@ class OutputError(LesionError):
     """The result cannot be written."""
 
     exit_code = 5
+
+
+def split_remedy(message: str) -> tuple[str, str]:
+    """What is wrong, and what to do: messages name the remedy after their last semicolon, or ask a question."""
+    what, semicolon, remedy = message.rpartition("; ")
+    if semicolon:
+        return what, remedy
+    what, stop, question = message.rpartition(". ")
+    return (what, question) if stop and question.endswith("?") else (message, "see docs/errors.md")

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 SUV_BLACK = 10.0  # grey scale: white at SUV 0, black at this and above
 PIXEL_MM = 1.5
+THUMBNAIL_PIXEL_MM, THUMBNAIL_GAP, THUMBNAIL_GREYS = 4.0, 6, 16
 LARGEST = 2000  # pixels of an edge: a body is smaller, a wrong header may not be
 MARGIN = 36
 OUTLINE = (214, 30, 30)
@@ -45,13 +46,41 @@ def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, floa
     return buffer.getvalue()
 
 
-def _panel(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float]) -> Image.Image:
-    """One projection (rows, columns), brought to PIXEL_MM, with the mask's outline drawn on it."""
+def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
+    """Small PNG of the two projections without words, in 16 greys and the outline's red; see `preview`."""
+    x_mm, y_mm, z_mm = spacing_mm
+    coronal = _panel(suv.max(axis=1)[::-1], np.any(mask, axis=1)[::-1], (z_mm, x_mm), THUMBNAIL_PIXEL_MM, 1)
+    sagittal = _panel(
+        suv.max(axis=2)[::-1, ::-1], np.any(mask, axis=2)[::-1, ::-1], (z_mm, y_mm), THUMBNAIL_PIXEL_MM, 1
+    )  # fmt: skip
+    picture = Image.new("RGB", (coronal.width + sagittal.width + THUMBNAIL_GAP, coronal.height), "white")
+    picture.paste(coronal, (0, 0))
+    picture.paste(sagittal, (coronal.width + THUMBNAIL_GAP, 0))
+    buffer = io.BytesIO()
+    _in_few_colours(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _in_few_colours(picture: Image.Image) -> Image.Image:
+    """A picture of greys and OUTLINE with a palette: few greys compress well, and the red stays what it is."""
+    pixels = np.asarray(picture)
+    index = np.rint(pixels[..., 0] / 255 * (THUMBNAIL_GREYS - 1)).astype(np.uint8)
+    index[(pixels == OUTLINE).all(axis=2)] = THUMBNAIL_GREYS
+    few = Image.fromarray(index, "P")
+    greys = [round(255 * level / (THUMBNAIL_GREYS - 1)) for level in range(THUMBNAIL_GREYS)]
+    few.putpalette([value for grey in greys for value in (grey, grey, grey)] + list(OUTLINE))
+    return few
+
+
+def _panel(
+    suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float], pixel_mm: float = PIXEL_MM, line: int = 2
+) -> Image.Image:
+    """One projection (rows, columns), brought to square pixels, with the mask's outline drawn on it."""
     extent = [n * mm for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True)]
-    size = tuple(min(LARGEST, max(1, round(mm / PIXEL_MM))) for mm in extent)
+    size = tuple(min(LARGEST, max(1, round(mm / pixel_mm))) for mm in extent)
     grey = 255 * (1 - np.clip(suv / SUV_BLACK, 0, 1))
     panel = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
     large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
     pixels = np.array(panel)
-    pixels[ndimage.binary_dilation(large, iterations=2) & ~large] = OUTLINE
+    pixels[ndimage.binary_dilation(large, iterations=line) & ~large] = OUTLINE
     return Image.fromarray(pixels)

@@ -7,15 +7,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from model import __version__
+from model import RESEARCH, __version__
 from model.device import Device
 from model.files import peak_memory_bytes
 from model.lesions import components
 from model.manifest import Bundle
 from model.reading import Case
 from model.segment import Result
-
-RESEARCH = "Research use only; not a medical device."
 
 
 def make_report(

@@ -35,7 +35,7 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """mask: bool (z, y, x) on case.pet.grid; probability likewise, float32, if it was asked for."""
+    """mask: bool (z, y, x) on case.pet.grid; probability and disagreement likewise, float32, if asked for."""
 
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32] | None
@@ -43,6 +43,7 @@ class Result:
     rung: str
     windows: int
     skipped: int = 0  # windows that were not run
+    disagreement: NDArray[np.float32] | None = None
 
 
 def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
@@ -90,13 +91,16 @@ def segment(
     progress: Callable[[int, int], None] = lambda done, total: None,
     with_probability: bool = False,
     those: list[Voter] | None = None,
+    with_disagreement: bool = False,
 ) -> Result:
     """Segment one study, by the bundle's networks: loaded one at a time, or `those` of `model.weights.keep`.
 
+    with_disagreement: also the standard deviation of the networks' lesion probabilities, 0 outside the crop.
     No voxel of PET above the crop's threshold: an empty mask and a warning. Raises CaseError
     (PET and CT do not overlap, no memory), WeightsError.
     """
-    return segment_ready(make_ready(case, bundle, watch), bundle, device, watch, progress, with_probability, those)
+    ready = make_ready(case, bundle, watch)
+    return segment_ready(ready, bundle, device, watch, progress, with_probability, those, with_disagreement)
 
 
 def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
@@ -117,6 +121,7 @@ def segment_ready(
     progress: Callable[[int, int], None] = lambda done, total: None,
     with_probability: bool = False,
     those: list[Voter] | None = None,
+    with_disagreement: bool = False,
 ) -> Result:
     """The networks over a study, and the mask on its grid; else as `segment`."""
     case, placed, first = ready.case, ready.placed, ready.first
@@ -133,14 +138,17 @@ def segment_ready(
         )
         empty = np.zeros(case.pet.grid.shape, dtype=bool)
         probability = empty.astype(np.float32) if with_probability else None
-        return Result(mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0)
+        return Result(
+            mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0,
+            disagreement=empty.astype(np.float32) if with_disagreement else None,
+        )  # fmt: skip
     those = those or voters(bundle)
     whole: torch.Tensor = first
 
     def view(part: Part) -> torch.Tensor:
         return whole if part == those[0][2] else image_of(placed.hu, placed.suv, part)
 
-    said = vote(view, those, bundle.manifest, device, None, progress, watch)
+    said = vote(view, those, bundle.manifest, device, None, progress, watch, with_disagreement)
     with watch.stage("argmax"):
         lesion = (said.margin > 0).cpu().numpy()  # one byte a voxel leaves the GPU
     with watch.stage("paste"):
@@ -149,9 +157,10 @@ def segment_ready(
         if with_probability:
             share = said.margin + 0.5 if bundle.manifest.combine == "probabilities" else said.margin.sigmoid()
             probability = put_back(placed, share.cpu().numpy())
+        disagreement = put_back(placed, said.disagreement.numpy()) if said.disagreement is not None else None
     return Result(
         mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
-        rung=str(said.rung), windows=said.windows, skipped=said.skipped,
+        rung=str(said.rung), windows=said.windows, skipped=said.skipped, disagreement=disagreement,
     )  # fmt: skip
 
 

@@ -1,32 +1,53 @@
-"""Several studies in one process: the next is read and resampled while the networks run over the present one."""
+"""What a batch has to score: studies with their files, and what looks like a study and cannot be scored."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
-
-from model.ahead import ahead
-from model.device import Device
-from model.manifest import Bundle
-from model.reading import Case
-from model.segment import Ready, Result, make_ready, segment_ready
-from model.stopwatch import Stopwatch
-from model.weights import Voter, keep, voters
-
-Item = TypeVar("Item")
+from dataclasses import dataclass
+from pathlib import Path
 
 
-def segment_each(
-    items: Iterable[Item], read: Callable[[Item], Case], bundle: Bundle, device: Device, watch: Stopwatch,
-    those: list[Voter] | None = None,
-) -> Iterator[tuple[Case, Result]]:  # fmt: skip
-    """Every study and what `segment` says of it, in order, by networks loaded once, or by `those`.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One study to score. `identity` names it within the batch, whatever else lies there; `source` is where it lies.
 
-    watch: told of what is not overlapped. Two studies are in memory at a time. Raises what `read` and `segment` raise,
-    when the study's turn comes.
+    kind: dicom (the slices of one PET and one CT series) or images (one file each). picks: which series or files were
+    taken of several. person: name and ID of the patient in the header, which nothing shows unless asked.
     """
-    those = those or keep(voters(bundle), device.torch_device)
 
-    def ready(item: Item) -> Ready:
-        return make_ready(read(item), bundle, Stopwatch())
+    identity: str
+    source: Path
+    kind: str
+    pet: tuple[Path, ...]
+    ct: tuple[Path, ...]
+    picks: tuple[str, ...] = ()
+    truth: Path | None = None
+    weight_kg: float | None = None
+    person: tuple[str, ...] = ()
 
-    for study in ahead(items, ready):
-        yield study.case, segment_ready(study, bundle, device, watch, those=those)
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that its result depends on."""
+        return (*self.pet, *self.ct, *((self.truth,) if self.truth else ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """What was found and cannot be scored, and why; the message names the remedy after its last semicolon."""
+
+    identity: str
+    source: Path
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All that a tree or a list holds, sorted by source; `ignored`: files that are neither."""
+
+    entries: tuple[Entry, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
+    ignored: int = 0
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(
+            entries=tuple(sorted((*self.entries, *other.entries), key=lambda e: (str(e.source), e.identity))),
+            unusable=tuple(sorted((*self.unusable, *other.unusable), key=lambda u: (str(u.source), u.identity))),
+            ignored=self.ignored + other.ignored,
+        )

@@ -102,7 +102,12 @@ def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, sta
 
 def write_json(content: Any, target: Path, staging: Staging) -> None:
     """Stage `content` as JSON. Raises OutputError."""
-    write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace"), target, staging)
+    write_bytes(json_bytes(content), target, staging)
+
+
+def json_bytes(content: Any) -> bytes:
+    """`content` as JSON for people to read."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace")
 
 
 def write_bytes(content: bytes, target: Path, staging: Staging) -> Path:

@@ -80,7 +80,7 @@ def write_series(
     step = spacing_mm[2] * normal if step is None else np.array(step)
     paths = []
     for z, plane in enumerate(stored):
-        path = folder / f"slice{(z * 37) % 101:03d}-{z % 2}.dcm"
+        path = folder / f"slice{(z * 37) % 101 + 101 * (z // 202):03d}-{z % 2}.dcm"  # each another name
         header = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header.file_meta.MediaStorageSOPClassUID = storage
@@ -107,17 +107,25 @@ def write_series(
     return paths
 
 
-def write_study(folder: Path, suv: sitk.Image, hu: sitk.Image, vendor: str = "ge") -> Path:
-    """A study of any images in SUV and HU, with a RescaleSlope of each slice's own; returns the folder."""
+def write_study(folder: Path, suv: sitk.Image, hu: sitk.Image, vendor: str = "ge", number: int = 0, **fields) -> Path:
+    """A study of any images in SUV and HU, with a RescaleSlope of each slice's own; returns the folder.
+
+    number: another one is another patient, study, frame of reference and pair of series. fields: of both series.
+    """
+    fields = {
+        "StudyInstanceUID": f"{STUDY}.{number}", "FrameOfReferenceUID": f"{FRAME}.{number}",
+        "PatientID": f"{PATIENT}{number}",
+    } | fields  # fmt: skip
     series = (("pet", sitk.GetArrayFromImage(suv), suv), ("ct", sitk.GetArrayFromImage(hu), hu))
     for name, array, image in series:
         columns = np.array(image.GetDirection()).reshape(3, 3)
         place = {
             "spacing_mm": image.GetSpacing(), "origin_mm": image.GetOrigin(),
             "orientation": [*columns[:, 0], *columns[:, 1]], "vendor": vendor,
+            "series_uid": f"1.2.3.{number}.{8 if name == 'ct' else 9}",
         }  # fmt: skip
         if name == "ct":
-            write_ct(folder / name, (np.round(array) + 1024).clip(0, 65535).astype(np.uint16), **place)
+            write_ct(folder / name, (np.round(array) + 1024).clip(0, 65535).astype(np.uint16), fields=fields, **place)
             continue
         bqml = array.clip(0) * DECAYED_BQ / (WEIGHT_KG * 1000)
         tops = np.array([f"{max(float(plane.max()), 1.0) / 32767:.8g}" for plane in bqml], float)
@@ -125,7 +133,7 @@ def write_study(folder: Path, suv: sitk.Image, hu: sitk.Image, vendor: str = "ge
         slopes = [f"{top:.8g}" for top in tops]
         philips = philips_factors(1000 * WEIGHT_KG / DECAYED_BQ, 0) if vendor == "philips" else None
         units = {"Units": "CNTS"} if vendor == "philips" else {}
-        write_pet(folder / name, stored, slopes=slopes, edit=philips, fields=units, **place)
+        write_pet(folder / name, stored, slopes=slopes, edit=philips, fields=fields | units, **place)
     return folder
 
 

@@ -1,5 +1,7 @@
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,9 @@ def imports(path: Path) -> set[str]:
 
 def test_every_file_of_the_road_is_in_the_table_and_nothing_else() -> None:
     files = {p.relative_to(ROOT) for p in (ROOT / "model").glob("*.py")} - {Path("model/__init__.py")}
-    assert files | {Path("process.py")} == {p for p in TABLE if p.parts[0] not in ("training", "benchmark")}
+    assert files | {Path("process.py"), Path("score.py")} == {
+        p for p in TABLE if p.parts[0] not in ("training", "benchmark")
+    }  # fmt: skip
     for folder in ("training", "benchmark"):
         found = {p.relative_to(ROOT) for p in (ROOT / folder).glob("*.py")} - {Path(folder, "__init__.py")}
         assert found == {p for p in TABLE if p.parts[0] == folder}
@@ -37,10 +41,15 @@ def test_a_file_imports_only_what_stands_before_it(number: int) -> None:
 
 
 def test_model_and_process_import_neither_training_nor_benchmark() -> None:
-    for path in [*(ROOT / "model").glob("*.py"), ROOT / "process.py"]:
+    for path in [*(ROOT / "model").glob("*.py"), ROOT / "process.py", ROOT / "score.py"]:
         assert not {name for name in imports(path) if name.split(".")[0] in ("training", "benchmark", "test")}, path
 
 
 def test_manifest_reading_and_everything_before_needs_no_torch() -> None:
     for name in ("config", "files", "manifest", "geometry", "integrity", "reading", "resampling", "writing", "preview"):
         assert not re.search(r"^(import|from) torch", (ROOT / f"model/{name}.py").read_text(), re.M), name
+
+
+def test_a_batch_finds_plans_and_reports_without_torch() -> None:
+    code = "import score, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

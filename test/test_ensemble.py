@@ -193,3 +193,15 @@ def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(ma
     part = manifest.part(manifest.members[0])
     swin = dataclasses.replace(part, network=Network(fusion="swin_unetr", widths=(12,)))
     assert most_windows(cpu, [part], (64, 64, 64)) == 1 and most_windows(cpu, [part, swin], (64, 64, 64)) == 2
+
+
+def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(manifest, cpu) -> None:
+    part = manifest.part(manifest.members[0])
+    networks = [(2.0, Constant(3.0)), (1.0, Constant(-1.0)), (1.0, Constant(0.5))]
+    voters = [(weight, lambda network=network: network, part) for weight, network in networks]
+    said = vote(lambda _: torch.rand(2, 40, 20, 20), voters, manifest, cpu, 1, with_disagreement=True)
+    chances = [1 / (1 + math.exp(-d)) for d in (3.0, 3.0, -1.0, 0.5)]  # weight 2 counts twice
+    mean = sum(chances) / 4
+    expected = math.sqrt(sum((p - mean) ** 2 for p in chances) / 4)
+    torch.testing.assert_close(said.disagreement, torch.full((40, 20, 20), expected))
+    assert run(networks, manifest, cpu).disagreement is None

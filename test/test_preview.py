@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from model.preview import OUTLINE, PIXEL_MM, preview
+from model.preview import OUTLINE, PIXEL_MM, THUMBNAIL_PIXEL_MM, preview, thumbnail
 
 
 def picture(mask: np.ndarray, spacing=(4.0, 4.0, 3.0)) -> np.ndarray:
@@ -39,3 +39,14 @@ def test_superior_is_up_and_the_patients_right_is_at_the_left() -> None:
 
 def test_an_empty_mask_has_no_outline() -> None:
     assert not red(picture(np.zeros((20, 20, 20), bool))).any()
+
+
+def test_a_thumbnail_is_small_and_its_outline_as_red_as_the_previews() -> None:
+    mask = np.zeros((100, 60, 80), bool)
+    mask[40:60, 25:35, 30:50] = True
+    content = thumbnail(np.random.default_rng(0).gamma(2, 1, mask.shape), mask, (4.0, 4.0, 3.0))
+    image = Image.open(io.BytesIO(content))
+    assert image.height == 100 * 3.0 / THUMBNAIL_PIXEL_MM and len(content) < 12_000
+    marks = red(np.asarray(image.convert("RGB")))
+    rows, columns = np.nonzero(marks[:, :80])
+    assert abs(np.ptp(rows) - 20 * 3.0 / THUMBNAIL_PIXEL_MM) <= 2 and abs(np.ptp(columns) - 20) <= 2

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["build.sh", "test.sh", "export.sh", "engine.sh", ".ci/run", ".ci/container.sh"]
+SCRIPTS = ["build.sh", "test.sh", "export.sh", "engine.sh", "score.sh", ".ci/run", ".ci/container.sh"]
 BASH = shutil.which("bash") or "/bin/bash"
 MASK = "images/automated-petct-lesion-segmentation/ct-1.mha"
 
@@ -153,7 +153,7 @@ def test_shellcheck_finds_nothing() -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The scripts with a small bundle, and a stand-in for podman that notes its calls in `calls`."""
-    for script in SCRIPTS[:4]:
+    for script in SCRIPTS[:5]:
         shutil.copy(ROOT / script, tmp_path / script)
     (tmp_path / "model").mkdir()
     (tmp_path / "model/__init__.py").write_text('"""Lesions."""\n\n__version__ = "1.2.3"\n')
@@ -241,8 +241,9 @@ def test_export_writes_image_weights_and_their_sums(tree: Path) -> None:
     _run(tree, "export.sh")
     files = sorted(file.name for file in (tree / "export").iterdir())
     image, weights = "petct-lesion-segmentation-1.2.3.tar.gz", "petct-lesion-segmentation-1.2.3-weights-eoa.tar.gz"
-    assert files == sorted([image, image + ".sha256", weights, weights + ".sha256"])
-    for name in (image, weights):
+    names = (image, weights, "score.sh")
+    assert files == sorted([*names, *(f"{name}.sha256" for name in names)])
+    for name in names:
         digest = hashlib.sha256((tree / "export" / name).read_bytes()).hexdigest()
         assert (tree / "export" / (name + ".sha256")).read_text().split() == [digest, name]
     with tarfile.open(tree / "export" / weights) as archive:
@@ -267,7 +268,41 @@ def test_export_packs_the_bundle_that_is_named(tree: Path) -> None:
 def test_export_leaves_no_image_when_saving_fails(tree: Path) -> None:
     _program(tree / "bin/podman", "#!/bin/sh\ncase $1 in save) echo half; exit 1 ;; esac\n")
     assert "could not save" in _run(tree, "export.sh", status=1)
-    assert all("weights" in file.name for file in (tree / "export").iterdir())
+    assert not (tree / "export/petct-lesion-segmentation-1.2.3.tar.gz").exists()
+
+
+LISTS = """#!/bin/sh
+echo "$@" >> "$CALLS"
+case $1 in images) echo localhost/petct-lesion-segmentation:1.2.3 ;; --version) echo docker ;; esac
+"""
+
+
+def test_score_runs_offline_without_rights_and_hands_options_on(tree: Path) -> None:
+    _program(tree / "bin/podman", LISTS)
+    for folder in ("my studies", "truth"):
+        (tree / folder).mkdir()
+    _run(tree, "score.sh", "my studies", "results", "--truth", "truth", "--weights", "diwa", "--rtstruct")
+    (run,) = (line for line in (tree / "calls").read_text().splitlines() if line.startswith("run"))
+    for flag in ("--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only", "--tmpfs /tmp"):
+        assert f" {flag} " in run
+    assert f"-v {tree}/my studies:/studies:ro -v {tree}/results:/results -v {tree}/truth:/mounted--truth:ro" in run
+    assert run.endswith(
+        "--entrypoint python3 localhost/petct-lesion-segmentation:1.2.3 score.py /studies --output /results "
+        "--truth /mounted--truth --weights diwa --rtstruct"
+    )
+
+
+def test_score_takes_a_csv_and_says_what_is_missing(tree: Path) -> None:
+    _program(tree / "bin/podman", LISTS)
+    (tree / "lists").mkdir()
+    (tree / "lists" / "a.csv").touch()
+    _run(tree, "score.sh", "lists/a.csv", "results")
+    assert f"-v {tree}/lists:/studies:ro" in (tree / "calls").read_text()
+    assert "score.py /studies/a.csv" in (tree / "calls").read_text()
+    assert "usage:" in _run(tree, "score.sh", "lists", status=1)
+    assert "there is no folder 'gone'" in _run(tree, "score.sh", "gone", "results", status=1)
+    _program(tree / "bin/podman", "#!/bin/sh\n")
+    assert "load it with" in _run(tree, "score.sh", "lists", "results", status=1)
 
 
 def test_ci_makes_what_it_trains_in_a_folder_of_its_own_and_removes_it(tree: Path, tmp_path_factory) -> None:

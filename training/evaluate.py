@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
@@ -28,7 +27,8 @@ from model.files import Staging, sha256_of, silence
 from model.geometry import Grid, grid_of
 from model.lesions import CONVENTIONS, score
 from model.manifest import Bundle, find_bundle, load_bundle
-from model.reading import Case, read_case, read_volume, stem
+from model.masks import check_grid, read_mask
+from model.reading import Case, read_case, stem
 from model.writing import check_output, write_mask
 from training.command import ENDS, check_targets, told
 from training.scores import CaseScore, summary, table, write
@@ -100,8 +100,9 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
+    from model.several import segment_each  # torch comes in here: scoring masks needs none
+
     from model.stopwatch import Stopwatch
-    from model.studies import segment_each  # torch comes in here: scoring masks needs none
 
     def read(study: Study) -> Case:
         return read_case([study.pet, study.ct], bundle.manifest.limits)
@@ -123,19 +124,6 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     return predict
 
 
-def read_mask(path: Path, what: str) -> tuple[NDArray[np.bool_], Grid]:
-    """A mask (z, y, x) and its grid. Raises CaseError if it cannot be read or holds anything but 0 and 1."""
-    volume = read_volume(path, what)
-    lesion = volume.array == 1
-    other = ~(lesion | (volume.array == 0))
-    if other.any():
-        raise CaseError(
-            f"{what} '{path}' holds the value {volume.array[other][0]:g}, and a mask holds 0 and 1 alone; "
-            "threshold or relabel it first"
-        )
-    return lesion, volume.grid
-
-
 def pet_grid(path: Path) -> Grid:
     """The grid of an image from its header alone. Raises CaseError if it cannot be read."""
     reader = sitk.ImageFileReader()
@@ -146,17 +134,6 @@ def pet_grid(path: Path) -> Grid:
     except RuntimeError:
         raise CaseError(f"PET '{path}' cannot be read; is it there? Make the index again with training.index") from None
     return grid_of(reader)
-
-
-def check_grid(grid: Grid, what: str, wanted: Grid, of_what: str) -> None:
-    """Raise CaseError unless both grids put every voxel in the same place."""
-    if not wanted.equals(grid):
-        raise CaseError(
-            f"{what} does not lie on the grid of {of_what}: size {grid.size}, spacing {_short(grid.spacing_mm)} mm, "
-            f"origin {_short(grid.origin_mm)} mm, direction {_short(grid.direction)} against size {wanted.size}, "
-            f"spacing {_short(wanted.spacing_mm)} mm, origin {_short(wanted.origin_mm)} mm, direction "
-            f"{_short(wanted.direction)}; resample it (nearest neighbour)"
-        )
 
 
 def trained_among(bundle: Bundle, studies: Sequence[Study], index: dict[str, Study]) -> list[str] | None:
@@ -311,10 +288,6 @@ def _warn(line: str) -> None:
 
 def _named(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": sha256_of(path)}
-
-
-def _short(numbers: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
 
 
 def _some(names: Sequence[object]) -> str:

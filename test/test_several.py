@@ -2,13 +2,13 @@ import threading
 
 import numpy as np
 from conftest import tiny_images
+from model.several import segment_each
 from test_segment import case_of
 
 from model.errors import CaseError
 from model.manifest import load_bundle
 from model.segment import segment
 from model.stopwatch import Stopwatch
-from model.studies import segment_each
 
 
 def test_every_study_has_the_mask_that_it_has_alone(tiny_bundle, cpu) -> None:

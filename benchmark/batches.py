@@ -1,0 +1,100 @@
+"""Studies per hour of score.py: on one machine, and by 1, 2 and 4 dask workers on it.
+
+    python -m benchmark.batches --studies STUDIES --weights eoa --workers 1 2 4
+
+STUDIES: for example made by test/make_dicom_studies.py. Every run scores all of them into a folder that is removed;
+the start of Python, of the weights and of the workers is counted, as it is in a night. Memory is the scoring
+processes' peak. Each worker computes with its share of the machine's cores.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--studies", type=Path, required=True, help="a folder of studies")
+    add("--weights", default="eoa", help="a bundle's folder or name (default eoa)")
+    add("--device", default="cpu", help="auto, cuda or cpu (default cpu)")
+    add("--workers", type=int, nargs="*", default=[1, 2, 4], help="dask workers (default 1 2 4)")
+    add("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    figures = {"one machine": measure(options, [], 1)}
+    for count in options.workers:
+        with workers(count) as address:
+            figures[f"{count} dask workers"] = measure(options, ["--cluster", address], count)
+    for name, figure in figures.items():
+        print(f"{name:16s} {figure['studies']} studies in {figure['seconds']:.0f} s: {figure['per_hour']:.1f} an hour, "
+              f"peak {figure['peak_mb']:.0f} MB a process, median {figure['median_s']:.1f} s a study")  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(options: argparse.Namespace, more: list[str], count: int) -> dict[str, float]:
+    """Seconds of one batch, studies an hour, the scoring processes' peak memory in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "score.py"), str(options.studies), "--output", folder, "--device",
+                   options.device, "--weights", options.weights, *more]  # fmt: skip
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(count))
+        seconds = time.perf_counter() - begun
+        reports = [json.loads(path.read_text()) for path in Path(folder).glob("studies/*/report.json")]
+    return {
+        "studies": len(reports), "seconds": seconds, "per_hour": 3600 * len(reports) / seconds,
+        "peak_mb": max(report["peak_memory_bytes"] for report in reports) / 1e6,
+        "median_s": statistics.median(sum(report["seconds"].values()) for report in reports),
+    }  # fmt: skip
+
+
+@contextmanager
+def workers(count: int) -> Iterator[str]:
+    """A scheduler and so many workers on this machine; the scheduler's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address, started = f"tcp://127.0.0.1:{port}", []
+    common = ["--host", "127.0.0.1", "--no-dashboard"]
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = [["scheduler", "--port", str(port)], *[["worker", address, "--nthreads", "1", "--no-nanny"]] * count]
+        try:
+            for kind, *rest in kinds:
+                command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *rest, *common]
+                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                started.append(subprocess.Popen(command, cwd=folder, env=environment(count), **quiet))
+            wait_for(address, count)
+            yield address
+        finally:
+            for child in reversed(started):
+                child.terminate()
+            for child in started:
+                child.wait()
+
+
+def wait_for(address: str, count: int) -> None:
+    from distributed import Client
+
+    with Client(address, timeout=120, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=120)
+
+
+def environment(count: int) -> dict[str, str]:
+    """This one, with the software to be found, and a share of the cores for each of `count` processes."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // count))
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+
+
+if __name__ == "__main__":
+    main()

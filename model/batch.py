@@ -1,0 +1,89 @@
+"""Studies scored one after the other, whatever becomes of one of them."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from model.errors import OutputError
+from model.job import Job
+from model.journal import DONE, FAILED, Journal, Record
+from model.station import Died
+from model.writing import check_output
+
+LEAST_FREE_BYTES = 200_000_000  # on the results' disk, before a study is begun
+LOOK_AGAIN_S = 5.0
+
+
+class Scores(Protocol):
+    """Where studies are scored: `model.station.Station`."""
+
+    def ask(self, job: Job, following: Job | None) -> dict[str, Any]: ...
+
+
+def run_batch(
+    jobs: list[Job], station: Scores, journal: Journal, told: Callable[[Record], None], patience_s: float,
+) -> dict[str, Record]:  # fmt: skip
+    """Score studies in order; the record of each, also written to the journal. `told` hears of each.
+
+    A study at which the scoring process dies is tried once more, alone: the next one, read ahead, may have been the
+    reason. Raises OutputError if the results folder, or the studies, are gone or full for longer than `patience_s`.
+    """
+    records = {}
+    for number, job in enumerate(jobs):
+        wait_for(job.root, job.output, patience_s)
+        following = jobs[number + 1] if number + 1 < len(jobs) else None
+        record = record_of(job, answer_of(station, job, following))
+        records[job.name] = record
+        journal.add(record)
+        told(record)
+    return records
+
+
+def answer_of(station: Scores, job: Job, following: Job | None) -> dict[str, Any]:
+    """What the scoring process says of a study, or that it died of it."""
+    try:
+        return station.ask(job, following)
+    except Died:
+        pass
+    try:
+        return station.ask(job, None)
+    except Died as reason:
+        remedy = "use a machine with more memory, or a bundle with a smaller window, or leave this study out"
+        return {"state": FAILED, "stage": "segment", "message": f"{reason}, twice", "remedy": remedy}
+
+
+def record_of(job: Job, answer: dict[str, Any]) -> Record:
+    """The journal's record of an answer."""
+    said = {name: answer.get(name, "") for name in ("input_sha256", "stat", "stage", "message", "remedy")}
+    state = DONE if answer["state"] == DONE else FAILED
+    return Record(study=job.name, state=state, key=job.key, row=answer.get("row", {}), **said)
+
+
+def wait_for(root: Path, output: Path, patience_s: float) -> None:
+    """Wait until studies and results can be reached and there is space. Raises OutputError when patience is over."""
+    end = time.monotonic() + patience_s
+    while trouble := _trouble(root, output):
+        if time.monotonic() >= end:
+            raise OutputError(f"{trouble}; then run the same command again: what is done is kept")
+        time.sleep(min(LOOK_AGAIN_S, max(0.0, end - time.monotonic())))
+
+
+def _trouble(root: Path, output: Path) -> str:
+    if not root.exists():
+        return f"the studies in '{root}' are gone; is the share still there? Bring it back"
+    try:
+        if not output.is_dir():
+            return f"the results folder '{output}' is gone; is the share still there? Bring it back"
+        check_output(output)
+        stats = os.statvfs(output)
+    except (OSError, OutputError) as error:
+        return str(error)
+    free = stats.f_bavail * stats.f_frsize
+    if free < LEAST_FREE_BYTES:
+        return (
+            f"the disk of '{output}' has {free / 1e6:.0f} MB free, and a study is begun with "
+            f"{LEAST_FREE_BYTES / 1e6:.0f} MB or more; free some space"
+        )
+    return ""

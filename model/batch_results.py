@@ -1,0 +1,61 @@
+"""Everything that a batch writes besides the studies' own folders, all at once."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model import RESEARCH, __version__
+from model.batch_tables import FAILURES, SUMMARY, failures_csv, failures_of, keys_csv, summary_csv
+from model.files import Staging
+from model.html_report import HTML, About, html_report
+from model.journal import DONE, FAILED, Record
+from model.lesions import CONVENTIONS
+from model.naming import KEYS, write_private
+from model.plan import Plan
+from model.writing import write_bytes, write_json
+
+TOTALS = "summary.json"
+
+
+def write_results(
+    output: Path, root: Path, plan: Plan, records: Mapping[str, Record], named: bool, about: About
+) -> None:
+    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study.
+
+    Raises OutputError, then leaves what was there.
+    """
+    ended = dict(plan.done) | dict(records)
+    rows = [ended[name].row for name in sorted(ended) if ended[name].state == DONE]
+    failures = failures_of(plan, (r for r in ended.values() if r.state == FAILED), root, named)
+    waiting = len(plan.jobs) - len(ended)
+    write_private(keys_csv(plan), output / KEYS)
+    with Staging() as staging:
+        write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
+        write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)
+        write_json(totals_of(rows, len(failures), waiting, about), output / TOTALS, staging)
+        page = html_report(rows, failures, output, about, waiting)
+        write_bytes(page.encode(errors="replace"), output / HTML, staging)
+        staging.commit()
+
+
+def totals_of(rows: Sequence[Mapping[str, Any]], failed: int, waiting: int, about: About) -> dict[str, Any]:
+    """The batch in a few numbers; `truth`: means over the studies that have one, None where there is no number."""
+    content: dict[str, Any] = {
+        "notice": RESEARCH, "version": __version__, "weights": about.weights, "weights_sha256": about.weights_sha256,
+        "studies_scored": len(rows), "studies_not_scored": failed, "studies_still_to_do": waiting,
+        "studies_with_lesions": sum(bool(row["lesions"]) for row in rows),
+        "studies_with_warnings": sum(bool(row["warnings"]) for row in rows),
+        "lesions": sum(row["lesions"] for row in rows),
+        "mtv_ml_median": statistics.median(row["mtv_ml"] for row in rows) if rows else None,
+    }  # fmt: skip
+    compared = [row for row in rows if "convention" in row]
+    if compared:
+        convention = compared[0]["convention"]
+        content["truth"] = {"convention": convention, "empty_masks": CONVENTIONS[convention]}
+        for name in ("dice", "fpv_ml", "fnv_ml"):
+            values = [row[name] for row in compared if row[name] is not None]
+            content["truth"] |= {
+                f"{name}_mean": round(statistics.fmean(values), 4) if values else None, f"{name}_studies": len(values)
+            }
+    return content

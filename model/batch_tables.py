@@ -1,0 +1,74 @@
+"""Tables of a batch: what was found (summary.csv), what was not done and why (failures.csv), who is who (keys.csv)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model import RESEARCH
+from model.errors import split_remedy
+from model.job import Job
+from model.journal import Record
+from model.lesion_table import csv_text
+from model.naming import cleared
+from model.plan import Plan
+from model.results import STUDIES
+from model.studies import Unusable
+
+SUMMARY, FAILURES = "summary.csv", "failures.csv"
+COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
+TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
+FAILURE_COLUMNS = ("study", "stage", "message", "remedy", "notice")
+KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A study that could not be scored: at which stage (find, read, segment, measure, write), why, and what to do."""
+
+    study: str
+    stage: str
+    message: str
+    remedy: str
+
+
+def failures_of(plan: Plan, records: Iterable[Record], root: Path, named: bool) -> list[Failure]:
+    """What was found and could not be scored, then what failed, by name."""
+    found = [_unusable(name, item, root, named) for name, item in plan.unusable.items()]
+    failed = [Failure(study=r.study, stage=r.stage, message=r.message, remedy=r.remedy) for r in records]
+    return sorted([*found, *failed], key=lambda failure: failure.study)
+
+
+def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One row a study that was scored; columns of the comparison with a truth where any study has one."""
+    truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()
+    names = [*COLUMNS, *truth, "warnings", "folder", "notice"]
+    more = ({"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
+            for row in rows)  # fmt: skip
+    return csv_text(names, [dict(row) | extra for row, extra in zip(rows, more, strict=True)])
+
+
+def failures_csv(failures: Sequence[Failure]) -> str:
+    """One row a study that was not scored; the head alone where all were."""
+    return csv_text(FAILURE_COLUMNS, [vars(failure) | {"notice": RESEARCH} for failure in failures])
+
+
+def keys_csv(plan: Plan) -> str:
+    """Which study is which: where it lies, and whose it is."""
+    rows: list[dict[str, Any]] = [_key(job) for job in plan.jobs.values()]
+    rows += [{"study": name, "source": str(item.source)} for name, item in plan.unusable.items()]
+    return csv_text(KEY_COLUMNS, sorted(rows, key=lambda row: str(row["study"])))
+
+
+def _key(job: Job) -> dict[str, Any]:
+    person = [*job.entry.person, "", ""]
+    return {
+        "study": job.name, "source": str(job.entry.source), "patient": person[0], "patient_id": person[1],
+        "pet": str(job.entry.pet[0]), "ct": str(job.entry.ct[0]),
+    }  # fmt: skip
+
+
+def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:
+    said = item.message if named else cleared(item.message, item, root, name)
+    message, remedy = split_remedy(said)
+    return Failure(study=name, stage="find", message=message, remedy=remedy)

@@ -1,0 +1,162 @@
+"""Studies scored by the workers of a dask cluster; the journal is kept by the one that hands them out.
+
+Workers need this software, and STUDIES and RESULTS under the same paths. Each keeps one scoring process, so that
+weights are loaded once, and a study that takes all memory ends that process alone. A worker that is gone gives its
+study to another; a result that it had finished is taken as it is.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from model.batch import answer_of, record_of, wait_for
+from model.errors import ConfigError, LesionError
+from model.job import Job, Setup, job_from, setup_from, to_json
+from model.journal import DONE, FAILED, Journal, Record
+from model.plan import is_done, read_result
+from model.station import Station
+
+WAIT_S = 30.0  # for a scheduler to answer
+AHEAD = 2  # studies a worker that are handed out at a time
+STATIONS: dict[str, Station] = {}  # of a worker: the one scoring process, by its setup
+ONE_AT_A_TIME = Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where the workers are: `address` of a dask scheduler, or `slurm`, so many jobs by dask-jobqueue, which reads
+    ~/.config/dask/jobqueue.yaml. tls: files of certificate authority, certificate and key, as PEM.
+    """
+
+    address: str | None = None
+    slurm: int = 0
+    tls: tuple[Path, Path, Path] | None = None
+    dashboard: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.address) == bool(self.slurm):
+            raise ConfigError("--cluster and --slurm exclude each other")
+        if self.address and self.address.startswith("tls:") != bool(self.tls):
+            raise ConfigError(
+                f"--cluster {self.address}: --tls-ca, --tls-cert and --tls-key go with an address tls://..., all three"
+            )
+        for path in self.tls or ():
+            if not path.is_file():
+                raise ConfigError(f"the TLS file '{path}' is not there; give a PEM file")
+
+
+def run_cluster(
+    jobs: list[Job], setup: Setup, where: Cluster, journal: Journal, told: Callable[[Record], None], patience_s: float,
+    limit_s: float | None = None,
+) -> dict[str, Record]:  # fmt: skip
+    """Score studies on a cluster; the record of each, in the order in which they end.
+
+    Raises ConfigError if no scheduler answers; OutputError as `model.batch.run_batch`.
+    """
+    from distributed import as_completed
+
+    records: dict[str, Record] = {}
+    waiting = iter(jobs)
+    with connected(where) as client:
+        running: dict[Any, Job] = {}
+
+        def hand_out() -> Any:
+            job = next(waiting, None)
+            if job is None:
+                return None
+            future = client.submit(
+                score_remotely, to_json(job), to_json(setup), limit_s, key=f"{job.name}-{job.key[:12]}", pure=False
+            )
+            running[future] = job
+            return future
+
+        wait_for(jobs[0].root, jobs[0].output, patience_s)
+        workers = max(where.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
+        ended = as_completed([future for _ in range(AHEAD * workers) if (future := hand_out())])
+        for future in ended:
+            job = running.pop(future)
+            records[job.name] = record_of(job, _answer(future))
+            journal.add(records[job.name])
+            told(records[job.name])
+            wait_for(job.root, job.output, patience_s)
+            if following := hand_out():
+                ended.add(following)
+    return records
+
+
+def score_remotely(job: str, setup: str, limit_s: float | None) -> dict[str, Any]:
+    """What a worker does: score one study in its scoring process, or find that it is scored already."""
+    asked = job_from(json.loads(job))
+    with ONE_AT_A_TIME:
+        finished = read_result(asked.output, asked.name)
+        if finished is not None and is_done(asked, finished):  # by a worker that was lost before it could say so
+            return {"state": DONE, "row": finished.row, "input_sha256": finished.input_sha256, "stat": finished.stat}
+        if setup not in STATIONS:
+            for station in STATIONS.values():
+                station.close()
+            STATIONS.clear()
+            STATIONS[setup] = Station(setup_from(json.loads(setup)), limit_s)
+        try:
+            return answer_of(STATIONS[setup], asked, None)
+        except LesionError as error:
+            return {"state": FAILED, "stage": "start", "message": str(error), "remedy": "correct it on the workers"}
+
+
+@contextmanager
+def connected(where: Cluster) -> Iterator[Any]:
+    """A client of the scheduler, and the workers that SLURM gives, while they are needed. Raises ConfigError."""
+    from distributed import Client
+    from distributed.security import Security
+
+    security = None
+    if where.tls:
+        ca, certificate, key = map(str, where.tls)
+        security = Security(
+            tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
+        )  # fmt: skip
+    if where.address:
+        try:
+            client = Client(where.address, timeout=WAIT_S, security=security)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--cluster {where.address}: no scheduler answers ({error}); start it with: dask scheduler"
+            ) from None
+        with client:
+            yield client
+        return
+    with _slurm(where) as cluster, Client(cluster, timeout=WAIT_S) as client:
+        yield client
+
+
+def _slurm(where: Cluster) -> Any:
+    from dask_jobqueue import SLURMCluster
+
+    try:
+        cluster = SLURMCluster(
+            processes=1, worker_extra_args=["--nthreads", "1", "--no-dashboard"],
+            scheduler_options={"dashboard": where.dashboard, "dashboard_address": ":8787" if where.dashboard else ":0"},
+        )  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--slurm: {' '.join(str(error).split())}; write cores, memory, walltime and, for a GPU, "
+            "job-extra-directives: ['--gres=gpu:1'] into ~/.config/dask/jobqueue.yaml under jobqueue: slurm:"
+        ) from None
+    cluster.scale(jobs=where.slurm)
+    return cluster
+
+
+def _answer(future: Any) -> dict[str, Any]:
+    """A worker's answer; what dask says of workers that were lost over a study is a failure of that study."""
+    try:
+        said: dict[str, Any] = future.result()
+    except Exception as error:  # whatever a worker that is gone raises: the others go on
+        kind = type(error).__name__
+        return {
+            "state": FAILED, "stage": "segment", "message": f"the workers that scored it were lost ({kind})",
+            "remedy": "give the workers more memory, or leave this study out",
+        }  # fmt: skip
+    return said

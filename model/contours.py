@@ -1,0 +1,76 @@
+"""Outlines of masks as polygons along the edges of pixels, so that no voxel is lost or won."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+EIGHT = np.ones((3, 3), int)
+Polygon = NDArray[np.float64]  # (n, 2): column and row, in pixels, (0, 0) is the middle of the first pixel
+
+
+def outlines(plane: NDArray[Any]) -> list[Polygon]:
+    """Closed polygons that together cover exactly the pixels set in a (y, x) mask, and do not overlap.
+
+    A region with a hole is cut in two along a row of the hole, since DICOM contours know no holes. Empty mask: none.
+    """
+    found = []
+    pieces = [(plane.astype(bool), 0, 0)]  # with the row and column where each lies
+    while pieces:
+        piece, top, left = pieces.pop()
+        labels, _ = ndimage.label(piece)  # 4-connected: outlines never touch themselves across an edge
+        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+            region = labels[rows, columns] == label
+            y, x = top + rows.start, left + columns.start
+            row = _row_of_a_hole(region)
+            if row is None:
+                found.append(_outline(region) + (x, y))
+            else:
+                pieces += [(region[: row + 1], y, x), (region[row + 1 :], y + row + 1, x)]
+    return sorted(found, key=lambda polygon: polygon[0].tolist())
+
+
+def _row_of_a_hole(region: NDArray[np.bool_]) -> int | None:
+    """First row of the first hole: background that does not reach the border, diagonals counting as open."""
+    labels, count = ndimage.label(np.pad(~region, 1, constant_values=True), structure=EIGHT)
+    if count < 2:
+        return None
+    outside = labels[0, 0]
+    return int(np.argwhere((labels != 0) & (labels != outside))[0][0]) - 1
+
+
+def _outline(region: NDArray[np.bool_]) -> Polygon:
+    """The one outer edge of a region without holes: corners only, in order, the region at the right hand."""
+    edges = _edges(region)
+    start = min(edges)
+    corners: list[tuple[int, int]] = []
+    at, heading = start, (1, 0)
+    while True:
+        options = edges[at]
+        # where two pixels touch at a corner, the sharpest right turn stays with the pixel that was come along
+        step = max(options, key=lambda s: heading[0] * s[1] - heading[1] * s[0]) if len(options) > 1 else options[0]
+        options.remove(step)
+        if step != heading or not corners:
+            corners.append(at)
+        at, heading = (at[0] + step[0], at[1] + step[1]), step
+        if at == start and not edges[start]:
+            break
+    return np.array(corners, np.float64) - 0.5
+
+
+def _edges(region: NDArray[np.bool_]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Edges between set and unset pixels: the corner (x, y) where each starts -> its steps, clockwise on a screen."""
+    padded = np.pad(region, 1)
+    inside = padded[1:-1, 1:-1]
+    sides = (
+        (~padded[:-2, 1:-1], (0, 0), (1, 0)),  # the pixel above is unset: along its upper edge, to the right
+        (~padded[1:-1, 2:], (1, 0), (0, 1)),  # right edge, downwards
+        (~padded[2:, 1:-1], (1, 1), (-1, 0)),  # lower edge, to the left
+        (~padded[1:-1, :-2], (0, 1), (0, -1)),  # left edge, upwards
+    )
+    edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for open_side, (dx, dy), step in sides:
+        for y, x in np.argwhere(inside & open_side):
+            edges.setdefault((int(x) + dx, int(y) + dy), []).append(step)
+    return edges

@@ -1,0 +1,50 @@
+"""What DICOM SEG and RTSTRUCT have in common: the headers they refer to, their identifiers, and who made them."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset, FileDataset
+
+MANUFACTURER, MODEL = "petct-lesion-segmentation developers", "petct-lesion-segmentation"
+SERIAL = "none"
+LABEL = "Lesions"  # of the one segment and the one ROI; both hold every lesion
+MUST_BE_THERE = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
+    "StudyID", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
+)  # in every DICOM object, if only empty; de-identified series lack some of it  # fmt: skip
+GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0028)  # identity, patient, acquisition, place, pixels
+
+
+def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
+    """What an object that refers to these headers needs of them, in new datasets; what must be there is, if empty.
+
+    Sequences and private elements are left out: they are of the PET alone.
+    """
+    whole = []
+    for header in headers:
+        new = Dataset()
+        for element in header:
+            if element.tag.group in GROUPS and element.VR != "SQ":
+                new.add_new(element.tag, element.VR, element.value)
+        for keyword in MUST_BE_THERE:
+            if keyword not in new:
+                setattr(new, keyword, "")
+        whole.append(new)
+    return whole
+
+
+def uid_from(*parts: object) -> str:
+    """A UID that is a function of its parts, so that the same result has the same UID, and a PACS holds it once.
+
+    Below 2.25, as UIDs made from 128 random bits are (DICOM PS3.5, B.2).
+    """
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def as_bytes(dataset: Dataset) -> bytes:
+    """A whole DICOM file."""
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""A mask as DICOM RT Structure Set: one ROI with every lesion, outlined slice by slice along the edges of its voxels.
+
+The patient's and the study's identity are those of the PET, so that a PACS or a planning system files it beside it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+
+from model import RESEARCH, __version__
+from model.contours import outlines
+from model.dicom_out import LABEL, MANUFACTURER, MODEL, as_bytes, complete, uid_from
+from model.geometry import Grid
+
+SERIES_NUMBER = 9002
+STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, which RT structure sets name (PS3.3, C.8.8.5)
+RED = [214, 30, 30]
+COPIED = (
+    "SpecificCharacterSet", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
+    "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+
+
+def dicom_rtstruct(mask: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
+    """A DICOM file of the outlines of a mask (z, y, x) on the slices of `headers`, ordered as the mask is.
+
+    grid: the mask's. run: what the mask is a function of, besides the PET; the same gives the same UIDs. An empty
+    mask gives an ROI without contours. Contours hold the middles of the mask's voxels and of no others.
+    """
+    sources = complete(headers)
+    first = sources[0]
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = RTStructureSetStorage
+    made.SOPInstanceUID = uid_from("rtstruct", first.SeriesInstanceUID, run)
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    for keyword in COPIED:
+        if keyword in first:
+            setattr(made, keyword, first[keyword].value)
+    now = datetime.now()
+    made.Modality, made.SeriesNumber, made.OperatorsName = "RTSTRUCT", SERIES_NUMBER, ""
+    made.SeriesInstanceUID = uid_from("rtstruct series", first.SeriesInstanceUID, run)
+    made.SeriesDescription = f"Lesions, {RESEARCH}"
+    made.Manufacturer, made.ManufacturerModelName, made.SoftwareVersions = MANUFACTURER, MODEL, __version__
+    made.StructureSetLabel, made.StructureSetDescription = "LESIONS", RESEARCH
+    made.StructureSetDate = made.InstanceCreationDate = f"{now:%Y%m%d}"
+    made.StructureSetTime = made.InstanceCreationTime = f"{now:%H%M%S}"
+    made.ApprovalStatus = "UNAPPROVED"
+    frame = first.FrameOfReferenceUID or uid_from("frame", first.SeriesInstanceUID)
+    made.FrameOfReferenceUID, made.PositionReferenceIndicator = frame, ""
+    made.ReferencedFrameOfReferenceSequence = Items([_frame(frame, sources)])
+    made.StructureSetROISequence = Items(
+        [_item(
+            ROINumber=1, ReferencedFrameOfReferenceUID=frame, ROIName=LABEL, ROIDescription=RESEARCH,
+            ROIGenerationAlgorithm="AUTOMATIC",
+        )]
+    )  # fmt: skip
+    contours = [_contour(polygon, z, sources[z], grid) for z in range(len(mask)) for polygon in outlines(mask[z])]
+    roi = _item(ReferencedROINumber=1, ROIDisplayColor=RED)
+    if contours:
+        roi.ContourSequence = Items(contours)
+    made.ROIContourSequence = Items([roi])
+    made.RTROIObservationsSequence = Items(
+        [_item(ObservationNumber=1, ReferencedROINumber=1, RTROIInterpretedType="", ROIInterpreter="")]
+    )
+    return as_bytes(made)
+
+
+def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) -> Dataset:
+    """One closed polygon of a slice, in patient coordinates with 0.001 mm."""
+    matrix = np.array(grid.direction).reshape(3, 3) * grid.spacing_mm
+    points = np.column_stack([polygon, np.full(len(polygon), float(z))]) @ matrix.T + np.array(grid.origin_mm)
+    return _item(
+        ContourImageSequence=Items([_reference(source)]), ContourGeometricType="CLOSED_PLANAR",
+        NumberOfContourPoints=len(points), ContourData=[f"{value:.3f}" for value in points.ravel()],
+    )  # fmt: skip
+
+
+def _frame(frame: str, sources: list[Dataset]) -> Dataset:
+    """What the contours lie on: frame of reference, study, series, slices."""
+    series = _item(
+        SeriesInstanceUID=sources[0].SeriesInstanceUID, ContourImageSequence=Items([_reference(s) for s in sources])
+    )
+    study = _item(
+        ReferencedSOPClassUID=STUDY_CLASS, ReferencedSOPInstanceUID=sources[0].StudyInstanceUID,
+        RTReferencedSeriesSequence=Items([series]),
+    )  # fmt: skip
+    return _item(FrameOfReferenceUID=frame, RTReferencedStudySequence=Items([study]))
+
+
+def _reference(source: Dataset) -> Dataset:
+    return _item(ReferencedSOPClassUID=source.SOPClassUID, ReferencedSOPInstanceUID=source.SOPInstanceUID)
+
+
+def _item(**values: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item

@@ -1,0 +1,132 @@
+"""Many DICOM files at a glance: the few header fields that tell which series are there, without the rest.
+
+What is read here decides which files a study is made of; whether they are right is found out when it is read.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+
+from model.dicom_files import UNREADABLE, text
+from model.dicom_series import SINGLE_FRAME
+from model.errors import CaseError
+
+FIELDS = [
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
+    "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
+    "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "CorrectedImage", "SeriesType",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesInfo:
+    """One series: whose it is, what it is, and where its slices lie ((n, 3), mm; empty where a slice does not say)."""
+
+    uid: str
+    study: str
+    frame: str
+    modality: str
+    number: int  # SeriesNumber; 0 where there is none
+    description: str
+    person: tuple[str, ...]
+    files: tuple[Path, ...]
+    flaw: str  # why it is no volume to score: a scout, a projection, another kind of image; "" if it may be one
+    corrected: bool  # for attenuation
+    positions: NDArray[np.float64]
+    normal: NDArray[np.float64]
+
+    def span_mm(self, normal: NDArray[np.float64]) -> tuple[float, float]:
+        """Lowest and highest place of its slices along a direction; (0, 0) where positions are not known."""
+        if not len(self.positions):
+            return 0.0, 0.0
+        along = self.positions @ normal
+        return float(along.min()), float(along.max())
+
+    @property
+    def length_mm(self) -> float:
+        low, high = self.span_mm(self.normal)
+        return high - low
+
+
+def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
+    """The series that DICOM files belong to, by study and UID; and the files that cannot be read, with the reason.
+
+    Copies of a slice (one SOPInstanceUID) count once: the first by path. Scouts are a series of their own,
+    whatever their UID.
+    """
+    series: dict[tuple[str, str, bool], list[FileDataset]] = {}
+    damaged: dict[Path, str] = {}
+    seen: set[str] = set()
+    for path in sorted(files):
+        try:
+            header = _glance(path)
+            uid = text(header, "SOPInstanceUID")
+            of = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID"), _is_scout(header)
+        except CaseError as error:
+            damaged[path] = str(error)
+            continue
+        if not uid or uid not in seen:
+            seen.add(uid)
+            series.setdefault(of, []).append(header)
+    return [_info(uid, headers) for (_, uid, _), headers in sorted(series.items())], damaged
+
+
+def _glance(path: Path) -> FileDataset:
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=FIELDS, force=True)
+    except OSError as error:
+        raise CaseError(f"'{path}' cannot be read: {error.strerror or error}; check access to it") from None
+    except UNREADABLE as error:
+        raise CaseError(f"'{path}' is damaged DICOM ({type(error).__name__}); copy it again") from None
+    if not text(header, "SOPClassUID"):
+        raise CaseError(f"'{path}' has no SOPClassUID: not DICOM, or damaged; copy it again")
+    header.filename = str(path)
+    return header
+
+
+def _info(uid: str, headers: list[FileDataset]) -> SeriesInfo:
+    first = headers[0]
+    vectors = [_numbers(text(header, "ImagePositionPatient"), 3) for header in headers]
+    axes = _numbers(text(first, "ImageOrientationPatient"), 6)
+    placed = [vector for vector in vectors if vector is not None]
+    whole = axes is not None and len(placed) == len(headers)
+    number = text(first, "SeriesNumber")
+    return SeriesInfo(
+        uid=uid, study=text(first, "StudyInstanceUID"), frame=text(first, "FrameOfReferenceUID"),
+        modality=text(first, "Modality"), number=int(number) if number.lstrip("-").isdigit() else 0,
+        description=text(first, "SeriesDescription"),
+        person=(text(first, "PatientName"), text(first, "PatientID")),
+        files=tuple(Path(str(header.filename)) for header in headers), flaw=_flaw(headers),
+        corrected="ATTN" in text(first, "CorrectedImage").split("\\"),
+        positions=np.array(placed) if whole else np.empty((0, 3)),
+        normal=np.cross(axes[:3], axes[3:]) if whole and axes is not None else np.array([0.0, 0.0, 1.0]),
+    )  # fmt: skip
+
+
+def _flaw(headers: list[FileDataset]) -> str:
+    first = headers[0]
+    modality = text(first, "Modality")
+    if _is_scout(first):
+        return "a scout (LOCALIZER)"
+    if "REPROJECTION" in text(first, "SeriesType").upper() or "PROJECTION IMAGE" in text(first, "ImageType").upper():
+        return "a projection"
+    if text(first, "SOPClassUID") not in SINGLE_FRAME.get(modality, ()):
+        return "not single-frame PET or CT images"
+    return "" if len(headers) > 1 else "a single slice"
+
+
+def _is_scout(header: FileDataset) -> bool:
+    return "LOCALIZER" in text(header, "ImageType").upper()
+
+
+def _numbers(stated: str, length: int) -> NDArray[np.float64] | None:
+    try:
+        values = np.array([float(part) for part in stated.split("\\")])
+    except ValueError:
+        return None
+    return values if len(values) == length and np.isfinite(values).all() else None

@@ -1,0 +1,65 @@
+"""One study to score and where its results go: what the process that hands out studies tells the one that scores."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model.studies import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is made of every study. mask_ending: .mha or .nii.gz."""
+
+    mask_ending: str = ".mha"
+    rtstruct: bool = False
+    disagreement: bool = False
+    convention: str = "autopet_1_2"  # of empty masks, where there is a truth
+    named: bool = False  # whether messages may hold the names of files and patients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A study under the name it has in the results. key: hash of the weights and of everything else that counts."""
+
+    name: str
+    entry: Entry
+    root: Path
+    output: Path
+    key: str
+    options: Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a scoring process is told once: the bundle's folder, the method, the device, and moved limits."""
+
+    weights: str
+    method: str | None
+    device: str
+    limits: tuple[str, ...] = ()
+    debug: bool = False
+
+
+def to_json(value: Job | Setup) -> str:
+    """One line; file names that are no text are kept (as lone surrogates, which JSON escapes)."""
+    return json.dumps(asdict(value), default=str)
+
+
+def job_from(data: dict[str, Any]) -> Job:
+    entry = dict(data["entry"])
+    for name in ("pet", "ct"):
+        entry[name] = tuple(map(Path, entry[name]))
+    for name in ("picks", "person"):
+        entry[name] = tuple(entry[name])
+    entry["source"] = Path(entry["source"])
+    entry["truth"] = Path(entry["truth"]) if entry["truth"] else None
+    return Job(
+        name=data["name"], entry=Entry(**entry), root=Path(data["root"]), output=Path(data["output"]),
+        key=data["key"], options=Options(**data["options"]),
+    )  # fmt: skip
+
+
+def setup_from(data: dict[str, Any]) -> Setup:
+    return replace(Setup(**data), limits=tuple(data["limits"]))

@@ -1,0 +1,77 @@
+"""What studies are called where others may read it: a salted hash, which only keys.csv maps back.
+
+Patients' names and the source folders' names stand in keys.csv (mode 600), and in DICOM SEG and RTSTRUCT, which must
+name the patient to be filed. Messages are cleared of them before they are written anywhere else.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from model.errors import OutputError
+from model.studies import Entry, Unusable
+
+SALT, KEYS = ".salt", "keys.csv"
+DIGITS = 12  # of the hash: among 100,000 studies two share a name with a chance of 2 in 100,000
+LONGEST_NAME = 60
+SHORTEST_NAME = 4  # of a patient's name or ID that is looked for in messages: shorter ones are parts of words
+UID = re.compile(r"\d+(\.\d+){5,}")
+ELSEWHERE = "a file of this study; what it is called is said with --names"
+
+
+def read_salt(output: Path) -> bytes:
+    """The results folder's secret, made when it is first asked for, readable by its owner alone. Raises OutputError."""
+    path = output / SALT
+    try:
+        if not (path.is_file() and path.stat().st_size):
+            write_private(secrets.token_hex(16), path)
+        return path.read_text().strip().encode()
+    except OSError as error:
+        raise OutputError(f"cannot read '{path}': {error.strerror}; it must be readable by its owner") from None
+
+
+def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False) -> str:
+    """What a study is called: a salted hash of what identifies it, after its folder's or file's name with `named`."""
+    digest = hashlib.sha256(salt + b"\0" + entry.identity.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
+    if not named:
+        return f"s-{digest}"
+    shown = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
+    safe = re.sub(r"[^A-Za-z0-9]+", "_", shown).strip("_")[:LONGEST_NAME]
+    return f"{safe or 's'}-{digest[:6]}"
+
+
+def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:
+    """A message without the names of files, folders, patients and UIDs: each file by its number within the study."""
+    known: dict[str, str] = {}
+    if isinstance(entry, Entry):
+        for what, files in (("PET", entry.pet), ("CT", entry.ct), ("truth", (entry.truth,) if entry.truth else ())):
+            for number, path in enumerate(files, start=1):
+                known[str(path)] = f"{name}/{what}" + (f"/file {number} of {len(files)}" if len(files) > 1 else "")
+        known |= {person: "(patient)" for person in entry.person if len(person) >= SHORTEST_NAME}
+    if entry.source != root:
+        known[str(entry.source)] = name
+    for text in sorted(known, key=len, reverse=True):
+        message = message.replace(text, known[text])
+    message = message.replace(f"'{root}'", "the folder of studies")
+    message = re.sub(re.escape(str(root)) + r"\b.*", ELSEWHERE, message, flags=re.DOTALL)
+    return UID.sub("(UID)", message)
+
+
+def write_private(content: str, path: Path) -> None:
+    """A file that its owner alone may read, written whole under another name and renamed. Raises OutputError."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(number, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror}; free some space and run again") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()

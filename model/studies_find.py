@@ -1,0 +1,180 @@
+"""The studies below a folder, or those that a CSV names: DICOM, and pairs of images.
+
+The CSV has the columns pet and ct, each an image file or a folder with DICOM, and, if it likes, truth (a mask on the
+PET's grid) and weight_kg (in place of the header's); separated by comma, semicolon or tab. Relative paths are relative
+to the CSV.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+
+from model.dicom_files import looks_like_dicom
+from model.dicom_scan import SeriesInfo, scan
+from model.errors import CaseError, ConfigError
+from model.reading import SUFFIXES
+from model.studies import Entry, Found, Unusable
+from model.studies_dicom import common_folder, find_dicom, pick_ct, pick_pet
+from model.studies_images import find_images, is_image
+
+NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
+
+
+def find_studies(
+    root: Path, output: Path, named: bool = False, told: Callable[[int], None] = lambda files: None
+) -> Found:  # fmt: skip
+    """All studies below `root`, or in the CSV `root`; what lies in `output` is passed over.
+
+    named: notes may hold what DICOM calls a series. told: hears how many files were looked at. Raises ConfigError if
+    `root` is not there, cannot be read, or is no such CSV.
+    """
+    if root.is_file() and root.suffix.lower() == ".csv":
+        return read_list(root)
+    if not root.is_dir():
+        raise ConfigError(f"'{root}' is neither a folder nor a CSV; give the folder that holds the studies")
+    images, dicom, unusable, ignored = [], [], [], 0
+    files, blocked = _walk(root, output)
+    for number, path in enumerate(files, start=1):
+        if is_image(path):
+            images.append(path)
+            continue
+        try:
+            if path.name != "DICOMDIR" and looks_like_dicom(path):
+                dicom.append(path)
+            else:
+                ignored += 1
+        except CaseError as error:
+            unusable.append(_unusable(path, root, str(error)))
+        told(number)
+    unusable += [_unusable(path, root, why) for path, why in blocked.items()]
+    rest = Found(unusable=tuple(unusable), ignored=ignored)
+    return find_dicom(dicom, root, named) + find_images(images, root) + rest
+
+
+def without_truth(found: Found) -> Found:
+    """The studies without the masks that lie beside them."""
+    return replace(found, entries=tuple(replace(entry, truth=None) for entry in found.entries))
+
+
+def with_truth(found: Found, root: Path, folder: Path) -> Found:
+    """The studies with the masks to compare with, from a folder. Raises ConfigError if it is not there.
+
+    A study's mask has there the path of its folder below `root`, or of its CT or PET, with the ending of an image.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--truth '{folder}' is not a folder; give the one that holds the masks")
+
+    def matched(entry: Entry) -> Entry:
+        stems = [entry.source, *(_without_ending(p) for p in (*entry.ct[:1], *entry.pet[:1]) if entry.kind == "images")]
+        inside = [path.relative_to(root) for path in stems if path.is_relative_to(root) and path != root]
+        tried = [folder / f"{path}{suffix}" for path in inside for suffix in SUFFIXES]
+        return replace(entry, truth=next((path for path in tried if path.is_file()), None))
+
+    return replace(found, entries=tuple(matched(entry) for entry in found.entries))
+
+
+def read_list(path: Path) -> Found:
+    """The studies of a CSV. Raises ConfigError if it cannot be read or lacks a column; a bad row is an Unusable."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
+    head = content.partition("\n")[0]
+    rows = csv.DictReader(io.StringIO(content), delimiter=max(",;\t", key=head.count))
+    names = [name.strip().lower() for name in rows.fieldnames or []]
+    if missing := [name for name in NEEDED if name not in names]:
+        raise ConfigError(
+            f"'{path}' has no column {' and '.join(missing)}; it must have pet and ct, may have truth and weight_kg, "
+            f"and has {', '.join(names) or 'none'}"
+        )
+    rows.fieldnames = names
+    found = Found()
+    for line, row in enumerate(rows, start=2):
+        cells = {name: (row.get(name) or "").strip() for name in KNOWN}
+        if not any(cells.values()):
+            continue
+        try:
+            one = Found(entries=(_listed(cells, path),))
+        except CaseError as error:
+            one = Found(unusable=(Unusable(identity=f"row:{line}", source=path, message=f"line {line}: {error}"),))
+        found = found + one
+    identities = [entry.identity for entry in found.entries]
+    if twice := sorted({i for i in identities if identities.count(i) > 1}):
+        raise ConfigError(f"'{path}' names {len(twice)} studies twice, first {twice[0][4:]}; remove one of the lines")
+    return found
+
+
+def _listed(cells: dict[str, str], table: Path) -> Entry:
+    """A row of a CSV. Raises CaseError naming what is wrong."""
+    paths = {}
+    for name in ("pet", "ct", "truth"):
+        if cells[name]:
+            paths[name] = table.parent / cells[name]  # an absolute path stays as it is
+        elif name != "truth":
+            raise CaseError(f"no path in column {name}; enter the {name.upper()}'s file or folder")
+    for name, path in paths.items():
+        if not path.exists():
+            raise CaseError(f"{name} '{path}' is not there; correct the path")
+    weight_kg = None
+    if cells["weight_kg"]:
+        try:
+            weight_kg = float(cells["weight_kg"].replace(",", "."))
+        except ValueError:
+            weight_kg = -1.0
+        if not (isfinite(weight_kg) and 0 < weight_kg < 1000):
+            raise CaseError(f"weight_kg is {cells['weight_kg']!r}; it must be above 0, in kg, or empty")
+    kind = "dicom" if paths["pet"].is_dir() else "images"
+    if paths["pet"].is_dir() != paths["ct"].is_dir():
+        raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")
+    pet: tuple[Path, ...] = (paths["pet"],)
+    ct: tuple[Path, ...] = (paths["ct"],)
+    person: tuple[str, ...] = ()
+    if kind == "dicom":
+        pets, cts = ([s for s in _series(paths[name]) if s.modality == modality]
+                     for name, modality in (("pet", "PT"), ("ct", "CT")))  # fmt: skip
+        if not pets or not cts:
+            empty = "pet" if not pets else "ct"
+            raise CaseError(f"folder '{paths[empty]}' holds no DICOM series of a {empty.upper()}; correct the path")
+        taken = pick_pet(pets)
+        pet, ct, person = taken.files, pick_ct(cts, taken).files, taken.person
+    source = common_folder((*pet, *ct)) if kind == "dicom" else _without_ending(paths["ct"])
+    return Entry(
+        identity=f"csv:{cells['pet']} | {cells['ct']}", source=source, kind=kind, pet=pet, ct=ct,
+        truth=paths.get("truth"), weight_kg=weight_kg, person=person,
+    )  # fmt: skip
+
+
+def _series(folder: Path) -> list[SeriesInfo]:
+    return scan(path for path in folder.rglob("*") if path.is_file() and looks_like_dicom(path))[0]
+
+
+def _walk(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Files below a folder, sorted, without those in `output`; and the folders that cannot be read, with the reason."""
+    files, blocked = [], {}
+    whole = output.resolve()
+
+    def refused(error: OSError) -> None:
+        path = Path(os.fsdecode(error.filename or root))
+        if path == root:
+            raise ConfigError(f"cannot read '{root}': {error.strerror}; give a folder that this user may read")
+        blocked[path] = f"folder '{path}' cannot be read: {error.strerror}; give this user the right to read it"
+
+    for folder, folders, names in os.walk(root, onerror=refused):
+        here = Path(folder)
+        folders[:] = sorted(name for name in folders if (here / name).resolve() != whole)
+        files += [here / name for name in sorted(names) if (here / name).is_file()]
+    return files, blocked
+
+
+def _unusable(path: Path, root: Path, why: str) -> Unusable:
+    return Unusable(identity=f"file:{path.relative_to(root).as_posix()}", source=path, message=why)
+
+
+def _without_ending(path: Path) -> Path:
+    ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
+    return path.with_name(path.name[: len(path.name) - len(ending)])

@@ -1,0 +1,66 @@
+import csv
+import io
+from pathlib import Path
+
+from model.batch_tables import Failure, failures_csv, failures_of, keys_csv, summary_csv
+from model.errors import split_remedy
+from model.job import Job, Options
+from model.journal import FAILED, Record
+from model.plan import Plan
+from model.studies import Entry, Unusable
+
+ROW = {
+    "study": "s-1", "lesions": 2, "mtv_ml": 12.5, "tlg_suv_ml": 60.25, "suv_max": 9.0, "suv_peak": 7.5, "dmax_mm": None,
+    "seconds": 3.0, "warnings": ["one", "two"], "picks": [],
+}  # fmt: skip
+
+
+def parsed(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_row_has_units_in_its_names_and_nothing_where_there_is_no_value() -> None:
+    (row,) = parsed(summary_csv([ROW]))
+    assert (row["mtv_ml"], row["tlg_suv_ml"], row["dmax_mm"], row["folder"]) == ("12.5", "60.25", "", "studies/s-1")
+    assert row["warnings"] == "one | two" and "dice" not in row
+
+
+def test_columns_of_a_truth_are_there_if_one_study_has_one() -> None:
+    scored = ROW | {"study": "s-2", "dice": None, "fpv_ml": 1.5, "convention": "autopet_1_2"}
+    one, two = parsed(summary_csv([ROW, scored]))
+    assert (one["dice"], one["fpv_ml"], two["dice"], two["fpv_ml"]) == ("", "", "", "1.5")
+
+
+def test_text_that_a_spreadsheet_would_run_is_made_harmless() -> None:
+    failure = Failure(study="s-1", stage="read", message='=HYPERLINK("http://x")', remedy="@SUM(1)")
+    (row,) = parsed(failures_csv([failure]))
+    assert row["message"].startswith("'=") and row["remedy"].startswith("'@")
+
+
+def test_failures_are_those_that_were_found_and_those_that_failed() -> None:
+    root = Path("/ward")
+    lone = Unusable(identity="x", source=root / "Smith", message=f"'{root / 'Smith'}' has no CT; add it")
+    failed = Record(study="s-0", state=FAILED, key="k", stage="read", message="bad", remedy="copy it")
+    found = failures_of(Plan(jobs={}, done={}, unusable={"s-1": lone}), [failed], root, named=False)
+    assert found == [
+        Failure(study="s-0", stage="read", message="bad", remedy="copy it"),
+        Failure(study="s-1", stage="find", message="'s-1' has no CT", remedy="add it"),
+    ]
+
+
+def test_keys_say_where_a_study_lies_and_whose_it_is() -> None:
+    entry = Entry(identity="x", source=Path("/ward/7"), kind="dicom", pet=(Path("/ward/7/p"),), ct=(Path("/ward/7/c"),),
+                  person=("Smith^John", "4711"))  # fmt: skip
+    job = Job(name="s-1", entry=entry, root=Path("/ward"), output=Path("/out"), key="k", options=Options())
+    (row,) = parsed(keys_csv(Plan(jobs={"s-1": job}, done={}, unusable={})))
+    assert row == {
+        "study": "s-1", "source": "/ward/7", "patient": "Smith^John", "patient_id": "4711", "pet": "/ward/7/p",
+        "ct": "/ward/7/c",
+    }  # fmt: skip
+
+
+def test_the_remedy_stands_after_the_last_semicolon_or_is_the_question() -> None:
+    assert split_remedy("a; b; do this") == ("a; b", "do this")
+    assert split_remedy("PET and CT do not overlap. Are they of the same study?") == (
+        "PET and CT do not overlap", "Are they of the same study?")  # fmt: skip
+    assert split_remedy("odd") == ("odd", "see docs/errors.md")

@@ -1,0 +1,90 @@
+"""Studies scored by dask workers in processes of their own, one of which is killed while it scores."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from tiny_batches import command, contents, environment, image_study, score
+
+from model.cluster import Cluster
+from model.errors import ConfigError
+
+STUDIES = 5
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """A scheduler and two workers on this machine: its address, and the workers' processes."""
+    folder = tmp_path_factory.mktemp("dask")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    online = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(kind: str, *options: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options], cwd=folder, env=online,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    started = [start("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")]
+    common = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", ".")
+    started += [start("worker", address, *common) for _ in range(2)]
+    yield address, started[1:]
+    for child in started:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, tmp_path) -> None:
+    address, (one, _) = workers
+    studies, output, alone = tmp_path / "in", tmp_path / "out", tmp_path / "alone"
+    for number in range(STUDIES):
+        image_study(studies / f"p{number}", seed=number)
+    for folder in (output, alone):
+        folder.mkdir()
+        (folder / ".salt").write_text("0" * 32)
+    online = environment() | {"PYTHONPATH": ""}
+    running = subprocess.Popen(
+        command(studies, "--output", output, "--weights", tiny_bundle, "--cluster", address), env=online,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while running.poll() is None and not list((output / "studies").glob("*")):
+        time.sleep(0.02)  # until the first result is being written
+    os.killpg(one.pid, signal.SIGKILL)
+    _, said = running.communicate(timeout=900)
+    assert running.returncode == 0, said
+    assert score(studies, "--output", alone, "--weights", tiny_bundle).returncode == 0
+    assert contents(output, "summary.json") == contents(alone, "summary.json")
+    journal = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
+    assert len(journal) == len({record["study"] for record in journal}) == STUDIES
+
+
+def test_no_scheduler_is_told(tiny_bundle, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("model.cluster.WAIT_S", 0.5)
+    from model.cluster import connected
+
+    with pytest.raises(ConfigError, match="no scheduler answers"), connected(Cluster(address="tcp://127.0.0.1:9")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "exclude each other"), ({"address": "tcp://a:1", "slurm": 2}, "exclude each other"),
+        ({"address": "tls://a:1"}, "all three"),
+        ({"address": "tls://a:1", "tls": (Path("/no/ca"), Path("/no/cert"), Path("/no/key"))}, "is not there"),
+    ],
+)  # fmt: skip
+def test_where_is_checked(settings: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Cluster(**settings)

@@ -1,0 +1,243 @@
+"""score.py on tiny studies, in a process of its own."""
+
+import csv
+import io
+import json
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
+
+OURS = ("mask.mha", "lesions.csv", "lesions.json", "preview.png", "thumbnail.png", "report.json")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    """Three DICOM studies, a pair of images, a damaged one, a PET without CT: (studies, results, run)."""
+    root = tmp_path_factory.mktemp("batch")
+    studies, output = dicom_studies(root / "ward"), root / "results"
+    image_study(studies / "Meier_Anna")
+    bad = image_study(studies / "Mueller_Otto")
+    path = bad / "Mueller_Otto_pet.mha"
+    path.write_bytes(path.read_bytes()[:-300])
+    (studies / "Huber_Eva").mkdir()
+    (studies / "Meier_Anna" / "Meier_Anna_pet.mha").rename(studies / "Huber_Eva" / "lone_pet.mha")
+    image_study(studies / "Meier_Anna")
+    done = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
+    return studies, output, done
+
+
+def test_what_could_be_scored_is_and_the_rest_is_said(batch) -> None:
+    _, output, done = batch
+    assert done.returncode == 3 and done.stderr.splitlines()[-1].startswith("error: 2 of 6 studies could not be scored")
+    assert len(rows(output / "summary.csv")) == 4
+    stages = {row["stage"]: row for row in rows(output / "failures.csv")}
+    assert set(stages) == {"find", "read"}
+    assert "is cut off or damaged" in stages["read"]["message"]
+    assert stages["read"]["remedy"] == "copy or convert it again"
+    assert "has no CT beside it" in stages["find"]["message"]
+
+
+def test_a_study_has_all_its_files_and_they_agree(batch) -> None:
+    _, output, _ = batch
+    dicom = 0
+    for row in rows(output / "summary.csv"):
+        folder = output / row["folder"]
+        names = {path.name for path in folder.iterdir()}
+        more = names - {*OURS, "disagreement.mha"}
+        assert names >= {*OURS, "disagreement.mha"} and more in (set(), {"seg.dcm", "rtstruct.dcm"})
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "mask.mha")))
+        image = sitk.ReadImage(str(folder / "mask.mha"))
+        volume_ml = mask.sum() * np.prod(image.GetSpacing()) / 1000
+        table, report = (json.loads((folder / name).read_text()) for name in ("lesions.json", "report.json"))
+        assert float(row["mtv_ml"]) == pytest.approx(volume_ml, abs=1e-3) == table["totals"]["mtv_ml"]
+        volumes = [float(lesion["volume_ml"]) for lesion in rows(folder / "lesions.csv")]
+        assert sum(volumes) == pytest.approx(volume_ml, abs=0.1)
+        assert report["weights"]["manifest_sha256"] and report["notice"].startswith("Research use")
+        if more:
+            dicom += 1
+            seg = pydicom.dcmread(folder / "seg.dcm")
+            assert seg.pixel_array.sum() == mask.sum() and report["suv_conversion"]["units"] in ("BQML", "CNTS")
+    assert dicom == 3
+
+
+def test_research_use_is_said_in_every_table_and_page(batch) -> None:
+    _, output, _ = batch
+    for path in output.rglob("*"):
+        if path.suffix in (".html", ".json") or path.name in ("lesions.csv", "summary.csv"):
+            assert "Research use only" in path.read_text(), path
+    for path in output.rglob("*.mha"):
+        assert b"Research use only" in path.read_bytes()[:2000], path
+
+
+def test_no_name_is_written_anywhere_but_where_it_must_be(batch) -> None:
+    _, output, done = batch
+    names = re.compile(rb"smith|meier|mueller|huber|ward", re.IGNORECASE)
+    for path in output.rglob("*"):
+        assert not names.search(str(path.relative_to(output)).encode())
+        if path.is_file() and path.name not in ("keys.csv", "seg.dcm", "rtstruct.dcm"):
+            assert not names.search(path.read_bytes()), path
+    said = (done.stdout + done.stderr).replace(str(output), "")
+    assert not names.search(said.encode())
+
+
+def test_keys_map_names_back_and_are_private(batch) -> None:
+    studies, output, _ = batch
+    keys = rows(output / "keys.csv")
+    assert stat.S_IMODE((output / "keys.csv").stat().st_mode) == 0o600
+    assert {Path(row["source"]).relative_to(studies).parts[0] for row in keys} == {
+        "Smith_John_0", "Smith_John_1", "Smith_John_2", "Meier_Anna", "Mueller_Otto", "Huber_Eva",
+    }  # fmt: skip
+    assert {row["study"] for row in keys} == {
+        row["study"] for name in ("summary.csv", "failures.csv") for row in rows(output / name)
+    }
+
+
+def test_again_nothing_is_done_but_what_failed(batch, tiny_bundle) -> None:
+    studies, output, _ = batch
+    before = contents(output)
+    times = {path: path.stat().st_mtime_ns for path in (output / "studies").rglob("*")}
+    again = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
+    assert "5 studies found: 4 done before, 1 to do" in again.stdout and again.returncode == 3
+    assert contents(output) == before
+    assert {path: path.stat().st_mtime_ns for path in (output / "studies").rglob("*")} == times
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_done(batch, tiny_bundle, tmp_path) -> None:
+    studies, _, _ = batch
+    done = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
+    assert done.returncode == 0 and done.stdout.count("\nto do  s-") == 5 and done.stdout.count("\nnot    s-") == 1
+    assert not (tmp_path / "new").exists() and "Smith" not in done.stdout
+    named = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run", "--names")
+    assert "Smith_John_0" in named.stdout
+
+
+def test_changed_files_and_other_weights_are_scored_anew(make_bundle, tmp_path) -> None:
+    studies, output = tmp_path / "in", tmp_path / "out"
+    for name in ("a", "b"):
+        image_study(studies / name)
+    bundle = make_bundle(tmp_path / "one")
+    first = score(studies, "--output", output, "--weights", bundle)
+    assert "2 to do" in first.stdout and first.returncode == 0, first.stderr
+    image_study(studies / "a", seed=3)
+    os.utime(studies / "b" / "b_pet.mha")  # looked at again, and found to be the same
+    second = score(studies, "--output", output, "--weights", bundle)
+    assert "1 done before, 1 to do" in second.stdout
+    third = score(studies, "--output", output, "--weights", make_bundle(tmp_path / "two", members=1))
+    assert "0 done before, 2 to do" in third.stdout
+
+
+def test_truths_are_compared_with(tiny_bundle, tmp_path) -> None:
+    studies, output = tmp_path / "in", tmp_path / "out"
+    image_study(studies / "a")
+    assert score(studies, "--output", output, "--weights", tiny_bundle).returncode == 0
+    (row,) = rows(output / "summary.csv")
+    mask = sitk.ReadImage(str(output / row["folder"] / "mask.mha"))
+    half = sitk.GetArrayFromImage(mask)
+    half[: len(half) // 2] = 0
+    truth = sitk.GetImageFromArray(half)
+    truth.CopyInformation(mask)
+    sitk.WriteImage(truth, str(studies / "a" / "a_truth.mha"))
+    done = score(studies, "--output", output, "--weights", tiny_bundle, "--truth")
+    assert "0 done before, 1 to do" in done.stdout and done.returncode == 0
+    (row,) = rows(output / "summary.csv")
+    found, true = sitk.GetArrayFromImage(mask).sum(), half.sum()
+    assert float(row["dice"]) == pytest.approx(2 * true / (found + true), abs=1e-4)  # the truth lies in the mask
+    assert float(row["fnv_ml"]) == 0 and row["convention"] == "autopet_1_2"
+    totals = json.loads((output / "summary.json").read_text())
+    assert totals["truth"]["dice_mean"] == pytest.approx(float(row["dice"]), abs=1e-4)
+
+
+def test_names_are_used_if_asked_for(tiny_bundle, tmp_path) -> None:
+    studies = dicom_studies(tmp_path / "in", 1)
+    done = score(studies, "--output", tmp_path / "out", "--weights", tiny_bundle, "--names", "--format", "nifti")
+    assert done.returncode == 0
+    (folder,) = (tmp_path / "out" / "studies").iterdir()
+    assert folder.name.startswith("Smith_John_0_SYNTHETIC1_Smith_John_0-") and (folder / "mask.nii.gz").is_file()
+
+
+def test_a_study_whose_results_do_not_fit_the_disk_is_told_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
+    studies, output = tmp_path / "in", tmp_path / "out"
+    pet, ct = small()
+    for name, image in (("big", sitk.Expand(pet, (3, 3, 3))), ("fine", pet)):
+        (studies / name).mkdir(parents=True)
+        sitk.WriteImage(image, str(studies / name / f"{name}_pet.mha"), True)
+        sitk.WriteImage(ct, str(studies / name / f"{name}_ct.mha"), True)
+
+    def full() -> None:  # stands for a full disk: no file may grow beyond
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    asked = [studies, "--output", output, "--weights", tiny_bundle, "--disagreement"]  # a map of 350 kB
+    done = score(*asked, preexec_fn=full)
+    assert done.returncode == 3, done.stderr
+    (failure,) = rows(output / "failures.csv")
+    assert failure["stage"] == "write" and "free some space" in failure["remedy"] + failure["message"]
+    assert len(rows(output / "summary.csv")) == 1
+    assert [path.name for path in (output / "studies").iterdir()] == [rows(output / "summary.csv")[0]["study"]]
+    assert score(*asked).returncode == 0  # with space again
+    assert len(rows(output / "summary.csv")) == 2
+
+
+def test_a_study_that_takes_all_memory_is_told_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
+    """What the kernel does when memory runs out is done here by the test: it ends the scoring process, twice."""
+    studies, output = tmp_path / "in", tmp_path / "out"
+    for name in ("a", "b"):
+        image_study(studies / name)
+    hog = studies / "b" / "b_pet.mha"
+    running = subprocess.Popen(
+        command(studies, "--output", output, "--weights", tiny_bundle), env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    killed = set()
+    while running.poll() is None and len(killed) < 2:
+        for child in children(running.pid) - killed:
+            if (output / "studies").is_dir() or killed:  # from its first result on
+                os.kill(child, signal.SIGKILL)
+                killed.add(child)
+        time.sleep(0.02)
+    _, said = running.communicate(timeout=600)
+    assert hog.is_file() and len(killed) == 2
+    assert len(rows(output / "summary.csv")) + len(rows(output / "failures.csv")) == 2, said
+    for failure in rows(output / "failures.csv"):
+        assert "SIGKILL" in failure["message"] and "more memory" in failure["remedy"]
+    assert score(studies, "--output", output, "--weights", tiny_bundle).returncode == 0
+    assert len(rows(output / "summary.csv")) == 2
+
+
+def children(pid: int) -> set[int]:
+    try:
+        return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    except OSError:
+        return set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["gone"], 2, "is neither a folder nor a CSV"), ([".", "--weights", "absent"], 4, "no manifest.json"),
+        (["."], 2, "holds no PET/CT study"), ([".", "--limit", "pet=3"], 2, "no such limit"),
+        ([".", "--limit-minutes", "-1"], 2, "--limit-minutes must be 0 to"),
+        ([".", "--disagreement", "--method", "diwa"], 2, "--disagreement needs two or more networks"),
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_done_is_told(
+    arguments: list[str], code: int, words: str, tiny_bundle, tmp_path
+) -> None:
+    (tmp_path / "in").mkdir()
+    weights = [] if "--weights" in arguments else ["--weights", tiny_bundle]
+    done = score(*arguments, "--output", tmp_path / "out", *weights, cwd=tmp_path / "in")
+    assert done.returncode == code and words in done.stderr.splitlines()[-1], done.stderr

@@ -1,0 +1,65 @@
+"""Folders of tiny studies, and score.py on them in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import SimpleITK as sitk
+from conftest import ROOT, tiny_images
+from dicom_writer import write_study as write_dicom
+
+VENDORS = ("ge", "siemens", "philips")
+WHOLE = (slice(0, 20), slice(0, 18), slice(0, 9))  # x, y, z of the tiny images that are enough
+
+
+def small(seed: int = 0) -> tuple[sitk.Image, sitk.Image]:
+    """PET and CT of 20 x 18 x 9 and 40 x 36 x 14 voxels; the seed makes the PET another one."""
+    pet, ct = tiny_images()
+    return pet[4:24, 4:22, 5:14] * (1 + 0.1 * seed), ct[:50, :46, 4:20]
+
+
+def dicom_studies(root: Path, count: int = 3) -> Path:
+    """`count` studies of as many patients, named so that a leak of a name is seen."""
+    for number in range(count):
+        write_dicom(
+            root / f"Smith_John_{number}", *small(number), VENDORS[number % 3], number + 1,
+            PatientName=f"Smith^John^{number}", SeriesDescription="Smith whole body",
+        )  # fmt: skip
+    return root
+
+
+def image_study(folder: Path, seed: int = 0) -> Path:
+    """One study as a pair of MHA files; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, what in zip(small(seed), ("pet", "ct"), strict=True):
+        sitk.WriteImage(image, str(folder / f"{folder.name}_{what}.mha"), True)
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "score.py"), *map(str, arguments), "--device", "cpu"]
+
+
+def environment() -> dict[str, str]:
+    """This process's, with Python's own audit to forbid every use of the network, in children too."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LESION_")}
+    return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "test" / "offline")}
+
+
+def score(*arguments: object, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:
+    """score.py to its end."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(), **options
+    )
+
+
+def contents(output: Path, *but: str) -> dict[str, bytes]:
+    """All files of a results folder that do not depend on the time, by their path."""
+    timed = (
+        "report.json", "seg.dcm", "rtstruct.dcm", "report.html", "journal.jsonl", "keys.csv", ".lock", ".salt", *but,
+    )  # fmt: skip
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*")) if path.is_file() and path.name not in timed
+    }  # fmt: skip
