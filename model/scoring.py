@@ -34,7 +34,8 @@ from model.preview import preview, thumbnail
 from model.reading import Case, read_case
 from model.report import make_report
 from model.results import REPORT, Folder
-from model.segment import Result, Stopwatch, segment
+from model.segment import Result, segment
+from model.stopwatch import Stopwatch
 from model.weights import Voter
 from model.writing import json_bytes
 
