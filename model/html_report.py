@@ -79,7 +79,8 @@ def _head(about: About) -> str:
 
 def _cards(rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int) -> str:
     volumes = [float(row["mtv_ml"]) for row in rows if row["lesions"]]
-    cards: list[tuple[str, object, str]] = [("", len(rows), "studies scored"), ("bad" if failures else "", len(failures), "not scored")]
+    cards: list[tuple[str, object, str]] = [("", len(rows), "studies scored")]
+    cards.append(("bad" if failures else "", len(failures), "not scored"))
     cards += [("warn", waiting, "still to do")] if waiting else []
     warned = sum(bool(row["warnings"]) for row in rows)
     cards += [("warn" if warned else "", warned, "with warnings"), ("", len(volumes), "with lesions")]
