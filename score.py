@@ -109,6 +109,7 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
                 station.start()
                 run_batch(plan.todo, station, journal, told, patience_s)
     finally:
+        remove_partial(options.output)  # of scoring processes that were ended while they wrote
         journal.flush()
         write()
     failed = len(plan.unusable) + sum(record.state != DONE for record in records.values())

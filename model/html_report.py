@@ -79,19 +79,17 @@ def _head(about: About) -> str:
 
 def _cards(rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int) -> str:
     volumes = [float(row["mtv_ml"]) for row in rows if row["lesions"]]
-    cards = [("", len(rows), "studies scored"), ("bad" if failures else "", len(failures), "not scored")]
+    cards: list[tuple[str, object, str]] = [("", len(rows), "studies scored")]
+    cards.append(("bad" if failures else "", len(failures), "not scored"))
     cards += [("warn", waiting, "still to do")] if waiting else []
     warned = sum(bool(row["warnings"]) for row in rows)
     cards += [("warn" if warned else "", warned, "with warnings"), ("", len(volumes), "with lesions")]
-    shown = [f'<div class="card {kind}"><b>{count}</b><span>{what}</span></div>' for kind, count, what in cards]
     if volumes:
-        median = f"{statistics.median(volumes):.1f} ml"
-        shown.append(f'<div class="card"><b>{median}</b><span>median MTV, where there are lesions</span></div>')
+        cards.append(("", f"{statistics.median(volumes):.1f} ml", "median MTV, where there are lesions"))
     dice = [float(row["dice"]) for row in rows if row.get("dice") is not None]
     if dice:
-        shown.append(
-            f'<div class="card"><b>{statistics.fmean(dice):.3f}</b><span>mean Dice of {len(dice)} studies</span></div>'
-        )
+        cards.append(("", f"{statistics.fmean(dice):.3f}", f"mean Dice of {len(dice)} studies"))
+    shown = [f'<div class="card {kind}"><b>{count}</b><span>{what}</span></div>' for kind, count, what in cards]
     return f'<div class="cards">{"".join(shown)}</div>'
 
 
