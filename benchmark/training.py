@@ -192,7 +192,6 @@ def transforms(settings: Training) -> Any:
     return mt.Compose([
         mt.SpatialPadd(both, size),
         mt.RandCropByPosNegLabeld(both, "truth", size, pos=1, neg=0.2, num_samples=1),
-        mt.Lambda(lambda crops: crops[0]),
         *(mt.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
         mt.RandRotated(both, range_x=0.26, range_y=0.26, range_z=0.26, prob=0.2, mode=("bilinear", "nearest")),
         mt.Rand3DElasticd(both, sigma_range=(5, 13), magnitude_range=(100, 400), prob=0.2,
