@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model.several import segment_each
 
 from benchmark.floor import PAPER_WIDTHS
 from benchmark.inference import CT_SIZE, make_bundle
@@ -27,6 +26,7 @@ from model.device import Device, choose_device, make_deterministic
 from model.manifest import Bundle, load_bundle
 from model.reading import read_case
 from model.segment import segment
+from model.several import segment_each
 from model.stopwatch import Stopwatch
 from model.weights import keep, voters
 

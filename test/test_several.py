@@ -2,12 +2,12 @@ import threading
 
 import numpy as np
 from conftest import tiny_images
-from model.several import segment_each
 from test_segment import case_of
 
 from model.errors import CaseError
 from model.manifest import load_bundle
 from model.segment import segment
+from model.several import segment_each
 from model.stopwatch import Stopwatch
 
 

@@ -101,7 +101,6 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
     from model.several import segment_each  # torch comes in here: scoring masks needs none
-
     from model.stopwatch import Stopwatch
 
     def read(study: Study) -> Case:
