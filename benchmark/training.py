@@ -13,8 +13,6 @@ over --epochs of --steps steps after one epoch that is not counted; ours writes 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +23,7 @@ import SimpleITK as sitk
 import torch
 
 from benchmark.floor import PAPER_WIDTHS
-from benchmark.record import ROOT, figure, record, table, told
+from benchmark.record import child, figure, record, table, told
 from benchmark.road import make_study
 from model.config import Crop
 from model.files import peak_memory_bytes
@@ -52,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for case in CASES:
             prepare_one(make_case(Path(place) / case, case, tuple(options.size)), Path(place) / "cache", Crop())
-        found = {way: child(way, Path(place)) for way in WAYS}
+        found = {way: child("--one", way, "--place", place) for way in WAYS}
     rows, figures = [], {}
     for way, said in found.items():
         rate, share = statistics.median(said["samples_per_s"]), statistics.median(said["data_share"])
@@ -97,14 +95,6 @@ def make_case(folder: Path, case: str, size: tuple[int, ...]) -> Study:
         case=case, patient=case, diagnosis="lymphoma", tracer="FDG", site="A", pet=pet, ct=ct, truth=truth,
         lesion_ml=1.0, sha256=study_sha256(pet, ct, truth),
     )  # fmt: skip
-
-
-def child(way: str, place: Path) -> dict[str, Any]:
-    """A loop in a process of its own, so that its peak is its own."""
-    command = [sys.executable, "-m", "benchmark.training", *sys.argv[1:], "--one", way, "--place", str(place)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,8 +14,6 @@ peak is what it holds above the weights on a CPU, and all of it on a GPU.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.floor import PAPER_WIDTHS
-from benchmark.record import ROOT, figure, record, table, told
+from benchmark.record import child, figure, record, table, told
 from model import lean
 from model.config import Network
 from model.device import choose_device, computing, make_deterministic
@@ -45,7 +43,7 @@ def main() -> None:
     printed: list[str] = []
     figures: dict[str, Any] = {}
     for edge in options.windows:
-        found = {way: child(way, edge) for way in wanted}
+        found = {way: child("--one", way, "--edge", edge) for way in wanted}
         plain = found.get("plain")
         rows = []
         for way, said in found.items():
@@ -80,14 +78,6 @@ def arguments() -> argparse.Namespace:
     add("--one", help=argparse.SUPPRESS)  # what a child process runs
     add("--edge", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def child(way: str, edge: int) -> dict[str, Any]:
-    """A way in a process of its own, so that its peak is its own."""
-    command = [sys.executable, "-m", "benchmark.window", *sys.argv[1:], "--one", way, "--edge", str(edge)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:

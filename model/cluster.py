@@ -18,6 +18,7 @@ from model.errors import ConfigError, LesionError
 from model.job import Job, Setup, job_from, setup_from, to_json
 from model.journal import DONE, FAILED, Journal, Record
 from model.plan import is_done, read_result
+from model.schedulers import client_of, slurm_cluster
 from model.station import Station
 
 WAIT_S = 30.0  # for a scheduler to answer
@@ -119,34 +120,11 @@ def connected(where: Cluster) -> Iterator[Any]:
             tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
         )  # fmt: skip
     if where.address:
-        try:
-            client = Client(where.address, timeout=WAIT_S, security=security)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"--cluster {where.address}: no scheduler answers ({error}); start it with: dask scheduler"
-            ) from None
-        with client:
+        with client_of(where.address, WAIT_S, security) as client:
             yield client
         return
-    with _slurm(where) as cluster, Client(cluster, timeout=WAIT_S) as client:
+    with slurm_cluster(where.slurm, where.dashboard) as cluster, Client(cluster, timeout=WAIT_S) as client:
         yield client
-
-
-def _slurm(where: Cluster) -> Any:
-    from dask_jobqueue import SLURMCluster
-
-    try:
-        cluster = SLURMCluster(
-            processes=1, worker_extra_args=["--nthreads", "1", "--no-dashboard"],
-            scheduler_options={"dashboard": where.dashboard, "dashboard_address": ":8787" if where.dashboard else ":0"},
-        )  # fmt: skip
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--slurm: {' '.join(str(error).split())}; write cores, memory, walltime and, for a GPU, "
-            "job-extra-directives: ['--gres=gpu:1'] into ~/.config/dask/jobqueue.yaml under jobqueue: slurm:"
-        ) from None
-    cluster.scale(jobs=where.slurm)
-    return cluster
 
 
 def _answer(future: Any) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _write_image(array: NDArray[Any], grid: Grid, path: Path, target: Path) -> N
         with silence():
             sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError:
-        raise OutputError(f"cannot write '{target}' whole: {_disk(path)}; free some space and run again") from None
+        raise _not_whole(target, path) from None
 
 
 def _read_back(partial: Path, image_io: str, array: NDArray[Any], grid: Grid, target: Path, exact: bool) -> None:
@@ -143,7 +143,11 @@ def _read_back(partial: Path, image_io: str, array: NDArray[Any], grid: Grid, ta
             return
     except RuntimeError:
         pass
-    raise OutputError(f"cannot write '{target}' whole: {_disk(partial)}; free some space and run again")
+    raise _not_whole(target, partial)
+
+
+def _not_whole(target: Path, partial: Path) -> OutputError:
+    return OutputError(f"cannot write '{target}' whole: {_disk(partial)}; free some space and run again")
 
 
 def _disk(path: Path) -> str:

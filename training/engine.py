@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from model.schedulers import client_of, slurm_cluster
 
 WAIT_S = 30.0  # for a scheduler to answer
 RUNNING: set[subprocess.Popen[bytes]] = set()
@@ -65,7 +66,7 @@ def results(jobs: list[Job], engine: Engine) -> Iterator[tuple[str, str | None]]
 
 def workers(engine: Engine, jobs: int) -> Any:
     """A cluster of dask.distributed, or the address of one, as a context manager. Raises ConfigError."""
-    from distributed import Client, LocalCluster
+    from distributed import LocalCluster
 
     if engine.parallel > 1:  # threads of this process: each only waits for the process that trains
         return LocalCluster(
@@ -76,27 +77,9 @@ def workers(engine: Engine, jobs: int) -> Any:
 
     cloudpickle.register_pickle_by_value(sys.modules[run_job.__module__])  # others need not find this file
     if engine.cluster:
-        try:
-            Client(engine.cluster, timeout=WAIT_S).close()
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"--cluster {engine.cluster}: no scheduler answers ({error}); start it with: dask scheduler"
-            ) from None
+        client_of(engine.cluster, WAIT_S).close()
         return contextlib.nullcontext(engine.cluster)
-    from dask_jobqueue import SLURMCluster
-
-    try:
-        cluster = SLURMCluster(
-            processes=1, worker_extra_args=["--nthreads", "1", "--no-dashboard"],
-            scheduler_options={"dashboard": False, "dashboard_address": ":0"},
-        )  # fmt: skip
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--slurm: {' '.join(str(error).split())}; write cores, memory, walltime and, for a GPU, "
-            "job-extra-directives: ['--gres=gpu:1'] into ~/.config/dask/jobqueue.yaml under jobqueue: slurm:"
-        ) from None
-    cluster.scale(jobs=min(engine.slurm, jobs))
-    return cluster
+    return slurm_cluster(min(engine.slurm, jobs))
 
 
 def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
