@@ -20,7 +20,7 @@ from model.dicom_series import order_slices
 from model.dicom_suv import Conversion, find_conversion
 from model.errors import CaseError
 from model.files import free_memory_bytes
-from model.geometry import Grid
+from model.geometry import Grid, image_on
 from model.reading import Case, Volume, check_hu, check_overlap, check_spacing, check_suv, volume_of
 
 BODY_HU = -500.0  # above: body (or table), not air
@@ -168,10 +168,7 @@ def _read_volume(
     array: NDArray[Any] = np.empty(grid.shape, kind)
     for z, header in enumerate(headers):
         array[z] = change(read_values(path_of(header)), path_of(header))
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(grid.origin_mm)
-    image.SetDirection(grid.direction)
+    image = image_on(array, grid)
     return volume_of(image, path)
 
 

@@ -44,7 +44,7 @@ class Staging:
             self._locks.append(number)
             partial = Path(name)
             self._pairs.append((partial, target))
-            partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+            partial.chmod(0o666 & ~umask())  # mkstemp makes it private
             with suppress(OSError):  # a file system without locks: nothing is ever cleaned up there
                 fcntl.flock(number, fcntl.LOCK_EX)
         except OSError as error:
@@ -178,7 +178,8 @@ def _reclaimable_bytes(stat: Path) -> int:
     return 0
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -88,6 +88,15 @@ def grid_of(image: sitk.Image) -> Grid:
     )  # fmt: skip
 
 
+def image_on(array: NDArray[Any], grid: Grid) -> sitk.Image:
+    """An array (z, y, x) as an image on a grid."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(grid.spacing_mm)
+    image.SetOrigin(grid.origin_mm)
+    image.SetDirection(grid.direction)
+    return image
+
+
 class _Held:
     """Hands out an image's memory and keeps the image alive as long as an array on it lives."""
 

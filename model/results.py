@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from model import RESEARCH
 from model.errors import OutputError
-from model.files import PARTIAL, silence
-from model.geometry import Grid, grid_of
+from model.files import PARTIAL, silence, umask
+from model.geometry import Grid, grid_of, image_on
 
 STUDIES = "studies"  # the folder of the studies' folders
 REPORT = "report.json"
@@ -33,7 +33,7 @@ class Folder:
         with _told(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.path = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.target.parent))
-            self.path.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            self.path.chmod(0o777 & ~umask())  # mkdtemp makes it private
 
     def __enter__(self) -> "Folder":
         return self
@@ -49,10 +49,7 @@ class Folder:
     def write_image(self, name: str, array: NDArray[Any], grid: Grid) -> None:
         """Write an array (z, y, x) in the format of the name's ending, and read it back. Raises OutputError."""
         path = self.path / name
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(grid.spacing_mm)
-        image.SetOrigin(grid.origin_mm)
-        image.SetDirection(grid.direction)
+        image = image_on(array, grid)
         image.SetMetaData("ITK_FileNotes" if ".nii" in name else "Notice", RESEARCH)
         try:
             with silence():
@@ -101,12 +98,6 @@ class _told:
                 f"cannot write '{self._target}': {error.strerror or error}; the results folder must be there, "
                 "writable, and have free space; then run the same command again"
             ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

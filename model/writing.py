@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.errors import OutputError
 from model.files import PARTIAL, Staging, remove_left_behind, silence
-from model.geometry import Grid, grid_of
+from model.geometry import Grid, grid_of, image_on
 
 FOLDERS = {
     1: "automated-petct-lesion-segmentation", 2: "automated-petct-lesion-segmentation",
@@ -123,10 +123,7 @@ def write_bytes(content: bytes, target: Path, staging: Staging) -> Path:
 
 
 def _write_image(array: NDArray[Any], grid: Grid, path: Path, target: Path) -> None:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(grid.origin_mm)
-    image.SetDirection(grid.direction)
+    image = image_on(array, grid)
     try:
         with silence():
             sitk.WriteImage(image, str(path), useCompression=True)
