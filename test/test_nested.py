@@ -23,20 +23,19 @@ def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
 
 
-def test_the_runs_on_phantoms_are_as_long_as_their_own_schedules(shipping) -> None:
-    for settings in shipping.start_settings().values():
-        assert settings.schedule.stop is None and settings.schedule.epochs > shipping.plan.base.schedule.epochs
-        assert settings.network == shipping.plan.base.network
-
-
 def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, monkeypatch) -> None:
+    """As long as its own schedule; a plan without such runs has nothing to go on from."""
     runs: list[tuple[str, str | None]] = []
     monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
     data = Data(studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={},
                 cache=tmp_path)  # fmt: skip
-    last = nested.started(shipping, data, argparse.Namespace(run=tmp_path, device="cpu"))
-    folders = [tmp_path / name for name in shipping.starts]
-    assert runs == list(zip(folders, [None, *folders[:-1]], strict=True)) and last == folders[-1]
+    options = argparse.Namespace(run=tmp_path, device="cpu")
+    two = replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
+    assert nested.started(two, data, options) == tmp_path / "two"
+    assert runs == [(tmp_path / "one", None), (tmp_path / "two", tmp_path / "one")]
+    schedules = [settings.schedule for settings in two.start_settings().values()]
+    assert [(s.epochs, s.stop) for s in schedules] == [(7, None), (9, None)]
+    assert nested.started(replace(two, starts={}), data, options) is None and len(runs) == 2
 
 
 def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
@@ -60,10 +59,9 @@ def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> Non
     assert "F" in phantoms["test"] and "F" not in {*phantoms["train"], *phantoms["validate"]}
 
 
-def test_no_copy_and_no_start_are_refused(shipping) -> None:
-    for changes in ({"copies": 0}, {"starts": {}}):
-        with pytest.raises(ConfigError, match="copies must be 1 or more and starts not empty"):
-            replace(shipping, **changes)
+def test_no_copy_and_no_choice_are_refused(shipping) -> None:
+    with pytest.raises(ConfigError, match="copies must be 1 or more, got 0"):
+        replace(shipping, copies=0)
     with pytest.raises(ConfigError, match="bundles must name choices out of WA best, EoA uniform"):
         replace(shipping, bundles={"eoa": "EoA"})
 

@@ -15,7 +15,7 @@ import fcntl
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,14 @@ CHOICES = {title: name for name, title in TITLES.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class Shipping:
-    """plan: base run, members and phantoms; starts: {name: changes of settings} of runs on phantoms alone, each of
-    which goes on from the one before, and every base run from the last; copies: re-crops of a real study; bundles:
-    {name below weights/: the choice it holds, EoA greedy and the like}.
+    """plan: base run, members and phantoms; copies: re-crops of a real study; bundles: {name below weights/: the choice
+    it holds, EoA greedy and the like}; starts: {name: changes of settings} of runs on phantoms alone, each of which
+    goes on from the one before, and every base run from the last; none: base runs begin with random weights.
     """
 
     plan: Plan
-    starts: dict[str, dict[str, Any]]
     bundles: dict[str, str]
+    starts: dict[str, dict[str, Any]] = field(default_factory=dict)
     copies: int = 2
     seed: int = 0
 
@@ -66,8 +66,8 @@ class Shipping:
         unknown = sorted(set(self.bundles.values()) - set(CHOICES))
         if unknown or not self.bundles:
             raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")
-        if self.copies < 1 or not self.starts:
-            raise ConfigError(f"copies must be 1 or more and starts not empty, got {self.copies} and {self.starts}")
+        if self.copies < 1:
+            raise ConfigError(f"copies must be 1 or more, got {self.copies}")
         self.start_settings()
 
     def start_settings(self) -> dict[str, Training]:
@@ -105,14 +105,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path:
-    """The runs on phantoms alone; the folder of the last."""
+def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path | None:
+    """The runs on phantoms alone; the folder of the last, None where the plan has none."""
     before: Path | None = None
     for name, settings in shipping.start_settings().items():
         folder = options.run / name
         train_run(folder, settings, data.cache, data.phantoms, start=before, wanted=options.device)
         before = folder
-    assert before is not None  # Shipping refuses a plan without starts
     return before
 
 
@@ -166,7 +165,7 @@ def fold_of(name: str, train: set[str], validate: set[str], test: set[str], data
     )  # fmt: skip
 
 
-def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
+def estimate(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
     """Every outer fold, and the mean over all their patients; with --fold that fold alone."""
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
@@ -189,11 +188,12 @@ def estimate(shipping: Shipping, data: Data, start: Path, options: argparse.Name
         return
     for name, scores in rows.items():
         report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
-    report_phantoms(data, start, options)
+    if start is not None:
+        report_phantoms(data, start, options)
 
 
 def procedure(
-    shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path, wanted: str
+    shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path | None, wanted: str
 ) -> tuple[list[Path], dict[str, Choice]]:
     """Base run, members and selection on one fold; the members' folders, and what the bundles hold of them."""
     members = base_and_members(shipping.plan, folder, data.cache, fold, wanted, start=start)
@@ -208,7 +208,7 @@ def score(
     return judged(runs, choices, data.studies, cases, data.cache, folder / "margins", wanted)
 
 
-def ship(shipping: Shipping, data: Data, start: Path, options: argparse.Namespace) -> None:
+def ship(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
     """The procedure on all patients; bundles; scores on phantoms never used."""
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
