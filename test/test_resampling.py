@@ -53,7 +53,7 @@ def test_a_ct_that_leaves_out_air_alone_covers_all_uptake() -> None:
     pet, ct = tiny_images()
     las, suv = placed(pet)
     hu, share = resample_ct(volume(ct[10:, :, :]), las, suv)  # from x = -69.1 mm; uptake begins at -61.05 mm
-    assert share == 1.0 and (hu[:, :, -1] == -1024).all()
+    assert share == 1.0 and (hu[:, :, 0] == -1024).all()
     assert resample_ct(volume(ct[20:, :, :]), las, suv)[1] < 1.0
     assert resample_ct(volume(ct[20:, :, :]), las, suv * 0)[1] == 1.0  # no uptake at all
 
