@@ -59,7 +59,10 @@ def preview(
 
 def _boxes(numbers: NDArray[Any] | None) -> list[tuple[slice, slice, slice]]:
     """Where the first lesions lie."""
-    return [] if numbers is None else ndimage.find_objects(np.ascontiguousarray(numbers), max_label=NUMBERED)
+    if numbers is None or not numbers.any():
+        return []
+    boxes: list[tuple[slice, slice, slice]] = ndimage.find_objects(np.ascontiguousarray(numbers))[:NUMBERED]
+    return boxes
 
 
 def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
