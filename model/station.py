@@ -23,6 +23,10 @@ class Died(Exception):
     """The scoring process ended, or was ended for taking too long, before it answered; says why."""
 
 
+class TookTooLong(Died):
+    """It was ended for taking too long: once more would take as long again."""
+
+
 class Station:
     """One scoring process. `ask` is called by one thread at a time; `inherited`: a file descriptor it keeps open."""
 
@@ -81,7 +85,7 @@ class Station:
         while not select.select([self._replies], [], [], SLICE_S)[0]:
             if end is not None and time.monotonic() > end:
                 self.close()
-                raise Died(f"it took longer than {limit_s:g} s (--limit-minutes) and was ended")
+                raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
         said = self._replies.readline()
         if said.endswith("\n"):
             answer: dict[str, Any] = json.loads(said)
