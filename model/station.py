@@ -81,9 +81,9 @@ class Station:
         with suppress(OSError):  # a process that is gone is found out below
             self._child.stdin.write(line + "\n")
             self._child.stdin.flush()
-        end = time.monotonic() + limit_s if limit_s else None
+        begun = time.monotonic()
         while not select.select([self._replies], [], [], SLICE_S)[0]:
-            if end is not None and time.monotonic() > end:
+            if limit_s and time.monotonic() - begun > limit_s:
                 self.close()
                 raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
         said = self._replies.readline()
