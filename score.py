@@ -195,11 +195,15 @@ def tell(record: Record, number: int, count: int, seconds: float) -> None:
     place = f"[{number} of {count}, {left / 60:.0f} min left]" if number < count else f"[{number} of {count}]"
     if record.state == DONE:
         row = record.row
-        warned = f", {len(row['warnings'])} warnings" if row["warnings"] else ""
-        said = f"{row['lesions']} lesions, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
+        warned = f", {counted(len(row['warnings']), 'warning')}" if row["warnings"] else ""
+        said = f"{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
     else:
         said = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
     say(f"{place} {record.study}: {said}", sys.stdout)
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def stop(number: int, frame: object) -> None:
