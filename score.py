@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,7 +18,7 @@ from model.batch_results import write_results
 from model.batch_tables import failures_of
 from model.cluster import run_cluster
 from model.config import override_limits
-from model.errors import CaseError, ConfigError, LesionError
+from model.errors import CaseError, ConfigError, LesionError, OutputError
 from model.html_report import About
 from model.job import Options, Setup
 from model.journal import DONE, Journal, Record, read_journal
@@ -71,7 +72,7 @@ def run(options: Namespace) -> int:
     with locked(options.output) as lock:
         remove_partial(options.output)
         plan = plan_of(options, bundle, read_salt(options.output))
-        tell_plan(plan)
+        tell_plan(plan, options.truth is not None)
         return score(options, bundle, plan, lock)
 
 
@@ -96,7 +97,8 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
         records[record.study] = record
         tell(record, len(records), len(plan.todo), time.monotonic() - begun)
         if time.monotonic() - written > TABLES_EVERY_S:
-            write()
+            with suppress(OutputError):  # a full disk is waited for before the next study
+                write()
 
     try:
         for record in plan.unrecorded:
@@ -112,10 +114,11 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
         remove_partial(options.output)  # of scoring processes that were ended while they wrote
         journal.flush()
         write()
-    failed = len(plan.unusable) + sum(record.state != DONE for record in records.values())
+    wanting = len(plan.unusable) - plan.passed_over
+    failed = wanting + sum(record.state != DONE for record in records.values())
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     if failed:
-        return fail(f"{failed} of {len(plan.jobs) + len(plan.unusable)} studies could not be scored; "
+        return fail(f"{failed} of {len(plan.jobs) + wanting} studies could not be scored; "
                     f"'{options.output / 'failures.csv'}' says why", CaseError.exit_code)  # fmt: skip
     return 0
 
@@ -158,19 +161,21 @@ def tell_files(number: int) -> None:
         say(f"looked at {number} files", sys.stdout)
 
 
-def tell_plan(plan: Plan) -> None:
-    """How many studies there are, and how many of them are to do."""
+def tell_plan(plan: Plan, compared: bool) -> None:
+    """How many studies there are, how many of them are to do, and, where they are compared, how many have a truth."""
     truths = sum(job.entry.truth is not None for job in plan.jobs.values())
     say(
         f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do; "
-        f"{len(plan.unusable)} cannot be scored" + (f"; {truths} have a truth" if truths else ""),
+        f"{len(plan.unusable) - plan.passed_over} cannot be scored"
+        + (f"; {plan.passed_over} CT without a PET passed over" if plan.passed_over else "")
+        + (f"; {truths} have a truth" if compared else ""),
         sys.stdout,
     )
 
 
 def list_plan(plan: Plan, options: Namespace) -> None:
     """What --dry-run prints: every study, its files and picks, and what cannot be scored."""
-    tell_plan(plan)
+    tell_plan(plan, options.truth is not None)
     for name, job in plan.jobs.items():
         entry = job.entry
         where = f"  {entry.source}" if options.names else ""
@@ -190,11 +195,15 @@ def tell(record: Record, number: int, count: int, seconds: float) -> None:
     place = f"[{number} of {count}, {left / 60:.0f} min left]" if number < count else f"[{number} of {count}]"
     if record.state == DONE:
         row = record.row
-        warned = f", {len(row['warnings'])} warnings" if row["warnings"] else ""
-        said = f"{row['lesions']} lesions, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
+        warned = f", {counted(len(row['warnings']), 'warning')}" if row["warnings"] else ""
+        said = f"{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
     else:
         said = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
     say(f"{place} {record.study}: {said}", sys.stdout)
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def stop(number: int, frame: object) -> None:

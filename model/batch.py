@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from model.errors import OutputError
 from model.job import Job
 from model.journal import DONE, FAILED, Journal, Record
-from model.station import Died
+from model.station import Died, TookTooLong
 from model.writing import check_output
 
 LEAST_FREE_BYTES = 200_000_000  # on the results' disk, before a study is begun
@@ -45,6 +45,9 @@ def answer_of(station: Scores, job: Job, following: Job | None) -> dict[str, Any
     """What the scoring process says of a study, or that it died of it."""
     try:
         return station.ask(job, following)
+    except TookTooLong as reason:
+        remedy = "give it more with --limit-minutes, or leave this study out"
+        return {"state": FAILED, "stage": "segment", "message": str(reason), "remedy": remedy}
     except Died:
         pass
     try:

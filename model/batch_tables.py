@@ -13,7 +13,7 @@ from model.lesion_table import csv_text
 from model.naming import cleared
 from model.plan import Plan
 from model.results import STUDIES
-from model.studies import Unusable
+from model.studies import NO_PET, Unusable
 
 SUMMARY, FAILURES = "summary.csv", "failures.csv"
 COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
@@ -24,12 +24,19 @@ KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct")
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A study that could not be scored: at which stage (find, read, segment, measure, write), why, and what to do."""
+    """A study that could not be scored: at which stage (find, read, segment, measure, write), why, and what to do.
+
+    Or, at stage "no PET", a CT alone, which is passed over.
+    """
 
     study: str
     stage: str
     message: str
     remedy: str
+
+    @property
+    def passed_over(self) -> bool:
+        return self.stage == NO_PET
 
 
 def failures_of(plan: Plan, records: Iterable[Record], root: Path, named: bool) -> list[Failure]:
@@ -71,4 +78,4 @@ def _key(job: Job) -> dict[str, Any]:
 def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:
     said = item.message if named else cleared(item.message, item, root, name)
     message, remedy = split_remedy(said)
-    return Failure(study=name, stage="find", message=message, remedy=remedy)
+    return Failure(study=name, stage=item.stage, message=message, remedy=remedy)

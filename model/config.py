@@ -33,7 +33,7 @@ class Limits:
     ct_max_hu: float = 32767.0
     spacing_min_mm: float = 0.1  # voxels outside these: the header is wrong, or not in mm
     spacing_max_mm: float = 50.0
-    ct_coverage_warn: float = 0.99  # share of the PET grid; below: warned about
+    ct_coverage_warn: float = 0.99  # share of the PET's uptake; below: warned about
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

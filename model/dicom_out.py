@@ -3,12 +3,16 @@
 import hashlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 MANUFACTURER, MODEL = "petct-lesion-segmentation developers", "petct-lesion-segmentation"
 SERIAL = "none"
-LABEL = "Lesions"  # of the one segment and the one ROI; both hold every lesion
+LESION, ALL = "Lesion", "Lesions"  # what a segment or an ROI is called: one lesion and its number, or all of them
+MOST_NUMBERED = 255  # lesions in segments of their own: viewers keep segments in 8 bits
 MUST_BE_THERE = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
     "StudyID", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
@@ -32,6 +36,17 @@ def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
                 setattr(new, keyword, "")
         whole.append(new)
     return whole
+
+
+def segments_of(numbers: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
+    """Segments 1, 2, ... (0 outside) of numbered lesions, and what each is called.
+
+    One a lesion, under its number in the lesion table; one for all where there are none or more than 255.
+    """
+    count = int(numbers.max(initial=0))
+    if 0 < count <= MOST_NUMBERED:
+        return numbers.astype(np.uint8), [f"{LESION} {number}" for number in range(1, count + 1)]
+    return (numbers > 0).astype(np.uint8), [ALL]
 
 
 def uid_from(*parts: object) -> str:

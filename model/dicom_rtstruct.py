@@ -1,4 +1,4 @@
-"""A mask as DICOM RT Structure Set: one ROI with every lesion, outlined slice by slice along the edges of its voxels.
+"""Lesions as DICOM RT Structure Set: an ROI each, outlined slice by slice along the edges of its voxels.
 
 The patient's and the study's identity are those of the PET, so that a PACS or a planning system files it beside it.
 """
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.contours import outlines
-from model.dicom_out import LABEL, MANUFACTURER, MODEL, as_bytes, complete, uid_from
+from model.dicom_out import MANUFACTURER, MODEL, as_bytes, complete, segments_of, uid_from
 from model.geometry import Grid
 
 SERIES_NUMBER = 9002
@@ -27,11 +28,12 @@ COPIED = (
 )  # fmt: skip
 
 
-def dicom_rtstruct(mask: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
-    """A DICOM file of the outlines of a mask (z, y, x) on the slices of `headers`, ordered as the mask is.
+def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
+    """A DICOM file of the outlines of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered alike.
 
-    grid: the mask's. run: what the mask is a function of, besides the PET; the same gives the same UIDs. An empty
-    mask gives an ROI without contours. Contours hold the middles of the mask's voxels and of no others.
+    grid: that of numbers. run: what they are a function of, besides the PET; the same gives the same UIDs. ROIs are
+    numbered as the lesion table is; no lesion gives one without contours. Contours hold the middles of the lesion's
+    voxels and of no others.
     """
     sources = complete(headers)
     first = sources[0]
@@ -56,20 +58,24 @@ def dicom_rtstruct(mask: NDArray[Any], headers: Sequence[FileDataset], grid: Gri
     frame = first.FrameOfReferenceUID or uid_from("frame", first.SeriesInstanceUID)
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = frame, ""
     made.ReferencedFrameOfReferenceSequence = Items([_frame(frame, sources)])
-    made.StructureSetROISequence = Items(
-        [_item(
-            ROINumber=1, ReferencedFrameOfReferenceUID=frame, ROIName=LABEL, ROIDescription=RESEARCH,
+    segments, labels = segments_of(numbers)
+    boxes = ndimage.find_objects(segments)  # none where nothing was found
+    rois, outlined, observed = [], [], []
+    for number, label in enumerate(labels, start=1):
+        rois.append(_item(
+            ROINumber=number, ReferencedFrameOfReferenceUID=frame, ROIName=label, ROIDescription=RESEARCH,
             ROIGenerationAlgorithm="AUTOMATIC",
-        )]
-    )  # fmt: skip
-    contours = [_contour(polygon, z, sources[z], grid) for z in range(len(mask)) for polygon in outlines(mask[z])]
-    roi = _item(ReferencedROINumber=1, ROIDisplayColor=RED)
-    if contours:
-        roi.ContourSequence = Items(contours)
-    made.ROIContourSequence = Items([roi])
-    made.RTROIObservationsSequence = Items(
-        [_item(ObservationNumber=1, ReferencedROINumber=1, RTROIInterpretedType="", ROIInterpreter="")]
-    )
+        ))  # fmt: skip
+        planes = range(boxes[number - 1][0].start, boxes[number - 1][0].stop) if boxes else ()
+        contours = [_contour(p, z, sources[z], grid) for z in planes for p in outlines(segments[z] == number)]
+        outlined.append(_item(ReferencedROINumber=number, ROIDisplayColor=RED))
+        if contours:
+            outlined[-1].ContourSequence = Items(contours)
+        observed.append(
+            _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
+        )
+    made.StructureSetROISequence, made.ROIContourSequence = Items(rois), Items(outlined)
+    made.RTROIObservationsSequence = Items(observed)
     return as_bytes(made)
 
 

@@ -40,6 +40,11 @@ class SeriesInfo:
     positions: NDArray[np.float64]
     normal: NDArray[np.float64]
 
+    @property
+    def belongs(self) -> tuple[str, str]:
+        """StudyInstanceUID and PatientID: what series of one study share."""
+        return self.study, self.person[1]
+
     def span_mm(self, normal: NDArray[np.float64]) -> tuple[float, float]:
         """Lowest and highest place of its slices along a direction; (0, 0) where positions are not known."""
         if not len(self.positions):
@@ -56,24 +61,26 @@ class SeriesInfo:
 def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
     """The series that DICOM files belong to, by study and UID; and the files that cannot be read, with the reason.
 
-    Copies of a slice (one SOPInstanceUID) count once: the first by path. Scouts are a series of their own,
+    Copies of a slice (one SOPInstanceUID, one place) count once: the first by path. Scouts are a series of their own,
     whatever their UID.
     """
-    series: dict[tuple[str, str, bool], list[FileDataset]] = {}
+    series: dict[tuple[str, str, str, bool], list[FileDataset]] = {}
     damaged: dict[Path, str] = {}
-    seen: set[str] = set()
+    seen: set[tuple[object, ...]] = set()
     for path in sorted(files):
         try:
             header = _glance(path)
             uid = text(header, "SOPInstanceUID")
-            of = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID"), _is_scout(header)
+            whose = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID"), text(header, "PatientID")
+            of = (*whose, _is_scout(header))
+            slice_of = (*of, uid, text(header, "ImagePositionPatient"))
         except CaseError as error:
             damaged[path] = str(error)
             continue
-        if not uid or uid not in seen:
-            seen.add(uid)
+        if not uid or slice_of not in seen:
+            seen.add(slice_of)
             series.setdefault(of, []).append(header)
-    return [_info(uid, headers) for (_, uid, _), headers in sorted(series.items())], damaged
+    return [_info(uid, headers) for (_, uid, *_), headers in sorted(series.items())], damaged
 
 
 def _glance(path: Path) -> FileDataset:

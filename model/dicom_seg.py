@@ -1,6 +1,7 @@
-"""A mask as DICOM Segmentation (SEG), one segment on the slices of the PET it was made from.
+"""Lesions as DICOM Segmentation (SEG) on the slices of the PET they were found in, a segment each.
 
-The patient's and the study's identity are those of the PET, so that a PACS files the mask beside it.
+The patient's and the study's identity are those of the PET, so that a PACS files it beside it.
+Segments are numbered as the lesion table is, so that a lesion of the table is found in a viewer.
 """
 
 import warnings
@@ -14,17 +15,18 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
-from model.dicom_out import LABEL, MANUFACTURER, MODEL, SERIAL, as_bytes, complete, uid_from
+from model.dicom_out import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
 SERIES_NUMBER = 9001  # above what scanners count to
 
 
-def dicom_seg(mask: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
-    """A DICOM file of a mask (z, y, x) on the slices of `headers`, in the order of `model.dicom_series.order_slices`.
+def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
+    """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
-    weights: the bundle's name and method, shown as the algorithm. run: what the mask is a function of, besides the
-    PET; the same gives the same UIDs. An empty mask gives empty frames: that nothing was found is a result too.
+    weights: the bundle's name and method, shown as the algorithm. run: what the lesions are a function of, besides
+    the PET; the same gives the same UIDs. No lesion gives one segment of empty frames: that nothing was found is a
+    result too.
     """
     sources = complete(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
@@ -33,30 +35,37 @@ def dicom_seg(mask: NDArray[Any], headers: Sequence[FileDataset], weights: str, 
         if not source.FrameOfReferenceUID:
             source.FrameOfReferenceUID = uid_from("frame", source.SeriesInstanceUID)
         source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # the voxels of the mask
-    return as_bytes(_segmentation(np.asarray(mask, np.uint8), sources, weights, run))
+    segments, labels = segments_of(numbers)
+    return as_bytes(_segmentation(segments, labels, sources, weights, run))
 
 
-def _segmentation(mask: NDArray[np.uint8], sources: list[Dataset], weights: str, run: str) -> Dataset:
+def _segmentation(
+    segments: NDArray[np.uint8], labels: list[str], sources: list[Dataset], weights: str, run: str
+) -> Dataset:  # fmt: skip
     first = sources[0]
-    description = hd.seg.SegmentDescription(
-        segment_number=1, segment_label=LABEL,
+    made: Dataset = hd.seg.Segmentation(
+        source_images=sources, pixel_array=segments, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _description(number, label, weights, uid_from("lesions", first.SeriesInstanceUID, run, number))
+            for number, label in enumerate(labels, start=1)
+        ],
+        series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run), series_number=SERIES_NUMBER,
+        sop_instance_uid=uid_from("seg", first.SeriesInstanceUID, run), instance_number=1,
+        manufacturer=MANUFACTURER, manufacturer_model_name=MODEL, software_versions=__version__,
+        device_serial_number=SERIAL, content_label="LESIONS", content_description=RESEARCH,
+        series_description=f"Lesions, {RESEARCH}", omit_empty_frames=bool(segments.any()),
+    )  # fmt: skip
+    return made
+
+
+def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
+    return hd.seg.SegmentDescription(
+        segment_number=number, segment_label=label,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,  # SNOMED CT 49755003
         segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=f"{MODEL}: {weights}"[:64], family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
-        tracking_uid=uid_from("lesions", first.SeriesInstanceUID, run), tracking_id=LABEL,
+        tracking_uid=tracking_uid, tracking_id=label,
     )  # fmt: skip
-    made: Dataset = hd.seg.Segmentation(
-        source_images=sources, pixel_array=mask, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[description],
-        series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run), series_number=SERIES_NUMBER,
-        sop_instance_uid=uid_from("seg", first.SeriesInstanceUID, run), instance_number=1,
-        manufacturer=MANUFACTURER, manufacturer_model_name=MODEL, software_versions=__version__,
-        device_serial_number=SERIAL, content_label="LESIONS", content_description=RESEARCH,
-        series_description=f"Lesions, {RESEARCH}", omit_empty_frames=bool(mask.any()),
-    )  # fmt: skip
-    return made
-
-

@@ -80,10 +80,12 @@ def _head(about: About) -> str:
 def _cards(rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int) -> str:
     volumes = [float(row["mtv_ml"]) for row in rows if row["lesions"]]
     cards: list[tuple[str, object, str]] = [("", len(rows), "studies scored")]
-    cards.append(("bad" if failures else "", len(failures), "not scored"))
+    passed = sum(failure.passed_over for failure in failures)
+    cards.append(("bad" if len(failures) > passed else "", len(failures) - passed, "not scored"))
     cards += [("warn", waiting, "still to do")] if waiting else []
     warned = sum(bool(row["warnings"]) for row in rows)
     cards += [("warn" if warned else "", warned, "with warnings"), ("", len(volumes), "with lesions")]
+    cards += [("", passed, "CT without a PET, passed over")] if passed else []
     if volumes:
         cards.append(("", f"{statistics.median(volumes):.1f} ml", "median MTV, where there are lesions"))
     dice = [float(row["dice"]) for row in rows if row.get("dice") is not None]
@@ -94,17 +96,30 @@ def _cards(rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiti
 
 
 def _failures(failures: Sequence[Failure]) -> str:
-    if not failures:
-        return ""
+    """What was not scored, open; what was passed over, folded away."""
+    failed = [failure for failure in failures if not failure.passed_over]
+    passed = [failure for failure in failures if failure.passed_over]
+    shown = ""
+    if failed:
+        shown = f'<section class="failures"><h2>Not scored ({len(failed)})</h2>{_reasons(failed)}</section>'
+    if passed:
+        shown += (
+            f"<section><details><summary>Passed over: CT without a PET ({len(passed)})</summary>{_reasons(passed)}"
+            "</details></section>"
+        )
+    return shown
+
+
+def _reasons(failures: Sequence[Failure]) -> str:
     rows = "".join(
         f'<tr><td class="study">{escape(f.study)}</td><td><span class="tag bad">{escape(f.stage)}</span></td>'
         f"<td>{escape(f.message)}</td><td>{escape(f.remedy)}</td></tr>"
         for f in failures
     )
     return (
-        f'<section class="failures"><h2>Not scored ({len(failures)})</h2><div class="scroll tall"><table><thead><tr>'
+        '<div class="scroll tall"><table><thead><tr>'
         "<th>Study</th><th>Stage</th><th>Why</th><th>What to do</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 

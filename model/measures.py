@@ -48,17 +48,21 @@ class Totals:
     dmax_mm: float | None  # largest distance between the centroids of two lesions
 
 
-def measure(suv: NDArray[Any], mask: NDArray[Any], grid: Grid) -> tuple[tuple[Lesion, ...], Totals]:
-    """The lesions of a mask and their totals; no lesions for an empty one.
+def measure(
+    suv: NDArray[Any], mask: NDArray[Any], grid: Grid
+) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:  # fmt: skip
+    """The lesions of a mask, their totals, and the number of the lesion that each voxel is of; none for an empty one.
 
     suv, mask: (z, y, x) on `grid`, any orientation; the values of the same voxels, whatever the order they lie in.
+    Numbers are int32 (z, y, x), 0 outside lesions.
     """
     labels, count = components(mask)
     boxes = ndimage.find_objects(labels)
-    found = [_lesion(suv, labels, number + 1, boxes[number], grid) for number in range(count)]
-    found.sort(key=lambda values: (-values["volume_ml"], -values["suv_max"], values["centroid_z_mm"],
-                                   values["centroid_y_mm"], values["centroid_x_mm"]))  # fmt: skip
-    lesions = tuple(Lesion(number=number, **values) for number, values in enumerate(found, start=1))
+    found = [(_lesion(suv, labels, label, boxes[label - 1], grid), label) for label in range(1, count + 1)]
+    found.sort(key=lambda one: _rank(one[0]))
+    lesions = tuple(Lesion(number=number, **values) for number, (values, _) in enumerate(found, start=1))
+    numbers = np.zeros(count + 1, np.int32)
+    numbers[[label for _, label in found]] = range(1, count + 1)
     centroids = np.array([(lesion.centroid_x_mm, lesion.centroid_y_mm, lesion.centroid_z_mm) for lesion in lesions])
     totals = Totals(
         lesions=count,
@@ -68,7 +72,7 @@ def measure(suv: NDArray[Any], mask: NDArray[Any], grid: Grid) -> tuple[tuple[Le
         suv_peak=max((lesion.suv_peak for lesion in lesions), default=None),
         dmax_mm=_longest(centroids) if count > 1 else None,
     )
-    return lesions, totals
+    return lesions, totals, numbers[labels]
 
 
 def peak_offsets(spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
@@ -77,6 +81,11 @@ def peak_offsets(spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
     x, y, z = (np.arange(-r, r + 1) * mm for r, mm in zip(reach, spacing_mm, strict=True))
     inside = z[:, None, None] ** 2 + y[None, :, None] ** 2 + x[None, None, :] ** 2 <= PEAK_RADIUS_MM**2
     return np.asarray(inside)
+
+
+def _rank(values: dict[str, float]) -> tuple[float, ...]:
+    """What lesions are ordered by: the largest first."""
+    return (-values["volume_ml"], -values["suv_max"], *(values[f"centroid_{axis}_mm"] for axis in "zyx"))
 
 
 def _lesion(

@@ -40,7 +40,7 @@ def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False) -> str:
         return f"s-{digest}"
     shown = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
     safe = re.sub(r"[^A-Za-z0-9]+", "_", shown).strip("_")[:LONGEST_NAME]
-    return f"{safe or 's'}-{digest[:6]}"
+    return f"{safe or 's'}-{digest}"
 
 
 def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:
@@ -51,12 +51,15 @@ def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str
             for number, path in enumerate(files, start=1):
                 known[str(path)] = f"{name}/{what}" + (f"/file {number} of {len(files)}" if len(files) > 1 else "")
         known |= {person: "(patient)" for person in entry.person if len(person) >= SHORTEST_NAME}
+    else:
+        known |= {f"{path}'": f"{name}'" for path in entry.paths}
     if entry.source != root:
         known[str(entry.source)] = name
     for text in sorted(known, key=len, reverse=True):
         message = message.replace(text, known[text])
     message = message.replace(f"'{root}'", "the folder of studies")
-    message = re.sub(re.escape(str(root)) + r"\b.*", ELSEWHERE, message, flags=re.DOTALL)
+    elsewhere = "'/" if isinstance(entry, Unusable) else f"{root}/"
+    message = re.sub(re.escape(elsewhere) + ".*", ELSEWHERE, message, flags=re.DOTALL)
     return UID.sub("(UID)", message)
 
 

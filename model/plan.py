@@ -13,7 +13,7 @@ from model.journal import DONE, Record, contents_of, stat_of
 from model.manifest import Bundle
 from model.naming import name_of
 from model.results import REPORT, STUDIES
-from model.studies import Entry, Found, Unusable
+from model.studies import NO_PET, Entry, Found, Unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,11 @@ class Plan:
     @property
     def todo(self) -> list[Job]:
         return [job for name, job in self.jobs.items() if name not in self.done]
+
+    @property
+    def passed_over(self) -> int:
+        """How many of the unusable are a CT without a PET: no study to score."""
+        return sum(item.stage == NO_PET for item in self.unusable.values())
 
 
 def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> str:

@@ -15,14 +15,19 @@ LARGEST = 2000  # pixels of an edge: a body is smaller, a wrong header may not b
 MARGIN = 36
 OUTLINE = (214, 30, 30)
 INK = (40, 40, 40)
+NUMBERED = 30  # lesions that have their number beside them: more would hide each other
 
 
-def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float], caption: str) -> bytes:
+def preview(
+    suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float], caption: str,
+    numbers: NDArray[Any] | None = None,
+) -> bytes:  # fmt: skip
     """PNG of the two projections side by side.
 
     suv, mask: (z, y, x) in LAS order; spacing_mm: (x, y, z). The patient stands upright, right side
     at the left of the coronal picture (radiological convention), facing left in the sagittal one.
-    An empty mask gives the projections without an outline.
+    An empty mask gives the projections without an outline. numbers: of the lesions, (z, y, x); the first
+    30 stand beside their outlines.
     """
     x_mm, y_mm, z_mm = spacing_mm
     # LAS: x grows to the left, y to anterior, z to superior. Rows run downwards, so z is turned over.
@@ -31,12 +36,18 @@ def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, floa
     wide = coronal.width + sagittal.width + 3 * MARGIN
     picture = Image.new("RGB", (max(wide, 560), coronal.height + 3 * MARGIN), "white")
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(15)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     left = MARGIN
     for panel, title, sides in ((coronal, "coronal", "RL"), (sagittal, "sagittal", "AP")):
         picture.paste(panel, (left, 2 * MARGIN))
         draw.text((left, MARGIN + 12), f"{title}  {sides[0]}|{sides[1]}", INK, font=font)
         left += panel.width + MARGIN
+    for number, (z, y, x) in enumerate(_boxes(numbers), start=1):
+        height = 1 - (z.start + z.stop) / 2 / suv.shape[0]
+        across, behind = x.stop / suv.shape[2], 1 - y.start / suv.shape[1]
+        top = 2 * MARGIN + height * coronal.height - 8
+        draw.text((MARGIN + across * coronal.width + 4, top), str(number), OUTLINE, font=small)
+        draw.text((2 * MARGIN + coronal.width + behind * sagittal.width + 4, top), str(number), OUTLINE, font=small)
     draw.text((MARGIN, 12), caption, INK, font=font)
     bottom = coronal.height + 2 * MARGIN
     draw.line([(MARGIN, bottom + 10), (MARGIN + 100 / PIXEL_MM, bottom + 10)], INK, 2)
@@ -44,6 +55,14 @@ def preview(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, floa
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _boxes(numbers: NDArray[Any] | None) -> list[tuple[slice, slice, slice]]:
+    """Where the first lesions lie."""
+    if numbers is None or not numbers.any():
+        return []
+    boxes: list[tuple[slice, slice, slice]] = ndimage.find_objects(np.ascontiguousarray(numbers))[:NUMBERED]
+    return boxes
 
 
 def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:

@@ -1,4 +1,4 @@
-"""CT onto the PET's LAS grid (linear; -1024 HU outside), and how much of it the CT covers."""
+"""CT onto the PET's LAS grid (linear; -1024 HU outside), and how much of the PET's uptake the CT covers."""
 
 from typing import Any
 
@@ -11,10 +11,14 @@ from model.geometry import Grid, las_view
 from model.reading import Volume
 
 OUTSIDE_HU = -1024.0  # air, as in autoPET's CTres
+UPTAKE_SUV = 0.5  # at and above: tissue; the noise in air about a patient stays below
 
 
-def resample_ct(ct: Volume, las: Grid) -> tuple[NDArray[Any], float]:
-    """CT in HU on the LAS grid, (z, y, x), and the share of that grid which it covers, in [0, 1].
+def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """CT in HU on the LAS grid, (z, y, x), and the share of the PET's uptake that it covers, in [0, 1].
+
+    suv: the PET on that grid; uptake are its voxels of SUV 0.5 and above (none: 1), since a CT's field of view is
+    often smaller than the PET's, and what it leaves out is mostly air.
 
     A CT that is on the grid already is not interpolated: its own values come back, as a view.
     Raises CaseError if CT covers no voxel of the grid.
@@ -34,8 +38,9 @@ def resample_ct(ct: Volume, las: Grid) -> tuple[NDArray[Any], float]:
     hu = sitk.GetArrayFromImage(moved)
     del moved, image  # two volumes less while the next ones are made
     outside = np.isnan(hu)  # values were checked to be finite: NaN can only mean outside
-    share = 1.0 - float(np.count_nonzero(outside)) / outside.size
-    if share == 0.0:
+    if outside.all():
         raise CaseError(f"CT '{ct.path}' covers no voxel of the PET. Are they of the same study?")
     hu[outside] = OUTSIDE_HU
-    return hu, share
+    uptake = suv >= UPTAKE_SUV
+    count = np.count_nonzero(uptake)
+    return hu, 1.0 - float(np.count_nonzero(uptake & outside)) / count if count else 1.0

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from model import RESEARCH
 from model.errors import OutputError
 from model.files import PARTIAL, silence, umask
 from model.geometry import Grid, grid_of, image_on
+from model.progress import say
 
 STUDIES = "studies"  # the folder of the studies' folders
 REPORT = "report.json"
@@ -107,7 +109,9 @@ def locked(output: Path, patience_s: float = 60.0) -> Iterator[int | None]:
     None on a file system without locks. Raises OutputError if another run works there.
     """
     end = time.monotonic() + patience_s  # a killed run's scoring process takes a moment to end, more on a busy machine
-    number = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    with _told(output / LOCK):
+        number = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    told = False
     try:
         while True:
             try:
@@ -119,6 +123,9 @@ def locked(output: Path, patience_s: float = 60.0) -> Iterator[int | None]:
                     raise OutputError(
                         f"another run works in '{output}'; wait for it, end it, or give another --output"
                     ) from None
+                if not told:
+                    say(f"another run works in '{output}'; waiting up to {patience_s:g} s for it", sys.stdout)
+                told = True
                 time.sleep(0.1)
             except OSError:
                 held = None

@@ -99,7 +99,7 @@ def score_study(
     result = segment(case, bundle, device, watch, those=networks, with_disagreement=options.disagreement)
     at("measure")
     with watch.stage("measure"):
-        lesions, totals = measure(case.pet.array, result.mask, case.pet.grid)
+        lesions, totals, numbers = measure(case.pet.array, result.mask, case.pet.grid)
     at("write")
     with Folder(job.output, job.name) as folder:
         with watch.stage("write"):
@@ -108,8 +108,8 @@ def score_study(
                 folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, case.pet.grid)
             folder.write("lesions.csv", lesions_csv(lesions).encode())
             folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
-            _write_pictures(folder, case, result, job.name)
-            _write_dicom(folder, job, loaded, bundle, result)
+            _write_pictures(folder, case, result, numbers, job.name)
+            _write_dicom(folder, job, loaded, bundle, numbers)
         warnings = [*case.warnings, *result.warnings, *([device.warning] if device.warning else [])]
         row = _row(job, loaded, result, totals, sum(watch.seconds.values()), [_shown(job, w) for w in warnings])
         report = make_report(case, bundle, device, result, warnings, watch.seconds)
@@ -125,22 +125,23 @@ def _series(files: tuple[Path, ...]) -> Series:
     return found[0]
 
 
-def _write_pictures(folder: Folder, case: Case, result: Result, name: str) -> None:
+def _write_pictures(folder: Folder, case: Case, result: Result, numbers: NDArray[np.int32], name: str) -> None:
     view = las_view(case.pet.grid)
     suv, mask = view.to_las(case.pet.array), view.to_las(result.mask)
-    folder.write("preview.png", preview(suv, mask, view.grid.spacing_mm, f"{name}  {RESEARCH}"))
+    caption = f"{name}  {RESEARCH}"
+    folder.write("preview.png", preview(suv, mask, view.grid.spacing_mm, caption, view.to_las(numbers)))
     folder.write("thumbnail.png", thumbnail(suv, mask, view.grid.spacing_mm))
 
 
-def _write_dicom(folder: Folder, job: Job, loaded: Loaded, bundle: Bundle, result: Result) -> None:
+def _write_dicom(folder: Folder, job: Job, loaded: Loaded, bundle: Bundle, numbers: NDArray[np.int32]) -> None:
     """SEG, and RTSTRUCT if asked for: where the study came as DICOM."""
     if not loaded.headers:
         return
     run = f"{job.key} {loaded.input_sha256}"
     weights = f"{bundle.manifest.name} ({bundle.manifest.method})"
-    folder.write("seg.dcm", dicom_seg(result.mask, loaded.headers, weights, run))
+    folder.write("seg.dcm", dicom_seg(numbers, loaded.headers, weights, run))
     if job.options.rtstruct:
-        folder.write("rtstruct.dcm", dicom_rtstruct(result.mask, loaded.headers, loaded.case.pet.grid, run))
+        folder.write("rtstruct.dcm", dicom_rtstruct(numbers, loaded.headers, loaded.case.pet.grid, run))
 
 
 def _row(

@@ -16,7 +16,7 @@ from model.geometry import LasView, las_view
 from model.intensity import scale_hu, scale_suv
 from model.manifest import Bundle
 from model.reading import Case
-from model.resampling import resample_ct
+from model.resampling import OUTSIDE_HU, UPTAKE_SUV, resample_ct
 from model.slices import clipped_image
 from model.stopwatch import Stopwatch
 from model.weights import Voter, voters
@@ -24,7 +24,7 @@ from model.weights import Voter, voters
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A study in LAS, cropped: suv and hu (z, y, x), where the crop lies, and the share of PET that CT covers."""
+    """A study in LAS, cropped: suv and hu (z, y, x), where the crop lies, the share of uptake that CT covers."""
 
     view: LasView
     box: Box | None  # None: no foreground
@@ -51,7 +51,7 @@ def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
     with watch.stage("resample"):
         view = las_view(case.pet.grid)
         suv = view.to_las(case.pet.array)
-        hu, share = resample_ct(case.ct, view.grid)
+        hu, share = resample_ct(case.ct, view.grid, suv)
     with watch.stage("crop"):
         box = foreground_box(suv, suv_above)
     if box is None:
@@ -129,8 +129,8 @@ def segment_ready(
     limit = bundle.manifest.limits.ct_coverage_warn
     if placed.ct_share < limit:
         warnings.append(
-            f"CT '{case.ct.path}' covers {100 * placed.ct_share:.1f} % of the PET volume; "
-            f"air ({-1024} HU) was assumed in the rest"
+            f"CT '{case.ct.path}' covers {100 * placed.ct_share:.1f} % of the PET's uptake (voxels of SUV "
+            f"{UPTAKE_SUV:g} and above); air ({OUTSIDE_HU:g} HU) was assumed in the rest: look at the mask there"
         )
     if first is None:
         warnings.append(

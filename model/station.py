@@ -23,6 +23,10 @@ class Died(Exception):
     """The scoring process ended, or was ended for taking too long, before it answered; says why."""
 
 
+class TookTooLong(Died):
+    """It was ended for taking too long: once more would take as long again."""
+
+
 class Station:
     """One scoring process. `ask` is called by one thread at a time; `inherited`: a file descriptor it keeps open."""
 
@@ -77,11 +81,11 @@ class Station:
         with suppress(OSError):  # a process that is gone is found out below
             self._child.stdin.write(line + "\n")
             self._child.stdin.flush()
-        end = time.monotonic() + limit_s if limit_s else None
+        begun = time.monotonic()
         while not select.select([self._replies], [], [], SLICE_S)[0]:
-            if end is not None and time.monotonic() > end:
+            if limit_s and time.monotonic() - begun > limit_s:
                 self.close()
-                raise Died(f"it took longer than {limit_s:g} s (--limit-minutes) and was ended")
+                raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
         said = self._replies.readline()
         if said.endswith("\n"):
             answer: dict[str, Any] = json.loads(said)

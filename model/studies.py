@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+FIND, NO_PET = "find", "no PET"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -30,11 +32,16 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
-    """What was found and cannot be scored, and why; the message names the remedy after its last semicolon."""
+    """What was found and cannot be scored, and why; the message names the remedy after its last semicolon.
+
+    stage: FIND, or NO_PET of a CT without a PET: no study to score, told but no failure. paths: what the message names.
+    """
 
     identity: str
     source: Path
     message: str
+    stage: str = FIND
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Which PET and which CT of many DICOM series make a study, told by what they hold, not by the names of folders.
 
-Series belong together by StudyInstanceUID; a PET whose study has no CT takes one of its FrameOfReferenceUID.
+Series belong together by StudyInstanceUID and PatientID (de-identification may give many patients one UID); a PET
+whose study has no CT takes one of its FrameOfReferenceUID.
 PET: of those that could be one (no projection, no single slice, no multi-frame object) a series corrected for
 attenuation before one that is not; of these the longest along the body; then the most slices; then the lowest series
 number. CT: of those that could be one (no scout besides) a series of the PET's frame of reference before another; of
@@ -9,11 +10,12 @@ where there is no other, so that reading it says what is wrong. PET without CT, 
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from model.dicom_scan import SeriesInfo, scan
-from model.studies import Entry, Found, Unusable
+from model.studies import FIND, NO_PET, Entry, Found, Unusable
 
 COVER_STEPS = 50  # coverage counts in steps of 2 %: less does not tell one CT from another
 
@@ -22,25 +24,30 @@ def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
     """The studies among DICOM files. named: picks may hold the series' descriptions, which can name a patient."""
     series, damaged = scan(files)
     useful = [s for s in series if s.modality in ("PT", "CT")]
-    studies: dict[str, list[SeriesInfo]] = {}
+    studies: dict[tuple[str, str], list[SeriesInfo]] = {}
     for one in useful:
-        studies.setdefault(one.study, []).append(one)
-    loose = {uid for uid, members in studies.items() if not any(s.modality == "PT" for s in members)}
-    entries, unusable, taken = [], [], set()
-    for uid, members in studies.items():
-        if uid in loose:
+        studies.setdefault(one.belongs, []).append(one)
+    patients = Counter(uid for uid, _ in studies)
+
+    def identity(uid: str, patient: str) -> str:
+        return f"dicom:{uid}" if patients[uid] == 1 else f"dicom:{uid}:{patient}"
+
+    loose = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
+    entries, unusable, taken = [], [], set[tuple[str, str]]()
+    for key, members in studies.items():
+        if key in loose:
             continue
         pets = [s for s in members if s.modality == "PT"]
         cts = [s for s in members if s.modality == "CT"]
         if not cts:  # of a study of its own, in the same frame of reference
             frames = {pet.frame for pet in pets} - {""}
             cts = [s for other in loose for s in studies[other] if s.frame in frames]
-            taken |= {s.study for s in cts}
+            taken |= {s.belongs for s in cts}
         if cts:
-            entries.append(_entry(uid, pets, cts, named))
+            entries.append(_entry(identity(*key), pets, cts, named))
         else:
-            unusable.append(_lone(uid, pets, "a PET but no CT", root))
-    unusable += [_lone(uid, studies[uid], "a CT but no PET", root) for uid in sorted(loose - taken)]
+            unusable.append(_lone(identity(*key), pets, FIND, root))
+    unusable += [_lone(identity(*key), studies[key], NO_PET, root) for key in sorted(loose - taken)]
     for path, why in damaged.items():
         unusable.append(Unusable(identity=f"file:{path.relative_to(root).as_posix()}", source=path, message=why))
     ignored = sum(len(s.files) for s in series) - sum(len(s.files) for s in useful)
@@ -65,14 +72,14 @@ def _cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
     return max(0.0, min(high, last) - max(low, first)) / (high - low) if high > low else 0.0
 
 
-def _entry(uid: str, pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
+def _entry(identity: str, pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
     pet = pick_pet(pets)
     ct = pick_ct(cts, pet)
     picks = _said("PET", pet, pets, named, lambda s: s.flaw or ("" if s.corrected else "not attenuation-corrected"))
     picks += _said("CT", ct, cts, named, lambda s: s.flaw or f"covers {100 * _cover(s, pet):.0f} % of the PET")
     files = (*pet.files, *ct.files)
     return Entry(
-        identity=f"dicom:{uid}", source=common_folder(files), kind="dicom", pet=pet.files, ct=ct.files,
+        identity=identity, source=common_folder(files), kind="dicom", pet=pet.files, ct=ct.files,
         picks=tuple(picks), person=pet.person,
     )  # fmt: skip
 
@@ -93,11 +100,12 @@ def _said(
     return [f"{what}: took {shown(taken)}, not " + ", ".join(map(shown, others))]
 
 
-def _lone(uid: str, members: list[SeriesInfo], what: str, root: Path) -> Unusable:
+def _lone(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> Unusable:
     files = [path for s in members for path in s.files]
     folder = common_folder(files)
+    what = "a CT but no PET" if stage == NO_PET else "a PET but no CT"
     return Unusable(
-        identity=f"dicom:{uid}", source=folder,
+        identity=identity, source=folder, stage=stage,
         message=f"the study in '{folder}' has {what}; put the missing series below '{root}', or leave this one out",
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ to the CSV.
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
@@ -68,8 +69,11 @@ def with_truth(found: Found, root: Path, folder: Path) -> Found:
     if not folder.is_dir():
         raise ConfigError(f"--truth '{folder}' is not a folder; give the one that holds the masks")
 
+    sources = Counter(entry.source for entry in found.entries)
+
     def matched(entry: Entry) -> Entry:
-        stems = [entry.source, *(_without_ending(p) for p in (*entry.ct[:1], *entry.pet[:1]) if entry.kind == "images")]
+        own = [entry.source] if sources[entry.source] == 1 else []  # of several in a folder, a mask is of none
+        stems = [*own, *(_without_ending(p) for p in (*entry.ct[:1], *entry.pet[:1]) if entry.kind == "images")]
         inside = [path.relative_to(root) for path in stems if path.is_relative_to(root) and path != root]
         tried = [folder / f"{path}{suffix}" for path in inside for suffix in SUFFIXES]
         return replace(entry, truth=next((path for path in tried if path.is_file()), None))
@@ -85,7 +89,7 @@ def read_list(path: Path) -> Found:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
     head = content.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(content), delimiter=max(",;\t", key=head.count))
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=head.count))
     names = [name.strip().lower() for name in rows.fieldnames or []]
     if missing := [name for name in NEEDED if name not in names]:
         raise ConfigError(
@@ -93,20 +97,22 @@ def read_list(path: Path) -> Found:
             f"and has {', '.join(names) or 'none'}"
         )
     rows.fieldnames = names
-    found = Found()
-    for line, row in enumerate(rows, start=2):
+    entries: dict[str, Entry] = {}
+    unusable = []
+    for number, row in enumerate(rows, start=1):
         cells = {name: (row.get(name) or "").strip() for name in KNOWN}
         if not any(cells.values()):
             continue
         try:
-            one = Found(entries=(_listed(cells, path),))
+            entry = _listed(cells, path)
+            if entry.identity in entries:
+                raise CaseError("its study stands in a line above; remove one of them")
+            entries[entry.identity] = entry
         except CaseError as error:
-            one = Found(unusable=(Unusable(identity=f"row:{line}", source=path, message=f"line {line}: {error}"),))
-        found = found + one
-    identities = [entry.identity for entry in found.entries]
-    if twice := sorted({i for i in identities if identities.count(i) > 1}):
-        raise ConfigError(f"'{path}' names {len(twice)} studies twice, first {twice[0][4:]}; remove one of the lines")
-    return found
+            named = tuple(path.parent / cells[name] for name in ("pet", "ct", "truth") if cells[name])
+            said = f"line {rows.line_num}: {error}"
+            unusable.append(Unusable(identity=f"row:{number}", source=path, message=said, paths=named))
+    return Found() + Found(entries=tuple(entries.values()), unusable=tuple(unusable))
 
 
 def _listed(cells: dict[str, str], table: Path) -> Entry:
@@ -124,10 +130,10 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
     if cells["weight_kg"]:
         try:
             weight_kg = float(cells["weight_kg"].replace(",", "."))
-        except ValueError:
-            weight_kg = -1.0
+        except ValueError:  # what it is instead may be a name
+            raise CaseError("weight_kg is not a number; it must be above 0, in kg, or empty") from None
         if not (isfinite(weight_kg) and 0 < weight_kg < 1000):
-            raise CaseError(f"weight_kg is {cells['weight_kg']!r}; it must be above 0, in kg, or empty")
+            raise CaseError(f"weight_kg is {weight_kg:g}; it must be above 0 and below 1000, in kg, or empty")
     kind = "dicom" if paths["pet"].is_dir() else "images"
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")

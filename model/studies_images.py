@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.reading import SUFFIXES, stem
-from model.studies import Entry, Found, Unusable
+from model.studies import FIND, NO_PET, Entry, Found, Unusable
 
 PET, CT, TRUTH = "PET", "CT", "truth"
 WORDS = {  # word -> role and rank; the lower is taken first
@@ -110,7 +110,7 @@ def _entry(identity: str, members: list[Image], root: Path) -> Entry | Unusable:
     if missing:
         there = next(iter(taken.values()))
         message = f"'{there}' has no {missing} beside it; add it, with {missing.lower()} in its name, or leave it out"
-        return Unusable(identity=identity, source=there, message=message)
+        return Unusable(identity=identity, source=there, message=message, stage=NO_PET if missing == PET else FIND)
     return Entry(
         identity=identity, source=source, kind="images", pet=(taken[PET],), ct=(taken[CT],),
         picks=tuple(picks), truth=taken.get(TRUTH),

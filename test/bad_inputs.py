@@ -323,8 +323,8 @@ def table(outcomes: list[Outcome]) -> str:
         "Exit codes: 2 a setting or option, 3 the study, 4 the weights, 5 the output, 1 anything unexpected,",
         "130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves",
         "one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.", "",
-        "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET volume, a PET without foreground and",
-        "an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.",
+        "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground",
+        "and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.",
         "", "| bad input | what the user reads | exit code |", "|---|---|---|", *rows, "",
     ])  # fmt: skip
 

@@ -10,7 +10,7 @@ from model.batch import run_batch
 from model.errors import OutputError
 from model.job import Job, Options
 from model.journal import DONE, FAILED, Journal, read_journal
-from model.station import Died
+from model.station import Died, TookTooLong
 from model.studies import Entry
 
 
@@ -47,6 +47,17 @@ def test_a_study_that_ends_the_process_twice_is_a_failure_and_the_others_go_on(t
     assert [record.state for record in records.values()] == [DONE, FAILED, DONE] == [r.state for r in told]
     assert "SIGKILL, twice" in records["b"].message and "more memory" in records["b"].remedy
     assert read_journal(tmp_path)["b"].stage == "segment"
+
+
+def test_a_study_that_takes_too_long_is_not_tried_again(tmp_path) -> None:
+    class Slow(Fake):
+        def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
+            super().ask(job, following)
+            raise TookTooLong("it took longer than 120 minutes")
+
+    station = Slow()
+    records = run_batch(jobs(tmp_path, "a"), station, Journal(tmp_path), lambda record: None, 0)
+    assert len(station.asked) == 1 and records["a"].state == FAILED and "--limit-minutes" in records["a"].remedy
 
 
 def test_a_study_that_is_too_much_beside_another_is_scored_alone(tmp_path) -> None:

@@ -7,7 +7,7 @@ from model.errors import split_remedy
 from model.job import Job, Options
 from model.journal import FAILED, Record
 from model.plan import Plan
-from model.studies import Entry, Unusable
+from model.studies import NO_PET, Entry, Unusable
 
 ROW = {
     "study": "s-1", "lesions": 2, "mtv_ml": 12.5, "tlg_suv_ml": 60.25, "suv_max": 9.0, "suv_peak": 7.5, "dmax_mm": None,
@@ -40,12 +40,15 @@ def test_text_that_a_spreadsheet_would_run_is_made_harmless() -> None:
 def test_failures_are_those_that_were_found_and_those_that_failed() -> None:
     root = Path("/ward")
     lone = Unusable(identity="x", source=root / "Smith", message=f"'{root / 'Smith'}' has no CT; add it")
+    alone = Unusable(identity="y", source=root / "Meier", message=f"'{root / 'Meier'}' has no PET; -", stage=NO_PET)
     failed = Record(study="s-0", state=FAILED, key="k", stage="read", message="bad", remedy="copy it")
-    found = failures_of(Plan(jobs={}, done={}, unusable={"s-1": lone}), [failed], root, named=False)
+    found = failures_of(Plan(jobs={}, done={}, unusable={"s-1": lone, "s-2": alone}), [failed], root, named=False)
     assert found == [
         Failure(study="s-0", stage="read", message="bad", remedy="copy it"),
         Failure(study="s-1", stage="find", message="'s-1' has no CT", remedy="add it"),
+        Failure(study="s-2", stage="no PET", message="'s-2' has no PET", remedy="-"),
     ]
+    assert [failure.passed_over for failure in found] == [False, False, True]
 
 
 def test_keys_say_where_a_study_lies_and_whose_it_is() -> None:

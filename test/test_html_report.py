@@ -83,6 +83,13 @@ def test_failures_stand_first_then_studies_with_warnings(tmp_path) -> None:
     assert places == sorted(places)
 
 
+def test_a_ct_without_a_pet_is_told_apart_and_is_no_failure(tmp_path) -> None:
+    alone = Failure(study="s-ct", stage="no PET", message="has no PET", remedy="leave it out")
+    page = html_report([row(1)], [alone], tmp_path, ABOUT)
+    assert "Not scored" not in page and '<div class="card "><b>0</b><span>not scored' in page
+    assert "Passed over: CT without a PET (1)" in page and "s-ct" in page
+
+
 def test_the_histogram_counts_every_study_once(tmp_path) -> None:
     rows = [row(n) for n in (0, 0, 0, 1, 2, 5, 50, 99, 100, 5000)]
     page = html_report(rows, [], tmp_path, ABOUT)

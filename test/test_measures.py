@@ -21,7 +21,7 @@ def image(array: np.ndarray, spacing=(4.0, 4.0, 3.0), origin=(0.0, 0.0, 0.0)) ->
 
 
 def measured(suv: np.ndarray, mask: np.ndarray, **place):
-    return measure(suv, mask.astype(bool), grid_of(image(suv, **place)))
+    return measure(suv, mask.astype(bool), grid_of(image(suv, **place)))[:2]
 
 
 def test_two_lesions_by_hand() -> None:
@@ -93,11 +93,22 @@ def test_a_turned_grid_moves_the_centroid_and_nothing_else() -> None:
     turned = image(suv, origin=(5.0, 6.0, 7.0))
     turned.SetDirection(sitk.Euler3DTransform((0, 0, 0), 0.2, 0.1, np.pi).GetMatrix())
     (one,), _ = measured(suv, mask)
-    (other,), _ = measure(suv, mask, grid_of(turned))
+    (other,), _, _ = measure(suv, mask, grid_of(turned))
     centre = turned.TransformContinuousIndexToPhysicalPoint((1.5, 3.0, 4.0))
     assert (other.centroid_x_mm, other.centroid_y_mm, other.centroid_z_mm) == pytest.approx(centre)
     assert (one.suv_peak, one.long_diameter_mm, one.tlg_suv_ml) == (
         other.suv_peak, other.long_diameter_mm, other.tlg_suv_ml)  # fmt: skip
+
+
+def test_voxels_bear_the_number_of_their_lesion_in_the_table() -> None:
+    suv = np.ones((10, 10, 10), np.float32)
+    numbered = np.zeros(suv.shape, int)
+    numbered[1, 1, 1:3] = 2  # found first, and smaller
+    numbered[5:8, 5, 1] = 1
+    numbered[9, 9, 9] = 4
+    numbered[8, 0, 0], suv[8, 0, 0] = 3, 2.0  # as small as the last, and hotter
+    _, _, numbers = measure(suv, numbered > 0, grid_of(image(suv)))
+    np.testing.assert_array_equal(numbers, numbered)
 
 
 def test_an_empty_mask_has_no_lesion_and_totals_of_nothing() -> None:

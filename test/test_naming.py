@@ -40,6 +40,11 @@ def test_a_path_that_is_not_known_is_cut_off() -> None:
     assert "Meier" not in said and said.startswith("'a file of this study")
 
 
+def test_a_results_folder_beside_the_studies_is_no_name() -> None:
+    said = f"cannot write '{ROOT}-results/studies/s-1/mask.mha': No space left on device; free some space"
+    assert cleared(said, ENTRY, ROOT, "s-1") == said
+
+
 def test_a_file_that_is_unusable_is_called_by_its_hash() -> None:
     item = Unusable(identity="file:x", source=ROOT / "O'Brien" / "bad.dcm", message="")
     assert cleared(f"'{item.source}' is damaged; copy it again", item, ROOT, "s-2") == "'s-2' is damaged; copy it again"

@@ -41,6 +41,21 @@ def test_an_empty_mask_has_no_outline() -> None:
     assert not red(picture(np.zeros((20, 20, 20), bool))).any()
 
 
+def test_lesions_have_their_numbers_beside_them() -> None:
+    numbers = np.zeros((100, 60, 80), int)
+    numbers[20:30, 25:35, 5:15] = 1
+    suv = np.zeros(numbers.shape, np.float32)
+    numbered, plain = (
+        np.asarray(Image.open(io.BytesIO(preview(suv, numbers > 0, (4.0, 4.0, 3.0), "test", given)))).astype(int)
+        for given in (numbers, None)
+    )
+    rows, columns = np.nonzero(np.abs(numbered - plain).sum(axis=2))
+    middle = 2 * 36 + (100 - 25) * 3.0 / PIXEL_MM  # of the lesion, in rows of the picture
+    assert abs(rows.mean() - middle) < 6
+    coronal = columns[columns < 36 + 80 * 4.0 / PIXEL_MM]
+    assert 36 + 15 * 4.0 / PIXEL_MM <= coronal.min() and coronal.max() < 36 + 15 * 4.0 / PIXEL_MM + 16
+
+
 def test_a_thumbnail_is_small_and_its_outline_as_red_as_the_previews() -> None:
     mask = np.zeros((100, 60, 80), bool)
     mask[40:60, 25:35, 30:50] = True

@@ -27,14 +27,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def batch(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
-    """Three DICOM studies, a pair of images, a damaged one, a PET without CT: (studies, results, run)."""
+    """Three DICOM studies, a pair of images, a damaged one, a PET and a CT alone: (studies, results, run)."""
     root = tmp_path_factory.mktemp("batch")
     studies, output = dicom_studies(root / "ward"), root / "results"
     image_study(studies / "Meier_Anna")
     bad = image_study(studies / "Mueller_Otto")
     path = bad / "Mueller_Otto_pet.mha"
     path.write_bytes(path.read_bytes()[:-300])
-    (studies / "Huber_Eva").mkdir()
+    for name in ("Huber_Eva", "Vogel_Ida"):
+        (studies / name).mkdir()
+    (studies / "Meier_Anna" / "Meier_Anna_ct.mha").rename(studies / "Vogel_Ida" / "lone_ct.mha")
     (studies / "Meier_Anna" / "Meier_Anna_pet.mha").rename(studies / "Huber_Eva" / "lone_pet.mha")
     image_study(studies / "Meier_Anna")
     done = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
@@ -46,7 +48,7 @@ def test_what_could_be_scored_is_and_the_rest_is_said(batch) -> None:
     assert done.returncode == 3 and done.stderr.splitlines()[-1].startswith("error: 2 of 6 studies could not be scored")
     assert len(rows(output / "summary.csv")) == 4
     stages = {row["stage"]: row for row in rows(output / "failures.csv")}
-    assert set(stages) == {"find", "read"}
+    assert set(stages) == {"find", "read", "no PET"} and "1 CT without a PET passed over" in done.stdout
     assert "is cut off or damaged" in stages["read"]["message"]
     assert stages["read"]["remedy"] == "copy or convert it again"
     assert "has no CT beside it" in stages["find"]["message"]
@@ -86,7 +88,7 @@ def test_research_use_is_said_in_every_table_and_page(batch) -> None:
 
 def test_no_name_is_written_anywhere_but_where_it_must_be(batch) -> None:
     _, output, done = batch
-    names = re.compile(rb"smith|meier|mueller|huber|ward", re.IGNORECASE)
+    names = re.compile(rb"smith|meier|mueller|huber|vogel|ward", re.IGNORECASE)
     for path in output.rglob("*"):
         assert not names.search(str(path.relative_to(output)).encode())
         if path.is_file() and path.name not in ("keys.csv", "seg.dcm", "rtstruct.dcm"):
@@ -100,7 +102,7 @@ def test_keys_map_names_back_and_are_private(batch) -> None:
     keys = rows(output / "keys.csv")
     assert stat.S_IMODE((output / "keys.csv").stat().st_mode) == 0o600
     assert {Path(row["source"]).relative_to(studies).parts[0] for row in keys} == {
-        "Smith_John_0", "Smith_John_1", "Smith_John_2", "Meier_Anna", "Mueller_Otto", "Huber_Eva",
+        "Smith_John_0", "Smith_John_1", "Smith_John_2", "Meier_Anna", "Mueller_Otto", "Huber_Eva", "Vogel_Ida",
     }  # fmt: skip
     assert {row["study"] for row in keys} == {
         row["study"] for name in ("summary.csv", "failures.csv") for row in rows(output / name)
@@ -120,7 +122,7 @@ def test_again_nothing_is_done_but_what_failed(batch, tiny_bundle) -> None:
 def test_a_dry_run_writes_nothing_and_says_what_would_be_done(batch, tiny_bundle, tmp_path) -> None:
     studies, _, _ = batch
     done = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
-    assert done.returncode == 0 and done.stdout.count("\nto do  s-") == 5 and done.stdout.count("\nnot    s-") == 1
+    assert done.returncode == 0 and done.stdout.count("\nto do  s-") == 5 and done.stdout.count("\nnot    s-") == 2
     assert not (tmp_path / "new").exists() and "Smith" not in done.stdout
     named = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run", "--names")
     assert "Smith_John_0" in named.stdout

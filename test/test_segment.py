@@ -128,5 +128,5 @@ def test_float16_storage_gives_the_masks_of_float32(make_bundle, tmp_path, cpu) 
 def test_a_ct_that_covers_part_of_pet_is_warned_about_with_the_share(bundle, cpu) -> None:
     pet, ct = tiny_images()
     result = run(pet, ct[:, :, 35:], bundle, cpu)
-    assert "% of the PET volume" in result.warnings[0]
+    assert "% of the PET's uptake" in result.warnings[0]
     assert Limits().ct_coverage_warn == 0.99

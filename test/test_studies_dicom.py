@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from dicom_writer import ramp, write_ct, write_pet
 
+from model.studies import FIND, NO_PET
 from model.studies_dicom import find_dicom
 
 NAC = {"CorrectedImage": ["DECY", "SCAT"]}
@@ -129,3 +130,29 @@ def test_descriptions_are_said_only_if_names_may_be(tmp_path) -> None:
     ct(tmp_path / "c")
     assert "Smith" not in str(found(tmp_path).entries[0].picks)
     assert "series 1 'Smith WB'" in str(found(tmp_path, named=True).entries[0].picks)
+
+
+def test_a_ct_alone_is_no_study_and_a_pet_alone_is_one_that_lacks_its_ct(tmp_path) -> None:
+    ct(tmp_path / "a", StudyInstanceUID="1.2.3.71", FrameOfReferenceUID="1.2.3.81")
+    pet(tmp_path / "b", StudyInstanceUID="1.2.3.72", FrameOfReferenceUID="1.2.3.82")
+    assert {item.source.name: item.stage for item in found(tmp_path).unusable} == {"a": NO_PET, "b": FIND}
+
+
+def test_two_patients_to_whom_de_identification_gave_one_study_uid_are_two_studies(tmp_path) -> None:
+    for patient in ("P1", "P2"):
+        fields = {"PatientID": patient, "FrameOfReferenceUID": f"1.2.3.{patient[1]}"}
+        pet(tmp_path / "flat" / f"{patient}pet", **fields)
+        ct(tmp_path / "flat" / f"{patient}ct", **fields)
+    one, two = found(tmp_path).entries
+    assert one.identity != two.identity
+    for entry in (one, two):
+        assert len({path.parent.name[:2] for path in entry.files}) == 1 and len(entry.pet) == len(entry.ct) == 6
+
+
+def test_slices_that_share_a_uid_and_lie_apart_are_no_copies(tmp_path) -> None:
+    def one_uid(header, z: int) -> None:
+        header.SOPInstanceUID = "1.2.3.99"
+
+    write_pet(tmp_path / "pet", ramp(6), edit=one_uid)
+    ct(tmp_path / "ct")
+    assert len(found(tmp_path).entries[0].pet) == 6

@@ -6,6 +6,7 @@ import pytest
 from dicom_writer import write_ct, write_pet
 
 from model.errors import ConfigError
+from model.naming import cleared, name_of
 from model.studies_find import find_studies, with_truth
 
 NOWHERE = Path("/nonexistent")
@@ -42,7 +43,8 @@ def test_a_csv_names_studies_of_both_kinds(tmp_path) -> None:
     ("row", "words"),
     [
         ("gone.mha,c.mha,,", "line 2: pet '{}/gone.mha' is not there"), (",c.mha,,", "line 2: no path in column pet"),
-        ("p.mha,c.mha,,heavy", "weight_kg is 'heavy'"), ("p.mha,c.mha,,-3", "weight_kg is '-3'"),
+        ("p.mha,c.mha,,Doe", "weight_kg is not a number"), ("p.mha,c.mha,,-3", "weight_kg is -3"),
+        ("q.mha,c.mha,,", "line 3: its study stands in a line above"),
         ("folder,c.mha,,", "one of PET and CT is a folder"), ("folder,folder,,", "holds no DICOM series of a PET"),
     ],
 )  # fmt: skip
@@ -55,14 +57,10 @@ def test_a_bad_row_is_told_and_the_others_are_found(row: str, words: str, tmp_pa
     assert words.format(tmp_path) in result.unusable[0].message
 
 
-def test_a_csv_without_its_columns_or_with_a_study_twice_is_refused(tmp_path) -> None:
-    touch(tmp_path / "p.mha", tmp_path / "c.mha")
+def test_a_csv_without_its_columns_is_refused(tmp_path) -> None:
     table = tmp_path / "list.csv"
     table.write_text("image,ct\nx,y\n")
     with pytest.raises(ConfigError, match="has no column pet"):
-        find_studies(table, NOWHERE)
-    table.write_text("pet,ct\np.mha,c.mha\np.mha,c.mha\n")
-    with pytest.raises(ConfigError, match="names 1 studies twice"):
         find_studies(table, NOWHERE)
 
 
@@ -98,5 +96,27 @@ def test_truths_of_a_folder_have_the_paths_of_their_studies(tmp_path) -> None:
     touch(truths / "ward" / "p1.nii.gz", truths / "b" / "x_ct.mha")
     dicom, images = sorted(with_truth(find_studies(root, NOWHERE), root, truths).entries, key=lambda e: e.kind)
     assert dicom.truth == truths / "ward" / "p1.nii.gz" and images.truth == truths / "b" / "x_ct.mha"
+    write_pet(root / "ward" / "p1" / "later", fields={"StudyInstanceUID": "1.2.3.7"})  # two studies in one folder
+    write_ct(root / "ward" / "p1" / "later_ct", fields={"StudyInstanceUID": "1.2.3.7"})
+    again = with_truth(find_studies(root, NOWHERE), root, truths).entries
+    assert [entry.truth for entry in again if entry.kind == "dicom"] == [None, None]
     with pytest.raises(ConfigError, match="--truth"):
         with_truth(find_studies(root, NOWHERE), root, tmp_path / "gone")
+
+
+def test_a_bad_row_is_told_without_the_names_in_its_paths(tmp_path) -> None:
+    elsewhere = tmp_path / "O'Brien Mary" / "x.mha"
+    table = tmp_path / "list.csv"
+    table.write_text(f"pet,ct\n{elsewhere},c.mha\n../Meier/x.mha,c.mha\n")
+    for line, item in enumerate(find_studies(table, NOWHERE).unusable, start=2):
+        assert cleared(item.message, item, table, "s-1") == f"line {line}: pet 's-1' is not there; correct the path"
+
+
+def test_paths_of_a_csv_may_lie_anywhere_and_no_name_of_a_result_comes_of_them(tmp_path) -> None:
+    touch(tmp_path / "p.mha", tmp_path / "c.mha")
+    table = tmp_path / "lists" / "list.csv"
+    table.parent.mkdir()
+    table.write_text("pet,ct\n../p.mha,../c.mha\n")
+    (entry,) = find_studies(table, NOWHERE).entries
+    assert entry.pet[0].samefile(tmp_path / "p.mha")
+    assert not set("./") & set(name_of(entry, b"", named=True) + name_of(entry, b""))

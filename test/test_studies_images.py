@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from model.studies import NO_PET
 from model.studies_images import find_images
 
 
@@ -50,6 +51,7 @@ def test_what_is_missing_or_there_twice_is_told(tmp_path) -> None:
     said = " ".join(item.message for item in result.unusable)
     assert "a_pet.mha' has no CT beside it" in said and "b_ct.mha' has no PET beside it" in said
     assert "2 files could be the PET of one study" in said
+    assert [item.stage for item in result.unusable if "b_ct.mha" in item.message] == [NO_PET]
 
 
 def test_files_without_a_word_for_what_they_are_are_ignored(tmp_path) -> None:

@@ -123,7 +123,7 @@ def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
     facts = facts_of(cache / case) or {}
     warnings: list[str] = list(facts.get("warnings", ()))
     if (share := facts.get("ct_share", 1.0)) < limits.ct_coverage_warn:
-        warnings.append(f"its CT covers {100 * share:.1f} % of the PET; air was assumed in the rest")
+        warnings.append(f"its CT covers {100 * share:.1f} % of the PET's uptake; air was assumed in the rest")
     if (lost := facts.get("lost_ml", 0.0)) > 0:
         warnings.append(f"{lost:.2f} ml of its truth lie outside the crop")
     return warnings
