@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmark.record import figure, record, table, told
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,15 +34,18 @@ def main() -> None:
     add("--workers", type=int, nargs="*", default=[1, 2, 4], help="dask workers (default 1 2 4)")
     add("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    figures = {"one machine": measure(options, [], 1)}
+    found = {"one machine": measure(options, [], 1)}
     for count in options.workers:
         with workers(count) as address:
-            figures[f"{count} dask workers"] = measure(options, ["--cluster", address], count)
-    for name, figure in figures.items():
-        print(f"{name:16s} {figure['studies']} studies in {figure['seconds']:.0f} s: {figure['per_hour']:.1f} an hour, "
-              f"peak {figure['peak_mb']:.0f} MB a process, median {figure['median_s']:.1f} s a study")  # fmt: skip
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+            found[f"{count} dask workers"] = measure(options, ["--cluster", address], count)
+    rows, figures = [], {}
+    for name, said in found.items():
+        rows.append([name, str(said["studies"]), f"{said['seconds']:.0f}", f"{said['per_hour']:.1f}",
+                     f"{said['median_s']:.1f}", f"{said['peak_mb'] / 1e3:.2f}"])  # fmt: skip
+        figures[f"{name}: studies an hour"] = figure([said["per_hour"]], "1/h", "more")
+        figures[f"{name}: memory"] = figure([said["peak_mb"] / 1e3], "GB")
+    head = ["processes", "studies", "seconds", "an hour", "median s a study", "peak GB of one"]
+    told(record(f"Batches: score.py with {options.weights}", table(head, rows), figures), options.json)
 
 
 def measure(options: argparse.Namespace, more: list[str], count: int) -> dict[str, float]:

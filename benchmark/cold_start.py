@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmark.record import figure, record, table, told
+
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = """
 import runpy, sys, time
@@ -35,12 +37,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="processes to start; the median is printed (default 5)")
     parser.add_argument("--drop-caches", action="store_true", help="empty the page cache first (root, Linux)")
     parser.add_argument("--input", type=Path, default=ROOT / "test/input", help="study (default: sample)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     seconds = [one_start(options.input.resolve(), options.drop_caches) for _ in range(options.runs)]
     state = "empty" if options.drop_caches else "warm"
-    kind = f"median of {options.runs}, page cache {state}"
-    print(f"first byte of input after {statistics.median(seconds):.2f} s ({kind}; "
-          f"all: {', '.join(f'{s:.2f}' for s in sorted(seconds))})")  # fmt: skip
+    rows = [[state, f"{statistics.median(seconds):.2f}", ", ".join(f"{s:.2f}" for s in sorted(seconds))]]
+    printed = table(["page cache", "seconds, median", "all"], rows)
+    figures = {f"first byte of input, page cache {state}": figure(seconds, "s")}
+    told(record("Cold start: from `python process.py` to the first byte of input", printed, figures), options.json)
 
 
 def one_start(study: Path, drop_caches: bool) -> float:

@@ -1,4 +1,4 @@
-"""What got worse between two results of one benchmark, by more than the noise and by more than 10 %.
+"""What got worse between two results of one benchmark, by more than the noise and by more than 10 % (Dice: 0.05 %).
 
     python -m benchmark.compare old.json new.json
 
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.record import FORMAT, machine_text, table
-
-LEAST = 0.10  # a change below this is none, however steady the runs
 
 
 def main() -> int:
@@ -46,7 +44,7 @@ def main() -> int:
     if lost:
         print(f"no longer measured: {', '.join(lost)}")
     worse = [one for one in changes if one["verdict"] == "worse"]
-    print(f"{len(changes)} figures compared, {len(worse)} worse by more than the noise and {100 * LEAST:.0f} %")
+    print(f"{len(changes)} figures compared, {len(worse)} worse")
     return 1 if worse else 0
 
 
@@ -56,7 +54,7 @@ def change(name: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any
     noise = max(spread(old["values"]), spread(new["values"]))
     share = (now - before) / abs(before) if before else (0.0 if now == before else float("inf"))
     worse_by = share if new["better"] == "less" else -share
-    limit = max(noise, LEAST)
+    limit = max(noise, new["least"])
     verdict = "worse" if worse_by > limit else "better" if worse_by < -limit else "same"
     return {"name": name, "unit": new["unit"], "before": before, "now": now, "share": share, "noise": noise,
             "verdict": verdict}  # fmt: skip

@@ -6,8 +6,9 @@
 
 The study is synthetic, the weights are random: time and memory do not depend on either. Four networks vote with weights
 2, 1, 1, 1. MONAI's loop is run with four passes, equal work, and with five, as the authors' container runs the first
-network twice. Every run is a process of its own, contenders in turn; seconds are medians, from the process's start to
-its end, memory is the most of any run. x floor: the networks' seconds over those of benchmark.floor for four passes.
+network twice. Every run is a process of its own, contenders in turn, another one first each time; seconds are medians,
+from the process's start to its end, memory is the most of any run, masks are the least alike of all runs. x floor: the
+networks' seconds over those of benchmark.floor for four passes. Who cannot take part is named.
 
 nnU-Net takes part where --nnunet names the Python of an environment that has it (benchmark/requirements.txt says how):
 
@@ -42,16 +43,18 @@ from training.bundle import write_bundle
 
 WEIGHTS = (2.0, 1.0, 1.0, 1.0)  # of the authors' submission
 CT_SIZE = (1.28, 1.28, 1.84)  # voxels of CT for one of PET on each axis: 512 x 512 x 600 for 400 x 400 x 326
+LEAST_DICE = 0.0005  # a change of agreement that counts
 STAGES = ("import", "weights", "read", "resample", "crop", "intensity", "to device", "network", "sums", "argmax",
           "paste", "write")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A way to run: the module that does it, under which Python, and how many passes it takes."""
+    """A way to run: the module that does it, what that imports, under which Python, and how many passes it takes."""
 
     name: str
     module: str
+    needs: str
     python: str = sys.executable
     passes: int = len(WEIGHTS)
 
@@ -61,14 +64,15 @@ def main() -> None:
     network = Network(fusion="middle", widths=tuple(options.widths))
     device = choose_device(options.device)
     rate = matrix_rate(device.torch_device, options.matrix)
-    printed, figures = [], {"matrix rate": figure([rate / 1e9], "GFLOP/s", "more")}
+    those, absent = contenders(options)
+    printed, figures = absent, {"matrix rate": figure([rate / 1e9], "GFLOP/s", "more")}
     with tempfile.TemporaryDirectory() as place:
         study = Path(place) / "study"
         make_study(study, tuple(options.size), ct_size(options), compressed=True)
         for edge in options.windows:
             bundle = make_bundle(Path(place) / f"bundle-{edge}", network, edge)
             task = Task(str(study), str(bundle), "", edge, 0, device.torch_device.type, options.gpu_gb)
-            runs = in_turn(contenders(options), task, options.runs, Path(place))
+            runs = in_turn(those, task, options.runs, Path(place))
             floor_s = runs["ours"][0]["windows"] * operations(network, (edge, edge, edge)) / rate
             printed += [*tables(edge, runs, floor_s), ""]
             figures |= figures_of(edge, runs, floor_s)
@@ -98,23 +102,35 @@ def ct_size(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(options.ct or (round(n * factor) for n, factor in zip(options.size, CT_SIZE, strict=True)))
 
 
-def contenders(options: argparse.Namespace) -> list[Contender]:
-    """Who takes part; says who does not."""
-    found = [
-        Contender(name="ours", module="benchmark.ours"),
-        Contender(name="MONAI, 4 passes", module="benchmark.published"),
-        Contender(name="MONAI, 5 passes", module="benchmark.published", passes=5),
-    ]
+def contenders(options: argparse.Namespace) -> tuple[list[Contender], list[str]]:
+    """Who takes part, their imports in the page cache; and lines on who does not, and why."""
     python = options.nnunet or str(ROOT / ".nnunet/bin/python")
-    seen = "import nnunetv2.inference.predict_from_raw_data"
-    there = Path(python).exists() and not subprocess.run([python, "-c", seen], capture_output=True).returncode
-    if there:
-        return [*found, Contender(name="nnU-Net v2", module="benchmark.nnunet", python=python)]
-    if options.nnunet:
-        raise SystemExit(f"error: '{python}' does not import nnunetv2; make it as benchmark/requirements.txt says")
-    print(f"nnU-Net v2 takes no part: '{python}' is not there or lacks it; benchmark/requirements.txt says how to make "
-          "it", file=sys.stderr)  # fmt: skip
-    return found
+    monai, nnunet = "monai.inferers", "nnunetv2.inference.predict_from_raw_data"
+    found, absent = [], []
+    for one in (
+        Contender(name="ours", module="benchmark.ours", needs="model.segment"),
+        Contender(name="MONAI, 4 passes", module="benchmark.published", needs=monai),
+        Contender(name="MONAI, 5 passes", module="benchmark.published", needs=monai, passes=5),
+        Contender(name="nnU-Net v2", module="benchmark.nnunet", needs=nnunet, python=python),
+    ):
+        if trouble := import_trouble(one):
+            absent += [f"{one.name} took no part: {trouble} (benchmark/requirements.txt says how to install it).", ""]
+            print(absent[-2], file=sys.stderr)
+        else:
+            found.append(one)
+    if options.nnunet and found[-1].python != options.nnunet:
+        raise SystemExit(f"error: '{options.nnunet}' was asked for with --nnunet")
+    return found, absent
+
+
+def import_trouble(one: Contender) -> str | None:
+    """Why a contender cannot be imported; None if it can."""
+    command = [one.python, "-c", f"import {one.module}, {one.needs}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    except OSError as error:
+        return f"'{one.python}': {error.strerror}"
+    return (done.stderr.splitlines() or ["it ended without a word"])[-1] if done.returncode else None
 
 
 def make_bundle(folder: Path, network: Network, edge: int) -> Path:
@@ -143,7 +159,8 @@ def in_turn(those: list[Contender], task: Task, runs: int, place: Path) -> dict[
     """What each contender's process says of itself in each run, its seconds and its mask."""
     found: dict[str, list[dict[str, Any]]] = {one.name: [] for one in those}
     for number in range(runs):
-        for one in those:
+        first = number % len(those)
+        for one in those[first:] + those[:first]:
             mask = place / f"{task.window}-{number}-{one.module}-{one.passes}" / "mask.mha"
             mask.parent.mkdir()
             said = start(one, replace(task, mask=str(mask), passes=one.passes))
@@ -174,19 +191,22 @@ def tables(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float) -> 
         total, network = median(said, "total_s"), statistics.median(one["seconds"]["network"] for one in said)
         peak = max(one["peak_bytes"] for one in said)
         gpu = f"{max(one['peak_gpu_bytes'] for one in said) / 1e9:.2f}" if said[0]["peak_gpu_bytes"] else "none"
-        dice, differ = agreement(said[0]["mask"], ours[0]["mask"])
+        dice, differ = least_alike(said, ours)
         rows.append([
-            name, f"{total:.2f}", f"{total / median(ours, 'total_s'):.2f}", f"{network:.2f}",
+            name, said[0]["precision"], str(said[0]["windows"]), f"{total:.2f}",
+            f"{total / median(ours, 'total_s'):.2f}", f"{network:.2f}",
             f"{network / floor_s:.2f}", f"{peak / 1e9:.2f}", f"{peak / max(one['peak_bytes'] for one in ours):.2f}",
             gpu, f"{dice:.5f}", str(differ),
         ])  # fmt: skip
         medians = [statistics.median(one["seconds"].get(stage, 0.0) for one in said) for stage in STAGES]
         stages.append([name, *(f"{value:.2f}" for value in medians), f"{total - sum(medians):.2f}"])
     rungs = ", ".join(sorted({one["rung"] for one in ours}))
-    head = ["contender", "seconds", "of ours", "network, s", "x floor", "host GB", "of ours", "GPU GB",
-            "Dice with ours", "voxels that differ"]  # fmt: skip
+    threads = ", ".join(sorted({str(one["threads"]) for said in runs.values() for one in said}))
+    head = ["contender", "precision", "windows", "seconds", "of ours", "network, s", "x floor", "host GB", "of ours",
+            "GPU GB", "Dice with ours", "voxels that differ"]  # fmt: skip
     return [
-        f"Windows of {edge}^3, medians of {len(ours)}; floor {floor_s:.3g} s; ours ran at: {rungs}", "",
+        f"Windows of {edge}^3, medians of {len(ours)}; floor {floor_s:.3g} s; threads of each: {threads}; ours ran at: "
+        f"{rungs}", "",
         *table(head, rows), "",
         "Seconds, stage by stage:", "", *table(["contender", *STAGES, "rest"], stages),
     ]  # fmt: skip
@@ -205,8 +225,13 @@ def figures_of(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float)
         out[f"{key}: host memory"] = figure([one["peak_bytes"] / 1e9 for one in said], "GB")
         if said[0]["peak_gpu_bytes"]:
             out[f"{key}: GPU memory"] = figure([one["peak_gpu_bytes"] / 1e9 for one in said], "GB")
-        out[f"{key}: Dice with ours"] = figure([agreement(said[0]["mask"], runs["ours"][0]["mask"])[0]], "", "more")
+        out[f"{key}: Dice with ours"] = figure([least_alike(said, runs["ours"])[0]], "", "more", LEAST_DICE)
     return out
+
+
+def least_alike(said: list[dict[str, Any]], ours: list[dict[str, Any]]) -> tuple[float, int]:
+    """The agreement of the run whose mask is least like that of our first run."""
+    return min(agreement(one["mask"], ours[0]["mask"]) for one in said)
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, int]:

@@ -8,16 +8,16 @@ and after the networks is that of benchmark.published.
 import os
 from types import SimpleNamespace
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.published import Task, run
+from benchmark.published import Task, Timed, run
 from model.stopwatch import Stopwatch
 
 for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
     os.environ.setdefault(name, "/nowhere")  # or it prints that they are not set; none is used
 
 
-def predict_by_nnunet(networks: list[tuple[float, nn.Module]], image: Tensor, task: Task, watch: Stopwatch) -> Tensor:
+def predict_by_nnunet(networks: list[tuple[float, Timed]], image: Tensor, task: Task, watch: Stopwatch) -> Tensor:
     """The weighted sum of the networks' logits, by nnU-Net's sliding window."""
     with watch.stage("import"):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -30,25 +30,12 @@ def predict_by_nnunet(networks: list[tuple[float, nn.Module]], image: Tensor, ta
     patch = SimpleNamespace(patch_size=(task.window,) * 3)
     total: Tensor | None = None
     for weight, network in networks:
-        predictor.manual_initialization(Timed(network, watch), plans, patch, None, {}, "none", None)
+        predictor.manual_initialization(network, plans, patch, None, {}, "none", None)
         with watch.stage("sums"):
             logits = predictor.predict_sliding_window_return_logits(image).to("cpu").float()
             total = weight * logits if total is None else total + weight * logits
     assert total is not None  # a bundle has members
     return total / sum(weight for weight, _ in networks)
-
-
-class Timed(nn.Module):
-    """A network whose time is told."""
-
-    def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
-        super().__init__()
-        self.network, self.watch = network, watch
-
-    def forward(self, image: Tensor) -> Tensor:
-        with self.watch.stage("network"):
-            out: Tensor = self.network(image)
-            return out
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def main() -> None:
     print(json.dumps({
         "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
-        "rung": result.rung, "windows": result.windows,
+        "rung": result.rung, "windows": result.windows, "threads": torch.get_num_threads(),
+        "precision": str(device.precision).removeprefix("torch."),
     }))  # fmt: skip
 
 

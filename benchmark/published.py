@@ -45,7 +45,21 @@ def main() -> None:
     run(predict_by_monai)
 
 
-def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatch], Tensor]) -> None:
+class Timed(nn.Module):
+    """A network whose time is told and whose windows are counted."""
+
+    def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
+        super().__init__()
+        self.network, self.watch, self.windows = network, watch, 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.windows += len(image)
+        with self.watch.stage("network"):
+            out: Tensor = self.network(image)
+            return out
+
+
+def run(predict: Callable[[list[tuple[float, Timed]], Tensor, Task, Stopwatch], Tensor]) -> None:
     """One study from the command line's task; prints what was measured as JSON.
 
     predict: sums weighted logits (2, X, Y, Z) of the networks over an image (2, X, Y, Z) on the device.
@@ -58,7 +72,7 @@ def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatc
     limit_gpu(task.gpu_gb)
     with watch.stage("weights"):
         bundle = load_bundle(Path(task.bundle))
-        networks = [(weight, load().to(device)) for weight, load, _ in voters(bundle)]
+        networks = [(weight, Timed(load().to(device), watch)) for weight, load, _ in voters(bundle)]
         if task.passes > len(networks):
             networks = [(1.0, network) for weight, network in networks for _ in range(round(weight))]
     with watch.stage("read"):
@@ -87,6 +101,8 @@ def run(predict: Callable[[list[tuple[float, nn.Module]], Tensor, Task, Stopwatc
     print(json.dumps({
         "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+        "windows": sum(network.windows for network in {network for _, network in networks}),
+        "threads": torch.get_num_threads(), "precision": "float16" if gpu else "float32",
     }))  # fmt: skip
 
 
@@ -97,24 +113,16 @@ def limit_gpu(gb: float | None) -> None:
         torch.cuda.set_per_process_memory_fraction(min(gb * 1e9 / total, 1.0))
 
 
-def predict_by_monai(
-    networks: list[tuple[float, nn.Module]], image: Tensor, task: Task, watch: Stopwatch
-) -> Tensor:
+def predict_by_monai(networks: list[tuple[float, Timed]], image: Tensor, task: Task, watch: Stopwatch) -> Tensor:
     """The weighted sum of the networks' logits, by MONAI's sliding window."""
     with watch.stage("import"):
         from monai.inferers import sliding_window_inference
     total: Any = 0
     half = torch.autocast("cuda", torch.float16, enabled=image.is_cuda)
     for weight, network in networks:
-
-        def predict(patches: Tensor, network: nn.Module = network) -> Tensor:
-            with watch.stage("network"):
-                out: Tensor = network(patches)
-                return out
-
         with watch.stage("sums"), torch.no_grad(), half:
             out = sliding_window_inference(
-                image[None], (task.window,) * 3, WINDOWS_AT_A_TIME[image.device.type], predict, overlap=0.5
+                image[None], (task.window,) * 3, WINDOWS_AT_A_TIME[image.device.type], network, overlap=0.5
             )
             total = total + weight * out[0].float()
     return total / sum(weight for weight, _ in networks)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = 1
+FORMAT = 2
+LEAST = 0.10  # a change of a figure below this share is none, however steady the runs
 
 
-def figure(values: Sequence[float], unit: str, better: str = "less") -> dict[str, Any]:
-    """One thing that was measured, every run of it; better: less or more."""
-    return {"unit": unit, "better": better, "values": [float(value) for value in values]}
+def figure(values: Sequence[float], unit: str, better: str = "less", least: float = LEAST) -> dict[str, Any]:
+    """One thing that was measured, every run of it; better: less or more; least: share below which a change is none."""
+    return {"unit": unit, "better": better, "least": least, "values": [float(value) for value in values]}
 
 
 def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -3,16 +3,14 @@
     python -m benchmark.road                        # 400 x 400 x 326 PET, 512 x 512 x 600 CT
     python -m benchmark.road --pet 100 100 80 --ct 128 128 150 --runs 3
 
-Makes the study (synthetic), reads it once so that the page cache is warm, then runs it --runs times, each
-in a process of its own, uncompressed and compressed. Imports, weights and the network are not counted: in
-the network's place a threshold makes the mask. Memory is the process's peak before the network would start.
+Makes the study (synthetic), runs it once so that the page cache is warm, then --runs times, each in a process of its
+own, uncompressed and compressed. Imports, weights and the network are not counted: in the network's place a threshold
+makes the mask. Memory is the process's peak before the network would start.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from benchmark.record import child, figure, record, table, told
 from model.config import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
 from model.files import Staging, peak_memory_bytes
 from model.geometry import grid_of
@@ -31,6 +30,8 @@ from model.writing import mask_path, write_mask
 
 EXTENT_MM = (815.0, 815.0, 978.0)  # of the PET: 400 x 400 x 326 voxels of 2.04 x 2.04 x 3 mm
 CT_EXTENT_MM = (700.0, 700.0, 978.0)
+KINDS = ("uncompressed", "compressed")
+STAGES = ("read", "resample", "crop", "intensity", "paste", "write")
 
 
 def main() -> None:
@@ -45,35 +46,20 @@ def main() -> None:
     if options.one:
         print(json.dumps(one_run(options.one)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        figures = {
-            kind: measure(Path(folder) / kind, options, compressed=kind == "compressed")
-            for kind in ("uncompressed", "compressed")
-        }
-    print(f"PET {options.pet}, CT {options.ct}, median of {options.runs}, seconds")
-    for kind, figure in figures.items():
-        stages = "  ".join(f"{name} {value:.2f}" for name, value in figure["stages"].items())
-        print(f"{kind:13s} total {figure['total']:.2f}  ({stages})  peak before network {figure['peak_mb']:.0f} MB")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def measure(folder: Path, options: argparse.Namespace, compressed: bool) -> dict[str, object]:
-    """Make the study, run it in child processes, return medians."""
-    make_study(folder, tuple(options.pet), tuple(options.ct), compressed)
-    runs = []
-    for number in range(options.runs + 1):  # the first one warms the page cache and is not counted
-        command = [sys.executable, "-m", "benchmark.road", "--one", str(folder)]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        if number:
-            runs.append(json.loads(out.splitlines()[-1]))
-    names = runs[0]["stages"]
-    return {
-        "total": statistics.median(run["total"] for run in runs),
-        "totals": [run["total"] for run in runs],
-        "stages": {name: statistics.median(run["stages"][name] for run in runs) for name in names},
-        "peak_mb": max(run["peak_mb"] for run in runs),
-    }
+    rows, figures = [], {}
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as place:
+            make_study(Path(place) / "study", tuple(options.pet), tuple(options.ct), kind == "compressed")
+            runs = [child("--one", Path(place) / "study") for _ in range(options.runs + 1)][1:]
+        stages = {name: [run["stages"][name] for run in runs] for name in ("total", *STAGES)}
+        peak_gb = [run["peak_bytes"] / 1e9 for run in runs]
+        rows.append([kind, *(f"{statistics.median(values):.2f}" for values in stages.values()), f"{max(peak_gb):.2f}"])
+        figures |= {f"{kind}: {name}": figure(values, "s") for name, values in stages.items()}
+        figures[f"{kind}: memory"] = figure(peak_gb, "GB")
+    sizes = (" x ".join(map(str, size)) for size in (options.pet, options.ct))
+    title = "Everything but the network: PET of {} voxels, CT of {}".format(*sizes)
+    head = ["input", "total, s", *STAGES, "peak GB before the network"]
+    told(record(title, [f"Medians of {options.runs}", "", *table(head, rows)], figures), options.json)
 
 
 def one_run(folder: Path) -> dict[str, object]:
@@ -86,7 +72,7 @@ def one_run(folder: Path) -> dict[str, object]:
     ready = place(case, bundle.manifest.crop.suv_above, watch)
     with watch.stage("intensity"):
         image = image_of(ready.hu, ready.suv, bundle.manifest.part(bundle.manifest.members[0]))
-    peak_mb = peak_memory_bytes() / 1e6
+    peak_bytes = peak_memory_bytes()
     paused = time.perf_counter()
     margin = (image[1] > 0.1).numpy()  # the network would run here
     resumed = time.perf_counter()
@@ -97,7 +83,7 @@ def one_run(folder: Path) -> dict[str, object]:
         write_mask(mask, case.pet.grid, target, staging)
         staging.commit()
     total = time.perf_counter() - begun - (resumed - paused)
-    return {"total": total, "stages": watch.seconds, "peak_mb": peak_mb}
+    return {"stages": watch.seconds | {"total": total}, "peak_bytes": peak_bytes}
 
 
 def stand_in() -> Bundle:

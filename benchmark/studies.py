@@ -5,11 +5,15 @@
     python -m benchmark.studies --size 48 40 44 --widths 2 4 --window 32 --studies 3 --json toy.json
 
 busy: the networks' seconds (windows to the device, convolutions, sums, threshold) over all seconds from the end of the
-first study's reading to the last mask; on a GPU each is waited for. ahead: the next study is read, resampled and scaled
-in a thread meanwhile (model.several); in turn: one after the other.
+first study's reading to the last mask; on a GPU each is waited for. On a CPU the thread that reads takes cores from the
+networks: there only the seconds of both ways tell. ahead: the next study is read, resampled and scaled in a thread
+meanwhile (model.several); in turn: one after the other. Every run is a process of its own, both ways in turn; seconds
+are medians, memory is the most of any run, at the end and after the first three studies.
 """
 
 import argparse
+import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +23,12 @@ import torch
 
 from benchmark.floor import PAPER_WIDTHS
 from benchmark.inference import CT_SIZE, make_bundle
-from benchmark.record import figure, record, table, told
+from benchmark.record import child, figure, record, table, told
 from benchmark.road import make_study
 from model.config import Limits, Network
-from model.device import Device, choose_device, make_deterministic
-from model.manifest import Bundle, load_bundle
+from model.device import choose_device, make_deterministic
+from model.files import peak_memory_bytes
+from model.manifest import load_bundle
 from model.reading import read_case
 from model.segment import segment
 from model.several import segment_each
@@ -31,6 +36,8 @@ from model.stopwatch import Stopwatch
 from model.weights import keep, voters
 
 BUSY = ("to device", "network", "sums", "argmax")
+WAYS = ("ahead", "in turn")
+FIRST = 3  # studies: as many as are in memory at a time
 
 
 def main() -> None:
@@ -40,35 +47,51 @@ def main() -> None:
     add("--widths", type=int, nargs="+", default=PAPER_WIDTHS, help="channels of the stages (default 32 32 64 128 256)")
     add("--window", type=int, default=192, help="window edge in voxels (default 192)")
     add("--studies", type=int, default=10, help="studies (default 10)")
+    add("--runs", type=int, default=3, help="runs of each way (default 3)")
     add("--device", default="auto", help="auto, cuda or cpu (default auto)")
     add("--json", type=Path, help="also write the figures here")
+    add("--one", choices=WAYS, help=argparse.SUPPRESS)  # what a child process runs
+    add("--place", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    make_deterministic()
-    device = choose_device(options.device)
+    if options.one:
+        print(json.dumps(measure(options)))
+        return
     rows, figures = [], {}
     with tempfile.TemporaryDirectory() as place:
         study = Path(place) / "study"
         ct = tuple(round(n * factor) for n, factor in zip(options.size, CT_SIZE, strict=True))
         make_study(study, tuple(options.size), ct, compressed=True)
         network = Network(fusion="middle", widths=tuple(options.widths))
-        bundle = load_bundle(make_bundle(Path(place) / "bundle", network, options.window))
-        for way in ("ahead", "in turn"):
-            total_s, seconds = measure(way, [study] * options.studies, bundle, device)
-            busy = sum(seconds.get(stage, 0.0) for stage in BUSY)
-            rows.append([way, f"{total_s:.2f}", f"{busy:.2f}", f"{100 * busy / total_s:.1f} %"])
-            figures[f"{way}: seconds"] = figure([total_s], "s")
-            figures[f"{way}: busy"] = figure([busy / total_s], "", "more")
+        make_bundle(Path(place) / "bundle", network, options.window)
+        turns = [{way: child("--one", way, "--place", place) for way in WAYS} for _ in range(options.runs)]
+    for way in WAYS:
+        total_s, busy_s, peak, early = (
+            [turn[way][key] for turn in turns] for key in ("total_s", "busy_s", "peak", "early")
+        )
+        busy = [part / whole for part, whole in zip(busy_s, total_s, strict=True)]
+        rows.append([
+            way, f"{statistics.median(total_s):.2f}", f"{statistics.median(busy_s):.2f}",
+            f"{100 * statistics.median(busy):.1f} %", f"{max(peak) / 1e9:.2f}", f"{max(early) / 1e9:.2f}",
+        ])  # fmt: skip
+        figures[f"{way}: seconds"] = figure(total_s, "s")
+        figures[f"{way}: busy"] = figure(busy, "", "more")
+        figures[f"{way}: memory"] = figure([value / 1e9 for value in peak], "GB")
     size = " x ".join(map(str, options.size))
     title = f"{options.studies} studies of {size} voxels in one process, four networks of widths "
-    title += f"{' '.join(map(str, options.widths))}, windows of {options.window}^3, {device.name}"
-    told(record(title, table(["reading", "seconds", "networks, s", "busy"], rows), figures), options.json)
+    title += f"{' '.join(map(str, options.widths))}, windows of {options.window}^3, "
+    title += choose_device(options.device).name
+    head = ["reading", "seconds", "networks, s", "busy", "host GB", f"host GB after {FIRST} studies"]
+    printed = [f"Medians of {options.runs}", "", *table(head, rows)]
+    told(record(title, printed, figures), options.json)
 
 
-def measure(way: str, studies: list[Path], bundle: Bundle, device: Device) -> tuple[float, dict[str, Any]]:
-    """Seconds from the end of the first study's reading, and those of each stage."""
-    gpu = device.torch_device.type == "cuda"
-    watch = Stopwatch(wait=torch.cuda.synchronize if gpu else lambda: None)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds from the end of the first study's reading, those of the networks, peak memory, and that after FIRST."""
+    make_deterministic()
+    device, bundle = choose_device(options.device), load_bundle(options.place / "bundle")
+    watch = Stopwatch(wait=torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None)
     those = keep(voters(bundle), device.torch_device)
+    studies = [options.place / "study"] * options.studies
     begun: list[float] = []
 
     def read(study: Path) -> Any:
@@ -76,13 +99,14 @@ def measure(way: str, studies: list[Path], bundle: Bundle, device: Device) -> tu
         begun.append(time.perf_counter())
         return case
 
-    if way == "ahead":
-        for _ in segment_each(studies, read, bundle, device, watch, those):
-            pass
+    if options.one == "ahead":
+        done = segment_each(studies, read, bundle, device, watch, those)
     else:
-        for study in studies:
-            segment(read(study), bundle, device, watch, those=those)
-    return time.perf_counter() - begun[0], watch.seconds
+        done = ((None, segment(read(study), bundle, device, watch, those=those)) for study in studies)
+    peaks = [peak_memory_bytes() for _ in done]
+    total_s = time.perf_counter() - begun[0]
+    busy_s = sum(watch.seconds.get(stage, 0.0) for stage in BUSY)
+    return {"total_s": total_s, "busy_s": busy_s, "peak": peaks[-1], "early": peaks[:FIRST][-1]}
 
 
 if __name__ == "__main__":

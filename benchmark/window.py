@@ -27,7 +27,7 @@ from benchmark.floor import PAPER_WIDTHS
 from benchmark.record import child, figure, record, table, told
 from model import lean
 from model.config import Network
-from model.device import choose_device, computing, make_deterministic
+from model.device import Device, choose_device, computing, cuda_trouble, make_deterministic
 from model.files import peak_memory_bytes
 from model.networks import MiddleFusion, build
 
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
 def one(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the runs and of the first, peak memory above what the process held before, and the difference."""
     make_deterministic()
-    device = choose_device(options.device)
+    device = device_of(options.one, options.device)
     gpu = device.torch_device.type == "cuda"
     torch.manual_seed(0)
     network = build(Network(fusion=options.fusion, widths=tuple(options.widths))).eval()
@@ -107,6 +107,13 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         with torch.no_grad():
             off = float((out.float().cpu() - plain(image.cpu())).abs().max())
     return {"first": seconds[0], "seconds": seconds[1:], "peak_bytes": peak, "off": off}
+
+
+def device_of(way: str, wanted: str) -> Device:
+    """As process.py chooses it; but the plain forward on a CPU without what process.py asks of glibc, which is ours."""
+    if way in ("plain", "compile") and wanted != "cuda" and (wanted == "cpu" or cuda_trouble()):
+        return Device(torch_device=torch.device("cpu"), precision=torch.float32, name="CPU")
+    return choose_device(wanted)
 
 
 def way_to_run(way: str, network: nn.Module, device: Any) -> Step:

@@ -37,7 +37,8 @@ def choose_device(wanted: str) -> Device:
     """cuda or cpu as asked; auto takes CUDA where it works, and says why where it should but does not.
 
     CUDA computes in float16, as the authors' submission did, and what overflows there in bfloat16 where the card has
-    it; the CPU in float32. Raises ConfigError if CUDA is asked for and absent.
+    it: after instance normalisation values need no more range, and float16 has 11 bits of them, bfloat16 8. The CPU
+    computes in float32. Raises ConfigError if CUDA is asked for and absent.
     """
     if wanted not in DEVICES:
         raise ConfigError(f"--device must be one of {', '.join(DEVICES)}, got {wanted!r}")
@@ -103,11 +104,11 @@ def computing(device: Device) -> Iterator[None]:
         yield
 
 
-def free_bytes(device: Device) -> int:
-    """Bytes of a GPU's memory that this process may still take: what is free, what torch holds unused, and no more than
-    torch.cuda.set_per_process_memory_fraction leaves it.
+def free_bytes() -> int:
+    """Bytes of the GPU's memory that this process may still take: what is free, what torch holds unused, and no more
+    than torch.cuda.set_per_process_memory_fraction leaves it.
     """
-    here = device.torch_device
+    here = torch.cuda.current_device()  # a number: not every function takes a device that has none
     free, total = torch.cuda.mem_get_info(here)
     allocated, reserved = torch.cuda.memory_allocated(here), torch.cuda.memory_reserved(here)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(here))

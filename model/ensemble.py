@@ -165,7 +165,7 @@ def most_windows(device: Device, parts: list[Part], shape: tuple[int, ...]) -> i
             device.precision.itemsize,
         ) for part in parts
     )  # fmt: skip
-    room = free_bytes(device) * (1 - LEFT_FREE) - 4 * STUDY_VALUES * math.prod(shape)
+    room = free_bytes() * (1 - LEFT_FREE) - 4 * STUDY_VALUES * math.prod(shape)
     fitting = min(max(int(room // one), 1), MOST_WINDOWS)
     return 1 << (fitting.bit_length() - 1)
 

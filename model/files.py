@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 from model.errors import OutputError
 
 PARTIAL = ".partial-"  # names that start so are never results: an interrupted run may leave one
 LFS_POINTER = b"version https://git-lfs"
+_gate = Lock()
+_silent: list[tuple[int, int]] = []  # of each thread within `silence`: copies of the streams, the same for all
 
 
 class Staging:
@@ -154,19 +157,29 @@ def peak_memory_bytes() -> int:
 def silence() -> Iterator[None]:
     """Keep what C++ libraries print to the two standard streams away from the user.
 
-    MetaIO and NRRD write to file descriptors 1 and 2 directly, so the descriptors are redirected.
+    MetaIO and NRRD write to file descriptors 1 and 2 directly, so the descriptors are redirected: by the first of
+    several threads that comes, and back by the last that goes.
     """
-    sink = os.open(os.devnull, os.O_WRONLY)
-    saved = [os.dup(1), os.dup(2)]
+    with _gate:
+        _silent.append(_silent[0] if _silent else _redirected())
     try:
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
         yield
     finally:
-        for number, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, number)
-            os.close(copy)
-        os.close(sink)
+        with _gate:
+            copies = _silent.pop()
+            if not _silent:
+                for number, copy in zip((1, 2), copies, strict=True):
+                    os.dup2(copy, number)
+                    os.close(copy)
+
+
+def _redirected() -> tuple[int, int]:
+    """Point the two standard streams at nothing; copies of what they were."""
+    copies, sink = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.close(sink)
+    return copies
 
 
 def _reclaimable_bytes(stat: Path) -> int:

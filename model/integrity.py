@@ -2,11 +2,13 @@
 
 MetaIO, NrrdIO and the NIfTI reader return garbage for a damaged or cut-off compressed stream, and the NIfTI
 reader for a file that is too short: so each compressed stream is run through once, its checksum compared, and
-the number of bytes held against the header, before the file is read. Header fields that MetaIO would turn into
-zeros, or crash on, are refused; so are the NaN and infinite voxels that the NIfTI reader would turn into zeros.
+the number of bytes held against the header, before the file is read. An .mha file that is compressed in itself is not
+inflated twice: what was read of it is held against its checksum. Header fields that MetaIO would turn into zeros, or
+crash on, are refused; so are the NaN and infinite voxels that the NIfTI reader would turn into zeros.
 """
 
 import math
+import os
 import re
 import struct
 import zlib
@@ -14,14 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.errors import CaseError
 from model.files import is_lfs_pointer
 
 CHUNK_BYTES = 1 << 22
+ADLER_BYTES = 4
 HEADER_LINES = 1000  # more than any header has: a file without an end mark is not read to its end
 ELEMENT_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
@@ -42,33 +46,61 @@ class _Nifti:
     floats: str | None
 
 
-def check_bytes(path: Path, what: str) -> None:
-    """Raise CaseError if the file is empty, a Git-LFS pointer, damaged, or has fewer bytes than its header says."""
+def check_bytes(path: Path, what: str) -> bool:
+    """Raise CaseError if the file is empty, a Git-LFS pointer, damaged, or has fewer bytes than its header says.
+
+    True: its voxels are left to `check_read`.
+    """
     if path.stat().st_size == 0:
         raise CaseError(f"{what} '{path}' is empty (0 bytes); copy it again")
     if is_lfs_pointer(path):
         raise CaseError(f"{what} '{path}' is a Git-LFS pointer, not the image; run: git lfs pull")
-    name, wrong = path.name.lower(), 0
+    name, wrong, left = path.name.lower(), 0, False
     try:
         with path.open("rb") as file:
             if name.endswith((".nii", ".nii.gz")):
                 wrong = _check_nifti(file, name.endswith(".gz"))
             elif name.endswith((".mha", ".mhd")):
-                _check_metaimage(file, path)
+                left = _check_metaimage(file, path)
             elif name.endswith(".nrrd"):
                 _check_nrrd(file, path)
     except (EOFError, ValueError, zlib.error) as error:
-        raise CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again") from None
+        raise _damaged(path, what, error) from None
     if wrong:
         raise CaseError(f"{what} '{path}' has {wrong} voxels that are NaN or infinite; replace them first")
+    return left
 
 
-def _check_metaimage(file: BinaryIO, path: Path) -> None:
+def check_read(path: Path, what: str, voxels: NDArray[Any] | None) -> None:
+    """Raise CaseError if what was read of an .mha file compressed in itself is not what it holds.
+
+    voxels: None where nothing could be read. A zlib stream ends with the Adler-32 of what it holds (RFC 1950). Where
+    the voxels have another, the stream is run through, which says why.
+    """
+    with path.open("rb") as file:
+        file.seek(-ADLER_BYTES, os.SEEK_END)
+        if voxels is not None and zlib.adler32(voxels.data) == int.from_bytes(file.read(), "big"):
+            return
+        file.seek(0)
+        try:
+            _check_metaimage(file, path, inflate=True, voxels=voxels)
+        except (EOFError, ValueError, zlib.error) as error:
+            raise _damaged(path, what, error) from None
+
+
+def _damaged(path: Path, what: str, error: Exception) -> CaseError:
+    return CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again")
+
+
+def _check_metaimage(
+    file: BinaryIO, path: Path, inflate: bool = False, voxels: NDArray[Any] | None = None
+) -> bool:
+    """Whether it is compressed in itself and was not run through, as `inflate` asks for, and held against `voxels`."""
     header: dict[str, str] = {}
     for _ in range(HEADER_LINES):
         key, equals, value = file.readline(CHUNK_BYTES).decode("latin-1").partition("=")
         if not equals:
-            return  # no MetaImage: the reader says so
+            return False  # no MetaImage: the reader says so
         header[key.strip()] = value.strip()
         if key.strip() == "ElementDataFile":
             break
@@ -81,10 +113,17 @@ def _check_metaimage(file: BinaryIO, path: Path) -> None:
     item = ELEMENT_BYTES.get(header.get("ElementType", "").removesuffix("_ARRAY"), 0)
     expected = item * math.prod(sizes) * int(header.get("ElementNumberOfChannels", "1"))
     place = header.get("ElementDataFile", "LOCAL")
+    local = place.upper() == "LOCAL"
     if header.get("CompressedData", "").lower() == "true":
-        _check_length(_compressed(file, path, place), expected)
-    elif place.upper() == "LOCAL" and "HeaderSize" not in header:
+        if local and not inflate:
+            return True
+        length, adler = _compressed(file, path, place) or (None, 0)
+        _check_length(length, expected)
+        if voxels is not None and adler not in (zlib.adler32(voxels.data), zlib.adler32(voxels.byteswap().data)):
+            raise ValueError("other voxels were read than it holds; is its header's CompressedDataSize right?")
+    elif local and "HeaderSize" not in header:
         _check_length(path.stat().st_size - file.tell(), expected)
+    return False
 
 
 def _check_nrrd(file: BinaryIO, path: Path) -> None:
@@ -141,8 +180,8 @@ def _nifti_header(head: bytes) -> _Nifti | None:
     return None
 
 
-def _compressed(file: BinaryIO, path: Path, place: str) -> int | None:
-    """Inflated bytes of the compressed data: the rest of the file, or another file that the header names."""
+def _compressed(file: BinaryIO, path: Path, place: str) -> tuple[int, int] | None:
+    """`_run_through` of the compressed data: the rest of the file, or another file that the header names."""
     if place.upper() == "LOCAL":
         return _run_through(file)
     beside = path.parent / place
@@ -152,9 +191,12 @@ def _compressed(file: BinaryIO, path: Path, place: str) -> int | None:
         return _run_through(data)
 
 
-def _run_through(data: BinaryIO) -> int:
-    """Decompress to nowhere: how many bytes there are. Raises as `_inflated` does."""
-    return sum(len(part) for part in _inflated(data))
+def _run_through(data: BinaryIO) -> tuple[int, int]:
+    """Decompress to nowhere: how many bytes there are, and their Adler-32. Raises as `_inflated` does."""
+    length, adler = 0, zlib.adler32(b"")
+    for part in _inflated(data):
+        length, adler = length + len(part), zlib.adler32(part, adler)
+    return length, adler
 
 
 def _inflated(data: BinaryIO) -> Iterator[bytes]:

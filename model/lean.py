@@ -38,11 +38,12 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
     return out
 
 
+@torch.no_grad()
 def forward(network: nn.Module, image: Tensor, kept: Kept | None = None) -> Tensor:
     """What `network(image)` gives, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
 
     network: of `prepared`; others than the U-Nets are run as they are. kept: buffers of windows before, which this one
-    takes and adds to. Makes no gradients.
+    takes and adds to. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
     """
     kept = {} if kept is None else kept
     match network:
@@ -85,6 +86,8 @@ def _late_features(network: LateFeatures, image: Tensor, kept: Kept) -> Tensor:
 def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], kept: Kept) -> list[Tensor]:
     """What the decoder reads of every stage, finest first: the encoders' channels one after the other."""
     stages: list[Tensor] = []
+    if any(edge % 2 ** (encoders[0].stages - 1) for edge in images[0].shape[2:]):
+        raise ValueError(f"{encoders[0].stages} stages cannot halve {tuple(images[0].shape[2:])} voxels evenly")
     for number, (encoder, image) in enumerate(zip(encoders, images, strict=True)):
         for stage in range(encoder.stages):
             layer: Any = encoder.get_submodule(f"layer{stage + 1}")

@@ -5,6 +5,7 @@ Everything that cannot be right is refused here, with the file, the value, the l
 
 import json
 import posixpath
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
@@ -18,7 +19,7 @@ from model.config import Limits
 from model.errors import CaseError
 from model.files import free_memory_bytes, silence
 from model.geometry import Grid, array_of, grid_of
-from model.integrity import check_bytes
+from model.integrity import check_bytes, check_read
 
 IMAGE_IO = {
     ".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nii.gz": "NiftiImageIO",
@@ -55,8 +56,8 @@ def read_case(inputs: list[Path], limits: Limits) -> Case:
     Raises CaseError for everything that is wrong with the input.
     """
     pet_path, ct_path = inputs if len(inputs) == 2 else find_pair(inputs[0])
-    ct = read_volume(ct_path, "CT")  # the larger first: a truncated file is told early
-    pet = read_volume(pet_path, "PET")
+    with ThreadPoolExecutor(max_workers=2) as both:  # inflating keeps a core busy
+        ct, pet = both.map(read_volume, (ct_path, pet_path), ("CT", "PET"))
     for volume, what in ((ct, "CT"), (pet, "PET")):
         check_spacing(volume, what, limits)
     warnings = check_hu(ct, limits) + check_suv(pet, limits)
@@ -96,8 +97,9 @@ def read_volume(path: Path, what: str) -> Volume:
         str(path).encode()
     except UnicodeEncodeError:
         raise CaseError(f"{what} file {str(path)!r}: its name is not UTF-8; rename it") from None
+    unchecked = False
     try:
-        check_bytes(path, what)
+        unchecked = check_bytes(path, what)
         with silence():
             reader = sitk.ImageFileReader()
             reader.SetImageIO(next(io for ending, io in IMAGE_IO.items() if path.name.lower().endswith(ending)))
@@ -106,7 +108,11 @@ def read_volume(path: Path, what: str) -> Volume:
         _check_header(reader, path, what)
         with silence():
             image = reader.Execute()
+        if unchecked:
+            check_read(path, what, array_of(image))
     except RuntimeError as error:
+        if unchecked:
+            check_read(path, what, None)
         raise CaseError(f"{what} '{path}' cannot be read: {_reason(error)}; copy or convert it again") from None
     except MemoryError:
         raise CaseError(f"{what} '{path}' does not fit into memory; use a machine with more") from None

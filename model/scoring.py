@@ -1,7 +1,6 @@
 """One study of a batch: from its files to its folder of results."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from model.preview import preview, thumbnail
 from model.reading import Case, read_case
 from model.report import make_report
 from model.results import REPORT, Folder
-from model.segment import Result, segment
+from model.segment import Ready, Result, make_ready, segment_ready
 from model.stopwatch import Stopwatch
 from model.weights import Voter
 from model.writing import json_bytes
@@ -44,20 +43,32 @@ Stage = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A study in memory. headers: of the PET's slices in the order of its volume, none where it is an image."""
+    """A study ready for the networks. headers: of the PET's slices in the order of its volume, none where it is an
+    image; seconds: of each stage so far.
+    """
 
-    case: Case
+    ready: Ready
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
     input_sha256: str
     stat: str
-    seconds: float
+    seconds: dict[str, float]
 
 
-def load(job: Job, limits: Limits) -> Loaded:
-    """Read and check a study. Raises CaseError, also if a file was written to while it was read."""
-    begun = time.perf_counter()
+def load(job: Job, bundle: Bundle) -> Loaded:
+    """Read and check a study, and do with it all that needs no network. Raises CaseError, also if a file was written to
+    while it was read.
+    """
+    watch = Stopwatch()
+    with watch.stage("read"):
+        found = _read(job, bundle.manifest.limits)
+    ready = make_ready(found.pop("case"), bundle, watch)
+    return Loaded(ready=ready, seconds=watch.seconds, **found)
+
+
+def _read(job: Job, limits: Limits) -> dict[str, Any]:
+    """What a study's files hold. Raises CaseError."""
     entry = job.entry
     try:
         stat, contents = stat_of(entry.files), contents_of(entry.files)
@@ -80,10 +91,8 @@ def load(job: Job, limits: Limits) -> Loaded:
         check_grid(grid, f"truth '{entry.truth}'", case.pet.grid, f"PET '{case.pet.path}'")
     if stat_of(entry.files) != stat:
         raise CaseError(f"a file of '{entry.source}' was changed while it was read; run again when it is complete")
-    return Loaded(
-        case=case, conversion=conversion, headers=headers, truth=truth, input_sha256=contents, stat=stat,
-        seconds=time.perf_counter() - begun,
-    )  # fmt: skip
+    return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "input_sha256": contents,
+            "stat": stat}  # fmt: skip
 
 
 def score_study(
@@ -93,10 +102,12 @@ def score_study(
 
     Raises the errors of model/errors.py, then leaves nothing.
     """
-    case, options = loaded.case, job.options
-    watch = Stopwatch(seconds={"read": loaded.seconds})
+    case, options = loaded.ready.case, job.options
+    watch = Stopwatch(seconds=loaded.seconds)
     at("segment")
-    result = segment(case, bundle, device, watch, those=networks, with_disagreement=options.disagreement)
+    result = segment_ready(
+        loaded.ready, bundle, device, watch, those=networks, with_disagreement=options.disagreement
+    )  # fmt: skip
     at("measure")
     with watch.stage("measure"):
         lesions, totals, numbers = measure(case.pet.array, result.mask, case.pet.grid)
@@ -141,7 +152,8 @@ def _write_dicom(folder: Folder, job: Job, loaded: Loaded, bundle: Bundle, numbe
     weights = f"{bundle.manifest.name} ({bundle.manifest.method})"
     folder.write("seg.dcm", dicom_seg(numbers, loaded.headers, weights, run))
     if job.options.rtstruct:
-        folder.write("rtstruct.dcm", dicom_rtstruct(numbers, loaded.headers, loaded.case.pet.grid, run))
+        grid = loaded.ready.case.pet.grid
+        folder.write("rtstruct.dcm", dicom_rtstruct(numbers, loaded.headers, grid, run))
 
 
 def _row(
@@ -150,9 +162,9 @@ def _row(
     """What summary.csv and report.html show of a study."""
     row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(totals))}
     if loaded.truth is not None:
-        scores = score(result.mask, loaded.truth, loaded.case.pet.grid.voxel_ml, job.options.convention)
+        scores = score(result.mask, loaded.truth, loaded.ready.case.pet.grid.voxel_ml, job.options.convention)
         row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
-        row["mtv_true_ml"] = round(float(np.count_nonzero(loaded.truth)) * loaded.case.pet.grid.voxel_ml, 4)
+        row["mtv_true_ml"] = round(float(np.count_nonzero(loaded.truth)) * loaded.ready.case.pet.grid.voxel_ml, 4)
     picks = [_shown(job, pick) for pick in job.entry.picks]
     return row | {"seconds": round(seconds, 2), "warnings": warnings, "picks": picks}
 

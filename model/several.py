@@ -20,8 +20,8 @@ def segment_each(
 ) -> Iterator[tuple[Case, Result]]:  # fmt: skip
     """Every study and what `segment` says of it, in order, by networks loaded once, or by `those`.
 
-    watch: told of what is not overlapped. Two studies are in memory at a time. Raises what `read` and `segment` raise,
-    when the study's turn comes.
+    watch: told of what is not overlapped. In memory are the study that was given out, the present one and the next.
+    Raises what `read` and `segment` raise, when the study's turn comes.
     """
     those = those or keep(voters(bundle), device.torch_device)
 

@@ -1,8 +1,9 @@
 """The process that scores studies, one after the other, for the one that hands them out: `python -m model.worker FD`.
 
 One line of JSON a job on standard input, one line of answer on the file descriptor FD. The weights are loaded once.
-While the networks work on a study, the next one is read. It ends with its standard input: results are never written
-for a run that is gone. A process of its own, so that a study which takes all memory, or a crash, ends this one alone.
+While the networks work on a study, the next one is read and resampled. It ends with its standard input: results are
+never written for a run that is gone. A process of its own, so that a study which takes all memory, or a crash, ends
+this one alone.
 """
 
 import json
@@ -18,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from model.config import Limits, override_limits
+from model.config import override_limits
 from model.errors import CaseError, LesionError, split_remedy
 from model.job import Job, Setup, job_from, setup_from
 from model.journal import contents_of, stat_of
@@ -45,7 +46,6 @@ class Scorer:
         bundle = load_bundle(Path(setup.weights), setup.method)
         limits = override_limits(bundle.manifest.limits, list(setup.limits))
         self._bundle = replace(bundle, manifest=replace(bundle.manifest, limits=limits))
-        self._limits: Limits = limits
         make_deterministic()
         self._device = choose_device(setup.device)
         self._networks = keep(voters(self._bundle), self._device.torch_device)
@@ -64,7 +64,7 @@ class Scorer:
         try:
             loaded = self._take(job)
             if following is not None:
-                self._ahead = (following, self._reader.submit(self._load, following, self._limits))
+                self._ahead = (following, self._reader.submit(self._load, following, self._bundle))
             row = self._score(job, loaded, self._bundle, self._device, self._networks, at)
             return {"state": "done", "row": row, "input_sha256": loaded.input_sha256, "stat": loaded.stat}
         except Exception as error:
@@ -79,7 +79,7 @@ class Scorer:
         if ahead is not None and ahead[0] == job:
             with suppress(Exception):  # perhaps for want of memory beside the study before: tried again alone
                 return ahead[1].result()
-        return self._load(job, self._limits)
+        return self._load(job, self._bundle)
 
 
 def _reason(error: Exception, job: Job) -> dict[str, str]:

@@ -26,10 +26,17 @@ def result(folder, name: str, benchmark: str = "inference", **figures) -> str:
         ([0.9, 1.0, 1.2], [1.25, 1.25, 1.25], "less", "same"),  # 25 % more, but the runs before spread over 30 %
         ([0.9, 1.0, 1.2], [1.31, 1.31, 1.31], "less", "worse"),
         ([0.0], [0.0], "less", "same"),
+        ([0.0], [1.0], "less", "worse"),
     ],
 )
 def test_a_change_counts_above_the_noise_and_a_tenth(before, now, better, verdict) -> None:
     assert change("f", figure(before, "s", better), figure(now, "s", better))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("now", "verdict"), [(0.9996, "same"), (0.9994, "worse")])
+def test_a_figure_may_say_that_less_counts(now: float, verdict: str) -> None:
+    dice = [figure([value], "", "more", least=0.0005) for value in (1.0, now)]
+    assert change("Dice", *dice)["verdict"] == verdict
 
 
 def test_noise_is_the_spread_of_the_runs_over_their_median() -> None:

@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+from torch.cuda._utils import _get_device_index
 
 from model import device as module
 from model.device import choose_device, cuda_trouble, is_out_of_memory
@@ -61,13 +62,17 @@ def test_a_gpu_that_the_build_holds_no_code_for_is_named(capability, works, cuda
 
 
 def test_what_a_gpu_has_free_is_what_is_free_or_held_unused_within_the_share_allowed(monkeypatch) -> None:
-    cuda = {"mem_get_info": (50, 100), "memory_allocated": 10, "memory_reserved": 30}
-    for name, value in cuda.items():
-        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
-    gpu = module.Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    """torch's get_per_process_memory_fraction refuses a device without a number; so do all of these."""
+
+    def say(name: str, value: object) -> None:
+        monkeypatch.setattr(torch.cuda, name, lambda here: (_get_device_index(here), value)[1])
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name, value in {"mem_get_info": (50, 100), "memory_allocated": 10, "memory_reserved": 30}.items():
+        say(name, value)
     for share, expected in ((1.0, 50 + 30 - 10), (0.4, 40 - 10)):
-        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, share=share: share)
-        assert module.free_bytes(gpu) == expected
+        say("get_per_process_memory_fraction", share)
+        assert module.free_bytes() == expected
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -185,7 +185,7 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(manifest, monkeypa
     gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
     window, study = 5 * (4 * 32**3 * 2), 8 * 4 * 64**3
     for windows, expected in ((0.5, 1), (1.1, 1), (3.9, 2), (4.1, 4), (1000, 16)):
-        monkeypatch.setattr("model.ensemble.free_bytes", lambda _, n=windows: (study + n * window) / 0.8)
+        monkeypatch.setattr("model.ensemble.free_bytes", lambda n=windows: (study + n * window) / 0.8)
         assert most_windows(gpu, [part], (64, 64, 64)) == expected
 
 

@@ -73,6 +73,17 @@ def test_what_libraries_print_is_kept_away(capfd) -> None:
     assert capfd.readouterr() == ("after\n", "")
 
 
+def test_two_that_overlap_give_the_streams_back_when_the_last_is_done(capfd) -> None:
+    first, second = silence(), silence()
+    for one in (first, second):
+        one.__enter__()
+    first.__exit__(None, None, None)
+    os.write(2, b"while the second goes on\n")
+    second.__exit__(None, None, None)
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("after\n", "")
+
+
 def test_no_temporary_name_ends_in_mha(tmp_path) -> None:
     with Staging() as staging:
         assert [staging.path(tmp_path / name).suffix for name in ("a.mha", "b.MHA", "c.png")] == ["", "", ".png"]

@@ -81,6 +81,24 @@ def test_batch_normalisation_of_one_image_is_instance_normalisation() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1], ids=["one slab", "slabs of two rows"])
+@pytest.mark.parametrize("size", [(10, 12, 12), (12, 13, 12), (12, 12, 6)])
+def test_a_size_that_three_stages_cannot_halve_is_refused(size, slab_bytes: int, monkeypatch) -> None:
+    monkeypatch.setitem(lean.SLAB_BYTES, "cpu", slab_bytes)
+    with pytest.raises(ValueError, match="3 stages cannot halve"):
+        lean.forward(network_of("middle"), torch.rand(1, 2, *size))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_network_in_training_and_an_image_that_lies_otherwise_give_the_same_logits(fusion: str, monkeypatch) -> None:
+    monkeypatch.setitem(lean.SLAB_BYTES, "cpu", 1 << 14)
+    network = network_of(fusion)
+    image = torch.rand(1, 8, 20, 12, 2).permute(0, 4, 3, 1, 2).requires_grad_()
+    expected = network(image).detach()
+    found = lean.forward(lean.prepared(network.train(), CPU, torch.float32), image)
+    assert not found.requires_grad and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 def test_another_network_is_run_as_it_is() -> None:
     image = torch.rand(1, 2, 4, 4, 4)
     network = nn.Conv3d(2, 2, 1)

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,57 @@ def test_a_damaged_compressed_image_is_refused(suffix: str, tmp_path) -> None:
     data.write_bytes(bytes(content))
     with pytest.raises(CaseError, match="p"):
         read_volume(path, "PET")
+
+
+def metaimage(path: Path, stream: bytes, size: int | None = None, order: str = "False") -> Path:
+    """A compressed .mha of 4 x 3 x 2 voxels of 16 bits; `size`: of the stream, as the header says."""
+    header = ["NDims = 3", "DimSize = 4 3 2", "ElementType = MET_SHORT", f"BinaryDataByteOrderMSB = {order}",
+              "CompressedData = True", f"CompressedDataSize = {len(stream) if size is None else size}"]  # fmt: skip
+    path.write_bytes("\n".join([*header, "ElementDataFile = LOCAL\n"]).encode() + stream)
+    return path
+
+
+VOXELS = np.arange(24, dtype="<i2").reshape(2, 3, 4) - 9
+
+
+@pytest.mark.parametrize("behind", [b"", b"more"])
+@pytest.mark.parametrize(("kind", "order"), [("<i2", "False"), (">i2", "True")])
+def test_a_compressed_mha_is_read_as_it_was_written(kind: str, order: str, behind: bytes, tmp_path) -> None:
+    stream = zlib.compress(VOXELS.astype(kind).tobytes())
+    path = metaimage(tmp_path / "p.mha", stream + behind, len(stream), order)
+    np.testing.assert_array_equal(read_volume(path, "CT").array, VOXELS)
+
+
+@pytest.mark.parametrize("size", [0, 20])
+def test_a_header_that_makes_the_library_read_other_voxels_is_refused(size: int, tmp_path) -> None:
+    with pytest.raises(CaseError, match="is its header's CompressedDataSize right"):
+        read_volume(metaimage(tmp_path / "p.mha", zlib.compress(VOXELS.tobytes()), size), "CT")
+
+
+def test_a_good_compressed_mha_is_inflated_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("model.integrity._run_through", lambda data: pytest.fail("inflated for a second time"))
+    read_volume(metaimage(tmp_path / "p.mha", zlib.compress(VOXELS.tobytes())), "CT")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        zlib.compress(VOXELS.tobytes())[:-1],
+        zlib.compress(VOXELS.tobytes())[:-6],
+        zlib.compress(VOXELS.tobytes())[:-4] + bytes(4),
+        zlib.compress(VOXELS.tobytes()[:-2]),
+        zlib.compress(VOXELS.tobytes() + bytes(2)),
+        b"",
+        b"x",
+    ],
+    ids=["a byte less", "six bytes less", "another checksum", "a voxel less", "a voxel more", "none", "no stream"],
+)
+def test_a_compressed_mha_that_does_not_hold_its_voxels_is_refused(stream: bytes, tmp_path) -> None:
+    with pytest.raises(CaseError, match="cut off or damaged"):
+        read_volume(metaimage(tmp_path / "p.mha", stream), "CT")
+
+
+def test_what_is_wrong_with_the_ct_is_told_before_what_is_wrong_with_the_pet(tmp_path) -> None:
+    pet, ct = (metaimage(tmp_path / f"{what}.mha", b"none") for what in ("pet", "ct"))
+    with pytest.raises(CaseError, match="^CT '"):
+        read_case([pet, ct], Limits())
