@@ -18,7 +18,7 @@ from training.split import Fold
 CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
 
 
-@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml"])
+@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml", "patients.yaml"])
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
 
