@@ -16,7 +16,7 @@ from model.device import Device, computing, free_bytes, is_out_of_memory
 from model.errors import CaseError, WeightsError
 from model.intensity import scale_suv
 from model.slices import slice_starts, slide_slices
-from model.sliding import Size, occupied, slide, window_starts
+from model.sliding import OUTSIDE, Size, occupied, slide, window_starts
 from model.stopwatch import Stopwatch
 from model.weights import Voter
 
@@ -95,9 +95,10 @@ def vote(
 
     view: the study as a network needs it, (2, X, Y, Z) float32 on the host. batch: windows at a time, None: as many as
     memory allows. `combine` logits: the mean of logit differences, lesion minus background, whose sign is the argmax;
-    probabilities: the mean of softmax probabilities, minus 1/2. A voter of weight 2 is run once; the next voter's
-    weights are read while one runs. with_disagreement: also how far the voters' probabilities lie apart, for two more
-    volumes of memory. Raises CaseError if memory runs out on the last rung.
+    probabilities: the mean of softmax probabilities, minus 1/2; in a mixed bundle, of the voters whose windows reach a
+    voxel. A voter of weight 2 is run once; the next voter's weights are read while one runs. with_disagreement: also
+    how far the voters' probabilities lie apart, for two more volumes of memory. Raises CaseError if memory runs out on
+    the last rung.
     """
     watch = watch or Stopwatch()
     weights = sum(weight for weight, _, _ in voters)
@@ -108,6 +109,7 @@ def vote(
     at_a_time = batch or most_windows(device, [part for _, _, part in voters], shape)
     going = _Going(rungs=ladder(device, at_a_time), watch=watch)
     margin: Tensor | None = None
+    unseen: Tensor | None = None  # weight of the voters that did not look, where some did not
     spread = Spread(shape) if with_disagreement else None
     networks = ahead(voters, lambda voter: voter[1]())
     for number, (weight, _, part) in enumerate(voters):
@@ -121,11 +123,18 @@ def vote(
         with watch.stage("sums"):
             if spread is not None:
                 spread.add(difference.sigmoid().cpu(), weight)
+            blind = difference == OUTSIDE if manifest.kind == "mixed" else None
             if manifest.combine == "probabilities":
                 difference = difference.sigmoid_().sub_(0.5)
+            if blind is not None and blind.any():
+                difference[blind] = 0
+                blind = blind.float().mul_(weight / weights).cpu()
+                unseen = blind if unseen is None else unseen.add_(blind)
             difference = difference.mul_(weight / weights)
             margin = difference if margin is None else margin.to(difference.device).add_(difference)
     assert margin is not None  # a manifest has members
+    if unseen is not None:
+        margin = torch.where(unseen < 1 - 1e-6, margin.cpu() / (1 - unseen), -0.5)
     return Vote(
         margin=margin, rung=going.rungs[0], windows=sum(windows),
         skipped=sum(windows_of(shape, part) for _, _, part in voters) - sum(windows),
@@ -152,10 +161,11 @@ def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Si
 
 
 def most_windows(device: Device, parts: list[Part], shape: tuple[int, ...]) -> int:
-    """How many windows at a time: of U-Nets on a CPU one, on a GPU a power of two that its free memory holds; of other
-    networks, whose memory is not known, OTHERS.
+    """How many windows at a time: of U-Nets on a CPU one, on a GPU a power of two that its free memory holds, whatever
+    networks for slices vote beside them; of other networks, whose memory is not known, OTHERS.
     """
-    if any(part.network.kind == "slices" or part.network.fusion == "swin_unetr" for part in parts):
+    parts = [part for part in parts if part.network.kind == "volumes"]
+    if not parts or any(part.network.fusion == "swin_unetr" for part in parts):
         return OTHERS
     if device.torch_device.type == "cpu":
         return 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.networks import Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
+from model.regnet import RegNetUNet
 
 SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # most that a slab of a convolution's input takes
 LAST = torch.channels_last_3d
@@ -25,8 +26,12 @@ Kept = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # buffers of the stage
 def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
     """The network on the device, its weights laid out for `forward`, those of convolutions in `precision`.
 
-    In float32, or for another network than the U-Nets, it is `network` itself, moved; else a copy.
+    In float32, or for another network than the U-Nets, it is `network` itself, moved; else a copy. That for slices lies
+    channels-last, too: on a CPU it takes two thirds of the time.
     """
+    if isinstance(network, RegNetUNet):
+        flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return flat
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return network.to(device)
     if precision != torch.float32:

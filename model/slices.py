@@ -20,6 +20,7 @@ from model.config import Intensity
 from model.sliding import OUTSIDE
 
 BODY_HU = -500.0  # above is body: between lung (about -800) and fat (-100)
+LARGE = 0.5  # parts with this share of the largest one's pixels are body, too: the other leg, but no table and no arm
 Size = tuple[int, int, int]
 
 
@@ -69,8 +70,8 @@ def slide_slices(
 def slice_starts(hu: NDArray[Any], window: Size) -> tuple[list[tuple[int, int]], int]:
     """First pixel (x, y) of the window of each slice of CT (X, Y, Z); how many show a body that it does not cover.
 
-    The window's middle is that of the bounding box of the slice's largest part above BODY_HU, or of the whole slice
-    where there is none; it is moved to lie inside the slice, and where that is smaller, around it (then below 0).
+    The window's middle is that of the body's bounding box, or of the whole slice where there is no body; it is moved to
+    lie inside the slice, and where that is smaller, around it (then below 0).
     """
     found, beyond = [], 0
     for z in range(hu.shape[2]):
@@ -86,13 +87,18 @@ def slice_starts(hu: NDArray[Any], window: Size) -> tuple[list[tuple[int, int]],
 
 
 def body_box(hu: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """First pixel of the body of a slice (X, Y), and the first beyond it; None where there is no body."""
+    """First pixel of the body of a slice (X, Y), and the first beyond it; None where there is no body.
+
+    The body is the largest part above BODY_HU, with all that are nearly as large (LARGE).
+    """
     labels, count = ndimage.label(hu > BODY_HU)
     if not count:
         return None
-    largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
-    box = ndimage.find_objects(labels, max_label=largest)[largest - 1]
-    return tuple(part.start for part in box), tuple(part.stop for part in box)
+    sizes = np.bincount(labels.ravel())[1:]
+    every = ndimage.find_objects(labels)
+    boxes = [every[number] for number in np.flatnonzero(sizes >= LARGE * sizes.max())]
+    low = tuple(min(box[axis].start for box in boxes) for axis in (0, 1))
+    return low, tuple(max(box[axis].stop for box in boxes) for axis in (0, 1))
 
 
 def cut(image: Tensor, start: tuple[int, int], z: int, window: Size, air_hu: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from model.config import Manifest, Network
+from model.config import Manifest, Network, Part, Window
 from model.device import Device
 from model.ensemble import ladder, most_windows, vote
 from model.errors import CaseError, WeightsError
@@ -192,7 +192,10 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(manifest, monkeypa
 def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(manifest, cpu) -> None:
     part = manifest.part(manifest.members[0])
     swin = dataclasses.replace(part, network=Network(fusion="swin_unetr", widths=(12,)))
-    assert most_windows(cpu, [part], (64, 64, 64)) == 1 and most_windows(cpu, [part, swin], (64, 64, 64)) == 2
+    slices = Part(network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)), intensity=part.intensity,
+                  window=Window(size=(64, 64, 1)))  # fmt: skip
+    for parts, windows in (([part], 1), ([part, swin], 2), ([slices], 2), ([slices, part], 1)):
+        assert most_windows(cpu, parts, (64, 64, 64)) == windows
 
 
 def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(manifest, cpu) -> None:

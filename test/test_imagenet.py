@@ -40,6 +40,9 @@ def test_files_of_another_network_are_refused_and_change_nothing(tmp_path) -> No
     save_file({"stem.conv.weight": torch.zeros(32, 3, 3, 3)}, path)
     with pytest.raises(ConfigError, match="lacks .* tensors of this encoder"):
         load_encoder(encoder, path)
+    save_file(timms() | {"s1.b1.se.fc1.bias": torch.full((8,), torch.nan)}, path)
+    with pytest.raises(WeightsError, match="s1.b1.se.fc1.bias holds NaN"):
+        load_encoder(encoder, path)
     path.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="encoder weights"):
         load_encoder(encoder, path)

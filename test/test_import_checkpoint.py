@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -410,10 +411,12 @@ def slices_state(classes: int, fusion: str = "regnety_002", widths: tuple[int, .
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_published_network_for_slices_is_known_with_its_classes(classes, prefix, tmp_path, capsys) -> None:
+@pytest.mark.parametrize(("prefix", "encoder"), [("", "encoder."), ("module.", "encoder."), ("", "encoder.model.")])
+def test_the_published_network_for_slices_is_known_with_its_classes(classes, prefix, encoder, tmp_path, capsys) -> None:
+    """Also as segmentation_models_pytorch 0.6 names it, where timm's network stands below `encoder.model.`."""
     state, path = slices_state(classes), tmp_path / "best.pkl"
-    torch.save({"model": {prefix + name: t for name, t in state.items()}, "epoch": 3, "best": np.float64(0.7)}, path)
+    named = {prefix + re.sub("^encoder[.]", encoder, name): tensor for name, tensor in state.items()}
+    torch.save({"model": named, "epoch": 3, "best": np.float64(0.7)}, path)
     assert main([str(path), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0, capsys.readouterr()
     bundle = load_bundle(tmp_path / "zhong")
     manifest = bundle.manifest

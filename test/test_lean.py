@@ -106,6 +106,17 @@ def test_another_network_is_run_as_it_is() -> None:
     assert torch.equal(lean.forward(network, image), network(image))
 
 
+def test_a_network_for_slices_lies_channels_last_and_says_the_same() -> None:
+    torch.manual_seed(0)
+    network, image = build(Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))).eval(), torch.rand(2, 2, 64, 64)
+    with torch.no_grad():
+        expected = network(image)
+        ready = lean.prepared(network, CPU, torch.float32)
+        found = lean.forward(ready, image)
+    assert ready.encoder.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("slab_bytes", [1 << 30, 1 << 14], ids=["one slab", "slabs"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=str)

@@ -37,6 +37,20 @@ def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle,
     assert "trained_on_cases" not in mixed.manifest.provenance.scores  # one of them does not say
 
 
+def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_decide(make_bundle, tmp_path, cpu) -> None:
+    """Of 40 x 36 voxels a slice, uncropped, the window holds 32 x 32."""
+    crop = Crop(suv_above=-1.0)
+    narrow = SLICES | {"window": Window(size=(32, 32, 1)), "crop": crop}
+    volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop))
+    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **narrow))
+    mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
+    alone, narrowly = probability(volumes, cpu), probability(slices, cpu)
+    seen = narrowly > 1e-30  # else sigmoid(-100)
+    assert seen.sum() == 32 * 32 * 50
+    found = probability(load_bundle(tmp_path / "m"), cpu)
+    np.testing.assert_allclose(found, np.where(seen, (alone + 3 * narrowly) / 4, alone), atol=2e-6)
+
+
 def test_what_trained_either_is_said(make_bundle, tmp_path) -> None:
     def origin(case: str) -> Provenance:
         return Provenance(data=case, commit="c", date="t", scores={"trained_on_cases": [case]}, attribution="a")

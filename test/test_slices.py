@@ -26,9 +26,18 @@ def body(shape: tuple[int, int], low: tuple[int, int], high: tuple[int, int]) ->
 
 def test_the_body_is_the_largest_part_and_an_empty_slice_is_all_of_itself() -> None:
     hu = body((60, 50), (10, 20), (30, 45))
-    hu[50:55, 2:8] = 40  # an arm, or the table
+    hu[50:55, 2:8] = 40  # an arm
     assert body_box(hu) == ((10, 20), (30, 45))
     assert body_box(np.full((60, 50), AIR)) is None
+
+
+def test_both_legs_are_body_and_the_window_lies_between_them() -> None:
+    """Legs over x 80 to 149 and 250 to 299: the middle of 80 to 299 is 189, less 128; of y 150 to 219 it is 184."""
+    hu = body((400, 400), (80, 150), (150, 220))
+    hu[250:300, 150:220] = 0
+    hu[300:340, 300:310] = 0  # a table, an eighth of the larger leg
+    assert body_box(hu) == ((80, 150), (300, 220))
+    assert slice_starts(hu[..., None], (256, 256, 1)) == ([(61, 56)], 0)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,17 @@ def test_the_plain_split_is_one_fold_with_a_fifth_of_every_diagnosis(index) -> N
     assert len(set(fold.train) | set(fold.validate)) == 37 and not set(fold.train) & set(fold.validate)
 
 
+def test_positive_leaves_out_patients_without_any_lesion(tmp_path) -> None:
+    """A patient with lesion in one study keeps the other; one that a list names stays."""
+    volumes = {"a": 2.0, "b": 1.0, "c": 0.0, "d": 0.0, "e1": 3.0, "e2": 0.0}
+    rows = [replace(study(case, case[0], "melanoma"), lesion_ml=volume) for case, volume in volumes.items()]
+    write_table(rows, index := tmp_path / "index.csv")
+    assert run(index, "--positive", "--folds", 3, "--test", names(tmp_path, "d")) == 0
+    for fold in folds(index):
+        assert {*fold.train, *fold.validate} == {"a", "b", "e1", "e2"} and fold.test == ("d",)
+    assert run(index, "--positive", "--from-nnunet", "x.json") == ConfigError.exit_code
+
+
 def test_the_file_names_index_column_and_seed(index) -> None:
     run(index, "--seed", 3, "--by", "site")
     content = json.loads(index.with_name("split.json").read_text())

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from model.errors import ConfigError, LesionError, WeightsError
@@ -38,6 +39,8 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
                 f"'{path}': {name} has shape {tuple(found[name].shape)}, this encoder needs "
                 f"{tuple(wanted[name].shape)}; give the file of the same RegNetY"
             )
+        if not torch.isfinite(found[name].float()).all():
+            raise WeightsError(f"'{path}': {name} holds NaN or infinite values; fetch the file again")
     encoder.load_state_dict(wanted | {name: found[name].float() for name in needed})
 
 

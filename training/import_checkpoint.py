@@ -42,6 +42,7 @@ from training.command import ENDS, told
 PREFIX = "model."  # of the network in the authors' LightningModule
 PARALLEL = "module."  # before every name where the network was trained on several GPUs
 HEAD = "segmentation_head.0.weight"  # of Zhong et al.'s network, whose names are already ours
+LATER = "encoder.model."  # of later versions of segmentation_models_pytorch, 0.6 for one, in place of "encoder."
 OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
 WINDOWS = {"volumes": (192, 192, 192), "slices": (256, 256, 1)}  # voxels (x, y, z) of the submissions
 CROPS = {"volumes": 0.0, "slices": -1e6}  # SUV: Ahn and Park crop to PET > 0; Zhong et al. take slices as they are
@@ -155,7 +156,7 @@ def read_authors(path: Path) -> tuple[State, Network]:
     found = read_state_dict(path)
     for prefix in (PARALLEL, ""):
         if f"{prefix}{HEAD}" in found:
-            return read_slices({name.removeprefix(prefix): tensor for name, tensor in found.items()}, path)
+            return read_slices({_earlier(name.removeprefix(prefix)): tensor for name, tensor in found.items()}, path)
     prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
     outside = sorted(name for name in found if not name.startswith(prefix))
     if outside:
@@ -274,6 +275,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
     return parser.parse_args(arguments)
+
+
+def _earlier(name: str) -> str:
+    return f"encoder.{name.removeprefix(LATER)}" if name.startswith(LATER) else name
 
 
 def _ours(name: str) -> str:

@@ -69,6 +69,9 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
             raise ConfigError(f"patients on two lists, {one} and {other}: {_some(both)}; a patient has one place")
     apart = cases_of(fixed["test"], studies)
     free = [study for study in studies.values() if study.patient not in set().union(*fixed.values())]
+    if options.positive:
+        positive = {study.patient for study in studies.values() if study.lesion_ml > 0}
+        free = [study for study in free if study.patient in positive]
     if options.from_nnunet:
         return from_nnunet(options.from_nnunet, studies, fixed), apart
     stratum_of, seed = strata(free, options.by), str(options.seed)
@@ -218,6 +221,8 @@ def check(options: argparse.Namespace) -> None:
     """Raise ConfigError for options that contradict each other."""
     if options.nested is not None and options.folds is None:
         raise ConfigError("--nested needs --folds: the outer folds, which test")
+    if options.positive and options.from_nnunet is not None:
+        raise ConfigError("--positive and --from-nnunet exclude each other: that file says which cases there are")
     if not 0 < options.validation < 1:
         raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
     lists = (options.test, options.always_train, options.always_validate)
@@ -239,6 +244,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     how.add_argument("--from-nnunet", type=Path, metavar="JSON", help="take the folds of a splits_final.json")
     add("--nested", type=int, metavar="K2",
         help="each of the K folds tests, and of the rest each of K2 validates; folds are named OUTER.INNER")
+    add("--positive", action="store_true", help="leave out patients none of whose studies has a lesion, unless a list "
+        "names them, as Zhong et al. do (default: all patients)")  # fmt: skip
     add("--by", choices=COLUMNS, default="diagnosis", help="column whose shares are kept (default: diagnosis)")
     add("--seed", type=int, default=0, help="of the shuffling (default: 0)")
     for name, where in (
