@@ -46,6 +46,7 @@ CT_SIZE = (1.28, 1.28, 1.84)  # voxels of CT for one of PET on each axis: 512 x 
 LEAST_DICE = 0.0005  # a change of agreement that counts
 STAGES = ("import", "weights", "read", "resample", "crop", "intensity", "to device", "network", "sums", "argmax",
           "paste", "write")  # fmt: skip
+Runs = dict[str, list[dict[str, Any]]]  # of each contender, what its processes say of themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,9 @@ def main() -> None:
             task = Task(str(study), str(bundle), "", edge, 0, device.torch_device.type, options.gpu_gb)
             runs = in_turn(those, task, options.runs, Path(place))
             floor_s = runs["ours"][0]["windows"] * operations(network, (edge, edge, edge)) / rate
-            printed += [*tables(edge, runs, floor_s), ""]
-            figures |= figures_of(edge, runs, floor_s)
+            alike = {name: least_alike(said, runs["ours"]) for name, said in runs.items()}
+            printed += [*tables(edge, runs, alike, floor_s), ""]
+            figures |= figures_of(edge, runs, alike, floor_s)
     size = " x ".join(map(str, options.size))
     title = f"Inference: PET of {size} voxels, CT of {' x '.join(map(str, ct_size(options)))}, four networks of widths "
     title += f"{' '.join(map(str, options.widths))}, {device.name}"
@@ -155,9 +157,9 @@ def make_bundle(folder: Path, network: Network, edge: int) -> Path:
     return folder
 
 
-def in_turn(those: list[Contender], task: Task, runs: int, place: Path) -> dict[str, list[dict[str, Any]]]:
+def in_turn(those: list[Contender], task: Task, runs: int, place: Path) -> Runs:
     """What each contender's process says of itself in each run, its seconds and its mask."""
-    found: dict[str, list[dict[str, Any]]] = {one.name: [] for one in those}
+    found: Runs = {one.name: [] for one in those}
     for number in range(runs):
         first = number % len(those)
         for one in those[first:] + those[:first]:
@@ -183,7 +185,7 @@ def start(one: Contender, task: Task) -> dict[str, Any]:
     return {**json.loads(said), "total_s": total_s}
 
 
-def tables(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float) -> list[str]:
+def tables(edge: int, runs: Runs, alike: dict[str, tuple[float, int]], floor_s: float) -> list[str]:
     """The figures of a window's size: who took how long and how much, and stage by stage."""
     ours = runs["ours"]
     rows, stages = [], []
@@ -191,7 +193,7 @@ def tables(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float) -> 
         total, network = median(said, "total_s"), statistics.median(one["seconds"]["network"] for one in said)
         peak = max(one["peak_bytes"] for one in said)
         gpu = f"{max(one['peak_gpu_bytes'] for one in said) / 1e9:.2f}" if said[0]["peak_gpu_bytes"] else "none"
-        dice, differ = least_alike(said, ours)
+        dice, differ = alike[name]
         rows.append([
             name, said[0]["precision"], str(said[0]["windows"]), f"{total:.2f}",
             f"{total / median(ours, 'total_s'):.2f}", f"{network:.2f}",
@@ -212,7 +214,9 @@ def tables(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float) -> 
     ]  # fmt: skip
 
 
-def figures_of(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float) -> dict[str, dict[str, Any]]:
+def figures_of(
+    edge: int, runs: Runs, alike: dict[str, tuple[float, int]], floor_s: float
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Every run's figures of ours, and what to set beside them."""
     out = {f"floor at {edge}^3": figure([floor_s], "s")}
     for name, said in runs.items():
@@ -225,7 +229,7 @@ def figures_of(edge: int, runs: dict[str, list[dict[str, Any]]], floor_s: float)
         out[f"{key}: host memory"] = figure([one["peak_bytes"] / 1e9 for one in said], "GB")
         if said[0]["peak_gpu_bytes"]:
             out[f"{key}: GPU memory"] = figure([one["peak_gpu_bytes"] / 1e9 for one in said], "GB")
-        out[f"{key}: Dice with ours"] = figure([least_alike(said, runs["ours"])[0]], "", "more", LEAST_DICE)
+        out[f"{key}: Dice with ours"] = figure([alike[name][0]], "", "more", LEAST_DICE)
     return out
 
 

@@ -18,10 +18,9 @@ from model.errors import ConfigError, LesionError
 from model.job import Job, Setup, job_from, setup_from, to_json
 from model.journal import DONE, FAILED, Journal, Record
 from model.plan import is_done, read_result
-from model.schedulers import client_of, slurm_cluster
+from model.schedulers import WAIT_S, client_of, slurm_cluster
 from model.station import Station
 
-WAIT_S = 30.0  # for a scheduler to answer
 AHEAD = 2  # studies a worker that are handed out at a time
 STATIONS: dict[str, Station] = {}  # of a worker: the one scoring process, by its setup
 ONE_AT_A_TIME = Lock()

@@ -4,6 +4,8 @@ from typing import Any
 
 from model.errors import ConfigError
 
+WAIT_S = 30.0  # for a scheduler to answer
+
 
 def client_of(address: str, wait_s: float, security: Any = None) -> Any:
     """A client of the scheduler at this address. Raises ConfigError if none answers within `wait_s`."""

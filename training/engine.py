@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
-from model.schedulers import client_of, slurm_cluster
+from model.schedulers import WAIT_S, client_of, slurm_cluster
 
-WAIT_S = 30.0  # for a scheduler to answer
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
