@@ -26,7 +26,7 @@ from model.files import PARTIAL, sha256_of
 from training.placing import locked
 from training.table import Study
 
-FORMAT = 4
+FORMAT = 5
 UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
 OPEN_FILES = 3  # the arrays of a study, mapped from their files
