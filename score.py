@@ -5,6 +5,7 @@
 Finds studies, hands them one by one to a process that scores them, keeps the journal, writes the tables; no algorithm.
 """
 
+import secrets
 import signal
 import sys
 import time
@@ -65,7 +66,7 @@ def run(options: Namespace) -> int:
     """One batch, from the tree of studies to its tables. Raises the errors of model/errors.py."""
     bundle = chosen_bundle(options)
     if options.dry_run:
-        salt = read_salt(options.output) if (options.output / SALT).is_file() else b""
+        salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         list_plan(plan_of(options, bundle, salt), options)
         return 0
     check_output(options.output)
@@ -176,6 +177,8 @@ def tell_plan(plan: Plan, compared: bool) -> None:
 def list_plan(plan: Plan, options: Namespace) -> None:
     """What --dry-run prints: every study, its files and picks, and what cannot be scored."""
     tell_plan(plan, options.truth is not None)
+    if not (options.output / SALT).is_file():
+        say("names that begin with s- are of this list alone: a run gives its own, mapped back by keys.csv", sys.stdout)
     for name, job in plan.jobs.items():
         entry = job.entry
         where = f"  {entry.source}" if options.names else ""

@@ -20,6 +20,7 @@ SAME_PLACE_MM = 0.01  # slices nearer than this lie in one place
 OFF_LINE_MM = 0.1  # how far a slice may lie from its place: headers round positions
 OFF_LINE_SHARE = 0.05  # the same as a share of the slice spacing; the larger counts
 TILT = 2e-3  # largest sideways shift of slices per length (0.11 degrees)
+SHOWN = {"PT": "PET", "CT": "CT"}  # what messages call a modality
 TILT_DEGREES = 0.5  # largest gantry tilt that a header may state of an upright series
 SINGLE_FRAME = {
     "PT": {"1.2.840.10008.5.1.4.1.1.128"},
@@ -44,7 +45,7 @@ def order_slices(series: Series, modality: str) -> tuple[list[FileDataset], Grid
     order = np.argsort(depth, kind="stable")
     headers, positions, depth = [headers[i] for i in order], positions[order], depth[order]
     if len(headers) < 2:
-        raise CaseError(f"{modality} series of '{path_of(first)}' has one slice; a volume needs at least 2")
+        raise CaseError(f"{SHOWN[modality]} series of '{path_of(first)}' has one slice; a volume needs at least 2")
     _check_gaps(headers, depth, modality)
     _check_count(headers, modality)
     step = float(depth[-1] - depth[0]) / (len(headers) - 1)
@@ -76,9 +77,10 @@ def _check_kind(header: FileDataset, modality: str) -> None:
     if "REPROJECTION" in text(header, "SeriesType").upper():
         raise CaseError(f"'{path}' is a projection (SeriesType REPROJECTION), not a slice; leave it out")
     if kind not in SINGLE_FRAME[modality]:
-        raise CaseError(f"'{path}' is {kind.name}, not {modality} Image Storage; give the original {modality} series")
+        shown = SHOWN[modality]
+        raise CaseError(f"'{path}' is {kind.name}, not {shown} Image Storage; give the original {shown} series")
     if (number(header, "SamplesPerPixel") or 1) != 1:
-        raise CaseError(f"'{path}' is a picture in colour, not a {modality} slice; leave it out")
+        raise CaseError(f"'{path}' is a picture in colour, not a {SHOWN[modality]} slice; leave it out")
     for keyword in ("Rows", "Columns"):
         if not number(header, keyword):
             raise CaseError(f"'{path}' has no {tag_name(keyword)}: it holds no image; leave it out")
@@ -126,16 +128,16 @@ def _check_gaps(headers: list[FileDataset], depth: NDArray[np.float64], modality
     if len(twice):
         one, other = path_of(headers[twice[0]]), path_of(headers[twice[0] + 1])
         raise CaseError(
-            f"{modality} series has doubled slices: '{one}' and '{other}' lie in one place ({len(twice)} such pairs); "
-            "a file copied twice, or a dynamic or gated series: give one file a slice of a static series"
+            f"{SHOWN[modality]} series has doubled slices: '{one}' and '{other}' lie in one place "
+            f"({len(twice)} such pairs); a file copied twice, or a dynamic or gated series: give one file a slice of a static series"
         )
     usual = float(np.median(gaps))
     wide = np.flatnonzero(gaps > 1.5 * usual)
     if len(wide):
         at = int(wide[0])
         raise CaseError(
-            f"{modality} series has missing slices: between '{path_of(headers[at])}' and '{path_of(headers[at + 1])}' "
-            f"are {gaps[at]:.4g} mm, elsewhere {usual:.4g} mm ({len(wide)} such gaps); copy the whole series again"
+            f"{SHOWN[modality]} series has missing slices: between '{path_of(headers[at])}' "
+            f"and '{path_of(headers[at + 1])}' are {gaps[at]:.4g} mm, elsewhere {usual:.4g} mm ({len(wide)} such gaps); copy the whole series again"
         )
 
 
@@ -144,7 +146,7 @@ def _check_count(headers: list[FileDataset], modality: str) -> None:
     stated = number(headers[0], "NumberOfSlices") if modality == "PT" else None
     if stated and len(headers) < stated:
         raise CaseError(
-            f"{modality} series has missing slices: {len(headers)} files, and '{path_of(headers[0])}' says "
+            f"{SHOWN[modality]} series has missing slices: {len(headers)} files, and '{path_of(headers[0])}' says "
             f"{tag_name('NumberOfSlices')} {stated:g}; copy the whole series again"
         )
 
@@ -158,8 +160,8 @@ def _check_line(
     at = int(np.argmax(sideways))
     if sideways[at] > max(OFF_LINE_MM, TILT * float(along[-1])):
         raise CaseError(
-            f"{modality} slice '{path_of(headers[at])}' lies {sideways[at]:.4g} mm beside the normal through the first "
-            f"slice, {along[at]:.4g} mm from it: gantry tilt or a moved table; "
+            f"{SHOWN[modality]} slice '{path_of(headers[at])}' lies {sideways[at]:.4g} mm beside the normal through "
+            f"the first slice, {along[at]:.4g} mm from it: gantry tilt or a moved table; "
             "resample the series to an upright grid first"
         )
     tilt = number(headers[0], "GantryDetectorTilt") or 0.0
@@ -173,8 +175,8 @@ def _check_line(
     if off[at] > max(OFF_LINE_MM, OFF_LINE_SHARE * step):
         gaps = np.diff(along)
         raise CaseError(
-            f"{modality} series has uneven spacing: {gaps.min():.4g} to {gaps.max():.4g} mm between slices, worst at "
-            f"'{path_of(headers[at])}' ({off[at]:.4g} mm off its place); resample it to even slices first, "
+            f"{SHOWN[modality]} series has uneven spacing: {gaps.min():.4g} to {gaps.max():.4g} mm between slices, "
+            f"worst at '{path_of(headers[at])}' ({off[at]:.4g} mm off its place); resample it to even slices first, "
             "or give one series"
         )
 

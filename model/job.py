@@ -30,6 +30,11 @@ class Job:
     key: str
     options: Options
 
+    @property
+    def mask(self) -> str:
+        """The mask's file in the study's folder."""
+        return f"mask{self.options.mask_ending}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:

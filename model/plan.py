@@ -79,7 +79,8 @@ def read_result(output: Path, name: str) -> Record | None:
 
 def is_done(job: Job, record: Record) -> bool:
     """Whether the result of a record is there, made by the same weights and settings of what the files hold now."""
-    if record.key != job.key or not (job.output / STUDIES / record.study / REPORT).is_file():
+    folder = job.output / STUDIES / record.study
+    if record.key != job.key or not all((folder / name).is_file() for name in (REPORT, job.mask)):
         return False
     try:
         return stat_of(job.entry.files) == record.stat or contents_of(job.entry.files) == record.input_sha256

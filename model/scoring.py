@@ -114,7 +114,7 @@ def score_study(
     at("write")
     with Folder(job.output, job.name) as folder:
         with watch.stage("write"):
-            folder.write_image(f"mask{options.mask_ending}", result.mask.astype(np.uint8), case.pet.grid)
+            folder.write_image(job.mask, result.mask.astype(np.uint8), case.pet.grid)
             if result.disagreement is not None:
                 folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, case.pet.grid)
             folder.write("lesions.csv", lesions_csv(lesions).encode())

@@ -172,7 +172,7 @@ def test_a_projection_is_refused(tmp_path) -> None:
 
 def test_a_screenshot_is_refused(tmp_path) -> None:
     write_pet(tmp_path, fields={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"})
-    with pytest.raises(CaseError, match="is Secondary Capture Image Storage, not PT Image Storage"):
+    with pytest.raises(CaseError, match="is Secondary Capture Image Storage, not PET Image Storage"):
         ordered(tmp_path)
 
 

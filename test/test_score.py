@@ -124,6 +124,9 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(batch, tiny_bundle
     done = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
     assert done.returncode == 0 and done.stdout.count("\nto do  s-") == 5 and done.stdout.count("\nnot    s-") == 2
     assert not (tmp_path / "new").exists() and "Smith" not in done.stdout
+    again = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
+    names = [set(re.findall(r"s-[0-9a-f]{12}", said.stdout)) for said in (done, again)]
+    assert len(names[0]) == 7 and not names[0] & names[1], "a hash without a secret could be guessed"
     named = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run", "--names")
     assert "Smith_John_0" in named.stdout
 
@@ -139,6 +142,9 @@ def test_changed_files_and_other_weights_are_scored_anew(make_bundle, tmp_path) 
     os.utime(studies / "b" / "b_pet.mha")  # looked at again, and found to be the same
     second = score(studies, "--output", output, "--weights", bundle)
     assert "1 done before, 1 to do" in second.stdout
+    mask = next((output / "studies").glob("*/mask.mha"))
+    mask.unlink()  # lost since: a row of the summary without its mask helps nobody
+    assert "1 done before, 1 to do" in score(studies, "--output", output, "--weights", bundle).stdout and mask.is_file()
     third = score(studies, "--output", output, "--weights", make_bundle(tmp_path / "two", members=1))
     assert "0 done before, 2 to do" in third.stdout
 
