@@ -129,7 +129,8 @@ def _check_gaps(headers: list[FileDataset], depth: NDArray[np.float64], modality
         one, other = path_of(headers[twice[0]]), path_of(headers[twice[0] + 1])
         raise CaseError(
             f"{SHOWN[modality]} series has doubled slices: '{one}' and '{other}' lie in one place "
-            f"({len(twice)} such pairs); a file copied twice, or a dynamic or gated series: give one file a slice of a static series"
+            f"({len(twice)} such pairs); a file copied twice, "
+            "or a dynamic or gated series: give one file a slice of a static series"
         )
     usual = float(np.median(gaps))
     wide = np.flatnonzero(gaps > 1.5 * usual)
@@ -137,7 +138,8 @@ def _check_gaps(headers: list[FileDataset], depth: NDArray[np.float64], modality
         at = int(wide[0])
         raise CaseError(
             f"{SHOWN[modality]} series has missing slices: between '{path_of(headers[at])}' "
-            f"and '{path_of(headers[at + 1])}' are {gaps[at]:.4g} mm, elsewhere {usual:.4g} mm ({len(wide)} such gaps); copy the whole series again"
+            f"and '{path_of(headers[at + 1])}' are {gaps[at]:.4g} mm, elsewhere {usual:.4g} mm "
+            f"({len(wide)} such gaps); copy the whole series again"
         )
 
 
