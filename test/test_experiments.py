@@ -11,7 +11,7 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from training import experiments
 from training.experiments import TABLE_2, TABLE_3, Data, Line, check_fold, divided, main, markdown
-from training.procedure import CONVENTION
+from training.procedure import CONVENTION, read_plan
 from training.scores import CaseScore, interval
 from training.split import Fold
 
@@ -71,6 +71,29 @@ def test_a_fold_that_would_fail_after_the_training_is_refused_before(data) -> No
 def test_a_split_without_an_index_is_refused(tmp_path, capsys) -> None:
     words = ["table2", "--scale", "smoke", "--split", "split.json", "--run", str(tmp_path / "run")]
     assert main(words) == ConfigError.exit_code and "give that, too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("table, said", [("table2", "--start is for table3"), ("table3", "run.json is not there")])
+def test_a_start_that_is_none_is_refused(table, said, tmp_path, capsys) -> None:
+    words = [table, "--scale", "smoke", "--start", str(tmp_path), "--run", str(tmp_path / "run")]
+    assert main(words) == ConfigError.exit_code and said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_takes_the_place_of_pre_training(data, tmp_path, monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(experiments, "pretrained", lambda *_: tmp_path / "ct_encoder.safetensors")
+    monkeypatch.setattr(experiments, "base_and_members", lambda *_, **words: given.append(words) or [])
+    monkeypatch.setattr(experiments, "carry_on", lambda *_: None)
+    monkeypatch.setattr(experiments, "train_run", lambda *_, wanted, **words: given.append(words))
+    monkeypatch.setattr(experiments, "selected", lambda *_: {})
+    monkeypatch.setattr(experiments, "choices_of", lambda _: {name: ("eoa", ("a",)) for name in TABLE_3})
+    monkeypatch.setattr(experiments, "judged", lambda _, choices, *__: dict.fromkeys(choices, []))
+    plan = read_plan(ROOT / "training/configs/smoke.yaml")
+    for start, encoder in ((None, tmp_path / "ct_encoder.safetensors"), (tmp_path / "start", None)):
+        given.clear()
+        experiments.table3(plan, replace(data, start=start), tmp_path, "cpu")
+        assert given == [{"ct_encoder": encoder, "start": start}] * 2
 
 
 def test_ones_own_studies_are_divided_by_patient(tmp_path) -> None:

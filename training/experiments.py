@@ -11,7 +11,9 @@ an epoch shows its list of slices once, as published.
 paper: as published, for autoPET on a GPU. small: an hour or two on 2 cores. smoke: under 3 minutes. Without
 --index, phantoms are generated: some sites are trained on, others only tested on, the domain shift that the
 paper is about. With it, the table's patients are divided into train, validate and test unless --split says
-how. The table, a picture and what was run go to runs/<table>-<scale>/; the same command again goes on.
+how. With --start, table3's base run goes on from a finished run: an hour from random weights is too short to
+learn the healthy uptake of whole bodies. The table, a picture and what was run go to runs/<table>-<scale>/; the
+same command again goes on.
 """
 
 import argparse
@@ -80,12 +82,13 @@ SECONDS = "seconds.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What an experiment works on."""
+    """What an experiment works on. start: the finished run that table3's base run goes on from."""
 
     studies: Mapping[str, Study]
     cache: Path
     fold: Fold
     text: str
+    start: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,9 @@ def data_of(plan: Plan, options: argparse.Namespace, folder: Path) -> Data:
     """Phantoms of the plan, or the user's index, prepared and divided."""
     if options.split and not options.index:
         raise ConfigError("--split says how the studies of --index are divided: give that, too")
+    if options.start and options.table != "table3":
+        raise ConfigError(f"--start is for table3, whose rows share one base run; {options.table} compares networks")
+    began = sha256_of(checkpoint.result_file(options.start)) if options.start else ""
     shared = options.data or folder.parent / f"data-{options.scale}"
     if options.index is None:
         index, fold = make_phantoms(plan, shared, options.workers)
@@ -139,7 +145,9 @@ def data_of(plan: Plan, options: argparse.Namespace, folder: Path) -> Data:
         text = f"{len(studies)} studies of {options.index.name}"
     cache = shared / "cache"
     prepare_cases(studies, (*fold.train, *fold.validate, *fold.test), cache, plan.crop, options.workers)
-    return Data(studies=studies, cache=cache, fold=fold, text=text)
+    if began:
+        text += f"; the base run goes on from the run {options.start.resolve().name}, weights of sha256 {began}"
+    return Data(studies=studies, cache=cache, fold=fold, text=text, start=options.start)
 
 
 def check_fold(fold: Fold, studies: Mapping[str, Study]) -> None:
@@ -183,12 +191,14 @@ def table2(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
 
 def table3(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
     """Vanilla, the best average, EoA and DiWA, uniform and greedy; chosen on validation, scored on the test cases."""
-    encoder = pretrained(plan, folder, data.cache, data.fold, wanted)
-    members = base_and_members(plan, folder, data.cache, data.fold, wanted, ct_encoder=encoder)
+    encoder = None if data.start else pretrained(plan, folder, data.cache, data.fold, wanted)
+    begin: dict[str, Any] = {"ct_encoder": encoder, "start": data.start}
+    members = base_and_members(plan, folder, data.cache, data.fold, wanted, **begin)
     vanilla = folder / "vanilla"
     carry_on(folder / "base", vanilla, changed(plan.base, {"schedule": {"stop": None}}))
-    train_run(vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold,
-              ct_encoder=encoder, wanted=wanted)  # fmt: skip
+    train_run(
+        vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold, wanted=wanted, **begin
+    )
     chosen = selected(members, data.cache, data.fold, folder, wanted)
     choices = {"vanilla": ("eoa", (vanilla.name,))} | choices_of(chosen)
     scores = judged(
@@ -311,6 +321,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")
     add("--split", type=Path, help="split.json for --index (default: 20 %% test, 20 %% of the rest validate)")
     add("--fold", default="0", help="fold of --split (default 0)")
+    add("--start", type=Path, metavar="RUN", help="table3: finished run of the same network that the base run goes on "
+        "from, training/start for one (default: random weights and a pre-trained CT encoder)")  # fmt: skip
     add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
     add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
