@@ -85,7 +85,8 @@ def augmented(
     """A normalised slice turned, scaled, shifted, flipped, made noisy, blurred and brighter, a function of the seed.
 
     The paper names no augmentation. Probabilities and ranges are ours, at strength 1; strength multiplies both, but for
-    a flip's probability and a blur's width, and 0 changes nothing. flips: axes (0: x, 1: y) that may be turned; others are left out.
+    a flip's probability and a blur's width, and 0 changes nothing. flips: axes (0: x, 1: y) that may be turned; others
+    are left out.
     """
     rng = np.random.default_rng(seed)
     if strength == 0:
