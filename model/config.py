@@ -162,6 +162,11 @@ class Part:
             raise ConfigError(f"window.size of slices must be [x, y, 1], got {list(edges)}")
         if any(edge % divisor for edge in edges[: 2 if self.network.kind == "slices" else 3]):
             raise ConfigError(f"window.size {list(edges)} must be multiples of {divisor} for this network")
+        if self.network.kind == "volumes" and max(edges) == divisor:
+            raise ConfigError(
+                f"window.size {list(edges)}: one edge at least must be above {divisor}, or the deepest stage of this "
+                "network has a single voxel, which cannot be normalised"
+            )
         if self.network.kind == "slices" and self.window.shrink:
             raise ConfigError("window.shrink is for networks for volumes; a window of slices keeps its size")
 

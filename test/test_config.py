@@ -67,6 +67,7 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
         ("crop.suv_above", float("nan"), "finite"),
         ("window.size", [32, 32], "three whole numbers"),
         ("window.size", [33, 32, 32], "multiples of 2"),
+        ("window.size", [2, 2, 2], "must be above 2"),
         ("window.overlap", 1, r"\[0, 1\)"),
         ("window.weighting", "round", "constant or gaussian"),
         ("method", "soup", "method must be"),

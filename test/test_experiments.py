@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, lesion_study
 
 from model.errors import ConfigError
@@ -119,6 +120,28 @@ def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, mon
     assert 5000 <= said["ran"]["seconds"] < 5100 and said["ran"]["machine"].startswith("CPU")
     plan = sha256_of(ROOT / "training/configs/smoke.yaml")
     assert said["ran"]["plan_sha256"] == plan and plan in (tmp_path / "run" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("table", "lacks", "said"),
+    [("table2", "networks", "networks lack SwinUNETR; early; middle"), ("table3", "members", "the plan has no members"),
+     ("wholebody", "slices", "the plan has no slices")],
+)  # fmt: skip
+def test_a_plan_that_lacks_what_a_table_needs_is_refused_before_anything_is_made(
+    table: str, lacks: str, said: str, tmp_path, capsys
+) -> None:
+    plan = yaml.safe_load((ROOT / "training/configs/smoke.yaml").read_text()) | {lacks: {}}
+    if lacks == "slices":
+        del plan[lacks]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    words = [table, "--plan", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "runs" / "run")]
+    assert main(words) == ConfigError.exit_code and said in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_written_into_a_folder_in_which_no_run_was_begun(tmp_path) -> None:
+    assert main(["table2", "--plan", str(tmp_path / "gone.yaml"), "--run", str(tmp_path)]) == ConfigError.exit_code
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_plan_is_told_in_the_last_line(tmp_path, capsys) -> None:

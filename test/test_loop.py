@@ -8,6 +8,7 @@ from conftest import tiny_training
 from torch import Tensor, nn
 
 from model.device import choose_device
+from model.errors import WeightsError
 from training import checkpoint, loop
 from training.averaging import WeightAverage
 from training.loop import Run, TrainingError, losses_in, train
@@ -59,6 +60,12 @@ def test_weights_are_checked_before_a_checkpoint_within_an_epoch(tmp_path, monke
     with pytest.raises(TrainingError, match="after step 3"):
         train(run_of(tmp_path, checkpoint_minutes=0), None)
     assert checkpoint.read_state(tmp_path / checkpoint.STATE)["step"] == 2
+
+
+@pytest.mark.parametrize("state", [{"step": 3}, [1]])
+def test_a_checkpoint_of_something_else_is_refused_by_what_it_lacks(state: object, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=r"checkpoint.pt' lacks average, loss, losses, .*delete it to start"):
+        train(run_of(tmp_path), state)
 
 
 def test_the_losses_of_a_checkpoint_are_the_first_processs(monkeypatch) -> None:

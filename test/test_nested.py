@@ -127,8 +127,16 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in told)
     nested.estimate(shipping, data, tmp_path, nested.parse(words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in told[-1]
-    with pytest.raises(ConfigError, match="--fold must be from 0 to 2, got 3"):
-        nested.estimate(shipping, data, tmp_path, nested.parse([*words, "--fold", "3"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--fold", "3"], "--fold must be from 0 to 2, got 3"), (["--outer", "1"], "--outer must be 2 or more, got 1"),
+     (["--validation", "1"], "--validation must be a share in (0, 1), got 1")],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_told_before_anything_is_made(words, said, tmp_path, capsys) -> None:
+    assert nested.main(["--real", "r", "--run", str(tmp_path / "run"), *words]) == ConfigError.exit_code
+    assert said in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("words", [["--ship"], ["--ship", "--output", "w", "--fold", "0"], ["--output", "w"]])

@@ -44,6 +44,7 @@ def test_a_change_touches_only_what_it_names() -> None:
         ("augmentation: huge", "must be one of none, weak, paper, strong, got 'huge'"),
         ("crops: {size: [160, 160]}", "three whole numbers"),
         ("crops: {size: [24, 24, 20]}", "must be multiples of 16"),
+        ("crops: {size: [16, 16, 16]}", "must be above 16"),
         ("crops: {positive: 0, negative: 0}", "both 0"),
         ("schedule: {epochs: 10, stop: 11, warmup_epochs: 1}", "stop must be from 1 to 10, got 11"),
         ("averaging: {start: -1}", "start must be a number from 0"),

@@ -47,7 +47,8 @@ OVER = {"schedule": {"epochs": 3}, "averaging": {"start": 2, "length_epochs": 1}
 def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "base"
     write_weights(folder / "last.safetensors", build(tiny_training().network).state_dict())
-    write_json(folder / "run.json", {"result": "last.safetensors", "sha256": "", "epoch": 2, "start": None})
+    sha256 = sha256_of(folder / "last.safetensors")
+    write_json(folder / "run.json", {"result": "last.safetensors", "sha256": sha256, "epoch": 2, "start": None})
     return folder
 
 

@@ -19,6 +19,12 @@ def test_a_table_reads_back_sorted_by_case(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
 
 
+def test_a_table_that_a_spreadsheet_saved_with_a_byte_order_mark_is_read(tmp_path) -> None:
+    write_table([STUDY], tmp_path / "index.csv")
+    (tmp_path / "index.csv").write_text((tmp_path / "index.csv").read_text(), encoding="utf-8-sig")
+    assert read_table(tmp_path / "index.csv") == {"b": STUDY}
+
+
 def test_the_hash_of_a_study_is_that_of_its_files_hashes(tmp_path) -> None:
     paths = [tmp_path / name for name in "abc"]
     for number, path in enumerate(paths):

@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, tiny_slices, tiny_training
 from safetensors.torch import load_file
 
-from model.errors import ConfigError
+from model.errors import ConfigError, WeightsError
 from model.networks import build
 from training import checkpoint
 from training.checkpoint import write_weights
@@ -238,6 +238,14 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
         train_run(tmp_path / "f", tiny_training(), tiny_cache, FOLD, ct_encoder=tmp_path / "ct.safetensors")
     with pytest.raises(ConfigError, match="exclude each other"):
         train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
+
+
+def test_a_base_run_whose_weights_are_others_is_no_start(base, tiny_cache, tmp_path) -> None:
+    moved = shutil.copytree(base, tmp_path / "base")
+    write_weights(moved / "last.safetensors", {n: t + 1 for n, t in load_file(base / "last.safetensors").items()})
+    with pytest.raises(WeightsError, match="sha256 .*, its run ended with .*; train the base run again"):
+        train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=moved, wanted="cpu")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, tmp_path) -> None:

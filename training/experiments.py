@@ -17,6 +17,7 @@ same command again goes on.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 
 from model.device import choose_device
-from model.errors import ConfigError
+from model.errors import ConfigError, LesionError
 from model.files import sha256_of
 from model.networks import skeleton
 from training import checkpoint
@@ -109,6 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         before = seconds_before(folder)
         plan = read_plan(options.plan or CONFIGS / f"{options.scale}.yaml")
+        check_plan(options.table, plan)
         data = data_of(plan, options, folder)
         lines = of_table(options.table)(plan, data, folder, options.device)
         text = markdown(options.table, lines, data)
@@ -117,9 +119,21 @@ def main(arguments: list[str] | None = None) -> int:
     except ENDS as error:
         return told(error)
     finally:
-        if folder.is_dir():
-            checkpoint.write_json(folder / SECONDS, before + time.monotonic() - begun)
+        if any(folder.glob(f"*/{checkpoint.CONFIG}")):  # a run was begun
+            with contextlib.suppress(LesionError):  # it has been told already that nothing can be written
+                checkpoint.write_json(folder / SECONDS, before + time.monotonic() - begun)
     return 0
+
+
+def check_plan(table: str, plan: Plan) -> None:
+    """Refuse a plan that lacks what a table needs: else it is found only after hours of training. Raises ConfigError.
+    """
+    if table == "table2" and (missing := [name for name in TABLE_2 if name not in plan.networks]):
+        raise ConfigError(f"the plan's networks lack {'; '.join(missing)}: table 2 compares {'; '.join(TABLE_2)}")
+    if table == "table3" and not plan.members:
+        raise ConfigError("the plan has no members, and table 3 is made of them: give it one or more")
+    if table == "wholebody" and plan.slices is None:
+        raise ConfigError("the plan has no slices: experiment wholebody needs the settings of its runs there")
 
 
 def data_of(plan: Plan, options: argparse.Namespace, folder: Path) -> Data:
@@ -213,8 +227,7 @@ def table3(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
 
 def wholebody(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
     """The network for slices by five strategies, and the one for volumes, scored on the test cases."""
-    if plan.slices is None:
-        raise ConfigError("the plan has no slices: experiment wholebody needs the settings of its runs there")
+    assert plan.slices is not None  # see check_plan
     common = changed(changed(plan.base, {"schedule": {"stop": None}}), plan.slices, "slices")
     runs = {VOLUMES: (changed(plan.base, {"schedule": {"stop": None}}), NONE)}
     for name, (strategy, paper) in WHOLE_BODY.items():

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from model.reading import SUFFIXES, stem
-from training.metadata import csv_rows, safe_name
+from training.metadata import csv_rows, diagnosis_of, safe_name
 from training.phantom_table import TABLE
 
 LAYOUTS = ("autopet", "nnunet", "folders", "phantoms", "csv")
@@ -78,14 +78,14 @@ def read_csv(path: Path) -> tuple[list[Found], list[str]]:
     if missing:
         raise ConfigError(
             f"'{path}' has no column {', '.join(missing)}; it must have {', '.join(CSV_NEEDS)} and may have "
-            f"{', '.join(CSV_MAY)}; it has {', '.join(names)}"
+            f"{', '.join(CSV_MAY)}; it has {', '.join(names) or 'none at all'}"
         )
     found = []
     for line, row in enumerate(rows, start=2):
         empty = [name for name in CSV_NEEDS if not row[name]]
         if empty:
             raise ConfigError(f"'{path}', line {line}: no value for {', '.join(empty)}")
-        texts = {name: row.get(name, "") for name in ("diagnosis", "tracer", "site")}
+        texts = {"diagnosis": diagnosis_of(row.get("diagnosis", "")), **{n: row.get(n, "") for n in ("tracer", "site")}}
         paths = {name: path.parent / row[name] for name in ("pet", "ct", "truth")}  # an absolute path stays as it is
         found.append(Found(case=safe_name(row["case"]), patient=row.get("patient") or row["case"], **texts, **paths))
     unused = [name for name in names if name not in CSV_NEEDS + CSV_MAY]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.device import Device
-from model.errors import LesionError
+from model.errors import LesionError, WeightsError
 from training.averaging import WeightAverage
 from training.checkpoint import LOG, STATE, cut_log, open_run, write_state
 from training.optimizers import optimizer_for
@@ -31,6 +31,7 @@ from training.schedule import rate_at, steps_of
 from training.settings import Training
 
 WAIT = timedelta(hours=6)
+STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -96,9 +97,10 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
 
     A run that was killed and goes on ends with the same weights as one that was not. Raises TrainingError
     at the first loss that is not finite, with the batch saved; and for weights that are not, before they are
-    averaged or written.
+    averaged or written. Raises WeightsError for a state that is no checkpoint of this version.
     """
     settings, device = run.settings, run.device
+    check_state(state, run.folder / STATE)
     viewed = settings.optimizer.name == "adamp"  # AdamP looks at weights as views, so they stay contiguous
     weights_layout = torch.contiguous_format if viewed else layout_of(settings)
     network = run.network.to(device.torch_device, memory_format=weights_layout).train()
@@ -205,6 +207,19 @@ def one_step(
 def losses_in(state: dict[str, Any] | None) -> list[float]:
     """Sum and number of the losses of the epoch begun: a checkpoint's, which are the first process's; else none."""
     return list(state["losses"]) if state is not None and rank() == 0 else [0.0, 0]
+
+
+def check_state(state: Any, path: Path) -> None:
+    """Raise WeightsError if a checkpoint, read from `path`, does not hold what a run goes on from; None: there is none.
+    """
+    if state is None:
+        return
+    lacking = sorted(STATE_KEYS - (state.keys() if isinstance(state, dict) else set()))
+    if lacking:
+        raise WeightsError(
+            f"checkpoint '{path}' lacks {', '.join(lacking)}: it is of another version, or of something else; delete "
+            "it to start the run anew"
+        )
 
 
 def check_finite(run: Run, state: Mapping[str, Tensor], step: int) -> None:

@@ -78,7 +78,7 @@ def read_metadata(paths: list[Path]) -> Metadata:
                 Row(
                     places=frozenset(safe_name(part) for part in re.split(r"[\\/]", value(row, PLACE_COLUMNS)) if part),
                     uid=value(row, UID_COLUMNS), date=iso_date(value(row, DATE_COLUMNS)),
-                    diagnosis=value(row, DIAGNOSIS_COLUMNS).replace("_", " ").lower(),
+                    diagnosis=diagnosis_of(value(row, DIAGNOSIS_COLUMNS)),
                 )
             )  # fmt: skip
     return Metadata(dict(rows))
@@ -88,6 +88,11 @@ def missing_columns(names: list[str]) -> list[str]:
     """What a table of these columns lacks to tell diagnoses, as text that names the columns looked for."""
     found = {_plain(name) for name in names}
     return [" or ".join(map(repr, wanted)) for wanted in (PATIENT_COLUMNS, DIAGNOSIS_COLUMNS) if not found & {*wanted}]
+
+
+def diagnosis_of(text: str) -> str:
+    """A diagnosis as every table of ours writes it: LUNG_CANCER is lung cancer."""
+    return text.replace("_", " ").lower()
 
 
 def iso_date(text: str) -> str:

@@ -91,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     options = parse(arguments)
     try:
+        check(options)
         shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
         check_output(options.run)
         with locked(options.run, fcntl.LOCK_EX):  # one fold makes what all of them share, the others wait for it
@@ -103,6 +104,16 @@ def main(arguments: list[str] | None = None) -> int:
     except ENDS as error:
         return told(error)
     return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for numbers that would be found wrong only after the data are made and networks trained."""
+    if options.outer < 2:
+        raise ConfigError(f"--outer must be 2 or more, got {options.outer}: every fold tests what the others trained")
+    if options.fold is not None and not 0 <= options.fold < options.outer:
+        raise ConfigError(f"--fold must be from 0 to {options.outer - 1}, got {options.fold}")
+    if not 0 < options.validation < 1:
+        raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
 
 
 def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path | None:
@@ -170,8 +181,6 @@ def estimate(shipping: Shipping, data: Data, start: Path | None, options: argpar
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
-    if options.fold is not None and not 0 <= options.fold < options.outer:
-        raise ConfigError(f"--fold must be from 0 to {options.outer - 1}, got {options.fold}")
     for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
         if options.fold not in (None, number):
             continue

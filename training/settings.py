@@ -210,6 +210,11 @@ class Training:
             raise ConfigError(
                 f"crops.size {list(self.crops.size)} must be multiples of {self.network.divisor} for this network"
             )
+        if self.network.kind == "volumes" and max(self.crops.size) == self.network.divisor:
+            raise ConfigError(
+                f"crops.size {list(self.crops.size)}: one edge at least must be above {self.network.divisor}, or the "
+                "deepest stage of this network has a single voxel, which cannot be normalised"
+            )
 
     @property
     def part(self) -> Part:

@@ -84,8 +84,9 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """A normalised slice turned, scaled, shifted, flipped, made noisy, blurred and brighter, a function of the seed.
 
-    The paper names no augmentation. Probabilities and ranges are ours, at strength 1; strength multiplies both, and 0
-    changes nothing. flips: axes (0: x, 1: y) that may be turned; others are left out.
+    The paper names no augmentation. Probabilities and ranges are ours, at strength 1; strength multiplies both, but for
+    a flip's probability and a blur's width, and 0 changes nothing. flips: axes (0: x, 1: y) that may be turned; others
+    are left out.
     """
     rng = np.random.default_rng(seed)
     if strength == 0:

@@ -132,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
     except ENDS as error:
         return told(error)
+    print(f"all {len(plan.members)} members in '{options.runs}' are finished")
     return 0
 
 

@@ -56,7 +56,7 @@ def read_table(path: Path) -> dict[str, Study]:
     """The index by case, in the table's order. Raises ConfigError naming the file, the line and the column."""
     names = [item.name for item in dataclasses.fields(Study)]
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise ConfigError(f"cannot read the index '{path}': {error.strerror}; make it with training.index") from None

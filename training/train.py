@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from model.device import make_deterministic
-from model.errors import ConfigError
+from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks import build
 from training import checkpoint
@@ -50,12 +50,16 @@ def main() -> int:
         settings = read_settings(options.settings)
         if options.change:
             settings = changed(settings, read_yaml(options.change), str(options.change))
-        train_run(
+        result = train_run(
             options.run, settings, options.cache, read_fold(options.split, options.fold),
             start=options.start, ct_encoder=options.ct_encoder, encoder=options.encoder, wanted=options.device,
         )  # fmt: skip
     except ENDS as error:
         return told(error)
+    if result:
+        dice = result.get("validation", {}).get("dice")
+        said = "" if dice is None else f", validation Dice {dice:.4f}"
+        print(f"'{options.run / result['result']}' is what the run ended with{said}")
     return 0
 
 
@@ -166,7 +170,10 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
 def starting_point(
     settings: Training, start: Path | None, ct_encoder: Path | None, encoder: Path | None = None
 ) -> dict[str, str] | None:
-    """What a run begins with, by sha256 of its file; None for random weights. Raises ConfigError."""
+    """What a run begins with, by sha256 of its file; None for random weights.
+
+    Raises ConfigError, and WeightsError if a base run's weights are not those it ended with.
+    """
     if sum(given is not None for given in (start, ct_encoder, encoder)) > 1:
         raise ConfigError("--start, --ct-encoder and --encoder exclude each other: theta_0 holds its encoders already")
     if encoder is not None and settings.network.kind != "slices":
@@ -185,7 +192,12 @@ def starting_point(
                 f"base run '{start}' ended at epoch {result['epoch']}, averaging.start is {settings.averaging.start}: "
                 "they must be the same t0"
             )
-        return {"run": str(start.resolve()), "sha256": sha256_of(checkpoint.result_file(start))}
+        weights = checkpoint.result_file(start)
+        if (found := sha256_of(weights)) != result["sha256"]:
+            raise WeightsError(
+                f"'{weights}' has sha256 {found}, its run ended with {result['sha256']}; train the base run again"
+            )
+        return {"run": str(start.resolve()), "sha256": found}
     if encoder is not None:
         if not encoder.is_file():
             raise ConfigError(f"encoder '{encoder}' is not there; give a file of timm's weights")
