@@ -268,6 +268,12 @@ def test_what_is_wrong_is_found_before_the_run_folder_is_begun(tiny_cache, tmp_p
         train_run(tmp_path / "run", tiny_training(), tmp_path / "no-cache", FOLD, wanted="cpu")
     with pytest.raises(ConfigError, match="no training case"):
         train_run(tmp_path / "run", tiny_training(), tiny_cache, Fold(name="0", train=(), validate=()), wanted="cpu")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(tiny_cache, mixed)
+    facts = json.loads((mixed / "case1" / "study.json").read_text())
+    (mixed / "case1" / "study.json").write_text(json.dumps(facts | {"crop": {"suv_above": 9.0}}))
+    with pytest.raises(ConfigError, match="prepared with several crops"):
+        train_run(tmp_path / "run", tiny_training(), mixed, FOLD, wanted="cpu")
     with pytest.raises(ConfigError, match="CT encoder '.*gone' is not there"):
         train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, ct_encoder=tmp_path / "gone", wanted="cpu")
     assert not (tmp_path / "run").exists()

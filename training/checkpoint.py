@@ -137,7 +137,7 @@ def read_weights(path: Path) -> State:
     try:
         state: State = load_file(path)
     except Exception as error:  # safetensors raises its own kinds
-        raise WeightsError(f"weights '{path}' cannot be read: {error}") from None
+        raise WeightsError(f"weights '{path}' cannot be read: {error}; make or fetch it again") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
@@ -110,6 +110,15 @@ def crop_of(cache: Path, case: str) -> Crop:
     if facts is None:
         raise ConfigError(f"'{cache / case}' holds no prepared study; run training.prepare")
     return Crop(**facts["crop"])
+
+
+def one_crop(cache: Path, cases: Sequence[str]) -> Crop:
+    """The crop that all cases were prepared with. Raises ConfigError if there are several, or no cases."""
+    crops = {crop_of(cache, case) for case in cases}
+    if len(crops) != 1:
+        what = "was prepared with several crops; run training.prepare again" if crops else "has no validation case"
+        raise ConfigError(f"the fold, in '{cache}', {what}")
+    return crops.pop()
 
 
 def patient_of(cache: Path, case: str) -> str | None:

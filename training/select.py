@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.config import METHODS, Crop
+from model.config import METHODS
 from model.device import choose_device
 from model.errors import ConfigError
 from model.writing import check_output
@@ -24,7 +24,7 @@ from training.candidates import Candidate, check_one_start, read_candidates
 from training.checkpoint import CONFIG, RESULT, write_json, write_text
 from training.command import ENDS, check_targets, told
 from training.members import KEPT, STATES
-from training.prepared import crop_of
+from training.prepared import one_crop
 from training.selection import Choice, greedy, rank, steps_to, uniform
 from training.split import Fold, read_fold
 from training.unseen import check_unseen
@@ -106,15 +106,6 @@ def choose(bench: Bench, ranked: Sequence[str], methods: Sequence[str], replacem
         for how, choice in (("uniform", uniform(ranked, value)), ("greedy", greedy(ranked, value, replacement))):
             choices[f"{method}_{how}"] = choice_to(choice, judge(choice.members), method)
     return choices
-
-
-def one_crop(cache: Path, cases: Sequence[str]) -> Crop:
-    """The crop that all cases were prepared with. Raises ConfigError if there are several, or no cases."""
-    crops = {crop_of(cache, case) for case in cases}
-    if len(crops) != 1:
-        what = "was prepared with several crops; run training.prepare again" if crops else "has no validation case"
-        raise ConfigError(f"the fold, in '{cache}', {what}")
-    return crops.pop()
 
 
 def about(one: Candidate) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from training.loop import Run, check_finite, opened, processes, rank, steps_per_
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
 from training.predict import device_for, margin, score_margin, validation_dice
-from training.prepared import digest_of, load
+from training.prepared import digest_of, load, one_crop
 from training.sampling import CropDataset
 from training.settings import Training, changed, read_settings, read_yaml, settings_to
 from training.slice_sampling import SliceDataset
@@ -101,6 +101,7 @@ def train_run(
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
     data = data_for(settings, cache, fold)  # all that can be wrong is found before the folder is begun
+    one_crop(cache, (*fold.train, *fold.validate))
     check_apart(data.studies, fold, cache)
     cases = validated_cases(settings, fold)
     if settings.keep == "best" and not any(len(load(cache, case).lesion) for case in cases):
