@@ -191,7 +191,9 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(manifest, monkeypa
 
 def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(manifest, cpu) -> None:
     part = manifest.part(manifest.members[0])
-    swin = dataclasses.replace(part, network=Network(fusion="swin_unetr", widths=(12,)))
+    swin = dataclasses.replace(
+        part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64))
+    )
     slices = Part(network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)), intensity=part.intensity,
                   window=Window(size=(64, 64, 1)))  # fmt: skip
     for parts, windows in (([part], 1), ([part, swin], 2), ([slices], 2), ([slices, part], 1)):

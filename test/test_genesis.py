@@ -239,11 +239,13 @@ def test_a_crop_of_air_is_drawn_again_but_not_for_ever(monkeypatch) -> None:
 
 def test_crops_are_drawn_anywhere_in_the_body(tiny_cache) -> None:
     """Whatever is sought around lesions: the first voxels of crops spread over what the study allows."""
-    study, settings = load(tiny_cache, "case0"), tiny_training(crops={"size": [4, 4, 4], "sought": 1.0})
+    study, settings = load(tiny_cache, "case0"), tiny_training(crops={"size": [4, 4, 8], "sought": 1.0})
     rng = np.random.default_rng(0)
     first = np.array([[part.start for part in body_box(study, settings, rng)] for _ in range(600)])
     assert (first.max(0) - first.min(0) > 0.7 * np.array(study.hu.shape)).all()
-    shares = [np.mean(study.truth[tuple(slice(a, a + 4) for a in at)]) for at in first]
+    shares = [
+        np.mean(study.truth[tuple(slice(a, a + n) for a, n in zip(at, (4, 4, 8), strict=True))]) for at in first
+    ]
     assert np.mean(shares) < 3 * study.truth.mean()
 
 
