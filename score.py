@@ -115,11 +115,10 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
         remove_partial(options.output)  # of scoring processes that were ended while they wrote
         journal.flush()
         write()
-    wanting = len(plan.unusable) - plan.passed_over
-    failed = wanting + sum(record.state != DONE for record in records.values())
+    failed = plan.wanting + sum(record.state != DONE for record in records.values())
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     if failed:
-        return fail(f"{failed} of {len(plan.jobs) + wanting} studies could not be scored; "
+        return fail(f"{failed} of {len(plan.jobs) + plan.wanting} studies could not be scored; "
                     f"'{options.output / 'failures.csv'}' says why", CaseError.exit_code)  # fmt: skip
     return 0
 
@@ -167,7 +166,7 @@ def tell_plan(plan: Plan, compared: bool) -> None:
     truths = sum(job.entry.truth is not None for job in plan.jobs.values())
     say(
         f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do; "
-        f"{len(plan.unusable) - plan.passed_over} cannot be scored"
+        f"{plan.wanting} cannot be scored"
         + (f"; {plan.passed_over} CT without a PET passed over" if plan.passed_over else "")
         + (f"; {truths} have a truth" if compared else ""),
         sys.stdout,

@@ -84,6 +84,16 @@ class Network:
         """Every window edge must be a multiple of this; of slices those of x and y."""
         return 32 if self.kind == "slices" or self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
 
+    def check_edges(self, edges: tuple[int, ...], name: str) -> None:
+        """Raise ConfigError unless a window or crop of these edges (x, y, z) passes through. name: the setting's."""
+        if any(edge % self.divisor for edge in edges[: 2 if self.kind == "slices" else 3]):
+            raise ConfigError(f"{name} {list(edges)} must be multiples of {self.divisor} for this network")
+        if self.kind == "volumes" and max(edges) == self.divisor:
+            raise ConfigError(
+                f"{name} {list(edges)}: one edge at least must be above {self.divisor}, or the deepest stage of this "
+                "network has a single voxel, which cannot be normalised"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
@@ -157,16 +167,10 @@ class Part:
     window: Window
 
     def __post_init__(self) -> None:
-        edges, divisor = self.window.size, self.network.divisor
+        edges = self.window.size
         if self.network.kind == "slices" and edges[2] != 1:
             raise ConfigError(f"window.size of slices must be [x, y, 1], got {list(edges)}")
-        if any(edge % divisor for edge in edges[: 2 if self.network.kind == "slices" else 3]):
-            raise ConfigError(f"window.size {list(edges)} must be multiples of {divisor} for this network")
-        if self.network.kind == "volumes" and max(edges) == divisor:
-            raise ConfigError(
-                f"window.size {list(edges)}: one edge at least must be above {divisor}, or the deepest stage of this "
-                "network has a single voxel, which cannot be normalised"
-            )
+        self.network.check_edges(edges, "window.size")
         if self.network.kind == "slices" and self.window.shrink:
             raise ConfigError("window.shrink is for networks for volumes; a window of slices keeps its size")
 

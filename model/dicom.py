@@ -16,7 +16,7 @@ from pydicom.dataset import FileDataset
 from model.config import Limits
 from model.dicom_files import OUTSIDE_HU, Series, find_series, path_of, read_values, rescale, tag_name, text
 from model.dicom_isotopes import check_positron
-from model.dicom_series import order_slices
+from model.dicom_series import SHOWN, order_slices
 from model.dicom_suv import Conversion, find_conversion
 from model.errors import CaseError
 from model.files import free_memory_bytes
@@ -46,7 +46,7 @@ def read_dicom(
     unless there is exactly one PET and one CT series, and for everything that is wrong with them.
     """
     series = find_series(inputs)
-    pet, ct = (_only(series, modality, what, inputs) for modality, what in (("PT", "PET"), ("CT", "CT")))
+    pet, ct = (_only(series, modality, what, inputs) for modality, what in SHOWN.items())
     return read_study(pet, ct, limits, weight_kg=weight_kg, name=name)
 
 

@@ -20,8 +20,8 @@ SAME_PLACE_MM = 0.01  # slices nearer than this lie in one place
 OFF_LINE_MM = 0.1  # how far a slice may lie from its place: headers round positions
 OFF_LINE_SHARE = 0.05  # the same as a share of the slice spacing; the larger counts
 TILT = 2e-3  # largest sideways shift of slices per length (0.11 degrees)
-SHOWN = {"PT": "PET", "CT": "CT"}  # what messages call a modality
 TILT_DEGREES = 0.5  # largest gantry tilt that a header may state of an upright series
+SHOWN = {"PT": "PET", "CT": "CT"}  # what messages call a modality
 SINGLE_FRAME = {
     "PT": {"1.2.840.10008.5.1.4.1.1.128"},
     "CT": {"1.2.840.10008.5.1.4.1.1.2"},

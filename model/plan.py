@@ -34,6 +34,11 @@ class Plan:
         """How many of the unusable are a CT without a PET: no study to score."""
         return sum(item.stage == NO_PET for item in self.unusable.values())
 
+    @property
+    def wanting(self) -> int:
+        """How many of the unusable should have been scored."""
+        return len(self.unusable) - self.passed_over
+
 
 def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> str:
     """A hash of all that a study's results depend on besides its files."""

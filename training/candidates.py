@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import ConfigError, WeightsError
-from model.files import sha256_of
+from model.errors import ConfigError
 from model.weights import mean_of
 from training import checkpoint
 from training.checkpoint import State
@@ -61,16 +60,11 @@ def read_candidate(folder: Path) -> Candidate:
         settings = settings_from(config["settings"], f"'{folder / checkpoint.CONFIG}': settings")
     except (KeyError, TypeError) as error:
         raise ConfigError(f"'{folder}' is no run of training.train: {error} is missing; train it again") from None
-    try:
-        found = sha256_of(weights)
-    except OSError as error:
-        raise WeightsError(f"cannot read '{weights}': {error.strerror}; train the run again") from None
-    if found != expected:
-        raise WeightsError(f"'{weights}' has sha256 {found}, its run ended with {expected}; train the run again")
+    checkpoint.check_weights(weights, expected, "the run")
     origin = start["sha256"] if start and "run" in start else None
     base = find_base(folder, Path(start["run"]), origin) if origin else None
     return Candidate(
-        name=folder.resolve().name, folder=folder, weights=weights, sha256=found, settings=settings, start=origin,
+        name=folder.resolve().name, folder=folder, weights=weights, sha256=expected, settings=settings, start=origin,
         base=base, seen=seen_in(config, folder / checkpoint.CONFIG),
     )  # fmt: skip
 

@@ -194,6 +194,16 @@ def result_file(folder: Path) -> Path:
     return path
 
 
+def check_weights(weights: Path, expected: str, run: str) -> None:
+    """Raise WeightsError unless a file of weights has the sha256 that its run ended with. run: what to train again."""
+    try:
+        found = sha256_of(weights)
+    except OSError as error:
+        raise WeightsError(f"cannot read '{weights}': {error.strerror}; train {run} again") from None
+    if found != expected:
+        raise WeightsError(f"'{weights}' has sha256 {found}, its run ended with {expected}; train {run} again")
+
+
 def cut_log(path: Path, last_step: int) -> None:
     """Drop the lines of a log that were written after the checkpoint a run goes on from."""
     if not path.exists():

@@ -206,15 +206,8 @@ class Training:
             raise ConfigError(f"flips must be axes out of 0, 1, 2, got {list(self.flips)}")
         if not self.suv_tops or not all(top > 0 for top in self.suv_tops):
             raise ConfigError(f"suv_tops must be numbers above 0, got {list(self.suv_tops)}")
-        if self.part.network.kind == "volumes" and any(edge % self.network.divisor for edge in self.crops.size):
-            raise ConfigError(
-                f"crops.size {list(self.crops.size)} must be multiples of {self.network.divisor} for this network"
-            )
-        if self.network.kind == "volumes" and max(self.crops.size) == self.network.divisor:
-            raise ConfigError(
-                f"crops.size {list(self.crops.size)}: one edge at least must be above {self.network.divisor}, or the "
-                "deepest stage of this network has a single voxel, which cannot be normalised"
-            )
+        if self.part.network.kind == "volumes":  # `part` is made, and so its window checked, for slices too
+            self.network.check_edges(self.crops.size, "crops.size")
 
     @property
     def part(self) -> Part:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from model.device import make_deterministic
-from model.errors import ConfigError, WeightsError
+from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks import build
 from training import checkpoint
@@ -193,12 +193,8 @@ def starting_point(
                 f"base run '{start}' ended at epoch {result['epoch']}, averaging.start is {settings.averaging.start}: "
                 "they must be the same t0"
             )
-        weights = checkpoint.result_file(start)
-        if (found := sha256_of(weights)) != result["sha256"]:
-            raise WeightsError(
-                f"'{weights}' has sha256 {found}, its run ended with {result['sha256']}; train the base run again"
-            )
-        return {"run": str(start.resolve()), "sha256": found}
+        checkpoint.check_weights(checkpoint.result_file(start), result["sha256"], "the base run")
+        return {"run": str(start.resolve()), "sha256": result["sha256"]}
     if encoder is not None:
         if not encoder.is_file():
             raise ConfigError(f"encoder '{encoder}' is not there; give a file of timm's weights")
