@@ -307,7 +307,7 @@ def write(
     finite = json.loads(json.dumps({"ran": ran, "data": data.text, "lines": table}), parse_constant=lambda _: None)
     checkpoint.write_json(folder / "table.json", finite)
     where = (
-        f"{ran['date']}, {ran['seconds']:.0f} s in all, {ran['machine']}, {ran['cores']} cores, torch {ran['torch']}, "
+        f"{ran['date']}, {ran['seconds']:.0f} s in all calls that were not killed, {ran['machine']}, {ran['cores']} cores, torch {ran['torch']}, "
         f"commit {ran['commit']}, {ran['plan']} of sha256 {ran['plan_sha256']}"
     )
     checkpoint.write_text(folder / "table.md", f"{text}\n\nRun: `{' '.join(ran['command'])}`, {where}.\n")
