@@ -307,8 +307,9 @@ def write(
     finite = json.loads(json.dumps({"ran": ran, "data": data.text, "lines": table}), parse_constant=lambda _: None)
     checkpoint.write_json(folder / "table.json", finite)
     where = (
-        f"{ran['date']}, {ran['seconds']:.0f} s in all calls that were not killed, {ran['machine']}, {ran['cores']} cores, torch {ran['torch']}, "
-        f"commit {ran['commit']}, {ran['plan']} of sha256 {ran['plan_sha256']}"
+        f"{ran['date']}, {ran['seconds']:.0f} s in all calls that were not killed, {ran['machine']}, "
+        f"{ran['cores']} cores, torch {ran['torch']}, commit {ran['commit']}, {ran['plan']} of sha256 "
+        f"{ran['plan_sha256']}"
     )
     checkpoint.write_text(folder / "table.md", f"{text}\n\nRun: `{' '.join(ran['command'])}`, {where}.\n")
     dice = [summary(without_empty(line.scores), by=()).groups[0].dice for line in lines]
