@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model import RESEARCH, __version__
-from model.batch_tables import FAILURES, SUMMARY, Failure, failures_csv, failures_of, keys_csv, summary_csv
+from model.batch_tables import FAILURES, SUMMARY, Failure, apart, failures_csv, failures_of, keys_csv, summary_csv
 from model.files import Staging
 from model.html_report import HTML, About, html_report
 from model.journal import DONE, FAILED, Record
@@ -43,11 +43,11 @@ def totals_of(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int, about: About
 ) -> dict[str, Any]:  # fmt: skip
     """The batch in a few numbers; `truth`: means over the studies that have one, None where there is no number."""
-    passed = sum(failure.passed_over for failure in failures)
+    failed, passed = apart(failures)
     content: dict[str, Any] = {
         "notice": RESEARCH, "version": __version__, "weights": about.weights, "weights_sha256": about.weights_sha256,
-        "studies_scored": len(rows), "studies_not_scored": len(failures) - passed, "studies_still_to_do": waiting,
-        "ct_without_pet": passed,
+        "studies_scored": len(rows), "studies_not_scored": len(failed), "studies_still_to_do": waiting,
+        "ct_without_pet": len(passed),
         "studies_with_lesions": sum(bool(row["lesions"]) for row in rows),
         "studies_with_warnings": sum(bool(row["warnings"]) for row in rows),
         "lesions": sum(row["lesions"] for row in rows),

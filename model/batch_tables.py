@@ -46,6 +46,14 @@ def failures_of(plan: Plan, records: Iterable[Record], root: Path, named: bool) 
     return sorted([*found, *failed], key=lambda failure: failure.study)
 
 
+def apart(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
+    """What could not be scored, and what was passed over, each in the order it comes in."""
+    parts: tuple[list[Failure], list[Failure]] = ([], [])
+    for failure in failures:
+        parts[failure.passed_over].append(failure)
+    return parts
+
+
 def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """One row a study that was scored; columns of the comparison with a truth where any study has one."""
     truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from model import RESEARCH, __version__
-from model.batch_tables import Failure
+from model.batch_tables import Failure, apart
 from model.html_style import SCRIPT, STYLE
 from model.results import STUDIES
 
@@ -80,12 +80,12 @@ def _head(about: About) -> str:
 def _cards(rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int) -> str:
     volumes = [float(row["mtv_ml"]) for row in rows if row["lesions"]]
     cards: list[tuple[str, object, str]] = [("", len(rows), "studies scored")]
-    passed = sum(failure.passed_over for failure in failures)
-    cards.append(("bad" if len(failures) > passed else "", len(failures) - passed, "not scored"))
+    failed, passed = apart(failures)
+    cards.append(("bad" if failed else "", len(failed), "not scored"))
     cards += [("warn", waiting, "still to do")] if waiting else []
     warned = sum(bool(row["warnings"]) for row in rows)
     cards += [("warn" if warned else "", warned, "with warnings"), ("", len(volumes), "with lesions")]
-    cards += [("", passed, "CT without a PET, passed over")] if passed else []
+    cards += [("", len(passed), "CT without a PET, passed over")] if passed else []
     if volumes:
         cards.append(("", f"{statistics.median(volumes):.1f} ml", "median MTV, where there are lesions"))
     dice = [float(row["dice"]) for row in rows if row.get("dice") is not None]
@@ -97,8 +97,7 @@ def _cards(rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiti
 
 def _failures(failures: Sequence[Failure]) -> str:
     """What was not scored, open; what was passed over, folded away."""
-    failed = [failure for failure in failures if not failure.passed_over]
-    passed = [failure for failure in failures if failure.passed_over]
+    failed, passed = apart(failures)
     shown = ""
     if failed:
         shown = f'<section class="failures"><h2>Not scored ({len(failed)})</h2>{_reasons(failed)}</section>'
