@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 
 import numpy as np
 from conftest import tiny_images
@@ -42,3 +44,22 @@ def test_a_study_that_cannot_be_read_is_told_when_its_turn_comes(tiny_bundle, cp
     except CaseError as error:
         assert str(error) == "damaged"
     assert done == 1
+
+
+def test_no_more_than_three_studies_are_in_memory(tiny_bundle, cpu) -> None:
+    """That which was given out, the present one and the next: so ten studies need no more memory than three."""
+    there: set[int] = set()
+    most = 0
+
+    def read(number: int):
+        nonlocal most
+        gc.collect()
+        case = case_of(*tiny_images())
+        there.add(number)
+        weakref.finalize(case, there.discard, number)
+        most = max(most, len(there))
+        return case
+
+    for case, result in segment_each(range(10), read, load_bundle(tiny_bundle), cpu, Stopwatch()):
+        del case, result
+    assert 1 < most <= 3
