@@ -109,15 +109,17 @@ def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, mon
     monkeypatch.setattr(experiments, "data_of", lambda *_: data)
     monkeypatch.setattr(experiments, "table2", lambda *_: [line])
     monkeypatch.setattr(sys, "argv", ["experiments", "table2"])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "seconds.json").write_text("5000.0")  # an earlier call, which was stopped
+    for run, compute in (("early", 500.0), ("members/late", 1200.0)):
+        (tmp_path / "run" / run).mkdir(parents=True)
+        (tmp_path / "run" / run / "run.json").write_text(json.dumps({"seconds": {"data": 50.0, "compute": compute}}))
     assert main(["table2", "--scale", "smoke", "--run", str(tmp_path / "run"), "--device", "cpu"]) == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"table.md", "table.json", "table.png", "seconds.json"}
+    assert names == {"table.md", "table.json", "table.png", "early", "members"}
     assert "| middle |" in capsys.readouterr().out
     said = json.loads((tmp_path / "run" / "table.json").read_text())
     assert said["lines"][0]["cases"][0]["dice"] == 0.5 and said["ran"]["cores"] >= 1
-    assert 5000 <= said["ran"]["seconds"] < 5100 and said["ran"]["machine"].startswith("CPU")
+    assert said["ran"]["training_seconds"] == 1800 and said["ran"]["machine"].startswith("CPU")
+    assert "0.50 h of training" in (tmp_path / "run" / "table.md").read_text()
     plan = sha256_of(ROOT / "training/configs/smoke.yaml")
     assert said["ran"]["plan_sha256"] == plan and plan in (tmp_path / "run" / "table.md").read_text()
 

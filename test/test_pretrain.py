@@ -156,7 +156,7 @@ def test_what_cannot_be_pretrained_is_refused_before_a_folder_is_made(
 
 
 def test_other_settings_in_the_same_folder_are_refused(done, tiny_cache) -> None:
-    with pytest.raises(ConfigError, match=r"other settings \(settings\)"):
+    with pytest.raises(ConfigError, match=r"other settings \(settings\.seed\)"):
         pretrain_run(done, tiny_training(seed=9), tiny_cache, FOLD, "cpu")
 
 

@@ -76,7 +76,7 @@ def test_a_finished_run_whose_weights_are_lost_or_others_ends_again_with_the_sam
 
 
 def test_other_settings_in_the_same_folder_are_refused(base, tiny_cache) -> None:
-    with pytest.raises(ConfigError, match=r"other settings \(settings\)"):
+    with pytest.raises(ConfigError, match=r"other settings \(settings\.seed\)"):
         train_run(base, tiny_training(seed=9), tiny_cache, FOLD, wanted="cpu")
 
 

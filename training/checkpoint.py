@@ -64,7 +64,7 @@ def is_ours(name: str) -> bool:
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The keys in which two configurations differ; a start is compared by its sha256 alone, wherever it lies now.
+    """The keys in which two configurations differ, inner ones by their path; a start is compared by its sha256 alone.
 
     Settings that no weight hangs on may change between a run's beginning and its end.
     """
@@ -74,7 +74,18 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
             config["settings"] = {key: value for key, value in settings.items() if key not in WITHOUT_INFLUENCE}
         if isinstance(config.get("start"), dict):
             config["start"] = config["start"].get("sha256", config["start"])
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    return _unequal(one, other)
+
+
+def _unequal(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+    for key in sorted(one.keys() | other.keys()):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{key}.{inner}" for inner in _unequal(a, b)]
+        elif a != b:
+            found.append(key)
+    return found
 
 
 def hold_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ wholebody trains the network for slices on those with lesion alone, on whole bod
 at three alphas, and the network for volumes beside it. At small and smoke scale all take as many steps; at paper scale
 an epoch shows its list of slices once, as published.
 
-paper: as published, for autoPET on a GPU. small: an hour or two on 2 cores. smoke: under 3 minutes. Without
+paper: as published, for autoPET on a GPU. small: minutes to three hours on a core. smoke: under 3 minutes. Without
 --index, phantoms are generated: some sites are trained on, others only tested on, the domain shift that the
 paper is about. With it, the table's patients are divided into train, validate and test unless --split says
 how. With --start, table3's base run goes on from a finished run: an hour from random weights is too short to
@@ -17,7 +17,6 @@ same command again goes on.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from typing import Any
 import torch
 
 from model.device import choose_device
-from model.errors import ConfigError, LesionError
+from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks import skeleton
 from training import checkpoint
@@ -78,7 +77,6 @@ WHOLE_BODY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # row: (str
     "alpha 2": ({"alpha": 2.0}, NONE),
 }  # fmt: skip
 VOLUMES = "volumes (3-D)"
-SECONDS = "seconds.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +104,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     options = parse(arguments)
     folder = options.run or Path("runs") / f"{options.table}-{options.scale}"
-    begun, before = time.monotonic(), 0.0
     try:
-        before = seconds_before(folder)
         plan = read_plan(options.plan or CONFIGS / f"{options.scale}.yaml")
         check_plan(options.table, plan)
         data = data_of(plan, options, folder)
         lines = of_table(options.table)(plan, data, folder, options.device)
         text = markdown(options.table, lines, data)
         print(text)
-        write(folder, options, text, lines, data, before + time.monotonic() - begun)
+        write(folder, options, text, lines, data)
     except ENDS as error:
         return told(error)
-    finally:
-        if any(folder.glob(f"*/{checkpoint.CONFIG}")):  # a run was begun
-            with contextlib.suppress(LesionError):  # it has been told already that nothing can be written
-                checkpoint.write_json(folder / SECONDS, before + time.monotonic() - begun)
     return 0
 
 
@@ -289,14 +281,12 @@ def markdown(table: str, lines: Sequence[Line], data: Data) -> str:
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", said])
 
 
-def write(
-    folder: Path, options: argparse.Namespace, text: str, lines: Sequence[Line], data: Data, seconds: float
-) -> None:
-    """table.md, table.json, table.png and scores of every case, with what was run: all calls that it took together."""
+def write(folder: Path, options: argparse.Namespace, text: str, lines: Sequence[Line], data: Data) -> None:
+    """table.md, table.json, table.png and scores of every case, with what was run."""
     plan = options.plan or CONFIGS / f"{options.scale}.yaml"
     ran = {
         "command": ["python", "-m", "training.experiments", *sys.argv[1:]],
-        "seconds": round(seconds, 1), "date": time.strftime("%Y-%m-%d"),
+        "training_seconds": round(seconds_of(folder), 1), "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__, "cores": os.cpu_count(), "machine": choose_device(options.device).name,
         "commit": commit(), "plan": str(plan.name), "plan_sha256": sha256_of(plan),
     }  # fmt: skip
@@ -307,7 +297,7 @@ def write(
     finite = json.loads(json.dumps({"ran": ran, "data": data.text, "lines": table}), parse_constant=lambda _: None)
     checkpoint.write_json(folder / "table.json", finite)
     where = (
-        f"{ran['date']}, {ran['seconds']:.0f} s in all calls that were not killed, {ran['machine']}, "
+        f"{ran['date']}, {ran['training_seconds'] / 3600:.2f} h of training, {ran['machine']}, "
         f"{ran['cores']} cores, torch {ran['torch']}, commit {ran['commit']}, {ran['plan']} of sha256 "
         f"{ran['plan_sha256']}"
     )
@@ -317,10 +307,9 @@ def write(
     draw_bars([line.name for line in lines], [(d.mean, d.low, d.high) for d in dice], paper, folder / "table.png")
 
 
-def seconds_before(folder: Path) -> float:
-    """What earlier calls for this table took; one that was ended by kill -9 is not counted."""
-    path = folder / SECONDS
-    return float(checkpoint.read_json(path)) if path.exists() else 0.0
+def seconds_of(folder: Path) -> float:
+    """Seconds that the finished runs below a folder trained, in however many calls. Raises ConfigError."""
+    return sum(sum(checkpoint.read_json(run)["seconds"].values()) for run in folder.rglob(checkpoint.RESULT))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -158,7 +158,12 @@ def main() -> int:
             print(f"warning: {case}: {warning}", file=sys.stderr)
     print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
     if failures:
-        print(f"error: {len(failures)} studies could not be prepared, see above", file=sys.stderr)
+        case, reason = next(iter(failures.items()))
+        more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
+        print(
+            f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then run "
+            "this again", file=sys.stderr,
+        )  # fmt: skip
         return CaseError.exit_code
     return 0
 

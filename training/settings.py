@@ -229,7 +229,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"cannot read '{path}': {error.strerror}; give a YAML file that is there") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not YAML: {error}") from None
 
