@@ -79,7 +79,7 @@ ENV PYTHONUNBUFFERED=1 \
 USER 10001:10001
 
 # Every hash, setting and tensor of the bundles, checked as the user who will read them.
-RUN python3 -m model.weights weights/eoa weights/diwa
+RUN python3 -m model.weights weights/eoa weights/diwa weights/slices
 
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="petct-lesion-segmentation" \

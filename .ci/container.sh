@@ -152,7 +152,7 @@ allowed = re.compile(
     r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/\w+\.py"
     r"|(model/)?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
 )
-needed = {"process.py", "LICENSE", "NOTICE", "weights/eoa/manifest.json", "weights/diwa/manifest.json"}
+needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa", "slices"))}
 files = {str(file.relative_to("/opt/app")) for file in Path("/opt/app").rglob("*") if not file.is_dir()}
 check("files in /opt/app that do not belong there", sorted(f for f in files if not allowed.fullmatch(f)), [])
 check("files missing in /opt/app", sorted(needed - files), [])

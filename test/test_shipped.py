@@ -44,6 +44,14 @@ def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: st
     assert scores.lesions_found >= scores.lesions_true / 2 and scores.fpv_ml < 25 and scores.dice > 0.6, scores
 
 
+def test_the_network_for_slices_finds_most_of_the_sample_s_tumour(sample_mask, cpu) -> None:
+    """Of volume, not of lesions: one slice alone tells little of what is small."""
+    name, _, _ = sample_mask
+    mask = segment(read_case([SAMPLE], Limits()), load_bundle(find_bundle("slices", None)), cpu, Stopwatch()).mask
+    truth = sample_truth(name)
+    assert (mask & truth).sum() > truth.sum() / 2 and mask.sum() < truth.size / 100
+
+
 def test_the_sample_gives_the_expected_output(sample_mask) -> None:
     """A regression test: test/expected_output is this program's own output."""
     name, mask, _ = sample_mask
@@ -73,7 +81,7 @@ def test_both_bundles_come_from_one_start() -> None:
 
 
 def test_the_bundles_say_what_trained_them_and_no_test_phantom_did() -> None:
-    for name in ("eoa", "diwa"):
+    for name in ("eoa", "diwa", "slices"):
         cases = load_bundle(find_bundle(name, None)).manifest.provenance.scores[TRAINED_ON]
         seeds = {int(case[1:]) for case in cases if re.fullmatch(r"[A-Z]\d{6}", case)}
         assert seeds and max(seeds) < TEST_SEEDS_FROM and not any(case.startswith(UNSEEN_SITE) for case in cases)
@@ -84,4 +92,5 @@ def test_the_bundles_are_small_and_the_sample_is_too() -> None:
         return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
     assert size(ROOT / "weights/eoa") <= 16e6 and size(ROOT / "weights/diwa") <= 6e6
+    assert size(ROOT / "weights/slices") <= 10e6
     assert size(ROOT / "test/input") < 6e6
