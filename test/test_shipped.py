@@ -44,11 +44,10 @@ def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: st
     assert scores.lesions_found >= scores.lesions_true / 2 and scores.fpv_ml < 25 and scores.dice > 0.6, scores
 
 
-def test_the_network_for_slices_finds_most_of_the_sample_s_tumour(sample_mask, cpu) -> None:
+def test_the_network_for_slices_finds_most_of_the_sample_s_tumour(cpu) -> None:
     """Of volume, not of lesions: one slice alone tells little of what is small."""
-    name, _, _ = sample_mask
-    mask = segment(read_case([SAMPLE], Limits()), load_bundle(find_bundle("slices", None)), cpu, Stopwatch()).mask
-    truth = sample_truth(name)
+    case, bundle = read_case([SAMPLE], Limits()), load_bundle(find_bundle("slices", None))
+    mask, truth = segment(case, bundle, cpu, Stopwatch()).mask, sample_truth(case.name)
     assert (mask & truth).sum() > truth.sum() / 2 and mask.sum() < truth.size / 100
 
 

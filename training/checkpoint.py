@@ -163,12 +163,12 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises ConfigError naming the file."""
+def read_json(path: Path, remedy: str = "is it there, and readable?") -> Any:
+    """Read JSON. Raises ConfigError naming the file; remedy: what to do where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"cannot read '{path}': {error.strerror}; {remedy}") from None
     except ValueError as error:
         raise ConfigError(f"'{path}' is not JSON: {error}") from None
 

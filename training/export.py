@@ -114,9 +114,7 @@ def export(
 
 def read_choice(selection: Path, choice: str) -> Chosen:
     """A choice and its runs. Raises ConfigError if there is no such one, or if a run is not the selected one."""
-    if not selection.exists():
-        raise ConfigError(f"'{selection}' is not there; make it with training.select")
-    report = read_json(selection)
+    report = read_json(selection, "make it with training.select")
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ConfigError(f"'{selection}' is no selection of this version; make it with training.select")
     try:
