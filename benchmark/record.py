@@ -83,7 +83,10 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    """The commit of this code, with -dirty if files were changed since; unknown outside a checkout."""
+    """The commit of this code, with -dirty if files were changed since; outside a checkout what COMMIT says of it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git
+        found = ""
+    return found or os.environ.get("COMMIT") or "unknown"

@@ -114,7 +114,9 @@ class Encoder(nn.Module):
             self.add_module(f"s{number}", stage)
             self.widths.append(width)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # as timm: normal, by what goes out of a convolution
+            # As timm: normal, by what goes out of a convolution. Nothing is drawn where there are shapes alone: normal_
+            # would load torch's compiler there, which takes seconds and leaves a folder in /tmp.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
                 if module.bias is not None:

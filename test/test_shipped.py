@@ -1,6 +1,9 @@
 """The shipped bundles: what they find on the sample and on fresh phantoms, never used in training or selection."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,16 @@ def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: st
         mask = segment(read_case([SAMPLE], Limits()), load_bundle(find_bundle(bundle, None)), cpu, Stopwatch()).mask
     scores = score(mask, sample_truth(name), voxel_ml)
     assert scores.lesions_found >= scores.lesions_true / 2 and scores.fpv_ml < 25 and scores.dice > 0.6, scores
+
+
+@pytest.mark.parametrize("bundle", ["eoa", "diwa", "slices"])
+def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle: str, tmp_path) -> None:
+    """torch's compiler takes seconds to load, and makes a folder where temporary files are."""
+    code = (f"import sys; from pathlib import Path; from model.manifest import load_bundle; from model.weights import voters; "
+            f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
+            f"sys.exit('torch._inductor' in sys.modules)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_network_for_slices_finds_most_of_the_sample_s_tumour(cpu) -> None:
