@@ -50,7 +50,8 @@ def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: st
 @pytest.mark.parametrize("bundle", ["eoa", "diwa", "slices"])
 def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle: str, tmp_path) -> None:
     """torch's compiler takes seconds to load, and makes a folder where temporary files are."""
-    code = (f"import sys; from pathlib import Path; from model.manifest import load_bundle; from model.weights import voters; "
+    code = ("import sys; from pathlib import Path; from model.manifest import load_bundle; "
+            "from model.weights import voters; "
             f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
             f"sys.exit('torch._inductor' in sys.modules)")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
