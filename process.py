@@ -61,17 +61,18 @@ def run(
     """
     verified = time.perf_counter()
 
+    from model.ahead import begin
     from model.files import Staging
     from model.reading import read_case
     from model.writing import check_output, check_targets, write_json
 
     check_output(options.output)
-    case = read_case(options.input, bundle.manifest.limits)
+    case = read_case(options.input, bundle.manifest.limits, found=lambda: begin(lambda: get_ready(options.device)))
     names = targets(options, case.name)
     check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path])
     read = time.perf_counter()
 
-    from model.device import choose_device, make_deterministic  # torch comes in here: inputs are known to be good
+    from model.device import choose_device, make_deterministic
     from model.report import make_report, summary
     from model.segment import segment
     from model.stopwatch import Stopwatch
@@ -99,6 +100,15 @@ def run(
     for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
     return names["mask"]
+
+
+def get_ready(device: str) -> None:
+    """Import torch and the road, and wake the GPU: seconds, in which the study is read."""
+    import model.report
+    import model.segment  # noqa: F401
+    from model.device import warm_up
+
+    warm_up(device)
 
 
 def serve(options: argparse.Namespace) -> None:

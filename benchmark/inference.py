@@ -177,7 +177,8 @@ def start(one: Contender, task: Task) -> dict[str, Any]:
     """One run in a process of its own."""
     command = [one.python, "-m", one.module, json.dumps(asdict(task))]
     begun = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    places = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": places})
     total_s = time.perf_counter() - begun
     if done.returncode:
         raise SystemExit(f"error: {one.name} failed:\n{done.stderr[-2000:]}")

@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 from benchmark.clock import age_s
+from model.ahead import begin
 from model.config import Limits
 from model.files import Staging, peak_memory_bytes
 from model.manifest import load_bundle
 from model.reading import read_case
 from model.writing import write_mask
+from process import get_ready
 
 
 def main() -> None:
@@ -19,7 +21,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     bundle = load_bundle(Path(task["bundle"]))
     checked = time.perf_counter()
-    case = read_case([Path(task["study"])], Limits())
+    case = read_case([Path(task["study"])], Limits(), found=lambda: begin(lambda: get_ready(task["device"])))
     read = time.perf_counter()
 
     import torch

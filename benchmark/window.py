@@ -4,8 +4,9 @@
     python -m benchmark.window --widths 4 16 32 48 64 --windows 64 --runs 5
     python -m benchmark.window --device cuda --windows 192 160 --batch 2 --graph --compile --grouped
 
-plain: the network as it is trained, as MONAI and nnU-Net run it. ours: model.lean. Also, --grouped: the two encoders as
-one of grouped convolutions; on a GPU --graph: ours replayed as a CUDA graph; --compile: the plain forward by
+plain: the network as it is trained, as MONAI and nnU-Net run it. ours: model.lean. Also, --torch: ours by torch's
+operations alone, without model.kernels on a GPU; --grouped: that, the two encoders as one of grouped convolutions; on a
+GPU --graph: ours replayed as a CUDA graph; --compile: the plain forward by
 torch.compile. Seconds are medians after one run that is not counted; `first` is that one, so first - seconds is what
 warming up costs, and, over what a window then saves, how many windows pay for it. Each is a process of its own; its
 peak is what it holds above the weights on a CPU, and all of it on a GPU.
@@ -29,6 +30,7 @@ from model import lean
 from model.config import Network
 from model.device import Device, choose_device, computing, cuda_trouble, make_deterministic
 from model.files import peak_memory_bytes
+from model.fused import Fused
 from model.networks import MiddleFusion, build
 
 Step = Callable[[Tensor], Tensor]
@@ -39,7 +41,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(options)))
         return
-    wanted = [*options.ways, *(way for way in ("graph", "compile", "grouped") if getattr(options, way))]
+    wanted = [*options.ways, *(way for way in ("torch", "graph", "compile", "grouped") if getattr(options, way))]
     printed: list[str] = []
     figures: dict[str, Any] = {}
     for edge in options.windows:
@@ -70,8 +72,11 @@ def arguments() -> argparse.Namespace:
     add("--runs", type=int, default=3, help="runs that are counted (default 3)")
     add("--ways", nargs="+", default=("plain", "ours"), help="plain, ours (default both)")
     add("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    for way, what in (("graph", "ours as a CUDA graph"), ("compile", "plain by torch.compile, which needs a compiler"),
-                      ("grouped", "both encoders as one of grouped convolutions, for middle fusion")):  # fmt: skip
+    for way, what in (
+        ("torch", "ours without the project's own kernels"), ("graph", "ours as a CUDA graph"),
+        ("compile", "plain by torch.compile, which needs a compiler"),
+        ("grouped", "both encoders as one of grouped convolutions, for middle fusion"),
+    ):  # fmt: skip
         add(f"--{way}", action="store_true", help=f"also {what} (default: no)")
     add("--check", action="store_true", help="compare logits with the plain forward in float32 (default: no)")
     add("--json", type=Path, help="also write the figures here")
@@ -122,6 +127,8 @@ def way_to_run(way: str, network: nn.Module, device: Any) -> Step:
         network = network.to(device.torch_device)
         return torch.compile(network) if way == "compile" else network
     ready = lean.prepared(network, device.torch_device, device.precision)
+    if way in ("grouped", "torch") and isinstance(ready, Fused):
+        ready = ready.plain
     if way == "grouped":
         return lambda image: grouped(ready, image)
     kept: lean.Kept = {}

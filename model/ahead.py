@@ -1,7 +1,9 @@
-"""The next one of a row of things is made while the present one is used."""
+"""The next one of a row of things is made while the present one is used; what is needed later is begun now."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -25,3 +27,13 @@ def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]
             yield waiting.result()
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+def begin(work: Callable[[], object]) -> None:
+    """Start what will be needed later in a thread; whoever needs it finds it done, or does it and meets its error."""
+
+    def quietly() -> None:
+        with suppress(Exception):
+            work()
+
+    Thread(target=quietly, name="begin").start()

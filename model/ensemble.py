@@ -161,22 +161,22 @@ def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Si
 
 
 def most_windows(device: Device, parts: list[Part], shape: tuple[int, ...]) -> int:
-    """How many windows at a time: of U-Nets on a CPU one, on a GPU a power of two that its free memory holds, whatever
-    networks for slices vote beside them; of other networks, whose memory is not known, OTHERS.
+    """How many windows at a time: of U-Nets on a CPU one, on a GPU a power of two that its free memory holds and that
+    is still computed whole, whatever networks for slices vote beside them; of other networks, whose memory is not
+    known, OTHERS.
     """
     parts = [part for part in parts if part.network.kind == "volumes"]
     if not parts or any(part.network.fusion == "swin_unetr" for part in parts):
         return OTHERS
     if device.torch_device.type == "cpu":
         return 1
-    one = max(
-        lean.peak_bytes(
-            part.network.widths[0] * (2 if part.network.fusion == "middle" else 1), math.prod(part.window_for(shape)),
-            device.precision.itemsize,
-        ) for part in parts
-    )  # fmt: skip
+    sizes = [
+        (part.network.widths[0] * (2 if part.network.fusion == "middle" else 1), math.prod(part.window_for(shape)),
+         device.precision.itemsize) for part in parts
+    ]  # fmt: skip
     room = free_bytes() * (1 - LEFT_FREE) - 4 * STUDY_VALUES * math.prod(shape)
-    fitting = min(max(int(room // one), 1), MOST_WINDOWS)
+    fitting = max(int(room // max(lean.peak_bytes(*size) for size in sizes)), 1)
+    fitting = min(fitting, MOST_WINDOWS, *(lean.windows_of_one_slab(*size) for size in sizes))
     return 1 << (fitting.bit_length() - 1)
 
 

@@ -3,7 +3,7 @@
 The plain forward holds, at full resolution, what the decoder joins, the join, and what is made of it. Here every stage
 has one buffer: the encoders write their channels into it, and the decoder's convolutions overwrite it, a slab of the
 volume at a time, a row only after it was read. Images lie channels_last_3d, in which a slab along X is one piece of
-memory. A volume that is one slab is computed whole.
+memory. A volume that is one slab is computed whole. On a GPU in float16 fused.py runs it then.
 """
 
 import copy
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.fused import Fused, fits
+from model.kernels import kernels
 from model.networks import Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 from model.regnet import RegNetUNet
 
@@ -26,20 +28,23 @@ Kept = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # buffers of the stage
 def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
     """The network on the device, its weights laid out for `forward`, those of convolutions in `precision`.
 
-    In float32, or for another network than the U-Nets, it is `network` itself, moved; else a copy. That for slices lies
-    channels-last, too: on a CPU it takes two thirds of the time.
+    In float32, or for another network than the U-Nets, it is `network` itself, moved; else a copy, or on a GPU whose
+    kernels can be had, `Fused`. That for slices lies channels-last, too: on a CPU it takes two thirds of the time.
     """
     if isinstance(network, RegNetUNet):
         flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return flat
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return network.to(device)
+    given = network
     if precision != torch.float32:
         network = copy.deepcopy(network)
         for module in network.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
                 module.to(precision)
     out: nn.Module = network.to(device).to(memory_format=LAST)  # type: ignore[call-overload]
+    if device.type == "cuda" and precision == torch.float16 and fits(given) and (those := kernels()):
+        return Fused(given.to(device), out, those)
     return out
 
 
@@ -52,6 +57,10 @@ def forward(network: nn.Module, image: Tensor, kept: Kept | None = None) -> Tens
     """
     kept = {} if kept is None else kept
     match network:
+        case Fused():
+            one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
+            whole: Tensor = network(image) if one_slab else forward(network.plain, image, kept)
+            return whole
         case UNet():
             return _unet(network, image, kept)
         case MiddleFusion():
@@ -69,10 +78,15 @@ def forward(network: nn.Module, image: Tensor, kept: Kept | None = None) -> Tens
 
 def peak_bytes(width: int, voxels: int, itemsize: int) -> int:
     """About what `forward` takes of a window on a GPU: a stage's buffer of `width` channels, a slab of the join of
-    twice as many, and what the convolution and the norm make of it.
+    twice as many, and what the convolution and the norm make of it. In fused.py it is less.
     """
     stage = width * voxels * itemsize
     return stage + 2 * min(2 * stage, SLAB_BYTES["cuda"])
+
+
+def windows_of_one_slab(width: int, voxels: int, itemsize: int) -> int:
+    """How many windows at a time are computed whole on a GPU; more would only be slower."""
+    return max(SLAB_BYTES["cuda"] // (2 * width * voxels * itemsize), 1)
 
 
 def _unet(network: UNet, image: Tensor, kept: Kept) -> Tensor:

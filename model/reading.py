@@ -5,6 +5,7 @@ Everything that cannot be right is refused here, with the file, the value, the l
 
 import json
 import posixpath
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil, floor
@@ -50,12 +51,14 @@ class Case:
     warnings: tuple[str, ...]
 
 
-def read_case(inputs: list[Path], limits: Limits) -> Case:
+def read_case(inputs: list[Path], limits: Limits, found: Callable[[], object] = lambda: None) -> Case:
     """Read a study from a folder that holds images/pet and images/ct, or from the files [PET, CT].
 
+    found: called once it is known which files are read, for what can be got ready meanwhile.
     Raises CaseError for everything that is wrong with the input.
     """
     pet_path, ct_path = inputs if len(inputs) == 2 else find_pair(inputs[0])
+    found()
     with ThreadPoolExecutor(max_workers=2) as both:  # inflating keeps a core busy
         ct, pet = both.map(read_volume, (ct_path, pet_path), ("CT", "PET"))
     for volume, what in ((ct, "CT"), (pet, "PET")):

@@ -1,0 +1,213 @@
+// What lies between the convolutions of a U-Net in float16, images channels-last: each value read and written once.
+// No header is needed, so that NVRTC compiles it wherever torch runs. A value is the 16 bits of a float16; eight of one
+// voxel are read at a time, so channels and pitches (channels of a row in memory) are multiples of 8. Sums are float32
+// over a few hundred voxels and are joined in float64 in a fixed order: the same bits every time.
+
+typedef unsigned short half16;
+struct Eight { float at[8]; };
+
+__device__ __forceinline__ Eight load(const half16* place) {
+  uint4 bits = *reinterpret_cast<const uint4*>(place);
+  unsigned int words[4] = {bits.x, bits.y, bits.z, bits.w};
+  Eight out;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    half16 one = (half16)(words[i / 2] >> (i % 2 * 16));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out.at[i]) : "h"(one));
+  }
+  return out;
+}
+
+__device__ __forceinline__ void store(half16* place, Eight values) {
+  unsigned int words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    half16 one;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(one) : "f"(values.at[i]));
+    words[i / 2] |= (unsigned int)one << (i % 2 * 16);
+  }
+  *reinterpret_cast<uint4*>(place) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ __forceinline__ Eight load32(const float* place) {
+  Eight out;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) out.at[i] = place[i];
+  return out;
+}
+
+// Two sets of values, each by its number, mean and sum of squares about the mean, become one (Chan et al. 1983).
+template <typename T>
+__device__ __forceinline__ void join(T& count, T& mean, T& squares, T other_count, T other_mean, T other_squares) {
+  T all = count + other_count;
+  if (other_count == 0) return;
+  T off = other_mean - mean;
+  mean += off * (other_count / all);
+  squares += other_squares + off * off * (count * (other_count / all));
+  count = all;
+}
+
+// Mean and squares about it of every channel over a block's voxels: parts (images, gridDim.x, 2, channels).
+// image: (images, voxels, channels). Grid: (blocks, images); 256 threads, each with eight channels.
+extern "C" __global__ void moments(const half16* image, float* parts, int voxels, int channels, int each) {
+  __shared__ float shared[2][256 * 8];
+  int groups = channels / 8, rows = 256 / groups;
+  int group = threadIdx.x % groups, row = threadIdx.x / groups;
+  int first = blockIdx.x * each, last = min(first + each, voxels);
+  const half16* here = image + (long long)blockIdx.y * voxels * channels + group * 8;
+  float sums[8] = {}, squares[8] = {};
+  Eight shift = {};
+  int count = 0;
+  if (row < rows && first + row < last) {
+    shift = load(here + (long long)(first + row) * channels);
+#pragma unroll 4
+    for (int voxel = first + row; voxel < last; voxel += rows, ++count) {
+      Eight value = load(here + (long long)voxel * channels);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        float off = value.at[i] - shift.at[i];
+        sums[i] += off;
+        squares[i] += off * off;
+      }
+    }
+  }
+  if (row < rows) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float mean = count ? sums[i] / count : 0.0f;
+      shared[0][row * channels + group * 8 + i] = shift.at[i] + mean;
+      shared[1][row * channels + group * 8 + i] = squares[i] - sums[i] * mean;
+    }
+  }
+  __syncthreads();
+  for (int channel = threadIdx.x; channel < channels; channel += 256) {
+    float have = 0, mean = 0, about = 0;
+    for (int r = 0; r < rows && first + r < last; ++r) {
+      float more = (last - first - r + rows - 1) / rows;
+      join(have, mean, about, more, shared[0][r * channels + channel], shared[1][r * channels + channel]);
+    }
+    float* out = parts + ((long long)blockIdx.y * gridDim.x + blockIdx.x) * 2 * channels + channel;
+    out[0] = mean;
+    out[channels] = about;
+  }
+}
+
+// Instance normalisation as a factor and a summand: factors (images, 2, channels) of what `moments` found.
+// Grid: (channels, images); 128 threads.
+extern "C" __global__ void factors(const float* parts, const float* weight, const float* bias, float* out, int voxels,
+                                   int channels, int each, int blocks, double eps) {
+  __shared__ double shared[3][128];
+  int channel = blockIdx.x, thread = threadIdx.x;
+  double have = 0, mean = 0, about = 0;
+  for (int block = thread; block < blocks; block += 128) {
+    const float* in = parts + ((long long)blockIdx.y * blocks + block) * 2 * channels + channel;
+    join(have, mean, about, (double)min(each, voxels - block * each), (double)in[0], (double)in[channels]);
+  }
+  shared[0][thread] = have;
+  shared[1][thread] = mean;
+  shared[2][thread] = about;
+  __syncthreads();
+  for (int half = 64; half; half /= 2) {
+    if (thread < half)
+      join(shared[0][thread], shared[1][thread], shared[2][thread], shared[0][thread + half], shared[1][thread + half],
+           shared[2][thread + half]);
+    __syncthreads();
+  }
+  if (thread == 0) {
+    double factor = weight[channel] / sqrt(shared[2][0] / shared[0][0] + eps);
+    float* to = out + (long long)blockIdx.y * 2 * channels + channel;
+    to[0] = (float)factor;
+    to[channels] = (float)(bias[channel] - shared[1][0] * factor);
+  }
+}
+
+// Normalised and through SELU (Klambauer et al. 2017), in float32. What is not a number stays none.
+__device__ __forceinline__ Eight activated(Eight value, const Eight& factor, const Eight& summand) {
+  const float alpha = 1.6732632423543772f, scale = 1.0507009873554805f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float x = value.at[i] * factor.at[i] + summand.at[i];
+    value.at[i] = scale * (x > 0 ? x : alpha * (__expf(x) - 1));
+  }
+  return value;
+}
+
+// image (images, voxels, channels) to out, whose rows are `pitch` channels apart; they may be one.
+// Grid: (any, images); the threads of an image are a multiple of channels / 8.
+extern "C" __global__ void normalise(const half16* image, const float* factors, half16* out, int voxels, int channels,
+                                     int pitch) {
+  int groups = channels / 8, thread = blockIdx.x * blockDim.x + threadIdx.x;
+  int group = thread % groups, step = gridDim.x * blockDim.x / groups;
+  const float* mine = factors + (long long)blockIdx.y * 2 * channels + group * 8;
+  Eight factor = load32(mine), summand = load32(mine + channels);
+  const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
+  half16* to = out + (long long)blockIdx.y * voxels * pitch + group * 8;
+  for (int voxel = thread / groups; voxel < voxels; voxel += step)
+    store(to + (long long)voxel * pitch, activated(load(from + (long long)voxel * channels), factor, summand));
+}
+
+// As `normalise`, and then a 1x1x1 convolution: out (images, classes, voxels) float32. weight: (classes, channels).
+// channels / 8 is a power of two, at most 32; classes are at most 2.
+extern "C" __global__ void classify(const half16* image, const float* factors, const float* weight, const float* bias,
+                                    float* out, int voxels, int channels, int classes) {
+  int groups = channels / 8, thread = blockIdx.x * blockDim.x + threadIdx.x;
+  int group = thread % groups, step = gridDim.x * blockDim.x / groups;
+  const float* mine = factors + (long long)blockIdx.y * 2 * channels + group * 8;
+  Eight factor = load32(mine), summand = load32(mine + channels);
+  Eight by[2] = {load32(weight + group * 8), load32(weight + (classes - 1) * channels + group * 8)};
+  float more[2] = {bias[0], bias[classes - 1]};
+  const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
+  float* to = out + (long long)blockIdx.y * classes * voxels;
+  int rounds = (voxels + step - 1) / step;  // every thread of a warp takes part in each
+  for (int round = 0; round < rounds; ++round) {
+    int voxel = thread / groups + round * step;
+    Eight value = {};
+    if (voxel < voxels) value = activated(load(from + (long long)voxel * channels), factor, summand);
+#pragma unroll
+    for (int one = 0; one < 2; ++one) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum += value.at[i] * by[one].at[i];
+      for (int half = groups / 2; half; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
+      if (group == 0 && voxel < voxels && one < classes) to[(long long)one * voxels + voxel] = sum + more[one];
+    }
+  }
+}
+
+// Maxima of 2 x 2 x 2 voxels; what is not a number stays none. image: (images, x, y, z) rows, `pitch` apart; out:
+// (images, x / 2, y / 2, z / 2, channels). Grid: (any, images).
+extern "C" __global__ void pool(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
+  int groups = channels / 8, total = (x / 2) * (y / 2) * (z / 2) * groups;
+  const half16* from = image + (long long)blockIdx.y * x * y * z * pitch;
+  half16* to = out + (long long)blockIdx.y * total * 8;
+  for (int index = blockIdx.x * blockDim.x + threadIdx.x; index < total; index += gridDim.x * blockDim.x) {
+    int group = index % groups, voxel = index / groups;
+    int k = voxel % (z / 2), j = voxel / (z / 2) % (y / 2), i = voxel / (z / 2) / (y / 2);
+    Eight most;
+#pragma unroll
+    for (int corner = 0; corner < 8; ++corner) {
+      long long row = ((long long)(2 * i + corner / 4) * y + 2 * j + corner / 2 % 2) * z + 2 * k + corner % 2;
+      Eight value = load(from + row * pitch + group * 8);
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+        if (corner == 0 || value.at[n] > most.at[n] || value.at[n] != value.at[n]) most.at[n] = value.at[n];
+    }
+    store(to + (long long)index * 8, most);
+  }
+}
+
+// Eight values of every voxel and channel to twice the resolution: image (images, x, y, z, 2, 2, 2, channels) to out
+// (images, 2 x, 2 y, 2 z), whose rows are `pitch` channels apart. Grid: (any, images).
+extern "C" __global__ void spread(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
+  int groups = channels / 8, total = x * y * z * 8 * groups;
+  const half16* from = image + (long long)blockIdx.y * total * 8;
+  half16* to = out + (long long)blockIdx.y * x * y * z * 8 * pitch;
+  for (int index = blockIdx.x * blockDim.x + threadIdx.x; index < total; index += gridDim.x * blockDim.x) {
+    int group = index % groups, row = index / groups;
+    int k = row % (2 * z), j = row / (2 * z) % (2 * y), i = row / (2 * z) / (2 * y);
+    long long below = ((long long)(i / 2) * y + j / 2) * z + k / 2;
+    int corner = i % 2 * 4 + j % 2 * 2 + k % 2;
+    *reinterpret_cast<uint4*>(to + (long long)row * pitch + group * 8) =
+        *reinterpret_cast<const uint4*>(from + ((below * 8 + corner) * groups + group) * 8);
+  }
+}

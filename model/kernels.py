@@ -1,0 +1,148 @@
+"""kernels.cu compiled for the GPU at hand and run on torch's tensors; nothing else is needed than what torch brings.
+
+NVRTC, CUDA's compiler as a library, comes with every CUDA build of torch, and so does the library that binds it and the
+driver; torch's own wrapper of it looks for CUDA's headers, which an image for inference does not have.
+"""
+
+import ctypes
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.cu")
+BINDING = Path(torch.__file__).parent / "lib/libcaffe2_nvrtc.so"
+NAMES = ("moments", "factors", "normalise", "classify", "pool", "spread")
+EIGHT = 8  # channels that a thread takes
+MOST_CHANNELS = 2048  # 256 threads of eight
+THREADS = 256
+BLOCKS = 16  # of a kernel on each multiprocessor, where more would only be waited for
+LEAST_ROWS = 16  # voxels that a thread of `moments` takes at least
+
+
+class Kernels:
+    """The kernels on one GPU. Images are float16, (B, C, X, Y, Z) channels-last, C a multiple of 8, at most 2048.
+
+    Raises RuntimeError if they cannot be compiled or loaded here.
+    """
+
+    def __init__(self, device: int) -> None:
+        self._library = ctypes.CDLL(str(BINDING))
+        major, minor = torch.cuda.get_device_capability(device)
+        self._blocks = BLOCKS * torch.cuda.get_device_properties(device).multi_processor_count
+        torch.empty(1, device=f"cuda:{device}")  # the driver's context is torch's
+        module = ctypes.c_void_p()
+        self._checked(self._library.cuModuleLoadData(ctypes.byref(module), _compiled(self._library, major, minor)))
+        self._functions = {}
+        for name in NAMES:
+            function = ctypes.c_void_p()
+            self._checked(self._library.cuModuleGetFunction(ctypes.byref(function), module, name.encode()))
+            self._functions[name] = function
+
+    def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Instance normalisation of an image as a factor and a summand of each channel: (B, 2, C) float32."""
+        images, channels, voxels = _sizes(image)
+        rows = THREADS // (channels // EIGHT)
+        each = math.ceil(max(voxels / self._blocks, rows * LEAST_ROWS))
+        blocks = math.ceil(voxels / each)
+        parts = torch.empty(images, blocks, 2, channels, device=image.device)
+        self._run("moments", (blocks, images), THREADS, image, parts, voxels, channels, each)
+        out = torch.empty(images, 2, channels, device=image.device)
+        self._run("factors", (channels, images), 128, parts, weight, bias, out, voxels, channels, each, blocks, eps)
+        return out
+
+    def normalise(self, image: Tensor, factors: Tensor, out: Tensor) -> None:
+        """SELU of the normalised image into `out`, which may be `image` or channels of a wider one."""
+        images, channels, voxels = _sizes(image)
+        groups = channels // EIGHT
+        threads = THREADS // groups * groups
+        grid = (self._grid(voxels * groups, threads), images)
+        self._run("normalise", grid, threads, image, factors, out, voxels, channels, out.stride(4))
+
+    def classify(self, image: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """SELU of the normalised image through a 1x1x1 convolution of `weight` (K, C): (B, K, X, Y, Z) float32.
+
+        C / 8 must be a power of two, at most 32.
+        """
+        images, channels, voxels = _sizes(image)
+        out = torch.empty(images, len(weight), *image.shape[2:], device=image.device)
+        grid = (self._grid(voxels * channels // EIGHT, THREADS), images)
+        self._run("classify", grid, THREADS, image, factors, weight, bias, out, voxels, channels, len(weight))
+        return out
+
+    def pool(self, image: Tensor) -> Tensor:
+        """Maxima of 2 x 2 x 2 voxels of an image, which may be channels of a wider one; edges are even."""
+        images, channels, voxels = _sizes(image)
+        size = [edge // 2 for edge in image.shape[2:]]
+        out = torch.empty((images, channels, *size), dtype=image.dtype, device=image.device,
+                          memory_format=torch.channels_last_3d)  # fmt: skip
+        grid = (self._grid(voxels // 8 * channels // EIGHT, THREADS), images)
+        self._run("pool", grid, THREADS, image, out, *image.shape[2:], channels, image.stride(4))
+        return out
+
+    def spread(self, values: Tensor, out: Tensor) -> None:
+        """Eight values of every voxel and channel, (B, X, Y, Z, 2, 2, 2, C), into (B, C, 2 X, 2 Y, 2 Z), which may be
+        channels of a wider image.
+        """
+        images, x, y, z, channels = *values.shape[:4], values.shape[-1]
+        grid = (self._grid(x * y * z * channels, THREADS), images)
+        self._run("spread", grid, THREADS, values, out, x, y, z, channels, out.stride(4))
+
+    def _grid(self, items: int, threads: int) -> int:
+        return min(math.ceil(items / threads), self._blocks)
+
+    def _run(self, name: str, grid: tuple[int, int], threads: int, *values: Any) -> None:
+        those = [_as_c(value) for value in values]
+        pointers = (ctypes.c_void_p * len(those))(*(ctypes.cast(ctypes.byref(one), ctypes.c_void_p) for one in those))
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        self._checked(
+            self._library.cuLaunchKernel(self._functions[name], *grid, 1, threads, 1, 1, 0, stream, pointers, None)
+        )
+
+    def _checked(self, code: int) -> None:
+        if code:
+            said = ctypes.c_char_p()
+            self._library.cuGetErrorString(code, ctypes.byref(said))
+            raise RuntimeError(f"CUDA error: {(said.value or str(code).encode()).decode()}")
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The kernels on torch's current GPU; None where there is none or they cannot be had."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        return Kernels(torch.cuda.current_device())
+    except (OSError, AttributeError, RuntimeError):
+        return None
+
+
+def _compiled(library: Any, major: int, minor: int) -> bytes:
+    """kernels.cu as machine code for a GPU. Raises RuntimeError with what the compiler says."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), SOURCE.name.encode(), 0, None, None)
+    option = ctypes.c_char_p(f"--gpu-architecture=sm_{major}{minor}".encode())
+    if library.nvrtcCompileProgram(program, 1, ctypes.byref(option)):
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        library.nvrtcGetProgramLog(program, text)
+        raise RuntimeError(f"NVRTC could not compile {SOURCE.name}: {text.value.decode()}")
+    library.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    code = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetCUBIN(program, code)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return code.raw
+
+
+def _sizes(image: Tensor) -> tuple[int, int, int]:
+    """Images, channels, voxels of an image whose voxels' rows are evenly apart."""
+    return image.shape[0], image.shape[1], math.prod(image.shape[2:])
+
+
+def _as_c(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int(value)
