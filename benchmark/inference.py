@@ -44,6 +44,7 @@ from training.bundle import write_bundle
 WEIGHTS = (2.0, 1.0, 1.0, 1.0)  # of the authors' submission
 CT_SIZE = (1.28, 1.28, 1.84)  # voxels of CT for one of PET on each axis: 512 x 512 x 600 for 400 x 400 x 326
 LEAST_DICE = 0.0005  # a change of agreement that counts
+MODULES = {"ours": "benchmark.ours", "monai": "benchmark.published", "nnunet": "benchmark.nnunet"}  # of --only
 STAGES = ("import", "weights", "read", "resample", "crop", "intensity", "to device", "network", "sums", "argmax",
           "paste", "write")  # fmt: skip
 Runs = dict[str, list[dict[str, Any]]]  # of each contender, what its processes say of themselves
@@ -94,6 +95,8 @@ def arguments() -> argparse.Namespace:
     add("--runs", type=int, default=3, help="runs of each contender; medians are printed (default 3)")
     add("--device", default="auto", help="auto, cuda or cpu (default auto)")
     add("--gpu-gb", type=float, help="GB of the GPU's memory that a contender may take, 14 for a T4 (default: all)")
+    add("--only", nargs="+", choices=MODULES, default=tuple(MODULES),
+        help="who takes part, ours always (default: all)")
     add("--nnunet", help="Python of an environment with nnU-Net v2 (default .nnunet/bin/python if it is there)")
     add("--matrix", type=int, help=f"edge of the matrices that the rate is measured with (default {EDGE})")
     add("--json", type=Path, help="also write the figures here, for benchmark.compare and benchmark.document")
@@ -115,12 +118,14 @@ def contenders(options: argparse.Namespace) -> tuple[list[Contender], list[str]]
         Contender(name="MONAI, 5 passes", module="benchmark.published", needs=monai, passes=5),
         Contender(name="nnU-Net v2", module="benchmark.nnunet", needs=nnunet, python=python),
     ):
+        if one.module not in {MODULES[key] for key in ("ours", *options.only)}:
+            continue
         if trouble := import_trouble(one):
             absent += [f"{one.name} took no part: {trouble} (benchmark/requirements.txt says how to install it).", ""]
             print(absent[-2], file=sys.stderr)
         else:
             found.append(one)
-    if options.nnunet and found[-1].python != options.nnunet:
+    if options.nnunet and "nnunet" in options.only and found[-1].python != options.nnunet:
         raise SystemExit(f"error: '{options.nnunet}' was asked for with --nnunet")
     return found, absent
 

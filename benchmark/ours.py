@@ -1,9 +1,11 @@
 """Our own way, the road of process.py, in a process of its own; benchmark.inference starts it."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 from benchmark.clock import age_s
 from model.ahead import begin
@@ -17,29 +19,40 @@ from process import get_ready
 
 def main() -> None:
     """One study from the command line's task, a benchmark.published.Task; prints what was measured as JSON."""
-    started_s, begun = age_s(), time.perf_counter()
+    started_s, start = age_s(), time.perf_counter()
     task = json.loads(sys.argv[1])
     bundle = load_bundle(Path(task["bundle"]))
     checked = time.perf_counter()
-    case = read_case([Path(task["study"])], Limits(), found=lambda: begin(lambda: get_ready(task["device"])))
+    begun: list[Thread] = []
+
+    def get_ready_limited() -> None:
+        import torch
+
+        if task["gpu_gb"] is not None:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(task["gpu_gb"] * 1e9 / total, 1.0))
+        get_ready(bundle.manifest, task["device"])
+
+    case = read_case([Path(task["study"])], Limits(), lambda: begun.append(begin(get_ready_limited)))
     read = time.perf_counter()
 
     import torch
 
     from model.device import choose_device, make_deterministic
-    from model.segment import segment
+    from model.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
-    if task["gpu_gb"] is not None:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(task["gpu_gb"] * 1e9 / total, 1.0))
     make_deterministic()
     device = choose_device(task["device"])
     gpu = device.torch_device.type == "cuda"
     imports = started_s + time.perf_counter() - read
-    seconds = {"import": imports, "weights": checked - begun, "read": read - checked}
+    seconds = {"import": imports, "weights": checked - start, "read": read - checked}
+    ready = make_ready(case, bundle, Stopwatch(seconds=seconds))
     watch = Stopwatch(seconds=seconds, wait=torch.cuda.synchronize if gpu else lambda: None)
-    result = segment(case, bundle, device, watch)
+    with watch.stage("import"):
+        for thread in begun:
+            thread.join()
+    result = segment_ready(ready, bundle, device, watch)
     with watch.stage("write"), Staging() as staging:
         write_mask(result.mask, case.pet.grid, Path(task["mask"]), staging)
         staging.commit()
@@ -48,8 +61,9 @@ def main() -> None:
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
         "rung": result.rung, "windows": result.windows, "threads": torch.get_num_threads(),
         "precision": str(device.precision).removeprefix("torch."),
-    }))  # fmt: skip
+    }), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # as process.py does

@@ -29,11 +29,13 @@ def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]
         thread.shutdown(cancel_futures=True)
 
 
-def begin(work: Callable[[], object]) -> None:
+def begin(work: Callable[[], object]) -> Thread:
     """Start what will be needed later in a thread; whoever needs it finds it done, or does it and meets its error."""
 
     def quietly() -> None:
         with suppress(Exception):
             work()
 
-    Thread(target=quietly, name="begin").start()
+    thread = Thread(target=quietly, name="begin")
+    thread.start()
+    return thread

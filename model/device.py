@@ -1,7 +1,6 @@
 """Which device the networks run on, in which precision, and what counts as running out of memory."""
 
 import ctypes
-import functools
 import gc
 import os
 import warnings
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from model.errors import ConfigError
-from model.kernels import kernels
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 DEVICES = ("auto", "cuda", "cpu")
@@ -59,24 +57,6 @@ def choose_device(wanted: str) -> Device:
         torch_device=torch.device("cuda"), precision=torch.float16, name=torch.cuda.get_device_name(),
         wider=(torch.bfloat16, torch.float32) if brain else (torch.float32,),
     )  # fmt: skip
-
-
-@functools.cache
-def warm_up(wanted: str) -> None:
-    """Have a GPU ready when the study is: CUDA's context, its libraries for convolutions and products, and the kernels.
-
-    Raises ConfigError as `choose_device`. On a CPU nothing happens.
-    """
-    device = choose_device(wanted)
-    if device.torch_device.type == "cuda":
-        kernels()
-        with computing(device):
-            image = torch.zeros(1, 8, 16, 16, 16, device=device.torch_device, dtype=device.precision)
-            image = image.contiguous(memory_format=torch.channels_last_3d)
-            weight = torch.zeros(8, 8, 3, 3, 3, device=device.torch_device, dtype=device.precision)
-            torch.nn.functional.conv3d(image, weight.contiguous(memory_format=torch.channels_last_3d), padding=1)
-            image.view(8, -1) @ image.view(-1, 8)
-        torch.cuda.synchronize()
 
 
 def cuda_trouble() -> str | None:

@@ -15,6 +15,7 @@ from model.config import Manifest, Part
 from model.device import Device, computing, free_bytes, is_out_of_memory
 from model.errors import CaseError, WeightsError
 from model.intensity import scale_suv
+from model.networks import skeleton
 from model.slices import slice_starts, slide_slices
 from model.sliding import OUTSIDE, Size, occupied, slide, window_starts
 from model.stopwatch import Stopwatch
@@ -178,6 +179,26 @@ def most_windows(device: Device, parts: list[Part], shape: tuple[int, ...]) -> i
     fitting = max(int(room // max(lean.peak_bytes(*size) for size in sizes)), 1)
     fitting = min(fitting, MOST_WINDOWS, *(lean.windows_of_one_slab(*size) for size in sizes))
     return 1 << (fitting.bit_length() - 1)
+
+
+def rehearse(manifest: Manifest, device: Device) -> None:
+    """On a GPU, windows of nothing through the first network without its weights, as many at a time as memory allows:
+    then the libraries hold what the study's windows will need. Elsewhere, and where memory is short, nothing happens.
+    """
+    part = manifest.part(manifest.members[0])
+    if device.torch_device.type != "cuda" or part.network.kind != "volumes" or part.network.fusion == "swin_unetr":
+        return
+    try:
+        network = skeleton(part.network).to_empty(device=device.torch_device).eval()
+        count = most_windows(device, [part], part.window.size)
+        image = torch.zeros(count, 2, *part.window.size, device=device.torch_device)
+        with computing(device):
+            lean.forward(lean.prepared(network, device.torch_device, device.precision), image)
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        torch.cuda.empty_cache()
 
 
 def difference_of(logits: Tensor) -> Tensor:

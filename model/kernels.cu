@@ -47,6 +47,15 @@ __device__ __forceinline__ void join(T& count, T& mean, T& squares, T other_coun
   count = all;
 }
 
+__device__ __forceinline__ void add(float* sums, float* squares, const Eight& value, const Eight& shift) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float off = value.at[i] - shift.at[i];
+    sums[i] += off;
+    squares[i] += off * off;
+  }
+}
+
 // Mean and squares about it of every channel over a block's voxels: parts (images, gridDim.x, 2, channels).
 // image: (images, voxels, channels). Grid: (blocks, images); 256 threads, each with eight channels.
 extern "C" __global__ void moments(const half16* image, float* parts, int voxels, int channels, int each) {
@@ -60,16 +69,15 @@ extern "C" __global__ void moments(const half16* image, float* parts, int voxels
   int count = 0;
   if (row < rows && first + row < last) {
     shift = load(here + (long long)(first + row) * channels);
-#pragma unroll 4
-    for (int voxel = first + row; voxel < last; voxel += rows, ++count) {
-      Eight value = load(here + (long long)voxel * channels);
+    int voxel = first + row;
+    for (; voxel + 3 * rows < last; voxel += 4 * rows, count += 4) {
+      Eight four[4];  // so many are waited for at a time
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        float off = value.at[i] - shift.at[i];
-        sums[i] += off;
-        squares[i] += off * off;
-      }
+      for (int n = 0; n < 4; ++n) four[n] = load(here + (long long)(voxel + n * rows) * channels);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) add(sums, squares, four[n], shift);
     }
+    for (; voxel < last; voxel += rows, ++count) add(sums, squares, load(here + (long long)voxel * channels), shift);
   }
   if (row < rows) {
 #pragma unroll
@@ -142,8 +150,21 @@ extern "C" __global__ void normalise(const half16* image, const float* factors, 
   Eight factor = load32(mine), summand = load32(mine + channels);
   const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
   half16* to = out + (long long)blockIdx.y * voxels * pitch + group * 8;
-  for (int voxel = thread / groups; voxel < voxels; voxel += step)
+  int voxel = thread / groups;
+  for (; voxel + step < voxels; voxel += 2 * step) {  // two are waited for at a time
+    Eight one = load(from + (long long)voxel * channels), other = load(from + (long long)(voxel + step) * channels);
+    store(to + (long long)voxel * pitch, activated(one, factor, summand));
+    store(to + (long long)(voxel + step) * pitch, activated(other, factor, summand));
+  }
+  if (voxel < voxels)
     store(to + (long long)voxel * pitch, activated(load(from + (long long)voxel * channels), factor, summand));
+}
+
+__device__ __forceinline__ float product(const Eight& one, const Eight& other) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum += one.at[i] * other.at[i];
+  return sum;
 }
 
 // As `normalise`, and then a 1x1x1 convolution: out (images, classes, voxels) float32. weight: (classes, channels).
@@ -158,18 +179,26 @@ extern "C" __global__ void classify(const half16* image, const float* factors, c
   float more[2] = {bias[0], bias[classes - 1]};
   const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
   float* to = out + (long long)blockIdx.y * classes * voxels;
-  int rounds = (voxels + step - 1) / step;  // every thread of a warp takes part in each
+  int rounds = (voxels + 2 * step - 1) / (2 * step);  // every thread of a warp takes part in each
   for (int round = 0; round < rounds; ++round) {
-    int voxel = thread / groups + round * step;
-    Eight value = {};
-    if (voxel < voxels) value = activated(load(from + (long long)voxel * channels), factor, summand);
+    Eight values[2] = {};  // two are waited for at a time
 #pragma unroll
-    for (int one = 0; one < 2; ++one) {
-      float sum = 0;
+    for (int n = 0; n < 2; ++n) {
+      int voxel = thread / groups + (2 * round + n) * step;
+      if (voxel < voxels) values[n] = load(from + (long long)voxel * channels);
+    }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum += value.at[i] * by[one].at[i];
-      for (int half = groups / 2; half; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
-      if (group == 0 && voxel < voxels && one < classes) to[(long long)one * voxels + voxel] = sum + more[one];
+    for (int n = 0; n < 2; ++n) {
+      int voxel = thread / groups + (2 * round + n) * step;
+      Eight value = activated(values[n], factor, summand);
+      float mine = product(value, by[0]), other = product(value, by[1]);
+      if (groups > 1) {  // odd threads go on with the second class, even ones with the first
+        float given = group % 2 ? mine : other;
+        mine = (group % 2 ? other : mine) + __shfl_xor_sync(0xffffffffu, given, 1);
+        for (int half = groups / 2; half > 1; half /= 2) mine += __shfl_xor_sync(0xffffffffu, mine, half);
+      }
+      if (voxel < voxels && group < 2 && group < classes) to[(long long)group * voxels + voxel] = mine + more[group];
+      if (voxel < voxels && groups == 1 && classes == 2) to[(long long)voxels + voxel] = other + more[1];
     }
   }
 }
@@ -197,17 +226,19 @@ extern "C" __global__ void pool(const half16* image, half16* out, int x, int y, 
 }
 
 // Eight values of every voxel and channel to twice the resolution: image (images, x, y, z, 2, 2, 2, channels) to out
-// (images, 2 x, 2 y, 2 z), whose rows are `pitch` channels apart. Grid: (any, images).
+// (images, 2 x, 2 y, 2 z), whose rows are `pitch` channels apart; a thread takes two neighbours. Grid: (any, images).
 extern "C" __global__ void spread(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
-  int groups = channels / 8, total = x * y * z * 8 * groups;
-  const half16* from = image + (long long)blockIdx.y * total * 8;
+  int groups = channels / 8, total = x * y * z * 4 * groups;
+  const half16* from = image + (long long)blockIdx.y * total * 16;
   half16* to = out + (long long)blockIdx.y * x * y * z * 8 * pitch;
   for (int index = blockIdx.x * blockDim.x + threadIdx.x; index < total; index += gridDim.x * blockDim.x) {
-    int group = index % groups, row = index / groups;
-    int k = row % (2 * z), j = row / (2 * z) % (2 * y), i = row / (2 * z) / (2 * y);
-    long long below = ((long long)(i / 2) * y + j / 2) * z + k / 2;
-    int corner = i % 2 * 4 + j % 2 * 2 + k % 2;
-    *reinterpret_cast<uint4*>(to + (long long)row * pitch + group * 8) =
-        *reinterpret_cast<const uint4*>(from + ((below * 8 + corner) * groups + group) * 8);
+    int group = index % groups, pair = index / groups;
+    int k = pair % z, line = pair / z, j = line % (2 * y), i = line / (2 * y);
+    long long below = (((long long)(i / 2) * y + j / 2) * z + k) * 8 + i % 2 * 4 + j % 2 * 2;
+    const uint4* source = reinterpret_cast<const uint4*>(from) + below * groups + group;
+    uint4 one = source[0], other = source[groups];
+    uint4* target = reinterpret_cast<uint4*>(to + (long long)pair * 2 * pitch) + group;
+    target[0] = one;
+    target[pitch / 8] = other;
   }
 }

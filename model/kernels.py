@@ -88,7 +88,7 @@ class Kernels:
         channels of a wider image.
         """
         images, x, y, z, channels = *values.shape[:4], values.shape[-1]
-        grid = (self._grid(x * y * z * channels, THREADS), images)
+        grid = (self._grid(x * y * z * 4 * channels // EIGHT, THREADS), images)
         self._run("spread", grid, THREADS, values, out, x, y, z, channels, out.stride(4))
 
     def _grid(self, items: int, threads: int) -> int:

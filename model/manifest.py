@@ -1,6 +1,7 @@
 """Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,8 +70,8 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
         raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
     if method and method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    for member in manifest.members:
-        _verify(folder / member.file, member.sha256)
+    with ThreadPoolExecutor() as several:  # in order, so that of several errors the first is told
+        list(several.map(lambda member: _verify(folder / member.file, member.sha256), manifest.members))
     manifest = replace(manifest, method=method or manifest.method)
     if manifest.method == "diwa":
         _check_one_start(folder, manifest)

@@ -37,7 +37,7 @@ def test_it_runs_at_toy_size(name: str, tmp_path) -> None:
 
 def test_who_cannot_be_imported_is_named_and_an_error_if_asked_for(monkeypatch) -> None:
     monkeypatch.setattr(inference, "import_trouble", lambda one: "no torch" if one.name == "nnU-Net v2" else None)
-    found, absent = inference.contenders(Namespace(nnunet=None))
+    found, absent = inference.contenders(Namespace(nnunet=None, only=["monai", "nnunet"]))
     assert [one.name for one in found] == ["ours", "MONAI, 4 passes", "MONAI, 5 passes"]
     assert absent[0].startswith("nnU-Net v2 took no part: no torch")
     with pytest.raises(SystemExit, match="asked for with --nnunet"):
