@@ -189,7 +189,10 @@ def rehearse(manifest: Manifest, device: Device) -> None:
     if device.torch_device.type != "cuda" or part.network.kind != "volumes" or part.network.fusion == "swin_unetr":
         return
     try:
-        network = skeleton(part.network).to_empty(device=device.torch_device).eval()
+        network = skeleton(part.network).eval()
+        shapes = {name: one.shape for name, one in network.state_dict().items()}  # to_empty would load torch's compiler
+        nothing = {name: torch.zeros(shape, device=device.torch_device) for name, shape in shapes.items()}
+        network.load_state_dict(nothing, assign=True)
         count = most_windows(device, [part], part.window.size)
         image = torch.zeros(count, 2, *part.window.size, device=device.torch_device)
         with computing(device):

@@ -41,7 +41,7 @@ def test_who_cannot_be_imported_is_named_and_an_error_if_asked_for(monkeypatch) 
     assert [one.name for one in found] == ["ours", "MONAI, 4 passes", "MONAI, 5 passes"]
     assert absent[0].startswith("nnU-Net v2 took no part: no torch")
     with pytest.raises(SystemExit, match="asked for with --nnunet"):
-        inference.contenders(Namespace(nnunet="/some/python"))
+        inference.contenders(Namespace(nnunet="/some/python", only=["nnunet"]))
 
 
 def test_masks_of_several_runs_count_by_the_one_least_alike() -> None:

@@ -8,8 +8,8 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from model.config import Manifest, Network, Part, Window
-from model.device import Device
-from model.ensemble import ladder, most_windows, vote
+from model.device import Device, choose_device
+from model.ensemble import ladder, most_windows, rehearse, vote
 from model.errors import CaseError, WeightsError
 from model.manifest import load_bundle
 from model.networks import build
@@ -210,3 +210,36 @@ def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(ma
     expected = math.sqrt(sum((p - mean) ** 2 for p in chances) / 4)
     torch.testing.assert_close(said.disagreement, torch.full((40, 20, 20), expected))
     assert run(networks, manifest, cpu).disagreement is None
+
+
+def test_on_a_cpu_nothing_is_rehearsed(manifest, cpu, monkeypatch) -> None:
+    monkeypatch.setattr("model.ensemble.skeleton", lambda network: pytest.fail("a network was built"))
+    rehearse(manifest, cpu)
+
+
+def test_what_is_rehearsed_is_the_study_s_window_and_no_memory_is_no_error(manifest, monkeypatch) -> None:
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    shapes, freed = [], []
+    monkeypatch.setattr("model.ensemble.most_windows", lambda device, parts, shape: 3)
+    monkeypatch.setattr("model.ensemble.torch.zeros", lambda *shape, device: torch.empty(*shape))
+    monkeypatch.setattr("model.ensemble.lean.prepared", lambda network, device, precision: network)
+    monkeypatch.setattr("model.ensemble.lean.forward", lambda network, image: shapes.append(tuple(image.shape)))
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: freed.append(True))
+    rehearse(manifest, gpu)
+    assert shapes == [(3, 2, *manifest.window.size)] and not freed
+
+    def full(network: nn.Module, image: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("model.ensemble.lean.forward", full)
+    rehearse(manifest, gpu)
+    assert freed
+
+
+@pytest.mark.gpu
+def test_a_gpu_rehearses_without_torch_s_compiler(manifest) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    rehearse(manifest, choose_device("cuda"))
+    assert torch.cuda.max_memory_allocated() > 0
