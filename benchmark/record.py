@@ -27,10 +27,16 @@ def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]
     name = Path(sys.argv[0]).stem
     return {
         "format": FORMAT, "benchmark": name, "title": title,
-        "command": " ".join([f"python -m benchmark.{name}", *sys.argv[1:]]),
+        "command": " ".join([f"python -m benchmark.{name}", *shown(sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
         "printed": list(printed), "figures": figures,
     }  # fmt: skip
+
+
+def shown(words: Sequence[str]) -> list[str]:
+    """A command's words without where it writes to; paths of this machine by their last part."""
+    out = [word for before, word in zip(["", *words], words, strict=False) if "--json" not in (before, word)]
+    return [Path(word).name if Path(word).is_absolute() else word for word in out]
 
 
 def child(*words: object) -> dict[str, Any]:
@@ -83,10 +89,11 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    """The commit of this code, with -dirty if files were changed since; outside a checkout what COMMIT says of it."""
+    """The commit of this code, with -dirty if files were changed since; COMMIT for a copy that is no checkout of it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    if given := os.environ.get("COMMIT"):
+        return given
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     except OSError:  # no git
-        found = ""
-    return found or os.environ.get("COMMIT") or "unknown"
+        return "unknown"

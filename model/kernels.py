@@ -35,7 +35,7 @@ class Kernels:
         self._blocks = BLOCKS * torch.cuda.get_device_properties(device).multi_processor_count
         torch.empty(1, device=f"cuda:{device}")  # the driver's context is torch's
         module = ctypes.c_void_p()
-        self._checked(self._library.cuModuleLoadData(ctypes.byref(module), _compiled(self._library, major, minor)))
+        self._checked(self._library.cuModuleLoadData(ctypes.byref(module), compiled(self._library, major, minor)))
         self._functions = {}
         for name in NAMES:
             function = ctypes.c_void_p()
@@ -120,7 +120,7 @@ def kernels() -> Kernels | None:
         return None
 
 
-def _compiled(library: Any, major: int, minor: int) -> bytes:
+def compiled(library: Any, major: int, minor: int) -> bytes:
     """kernels.cu as machine code for a GPU. Raises RuntimeError with what the compiler says."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     library.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), SOURCE.name.encode(), 0, None, None)

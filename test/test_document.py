@@ -1,8 +1,10 @@
 import pytest
+from conftest import ROOT
 from test_compare import result
 
 from benchmark.compare import read
 from benchmark.document import document, main
+from benchmark.record import shown
 
 
 def test_the_page_holds_the_tables_as_printed_with_command_machine_and_date(tmp_path) -> None:
@@ -22,3 +24,14 @@ def test_a_file_that_is_no_result_is_told(content, tmp_path, monkeypatch, capsys
     (tmp_path / "r.json").write_text(content)
     monkeypatch.setattr("sys.argv", ["document", str(tmp_path / "r.json"), "--output", str(tmp_path / "p.md")])
     assert main() == 2 and "r.json" in capsys.readouterr().err and not (tmp_path / "p.md").exists()
+
+
+def test_the_page_of_this_project_is_made_of_the_results_beside_it() -> None:
+    results = sorted((ROOT / "benchmark/results").glob("*.json"))
+    assert results
+    assert (ROOT / "docs/performance.md").read_text() == document([read(path) for path in results])
+
+
+def test_a_command_is_shown_without_where_it_writes_and_without_places_of_this_machine() -> None:
+    words = "--runs 3 --json /root/out/r.json --nnunet /opt/env/bin/python3 --studies some/folder".split()
+    assert shown(words) == ["--runs", "3", "--nnunet", "python3", "--studies", "some/folder"]

@@ -1,7 +1,10 @@
 """The forward pass on a GPU: its structure on the CPU, with kernels of torch's operations; the kernels on a GPU."""
 
 import copy
+import ctypes
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch.nn import functional
 from model import lean
 from model.config import Network
 from model.fused import Fused, fits
-from model.kernels import kernels
+from model.kernels import NAMES, compiled, kernels
 from model.networks import build
 
 FUSIONS = ["early", "middle", "late", "late_features"]
@@ -102,6 +105,14 @@ def test_kernels_that_cannot_be_had_are_done_without(monkeypatch, tmp_path) -> N
     monkeypatch.setattr("model.kernels.BINDING", tmp_path / "not_there.so")
     assert kernels() is None
     kernels.cache_clear()
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)], ids=["T4", "A100", "H100"])
+def test_the_compiler_of_the_image_takes_the_kernels(capability: tuple[int, int]) -> None:
+    """Of CUDA 12.6, as in the Dockerfile's base; it needs no GPU."""
+    folder = Path(importlib.util.find_spec("nvidia.cuda_nvrtc").submodule_search_locations[0])  # type: ignore
+    code = compiled(ctypes.CDLL(str(folder / "lib/libnvrtc.so.12")), *capability)
+    assert code.startswith(b"\x7fELF") and all(name.encode() in code for name in NAMES)
 
 
 @pytest.fixture
