@@ -42,8 +42,11 @@ def main() -> int:
         return fail(str(error), error.exit_code)
     on_signals(stop)
     try:
-        serve(options) if options.serve else run(options, chosen_bundle(options), START)
-        return 0
+        if not options.serve:
+            run(options, chosen_bundle(options), START)
+            return 0
+        serve(options)
+        sys.exit(0)  # unlike below, so that an answer on its way is sent
     except Stopped as stopped:
         number = stopped.args[0]
         return fail(f"stopped by {signal.Signals(number).name}; no output was written", 128 + number)
@@ -239,7 +242,11 @@ def one_line(message: str) -> str:
 
 
 if __name__ == "__main__":
-    code = main()
+    try:
+        code = main()
+    except Exception:  # with --debug
+        traceback.print_exc()
+        code = 1
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # whoever read it is gone
             stream.flush()

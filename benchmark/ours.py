@@ -25,12 +25,15 @@ def main() -> None:
     checked = time.perf_counter()
     begun: list[Thread] = []
 
-    def get_ready_limited() -> None:
+    def limit_gpu() -> None:
         import torch
 
         if task["gpu_gb"] is not None:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(task["gpu_gb"] * 1e9 / total, 1.0))
+
+    def get_ready_limited() -> None:
+        limit_gpu()
         get_ready(bundle.manifest, task["device"])
 
     case = read_case([Path(task["study"])], Limits(), lambda: begun.append(begin(get_ready_limited)))
@@ -42,6 +45,7 @@ def main() -> None:
     from model.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
+    limit_gpu()  # again, since an error is not told there
     make_deterministic()
     device = choose_device(task["device"])
     gpu = device.torch_device.type == "cuda"

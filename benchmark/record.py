@@ -35,7 +35,8 @@ def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]
 
 def shown(words: Sequence[str]) -> list[str]:
     """A command's words without where it writes to; paths of this machine by their last part."""
-    out = [word for before, word in zip(["", *words], words, strict=False) if "--json" not in (before, word)]
+    pairs = zip(["", *words], words, strict=False)
+    out = [word for before, word in pairs if before != "--json" and word.partition("=")[0] != "--json"]
     return [Path(word).name if Path(word).is_absolute() else word for word in out]
 
 
@@ -89,7 +90,7 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    """The commit of this code, with -dirty if files were changed since; COMMIT for a copy that is no checkout of it."""
+    """The commit of this code, with -dirty if files were changed since; COMMIT where that is set."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     if given := os.environ.get("COMMIT"):
         return given

@@ -17,6 +17,7 @@ ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of ne
 METHODS = ("eoa", "diwa")
 KINDS = ("volumes", "slices", "mixed")
 CHANNELS = {"volumes": ("CT", "PET"), "slices": ("PET", "CT")}  # as the authors of either network order them
+SLICES_BODY_HU = -500.0  # above is body, for networks for slices: between lung (about -800) and fat (-100)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -171,6 +172,11 @@ class Part:
         if self.network.kind == "slices" and edges[2] != 1:
             raise ConfigError(f"window.size of slices must be [x, y, 1], got {list(edges)}")
         self.network.check_edges(edges, "window.size")
+        if self.network.kind == "slices" and self.intensity.ct_clip and self.intensity.ct_low_hu >= SLICES_BODY_HU:
+            raise ConfigError(
+                f"intensity.ct_low_hu of slices must be below {SLICES_BODY_HU:g} HU, got {self.intensity.ct_low_hu:g}: "
+                "their window is placed on what is denser, the body"
+            )
         if self.network.kind == "slices" and self.window.shrink:
             raise ConfigError("window.shrink is for networks for volumes; a window of slices keeps its size")
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 
@@ -14,6 +15,8 @@ from model.errors import ConfigError
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 DEVICES = ("auto", "cuda", "cpu")
+_ASKING = Lock()
+_SAID: list[str] = []  # torch says what is wrong with a driver once in a process, to whoever asks first
 OUT_OF_MEMORY = (  # what torch says of memory in errors that are no OutOfMemoryError
     "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
@@ -63,10 +66,12 @@ def cuda_trouble() -> str | None:
     """Why CUDA cannot be used, in words a user can act on; None if it can."""
     if torch.version.cuda is None:
         return "this build of torch has no CUDA"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        there = torch.cuda.is_available()
-    said = " ".join(str(item.message) for item in caught)
+    with _ASKING:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            there = torch.cuda.is_available()
+        _SAID.extend(str(item.message) for item in caught)
+        said = " ".join(dict.fromkeys(_SAID))
     if not there and "driver" in said and "too old" in said:
         found = said.split("found version ")[-1].split(")")[0] if "found version" in said else "unknown"
         return (

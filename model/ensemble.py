@@ -25,6 +25,7 @@ SLICES_A_WINDOW = 4  # slices of 256^2 that are run in place of one window
 MOST_WINDOWS = 16  # at a time
 OTHERS = 2  # windows at a time of networks other than the U-Nets
 STUDY_VALUES = 8  # float32 of every voxel of a study on the GPU: image, weights, sums, margins, and what makes them
+LEAST_SHARE = 1e-9  # of voters, in place of none
 LEFT_FREE = 0.2  # of the GPU's free memory, for what convolutions take themselves
 
 
@@ -58,16 +59,19 @@ class Spread:
     """Weighted standard deviation of probabilities, told one voter at a time (West 1979, doi:10.1145/359146.359153)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._weight, self._mean, self._squares = 0.0, torch.zeros(shape), torch.zeros(shape)
+        self._weight: Any = 0.0  # of every voxel, once a voter did not see all of them
+        self._mean, self._squares = torch.zeros(shape), torch.zeros(shape)
 
-    def add(self, probability: Tensor, weight: float) -> None:
-        self._weight += weight
+    def add(self, probability: Tensor, weight: float, unseen: Tensor | None = None) -> None:
+        """unseen: voxels that the voter does not count for."""
+        share: Any = weight if unseen is None else weight * ~unseen
+        self._weight = self._weight + share
         off = probability - self._mean
-        self._mean += off * (weight / self._weight)
-        self._squares += off.mul_(probability.sub_(self._mean)).mul_(weight)
+        self._mean += off * (share / torch.as_tensor(self._weight).clamp(min=LEAST_SHARE))
+        self._squares += off.mul_(probability.sub_(self._mean)).mul_(share)
 
     def deviation(self) -> Tensor:
-        return (self._squares / self._weight).clamp_(min=0).sqrt_()
+        return (self._squares / torch.as_tensor(self._weight).clamp(min=LEAST_SHARE)).clamp_(min=0).sqrt_()
 
 
 def ladder(device: Device, batch: int) -> list[Rung]:
@@ -122,9 +126,9 @@ def vote(
         job = _Job(image=image, network=network, part=part, starts=starts, name=f"network {number + 1}", told=told)
         difference = _whatever_it_takes(job, device, going, manifest.name)
         with watch.stage("sums"):
-            if spread is not None:
-                spread.add(difference.sigmoid().cpu(), weight)
             blind = difference == OUTSIDE if manifest.kind == "mixed" else None
+            if spread is not None:
+                spread.add(difference.sigmoid().cpu(), weight, blind.cpu() if blind is not None else None)
             if manifest.combine == "probabilities":
                 difference = difference.sigmoid_().sub_(0.5)
             if blind is not None and blind.any():
@@ -276,6 +280,11 @@ def _one(job: _Job, device: Device, going: _Going) -> Tensor:
     )  # fmt: skip
     with watch.stage("weights"):
         network = lean.prepared(job.network, rung.device, on.precision)
+        if why := lean.missed(job.network, rung.device, on.precision):
+            going.warnings.append(
+                f"the project's own kernels cannot be had on this GPU ({why}): torch's operations, which are slower, "
+                "run in their place, and voxels at the border of a lesion may differ"
+            )
 
     def difference(patches: Tensor) -> Tensor:
         with watch.stage("network"):

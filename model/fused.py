@@ -140,14 +140,15 @@ def fits(network: nn.Module) -> bool:
     """Whether this file can run a network: a U-Net whose channels the kernels take."""
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return False
-    branches = _branches(network)
-    layers = [layer for branch in branches for stage in branch.encoder for layer in stage]
-    channels = [len(layer.scale) for layer in [*layers, *(first[2] for branch in branches for first in branch.first)]]
-    last = branches[0].weight.shape[1] // EIGHT
-    return (
-        all(c % EIGHT == 0 and c <= MOST_CHANNELS for c in channels)
-        and last & (last - 1) == 0 and last <= 32
-    )  # fmt: skip
+    middle = isinstance(network, MiddleFusion)
+    parts: list[Any] = [network] if isinstance(network, (UNet, MiddleFusion)) else [network.pet, network.ct]
+    encoder = parts[0].pet_encoder if middle else parts[0].encoder
+    channels = [
+        encoder.get_submodule(f"layer{stage}")[0].conv.out_channels * (2 if middle else 1)
+        for stage in range(1, encoder.stages + 1)
+    ]  # fmt: skip
+    last = channels[0] // EIGHT
+    return all(c % EIGHT == 0 and c <= MOST_CHANNELS for c in channels) and last & (last - 1) == 0 and last <= 32
 
 
 def _branches(network: Any) -> list[Branch]:

@@ -33,14 +33,16 @@ class Kernels:
         self._library = ctypes.CDLL(str(BINDING))
         major, minor = torch.cuda.get_device_capability(device)
         self._blocks = BLOCKS * torch.cuda.get_device_properties(device).multi_processor_count
-        torch.empty(1, device=f"cuda:{device}")  # the driver's context is torch's
-        module = ctypes.c_void_p()
-        self._checked(self._library.cuModuleLoadData(ctypes.byref(module), compiled(self._library, major, minor)))
+        code, module = compiled(self._library, major, minor), ctypes.c_void_p()
         self._functions = {}
-        for name in NAMES:
-            function = ctypes.c_void_p()
-            self._checked(self._library.cuModuleGetFunction(ctypes.byref(function), module, name.encode()))
-            self._functions[name] = function
+        with torch.cuda.device(device):
+            torch.empty(1, device="cuda")  # the driver's context is torch's
+            self._checked(self._library.cuModuleLoadData(ctypes.byref(module), code))
+            for name in NAMES:
+                self._functions[name] = ctypes.c_void_p()
+                self._checked(
+                    self._library.cuModuleGetFunction(ctypes.byref(self._functions[name]), module, name.encode())
+                )
 
     def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """Instance normalisation of an image as a factor and a summand of each channel: (B, 2, C) float32."""
@@ -97,10 +99,12 @@ class Kernels:
     def _run(self, name: str, grid: tuple[int, int], threads: int, *values: Any) -> None:
         those = [_as_c(value) for value in values]
         pointers = (ctypes.c_void_p * len(those))(*(ctypes.cast(ctypes.byref(one), ctypes.c_void_p) for one in those))
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        self._checked(
-            self._library.cuLaunchKernel(self._functions[name], *grid, 1, threads, 1, 1, 0, stream, pointers, None)
-        )
+        with torch.cuda.device(values[0].device):
+            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+            code = self._library.cuLaunchKernel(
+                self._functions[name], *grid, 1, threads, 1, 1, 0, stream, pointers, None
+            )
+        self._checked(code)
 
     def _checked(self, code: int) -> None:
         if code:
@@ -109,15 +113,37 @@ class Kernels:
             raise RuntimeError(f"CUDA error: {(said.value or str(code).encode()).decode()}")
 
 
+def kernels(device: torch.device) -> Kernels | None:
+    """The kernels on a GPU, torch's current one where the device names none; None where they cannot be had.
+
+    Raises torch.OutOfMemoryError.
+    """
+    found = _kernels(_index(device)) if _is_gpu(device) else None
+    return found if isinstance(found, Kernels) else None
+
+
+def trouble(device: torch.device) -> str | None:
+    """Why a GPU's kernels cannot be had; None if they can, and where there is no GPU."""
+    found = _kernels(_index(device)) if _is_gpu(device) else None
+    return found if isinstance(found, str) else None
+
+
 @functools.cache
-def kernels() -> Kernels | None:
-    """The kernels on torch's current GPU; None where there is none or they cannot be had."""
-    if not torch.cuda.is_available():
-        return None
+def _kernels(device: int) -> Kernels | str:
     try:
-        return Kernels(torch.cuda.current_device())
-    except (OSError, AttributeError, RuntimeError):
-        return None
+        return Kernels(device)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, AttributeError, RuntimeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_available()
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def compiled(library: Any, major: int, minor: int) -> bytes:

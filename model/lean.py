@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.fused import Fused, fits
-from model.kernels import kernels
+from model.kernels import kernels, trouble
 from model.networks import Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 from model.regnet import RegNetUNet
 
@@ -43,9 +43,14 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
                 module.to(precision)
     out: nn.Module = network.to(device).to(memory_format=LAST)  # type: ignore[call-overload]
-    if device.type == "cuda" and precision == torch.float16 and fits(given) and (those := kernels()):
+    if precision == torch.float16 and fits(given) and (those := kernels(device)):
         return Fused(given.to(device), out, those)
     return out
+
+
+def missed(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
+    """Why `prepared` makes no `Fused` of a network that could be one there; None where it does, or never could."""
+    return trouble(device) if precision == torch.float16 and fits(network) else None
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """Slices of a study one by one, as Zhong et al. run them: where each lies, how it is normalised, and pasted back.
 
 As in their container: 256 x 256 pixels around the body, CT clipped to +-1000 HU, each modality of each slice to mean 0
-and standard deviation 1, channel order PET, CT. Unlike it, the body is what is denser than BODY_HU, so that neither
-table nor the circle of the scanner moves the window, grids may have any size, and HU are rounded. Rows are y and
-columns x of the network's order.
+and standard deviation 1, channel order PET, CT. Unlike it, the body is what is denser than SLICES_BODY_HU, so that
+neither table nor the circle of the scanner moves the window, grids may have any size, and HU are rounded. Rows are y
+and columns x of the network's order.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from model.config import Intensity
+from model.config import SLICES_BODY_HU, Intensity
 from model.sliding import OUTSIDE
 
-BODY_HU = -500.0  # above is body: between lung (about -800) and fat (-100)
 LARGE = 0.5  # parts with this share of the largest one's pixels are body, too: the other leg, but no table and no arm
 Size = tuple[int, int, int]
 
@@ -89,9 +88,9 @@ def slice_starts(hu: NDArray[Any], window: Size) -> tuple[list[tuple[int, int]],
 def body_box(hu: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """First pixel of the body of a slice (X, Y), and the first beyond it; None where there is no body.
 
-    The body is the largest part above BODY_HU, with all that are nearly as large (LARGE).
+    The body is the largest part above SLICES_BODY_HU, with all that are nearly as large (LARGE).
     """
-    labels, count = ndimage.label(hu > BODY_HU)
+    labels, count = ndimage.label(hu > SLICES_BODY_HU)
     if not count:
         return None
     sizes = np.bincount(labels.ravel())[1:]

@@ -108,6 +108,12 @@ def test_a_wrong_limit_is_refused(setting: str) -> None:
         override_limits(Limits(), [setting])
 
 
+def test_slices_whose_air_would_be_body_are_refused() -> None:
+    slices = Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))
+    with pytest.raises(ConfigError, match="ct_low_hu of slices must be below -500 HU, got -400"):
+        Part(network=slices, intensity=Intensity(ct_clip=True, ct_low_hu=-400.0), window=Window(size=(64, 64, 1)))
+
+
 def test_a_window_that_shrinks_is_the_least_multiple_that_holds_the_volume() -> None:
     """Two stages divide by 2; five by 16, so that 32 is the least."""
     wide = Network(fusion="middle", widths=(4, 8, 8, 8, 8))

@@ -17,6 +17,7 @@ OLD_DRIVER = (
 @pytest.fixture
 def cuda_build(monkeypatch) -> None:
     """A build of torch for CUDA 12.6 on a machine where no GPU answers."""
+    monkeypatch.setattr(module, "_SAID", [])
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -37,8 +38,12 @@ def test_auto_without_a_gpu_is_the_cpu_without_a_word(cuda_build, monkeypatch) -
 
 
 def test_a_driver_too_old_is_named_before_the_cpu_is_used(cuda_build, monkeypatch) -> None:
+    said = []
+
     def too_old() -> bool:
-        warnings.warn(OLD_DRIVER, stacklevel=1)
+        if not said:  # as torch does: once in a process
+            warnings.warn(OLD_DRIVER, stacklevel=1)
+        said.append(True)
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", too_old)

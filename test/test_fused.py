@@ -92,19 +92,15 @@ def test_the_largest_image_is_what_is_joined_at_full_resolution() -> None:
 
 
 def test_without_a_gpu_there_are_no_kernels(monkeypatch) -> None:
-    kernels.cache_clear()
+    assert kernels(torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert kernels() is None
-    kernels.cache_clear()
+    assert kernels(torch.device("cuda")) is None
 
 
 def test_kernels_that_cannot_be_had_are_done_without(monkeypatch, tmp_path) -> None:
-    kernels.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr("model.kernels.BINDING", tmp_path / "not_there.so")
-    assert kernels() is None
-    kernels.cache_clear()
+    assert kernels(torch.device("cuda", 99)) is None
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)], ids=["T4", "A100", "H100"])
@@ -120,7 +116,7 @@ def those():
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU here")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found = kernels()
+    found = kernels(torch.device("cuda"))
     assert found is not None, "the kernels cannot be compiled or loaded on this GPU"
     return found
 

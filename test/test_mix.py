@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import tiny_images
@@ -49,6 +51,25 @@ def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_deci
     assert seen.sum() == 32 * 32 * 50
     found = probability(load_bundle(tmp_path / "m"), cpu)
     np.testing.assert_allclose(found, np.where(seen, (alone + 3 * narrowly) / 4, alone), atol=2e-6)
+
+
+def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundle, tmp_path, cpu) -> None:
+    crop = Crop(suv_above=-1.0)
+    volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop, skip_suv=0.5))
+    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **SLICES | {"window": Window(size=(32, 32, 1)),
+                                                                            "crop": crop}))  # fmt: skip
+    mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
+    mixed = load_bundle(tmp_path / "m")
+    assert mixed.manifest.skip_suv is None
+    said = segment(case_of(*tiny_images()), mixed, cpu, Stopwatch(), with_disagreement=True).disagreement
+    one, other = probability(replace_skip(volumes), cpu), probability(slices, cpu)
+    mean = (one + 3 * other) / 4
+    expected = np.sqrt(((one - mean) ** 2 + 3 * (other - mean) ** 2) / 4)
+    np.testing.assert_allclose(said, np.where(other > 1e-30, expected, 0), atol=2e-5)
+
+
+def replace_skip(bundle):
+    return replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
 
 
 def test_what_trained_either_is_said(make_bundle, tmp_path) -> None:

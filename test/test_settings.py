@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from model.config import Network
 from model.errors import ConfigError
@@ -15,6 +16,18 @@ def test_defaults_are_the_papers() -> None:
     assert settings.optimizer.betas == (0.9, 0.999) and settings.optimizer.weight_decay == 0.05
     assert settings.schedule.epochs == 1000 and settings.batch * settings.accumulate == 8
     assert settings.suv_tops == (20, 40) and settings.loss.kind == "dice_focal" and settings.loss.gamma == 2
+
+
+def test_zhong_yaml_is_what_the_paper_says_of_its_training() -> None:
+    """Zhong et al., section 2.3."""
+    settings = read_settings(ROOT / "training/configs/zhong.yaml")
+    assert settings.network.fusion == "regnety_160" and settings.window.size == (256, 256, 1)
+    assert (settings.whole_body.alpha, settings.whole_body.beta, settings.whole_body.overlap) == (1.0, 5, 0.25)
+    assert settings.loss.kind == "dice_lovasz_bce" and settings.loss.weights_rate == 1e-4
+    assert settings.optimizer.name == "adamw" and settings.optimizer.betas == (0.5, 0.999)
+    assert (settings.optimizer.rate, settings.schedule.floor) == (1e-5, 1e-8)
+    assert (settings.schedule.epochs, settings.schedule.stop, settings.schedule.warmup_epochs) == (100, 80, 0)
+    assert settings.batch * settings.accumulate == 24 and settings.keep == "best"
 
 
 def test_what_is_written_reads_back() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from conftest import tiny_slices
 from model.errors import ConfigError
 from model.segment import image_of
 from model.slices import slice_starts, slide_slices
+from training.prepare import _points
 from training.prepared import load
 from training.slice_sampling import SliceDataset, augmented, lesion_slices, slice_of_study
 from training.split import Fold
@@ -63,6 +66,18 @@ def test_epochs_begin_where_the_runs_do(tiny_cache) -> None:
     assert data.an_epoch == 3 * 2 * 2
     data[13]
     assert data.listed == (1, data.order.epoch(1))
+
+
+def test_slices_with_lesion_are_all_found_where_their_voxels_were_thinned(tiny_cache, monkeypatch) -> None:
+    """Of four voxels at most three are kept, so every other one: two, and neither is in slice 7."""
+    truth = np.zeros((8, 8, 12), np.uint8)
+    for place in ((1, 1, 3), (2, 1, 7), (3, 1, 9), (4, 1, 9)):
+        truth[place] = 1
+    monkeypatch.setattr("training.prepare.MOST_POINTS", 3)
+    monkeypatch.setattr("training.slice_sampling.MOST_POINTS", 3)
+    thinned = _points(truth)
+    assert thinned[:, 2].tolist() == [3, 9]
+    assert lesion_slices(replace(load(tiny_cache, "case0"), truth=truth, lesion=thinned)) == [3, 7, 9]
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0, 1.5])

@@ -240,6 +240,28 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
         train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
 
 
+def test_an_imagenet_encoder_is_loaded_into_the_encoder_alone_and_only_of_slices(tiny_cache, tmp_path) -> None:
+    settings = tiny_slices()
+    torch.manual_seed(77)
+    other = build(settings.network).get_submodule("encoder").state_dict()
+    write_weights(tmp_path / "timm.safetensors", other)
+    run = tmp_path / "run"
+    train_run(run, changed(settings, {"schedule": {"epochs": 2, "stop": 1, "warmup_epochs": 0, "steps_per_epoch": 1}}),
+              tiny_cache, FOLD, encoder=tmp_path / "timm.safetensors", wanted="cpu")  # fmt: skip
+    state = starting_network(settings, None, None, tmp_path / "timm.safetensors").state_dict()
+    fresh = starting_network(settings, None, None).state_dict()
+    for name in state:
+        same_as = other[name.removeprefix("encoder.")] if name.startswith("encoder.") else fresh[name]
+        assert name.endswith("num_batches_tracked") or torch.equal(state[name], same_as), name
+    assert yaml.safe_load((run / "config.yaml").read_text())["start"]["encoder"].endswith("timm.safetensors")
+    with pytest.raises(ConfigError, match="--encoder is for networks for slices"):
+        train_run(tmp_path / "v", tiny_training(), tiny_cache, FOLD, encoder=tmp_path / "timm.safetensors")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        train_run(tmp_path / "b", settings, tiny_cache, FOLD, encoder=tmp_path / "timm.safetensors", start=run)
+    with pytest.raises(ConfigError, match="encoder '.*gone' is not there"):
+        train_run(tmp_path / "g", settings, tiny_cache, FOLD, encoder=tmp_path / "gone")
+
+
 def test_a_base_run_whose_weights_are_others_is_no_start(base, tiny_cache, tmp_path) -> None:
     moved = shutil.copytree(base, tmp_path / "base")
     write_weights(moved / "last.safetensors", {n: t + 1 for n, t in load_file(base / "last.safetensors").items()})

@@ -88,3 +88,9 @@ def test_added_slices_lie_at_even_intervals() -> None:
     assert "".join(case for case, _ in spread(b, b)) == "bbbbbb"
     assert "".join(case for case, _ in spread(a[:3], b)) == "ababab"
     assert spread(a, []) == a and spread([], b) == b
+
+
+def test_more_slices_of_whole_bodies_than_there_are_is_said() -> None:
+    """Ninety slices of nine patients for forty with lesion."""
+    assert order(alpha=2).shortage() is None and order(lesion=False).shortage() is None
+    assert "90 for 40 with lesion: it is 2.25" in (order(alpha=3).shortage() or "")

@@ -5,8 +5,8 @@
     python -m training.experiments wholebody --scale small
 
 wholebody trains the network for slices on those with lesion alone, on whole bodies alone, and by the paper's strategy
-at three alphas, and the network for volumes beside it. At small and smoke scale all take as many steps; at paper scale
-an epoch shows its list of slices once, as published.
+at three alphas, and the network for volumes beside it. At small and smoke scale the five take as many steps as
+each other; at paper scale an epoch shows its list of slices once, as published.
 
 paper: as published, for autoPET on a GPU. small: minutes to three hours on a core. smoke: under 3 minutes. Without
 --index, phantoms are generated: some sites are trained on, others only tested on, the domain shift that the

@@ -46,7 +46,7 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
         )  # fmt: skip
         return replace(
             first, name=name, kind="mixed", channels=CHANNELS[first.network.kind], method="eoa",
-            combine="probabilities", members=members, provenance=origin(bundles),
+            combine="probabilities", skip_suv=None, members=members, provenance=origin(bundles),
             licence=" and ".join(dict.fromkeys(bundle.manifest.licence for bundle in bundles)),
         )  # fmt: skip
 

@@ -41,6 +41,7 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
         if not len(self.order):
             what = "of them shows a lesion" if self.by_case else "is in the cache"
             raise ConfigError(f"no slice to train on: of {len(cases)} training cases none {what}")
+        self.warning = self.order.shortage()
         steps = steps_of(settings, len(self.order), processes)
         self.an_epoch = steps * settings.batch * settings.accumulate * processes
         self.listed: tuple[int, list[Slice]] = (-1, [])
@@ -63,7 +64,7 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
 
 def lesion_slices(study: Prepared) -> list[int]:
     """The z of every slice that shows lesion."""
-    if len(study.lesion) < MOST_POINTS:  # then these are all its voxels
+    if len(study.lesion) <= MOST_POINTS // 2:  # then these are all its voxels: thinned ones are more
         return [int(z) for z in np.unique(study.lesion[:, 2])]
     return [int(z) for z in np.flatnonzero(np.asarray(study.truth).any((0, 1)))]
 

@@ -101,6 +101,8 @@ def train_run(
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
     data = data_for(settings, cache, fold)  # all that can be wrong is found before the folder is begun
+    if isinstance(data, SliceDataset) and data.warning and rank() == 0:
+        print(f"warning: {data.warning}", file=sys.stderr)
     one_crop(cache, (*fold.train, *fold.validate))
     check_apart(data.studies, fold, cache)
     cases = validated_cases(settings, fold)
@@ -224,7 +226,8 @@ def starting_network(
             load_encoder(network.get_submodule("encoder"), encoder)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ConfigError(f"'{start or ct_encoder}' does not fit the network of these settings: {reason}") from None
+        given = start or ct_encoder or encoder
+        raise ConfigError(f"'{given}' does not fit the network of these settings: {reason}") from None
     return network
 
 

@@ -43,6 +43,15 @@ class SliceOrder:
             return everything
         return min(round(self.settings.alpha * len(self.lesion)), everything)
 
+    def shortage(self) -> str | None:
+        """What is to be said where alpha asks for more slices of whole bodies than there are."""
+        if not self.settings.lesion or round(self.settings.alpha * len(self.lesion)) <= self.wanted:
+            return None
+        return (
+            f"alpha {self.settings.alpha:g} asks for more slices of whole bodies than there are, {self.wanted} for "
+            f"{len(self.lesion)} with lesion: it is {self.wanted / len(self.lesion):.2f}, all patients in one group"
+        )
+
     def groups(self) -> list[list[str]]:
         """The patients of every group, in the order of the circle."""
         circle = sorted(self.whole)
