@@ -6,6 +6,7 @@
 #   CONTAINER_ENGINE  docker or podman; default: the first of the two that answers
 #   IMAGE             default: the newest petct-lesion-segmentation that the engine holds
 #   MEMORY            limit of the container, for example 30g; default none
+#   GPU               none: the CPU, on a machine whose engine cannot hand an NVIDIA GPU to containers
 set -euo pipefail
 
 fail() {
@@ -45,10 +46,13 @@ results=$(cd "$results" && pwd)
 mounts=(-v "$studies:/studies:ro" -v "$results:/results")
 
 # Folders that options name are mounted too; everything else is handed on.
+gpu_wanted=${GPU:-}
 options=()
 while [ $# -gt 0 ]; do
   options+=("$1")
   case $1 in
+    --device=cpu) gpu_wanted=none ;;
+    --device) [ "${2:-}" != cpu ] || gpu_wanted=none ;;
     --truth | --weights)
       if [ -n "${2:-}" ] && [ -d "$2" ]; then
         mounts+=(-v "$(cd "$2" && pwd):/mounted$1:ro")
@@ -70,7 +74,7 @@ else
 fi
 
 gpu=()
-if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then
+if [ "$gpu_wanted" != none ] && { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; }; then
   case $("$engine" --version) in
     *podman*) gpu=(--device nvidia.com/gpu=all) ;;
     *) gpu=(--gpus all) ;;

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from model.errors import OutputError
 from model.job import Job
 from model.journal import DONE, FAILED, Journal, Record
+from model.results import LOCK
 from model.station import Died, TookTooLong
 from model.writing import check_output
 
@@ -74,10 +75,13 @@ def wait_for(root: Path, output: Path, patience_s: float) -> None:
 
 
 def _trouble(root: Path, output: Path) -> str:
-    if not root.exists():
-        return f"the studies in '{root}' are gone; is the share still there? Bring it back"
     try:
-        if not output.is_dir():
+        if not root.exists() or (root.is_dir() and not any(root.iterdir())):  # a share that is not mounted is empty
+            return f"the studies in '{root}' are gone; is the share still there? Bring it back"
+    except OSError as error:
+        return f"the studies in '{root}' cannot be reached: {error.strerror}; is the share still there? Bring it back"
+    try:
+        if not (output / LOCK).exists():  # which was made when the run began
             return f"the results folder '{output}' is gone; is the share still there? Bring it back"
         check_output(output)
         stats = os.statvfs(output)

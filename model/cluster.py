@@ -7,14 +7,15 @@ study to another; a result that it had finished is taken as it is.
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from model.batch import answer_of, record_of, wait_for
-from model.errors import ConfigError, LesionError
+from model.dicom_scan import person_of
+from model.errors import CaseError, ConfigError, LesionError
 from model.job import Job, Setup, job_from, setup_from, to_json
 from model.journal import DONE, FAILED, Journal, Record
 from model.plan import is_done, read_result
@@ -44,6 +45,8 @@ class Cluster:
             raise ConfigError(
                 f"--cluster {self.address}: --tls-ca, --tls-cert and --tls-key go with an address tls://..., all three"
             )
+        if self.address and self.dashboard:
+            raise ConfigError("--dashboard goes with --slurm; a scheduler that runs already has its own")
         for path in self.tls or ():
             if not path.is_file():
                 raise ConfigError(f"the TLS file '{path}' is not there; give a PEM file")
@@ -69,8 +72,9 @@ def run_cluster(
             if job is None:
                 return None
             future = client.submit(
-                score_remotely, to_json(job), to_json(setup), limit_s, key=f"{job.name}-{job.key[:12]}", pure=False
-            )
+                score_remotely, to_json(nameless(job)), to_json(setup), limit_s, key=f"{job.name}-{job.key[:12]}",
+                pure=False,
+            )  # fmt: skip
             running[future] = job
             return future
 
@@ -88,9 +92,28 @@ def run_cluster(
     return records
 
 
+def nameless(job: Job) -> Job:
+    """The job without what the headers say of the patient and the study: a worker reads that itself."""
+    return replace(job, entry=replace(job.entry, identity=job.name, person=()))
+
+
 def score_remotely(job: str, setup: str, limit_s: float | None) -> dict[str, Any]:
-    """What a worker does: score one study in its scoring process, or find that it is scored already."""
-    asked = job_from(json.loads(job))
+    """What a worker does: score one study in its scoring process, or find that it is scored already.
+
+    Whatever goes wrong is an answer: dask would write the call, with its paths, into the worker's log.
+    """
+    try:
+        return _score(job_from(json.loads(job)), setup, limit_s)
+    except Exception as error:
+        return {
+            "state": FAILED, "stage": "start", "message": f"unexpected {type(error).__name__} on a worker",
+            "remedy": "are its software, its shares and its rights those of the others?",
+        }  # fmt: skip
+
+
+def _score(asked: Job, setup: str, limit_s: float | None) -> dict[str, Any]:
+    with suppress(CaseError):  # that it cannot be read is told when it is read
+        asked = replace(asked, entry=replace(asked.entry, person=person_of(asked.entry)))
     with ONE_AT_A_TIME:
         finished = read_result(asked.output, asked.name)
         if finished is not None and is_done(asked, finished):  # by a worker that was lost before it could say so
@@ -116,13 +139,16 @@ def connected(where: Cluster) -> Iterator[Any]:
     if where.tls:
         ca, certificate, key = map(str, where.tls)
         security = Security(
-            tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
+            tls_ca_file=ca, require_encryption=True,
+            **{f"tls_{who}_{what}": path for who in ("client", "scheduler", "worker")
+               for what, path in (("cert", certificate), ("key", key))},
         )  # fmt: skip
     if where.address:
         with client_of(where.address, WAIT_S, security) as client:
             yield client
         return
-    with slurm_cluster(where.slurm, where.dashboard) as cluster, Client(cluster, timeout=WAIT_S) as client:
+    made = slurm_cluster(where.slurm, where.dashboard, security)
+    with made as cluster, Client(cluster, timeout=WAIT_S, security=security) as client:
         yield client
 
 

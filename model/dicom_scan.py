@@ -3,6 +3,7 @@
 What is read here decides which files a study is made of; whether they are right is found out when it is read.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,28 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset
 
 from model.dicom_files import UNREADABLE, text
 from model.dicom_series import SINGLE_FRAME
 from model.errors import CaseError
+from model.studies import Entry
 
 FIELDS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
     "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
     "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "CorrectedImage", "SeriesType",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Glance:
+    """What one file says in FIELDS, as text; what many say alike is in memory once."""
+
+    path: Path
+    values: tuple[str, ...]
+
+    def __getitem__(self, field: str) -> str:
+        return self.values[FIELDS.index(field)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +76,16 @@ def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
     Copies of a slice (one SOPInstanceUID, one place) count once: the first by path. Scouts are a series of their own,
     whatever their UID.
     """
-    series: dict[tuple[str, str, str, bool], list[FileDataset]] = {}
+    series: dict[tuple[str, str, str, bool], list[Glance]] = {}
     damaged: dict[Path, str] = {}
     seen: set[tuple[object, ...]] = set()
     for path in sorted(files):
         try:
             header = _glance(path)
-            uid = text(header, "SOPInstanceUID")
-            whose = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID"), text(header, "PatientID")
+            uid = header["SOPInstanceUID"]
+            whose = header["StudyInstanceUID"], header["SeriesInstanceUID"], header["PatientID"]
             of = (*whose, _is_scout(header))
-            slice_of = (*of, uid, text(header, "ImagePositionPatient"))
+            slice_of = (*of, uid, header["ImagePositionPatient"])
         except CaseError as error:
             damaged[path] = str(error)
             continue
@@ -83,7 +95,15 @@ def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
     return [_info(uid, headers) for (_, uid, *_), headers in sorted(series.items())], damaged
 
 
-def _glance(path: Path) -> FileDataset:
+def person_of(entry: Entry) -> tuple[str, ...]:
+    """Name and ID of the patient in the header of a DICOM study; of images nothing. Raises CaseError."""
+    if entry.kind != "dicom":
+        return ()
+    header = _glance(entry.pet[0])
+    return header["PatientName"], header["PatientID"]
+
+
+def _glance(path: Path) -> Glance:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=FIELDS, force=True)
     except OSError as error:
@@ -92,43 +112,42 @@ def _glance(path: Path) -> FileDataset:
         raise CaseError(f"'{path}' is damaged DICOM ({type(error).__name__}); copy it again") from None
     if not text(header, "SOPClassUID"):
         raise CaseError(f"'{path}' has no SOPClassUID: not DICOM, or damaged; copy it again")
-    header.filename = str(path)
-    return header
+    return Glance(path=path, values=tuple(sys.intern(str(text(header, field))) for field in FIELDS))
 
 
-def _info(uid: str, headers: list[FileDataset]) -> SeriesInfo:
+def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     first = headers[0]
-    vectors = [_numbers(text(header, "ImagePositionPatient"), 3) for header in headers]
-    axes = _numbers(text(first, "ImageOrientationPatient"), 6)
+    vectors = [_numbers(header["ImagePositionPatient"], 3) for header in headers]
+    axes = _numbers(first["ImageOrientationPatient"], 6)
     placed = [vector for vector in vectors if vector is not None]
     whole = axes is not None and len(placed) == len(headers)
-    number = text(first, "SeriesNumber")
+    number = first["SeriesNumber"]
     return SeriesInfo(
-        uid=uid, study=text(first, "StudyInstanceUID"), frame=text(first, "FrameOfReferenceUID"),
-        modality=text(first, "Modality"), number=int(number) if number.lstrip("-").isdigit() else 0,
-        description=text(first, "SeriesDescription"),
-        person=(text(first, "PatientName"), text(first, "PatientID")),
-        files=tuple(Path(str(header.filename)) for header in headers), flaw=_flaw(headers),
-        corrected="ATTN" in text(first, "CorrectedImage").split("\\"),
+        uid=uid, study=first["StudyInstanceUID"], frame=first["FrameOfReferenceUID"],
+        modality=first["Modality"], number=int(number) if number.lstrip("-").isdigit() else 0,
+        description=first["SeriesDescription"],
+        person=(first["PatientName"], first["PatientID"]),
+        files=tuple(header.path for header in headers), flaw=_flaw(headers),
+        corrected="ATTN" in first["CorrectedImage"].split("\\"),
         positions=np.array(placed) if whole else np.empty((0, 3)),
         normal=np.cross(axes[:3], axes[3:]) if whole and axes is not None else np.array([0.0, 0.0, 1.0]),
     )  # fmt: skip
 
 
-def _flaw(headers: list[FileDataset]) -> str:
+def _flaw(headers: list[Glance]) -> str:
     first = headers[0]
-    modality = text(first, "Modality")
+    modality = first["Modality"]
     if _is_scout(first):
         return "a scout (LOCALIZER)"
-    if "REPROJECTION" in text(first, "SeriesType").upper() or "PROJECTION IMAGE" in text(first, "ImageType").upper():
+    if "REPROJECTION" in first["SeriesType"].upper() or "PROJECTION IMAGE" in first["ImageType"].upper():
         return "a projection"
-    if text(first, "SOPClassUID") not in SINGLE_FRAME.get(modality, ()):
+    if first["SOPClassUID"] not in SINGLE_FRAME.get(modality, ()):
         return "not single-frame PET or CT images"
     return "" if len(headers) > 1 else "a single slice"
 
 
-def _is_scout(header: FileDataset) -> bool:
-    return "LOCALIZER" in text(header, "ImageType").upper()
+def _is_scout(header: Glance) -> bool:
+    return "LOCALIZER" in header["ImageType"].upper()
 
 
 def _numbers(stated: str, length: int) -> NDArray[np.float64] | None:

@@ -33,7 +33,7 @@ class Folder:
         """Make it. Raises OutputError if that cannot be."""
         self.target = output / STUDIES / name
         with _told(self.target):
-            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.target.parent.mkdir(exist_ok=True)  # and not `output`: without it the share is gone
             self.path = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.target.parent))
             self.path.chmod(0o777 & ~umask())  # mkdtemp makes it private
 

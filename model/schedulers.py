@@ -19,9 +19,9 @@ def client_of(address: str, wait_s: float, security: Any = None) -> Any:
         ) from None
 
 
-def slurm_cluster(jobs: int, dashboard: bool = False) -> Any:
+def slurm_cluster(jobs: int, dashboard: bool = False, security: Any = None) -> Any:
     """So many SLURM jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml, each a worker of one process and
-    one thread. Raises ConfigError if that file does not say what jobs need.
+    one thread; encrypted with `security`. Raises ConfigError if that file does not say what jobs need.
     """
     from dask_jobqueue import SLURMCluster
 
@@ -29,6 +29,7 @@ def slurm_cluster(jobs: int, dashboard: bool = False) -> Any:
         cluster = SLURMCluster(
             processes=1, worker_extra_args=["--nthreads", "1", "--no-dashboard"],
             scheduler_options={"dashboard": dashboard, "dashboard_address": ":8787" if dashboard else ":0"},
+            **({"security": security, "protocol": "tls://"} if security else {}),
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         raise ConfigError(

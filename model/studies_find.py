@@ -76,7 +76,12 @@ def with_truth(found: Found, root: Path, folder: Path) -> Found:
         stems = [*own, *(_without_ending(p) for p in (*entry.ct[:1], *entry.pet[:1]) if entry.kind == "images")]
         inside = [path.relative_to(root) for path in stems if path.is_relative_to(root) and path != root]
         tried = [folder / f"{path}{suffix}" for path in inside for suffix in SUFFIXES]
-        return replace(entry, truth=next((path for path in tried if path.is_file()), None))
+        try:
+            return replace(entry, truth=next((path for path in tried if path.is_file()), None))
+        except OSError as error:
+            raise ConfigError(
+                f"--truth '{folder}' cannot be looked through: {error.strerror}; give this user the right to read it"
+            ) from None
 
     return replace(found, entries=tuple(matched(entry) for entry in found.entries))
 
@@ -124,7 +129,11 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
         elif name != "truth":
             raise CaseError(f"no path in column {name}; enter the {name.upper()}'s file or folder")
     for name, path in paths.items():
-        if not path.exists():
+        try:
+            there = path.exists()
+        except OSError as error:  # no right to look, a name too long, a share that is gone
+            raise CaseError(f"{name} '{path}' cannot be looked at: {error.strerror}; correct the path") from None
+        if not there:
             raise CaseError(f"{name} '{path}' is not there; correct the path")
     weight_kg = None
     if cells["weight_kg"]:
@@ -156,7 +165,10 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
 
 
 def _series(folder: Path) -> list[SeriesInfo]:
-    return scan(path for path in folder.rglob("*") if path.is_file() and looks_like_dicom(path))[0]
+    try:
+        return scan([path for path in folder.rglob("*") if path.is_file() and looks_like_dicom(path)])[0]
+    except OSError as error:
+        raise CaseError(f"folder '{folder}' cannot be looked through: {error.strerror}; check access to it") from None
 
 
 def _walk(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -173,7 +185,13 @@ def _walk(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
     for folder, folders, names in os.walk(root, onerror=refused):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if (here / name).resolve() != whole)
-        files += [here / name for name in sorted(names) if (here / name).is_file()]
+        for name in sorted(names):
+            try:
+                files += [here / name] if (here / name).is_file() else []
+            except OSError as error:  # a folder that may be listed, and not entered
+                blocked[here / name] = (
+                    f"'{here / name}' cannot be looked at: {error.strerror}; give this user the right to read it"
+                )
     return files, blocked
 
 

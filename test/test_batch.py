@@ -10,6 +10,7 @@ from model.batch import run_batch
 from model.errors import OutputError
 from model.job import Job, Options
 from model.journal import DONE, FAILED, Journal, read_journal
+from model.results import LOCK
 from model.station import Died, TookTooLong
 from model.studies import Entry
 
@@ -28,6 +29,8 @@ class Fake:
 
 
 def jobs(output: Path, *names: str) -> list[Job]:
+    output.mkdir(exist_ok=True)
+    (output / LOCK).touch()  # as score.py does before anything else
     entry = Entry(identity="x", source=output, kind="images", pet=(), ct=())
     return [Job(name=n, entry=entry, root=output.parent, output=output, key="k", options=Options()) for n in names]
 
@@ -85,6 +88,25 @@ def test_a_share_that_comes_back_in_time_is_waited_for(tmp_path, monkeypatch) ->
     away.mkdir()
     monkeypatch.setattr(batch.time, "sleep", lambda seconds: away.exists() and away.rename(output))
     assert len(run_batch(jobs(output, "a"), Fake(), Journal(output), lambda record: None, 600)) == 1
+
+
+def test_what_a_share_looks_like_when_it_is_gone_is_told(tmp_path, monkeypatch) -> None:
+    """An empty mount point, results made anew below one, and a share that refuses every question."""
+    studies, output = tmp_path / "studies", tmp_path / "output"
+    for folder in (studies, output):
+        folder.mkdir()
+    (output / LOCK).touch()
+    assert "are gone" in batch._trouble(studies, output)
+    (studies / "a").touch()
+    assert batch._trouble(studies, output) == ""
+    (output / LOCK).unlink()
+    assert "the results folder" in batch._trouble(studies, output)
+
+    def stale(path: Path) -> bool:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "exists", stale)
+    assert "cannot be reached: Stale file handle" in batch._trouble(studies, output)
 
 
 def test_a_full_disk_ends_the_batch_before_another_study_is_begun(tmp_path, monkeypatch) -> None:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from dicom_writer import write_pet
+from pydicom import dcmread
 from tiny_batches import command, contents, environment, image_study, score
 
-from model.cluster import Cluster
+from model.cluster import Cluster, connected, nameless, score_remotely
+from model.dicom_scan import person_of
 from model.errors import ConfigError
+from model.job import Job, Options, job_from, to_json
+from model.studies import Entry
 
 STUDIES = 5
 
@@ -82,9 +87,51 @@ def test_no_scheduler_is_told(tiny_bundle, tmp_path, monkeypatch) -> None:
     [
         ({}, "exclude each other"), ({"address": "tcp://a:1", "slurm": 2}, "exclude each other"),
         ({"address": "tls://a:1"}, "all three"),
+        ({"address": "tcp://a:1", "dashboard": True}, "--dashboard goes with --slurm"),
         ({"address": "tls://a:1", "tls": (Path("/no/ca"), Path("/no/cert"), Path("/no/key"))}, "is not there"),
     ],
 )  # fmt: skip
 def test_where_is_checked(settings: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Cluster(**settings)
+
+
+def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -> None:
+    """The worker reads it itself, so that its messages are cleared of it."""
+    files = write_pet(tmp_path / "pet")
+    entry = Entry(identity="dicom:1.2.3.4", source=tmp_path, kind="dicom", pet=tuple(files), ct=(),
+                  person=("Mueller^Anna", "4711001"))  # fmt: skip
+    job = Job(name="s-1", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options())
+    sent = to_json(nameless(job))
+    assert "Mueller" not in sent and "4711001" not in sent and "1.2.3.4" not in sent
+    header = dcmread(entry.pet[0])
+    assert person_of(job_from(json.loads(sent)).entry) == (str(header.PatientName), header.PatientID)
+
+
+def test_whatever_goes_wrong_on_a_worker_is_an_answer(monkeypatch) -> None:
+    said = score_remotely("{}", "{}", None)
+    assert (said["state"], said["stage"]) == ("failed", "start") and "KeyError on a worker" in said["message"]
+
+
+def test_slurm_jobs_are_encrypted_with_the_files_given(tmp_path, monkeypatch) -> None:
+    import dask
+
+    given = {"cores": 1, "memory": "1GB", "walltime": "00:10:00"}
+    with dask.config.set({"jobqueue.slurm": dask.config.get("jobqueue.slurm", {}) | given}):
+        files = [tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")]
+        made = []
+
+        def cluster(jobs: int, dashboard: bool, security: object) -> object:
+            made.append(security)
+            raise ConfigError("enough")
+
+        for path in files:
+            path.touch()
+        monkeypatch.setattr("model.cluster.slurm_cluster", cluster)
+        with pytest.raises(ConfigError, match="enough"), connected(Cluster(slurm=2, tls=tuple(files))):
+            pass
+        [security] = made
+        for role in ("client", "scheduler", "worker"):
+            said = security.get_tls_config_for_role(role)
+            assert (said["ca_file"], said["cert"], said["key"]) == tuple(map(str, files))
+        assert security.require_encryption

@@ -120,3 +120,25 @@ def test_paths_of_a_csv_may_lie_anywhere_and_no_name_of_a_result_comes_of_them(t
     (entry,) = find_studies(table, NOWHERE).entries
     assert entry.pet[0].samefile(tmp_path / "p.mha")
     assert not set("./") & set(name_of(entry, b"", named=True) + name_of(entry, b""))
+
+
+def test_a_file_that_may_not_be_looked_at_is_told_and_the_others_are_found(tmp_path, monkeypatch) -> None:
+    """As in a folder that may be listed and not entered."""
+    touch(tmp_path / "a" / "x_pet.mha", tmp_path / "a" / "x_ct.mha", tmp_path / "shut" / "y_pet.mha")
+    looked = Path.is_file
+
+    def shut(path: Path) -> bool:
+        if path.parent.name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return looked(path)
+
+    monkeypatch.setattr(Path, "is_file", shut)
+    found = find_studies(tmp_path, NOWHERE)
+    assert len(found.entries) == 1 and "Permission denied; give this user the right" in found.unusable[0].message
+
+
+def test_a_path_of_a_csv_that_cannot_be_is_told(tmp_path) -> None:
+    touch(tmp_path / "p.mha", tmp_path / "c.mha")
+    (tmp_path / "list.csv").write_text(f"pet,ct\np.mha,c.mha\n{'x' * 300}.mha,c.mha\n")
+    found = find_studies(tmp_path / "list.csv", NOWHERE)
+    assert len(found.entries) == 1 and "File name too long; correct the path" in found.unusable[0].message

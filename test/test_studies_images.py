@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
-from model.studies import NO_PET
+from model.studies import NO_PET, data_file
 from model.studies_images import find_images
 
 
@@ -57,3 +58,22 @@ def test_what_is_missing_or_there_twice_is_told(tmp_path) -> None:
 def test_files_without_a_word_for_what_they_are_are_ignored(tmp_path) -> None:
     result = found(tmp_path, "atlas.nii.gz", "s/x_pet.mha", "s/x_ct.mha")
     assert len(result.entries) == 1 and result.ignored == 1
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nrrd"])
+def test_voxels_beside_a_header_belong_to_the_study(ending: str, tmp_path) -> None:
+    for name in ("pet", "ct"):
+        sitk.WriteImage(sitk.Image(2, 3, 4, sitk.sitkFloat32), str(tmp_path / f"{name}{ending}"))
+    if ending == ".nrrd":
+        (tmp_path / "pet.nrrd").write_bytes(
+            b"NRRD0004\ntype: float\ndimension: 3\nsizes: 2 3 4\nencoding: raw\ndata file: voxels.raw\n\n"
+        )
+        (tmp_path / "voxels.raw").write_bytes(bytes(96))
+    [entry] = find_images([tmp_path / f"pet{ending}", tmp_path / f"ct{ending}"], tmp_path).entries
+    beside = {"pet.raw", "ct.raw"} if ending == ".mhd" else {"voxels.raw"}
+    assert {path.name for path in entry.files} == {f"pet{ending}", f"ct{ending}"} | beside
+
+
+def test_a_header_that_names_a_file_that_is_not_there_is_told_when_it_is_read(tmp_path) -> None:
+    (tmp_path / "pet.mhd").write_text("NDims = 3\nElementDataFile = gone.raw\n")
+    assert data_file(tmp_path / "pet.mhd") is None and data_file(tmp_path / "absent.mhd") is None
