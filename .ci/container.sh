@@ -149,7 +149,7 @@ check("/tmp holds", os.listdir("/tmp"), [])
 check("torch distributions", len({(d.version, str(d.locate_file(""))) for d in distributions(name="torch")}), 1)
 
 allowed = re.compile(
-    r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/\w+\.py"
+    r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/\w+\.py|model/kernels\.cu"
     r"|(model/)?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
 )
 needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa", "slices"))}
