@@ -98,6 +98,20 @@ say "built"
 SKIP_BUILD=1 ./test.sh
 say "tested"
 
+# score.sh as in a hospital: the sample as a study, of which a lone PET is none.
+rm -rf "$work/studies" "$work/results"
+mkdir -p "$work/studies/one" "$work/studies/lone"
+cp test/input/images/pet/*.mha "$work/studies/one/pet.mha"
+cp test/input/images/ct/*.mha "$work/studies/one/ct.mha"
+cp test/input/images/pet/*.mha "$work/studies/lone/pet.mha"
+status=0
+IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/studies" "$work/results" --device cpu || status=$?
+[ "$status" -eq 3 ] || die "score.sh ended with $status, not with 3 for a study that cannot be scored"
+[ "$(wc -l < "$work/results/summary.csv")" -eq 2 ] || die "summary.csv does not hold one study"
+[ "$(wc -l < "$work/results/failures.csv")" -eq 2 ] || die "failures.csv does not hold one study"
+ls "$work"/results/report.html "$work"/results/studies/*/mask.mha "$work"/results/studies/*/report.json > /dev/null
+say "score.sh scores"
+
 # 5. What the platform's flags did, and what the image is made of, seen from inside.
 . ./engine.sh # IMAGE, VERSION, MEMORY, PLATFORM_FLAGS
 rm -rf "$work/inside"

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from model import RESEARCH, __version__
-from model.batch_tables import FAILURES, SUMMARY, Failure, apart, failures_csv, failures_of, keys_csv, summary_csv
+from model.batch_tables import (
+    FAILURES,
+    SUMMARY,
+    Failure,
+    apart,
+    failures_csv,
+    failures_of,
+    keys_csv,
+    keys_of,
+    summary_csv,
+)
 from model.files import Staging
 from model.html_report import HTML, About, html_report
 from model.journal import DONE, FAILED, Record
@@ -29,7 +39,7 @@ def write_results(
     rows = [ended[name].row for name in sorted(ended) if ended[name].state == DONE]
     failures = failures_of(plan, (r for r in ended.values() if r.state == FAILED), root, named)
     waiting = len(plan.jobs) - len(ended)
-    write_private(keys_csv(plan), output / KEYS)
+    write_private(keys_csv(plan, keys_of(output)), output / KEYS)
     with Staging() as staging:
         write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
         write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)

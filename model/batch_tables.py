@@ -1,5 +1,7 @@
 """Tables of a batch: what was found (summary.csv), what was not done and why (failures.csv), who is who (keys.csv)."""
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,8 @@ from model import RESEARCH
 from model.errors import split_remedy
 from model.job import Job
 from model.journal import Record
-from model.lesion_table import csv_text
-from model.naming import cleared
+from model.lesion_table import csv_text, without_apostrophe
+from model.naming import KEYS, cleared, is_name
 from model.plan import Plan
 from model.results import STUDIES
 from model.studies import NO_PET, Unusable
@@ -68,11 +70,27 @@ def failures_csv(failures: Sequence[Failure]) -> str:
     return csv_text(FAILURE_COLUMNS, [vars(failure) | {"notice": RESEARCH} for failure in failures])
 
 
-def keys_csv(plan: Plan) -> str:
-    """Which study is which: where it lies, and whose it is."""
-    rows: list[dict[str, Any]] = [_key(job) for job in plan.jobs.values()]
-    rows += [{"study": name, "source": str(item.source)} for name, item in plan.unusable.items()]
-    return csv_text(KEY_COLUMNS, sorted(rows, key=lambda row: str(row["study"])))
+def keys_csv(plan: Plan, before: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Which study is which: where it lies, and whose it is. before: rows of `keys_of` that are kept for what is not in
+    the plan.
+    """
+    rows: dict[str, Mapping[str, Any]] = {row["study"]: row for row in before}
+    rows |= {name: {"study": name, "source": str(item.source)} for name, item in plan.unusable.items()}
+    rows |= {job.name: _key(job) for job in plan.jobs.values()}
+    return csv_text(KEY_COLUMNS, [rows[name] for name in sorted(rows)])
+
+
+def keys_of(output: Path) -> list[dict[str, str]]:
+    """The rows of an earlier keys.csv whose study has results there; none where it cannot be read."""
+    try:
+        content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    rows = [
+        {name: without_apostrophe(value or "") for name, value in row.items() if name in KEY_COLUMNS}
+        for row in csv.DictReader(io.StringIO(content, newline=""))
+    ]
+    return [row for row in rows if is_name(row.get("study", "")) and (output / STUDIES / row["study"]).is_dir()]
 
 
 def _key(job: Job) -> dict[str, Any]:

@@ -6,6 +6,8 @@ study to another; a result that it had finished is taken as it is.
 """
 
 import json
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,9 +21,11 @@ from model.errors import CaseError, ConfigError, LesionError
 from model.job import Job, Setup, job_from, setup_from, to_json
 from model.journal import DONE, FAILED, Journal, Record
 from model.plan import is_done, read_result
+from model.progress import say
 from model.schedulers import WAIT_S, client_of, slurm_cluster
 from model.station import Station
 
+LOOK_EVERY_S, TELL_EVERY_S = 1.0, 60.0  # for workers
 AHEAD = 2  # studies a worker that are handed out at a time
 STATIONS: dict[str, Station] = {}  # of a worker: the one scoring process, by its setup
 ONE_AT_A_TIME = Lock()
@@ -79,6 +83,7 @@ def run_cluster(
             return future
 
         wait_for(jobs[0].root, jobs[0].output, patience_s)
+        wait_for_workers(client, None if where.slurm else patience_s)
         workers = max(where.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
         ended = as_completed([future for _ in range(AHEAD * workers) if (future := hand_out())])
         for future in ended:
@@ -90,6 +95,23 @@ def run_cluster(
             if following := hand_out():
                 ended.add(following)
     return records
+
+
+def wait_for_workers(client: Any, patience_s: float | None) -> None:
+    """Wait until the scheduler has a worker, saying so every minute; without a limit for SLURM's, which may be queued.
+
+    Raises ConfigError when patience is over.
+    """
+    begun = time.monotonic()
+    while not client.scheduler_info(n_workers=-1)["workers"]:
+        waited = time.monotonic() - begun
+        if patience_s is not None and waited >= patience_s:
+            raise ConfigError(
+                f"no worker came to the scheduler within {waited / 60:.0f} min; start workers, then run this again"
+            )
+        if waited // TELL_EVERY_S > (waited - LOOK_EVERY_S) // TELL_EVERY_S:
+            say(f"no worker yet, for {waited / 60:.0f} min", sys.stdout)
+        time.sleep(LOOK_EVERY_S)
 
 
 def nameless(job: Job) -> Job:

@@ -19,6 +19,7 @@ PHILIPS = "Philips PET"  # how the creator of group 7053 begins: "Philips PET Pr
 SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,xx09)
 DOSE_MIN_BQ = 10_000.0  # below: the dose was entered in MBq
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
+FDG = "F-18"
 HALF_LIFE_SHARE = 0.05  # a stated half-life this far from the isotope's is warned about
 CONSTANT = (
     "Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight",
@@ -67,6 +68,7 @@ def find_conversion(headers: Sequence[FileDataset], weight_kg: float | None = No
     """
     first, warnings = headers[0], list[str]()
     _check_constant(headers)
+    _check_tracer(first, warnings)
     correction = _decay_correction(first, warnings)
     _check_corrected(first, correction, warnings)
     units, path = text(first, "Units"), path_of(first)
@@ -145,6 +147,16 @@ def _by_dose(
         reference_from=references[0].source if references else None, decay_s=decays[0],
         warnings=tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
+
+
+def _check_tracer(header: FileDataset, warnings: list[str]) -> None:
+    """Warn of another radionuclide than FDG's; which compound carries it is not told by every header."""
+    found = {isotope for item in radiopharmaceuticals(header) if (isotope := isotope_of(item))}
+    if other := sorted(found - {FDG}):
+        warnings.append(
+            f"PET '{path_of(header)}' was made with {', '.join(other)}, and the networks know FDG ({FDG}): its mask "
+            "has no meaning"
+        )
 
 
 def _decay_correction(header: FileDataset, warnings: list[str]) -> str:

@@ -18,6 +18,7 @@ DEFINITIONS = {
     "long_diameter_mm": "largest distance between two points of the lesion's surface, in any direction",
     "dmax_mm": "largest distance between the centroids of two lesions",
 }
+DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 
 
 def lesions_csv(lesions: Sequence[Lesion]) -> str:
@@ -48,7 +49,12 @@ def csv_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
+def without_apostrophe(value: str) -> str:
+    """A cell of `csv_text` as it was."""
+    return value[1:] if value[:1] == "'" and value[1:2] in DANGEROUS and value[1:2] else value
+
+
 def _harmless(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and value[:1] in DANGEROUS and value:
         return f"'{value}"
     return value

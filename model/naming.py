@@ -43,6 +43,11 @@ def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False) -> str:
     return f"{safe or 's'}-{digest}"
 
 
+def is_name(text: str) -> bool:
+    """Whether a study may be called so: a name of `name_of`, which leads out of no folder."""
+    return bool(re.fullmatch(rf"[A-Za-z0-9_]+-[0-9a-f]{{{DIGITS}}}", text))
+
+
 def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:
     """A message without the names of files, folders, patients and UIDs: each file by its number within the study."""
     known: dict[str, str] = {}

@@ -2,7 +2,7 @@ import csv
 import io
 from pathlib import Path
 
-from model.batch_tables import Failure, failures_csv, failures_of, keys_csv, summary_csv
+from model.batch_tables import Failure, failures_csv, failures_of, keys_csv, keys_of, summary_csv
 from model.errors import split_remedy
 from model.job import Job, Options
 from model.journal import FAILED, Record
@@ -67,3 +67,21 @@ def test_the_remedy_stands_after_the_last_semicolon_or_is_the_question() -> None
     assert split_remedy("PET and CT do not overlap. Are they of the same study?") == (
         "PET and CT do not overlap", "Are they of the same study?")  # fmt: skip
     assert split_remedy("odd") == ("odd", "see docs/errors.md")
+
+
+def test_keys_of_studies_that_are_no_longer_found_are_kept_while_their_results_are(tmp_path) -> None:
+    entry = Entry(identity="x", source=Path("/ward/7"), kind="dicom", pet=(Path("/ward/7/p"),), ct=(Path("/ward/7/c"),),
+                  person=("=Smith", "4711"))  # fmt: skip
+    here, gone = "s-0123456789ab", "s-ba9876543210"
+    plans = [
+        Plan(jobs={name: Job(name=name, entry=entry, root=Path("/ward"), output=tmp_path, key="k", options=Options())},
+             done={}, unusable={}) for name in (here, gone)
+    ]  # fmt: skip
+    assert keys_of(tmp_path) == []
+    (tmp_path / "keys.csv").write_text(keys_csv(plans[0]))
+    assert keys_of(tmp_path) == []  # nothing of it is left
+    (tmp_path / "studies" / here).mkdir(parents=True)
+    found = parsed(keys_csv(plans[1], keys_of(tmp_path)))
+    assert [(row["study"], row["patient"]) for row in found] == [(here, "'=Smith"), (gone, "'=Smith")]
+    (tmp_path / "keys.csv").write_text("study,source\n../..,x\n")
+    assert keys_of(tmp_path) == []

@@ -16,7 +16,7 @@ from dicom_writer import write_pet
 from pydicom import dcmread
 from tiny_batches import command, contents, environment, image_study, score
 
-from model.cluster import Cluster, connected, nameless, score_remotely
+from model.cluster import Cluster, connected, nameless, score_remotely, wait_for_workers
 from model.dicom_scan import person_of
 from model.errors import ConfigError
 from model.job import Job, Options, job_from, to_json
@@ -135,3 +135,23 @@ def test_slurm_jobs_are_encrypted_with_the_files_given(tmp_path, monkeypatch) ->
             said = security.get_tls_config_for_role(role)
             assert (said["ca_file"], said["cert"], said["key"]) == tuple(map(str, files))
         assert security.require_encryption
+
+
+class NoWorkers:
+    """A client of a scheduler to which workers come when it was asked so many times."""
+
+    def __init__(self, come_after: int) -> None:
+        self.left = come_after
+
+    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, int]]:
+        self.left -= 1
+        return {"workers": {} if self.left >= 0 else {"w": 1}}
+
+
+def test_workers_are_waited_for_and_that_is_said(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("model.cluster.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("model.cluster.TELL_EVERY_S", 0.02)
+    wait_for_workers(NoWorkers(10), None)
+    assert "no worker yet" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="no worker came to the scheduler"):
+        wait_for_workers(NoWorkers(10**6), 0.05)

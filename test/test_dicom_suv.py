@@ -270,7 +270,8 @@ def test_no_time_of_injection_is_refused(tmp_path) -> None:
 ])  # fmt: skip
 def test_an_absent_half_life_is_that_of_the_isotope_with_a_warning(value, meaning, half_life_s, tmp_path) -> None:
     found = convert(tmp_path, item={"RadionuclideHalfLife": None, "RadionuclideCodeSequence": code(value, meaning)})
-    assert found.factor == factor(3600, half_life_s=half_life_s) and "states no half-life" in found.warnings[0]
+    assert found.factor == factor(3600, half_life_s=half_life_s) and "states no half-life" in found.warnings[-1]
+    assert ("was made with Ga-68, and the networks know FDG" in found.warnings[0]) == (half_life_s == 4062.6)
 
 
 def test_an_absent_half_life_of_an_unknown_isotope_is_refused(tmp_path) -> None:
