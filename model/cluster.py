@@ -6,6 +6,7 @@ study to another; a result that it had finished is taken as it is.
 """
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,7 @@ def run_cluster(
     from distributed import as_completed
 
     records: dict[str, Record] = {}
+    this_run = secrets.token_hex(6)  # what a killed run left on the workers is not taken for this one's
     waiting = iter(jobs)
     with connected(where) as client:
         running: dict[Any, Job] = {}
@@ -76,7 +78,7 @@ def run_cluster(
             if job is None:
                 return None
             future = client.submit(
-                score_remotely, to_json(nameless(job)), to_json(setup), limit_s, key=f"{job.name}-{job.key[:12]}",
+                score_remotely, to_json(nameless(job)), to_json(setup), limit_s, key=f"{job.name}-{this_run}",
                 pure=False,
             )  # fmt: skip
             running[future] = job

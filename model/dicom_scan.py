@@ -3,6 +3,7 @@
 What is read here decides which files a study is made of; whether they are right is found out when it is read.
 """
 
+import filecmp
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,12 +74,13 @@ class SeriesInfo:
 def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
     """The series that DICOM files belong to, by study and UID; and the files that cannot be read, with the reason.
 
-    Copies of a slice (one SOPInstanceUID, one place) count once: the first by path. Scouts are a series of their own,
-    whatever their UID.
+    Copies of a slice (one SOPInstanceUID, one place) count once: the first by path. Where their contents differ, none
+    does, since it is not known which is right. Scouts are a series of their own, whatever their UID.
     """
     series: dict[tuple[str, str, str, bool], list[Glance]] = {}
     damaged: dict[Path, str] = {}
-    seen: set[tuple[object, ...]] = set()
+    seen: dict[tuple[object, ...], Glance] = {}
+    doubtful: set[Path] = set()
     for path in sorted(files):
         try:
             header = _glance(path)
@@ -89,10 +91,24 @@ def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
         except CaseError as error:
             damaged[path] = str(error)
             continue
-        if not uid or slice_of not in seen:
-            seen.add(slice_of)
+        first = seen.setdefault(slice_of, header) if uid else header
+        if first is header:
             series.setdefault(of, []).append(header)
-    return [_info(uid, headers) for (_, uid, *_), headers in sorted(series.items())], damaged
+        elif trouble := _difference(first.path, path):
+            doubtful.add(first.path)
+            damaged[path] = trouble
+    left = {of: [one for one in headers if one.path not in doubtful] for of, headers in series.items()}
+    return [_info(uid, headers) for (_, uid, *_), headers in sorted(left.items()) if headers], damaged
+
+
+def _difference(one: Path, other: Path) -> str | None:
+    """What is wrong with two files that say they are one slice; None where they are alike."""
+    try:
+        if filecmp.cmp(one, other, shallow=False):
+            return None
+    except OSError as error:
+        return f"'{other}' cannot be read: {error.strerror or error}; check access to it"
+    return f"'{other}' and '{one}' are one slice by their SOPInstanceUID, and differ; keep the one that is right"
 
 
 def person_of(entry: Entry) -> tuple[str, ...]:

@@ -46,8 +46,8 @@ def seconds_after(start: Moment, end: Moment) -> tuple[float, bool]:
 def reference_time(headers: Sequence[FileDataset], warnings: list[str]) -> Moment:
     """The one time that DecayCorrection START corrects a series to.
 
-    SeriesTime, when it is not later than the earliest AcquisitionTime; else GE's or Siemens' private time; else the
-    earliest acquisition, with a warning. Raises CaseError if the header has none of them.
+    SeriesTime, when it is not later than the earliest AcquisitionTime; else GE's or Siemens' private time, the earliest
+    of any slice; else the earliest acquisition, with a warning. Raises CaseError if the header has none of them.
     """
     series = _moment(headers[0], "SeriesDate", "SeriesTime")
     acquisitions = [m for m in map(acquisition_time, headers) if m]
@@ -62,10 +62,11 @@ def reference_time(headers: Sequence[FileDataset], warnings: list[str]) -> Momen
         if _signed(series, earliest) >= 0:
             return series
     for group, creator, element in (GE, SIEMENS):
-        stated = private(headers[0], group, creator, element)
-        found = _date_time(stated, f"({group:04X},xx{element:02X}) of {creator}") if stated else None
-        if found:
-            return found
+        said = [stated for header in headers if (stated := private(header, group, creator, element))]
+        source = f"({group:04X},xx{element:02X}) of {creator}"
+        times = [moment for stated in dict.fromkeys(said) if (moment := _date_time(stated, source))]
+        if times:  # of several beds the first
+            return min(times, key=lambda moment: _signed(times[0], moment))
     if earliest is None:
         raise CaseError(
             f"PET '{path_of(headers[0])}' has no {tag_name('AcquisitionTime')} in any slice, so the time that its "

@@ -150,6 +150,13 @@ def test_a_late_series_time_gives_way_to_ge(tmp_path) -> None:
     assert found.reference_from == "(0009,xx0D) of GEMS_PETD_01"
 
 
+def test_of_several_beds_ge_s_first_time_counts_whichever_slice_holds_it(tmp_path) -> None:
+    def edit(header, z: int) -> None:
+        ge_time("20240305105930.00" if z > 1 else "20240305110530.00")(header, z)
+
+    assert convert(tmp_path, fields=LATE, edit=edit).factor == factor(3570)
+
+
 def test_a_late_series_time_gives_way_to_siemens(tmp_path) -> None:
     found = convert(tmp_path, vendor="siemens", fields=LATE, edit=siemens_time("20240305105945.500000"))
     assert found.factor == factor(3585.5) and found.reference_from == "(0071,xx22) of SIEMENS MED PT"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from dicom_writer import ramp, write_ct, write_pet
 
+from model.naming import cleared
 from model.studies import FIND, NO_PET
 from model.studies_dicom import find_dicom
 
@@ -112,6 +113,20 @@ def test_copies_of_slices_count_once_and_other_modalities_not_at_all(tmp_path) -
     ct(tmp_path / "mr", "1.2.3.1", slices=3, Modality="MR")
     result = found(tmp_path)
     assert len(result.entries[0].pet) == 6 and result.ignored == 3
+
+
+def test_copies_that_differ_are_both_left_out_and_told_without_their_names(tmp_path) -> None:
+    """The series then lacks a slice, which is refused when it is read."""
+    made = pet(tmp_path / "p")
+    ct(tmp_path / "c")
+    (tmp_path / "Mueller").mkdir()
+    (tmp_path / "Mueller" / "copy.dcm").write_bytes(made[2].read_bytes()[:-2] + b"\x01\x02")
+    result = found(tmp_path)
+    assert len(result.entries[0].pet) == 5 and made[2] not in result.entries[0].pet
+    (item,) = result.unusable
+    assert item.message.endswith("differ; keep the one that is right")
+    said = cleared(item.message, item, tmp_path, "s-1")
+    assert "Mueller" not in said and made[2].name not in said and "copy.dcm" not in said
 
 
 def test_a_damaged_file_is_told_and_hinders_nothing(tmp_path) -> None:
