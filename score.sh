@@ -81,7 +81,11 @@ if [ "$gpu_wanted" != none ] && { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; }; t
   esac
 fi
 
-exec "$engine" run --rm --init --network=none --cap-drop=ALL --security-opt=no-new-privileges --read-only --tmpfs /tmp \
+# An init forwards signals; score.py does without one where podman came without it.
+init=(--init)
+case $("$engine" --version) in *podman*) [ -e /usr/libexec/podman/catatonit ] || init=() ;; esac
+
+exec "$engine" run --rm ${init[@]+"${init[@]}"} --network=none --cap-drop=ALL --security-opt=no-new-privileges --read-only --tmpfs /tmp \
   --security-opt=label=disable ${MEMORY:+--memory="$MEMORY" --memory-swap="$MEMORY"} ${user[@]+"${user[@]}"} \
   ${gpu[@]+"${gpu[@]}"} "${mounts[@]}" --entrypoint python3 "$image" score.py "$inside" --output /results \
   ${options[@]+"${options[@]}"}
