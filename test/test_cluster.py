@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,34 +22,65 @@ from model.cluster import Cluster, connected, nameless, score_remotely, wait_for
 from model.dicom_scan import person_of
 from model.errors import ConfigError
 from model.job import Job, Options, job_from, to_json
+from model.schedulers import client_of
 from model.studies import Entry
 
 STUDIES = 5
 
 
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """A scheduler and two workers on this machine: its address, and the workers' processes."""
-    folder = tmp_path_factory.mktemp("dask")
+@contextmanager
+def running(folder: Path, kind: str, count: int, *options: str) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """A scheduler and workers on this machine: its address, and the workers' processes. kind: tcp or tls."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    online = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        port = str(probe.getsockname()[1])
+    address, online = f"{kind}://127.0.0.1:{port}", os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def start(kind: str, *options: str) -> subprocess.Popen:
+    def start(what: str, *words: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options], cwd=folder, env=online,
+            [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, *options], cwd=folder, env=online,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
-    started = [start("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")]
+    started = [start("scheduler", "--host", f"{kind}://127.0.0.1", "--port", port, "--no-dashboard")]
     common = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", ".")
-    started += [start("worker", address, *common) for _ in range(2)]
-    yield address, started[1:]
-    for child in started:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    started += [start("worker", address, *common) for _ in range(count)]
+    try:
+        yield address, started[1:]
+    finally:
+        for child in started:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    with running(tmp_path_factory.mktemp("dask"), "tcp", 2) as found:
+        yield found
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_a_study_is_scored_over_an_encrypted_connection_and_not_without_its_files(tiny_bundle, tmp_path) -> None:
+    """By a certificate of its own authority, as a hospital would make one."""
+    ca, key, signed = (tmp_path / name for name in ("ca.pem", "key.pem", "cert.pem"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout",
+         str(key), "-out", str(ca)], check=True, capture_output=True,
+    )  # fmt: skip
+    signed.write_bytes(ca.read_bytes())
+    files = ("--tls-ca", ca, "--tls-cert", signed, "--tls-key", key)
+    named = [word for option, path in (("ca-file", ca), ("cert", signed), ("key", key))
+             for word in (f"--tls-{option}", str(path))]  # fmt: skip
+    image_study(tmp_path / "in" / "p", seed=1)
+    with running(tmp_path, "tls", 1, *named) as (address, _):
+        words = (tmp_path / "in", "--output", tmp_path / "out", "--weights", tiny_bundle, "--cluster", address)
+        done = subprocess.run(command(*words, *files), env=environment() | {"PYTHONPATH": ""}, capture_output=True,
+                              text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / "out" / "studies").glob("*/mask.mha"))) == 1
+        with pytest.raises(ConfigError, match="no scheduler answers"):
+            client_of(address.replace("tls", "tcp"), 2.0)
 
 
 def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, tmp_path) -> None:
@@ -59,15 +92,15 @@ def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, 
         folder.mkdir()
         (folder / ".salt").write_text("0" * 32)
     online = environment() | {"PYTHONPATH": ""}
-    running = subprocess.Popen(
+    scoring = subprocess.Popen(
         command(studies, "--output", output, "--weights", tiny_bundle, "--cluster", address), env=online,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while running.poll() is None and not list((output / "studies").glob("*")):
+    while scoring.poll() is None and not list((output / "studies").glob("*")):
         time.sleep(0.02)  # until the first result is being written
     os.killpg(one.pid, signal.SIGKILL)
-    _, said = running.communicate(timeout=900)
-    assert running.returncode == 0, said
+    _, said = scoring.communicate(timeout=900)
+    assert scoring.returncode == 0, said
     assert score(studies, "--output", alone, "--weights", tiny_bundle).returncode == 0
     assert contents(output, "summary.json") == contents(alone, "summary.json")
     journal = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
