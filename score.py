@@ -34,6 +34,7 @@ from model.studies_find import find_studies, with_truth, without_truth
 from model.writing import check_output
 
 FILES_TOLD = 10_000  # after how many files a search says how far it is
+LACKING_TOLD = 5  # studies without a truth that are named
 TABLES_EVERY_S = 300.0  # how often the tables are written while a batch runs
 
 
@@ -162,8 +163,9 @@ def tell_files(number: int) -> None:
 
 
 def tell_plan(plan: Plan, compared: bool) -> None:
-    """How many studies there are, how many of them are to do, and, where they are compared, how many have a truth."""
-    truths = sum(job.entry.truth is not None for job in plan.jobs.values())
+    """How many studies there are, how many of them are to do, and, where they are compared, which have no truth."""
+    lacking = [name for name, job in plan.jobs.items() if job.entry.truth is None]
+    truths = len(plan.jobs) - len(lacking)
     say(
         f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do; "
         f"{plan.wanting} cannot be scored"
@@ -171,6 +173,9 @@ def tell_plan(plan: Plan, compared: bool) -> None:
         + (f"; {truths} have a truth" if compared else ""),
         sys.stdout,
     )
+    if compared and lacking:
+        more = f" and {len(lacking) - LACKING_TOLD} more" if len(lacking) > LACKING_TOLD else ""
+        say(f"without a truth: {', '.join(lacking[:LACKING_TOLD])}{more}", sys.stdout)
 
 
 def list_plan(plan: Plan, options: Namespace) -> None:

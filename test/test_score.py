@@ -18,6 +18,11 @@ import pytest
 import SimpleITK as sitk
 from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
 
+from model.job import Job, Options
+from model.plan import Plan
+from model.studies import Entry
+from score import tell_plan
+
 OURS = ("mask.mha", "lesions.csv", "lesions.json", "preview.png", "thumbnail.png", "report.json")
 
 
@@ -249,3 +254,18 @@ def test_a_command_that_cannot_be_done_is_told(
     weights = [] if "--weights" in arguments else ["--weights", tiny_bundle]
     done = score(*arguments, "--output", tmp_path / "out", *weights, cwd=tmp_path / "in")
     assert done.returncode == code and words in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_studies_without_a_truth_are_named_where_truths_are_asked_for(tmp_path, capsys) -> None:
+    jobs = {}
+    for number in range(8):
+        entry = Entry(identity=str(number), source=tmp_path, kind="images", pet=(tmp_path / "p.mha",),
+                      ct=(tmp_path / "c.mha",), truth=tmp_path / "t.mha" if number == 3 else None)  # fmt: skip
+        jobs[f"s-{number}"] = Job(name=f"s-{number}", entry=entry, root=tmp_path, output=tmp_path, key="k",
+                                  options=Options())  # fmt: skip
+    plan = Plan(jobs=jobs, done={}, unusable={})
+    tell_plan(plan, True)
+    said = capsys.readouterr().out
+    assert "1 have a truth" in said and "without a truth: s-0, s-1, s-2, s-4, s-5 and 2 more" in said
+    tell_plan(plan, False)
+    assert "truth" not in capsys.readouterr().out
