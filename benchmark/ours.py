@@ -25,15 +25,10 @@ def main() -> None:
     checked = time.perf_counter()
     begun: list[Thread] = []
 
-    def limit_gpu() -> None:
-        import torch
-
-        if task["gpu_gb"] is not None:
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(task["gpu_gb"] * 1e9 / total, 1.0))
-
     def get_ready_limited() -> None:
-        limit_gpu()
+        from benchmark.published import limit_gpu
+
+        limit_gpu(task["gpu_gb"])
         get_ready(bundle.manifest, task["device"])
 
     case = read_case([Path(task["study"])], Limits(), lambda: begun.append(begin(get_ready_limited)))
@@ -41,11 +36,12 @@ def main() -> None:
 
     import torch
 
+    from benchmark.published import limit_gpu
     from model.device import choose_device, make_deterministic
     from model.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
-    limit_gpu()  # again, since an error is not told there
+    limit_gpu(task["gpu_gb"])  # again, since an error is not told there
     make_deterministic()
     device = choose_device(task["device"])
     gpu = device.torch_device.type == "cuda"

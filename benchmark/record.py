@@ -91,9 +91,9 @@ def cpu_name() -> str:
 
 def commit() -> str:
     """The commit of this code, with -dirty if files were changed since; COMMIT where that is set."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     if given := os.environ.get("COMMIT"):
         return given
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     except OSError:  # no git

@@ -8,7 +8,6 @@ study to another; a result that it had finished is taken as it is.
 import json
 import secrets
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from model.progress import say
 from model.schedulers import WAIT_S, client_of, slurm_cluster
 from model.station import Station
 
-LOOK_EVERY_S, TELL_EVERY_S = 1.0, 60.0  # for workers
+TELL_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # for workers
 AHEAD = 2  # studies a worker that are handed out at a time
 STATIONS: dict[str, Station] = {}  # of a worker: the one scoring process, by its setup
 ONE_AT_A_TIME = Lock()
@@ -104,16 +103,19 @@ def wait_for_workers(client: Any, patience_s: float | None) -> None:
 
     Raises ConfigError when patience is over.
     """
-    begun = time.monotonic()
-    while not client.scheduler_info(n_workers=-1)["workers"]:
-        waited = time.monotonic() - begun
+    waited = 0.0
+    while True:
+        longest = TELL_EVERY_S if patience_s is None else min(TELL_EVERY_S, patience_s - waited)
+        try:
+            client.wait_for_workers(1, timeout=max(longest, LEAST_WAIT_S))
+            return
+        except TimeoutError:
+            waited += longest
         if patience_s is not None and waited >= patience_s:
             raise ConfigError(
                 f"no worker came to the scheduler within {waited / 60:.0f} min; start workers, then run this again"
             )
-        if waited // TELL_EVERY_S > (waited - LOOK_EVERY_S) // TELL_EVERY_S:
-            say(f"no worker yet, for {waited / 60:.0f} min", sys.stdout)
-        time.sleep(LOOK_EVERY_S)
+        say(f"no worker yet, for {waited / 60:.0f} min", sys.stdout)
 
 
 def nameless(job: Job) -> Job:

@@ -13,6 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -96,14 +97,9 @@ def _check_metaimage(
     file: BinaryIO, path: Path, inflate: bool = False, voxels: NDArray[Any] | None = None
 ) -> bool:
     """Whether it is compressed in itself and was not run through, as `inflate` asks for, and held against `voxels`."""
-    header: dict[str, str] = {}
-    for _ in range(HEADER_LINES):
-        key, equals, value = file.readline(CHUNK_BYTES).decode("latin-1").partition("=")
-        if not equals:
-            return False  # no MetaImage: the reader says so
-        header[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
-            break
+    header = _metaimage_header(file)
+    if header is None:
+        return False  # the reader says so
     for name in METAIMAGE_NUMBERS:
         _check_numbers(name, header.get(name, ""))
     dimensions = int(header.get("NDims", "3"))
@@ -127,6 +123,39 @@ def _check_metaimage(
 
 
 def _check_nrrd(file: BinaryIO, path: Path) -> None:
+    header = _nrrd_header(file)
+    if header.get("encoding", "").lower() in ("gzip", "gz"):
+        _compressed(file, path, header.get("data file", header.get("datafile", "LOCAL")))
+
+
+def data_file(path: Path) -> Path | None:
+    """The file beside a MetaImage or NRRD header that holds its voxels; None where they are in it, or none is there."""
+    read = {".mhd": _metaimage_header, ".mha": _metaimage_header, ".nrrd": _nrrd_header}.get(path.suffix.lower())
+    if read is None:
+        return None
+    with suppress(OSError), path.open("rb") as file:
+        header = read(file) or {}
+        name = next((header[key] for key in ("ElementDataFile", "data file", "datafile") if key in header), "LOCAL")
+        found = path.parent / os.fsdecode(name.encode("latin-1"))
+        return found if name.upper() not in ("LOCAL", "LIST") and found.is_file() else None
+    return None
+
+
+def _metaimage_header(file: BinaryIO) -> dict[str, str] | None:
+    """The lines up to that of the data; None if it is no MetaImage."""
+    header: dict[str, str] = {}
+    for _ in range(HEADER_LINES):
+        key, equals, value = file.readline(CHUNK_BYTES).decode("latin-1").partition("=")
+        if not equals:
+            return None
+        header[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            break
+    return header
+
+
+def _nrrd_header(file: BinaryIO) -> dict[str, str]:
+    """The lines up to an empty one, keys in small letters."""
     header = {}
     for _ in range(HEADER_LINES):
         line = file.readline(CHUNK_BYTES).decode("latin-1")
@@ -134,8 +163,7 @@ def _check_nrrd(file: BinaryIO, path: Path) -> None:
             break
         key, _, value = line.partition(":")
         header[key.strip().lower()] = value.strip()
-    if header.get("encoding", "").lower() in ("gzip", "gz"):
-        _compressed(file, path, header.get("data file", header.get("datafile", "LOCAL")))
+    return header
 
 
 def _check_nifti(file: BinaryIO, compressed: bool) -> int:

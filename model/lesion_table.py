@@ -51,10 +51,10 @@ def csv_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def without_apostrophe(value: str) -> str:
     """A cell of `csv_text` as it was."""
-    return value[1:] if value[:1] == "'" and value[1:2] in DANGEROUS and value[1:2] else value
+    return value[1:] if value[:1] == "'" and value[1:2] in DANGEROUS else value
 
 
 def _harmless(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in DANGEROUS and value:
+    if isinstance(value, str) and value[:1] in DANGEROUS:
         return f"'{value}"
     return value

@@ -1,16 +1,10 @@
 """What a batch has to score: studies with their files, and what looks like a study and cannot be scored."""
 
-import os
-import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-DETACHED = {  # the line of a header that names the file with the voxels
-    ".mhd": re.compile(rb"ElementDataFile\s*=\s*(.+)"), ".mha": re.compile(rb"ElementDataFile\s*=\s*(.+)"),
-    ".nrrd": re.compile(rb"data ?file:\s*(.+)", re.IGNORECASE),
-}  # fmt: skip
-HEADER_BYTES = 1 << 16  # more than any header has
+from model.integrity import data_file
+
 FIND, NO_PET = "find", "no PET"
 
 
@@ -37,19 +31,6 @@ class Entry:
         """Everything that its result depends on."""
         named = (*self.pet, *self.ct, *((self.truth,) if self.truth else ()))
         return (*named, *(path for head in named if (path := data_file(head)) is not None))
-
-
-def data_file(path: Path) -> Path | None:
-    """The file beside a MetaImage or NRRD header that holds its voxels; None where they are in it, or none is named."""
-    key = DETACHED.get(path.suffix.lower())
-    if key is None:
-        return None
-    with suppress(OSError), path.open("rb") as file:
-        for line in file.read(HEADER_BYTES).splitlines():
-            if (said := key.fullmatch(line.strip())) and said[1].upper() not in (b"LOCAL", b"LIST"):
-                found = path.parent / os.fsdecode(said[1])
-                return found if found.is_file() else None
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,13 +176,13 @@ class NoWorkers:
     def __init__(self, come_after: int) -> None:
         self.left = come_after
 
-    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, int]]:
+    def wait_for_workers(self, count: int, timeout: float) -> None:
         self.left -= 1
-        return {"workers": {} if self.left >= 0 else {"w": 1}}
+        if self.left >= 0:
+            raise TimeoutError(f"only 0/{count} workers arrived after {timeout} s")
 
 
 def test_workers_are_waited_for_and_that_is_said(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("model.cluster.LOOK_EVERY_S", 0.01)
     monkeypatch.setattr("model.cluster.TELL_EVERY_S", 0.02)
     wait_for_workers(NoWorkers(10), None)
     assert "no worker yet" in capsys.readouterr().out

@@ -33,5 +33,5 @@ def test_the_page_of_this_project_is_made_of_the_results_beside_it() -> None:
 
 
 def test_a_command_is_shown_without_where_it_writes_and_without_places_of_this_machine() -> None:
-    words = "--runs 3 --json /root/out/r.json --nnunet /opt/env/bin/python3 --studies some/folder --json=r".split()
+    words = "--runs 3 --json /some/where/r.json --nnunet /opt/env/bin/python3 --studies some/folder --json=r".split()
     assert shown(words) == ["--runs", "3", "--nnunet", "python3", "--studies", "some/folder"]

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from model.studies import NO_PET, data_file
+from model.integrity import data_file
+from model.studies import NO_PET
 from model.studies_images import find_images
 
 
