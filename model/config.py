@@ -14,6 +14,7 @@ from model.errors import ConfigError
 FORMAT_VERSION = 1
 FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr")  # networks for volumes
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
+NORMS = ("instance", "batch")
 METHODS = ("eoa", "diwa")
 KINDS = ("volumes", "slices", "mixed")
 CHANNELS = {"volumes": ("CT", "PET"), "slices": ("PET", "CT")}  # as the authors of either network order them
@@ -50,12 +51,16 @@ class Network:
     fusion, for volumes: early, middle, late (mean of two networks' logits), late_features (last features joined
     by one 1x1x1 convolution, the authors' code) or swin_unetr; for slices: the RegNetY encoder that both channels
     enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices those of
-    the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices.
+    the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices. norm, of U-Nets for volumes:
+    instance, the paper's, whose mean and deviation are those of the window, air and all; or batch, whose statistics
+    are fixed after training, so that a voxel's logit depends on its surroundings alone, not on what else the window
+    holds. Slices have batch normalisation whatever norm says.
     """
 
     fusion: str
     widths: tuple[int, ...]
     classes: int = 2
+    norm: str = "instance"
 
     def __post_init__(self) -> None:
         if self.fusion not in (*FUSIONS, *ENCODERS):
@@ -64,6 +69,10 @@ class Network:
             )
         if isinstance(self.classes, bool) or self.classes not in ((1, 2) if self.kind == "slices" else (2,)):
             raise ConfigError(f"network.classes must be 2, or 1 with slices, got {self.classes!r}")
+        if self.norm not in NORMS:
+            raise ConfigError(f"network.norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.norm != "instance" and self.fusion not in FUSIONS[:4]:
+            raise ConfigError(f"network.norm is for U-Nets for volumes; {self.fusion} has its own: leave it out")
         least = 1 if self.fusion == "swin_unetr" else 2
         _numbers(self, "widths", whole=True)
         if len(self.widths) < least or min(self.widths) < 1 or max(self.widths) > 4096:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.kernels import EIGHT, MOST_CHANNELS, Kernels
-from model.networks import Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
+from model.networks import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, Norm, UNet
 
 LAST = torch.channels_last_3d
 
@@ -140,6 +140,8 @@ def fits(network: nn.Module) -> bool:
     """Whether this file can run a network: a U-Net whose channels the kernels take."""
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return False
+    if not all(isinstance(module.norm, Norm) for module in network.modules() if isinstance(module, Block)):
+        return False  # without instance normalisation little is left between convolutions that a kernel could save
     middle = isinstance(network, MiddleFusion)
     parts: list[Any] = [network] if isinstance(network, (UNet, MiddleFusion)) else [network.pet, network.ct]
     encoder = parts[0].pet_encoder if middle else parts[0].encoder

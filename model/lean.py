@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from model.fused import Fused, fits
 from model.kernels import kernels, trouble
-from model.networks import Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
+from model.networks import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 from model.regnet import RegNetUNet
 
 SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # most that a slab of a convolution's input takes
@@ -29,14 +29,15 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
     """The network on the device, its weights laid out for `forward`, those of convolutions in `precision`.
 
     In float32, or for another network than the U-Nets, it is `network` itself, moved; else a copy, or on a GPU whose
-    kernels can be had, `Fused`. That for slices lies channels-last, too: on a CPU it takes two thirds of the time.
+    kernels can be had, `Fused`. Batch normalisation goes into the convolution before it. A network for slices lies
+    channels-last, too: on a CPU it takes two thirds of the time.
     """
     if isinstance(network, RegNetUNet):
         flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return flat
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return network.to(device)
-    given = network
+    given = network = without_batch_norm(network)
     if precision != torch.float32:
         network = copy.deepcopy(network)
         for module in network.modules():
@@ -46,6 +47,23 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
     if precision == torch.float16 and fits(given) and (those := kernels(device)):
         return Fused(given.to(device), out, those)
     return out
+
+
+def without_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy in which convolution and batch normalisation are one convolution with bias: the same values, to rounding.
+
+    The network itself where it has no batch normalisation.
+    """
+    if not any(isinstance(module, nn.BatchNorm3d) for module in network.modules()):
+        return network
+    network = copy.deepcopy(network)
+    for block in [module for module in network.modules() if isinstance(module, Block)]:
+        norm: Any = block.norm
+        scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+        block.conv.weight.data *= scale.reshape(-1, 1, 1, 1, 1)
+        block.conv.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach(), requires_grad=False)
+        block.norm = nn.Identity()
+    return network
 
 
 def missed(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
@@ -156,17 +174,21 @@ def _rows_of_join(up: nn.Module, below: Tensor, skip: Tensor) -> Read:
 
 
 def _block(block: Any, read: Read, place: Tensor) -> Tensor:
-    """Convolution, instance normalisation, SELU, written to `place`, which `read` may read; a volume that is one slab
-    comes as a new tensor.
+    """Convolution, instance normalisation where there is one, SELU, written to `place`, which `read` may read; a volume
+    that is one slab comes as a new tensor.
     """
     conv, norm, edge = block.conv, block.norm, place.shape[2]
     rows = _rows(place, max(conv.in_channels, conv.out_channels))
     if rows >= edge:
         parts = read(0, edge)
         joined = parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
-        image = functional.conv3d(joined, conv.weight, padding=1)
+        image = functional.conv3d(joined, conv.weight, conv.bias, padding=1)
         del parts, joined
         return functional.selu_(_normed(norm, image))
+    if isinstance(norm, nn.Identity):
+        for first, slab in _slabs(conv, read, place, rows):
+            place[:, :, first : first + slab.shape[2]] = functional.selu_(slab)
+        return place
     sums = [torch.zeros(place.shape[:2], dtype=torch.float64, device=place.device) for _ in range(3)]
     for first, slab in _slabs(conv, read, place, rows):
         mean, spread = _moments(slab)
@@ -202,14 +224,14 @@ def _slabs(conv: Any, read: Read, place: Tensor, rows: int) -> Iterator[tuple[in
             have = more
         if last == edge:
             seen[:, :, last - first + 1] = 0
-        yield first, functional.conv3d(seen[:, :, : last - first + 2], conv.weight, padding=(0, 1, 1))
+        yield first, functional.conv3d(seen[:, :, : last - first + 2], conv.weight, conv.bias, padding=(0, 1, 1))
 
 
 def _normed(norm: Any, image: Tensor) -> Tensor:
     """Instance-normalised, channels last where they are. On a GPU as batch normalisation of one image after the other:
     the same sum, in float32 whatever the image is, where instance_norm would turn the image to and fro.
     """
-    if image.device.type == "cpu":
+    if image.device.type == "cpu" or isinstance(norm, nn.Identity):
         out: Tensor = norm(image)
         return out
     parts = [normed_as_batch(norm, one) for one in _one_by_one(image)]

@@ -1,9 +1,9 @@
 """Networks by their settings, those of Ahn and Park, table 2, here: U-Nets with early, middle and late fusion, and
 MONAI's SwinUNETR; those for slices in regnet.py.
 
-A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down,
-ConvTranspose3d 2 up, Conv3d 1x1x1 to 2 logits (section 2.1). Input (B, 2, X, Y, Z), channel 0 = CT,
-channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z).
+A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down, ConvTranspose3d 2 up,
+Conv3d 1x1x1 to 2 logits (section 2.1). norm: batch puts BatchNorm3d in InstanceNorm3d's place. Input (B, 2, X, Y, Z),
+channel 0 = CT, channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z).
 Parameter names follow the authors' checkpoints: pet_encoder.layer1.0.conv.weight and so on.
 """
 
@@ -21,16 +21,16 @@ def build(network: Network) -> nn.Module:
     """The network with fresh random weights."""
     if network.kind == "slices":
         return build_slices(network)
-    widths = network.widths
+    widths, norm = network.widths, network.norm
     match network.fusion:
         case "early":
-            return UNet(2, widths)
+            return UNet(2, widths, norm=norm)
         case "middle":
-            return MiddleFusion(widths)
+            return MiddleFusion(widths, norm)
         case "late":
-            return LateFusion(widths)
+            return LateFusion(widths, norm)
         case "late_features":
-            return LateFeatures(widths)
+            return LateFeatures(widths, norm)
         case _:
             return _swin_unetr(widths[0])
 
@@ -59,13 +59,18 @@ class Norm(nn.InstanceNorm3d):
         return functional.group_norm(image, self.num_features, self.weight, self.bias, self.eps)
 
 
-class Block(nn.Module):
-    """Convolution, instance normalisation, SELU."""
+def norm_of(kind: str, channels: int) -> nn.Module:
+    """The normalisation of a block. Batch statistics are means over about the last 100 steps of training."""
+    return Norm(channels, affine=True) if kind == "instance" else nn.BatchNorm3d(channels, momentum=0.02)
 
-    def __init__(self, inside: int, outside: int) -> None:
+
+class Block(nn.Module):
+    """Convolution, normalisation, SELU."""
+
+    def __init__(self, inside: int, outside: int, norm: str = "instance") -> None:
         super().__init__()
         self.conv = nn.Conv3d(inside, outside, kernel_size=3, padding=1, bias=False)
-        self.norm = Norm(outside, affine=True)
+        self.norm = norm_of(norm, outside)
         self.act = nn.SELU(inplace=True)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -76,11 +81,11 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Stages of falling resolution; returns one tensor a stage, finest first."""
 
-    def __init__(self, inside: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, inside: int, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()
         self.stages = len(widths)
         for number, width in enumerate(widths, start=1):
-            self.add_module(f"layer{number}", nn.Sequential(Block(inside, width), Block(width, width)))
+            self.add_module(f"layer{number}", nn.Sequential(Block(inside, width, norm), Block(width, width, norm)))
             inside = width
         self.down = nn.MaxPool3d(2)
 
@@ -95,14 +100,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """From the encoder's stages back to full resolution; layer1 and upconv1 are the deepest."""
 
-    def __init__(self, widths: tuple[int, ...], classes: int | None = CLASSES) -> None:
+    def __init__(self, widths: tuple[int, ...], classes: int | None = CLASSES, norm: str = "instance") -> None:
         super().__init__()
         self.stages = len(widths)
         deep = widths[::-1]
         for number in range(1, self.stages):
             below, here = deep[number - 1], deep[number]
             self.add_module(f"upconv{number}", nn.ConvTranspose3d(below, here, kernel_size=2, stride=2))
-            self.add_module(f"layer{number}", nn.Sequential(Block(2 * here, here), Block(here, here)))
+            self.add_module(f"layer{number}", nn.Sequential(Block(2 * here, here, norm), Block(here, here, norm)))
         self.fc = nn.Conv3d(widths[0], classes, kernel_size=1) if classes else nn.Identity()
 
     def forward(self, skips: list[Tensor]) -> Tensor:
@@ -117,10 +122,12 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """One encoder, one decoder: early fusion on 2 channels, or one branch of late fusion on 1."""
 
-    def __init__(self, inside: int, widths: tuple[int, ...], classes: int | None = CLASSES) -> None:
+    def __init__(
+        self, inside: int, widths: tuple[int, ...], classes: int | None = CLASSES, norm: str = "instance"
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(inside, widths)
-        self.decoder = Decoder(widths, classes)
+        self.encoder = Encoder(inside, widths, norm)
+        self.decoder = Decoder(widths, classes, norm)
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.encoder(image))
@@ -130,11 +137,11 @@ class UNet(nn.Module):
 class MiddleFusion(nn.Module):
     """An encoder a modality, [PET, CT] joined at every stage, one decoder of doubled widths (figure 2)."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()
-        self.pet_encoder = Encoder(1, widths)
-        self.ct_encoder = Encoder(1, widths)
-        self.decoder = Decoder(tuple(2 * width for width in widths))
+        self.pet_encoder = Encoder(1, widths, norm)
+        self.ct_encoder = Encoder(1, widths, norm)
+        self.decoder = Decoder(tuple(2 * width for width in widths), norm=norm)
 
     def forward(self, image: Tensor) -> Tensor:
         ct, pet = image.chunk(2, dim=1)  # (B, 1, X, Y, Z) each
@@ -149,10 +156,10 @@ class MiddleFusion(nn.Module):
 class LateFusion(nn.Module):
     """Two complete networks of one modality each; the mean of their logits (figure 2)."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()
-        self.pet = UNet(1, widths)
-        self.ct = UNet(1, widths)
+        self.pet = UNet(1, widths, norm=norm)
+        self.ct = UNet(1, widths, norm=norm)
 
     def forward(self, image: Tensor) -> Tensor:
         ct, pet = image.chunk(2, dim=1)
@@ -163,10 +170,10 @@ class LateFusion(nn.Module):
 class LateFeatures(nn.Module):
     """Late fusion as in the authors' code: the two networks' last features joined by one 1x1x1 convolution."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()
-        self.pet = UNet(1, widths, classes=None)
-        self.ct = UNet(1, widths, classes=None)
+        self.pet = UNet(1, widths, classes=None, norm=norm)
+        self.ct = UNet(1, widths, classes=None, norm=norm)
         self.fc = nn.Conv3d(2 * widths[0], CLASSES, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:

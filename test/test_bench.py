@@ -47,6 +47,14 @@ def expected_dice(mean_logits, cache) -> float:
     return float(np.mean([dice_of(mean_logits(case), cache, case) for case in ILL]))
 
 
+def test_the_margin_of_any_study_is_that_of_the_bench(bench, runs) -> None:
+    """A member that stands there twice counts twice; what the bench keeps is rounded to float16."""
+    names = (runs[0].name, runs[0].name, runs[1].name)
+    for method, expected in (("eoa", bench.mean_margin), ("diwa", bench.soup_margin)):
+        found = bench.margin_of(method, names)(bench.studies["case1"])
+        np.testing.assert_allclose(found, expected(names, "case1"), atol=1e-2)
+
+
 def test_a_member_alone_scores_what_its_network_says(bench, states, cache) -> None:
     expected = expected_dice(lambda case: logits(states["m1"], cache, case), cache)
     assert bench.eoa(["m1"]).dice == pytest.approx(expected, abs=1e-3) and 0 < expected < 1

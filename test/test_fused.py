@@ -192,6 +192,11 @@ def test_a_gpu_gives_the_logits_of_the_training_forward(those, fusion: str, widt
     assert (found.cpu() - expected).abs().max() <= HALF * expected.abs().max()
 
 
+def test_networks_with_batch_norm_are_left_to_lean() -> None:
+    network = build(Network(fusion="middle", widths=(8, 8, 16), norm="batch"))
+    assert not fits(network) and not fits(lean.without_batch_norm(network))
+
+
 @pytest.mark.gpu
 def test_what_overflows_on_a_gpu_is_no_number(those) -> None:
     network = network_of("middle")

@@ -13,9 +13,41 @@ CPU = torch.device("cpu")
 FUSIONS = ["early", "middle", "late", "late_features"]
 
 
-def network_of(fusion: str) -> nn.Module:
+def network_of(fusion: str, norm: str = "instance") -> nn.Module:
     torch.manual_seed(0)
-    return build(Network(fusion=fusion, widths=(4, 4, 8))).eval()
+    return build(Network(fusion=fusion, widths=(4, 4, 8), norm=norm)).eval()
+
+
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14], ids=["one slab", "slabs"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_batch_normalisation_goes_into_the_convolutions(fusion: str, slab_bytes: int, monkeypatch) -> None:
+    """Logits are those of the network whose statistics were made by two batches; the network itself stays as it is."""
+    monkeypatch.setitem(lean.SLAB_BYTES, "cpu", slab_bytes)
+    network, image = network_of(fusion, "batch"), torch.rand(2, 2, 12, 20, 24)
+    network.train()
+    for _ in range(2):
+        network(3 * torch.rand(2, 2, 12, 20, 24) + 1)
+    network.eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ready = lean.prepared(network, CPU, torch.float32)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in ready.modules())
+    with torch.no_grad():
+        expected, found = network(image), lean.forward(ready, image.clone())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_with_batch_norm_says_the_same_of_tissue_whatever_else_the_window_holds() -> None:
+    """Far from the change, more than the stages' reach away: instance normalisation would not."""
+    image = torch.rand(1, 2, 64, 12, 12)
+    other = image.clone()
+    other[:, :, 48:] = 0
+    differs = {}
+    for norm in ("batch", "instance"):
+        network = network_of("middle", norm)
+        with torch.no_grad():
+            differs[norm] = (network(image) - network(other))[:, :, :12].abs().max()
+    assert differs["batch"] == 0 and differs["instance"] > 1e-4
 
 
 @pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14, 1], ids=["one slab", "slabs", "slabs of two rows"])

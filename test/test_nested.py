@@ -18,7 +18,7 @@ from training.split import Fold
 CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
 
 
-@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml", "patients.yaml"])
+@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"])
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
 
@@ -49,6 +49,8 @@ def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
     fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
     assert fold.train == ("A0", "case0-r0", "case0-r1")
     assert fold.validate == ("case1-r0", "case1-r1", "A1") and fold.test == ("case2-r0", "case2-r1")
+    whole = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data, originals=True)
+    assert whole.train == (*fold.train, "case0") and whole.validate == fold.validate and whole.test == fold.test
 
 
 def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> None:

@@ -64,6 +64,25 @@ def test_a_finished_run_is_not_done_again(base, tiny_cache) -> None:
     assert (base / "last.safetensors").stat().st_mtime_ns == before
 
 
+def test_crops_made_on_the_device_train_the_same_weights(base, tiny_cache, tmp_path) -> None:
+    """On a CPU, where a device's crops are those of workers to the bit but for the order of a division."""
+    train_run(tmp_path / "run", tiny_training(crops_on="device"), tiny_cache, FOLD, wanted="cpu")
+    expected, found = load_file(base / "last.safetensors"), load_file(tmp_path / "run" / "last.safetensors")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-4) for name in expected)
+
+
+def test_fixed_statistics_stay_while_the_weights_are_trained_and_averaged(tiny_cache, tmp_path) -> None:
+    """Also through validation, which runs the network in evaluation mode."""
+    batch = {"network": {"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}}
+    train_run(tmp_path / "base", tiny_training(**batch), tiny_cache, FOLD, wanted="cpu")
+    train_run(tmp_path / "member", member(**batch, fixed_statistics=True), tiny_cache, FOLD, start=tmp_path / "base",
+              wanted="cpu")  # fmt: skip
+    before, after = load_file(tmp_path / "base/last.safetensors"), load_file(tmp_path / "member/mean.safetensors")
+    kept = [name for name in before if "running" in name or "num_batches" in name]
+    assert kept and all(torch.equal(before[name], after[name]) for name in kept)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("conv.weight"))
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_finished_run_whose_weights_are_lost_or_others_ends_again_with_the_same(
     lost: bool, base, tiny_cache, tmp_path

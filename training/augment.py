@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from model.errors import ConfigError
 
+CPU = torch.device("cpu")
 STRENGTH_LIMIT = 2.0  # beyond it a gamma nears 0 and an axis of low resolution vanishes
 
 
@@ -81,9 +82,10 @@ def augmented(
     """A crop changed as table 1 says, a pure function of its inputs and of the generator's state.
 
     image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET; truth: float32 (1, X, Y, Z) of 0 and 1,
-    which it stays (nearest neighbour; the image linear). Neither is changed; what comes back may be the input itself,
-    and is at strength 0. strength: see training.settings.STRENGTHS; flips: the axes that may be turned. Raises
-    ConfigError for a strength outside [0, 2] and for shapes that do not belong together.
+    which it stays (nearest neighbour; the image linear). Both lie on one device, where every row is computed. Neither
+    is changed; what comes back may be the input itself, and is at strength 0. strength: see
+    training.settings.STRENGTHS; flips: the axes that may be turned. Raises ConfigError for a strength outside [0, 2]
+    and for shapes that do not belong together.
     """
     if not 0 <= strength <= STRENGTH_LIMIT:
         raise ConfigError(f"augmentation strength must be from 0 to {STRENGTH_LIMIT:g}, got {strength}")
@@ -99,21 +101,21 @@ def augmented(
     return _intensities(image, strength, rng), truth
 
 
-def resampled(image: Tensor, truth: Tensor, degrees: tuple[float, float, float], shift: np.ndarray | None
+def resampled(image: Tensor, truth: Tensor, degrees: tuple[float, float, float], shift: Tensor | None
               ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The crop turned about its centre and bent, image linear, truth by nearest neighbour, mirrored at its faces.
 
     degrees: about the axes x, y, z, the turn about z first. shift: (3, X, Y, Z) voxels, added before the turn; None:
     none. A voxel of the result at p, counted from the centre, is the input's at turn(p + shift(p)).
     """
-    size = image.shape[1:]
-    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
+    size, device = image.shape[1:], image.device
+    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in size]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     if shift is not None:
-        points += torch.from_numpy(shift)
+        points += shift
     turn = Rotation.from_euler("XYZ", degrees, degrees=True).as_matrix()
     to_unit = np.diag([2 / n for n in size])  # grid_sample counts from -1 to 1, and the last axis first
-    matrix = torch.from_numpy((to_unit @ turn)[::-1].astype(np.float32))
+    matrix = torch.from_numpy((to_unit @ turn)[::-1].astype(np.float32)).to(device)
     grid = (matrix @ points.flatten(1)).T.reshape(1, *size, 3)
     both = [
         functional.grid_sample(volume[None], grid, mode=mode, padding_mode="reflection", align_corners=False)[0]
@@ -131,7 +133,27 @@ def with_gamma(image: Tensor, gamma: float) -> Tensor:
 
 def smoothed(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
     """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z. Outside is as the nearest voxel."""
-    return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
+    if image.device.type == "cpu":
+        return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
+    return convolved(image, sigmas, truncate=4, outside="replicate")
+
+
+def convolved(image: Tensor, sigmas: Sequence[float], truncate: float, outside: str) -> Tensor:
+    """scipy's gaussian_filter of every channel (C, X, Y, Z), on the image's device.
+
+    truncate: radius of the kernels in sigmas; outside: "replicate" (scipy's nearest) or "constant" (zeros).
+    """
+    out = image[None]
+    for axis, sigma in enumerate(sigmas):
+        radius = int(truncate * sigma + 0.5)
+        at = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+        shape, pad = [1, 1, 1, 1, 1], [0] * 6
+        shape[2 + axis] = len(at)
+        pad[4 - 2 * axis] = pad[5 - 2 * axis] = radius  # torch counts them from the last axis
+        weight = (kernel / kernel.sum()).to(image).reshape(shape).expand(len(image), *[-1] * 4)
+        out = functional.conv3d(functional.pad(out, pad, mode=outside), weight, groups=len(image))
+    return out[0]
 
 
 def lowered(image: Tensor, shares: tuple[float, float, float]) -> Tensor:
@@ -144,13 +166,23 @@ def lowered(image: Tensor, shares: tuple[float, float, float]) -> Tensor:
     return functional.interpolate(small, size=image.shape[1:], mode="trilinear")[0]
 
 
-def displacement(size: tuple[int, ...], alpha: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
+def displacement(
+    size: tuple[int, ...], alpha: float, sigma: float, rng: np.random.Generator, device: torch.device = CPU
+) -> Tensor:
     """Elastic displacements, float32 (3, X, Y, Z) in voxels: alpha times noise from [-1, 1] smoothed by sigma voxels.
 
     With table 1's ranges their standard deviation is 0.2 to 3 voxels.
     """
-    noise = rng.random((3, *size), dtype=np.float32) * 2 - 1
-    return alpha * gaussian_filter(noise, (0, sigma, sigma, sigma), mode="constant", truncate=3)
+    if device.type == "cpu":
+        noise = rng.random((3, *size), dtype=np.float32) * 2 - 1
+        return torch.from_numpy(alpha * gaussian_filter(noise, (0, sigma, sigma, sigma), mode="constant", truncate=3))
+    there = torch.rand((3, *size), generator=generator_of(rng, device), device=device) * 2 - 1
+    return alpha * convolved(there, (sigma, sigma, sigma), truncate=3, outside="constant")
+
+
+def generator_of(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    """A generator on a device, seeded by one draw: voxels' own random values are drawn where they are used."""
+    return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
 
 
 def _bent(image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -161,8 +193,15 @@ def _bent(image: Tensor, truth: Tensor, strength: float, rng: np.random.Generato
         degrees = tuple(row.ranges["degrees"].draw(strength, rng) for _ in range(3))
     if (row := TABLE_1["elastic"]).happens(strength, rng):
         alpha, sigma = (row.ranges[name].draw(strength, rng) for name in ("alpha", "sigma"))
-        shift = displacement(tuple(image.shape[1:]), alpha, sigma, rng)
+        shift = displacement(tuple(image.shape[1:]), alpha, sigma, rng, image.device)
     return (image, truth) if not turns and shift is None else resampled(image, truth, degrees, shift)
+
+
+def noise_like(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Standard normal values of the image's shape, on its device."""
+    if image.device.type == "cpu":
+        return torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
+    return torch.randn(image.shape, generator=generator_of(rng, image.device), device=image.device)
 
 
 def _intensities(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -183,6 +222,5 @@ def _intensities(image: Tensor, strength: float, rng: np.random.Generator) -> Te
         image = lowered(image, tuple(draw("low_resolution", "share") for _ in range(3)))
     if TABLE_1["noise"].happens(strength, rng):
         mean = 0.0 if rng.random() < NOISE_WITHOUT_MEAN else draw("noise", "mean")
-        values = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-        image = image + values.mul_(draw("noise", "std")).add_(mean)
+        image = image + noise_like(image, rng).mul_(draw("noise", "std")).add_(mean)
     return image

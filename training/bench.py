@@ -22,11 +22,11 @@ from model.errors import WeightsError
 from model.lesions import Scores
 from model.weights import as_network
 from training import checkpoint
-from training.batch_norm import refreshed
+from training.batch_norm import keeps_statistics, refreshed
 from training.candidates import Candidate, soup
 from training.checkpoint import State
 from training.predict import digest, how_computed, kept_margin, margin, read_margin, score_margin, validation_dice
-from training.prepared import load, patient_of
+from training.prepared import Prepared, load, patient_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,24 @@ class Bench:
             total += read_margin(self.kept[name, case][0]).astype(np.float32) * counts[name]
         return total / counts.total()
 
+    def margin_of(self, method: str, names: Iterable[str]) -> Callable[[Prepared], NDArray[Any]]:
+        """What a choice says of any study: the mean margin of its members (eoa), or that of their soup (diwa)."""
+        counts = Counter(names)
+        if method == "diwa":
+            networks = [(1, self.soup_network(counts))]
+        else:
+            networks = [(count, self._network(soup([(self.candidates[n].weights, 1)]))) for n, count in counts.items()]
+        total = sum(count for count, _ in networks)
+
+        def mean(study: Prepared) -> NDArray[Any]:
+            parts = [
+                count * _finite(lambda on, one=one: margin(one, study, self.settings, on), self.device, study.case)
+                for count, one in networks
+            ]
+            return np.sum(np.asarray(parts, dtype=np.float32), axis=0) / total
+
+        return mean
+
     def soup_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
         """DiWA's margin of a case, (X, Y, Z)."""
         return self._margin(self.soup_network(tuple(names)), case)
@@ -126,9 +144,10 @@ class Bench:
         """
         counts = Counter(names)
         network = self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
-        if self.settings.network.kind != "slices" or len(counts) == 1:  # then no study need be looked for
-            return network
         first = min((self.candidates[name] for name in counts), key=lambda one: one.sha256)
+        fixed = all(self.candidates[name].settings.fixed_statistics for name in counts)
+        if not keeps_statistics(self.settings.network) or fixed or len(counts) == 1:  # then no study need be looked for
+            return network
         return refreshed(network, first.settings, self.cache, self.seen_in_common(counts), self.device)
 
     def seen_in_common(self, names: Iterable[str]) -> list[str]:

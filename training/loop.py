@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from model.device import Device
 from model.errors import LesionError, WeightsError
 from training.averaging import WeightAverage
 from training.checkpoint import LOG, STATE, cut_log, open_run, write_state
+from training.device_crops import DeviceCrops
 from training.optimizers import optimizer_for
 from training.predict import layout_of
 from training.schedule import rate_at, steps_of
@@ -104,6 +105,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     viewed = settings.optimizer.name == "adamp"  # AdamP looks at weights as views, so they stay contiguous
     weights_layout = torch.contiguous_format if viewed else layout_of(settings)
     network = run.network.to(device.torch_device, memory_format=weights_layout).train()
+    if settings.fixed_statistics:
+        fix_statistics(network)
     optimizer = optimizer_for(network.parameters(), settings.optimizer)
     learned = run.loss.to(device.torch_device) if isinstance(run.loss, nn.Module) else nn.Module()
     if any(True for _ in learned.parameters()):
@@ -204,6 +207,13 @@ def one_step(
     return total / settings.accumulate
 
 
+def fix_statistics(network: nn.Module) -> None:
+    """Let batch normalisation use, and keep, the statistics it has, while the rest of the network trains."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
+
+
 def losses_in(state: dict[str, Any] | None) -> list[float]:
     """Sum and number of the losses of the epoch begun: a checkpoint's, which are the first process's; else none."""
     return list(state["losses"]) if state is not None and rank() == 0 else [0.0, 0]
@@ -262,13 +272,15 @@ def steps_per_epoch(run: Run) -> int:
     return steps_of(run.settings, len(run.data), processes())  # type: ignore[arg-type]
 
 
-def loader(run: Run, first_step: int, stop: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def loader(run: Run, first_step: int, stop: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Batches of this process from a step on. Crops are numbered through the run, whoever draws them."""
     settings = run.settings
     crops = settings.batch * settings.accumulate
     numbers = [
         (step * processes() + rank()) * crops + number for step in range(first_step, stop) for number in range(crops)
     ]
+    if isinstance(run.data, DeviceCrops):
+        return run.data.batches(numbers)
     return DataLoader(
         run.data, batch_size=settings.batch, sampler=numbers, num_workers=settings.workers,
         pin_memory=run.device.torch_device.type == "cuda", persistent_workers=False,

@@ -14,20 +14,26 @@ import argparse
 import fcntl
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.device import choose_device
 from model.errors import ConfigError
 from model.writing import check_output
+from training.bench import Bench
+from training.candidates import read_candidates
 from training.checkpoint import read_json, write_json
 from training.command import ENDS, told
 from training.dealing import deal, draw_share, strata
 from training.export import export
+from training.field_of_view import table as views_table
+from training.field_of_view import views
 from training.index import main as index_main
 from training.parallel import cores
 from training.placing import locked
+from training.prepared import load
 from training.procedure import (
     Choice,
     Plan,
@@ -45,21 +51,24 @@ from training.settings import Training, build, changed, read_yaml
 from training.split import Fold
 from training.table import Study, read_table, write_table
 from training.train import train_run
+from training.unseen import check_unseen
 
 CHOICES = {title: name for name, title in TITLES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shipping:
-    """plan: base run, members and phantoms; copies: re-crops of a real study; bundles: {name below weights/: the choice
-    it holds, EoA greedy and the like}; starts: {name: changes of settings} of runs on phantoms alone, each of which
-    goes on from the one before, and every base run from the last; none: base runs begin with random weights.
+    """plan: base run, members and phantoms; copies: re-crops of a real study; originals: whole images train, too;
+    bundles: {name below weights/: the choice it holds, EoA greedy and the like}; starts: {name: changes of settings}
+    of runs on phantoms alone, each of which goes on from the one before, and every base run from the last; none: base
+    runs begin with random weights.
     """
 
     plan: Plan
     bundles: dict[str, str]
     starts: dict[str, dict[str, Any]] = field(default_factory=dict)
     copies: int = 2
+    originals: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -164,14 +173,20 @@ def check_made_from(path: Path, what: dict[str, Any]) -> None:
         )
 
 
-def fold_of(name: str, train: set[str], validate: set[str], test: set[str], data: Data) -> Fold:
-    """Copies of the patients' studies, for the originals end at a fixed distance from the tumour; and the phantoms."""
+def fold_of(
+    name: str, train: set[str], validate: set[str], test: set[str], data: Data, originals: bool = False
+) -> Fold:
+    """Copies of the patients' studies, for the originals end at a fixed distance from the tumour; and the phantoms.
+
+    originals: they train, too, so that a network also sees all that there is around a tumour.
+    """
 
     def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
         return tuple(case for patient in sorted(patients) for case in of[patient])
 
+    whole = cases(train, data.originals) if originals else ()
     return Fold(
-        name=name, train=data.phantoms.train + cases(train, data.copies),
+        name=name, train=data.phantoms.train + cases(train, data.copies) + whole,
         validate=cases(validate, data.copies) + data.phantoms.validate, test=cases(test, data.copies),
     )  # fmt: skip
 
@@ -186,19 +201,23 @@ def estimate(shipping: Shipping, data: Data, start: Path | None, options: argpar
             continue
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
         validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
-        fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, data)
+        fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, data, shipping.originals)
         folder = options.run / fold.name
         members, choices = procedure(shipping, data, fold, folder, start, options.device)
         found = score(members, choices, fold.test, data, folder, options.device)
+        whole = [case for patient in sorted(test) for case in data.originals[patient]]
         for name, scores in found.items():
             report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not seen")
             rows[name] += scores
+            if options.views:
+                report_views(choices[name], members, whole, data, folder / f"{name}-views.json", options.device)
     if options.fold is not None:
         return
     for name, scores in rows.items():
         report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
     if start is not None:
-        report_phantoms(data, start, options)
+        alone: dict[str, Choice] = {"start": ("eoa", (start.resolve().name,))}
+        report_phantoms([start], alone, data, options.run, options.device)
 
 
 def procedure(
@@ -222,11 +241,11 @@ def ship(shipping: Shipping, data: Data, start: Path | None, options: argparse.N
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
-    fold = fold_of("all", set(stratum_of) - validate, validate, set(), data)
+    fold = fold_of("all", set(stratum_of) - validate, validate, set(), data, shipping.originals)
     folder, who = options.run / fold.name, f" ({options.data})" if options.data else ""
     members, choices = procedure(shipping, data, fold, folder, start, options.device)
-    for name, scores in score(members, choices, data.phantoms.test, data, folder, options.device).items():
-        report(scores, options.run / f"{name}-phantoms.csv", f"{name}, phantoms never used")
+    report_phantoms(members, choices, data, options.run, options.device)
+    for name in choices:
         export(
             folder / "selection.json", CHOICES[shipping.bundles[name]], name, options.output / name,
             half=True, force=True,
@@ -237,11 +256,26 @@ def ship(shipping: Shipping, data: Data, start: Path | None, options: argparse.N
         )  # fmt: skip
 
 
-def report_phantoms(data: Data, start: Path, options: argparse.Namespace) -> None:
-    """Scores of the run on phantoms alone, on phantoms never used."""
-    alone: dict[str, Choice] = {"start": ("eoa", (start.resolve().name,))}
-    scores = score([start], alone, data.phantoms.test, data, options.run, options.device)["start"]
-    report(scores, options.run / "start-phantoms.csv", "the run on phantoms alone, phantoms never used")
+def report_views(
+    choice: Choice, runs: list[Path], cases: Sequence[str], data: Data, path: Path, wanted: str
+) -> None:
+    """Scores of a choice on cases that trained none of its runs, with less of the image and with air around it."""
+    method, names = choice
+    candidates = read_candidates(run for run in runs if run.resolve().name in names)
+    for one in candidates.values():
+        check_unseen(one.folder, one.seen, cases, data.cache, "score on")
+    bench = Bench(candidates, data.cache, cases, path.parent / "margins", choose_device(wanted))
+    found = views(bench.margin_of(method, names), [load(data.cache, case) for case in cases])
+    print(f"\n{path.stem}: {method}, {len(cases)} studies not seen\n\n{views_table(found)}\n", flush=True)
+    write_json(path, [asdict(view) for view in found])
+
+
+def report_phantoms(
+    runs: list[Path], choices: dict[str, Choice], data: Data, folder: Path, wanted: str
+) -> None:
+    """Scores of choices on phantoms never used."""
+    for name, scores in score(runs, choices, data.phantoms.test, data, folder, wanted).items():
+        report(scores, folder / f"{name}-phantoms.csv", f"{name}, phantoms never used")
 
 
 def report(scores: list[CaseScore], path: Path, title: str) -> None:
@@ -268,6 +302,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--fold", type=int, metavar="N", help="only outer fold N, counted from 0, so that several run side by side, "
         "on a GPU or a core each; the command without it then sums up what they did (default: all, in turn)")
     add("--validation", type=float, default=0.2, help="share of the patients not tested that validates (default 0.2)")
+    add("--views", action="store_true", help="also score each outer fold's whole images with less of the body and with "
+        "air around them (cost: on a GPU half a minute a fold, on two CPU cores an hour)")
     add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
     add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
     add("--data", default="", metavar="TEXT", help="of the bundles, after the number of patients: whose they are, "
@@ -280,6 +316,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.ship and (options.fold is not None or options.output is None):
         parser.error("--ship trains on all patients: it goes without --fold, and with --output")
+    if options.ship and options.views:
+        parser.error("--views is of outer folds: with --ship no patient is left that did not train")
     if not options.ship and options.output is not None:
         parser.error("--output is for --ship: outer folds write no bundle")
     return options

@@ -25,7 +25,7 @@ from training.prepared import Prepared
 from training.settings import Training
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BATCH = 2  # windows at a time
+BATCH = {"cpu": 2, "cuda": 8}  # windows at a time
 
 
 def device_for(precision: str, wanted: str = "auto") -> Device:
@@ -51,26 +51,29 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     """Lesion's logit minus background's, float16 (X, Y, Z) of the prepared study; above 0 is lesion."""
     hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = image_of(hu, suv.astype(np.float32), settings.part)
-    training, window, slices = network.training, settings.window, settings.network.kind == "slices"
+    modes = [(module, module.training) for module in network.modules()]
+    window, slices = settings.window, settings.network.kind == "slices"
     layout = layout_of(settings)
 
     def predict(patches: Tensor) -> Tensor:
         return difference_of(network(patches.contiguous(memory_format=layout)))
 
+    batch = BATCH[device.torch_device.type]
     network.eval()
     with computing(device):
         if slices:
             out = slide_slices(
                 image, predict, starts=slice_starts(image[0].numpy(), window.size)[0], window=window.size,
-                air_hu=settings.intensity.ct_low_hu, device=device.torch_device, batch=SLICES_A_WINDOW * BATCH,
+                air_hu=settings.intensity.ct_low_hu, device=device.torch_device, batch=SLICES_A_WINDOW * batch,
             )  # fmt: skip
         else:
             image = image.to(device.torch_device)
             out = slide(
                 image, predict, window=settings.part.window_for(tuple(image.shape[1:])), overlap=window.overlap,
-                weighting=window.weighting, batch=BATCH,
+                weighting=window.weighting, batch=batch,
             )[0]  # fmt: skip
-    network.train(training)
+    for module, trains in modes:
+        module.training = trains
     return out.clamp(-6e4, 6e4).half().cpu().numpy()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from model.segment import network_image
@@ -64,7 +65,10 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             study = pool[rng.integers(len(pool))]
         else:
             study = self._in_turn(self.ill if paired else self.studies, number // 2 if in_pairs else number, paired)
-        box = draw_box(study, crops, rng, sure_lesion=paired)
+        return self.cut(study, draw_box(study, crops, rng, sure_lesion=paired), rng)
+
+    def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The crop of a box."""
         return crop_of_study(study, box, self.settings, rng)
 
     def _in_turn(self, pool: list[Prepared], draw: int, paired: bool) -> Prepared:
@@ -120,7 +124,19 @@ def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
     image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
+    return padded_and_augmented(image, truth, settings, rng)
+
+
+def padded_and_augmented(
+    image: Tensor, truth: Tensor, settings: Training, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A crop at its full size: what it lacks is air, on both sides alike or, with crops.scattered, at random."""
     size = settings.part.fitted(settings.crops.size, truth.shape[1:])
+    if settings.crops.scattered:
+        short = [max(whole - edge, 0) for whole, edge in zip(size, truth.shape[1:], strict=True)]
+        before = rng.integers(0, np.array(short) + 1)
+        pad = [int(n) for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
+        image, truth = functional.pad(image, pad), functional.pad(truth, pad)
     image, truth = (centred(part, size).contiguous() for part in (image, truth))
     return augmented(image, truth, STRENGTHS[settings.augmentation], rng, settings.flips)
 

@@ -25,6 +25,7 @@ OPTIMIZERS = ("adamp", "adamw", "adabelief")
 STRENGTHS = {"none": 0.0, "weak": 0.5, "paper": 1.0, "strong": 1.5}  # times probability and range of table 1
 PRECISIONS = ("float32", "bfloat16", "float16")
 RATE_PRESETS = ("paper", "authors")
+CROPS_ON = ("workers", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Crops:
     by_part: float = 0.0  # share of the crops for which first a lesion, or a part of uptake, is drawn, then its voxel:
     # small ones as often as large ones; else large ones, such as the brain, as often as they have voxels (ours)
     pairs: bool = False  # every other crop of a batch around a lesion, from a study that has one (ours)
+    scattered: bool = False  # a study smaller than its crop lies anywhere in the crop's air, not in its middle (ours)
     recrop_mm: float = 0.0  # before a crop is drawn, 0 to this much is cut off every side of the study (ours)
 
     def __post_init__(self) -> None:
@@ -180,21 +182,30 @@ class Training:
     precision: str = "float16"  # of the convolutions; float32 where there is no GPU and float16 is asked for
     channels_last: bool = False
     workers: int = 4  # processes that draw and augment crops; 0: none
+    crops_on: str = "workers"  # "device": crops of volumes are cut and augmented where the network trains
+    fixed_statistics: bool = False  # batch normalisation keeps the statistics of the start, in training too: members
+    # of one base run then differ in weights alone, and their average needs no statistics of its own
     validate_every: int = 10  # epochs
     validate_at_most: int | None = None  # studies; None: all
     keep: str = "last"  # which weights the run ends with: the last ones, or those of the best validation so far
     checkpoint_minutes: float = 10.0  # at most between checkpoints; one is written at every epoch's end, too
+    deterministic: bool = True  # false: faster on a GPU, and a run that is done again differs in the last digits
     seed: int = 0
 
     def __post_init__(self) -> None:
         _among(self, "augmentation", tuple(STRENGTHS))
         _among(self, "precision", PRECISIONS)
         _among(self, "keep", KEPT)
+        _among(self, "crops_on", CROPS_ON)
         kind = self.network.kind
         if self.loss.kind not in LOSSES[kind]:
             raise ConfigError(f"loss.kind of {kind} must be one of {', '.join(LOSSES[kind])}, got {self.loss.kind!r}")
         if self.keep == "best" and self.averaging is not None:
             raise ConfigError("keep: best and averaging exclude each other: an average is of all that comes after t0")
+        if self.crops_on == "device" and kind != "volumes":
+            raise ConfigError("crops_on: device is for volumes; slices are drawn by workers: leave it out")
+        if self.fixed_statistics and self.network.norm != "batch":
+            raise ConfigError("fixed_statistics is for network.norm: batch; leave it out")
         for name in ("batch", "accumulate", "validate_every"):
             _between(self, name, 1, 1e6)
         if self.validate_at_most is not None:

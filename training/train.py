@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from model.device import make_deterministic
+from model.device import Device, make_deterministic
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks import build
@@ -28,6 +28,7 @@ from training import checkpoint
 from training.averaging import WeightAverage
 from training.batch_norm import refreshed
 from training.command import ENDS, told
+from training.device_crops import DeviceCrops
 from training.imagenet import load_encoder
 from training.loop import Run, check_finite, opened, processes, rank, steps_per_epoch, train
 from training.losses import loss_function
@@ -100,7 +101,7 @@ def train_run(
     if not fold.train:
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
-    data = data_for(settings, cache, fold)  # all that can be wrong is found before the folder is begun
+    data = data_for(settings, cache, fold, device)  # all that can be wrong is found before the folder is begun
     if isinstance(data, SliceDataset) and data.warning and rank() == 0:
         print(f"warning: {data.warning}", file=sys.stderr)
     one_crop(cache, (*fold.train, *fold.validate))
@@ -111,7 +112,10 @@ def train_run(
             f"keep: best needs a lesion in the {len(cases)} cases that are validated, or no epoch is better than "
             "another: raise validate_at_most, or divide the cases anew"
         )
-    make_deterministic()
+    if settings.deterministic:
+        make_deterministic()
+    else:
+        torch.backends.cudnn.benchmark = True  # the fastest convolution is looked for once, for each size of crops
     network = starting_network(settings, start, ct_encoder, encoder)
     config = {
         "settings": settings_to(settings), "train": list(fold.train), "validate": list(fold.validate),
@@ -141,10 +145,12 @@ def validated_cases(settings: Training, fold: Fold) -> list[str]:
     return [fold.validate[number * len(fold.validate) // most] for number in range(most)]
 
 
-def data_for(settings: Training, cache: Path, fold: Fold) -> CropDataset | SliceDataset:
+def data_for(settings: Training, cache: Path, fold: Fold, device: Device) -> CropDataset | SliceDataset:
     """Crops, or slices, of the fold's training cases."""
     if settings.network.kind == "slices":
         return SliceDataset(cache, fold.train, settings, processes())
+    if settings.crops_on == "device":
+        return DeviceCrops(cache, fold.train, settings, device.torch_device)
     return CropDataset(cache, fold.train, settings)
 
 
