@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -192,6 +193,74 @@ def test_a_client_that_goes_away_hinders_no_other(service, capfd) -> None:
     Thread(target=lambda: service.answer(service.next(), 201, "mask: read")).start()
     assert ask(port_of(service), "POST", "/invoke").words == "mask: read\n"
     assert capfd.readouterr() == ("", "")
+
+
+def chunked(number: int, size: int) -> Iterator[bytes]:
+    yield from (b"\0" * size for _ in range(number))
+
+
+@pytest.mark.parametrize("way", ["a length", "chunks"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/invoke", 201), ("POST", "/health", 405), ("PUT", "/none", 404)]
+)
+def test_a_body_of_200_mib_breaks_no_pipe_and_takes_no_memory(
+    way: str, method: str, path: str, status: int, service
+) -> None:
+    if status == 201:
+        Thread(target=lambda: service.answer(service.next(), 201, "done"), daemon=True).start()
+    headers = {"Content-Length": str(200 << 20)} if way == "a length" else {}
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(service), timeout=60)
+    tracemalloc.start()
+    try:
+        connection.request(method, path, chunked(200, 1 << 20), headers)  # raises BrokenPipeError where it breaks
+        assert connection.getresponse().status == status
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Length: many\r\n\r\n", b"Content-Length: -5\r\n\r\n", b"Content-Length: 9\r\n\r\nshort",
+        b"Transfer-Encoding: chunked\r\n\r\nno number\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\nA: trailer\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_a_body_that_is_cut_off_or_malformed_does_not_keep_the_job_from_being_done(sent: bytes, service) -> None:
+    Thread(target=lambda: service.answer(service.next(), 201, "done"), daemon=True).start()
+    with socket.create_connection(("127.0.0.1", port_of(service)), timeout=60) as connection:
+        connection.sendall(b"POST /invoke HTTP/1.1\r\n" + sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 201 ")
+
+
+def test_it_listens_where_it_is_told_to_and_on_this_machine_alone_by_default(service) -> None:
+    assert service.address.startswith("http://127.0.0.1:")
+    with Service(0, "0.0.0.0") as everywhere:
+        everywhere.ready = True
+        assert everywhere.address.startswith("http://0.0.0.0:")
+        assert ask(port_of(everywhere), "GET", "/health").status == 200
+
+
+def test_it_listens_on_an_ipv6_address(service) -> None:
+    try:
+        six = Service(0, "::1")
+    except ConfigError:
+        pytest.skip("this machine has no address ::1")
+    with six:
+        assert six.address == f"http://[::1]:{port_of(six)}"
+        with socket.create_connection(("::1", port_of(six)), timeout=60) as connection:
+            connection.sendall(b"GET /none HTTP/1.1\r\n\r\n")
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 404 ")
+
+
+def test_an_address_that_is_none_or_of_another_machine_is_told() -> None:
+    done = run_process("--serve", "--bind", "everywhere")
+    assert done.returncode == 2 and "--bind must be an IP address such as 127.0.0.1" in done.stderr
+    done = run_process("--serve", "--port", "0", "--bind", "203.0.113.7")  # RFC 5737: nobody's
+    assert done.returncode == 2 and "cannot listen on 203.0.113.7:0" in done.stderr and "--bind" in done.stderr
 
 
 def test_who_has_an_answer_may_post_the_next_job(service) -> None:
