@@ -18,6 +18,7 @@ from threading import Thread
 import pytest
 from conftest import ROOT, run_process, tiny_images, write_study
 
+from model.arguments import arguments as command_line
 from model.config import Window
 from model.errors import ConfigError
 from model.serve import RETRY_AFTER_S, Service
@@ -82,7 +83,7 @@ def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
     expected = (alone / CONTRACT).read_bytes()
 
     arguments = ["--input", study, "--output", output, "--weights", weights]
-    with running(tmp_path / "stderr", *arguments, LESION_SERVE="1") as service:
+    with running(tmp_path / "stderr", *arguments, LESION_SERVE="invoke") as service:
         shutil.rmtree(weights)  # whatever the jobs need is in memory
         assert ask(service.port, "GET", "/health").status == 200
 
@@ -115,7 +116,9 @@ def test_during_a_job_health_is_told_a_second_job_is_refused_and_sigterm_leaves_
     slow = make_bundle(tmp_path / "slow", members=20, window=Window(size=(16, 16, 16), overlap=0.75))
     study, output = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
     with (
-        running(tmp_path / "stderr", "--serve", "--input", study, "--output", output, "--weights", slow) as service,
+        running(
+            tmp_path / "stderr", "--input", study, "--output", output, "--weights", slow, LESION_SERVE="1"
+        ) as service,
         ThreadPoolExecutor() as pool,
     ):
         job = pool.submit(ask, service.port, "POST", "/invoke")
@@ -242,6 +245,18 @@ def test_it_listens_where_it_is_told_to_and_on_this_machine_alone_by_default(ser
         everywhere.ready = True
         assert everywhere.address.startswith("http://0.0.0.0:")
         assert ask(port_of(everywhere), "GET", "/health").status == 200
+
+
+def test_lesion_serve_says_whether_it_serves_and_lesion_bind_where(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["process.py"])
+    for value, serves in (("", False), ("0", False), ("exec", False), ("1", True), ("invoke", True)):
+        monkeypatch.setenv("LESION_SERVE", value)
+        monkeypatch.setenv("LESION_BIND", "0.0.0.0" if serves else "")
+        options = command_line()
+        assert (options.serve, options.bind) == (serves, "0.0.0.0" if serves else "127.0.0.1")
+    monkeypatch.setattr(sys, "argv", ["process.py", "--serve", "--bind", "::1"])
+    monkeypatch.setenv("LESION_SERVE", "exec")
+    assert command_line().serve and command_line().bind == "::1"
 
 
 def test_it_listens_on_an_ipv6_address(service) -> None:
