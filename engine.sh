@@ -41,6 +41,7 @@ Fetch the files first: git lfs install && git lfs pull"
 read_image() {
   local line
   METHOD=$("$ENGINE" image inspect --format '{{index .Config.Labels "org.grand-challenge.api-method"}}' "$IMAGE")
+  METHOD=${METHOD:-exec}
   EDITION=2
   BUNDLE=eoa
   while IFS= read -r line; do

@@ -364,6 +364,13 @@ def test_export_packs_the_bundle_that_is_named(tree: Path) -> None:
     assert (tree / "out/petct-lesion-segmentation-1.2.3-weights-diwa.tar.gz").is_file()
 
 
+def test_export_packs_the_image_s_own_bundle_and_says_what_the_image_is_for(tree: Path) -> None:
+    shutil.copytree(tree / "weights/eoa", tree / "weights/slices")
+    said = _run(tree, "export.sh", "out", API="invoke", IS_FOR="AUTOPET_EDITION=3\nLESION_DEFAULT_WEIGHTS=slices eoa")
+    assert (tree / "out/petct-lesion-segmentation-1.2.3-weights-slices.tar.gz").is_file()
+    assert "API method invoke, autoPET edition 3, weights slices" in said
+
+
 def test_export_leaves_no_image_when_saving_fails(tree: Path) -> None:
     _program(tree / "bin/podman", "#!/bin/sh\ncase $1 in save) echo half; exit 1 ;; esac\n")
     assert "could not save" in _run(tree, "export.sh", status=1)
