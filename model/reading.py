@@ -192,6 +192,8 @@ def _places_from(listing: Path) -> dict[str, Path]:
     """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct."""
     try:
         entries = json.loads(listing.read_text(encoding="utf-8-sig"))
+        if not isinstance(entries, list):
+            raise ValueError(f"it holds no list, but {str(entries)[:200]}")
         sockets = [_socket(entry, number) for number, entry in enumerate(entries, 1)]
         known = sorted({(slug, posixpath.normpath(path)) for slug, path, is_image in sockets if is_image})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

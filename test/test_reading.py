@@ -80,7 +80,7 @@ def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, said: s
         find_pair(tiny_study)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null", "[" * 100_000, '{"inputs": []}', "7", '"pet"'])
 def test_inputs_json_that_is_no_list_of_sockets_is_refused(text: str, tiny_study) -> None:
     (tiny_study / "inputs.json").write_text(text)
     with pytest.raises(CaseError, match="inputs.json"):
