@@ -251,7 +251,7 @@ for wrong in API_METHOD=serve EDITION=6 "WEIGHTS=eoa absent"; do
   grep "^build argument ${wrong%%=*}" "$work/wrong.log" || die "no message says what is wrong with $wrong"
 done
 podman tag localhost/kept "$IMAGE"
-podman untag localhost/kept
+podman untag localhost/kept localhost/kept # this name alone
 say "an image of invoke mode, edition IV and another bundle answers, and wrong arguments are refused"
 
 # 9. Export, check the sums, load, and test what was loaded.
