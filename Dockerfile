@@ -1,20 +1,47 @@
 # The base: an official PyTorch runtime image, pinned.
 #
-# PyTorch 2.8.0, CUDA 12.6, Python 3.11.  It must run on a T4 (compute capability 7.5, sm_75) under
-# driver 535 or later: PyTorch's CUDA 12.6 builds still carry sm_75 kernels, and CUDA 12 applications run
-# on any driver from 525 on (CUDA minor-version compatibility), as long as nothing has to be compiled
-# from PTX, which native sm_75 kernels spare.  CUDA 13 builds would need driver 580.  Not 2.9: its 3-D
-# convolutions in half precision take several times the memory and time (github.com/pytorch/pytorch
-# issues 166122 and 166643).  Not older: MONAI 1.6.1 asks for torch 2.8.0 or later.
+# PyTorch 2.13.0, CUDA 12.6, Python 3.12.  The torch of requirements.txt, so that the one that is tested is the one
+# that is shipped (test/test_scripts.py), on the Python of Ubuntu 24.04, for which every pin has a wheel (.ci/wheels).
+# It must run on a T4 (compute capability 7.5, sm_75) under driver 535 or later: PyTorch's CUDA 12.6 builds carry sm_75
+# kernels up to and with 2.14, the last release with any CUDA 12; CUDA 12 applications run on any driver from 525 on
+# (CUDA minor-version compatibility), as long as nothing has to be compiled from PTX, which native kernels spare.
+# CUDA 13 builds would need driver 580.  Not 2.9: its 3-D convolutions in half precision take several times the memory
+# and time (github.com/pytorch/pytorch issues 166122 and 166643); 2.10 and later come with a cuDNN without that fault.
 #
-# The tag was not pulled here. Check it before the first upload; '12.6' and a list with 'sm_75' must come:
-#   docker run --rm docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime \
+# The tag was not pulled here. Check it before the first upload; '2.13.0 12.6' and a list with 'sm_75' must come:
+#   docker run --rm docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime \
 #     python3 -c "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_arch_list())"
-#   docker run --rm --gpus all docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime \
+#   docker run --rm --gpus all docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime \
 #     python3 -c "import torch; print(torch.ones(2, device='cuda') @ torch.ones(2, device='cuda'))"
 #
-# Any other image with Python 3.11 and pip will do: ./build.sh with BASE_IMAGE set.
-ARG BASE_IMAGE=docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime
+# Any other image with Python 3.11 or 3.12 and pip will do: ./build.sh with BASE_IMAGE set.
+ARG BASE_IMAGE=docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
+
+# What an image is for, as build arguments (./build.sh hands on those that are set):
+#   API_METHOD  exec: one study, then the end; invoke: a service.  It is also the label by which grand-challenge.org
+#               knows which of the two to use, so the two cannot differ.
+#   EDITION     of autoPET, 1 to 5: the output folder, and III's data-centric-model.json
+#   WEIGHTS     bundles to copy, names under weights/; the first is used where neither an option nor a mounted model
+#               names another.  Empty: eoa, beside all that is shipped.
+FROM ${BASE_IMAGE} AS chosen
+ARG API_METHOD=exec
+ARG EDITION=2
+ARG WEIGHTS=""
+COPY weights/ /all/
+RUN set -euf; \
+    refuse() { echo "build argument $*" >&2; exit 1; }; \
+    case "$API_METHOD" in exec|invoke) ;; *) refuse "API_METHOD must be exec or invoke, got '$API_METHOD'" ;; esac; \
+    case "$EDITION" in [1-5]) ;; *) refuse "EDITION must be 1 to 5, got '$EDITION'" ;; esac; \
+    cd /all; \
+    mkdir /chosen; \
+    for name in ${WEIGHTS:-eoa diwa slices}; do \
+        case "$name" in */*|.*) refuse "WEIGHTS takes names under weights/, got '$name'" ;; esac; \
+        [ -f "$name/manifest.json" ] || \
+            refuse "WEIGHTS: there is no weights/$name/manifest.json; there are: $(find . -name manifest.json | cut -d/ -f2 | sort | tr '\n' ' ')"; \
+        cp -R "$name" /chosen/; \
+    done; \
+    [ -n "$(find /chosen -name manifest.json)" ] || refuse "WEIGHTS names no bundle, got '$WEIGHTS'"
+
 FROM ${BASE_IMAGE} AS libraries
 
 WORKDIR /opt/app
@@ -55,7 +82,7 @@ RUN set -eu; \
     chown 10001:10001 /output
 
 # What changes least comes first.  `score.p[y]` takes score.py along where there is one.
-COPY weights/ weights/
+COPY --from=chosen /chosen/ weights/
 COPY LICENSE NOTICE ./
 COPY process.py score.p[y] ./
 COPY model/ model/
@@ -65,26 +92,32 @@ COPY model/ model/
 RUN find /opt/app ! -perm -a+r -exec chmod a+rX {} + \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app
 
-# NVIDIA_* matter only where a base does not set them; the last four are the algorithm's settings.
+# NVIDIA_* matter only where a base does not set them; the last six are the algorithm's settings.
+ARG API_METHOD=exec
+ARG EDITION=2
+ARG WEIGHTS=""
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    AUTOPET_EDITION=2 \
+    AUTOPET_EDITION="${EDITION}" \
+    LESION_DEFAULT_WEIGHTS="${WEIGHTS}" \
     LESION_WEIGHTS="" \
     LESION_METHOD="" \
-    LESION_SERVE=""
+    LESION_SERVE="${API_METHOD}" \
+    LESION_BIND=""
 
 USER 10001:10001
 
 # Every hash, setting and tensor of the bundles, checked as the user who will read them.
-RUN python3 -m model.weights weights/eoa weights/diwa weights/slices
+RUN python3 -m model.weights weights/*
 
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="petct-lesion-segmentation" \
       org.opencontainers.image.description="Lesion segmentation in whole-body FDG PET/CT: PET and CT in, mask on the PET grid out" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.licenses="MIT" \
+      org.grand-challenge.api-method="${API_METHOD}"
 
 ENTRYPOINT ["python3", "process.py"]

@@ -11,12 +11,14 @@ run: export LESION_WEIGHTS =
 run: export LESION_METHOD =
 run: export AUTOPET_EDITION =
 run: export LESION_SERVE =
+run: export LESION_DEFAULT_WEIGHTS =
 run: $(VENV)/installed
 	$(BIN)/python process.py --input test/input --output output --preview --report output/report.json
 	@$(BIN)/python test/show_sample.py output test/truth
 
 score: export LESION_WEIGHTS =
 score: export LESION_METHOD =
+score: export LESION_DEFAULT_WEIGHTS =
 score: $(VENV)/installed
 	$(BIN)/python test/make_dicom_studies.py output-score/studies --count 3
 	$(BIN)/python score.py output-score/studies --output output-score/results --truth output-score/studies-truth --rtstruct

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What build.sh, test.sh and export.sh share: the engine, the image's name, the platform's flags.
-# To be sourced from the repository's root.  It gives ENGINE, IMAGE, VERSION and PLATFORM_FLAGS.
+# To be sourced from the repository's root.  It gives ENGINE, IMAGE, VERSION and PLATFORM_FLAGS, and by read_image
+# what the image is for.
 set -euo pipefail
 
 fail() {
@@ -34,6 +35,22 @@ refuse_lfs_pointers() {
   pointers=$(find "$@" -type f -size -1025c -exec grep -l '^version https://git-lfs' {} +) || true
   [ -z "$pointers" ] || fail "Git LFS pointers stand where files should be: ${pointers//$'\n'/, }. \
 Fetch the files first: git lfs install && git lfs pull"
+}
+
+# What the image was built for, out of its label and its environment: METHOD (exec or invoke), EDITION, BUNDLE.
+read_image() {
+  local line
+  METHOD=$("$ENGINE" image inspect --format '{{index .Config.Labels "org.grand-challenge.api-method"}}' "$IMAGE")
+  METHOD=${METHOD:-exec}
+  EDITION=2
+  BUNDLE=eoa
+  while IFS= read -r line; do
+    case $line in
+      AUTOPET_EDITION=?*) EDITION=${line#*=} ;;
+      LESION_DEFAULT_WEIGHTS=?*) BUNDLE=${line#*=} ;;
+    esac
+  done < <("$ENGINE" image inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$IMAGE")
+  read -r BUNDLE line <<< "$BUNDLE" # the first name
 }
 
 find_engine

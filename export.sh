@@ -3,7 +3,7 @@
 # each with its sha256.
 #   ./export.sh [FOLDER [BUNDLE]]
 #   FOLDER            where to; default export/
-#   BUNDLE            the folder of weights, or its name under weights/; default $LESION_WEIGHTS, else weights/eoa
+#   BUNDLE            the folder of weights, or its name under weights/; default $LESION_WEIGHTS, else the image's own
 #   CONTAINER_ENGINE  as in build.sh
 #   COMPRESSION       gzip level of the image, 1 (fast) to 9 (small); default 6
 #   TAR               GNU tar, where `tar` is another one; default tar
@@ -14,13 +14,14 @@ case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 
 folder=${folder:-$PWD/export}
-bundle=${bundle:-$PWD/weights/eoa}
+"$ENGINE" image inspect "$IMAGE" > /dev/null 2>&1 || fail "there is no image $IMAGE: build it with ./build.sh"
+read_image
+bundle=${bundle:-$PWD/weights/$BUNDLE}
 [ -d "$bundle" ] || bundle=$PWD/weights/$bundle # a name, as process.py takes it too
 tar=${TAR:-tar}
 refuse_lfs_pointers "$bundle"
 [ -f "$bundle/manifest.json" ] || fail "'$bundle' is no bundle: it has no manifest.json"
 case $("$tar" --version) in *GNU*) ;; *) fail "'$tar' is not GNU tar; install it and name it in TAR" ;; esac
-"$ENGINE" image inspect "$IMAGE" > /dev/null 2>&1 || fail "there is no image $IMAGE: build it with ./build.sh"
 
 mkdir -p "$folder"
 partial=$(mktemp -d "$folder/.partial.XXXXXX")
@@ -47,3 +48,4 @@ publish score.sh
 image=petct-lesion-segmentation-$VERSION.tar.gz
 "$ENGINE" save "$IMAGE" | gzip -n "-${COMPRESSION:-6}" > "$partial/$image" || fail "$ENGINE could not save $IMAGE"
 publish "$image"
+echo "$image: API method $METHOD, autoPET edition $EDITION, weights $BUNDLE"

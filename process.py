@@ -132,7 +132,7 @@ def serve(options: argparse.Namespace) -> None:
     """Studies one after the other, as HTTP asks for them, by one bundle that is loaded once, until a signal comes."""
     from model.serve import Service
 
-    with Service(options.port) as service:  # first of all, so that a port in use is told at once
+    with Service(options.port, options.bind) as service:  # first of all, so that a port in use is told at once
         bundle = chosen_bundle(options)
 
         import model.report  # noqa: F401  the whole road, so that no job waits for an import

@@ -1,20 +1,28 @@
 #!/usr/bin/env bash
 # Build the image, run it on the sample as grand-challenge.org would, and compare the mask with the
-# expected one.  Exits non-zero on any difference.
-#   CONTAINER_ENGINE, BASE_IMAGE  as in build.sh
+# expected one.  Exits non-zero on any difference.  What the image was built for is read from it: an image of
+# API_METHOD=invoke is started, asked for its health and for the job, and stopped.
+#   CONTAINER_ENGINE, BASE_IMAGE, API_METHOD, EDITION, WEIGHTS  as in build.sh
 #   MEMORY       limit of the container; default 30g, the platform's
 #   SKIP_BUILD   1: test the image that is there
-#   TEST_FOLDER  folder with input/ and expected_output/; default test
+#   TEST_FOLDER  folder with input/ and expected_output/, or expected_output_<bundle>/; default test
 case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 
 sample=$(cd "${TEST_FOLDER:-test}" && pwd) || fail "there is no folder '${TEST_FOLDER:-test}'"
-refuse_lfs_pointers weights "$sample/input" "$sample/expected_output"
+refuse_lfs_pointers weights "$sample/input" "$sample"/expected_output*
 
 if [ "${SKIP_BUILD:-}" != 1 ]; then
   ./build.sh
 fi
 "$ENGINE" image inspect "$IMAGE" > /dev/null 2>&1 || fail "there is no image $IMAGE: build it with ./build.sh"
+read_image
+expected=$sample/expected_output_$BUNDLE
+case $BUNDLE in eoa | diwa) expected=$sample/expected_output ;; esac # whose masks of the sample are the same
+if [ ! -d "$expected" ] && [ -n "${TEST_FOLDER:-}" ]; then expected=$sample/expected_output; fi
+[ -d "$expected" ] || fail "the image's weights are '$BUNDLE', and there is no mask to compare with in '$expected'; \
+give a study with its mask in TEST_FOLDER"
+echo "$IMAGE: API method $METHOD, autoPET edition $EDITION, weights $BUNDLE"
 
 output=$(mktemp -d)
 container=petct-lesion-segmentation-test-$$
@@ -58,10 +66,43 @@ peak_file() {
   done
 }
 
+# ask METHOD PATH SECONDS: the status that the service in the container answers; nothing while it does not.
+ask() {
+  "$ENGINE" exec -i "$container" python3 - "$@" 2> /dev/null << 'PY'
+import http.client
+import sys
+
+method, path, seconds = sys.argv[1:]
+connection = http.client.HTTPConnection("127.0.0.1", 4743, timeout=float(seconds))
+connection.request(method, path)
+print(connection.getresponse().status)
+PY
+}
+
+# The platform's invoke mode: healthy within 300 s, one job, the end.  The container is gone after it.
+invoke() {
+  local status=""
+  while kill -0 "$run" 2> /dev/null && [ "$status" != 200 ] && [ $((SECONDS - started)) -lt 300 ]; do
+    status=$(ask GET /health 10) || sleep 1
+  done
+  echo "GET /health: '$status' after $((SECONDS - started)) s"
+  if [ "$status" = 200 ]; then
+    status=$(ask POST /invoke 3600) || true
+    echo "POST /invoke: '$status' after $((SECONDS - started)) s"
+  fi
+  "$ENGINE" stop --time 60 "$container" > /dev/null 2>&1 || true
+  [ "$status" = 201 ]
+}
+
 started=$SECONDS
 "$ENGINE" run --rm --name "$container" "${PLATFORM_FLAGS[@]}" --security-opt=label=disable \
   ${gpu[@]+"${gpu[@]}"} -v "$sample/input:/input:ro" -v "$output:/output" "$IMAGE" &
 run=$!
+invoked=0
+if [ "$METHOD" = invoke ]; then
+  invoke &
+  client=$!
+fi
 peak=0
 file=""
 while kill -0 "$run" 2> /dev/null; do
@@ -71,6 +112,9 @@ while kill -0 "$run" 2> /dev/null; do
 done
 status=0
 wait "$run" || status=$?
+if [ "$METHOD" = invoke ]; then
+  wait "$client" || invoked=$?
+fi
 if [ "$peak" -gt 0 ]; then
   memory="peak memory $((peak >> 20)) MiB of the container (file cache included), limit $MEMORY"
 else
@@ -82,10 +126,11 @@ case $status in
   137) fail "the container was killed (exit 137), most likely because it needed more than $MEMORY of memory" ;;
   *) fail "the container exited with $status; the last line it wrote to stderr says why" ;;
 esac
+[ "$invoked" -eq 0 ] || fail "the service was not healthy within 300 s, or did not answer 201; see above"
 
 "$ENGINE" run --rm --network=none --read-only --tmpfs /tmp --security-opt=label=disable --entrypoint python3 \
   -v "$PWD/test/compare_output.py:/compare/compare_output.py:ro" -v "$sample/input:/compare/input:ro" \
-  -v "$sample/expected_output:/compare/expected_output:ro" -v "$output:/compare/output:ro" \
-  "$IMAGE" /compare/compare_output.py /compare/input /compare/expected_output /compare/output ||
+  -v "$expected:/compare/expected_output:ro" -v "$output:/compare/output:ro" \
+  "$IMAGE" /compare/compare_output.py /compare/input /compare/expected_output /compare/output "$EDITION" ||
   fail "the output of $IMAGE is not the expected one"
 echo "test of $IMAGE passed"

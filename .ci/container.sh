@@ -5,7 +5,6 @@
 # export.sh as any user would run them, and what only a look from inside or a broken case can show.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export DEBIAN_FRONTEND=noninteractive
 
 work=${1:-}
 if [ -z "$work" ]; then
@@ -35,11 +34,7 @@ for tool in podman runc mmdebstrap; do
   command -v "$tool" > /dev/null || missing+=("$tool")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${missing[@]}" > "$work/apt.log" 2>&1 || {
-    cat "$work/apt.log"
-    die "could not install ${missing[*]}"
-  }
+  .ci/install "${missing[@]}" || die "could not install ${missing[*]}"
 fi
 cat > "$work/containers.conf" << 'CONF'
 [containers]
@@ -225,7 +220,41 @@ grep 'DIFFERENT: the mask is another one' "$work/wrong.log" || {
 }
 say "test.sh fails where it should"
 
-# 8. Export, check the sums, load, and test what was loaded.
+# 8. An image for another purpose, by the same scripts: invoke mode, edition IV, one other bundle, and what the platform
+#    of 2026 puts beside the images.  The first image keeps its layers meanwhile, and gets its name back.
+podman tag "$IMAGE" localhost/kept
+rm -rf "$work/platform"
+mkdir -p "$work/platform"
+cp -R test/input test/expected_output_slices "$work/platform/"
+echo '{"points": []}' > "$work/platform/input/lesion-clicks.json"
+cat > "$work/platform/input/inputs.json" << 'JSON'
+[{"socket": {"slug": "pet-image", "relative_path": "images/pet", "is_image_kind": true}, "image": {"name": "p.mha"}},
+ {"socket": {"slug": "ct-image", "relative_path": "images/ct", "is_image_kind": true}, "image": {"name": "c.mha"}},
+ {"socket": {"slug": "lesion-clicks", "relative_path": "lesion-clicks.json", "is_image_kind": false}, "image": null}]
+JSON
+chmod -R a+rX "$work/platform"
+API_METHOD=invoke EDITION=4 WEIGHTS=slices ./build.sh > "$work/invoke.log" 2>&1 || {
+  tail -n 60 "$work/invoke.log"
+  die "build.sh failed with API_METHOD=invoke EDITION=4 WEIGHTS=slices"
+}
+said=$(SKIP_BUILD=1 TEST_FOLDER="$work/platform" ./test.sh 2>&1) || {
+  printf '%s\n' "$said"
+  die "test.sh failed for an image of invoke mode and edition IV"
+}
+printf '%s\n' "$said" | tail -n 6
+grep -q "API method invoke, autoPET edition 4, weights slices" <<< "$said" || die "test.sh did not see what the image is for"
+[ "$(podman run --rm --network=none --entrypoint ls "$IMAGE" weights)" = slices ] || die "not only weights/slices was copied"
+for wrong in API_METHOD=serve EDITION=6 "WEIGHTS=eoa absent"; do
+  if env "$wrong" ./build.sh > "$work/wrong.log" 2>&1; then
+    die "the image was built with $wrong"
+  fi
+  grep "^build argument ${wrong%%=*}" "$work/wrong.log" || die "no message says what is wrong with $wrong"
+done
+podman tag localhost/kept "$IMAGE"
+podman untag localhost/kept localhost/kept # this name alone
+say "an image of invoke mode, edition IV and another bundle answers, and wrong arguments are refused"
+
+# 9. Export, check the sums, load, and test what was loaded.
 rm -rf "$work/export"
 COMPRESSION=1 ./export.sh "$work/export"
 (cd "$work/export" && sha256sum --check --quiet ./*.sha256)
@@ -238,7 +267,7 @@ say "exported and loaded again"
 SKIP_BUILD=1 ./test.sh
 say "the loaded image passes"
 
-# 9. The Dockerfile's other branch: a base that carries torch (here an empty package of that name, with a
+# 10. The Dockerfile's other branch: a base that carries torch (here an empty package of that name, with a
 #    version that requirements.txt does not ask for) keeps it.
 site=/usr/local/lib/python3.11/dist-packages
 rm -rf "$work/carrier"

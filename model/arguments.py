@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from ipaddress import ip_address
 from pathlib import Path
 
 from model import __version__
@@ -10,6 +11,7 @@ from model.errors import ConfigError
 from model.manifest import MOUNTED
 
 HOST, PORT = "127.0.0.1", 4743  # where --serve listens: grand-challenge.org's invoke mode
+SERVE = {"1": True, "invoke": True, "0": False, "exec": False, "": False}  # LESION_SERVE; words: the image's API_METHOD
 
 
 def arguments() -> argparse.Namespace:
@@ -28,8 +30,9 @@ def arguments() -> argparse.Namespace:
         help="where the mask goes, below images/; made if absent (default: /output; cost: the compressed mask)")
     add("--weights", default=os.environ.get("LESION_WEIGHTS") or None, metavar="FOLDER_OR_NAME",
         help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
-             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa; environment: "
-             "LESION_WEIGHTS; cost: time and memory grow with the network's widths and window)")
+             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
+             "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: time and memory grow with the "
+             "network's widths and window)")
     add("--method", default=os.environ.get("LESION_METHOD") or None, metavar="|".join(METHODS),
         help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
              "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)")
@@ -51,9 +54,12 @@ def arguments() -> argparse.Namespace:
         help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
              "(mm); may be repeated (default: the bundle's; cost: none)")
     add("--serve", action="store_true",
-        help=f"stay, and run a study for every POST /invoke to {HOST}, from the input to the output folder; GET "
-             "/health is 200 once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the "
-             "memory of all networks at once)")
+        help="stay, and run a study for every POST /invoke, from the input to the output folder; GET /health is 200 "
+             "once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the memory of all "
+             "networks at once)")
+    add("--bind", default=os.environ.get("LESION_BIND") or HOST, metavar="ADDRESS",
+        help=f"the address where the service listens; 0.0.0.0 lets other machines and containers start jobs (default: "
+             f"{HOST}, this machine alone; environment: LESION_BIND; cost: none)")
     add("--port", type=int, default=PORT, metavar="NUMBER",
         help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)")
     add("--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)")
@@ -75,9 +81,14 @@ def check(options: argparse.Namespace) -> None:
     if options.edition not in ("1", "2", "3", "4", "5"):
         raise ConfigError(f"--edition must be 1 to 5, got {options.edition!r}")
     options.edition = int(options.edition)
-    if os.environ.get("LESION_SERVE", "") not in ("", "0", "1"):
-        raise ConfigError(f"LESION_SERVE must be 1, 0 or empty, got {os.environ['LESION_SERVE']!r}")
-    options.serve = options.serve or os.environ.get("LESION_SERVE") == "1"
+    serve = os.environ.get("LESION_SERVE", "")
+    if serve not in SERVE:
+        raise ConfigError(f"LESION_SERVE must be 1 or invoke, 0 or exec, or empty, got {serve!r}")
+    options.serve = options.serve or SERVE[serve]
+    try:
+        ip_address(options.bind)
+    except ValueError:
+        raise ConfigError(f"--bind must be an IP address such as {HOST} or 0.0.0.0, got {options.bind!r}") from None
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port must be 0 to 65535, got {options.port}")
     options.unused_mount = not (options.weights or options.method) and MOUNTED.is_dir() and any(MOUNTED.iterdir())

@@ -1,6 +1,7 @@
 """Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
     """The bundle's folder.
 
     `weights` is a folder or a name under weights/; without it weights/<method>; without both the
-    mounted model if it holds a manifest.json, else weights/eoa. Raises WeightsError if none is there.
+    mounted model if it holds a manifest.json, else the first name of LESION_DEFAULT_WEIGHTS, which an image
+    that is built with other bundles sets, else weights/eoa. Raises WeightsError if none is there.
     """
     if weights:
         for folder in (Path(weights), WEIGHTS / weights):
@@ -42,9 +44,12 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
         )
     if not method and (mounted / MANIFEST).is_file():
         return mounted
-    folder = WEIGHTS / (method or "eoa")
+    folder = WEIGHTS / (method or [*os.environ.get("LESION_DEFAULT_WEIGHTS", "").split(), "eoa"][0])
     if not (folder / MANIFEST).is_file():
-        raise WeightsError(f"no {MANIFEST} in '{folder}'; give a bundle with --weights")
+        raise WeightsError(
+            f"no {MANIFEST} in '{folder}'; give a bundle with --weights: a folder, or one of the names "
+            f"{', '.join(shipped()) or '(none is shipped)'}"
+        )
     return folder
 
 

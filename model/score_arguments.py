@@ -31,8 +31,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="list what would be done, and write nothing (default: no)")
     add("--weights", default=os.environ.get("LESION_WEIGHTS") or None, metavar="FOLDER_OR_NAME",
         help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
-             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa; environment: "
-             "LESION_WEIGHTS; cost: memory of all its networks)")
+             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
+             "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: memory of all its networks)")
     add("--method", default=os.environ.get("LESION_METHOD") or None, choices=METHODS,
         help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
              "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)")

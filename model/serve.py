@@ -1,10 +1,11 @@
-"""Jobs over HTTP on the loopback address, one at a time: GET /health, POST /invoke. No torch, and no pipeline."""
+"""Jobs over HTTP, one at a time: GET /health, POST /invoke. No torch, and no pipeline."""
 
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EADDRINUSE
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from queue import SimpleQueue
@@ -17,8 +18,8 @@ from model.errors import ConfigError
 
 ALLOWED = {"/health": ("GET", "HEAD"), "/invoke": ("POST",)}
 RETRY_AFTER_S = 10
-PATIENCE_S = 5  # how long a client may take to send its request or to take its answer
-LONGEST_BODY_BYTES = 1 << 24  # of a request; it is read so that the answer arrives, and not looked at
+PATIENCE_S = 5  # how long a client may be silent while it sends its request or takes its answer
+CHUNK_BYTES = 1 << 16  # of a request's body, which is read, so that the answer arrives, and not looked at
 NOT_READY = "error: the service is loading its weights, or was stopped"
 
 
@@ -41,20 +42,21 @@ class Service:
     Both paths are 503 until `ready` is set, and again after `stop`.
     """
 
-    def __init__(self, port: int) -> None:
-        """Listen on HOST:port, 0: any free port. Raises ConfigError if that cannot be."""
+    def __init__(self, port: int, host: str = HOST) -> None:
+        """Listen on an IPv4 or IPv6 address; port 0: any free one. Raises ConfigError if that cannot be."""
         self.ready = False
         self._busy = Lock()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._job: Job | None = None
+        shown = f"[{host}]" if ":" in host else host
         try:
-            self._server = _Server((HOST, port), partial(_Handler, self))
+            self._server = (_Server6 if ":" in host else _Server)((host, port), partial(_Handler, self))
         except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {HOST}:{port}: {error.strerror}; is another service running there? "
-                "Stop it, or give another --port"
-            ) from None
-        self.address = f"http://{HOST}:{self._server.server_address[1]}"
+            remedy = "is another service running there? Stop it, or give another --port"
+            if error.errno != EADDRINUSE:
+                remedy = "give an address of this machine with --bind, and a --port that this user may open"
+            raise ConfigError(f"cannot listen on {shown}:{port}: {error.strerror}; {remedy}") from None
+        self.address = f"http://{shown}:{self._server.server_address[1]}"
         self._thread = Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -107,6 +109,10 @@ class _Server(ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = PATIENCE_S
@@ -116,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*request)
 
     def _any(self) -> None:
+        self._pass_over_body()
         path = self.path.partition("?")[0]
         allowed = ALLOWED.get(path)
         if allowed is None:
@@ -130,6 +137,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(503, NOT_READY)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _any
+
+    def _pass_over_body(self) -> None:
+        """Read the body of any length and forget it: a client that still sends would lose its pipe, and the answer.
+
+        A body that ends or falls silent before its end is no error, since nobody looks at it.
+        """
+        with suppress(OSError, ValueError):  # the client is gone or silent; a length that is no number
+            if self.headers.get("Transfer-Encoding") is None:
+                return self._pass_over(int(self.headers.get("Content-Length", "0")))
+            while size := int(self.rfile.readline(CHUNK_BYTES).partition(b";")[0], 16):  # RFC 9112, 7.1
+                self._pass_over(size + len(b"\r\n"))
+            while self.rfile.readline(CHUNK_BYTES).strip():  # trailers
+                pass
+
+    def _pass_over(self, left: int) -> None:
+        while left > 0 and (chunk := self.rfile.read1(min(left, CHUNK_BYTES))):
+            left -= len(chunk)
 
     def _send(self, status: int, words: str, **headers: str) -> None:
         body = f"{words}\n".encode(errors="replace")
@@ -147,11 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         """Read what the client still sends: closing a connection with unread bytes would take the answer back."""
         super().finish()
-        left = LONGEST_BODY_BYTES
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
-            while left > 0 and (chunk := self.connection.recv(1 << 16)):
-                left -= len(chunk)
+            while self.connection.recv(CHUNK_BYTES):
+                pass
 
     def log_message(self, *line: Any) -> None:
         """Nothing: the last line on stderr is a job's reason."""

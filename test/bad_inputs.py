@@ -195,8 +195,15 @@ def other_start(folder: Path) -> None:
 
 def sockets(*items: tuple[str, str]) -> Callable[[Path, Path, Path], None]:
     def action(folder: Path, pet: Path, ct: Path) -> None:
-        content = [{"interface": {"slug": slug, "relative_path": place}} for slug, place in items]
+        content = [{"socket": {"slug": slug, "relative_path": place}} for slug, place in items]
         (folder / "input" / "inputs.json").write_text(json.dumps(content))
+
+    return action
+
+
+def write(name: str, text: str) -> Callable[[Path, Path, Path], None]:
+    def action(folder: Path, pet: Path, ct: Path) -> None:
+        (folder / "input" / name).write_text(text)
 
     return action
 
@@ -211,6 +218,8 @@ CASES = [
     Bad(title="two PET files", make=do(second), exit_code=3),
     Bad(title="two sockets for PET in inputs.json", exit_code=3,
         make=do(sockets(("pet-1", "images/a"), ("pet-2", "images/b"), ("ct", "images/ct")))),
+    Bad(title="entry of inputs.json without a socket", exit_code=3,
+        make=do(write("inputs.json", '[{"image": {"name": "pet"}}]'))),
     Bad(title="three input paths", make=lambda f: ["--input", "a", "b", "c"], exit_code=2),
     Bad(title="named file is not there", make=do(lambda f, pet, ct: ["--input", f"{pet}x.mha", str(ct)]), exit_code=3),
     Bad(title="DICOM file in place of an image", exit_code=3,
@@ -275,6 +284,7 @@ CASES = [
     Bad(title="unknown edition", make=do(lambda f, pet, ct: ["--edition", "6"]), exit_code=2),
     Bad(title="unknown limit", make=do(lambda f, pet, ct: ["--limit", "pet_max=2000"]), exit_code=2),
     Bad(title="impossible port", make=do(lambda f, pet, ct: ["--serve", "--port", "65536"]), exit_code=2),
+    Bad(title="address that is none", make=do(lambda f, pet, ct: ["--serve", "--bind", "everywhere"]), exit_code=2),
     Bad(title="LESION_SERVE that is neither yes nor no", make=do(lambda f, pet, ct: []), exit_code=2,
         environment=(("LESION_SERVE", "maybe"),)),
     Bad(title="CUDA asked for and absent", make=do(lambda f, pet, ct: ["--device", "cuda"]), exit_code=2,

@@ -1,20 +1,26 @@
 """Compare the mask that a container wrote with the expected one; exit 1 with a sentence for every difference.
 
-    python3 compare_output.py INPUT EXPECTED_OUTPUT OUTPUT
+    python3 compare_output.py INPUT EXPECTED_OUTPUT OUTPUT [EDITION]
 
+EDITION is autoPET's, 1 to 5 (default 2): it says where the mask is written, and that III writes a second file.
 Stands alone (SimpleITK and numpy only), because it runs inside the image that it checks.
 All arithmetic is on Python integers: counts of voxels cannot wrap.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-MASKS = Path("images/automated-petct-lesion-segmentation")
+MASKS = {
+    edition: Path("images", "automated-petct-lesion-segmentation" if edition in "123" else "tumor-lesion-segmentation")
+    for edition in "12345"
+}
+DATA_CENTRIC = Path("data-centric-model.json")  # of edition III: true or false
 SMALLEST_DICE = 0.99
 GEOMETRY = {
     "size": sitk.Image.GetSize,
@@ -25,35 +31,43 @@ GEOMETRY = {
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 3:
-        print("usage: compare_output.py INPUT EXPECTED_OUTPUT OUTPUT", file=sys.stderr)
+    folders, edition = [Path(argument) for argument in arguments[:3]], (arguments[3:] or ["2"])[0]
+    if len(arguments) not in (3, 4) or edition not in MASKS:
+        print("usage: compare_output.py INPUT EXPECTED_OUTPUT OUTPUT [EDITION, 1 to 5]", file=sys.stderr)
         return 2
     try:
-        found = differences(*(Path(argument) for argument in arguments))
-    except (OSError, RuntimeError) as error:  # SimpleITK raises RuntimeError for a file it cannot read
+        found = differences(*folders, edition)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: SimpleITK; ValueError: JSON
         found = [f"a file could not be read: {error}"]
     for sentence in found:
         print(f"DIFFERENT: {sentence}", file=sys.stderr)
     return 1 if found else 0
 
 
-def differences(input_folder: Path, expected_folder: Path, output_folder: Path) -> list[str]:
+def differences(input_folder: Path, expected_folder: Path, output_folder: Path, edition: str) -> list[str]:
     """Everything in which the output is not the expected one, a sentence each; empty when it is.
 
-    Raises OSError when the sample itself is not one PET, one CT and one expected mask named after the CT.
+    Raises OSError when the sample itself is not one PET, one CT and one expected mask named after the CT, in the
+    folder of any edition.
     """
     pet_file = _only_volume(input_folder / "images/pet")
-    mask_file = MASKS / _only_volume(input_folder / "images/ct").name
-    if not (expected_folder / mask_file).is_file():
-        raise OSError(f"{expected_folder / mask_file} is not there")
+    name = _only_volume(input_folder / "images/ct").name
+    mask_file = MASKS[edition] / name
+    known = [path for path in sorted({m / name for m in MASKS.values()}) if (expected_folder / path).is_file()]
+    if len(known) != 1:
+        raise OSError(f"{expected_folder} must hold one mask {name}, it holds {len(known)}")
 
+    wanted = sorted([mask_file, *([DATA_CENTRIC] if edition == "3" else [])])
     written = _files(output_folder)
-    if written != [mask_file]:
+    if written != wanted:
         names = ", ".join(map(str, written)) or "no file at all"
-        return [f"exactly one file must come out, {mask_file}; found {len(written)} ({names})"]
+        number = "exactly one file" if len(wanted) == 1 else f"exactly {len(wanted)} files"
+        return [f"{number} must come out, {', '.join(map(str, wanted))}; found {len(written)} ({names})"]
+    if edition == "3" and not isinstance(json.loads((output_folder / DATA_CENTRIC).read_text()), bool):
+        return [f"{DATA_CENTRIC} holds neither true nor false"]
 
     output = sitk.ReadImage(str(output_folder / mask_file))
-    expected = sitk.ReadImage(str(expected_folder / mask_file))
+    expected = sitk.ReadImage(str(expected_folder / known[0]))
     found = _other_geometry(output, "the expected mask", expected)
     found += _other_geometry(output, "the input PET", sitk.ReadImage(str(pet_file)))
     found += _no_mask(output, "the output") + _no_mask(expected, "the expected mask")

@@ -84,6 +84,7 @@ def test_an_unknown_method_is_refused(make_bundle, tmp_path) -> None:
 def test_which_weights_are_taken(tmp_path, monkeypatch) -> None:
     weights, mounted, own = tmp_path / "weights", tmp_path / "mounted", bundle_at(tmp_path / "own")
     monkeypatch.setattr(module, "WEIGHTS", weights)
+    monkeypatch.delenv("LESION_DEFAULT_WEIGHTS", raising=False)
     for name in ("eoa", "diwa", "third"):
         bundle_at(weights / name)
     assert find_bundle(None, None, mounted) == weights / "eoa"
@@ -94,6 +95,21 @@ def test_which_weights_are_taken(tmp_path, monkeypatch) -> None:
     assert find_bundle(None, None, mounted) == mounted
     assert find_bundle(None, "eoa", mounted) == weights / "eoa"
     assert find_bundle("third", None, mounted) == weights / "third"
+
+
+def test_an_image_s_own_bundle_comes_after_a_mounted_one(tmp_path, monkeypatch) -> None:
+    weights, mounted = tmp_path / "weights", tmp_path / "mounted"
+    monkeypatch.setattr(module, "WEIGHTS", weights)
+    bundle_at(weights / "third")
+    monkeypatch.setenv("LESION_DEFAULT_WEIGHTS", "third eoa")
+    assert find_bundle(None, None, mounted) == weights / "third"
+    with pytest.raises(WeightsError, match="diwa'; .* one of the names third"):
+        find_bundle(None, "diwa", mounted)
+    bundle_at(mounted)
+    assert find_bundle(None, None, mounted) == mounted
+    monkeypatch.setenv("LESION_DEFAULT_WEIGHTS", "")
+    with pytest.raises(WeightsError, match="one of the names third"):
+        find_bundle(None, None, tmp_path / "absent")
 
 
 def test_weights_that_are_not_there_are_told_with_the_names_that_are(tmp_path, monkeypatch) -> None:

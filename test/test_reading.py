@@ -80,10 +80,68 @@ def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, said: s
         find_pair(tiny_study)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{}", '["x"]', "null", "[" * 100_000, '{"inputs": []}', "7", '"pet"'])
 def test_inputs_json_that_is_no_list_of_sockets_is_refused(text: str, tiny_study) -> None:
     (tiny_study / "inputs.json").write_text(text)
     with pytest.raises(CaseError, match="inputs.json"):
+        find_pair(tiny_study)
+
+
+def socket(slug: str, path: str | None, **more: object) -> dict:
+    """The description of one socket as the platform's starter kit of 2026 writes it."""
+    kinds = {f"is_{kind}_kind": kind in ("image", "panimg") for kind in ("image", "panimg", "dicom_image", "json")}
+    return {"slug": slug, "relative_path": path, **kinds, "is_file_kind": False} | more
+
+
+TRACER = socket("tracer", "tracer.json", is_image_kind=False)
+PET, CT = socket("pet-image", "images/pet"), socket("ct-image", "images/ct")
+CLICKS = socket("lesion-clicks", "lesion-clicks.json", is_image_kind=False, is_panimg_kind=False, is_json_kind=True)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{"socket": PET, "file": None, "image": {"name": "p"}, "value": None}, {"socket": CT}],
+        [{"interface": PET}, {"interface": CT}],
+        [{"socket": PET, "interface": PET}, {"interface": CT, "socket": CT}],
+        [{"socket": PET, "interface": None}, {"socket": None, "interface": CT}],
+        [{"socket": PET}, {"interface": CT}],
+        [{"socket": CT}, {"socket": PET}, {"socket": CLICKS, "value": {"points": []}}],
+        [{"socket": CT}, {"socket": PET}, {"socket": TRACER, "value": "fdg"}],
+        [{"socket": CT}, {"socket": PET}, {"socket": PET, "interface": PET}, {"interface": CT}],
+        [{"socket": CT}, {"socket": PET | {"relative_path": "images/pet/"}}, {"socket": PET}],
+        [{"socket": CT}, {"socket": PET}, {"socket": socket("pet-report", None)}, {"interface": {"a": 1}}],
+        [{"socket": {"slug": "p"}, "interface": {"relative_path": "images/pet"}}, {"socket": CT, "interface": {}}],
+    ],
+    ids=["socket", "interface", "both", "null", "mixed", "clicks", "string", "twice", "slash", "pathless", "parts"],
+)  # fmt: skip
+def test_inputs_json_is_read_as_the_platform_writes_it_now_and_wrote_it(entries: list, tiny_study) -> None:
+    (tiny_study / "inputs.json").write_text(json.dumps(entries))
+    assert [p.parent.name for p in find_pair(tiny_study)] == ["pet", "ct"]
+
+
+def test_a_file_that_is_no_image_is_not_taken_for_its_slug(tiny_study) -> None:
+    (tiny_study / "images/pet").rename(tiny_study / "images/fdg")
+    other = [socket("pet-report", "pet-report.json"), socket("pet-mesh", "pet.stl", is_image_kind=False)]
+    entries = [{"socket": s} for s in (*other, socket("fdg-pet", "images/fdg"), CT)]
+    (tiny_study / "inputs.json").write_text(json.dumps(entries))
+    assert [p.parent.name for p in find_pair(tiny_study)] == ["fdg", "ct"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"socket": PET, "interface": CT}, "entry 1 has two relative paths: images/ct and images/pet"),
+        ({"socket": "pet-image"}, "entry 1 has no socket"),
+        ({"image": {"name": "p"}}, "entry 1 has no socket"),
+        ("images/pet", "entry 1 has no socket"),
+        ({"socket": {"slug": 7, "relative_path": "images/pet"}}, "entry 1 has the slug 7"),
+        ({"socket": {"slug": "pet", "relative_path": ["images/pet"]}}, "entry 1 has the slug 'pet' and"),
+    ],
+)
+def test_an_entry_of_inputs_json_that_is_no_socket_is_named(entry: object, said: str, tiny_study) -> None:
+    (tiny_study / "inputs.json").write_text(json.dumps([entry, {"socket": CT}]))
+    with pytest.raises(CaseError, match=said):
         find_pair(tiny_study)
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from threading import Thread
 import pytest
 from conftest import ROOT, run_process, tiny_images, write_study
 
+from model.arguments import arguments as command_line
 from model.config import Window
 from model.errors import ConfigError
 from model.serve import RETRY_AFTER_S, Service
@@ -81,7 +83,7 @@ def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
     expected = (alone / CONTRACT).read_bytes()
 
     arguments = ["--input", study, "--output", output, "--weights", weights]
-    with running(tmp_path / "stderr", *arguments, LESION_SERVE="1") as service:
+    with running(tmp_path / "stderr", *arguments, LESION_SERVE="invoke") as service:
         shutil.rmtree(weights)  # whatever the jobs need is in memory
         assert ask(service.port, "GET", "/health").status == 200
 
@@ -114,7 +116,9 @@ def test_during_a_job_health_is_told_a_second_job_is_refused_and_sigterm_leaves_
     slow = make_bundle(tmp_path / "slow", members=20, window=Window(size=(16, 16, 16), overlap=0.75))
     study, output = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
     with (
-        running(tmp_path / "stderr", "--serve", "--input", study, "--output", output, "--weights", slow) as service,
+        running(
+            tmp_path / "stderr", "--input", study, "--output", output, "--weights", slow, LESION_SERVE="1"
+        ) as service,
         ThreadPoolExecutor() as pool,
     ):
         job = pool.submit(ask, service.port, "POST", "/invoke")
@@ -192,6 +196,86 @@ def test_a_client_that_goes_away_hinders_no_other(service, capfd) -> None:
     Thread(target=lambda: service.answer(service.next(), 201, "mask: read")).start()
     assert ask(port_of(service), "POST", "/invoke").words == "mask: read\n"
     assert capfd.readouterr() == ("", "")
+
+
+def chunked(number: int, size: int) -> Iterator[bytes]:
+    yield from (b"\0" * size for _ in range(number))
+
+
+@pytest.mark.parametrize("way", ["a length", "chunks"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/invoke", 201), ("POST", "/health", 405), ("PUT", "/none", 404)]
+)
+def test_a_body_of_200_mib_breaks_no_pipe_and_takes_no_memory(
+    way: str, method: str, path: str, status: int, service
+) -> None:
+    if status == 201:
+        Thread(target=lambda: service.answer(service.next(), 201, "done"), daemon=True).start()
+    headers = {"Content-Length": str(200 << 20)} if way == "a length" else {}
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(service), timeout=60)
+    tracemalloc.start()
+    try:
+        connection.request(method, path, chunked(200, 1 << 20), headers)  # raises BrokenPipeError where it breaks
+        assert connection.getresponse().status == status
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Length: many\r\n\r\n", b"Content-Length: -5\r\n\r\n", b"Content-Length: 9\r\n\r\nshort",
+        b"Transfer-Encoding: chunked\r\n\r\nno number\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\nA: trailer\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_a_body_that_is_cut_off_or_malformed_does_not_keep_the_job_from_being_done(sent: bytes, service) -> None:
+    Thread(target=lambda: service.answer(service.next(), 201, "done"), daemon=True).start()
+    with socket.create_connection(("127.0.0.1", port_of(service)), timeout=60) as connection:
+        connection.sendall(b"POST /invoke HTTP/1.1\r\n" + sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 201 ")
+
+
+def test_it_listens_where_it_is_told_to_and_on_this_machine_alone_by_default(service) -> None:
+    assert service.address.startswith("http://127.0.0.1:")
+    with Service(0, "0.0.0.0") as everywhere:
+        everywhere.ready = True
+        assert everywhere.address.startswith("http://0.0.0.0:")
+        assert ask(port_of(everywhere), "GET", "/health").status == 200
+
+
+def test_lesion_serve_says_whether_it_serves_and_lesion_bind_where(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["process.py"])
+    for value, serves in (("", False), ("0", False), ("exec", False), ("1", True), ("invoke", True)):
+        monkeypatch.setenv("LESION_SERVE", value)
+        monkeypatch.setenv("LESION_BIND", "0.0.0.0" if serves else "")
+        options = command_line()
+        assert (options.serve, options.bind) == (serves, "0.0.0.0" if serves else "127.0.0.1")
+    monkeypatch.setattr(sys, "argv", ["process.py", "--serve", "--bind", "::1"])
+    monkeypatch.setenv("LESION_SERVE", "exec")
+    assert command_line().serve and command_line().bind == "::1"
+
+
+def test_it_listens_on_an_ipv6_address(service) -> None:
+    try:
+        six = Service(0, "::1")
+    except ConfigError:
+        pytest.skip("this machine has no address ::1")
+    with six:
+        assert six.address == f"http://[::1]:{port_of(six)}"
+        with socket.create_connection(("::1", port_of(six)), timeout=60) as connection:
+            connection.sendall(b"GET /none HTTP/1.1\r\n\r\n")
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 404 ")
+
+
+def test_an_address_that_is_none_or_of_another_machine_is_told() -> None:
+    done = run_process("--serve", "--bind", "everywhere")
+    assert done.returncode == 2 and "--bind must be an IP address such as 127.0.0.1" in done.stderr
+    done = run_process("--serve", "--port", "0", "--bind", "203.0.113.7")  # RFC 5737: nobody's
+    assert done.returncode == 2 and "cannot listen on 203.0.113.7:0" in done.stderr and "--bind" in done.stderr
 
 
 def test_who_has_an_answer_may_post_the_next_job(service) -> None:
