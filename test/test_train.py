@@ -19,7 +19,8 @@ from model.errors import ConfigError, WeightsError
 from model.networks import build
 from training import checkpoint
 from training.checkpoint import write_weights
-from training.loop import Run, TrainingError
+from training.finite import TrainingError
+from training.loop import Run
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.train import carry_on, starting_network, train_run
@@ -181,13 +182,29 @@ def test_a_base_run_carried_on_is_the_longer_run(base, tiny_cache, tmp_path) -> 
         carry_on(tmp_path / "start", tmp_path / "other", tiny_training(seed=5))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("training.train.loss_function", lambda _: lambda out, truth: out.sum() * float("nan"))
-    with pytest.raises(TrainingError, match="the loss is nan at step 0") as caught:
-        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
-    batch = load_file(tmp_path / "run" / "bad-batch-0-0.safetensors")
+def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_may_change(
+    tiny_cache, tmp_path, monkeypatch
+) -> None:
+    folder, settings = tmp_path / "run", tiny_training(most_left_out=2, precision="float16")
+    with monkeypatch.context() as broken:
+        broken.setattr("training.train.loss_function", lambda _: lambda out, truth: out.sum() * float("nan"))
+        with pytest.raises(TrainingError, match="the loss is nan at step 2"):
+            train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")
+    batch = load_file(folder / "bad-batch-2-0.safetensors")
     assert batch["image"].shape == (1, 2, 16, 16, 16) and batch["truth"].shape == (1, 1, 16, 16, 16)
-    assert "optimizer.rate" in str(caught.value) and not (tmp_path / "run" / "run.json").exists()
+    assert not (folder / "run.json").exists()
+    helped = changed(settings, {"precision": "float32", "optimizer": {"rate": 5e-4, "clip_norm": 1.0}})
+    result = train_run(folder, helped, tiny_cache, FOLD, wanted="cpu")
+    assert result["left_out"] == 2 and result["precision"] == "float32"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["settings"] == settings_to(helped)
+    assert config["changes"] == [{
+        "step": 2, "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
+        "settings.optimizer.rate": {"from": 1e-3, "to": 5e-4},
+        "settings.precision": {"from": "float16", "to": "float32"},
+    }]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"holds a run of other settings \(.*settings.precision"):
+        train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")  # it is finished, with the others
 
 
 def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:

@@ -39,7 +39,8 @@ class Judged:
     @property
     def dice(self) -> float:
         """Mean over the cases that have lesion."""
-        return validation_dice(self.cases)
+        dice = validation_dice(self.cases)
+        return math.nan if dice is None else dice
 
     @property
     def fpv_ml(self) -> float:

@@ -29,14 +29,17 @@ BATCH = 2  # windows at a time
 
 
 def device_for(precision: str, wanted: str = "auto") -> Device:
-    """The device to train on, computing in `precision`; float32 where float16 is asked for and there is no GPU.
+    """The device to train on, computing in `precision`; float32 where auto or float16 is asked for and there is no GPU.
 
+    auto on a GPU is bfloat16 where the card has it: its range is float32's, so that nothing overflows; else float16.
     Under torchrun each process takes the GPU of its LOCAL_RANK.
     """
     device = choose_device(wanted)
     if device.torch_device.type == "cpu":
-        return replace(device, precision=PRECISIONS["float32" if precision == "float16" else precision])
+        return replace(device, precision=PRECISIONS["float32" if precision in ("auto", "float16") else precision])
     local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if precision == "auto":
+        precision = "bfloat16" if torch.bfloat16 in device.wider else "float16"
     return replace(device, torch_device=local, precision=PRECISIONS[precision])
 
 
@@ -91,10 +94,10 @@ def score_margin(out: np.ndarray, study: Prepared) -> Scores:
     )  # fmt: skip
 
 
-def validation_dice(scores: Mapping[str, Scores]) -> float:
-    """Mean Dice over the cases that have lesion, as selection ranks by; 0 if none has."""
+def validation_dice(scores: Mapping[str, Scores]) -> float | None:
+    """Mean Dice over the cases that have lesion, as selection ranks by; None if none has."""
     dice = [case.dice for case in scores.values() if case.lesions_true]
-    return float(np.mean(dice)) if dice else 0.0
+    return float(np.mean(dice)) if dice else None
 
 
 def kept_margin(
