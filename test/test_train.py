@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,9 @@ from training.finite import TrainingError
 from training.loop import Run
 from training.settings import changed, settings_to
 from training.split import Fold
-from training.train import carry_on, starting_network, train_run
+from training.train import carry_on, main, starting_network, train_run
 
+README = ROOT / "training/README.md"
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",), test=())
 
@@ -160,8 +162,9 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
-    torchrun = [run[0], "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--", *run[2:]]
-    done = subprocess.run(torchrun, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training.train --) --settings", README.read_text(), re.M)
+    torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
+    done = subprocess.run([*torchrun, *run[3:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert subprocess.run(
         command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
@@ -205,6 +208,24 @@ def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_
     }]  # fmt: skip
     with pytest.raises(ConfigError, match=r"holds a run of other settings \(.*settings.precision"):
         train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")  # it is finished, with the others
+
+
+def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_path, capsys, monkeypatch) -> None:
+    fold = Fold(name="0", train=("case0", "case1"), validate=("case3",))
+    run = tmp_path / "run"
+    words = command(run, tiny_cache, tmp_path, tiny_training(), "--start", "x")[3:-2]
+    split = json.loads((tmp_path / "split.json").read_text())
+    split["folds"][0] |= {"train": list(fold.train), "validate": list(fold.validate)}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "none of the 1 cases that are validated has a lesion" in said.err
+    assert said.out.endswith("validation Dice n/a: no validated case has a lesion\n")
+    assert [line.get("dice", "none") for line in lines(run)] == ["none", None, "none", None]
+    assert json.loads((run / "run.json").read_text())["validation"]["dice"] is None
+    assert "NaN" not in (run / "log.jsonl").read_text() + (run / "run.json").read_text()
+    with pytest.raises(ConfigError, match="keep: best needs a lesion"):
+        train_run(tmp_path / "best", tiny_training(keep="best"), tiny_cache, fold, wanted="cpu")
 
 
 def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ Every candidate goes over the cases once; its margins are kept on disk. The mean
 as its own, so what EoA's sets score needs no network any more. Soups of DiWA are run, each distinct one once.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

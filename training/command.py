@@ -7,14 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from weakref import WeakSet
 
 from model.errors import ConfigError, LesionError, OutputError
 
 ENDS = (LesionError, OSError, KeyboardInterrupt)  # what a command tells in one line; anything else is a mistake of ours
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
-BARS: WeakSet[Any] = WeakSet()  # progress bars of loops that an error may leave waiting
 
 
 def given(arguments: Sequence[str] | None) -> list[str]:
@@ -41,9 +38,7 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path | None]) -> Non
 
 
 def told(error: BaseException) -> int:
-    """Print one of ENDS as the last line on stderr, in one line, after closing every bar; its exit code."""
-    for bar in list(BARS):
-        bar.close()
+    """Print one of ENDS as the last line on stderr, in one line; its exit code."""
     code = error.exit_code if isinstance(error, LesionError) else OutputError.exit_code
     said = str(error)
     if isinstance(error, KeyboardInterrupt):

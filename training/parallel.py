@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from model.errors import ConfigError
-from training.command import BARS, end_with
+from training.command import end_with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +29,6 @@ def over(
     if workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     with tqdm(total=len(items), unit=unit, disable=None) as bar:
-        BARS.add(bar)  # this waits where the caller fails
         for result in _each(function, items, workers):
             yield result
             bar.update()

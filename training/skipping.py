@@ -14,7 +14,6 @@ from model.reading import read_case
 from model.segment import make_ready, segment_ready
 from model.stopwatch import Stopwatch
 from model.weights import keep, voters
-from training.command import BARS
 from training.table import Study
 
 
@@ -29,9 +28,7 @@ def check_skip(folder: Path, studies: Iterable[Study], wanted: str = "auto") -> 
     whole = replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
     level, those = bundle.manifest.skip_suv, keep(voters(bundle), device.torch_device)
     count = run = left_out = 0
-    bar = tqdm(list(studies), unit="case", desc="skip", disable=None)
-    BARS.add(bar)  # its loop is left by an error
-    for study in bar:
+    for study in tqdm(list(studies), unit="case", desc="skip", disable=None):
         case = read_case([study.pet, study.ct], bundle.manifest.limits)
         ready = make_ready(case, bundle, Stopwatch())
         every, some = (segment_ready(ready, one, device, Stopwatch(), those=those) for one in (whole, bundle))
