@@ -165,6 +165,23 @@ def test_settings_that_help_an_unfinished_run_may_change_and_are_recorded(tmp_pa
         checkpoint.open_run(run, lower)
 
 
+def test_a_run_goes_on_with_other_numbers_of_processes_while_a_step_has_the_same_crops(tmp_path) -> None:
+    def config(processes: int, batch: int, accumulate: int) -> dict:
+        return {"settings": settings_to(Training(batch=batch, accumulate=accumulate)), "processes": processes}
+
+    run = tmp_path / "run"
+    checkpoint.open_run(run, config(4, 2, 1))
+    checkpoint.open_run(run, config(1, 4, 2))
+    there = read_yaml(run / checkpoint.CONFIG)
+    assert (there["processes"], there["settings"]["batch"], there["settings"]["accumulate"]) == (1, 4, 2)
+    assert there["changes"][0]["processes"] == {"from": 4, "to": 1}
+    with pytest.raises(ConfigError, match=r"other settings \(processes\).*batch x accumulate x processes at 8"):
+        checkpoint.open_run(run, config(2, 4, 2))
+    checkpoint.write_json(run / checkpoint.RESULT, {"result": "last.safetensors", "sha256": "0", "epoch": 1})
+    with pytest.raises(ConfigError, match="other settings"):
+        checkpoint.open_run(run, config(4, 2, 1))
+
+
 def test_a_run_that_an_earlier_version_began_goes_on(tmp_path) -> None:
     """It knows nothing of a setting that came later, whose default is what it did."""
     settings = settings_to(Training(seed=3))

@@ -22,6 +22,7 @@ from training import checkpoint
 from training.checkpoint import write_weights
 from training.finite import TrainingError
 from training.loop import Run
+from training.schedule import rate_at
 from training.settings import changed, settings_to
 from training.split import Fold
 from training.train import carry_on, main, starting_network, train_run
@@ -206,8 +207,29 @@ def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_
         "settings.optimizer.rate": {"from": 1e-3, "to": 5e-4},
         "settings.precision": {"from": "float16", "to": "float32"},
     }]  # fmt: skip
+    rates = [line["rate"] for line in lines(folder)]  # a checkpoint's rate is not gone on with
+    assert rates[1:] == [rate_at(helped, epoch) for epoch in (1.5, 2.5, 3.5)]
     with pytest.raises(ConfigError, match=r"holds a run of other settings \(.*settings.precision"):
         train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")  # it is finished, with the others
+
+
+def test_a_run_divided_otherwise_on_the_way_is_the_same_run(tiny_cache, tmp_path, monkeypatch) -> None:
+    """Four crops a step, as two batches of two, and from epoch 2 on as four of one."""
+    schedule = SCHEDULE | {"epochs": 3}
+    two, four = (tiny_training(schedule=schedule, batch=b, accumulate=a) for b, a in ((2, 2), (1, 4)))
+    train_run(tmp_path / "whole", two, tiny_cache, FOLD, wanted="cpu")
+    with monkeypatch.context() as killed:
+        killed.setattr("training.train.Watcher.validated", lambda self, epoch: 1 / (2 - epoch) and {})
+        with pytest.raises(ZeroDivisionError):
+            train_run(tmp_path / "divided", two, tiny_cache, FOLD, wanted="cpu")
+    train_run(tmp_path / "divided", four, tiny_cache, FOLD, wanted="cpu")
+    config = yaml.safe_load((tmp_path / "divided" / "config.yaml").read_text())
+    assert config["changes"] == [
+        {"step": 2, "settings.accumulate": {"from": 2, "to": 4}, "settings.batch": {"from": 2, "to": 1}}
+    ]
+    one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "divided"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)
 
 
 def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_path, capsys, monkeypatch) -> None:

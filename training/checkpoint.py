@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out")  # settin
 MAY_CHANGE = (  # settings that an unfinished run may go on with: what helps where its loss is no longer finite
     "precision", "optimizer.rate", "optimizer.clip_norm", "averaging.peak", "averaging.constant",
 )  # fmt: skip
+DIVIDED = ("processes", "settings.batch", "settings.accumulate")  # they may, too, while their product stays: the crops
+# of a step are the same then, whoever draws them
 CHANGES = "changes"  # of such settings, in config.yaml: from which step on, from what, to what
 _held: dict[Path, TextIO] = {}  # closed, and so given up, when the process ends
 
@@ -34,9 +37,9 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
     """Begin a run in a folder of its own, or go on with it: the state of its last checkpoint, None if none is there.
 
     hold: keep other processes out of the folder until this one ends, and remove what killed ones left there; False
-    for a process that follows one which began the run. Settings of MAY_CHANGE may be others than before in a run that
-    is not finished: config.yaml then has them, and what changed at which step. Raises ConfigError if the folder holds a
-    run of another configuration, files that are no run, or if another process works on it.
+    for a process that follows one which began the run. What MAY_CHANGE and DIVIDED name may be other than before in a
+    run that is not finished: config.yaml then has it, and what changed at which step. Raises ConfigError if the folder
+    holds a run of another configuration, files that are no run, or if another process works on it.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"'{folder}' is a file: name a folder for the run")
@@ -59,17 +62,27 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
     if not isinstance(there, dict):
         raise ConfigError(f"'{path}' is damaged: it holds no settings; name another folder for the run")
     wrong = differing(there, config)
-    others = [key for key in wrong if key.removeprefix("settings.") not in MAY_CHANGE or (folder / RESULT).exists()]
-    if others:
-        raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(others)}); name another folder")
+    may = () if (folder / RESULT).exists() else tuple(f"settings.{key}" for key in MAY_CHANGE)
+    more = DIVIDED if may and _crops_a_step(there) == _crops_a_step(config) else ()
+    if others := [key for key in wrong if key not in may + more]:
+        raise ConfigError(
+            f"'{folder}' holds a run of other settings ({', '.join(others)}); name another folder"
+            + (f", or keep batch x accumulate x processes at {_crops_a_step(there)}" if {*others} & {*DIVIDED} else "")
+        )
     state = read_state(folder / STATE) if (folder / STATE).exists() else None
     if wrong:
         changes = {key: {"from": _at(there, key), "to": _at(config, key)} for key in wrong}
         there[CHANGES] = [*there.get(CHANGES, []), {"step": _at(state, "step") or 0} | changes]
-        there["settings"] = config["settings"]
+        there |= {key: config[key] for key in ("settings", "processes") if key in config}
         write_text(path, yaml.safe_dump(json.loads(json.dumps(there)), sort_keys=False))
         print(f"'{folder}' goes on with other settings, as its {CONFIG} now says: {', '.join(wrong)}")
     return state
+
+
+def _crops_a_step(config: dict[str, Any]) -> int | None:
+    """The effective batch; None for a configuration without one."""
+    numbers = [_at(config, key) for key in DIVIDED]
+    return math.prod(numbers) if all(isinstance(number, int) for number in numbers) else None
 
 
 def _at(config: Any, key: str) -> Any:
