@@ -52,7 +52,7 @@ def as_they_end(client: Any, running: Mapping[Any, object], patience_s: float, q
         if now - last_seen > patience_s:
             raise ConfigError(
                 f"no worker is left, for {(now - last_seen) / 60:.1f} min (--patience-minutes), and {len(running)} "
-                f"tasks are not done; {_again('start workers again')}"
+                f"tasks wait for one; {_again('start workers again')}"
             )
         if not workers and now - told >= TELL_EVERY_S:
             told = now

@@ -250,6 +250,22 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
         train_run(tmp_path / "best", tiny_training(keep="best"), tiny_cache, fold, wanted="cpu")
 
 
+def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path, monkeypatch) -> None:
+    from training import predict
+
+    real, seen = predict.margin, []
+
+    def overflowing(network, study, settings, device):
+        seen.append(device.precision)
+        out = real(network, study, settings, device)
+        return out if device.precision == torch.float32 else out * float("nan")
+
+    monkeypatch.setattr("training.train.margin", overflowing)
+    settings = tiny_training(precision="bfloat16", schedule=SCHEDULE | {"epochs": 2, "steps_per_epoch": 1})
+    result = train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
+    assert seen == [torch.bfloat16, torch.float32] and 0 <= result["validation"]["dice"] <= 1
+
+
 def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:
     def poisoned(run: Run, state: object) -> None:
         next(run.network.parameters()).data.fill_(float("nan"))

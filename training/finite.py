@@ -59,17 +59,16 @@ def why_not(loss: float, norm: float) -> str:
     return "" if math.isfinite(norm) else f"the norm of the gradients is {norm}, the loss {loss:g}"
 
 
-def check_left_out(folder: Path, settings: Training, found: NotFinite, left_out: LeftOut, where: str) -> None:
-    """Raise TrainingError at the step after `settings.most_left_out` in a row, with the batch saved.
-
-    where: names the step and the process, for the file's name.
-    """
+def check_left_out(
+    folder: Path, settings: Training, found: NotFinite, left_out: LeftOut, step: int, process: int
+) -> None:
+    """Raise TrainingError at the step after `settings.most_left_out` in a row, with the batch of this process saved."""
     if left_out.in_a_row <= settings.most_left_out:
         return
-    path = folder / f"bad-batch-{where}.safetensors"
+    path = folder / f"bad-batch-{step}-{process}.safetensors"
     save_file({"image": found.image.cpu().contiguous(), "truth": found.truth.cpu().contiguous()}, path)
     raise TrainingError(
-        f"{found.why} at step {where.split('-')[0]} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
+        f"{found.why} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
         f"were left out for that (at most {settings.most_left_out}, most_left_out): the batch is saved in '{path}'; "
         + REMEDY.format(rate=settings.optimizer.rate, clip=settings.optimizer.clip_norm)
     )

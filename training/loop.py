@@ -144,7 +144,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             loss = one_step(run, wrapped, optimizer, scaler, batches, step)
             if isinstance(loss, NotFinite):
                 run.left_out.add()
-                check_left_out(run.folder, settings, loss, run.left_out, f"{step}-{rank()}")
+                check_left_out(run.folder, settings, loss, run.left_out, step, rank())
             else:
                 losses, run.left_out.in_a_row = [losses[0] + loss, losses[1] + 1], 0
                 bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})

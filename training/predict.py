@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.device import Device, choose_device, computing
 from model.ensemble import SLICES_A_WINDOW, difference_of
-from model.errors import ConfigError
+from model.errors import ConfigError, WeightsError
 from model.lesions import Scores, score
 from model.segment import image_of
 from model.slices import slice_starts, slide_slices
@@ -75,6 +75,14 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
             )[0]  # fmt: skip
     network.train(training)
     return out.clamp(-6e4, 6e4).half().cpu().numpy()
+
+
+def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -> np.ndarray:
+    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
+    for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
+        if np.isfinite(out := compute(on)).all():
+            return out
+    raise WeightsError(f"{what}: the network gives NaN: its training went wrong; leave it out, or lower its rate")
 
 
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:

@@ -23,7 +23,7 @@ import yaml
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from model.device import make_deterministic
+from model.device import Device, make_deterministic
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks import build
@@ -36,8 +36,8 @@ from training.imagenet import load_encoder
 from training.loop import Run, opened, processes, rank, steps_per_epoch, train
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
-from training.predict import device_for, margin, score_margin, validation_dice
-from training.prepared import digest_of, load, one_crop
+from training.predict import device_for, finite, margin, score_margin, validation_dice
+from training.prepared import Prepared, digest_of, load, one_crop
 from training.sampling import CropDataset
 from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
 from training.slice_sampling import SliceDataset
@@ -290,7 +290,7 @@ class Watcher:
         network = self.judged()
         for case in self.cases:
             study = load(self.cache, case)
-            out = margin(network, study, self.settings, self.device)
+            out = self.margin(network, study)
             scores[case] = score_margin(out, study)
             if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
                 shown = study, out
@@ -304,6 +304,14 @@ class Watcher:
         if (self.folder / checkpoint.LOG).exists():
             draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
         return dict(self.last)
+
+    def margin(self, network: nn.Module, study: Prepared) -> np.ndarray:
+        """The study's margin, computed as in training, or in float32 where that overflows."""
+
+        def compute(on: Device) -> np.ndarray:
+            return margin(network, study, self.settings, on)
+
+        return finite(compute, self.device, f"'{self.folder}', case {study.case}")
 
     def keep_best(self, epoch: int, network: nn.Module) -> None:
         """Write the weights down where they are the best so far, if those are kept."""
