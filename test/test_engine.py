@@ -86,7 +86,8 @@ def test_the_reason_is_of_this_time_and_not_of_an_earlier_one(tmp_path) -> None:
     assert run_job(job(tmp_path, "sys.exit(1)")) == "exit code 1, and not a word"
 
 
-def test_a_job_that_runs_already_is_not_run_twice(tmp_path) -> None:
+def test_a_job_that_runs_already_is_not_run_twice(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "LET_GO_S", 0.5)
     first = threading.Thread(target=run_job, args=(job(tmp_path, "time.sleep(20)"),))
     first.start()
     while not engine.RUNNING:
@@ -95,6 +96,16 @@ def test_a_job_that_runs_already_is_not_run_twice(tmp_path) -> None:
     engine.stop_all()
     first.join(5)
     assert not first.is_alive() and run_job(job(tmp_path, "pass")) is None
+
+
+def test_a_job_waits_until_one_that_was_killed_has_let_go_of_the_log(tmp_path) -> None:
+    first = threading.Thread(target=run_job, args=(job(tmp_path, "time.sleep(20)"),))
+    first.start()
+    while not engine.RUNNING:
+        time.sleep(0.02)
+    threading.Timer(0.5, engine.stop_all).start()
+    assert run_job(job(tmp_path, "pass")) is None
+    first.join(5)
 
 
 def test_one_after_the_other_goes_on_after_a_failure(tmp_path) -> None:

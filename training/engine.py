@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ BAR = re.compile(r"[^\r\n]*?\[(?:\d+:)?\d\d:\d\d[<,][^\]\r\n]*\]|[^\r\n]*?\d%\|[
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 ERROR = re.compile(r"(?:\S+: )?error: (.*)")
 RANK = re.compile(r"\[rank\d+\]: ?")  # torch's, before the lines of a process among several
+LET_GO_S = 10.0
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
@@ -109,9 +111,7 @@ def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
 
         environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
     with job.log.open("ab") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child inherits it: held for as long as it lives
-        except BlockingIOError:
+        if not held(log):  # the child inherits it: held for as long as it lives
             return f"another process trains it (it holds '{job.log}'); wait for it, or end it"
         begun = log.seek(0, os.SEEK_END)
         command = (sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *job.command)
@@ -130,6 +130,19 @@ def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
     with job.log.open("rb") as log:
         log.seek(begun)
         return reason_in(log.read().decode(errors="replace")) or f"exit code {code}, and not a word"
+
+
+def held(log: Any) -> bool:
+    """Whether this process has the log for its own now; one that was just killed may take a moment to let go of it."""
+    end = time.monotonic() + LET_GO_S
+    while True:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+        time.sleep(0.1)
 
 
 def reason_in(text: str) -> str:
