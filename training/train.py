@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ENDS as error:
         return told(error)
     if result:
-        print(f"'{options.run / result['result']}' is what the run ended with{validated_text(result.get('validation', {}))}")
+        said = validated_text(result.get("validation", {}))
+        print(f"'{options.run / result['result']}' is what the run ended with{said}")
         if result.get("left_out"):
             print(f"warning: {result['left_out']} steps were left out, whose loss or gradients were not finite; "
                   f"{checkpoint.LOG} counts them by epoch", file=sys.stderr)  # fmt: skip
