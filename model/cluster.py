@@ -22,7 +22,7 @@ from model.job import Job, Setup, job_from, setup_from, to_json
 from model.journal import DONE, FAILED, Journal, Record
 from model.plan import is_done, read_result
 from model.progress import say
-from model.schedulers import WAIT_S, client_of, slurm_cluster
+from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
 from model.station import Station
 
 TELL_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # for workers
@@ -62,39 +62,37 @@ def run_cluster(
 ) -> dict[str, Record]:  # fmt: skip
     """Score studies on a cluster; the record of each, in the order in which they end.
 
-    Raises ConfigError if no scheduler answers; OutputError as `model.batch.run_batch`.
+    Raises ConfigError if no scheduler answers, or if all its workers are gone for longer than `patience_s`; OutputError
+    as `model.batch.run_batch`.
     """
-    from distributed import as_completed
-
     records: dict[str, Record] = {}
     this_run = secrets.token_hex(6)  # what a killed run left on the workers is not taken for this one's
     waiting = iter(jobs)
     with connected(where) as client:
         running: dict[Any, Job] = {}
 
-        def hand_out() -> Any:
+        def hand_out() -> None:
             job = next(waiting, None)
             if job is None:
-                return None
+                return
             future = client.submit(
                 score_remotely, to_json(nameless(job)), to_json(setup), limit_s, key=f"{job.name}-{this_run}",
                 pure=False,
             )  # fmt: skip
             running[future] = job
-            return future
 
         wait_for(jobs[0].root, jobs[0].output, patience_s)
         wait_for_workers(client, None if where.slurm else patience_s)
         workers = max(where.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
-        ended = as_completed([future for _ in range(AHEAD * workers) if (future := hand_out())])
-        for future in ended:
+        for _ in range(AHEAD * workers):
+            hand_out()
+        for future in as_they_end(client, running, patience_s):
             job = running.pop(future)
             records[job.name] = record_of(job, _answer(future))
             journal.add(records[job.name])
             told(records[job.name])
             wait_for(job.root, job.output, patience_s)
-            if following := hand_out():
-                ended.add(following)
+            hand_out()
     return records
 
 

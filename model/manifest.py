@@ -29,18 +29,20 @@ class Bundle:
 def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED) -> Path:
     """The bundle's folder.
 
-    `weights` is a folder or a name under weights/; without it weights/<method>; without both the
-    mounted model if it holds a manifest.json, else the first name of LESION_DEFAULT_WEIGHTS, which an image
-    that is built with other bundles sets, else weights/eoa. Raises WeightsError if none is there.
+    `weights` is a folder, a name under this software's weights/ or a name under weights/ of the working folder, in
+    this order; without it weights/<method>; without both the mounted model if it holds a manifest.json, else the first
+    name of LESION_DEFAULT_WEIGHTS, which an image that is built with other bundles sets, else weights/eoa. Raises
+    WeightsError if none is there.
     """
     if weights:
-        for folder in (Path(weights), WEIGHTS / weights):
+        own = Path(WEIGHTS.name, weights)
+        for folder in (Path(weights), WEIGHTS / weights, own):
             with suppress(OSError, ValueError):  # a name that no file can have
                 if (folder / MANIFEST).is_file():
                     return folder
         raise WeightsError(
-            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'; --weights takes a bundle's folder "
-            f"or one of the names {', '.join(shipped()) or '(none is shipped)'}"
+            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_else(own)}; --weights takes a bundle's "
+            f"folder or one of the names {', '.join(shipped()) or '(none is shipped)'}"
         )
     if not method and (mounted / MANIFEST).is_file():
         return mounted
@@ -51,6 +53,11 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
             f"{', '.join(shipped()) or '(none is shipped)'}"
         )
     return folder
+
+
+def _else(own: Path) -> str:
+    """That a bundle was sought in the working folder's weights/, too, where that is another than the software's."""
+    return "" if own.parent.resolve() == WEIGHTS.resolve() or not own.parent.is_dir() else f" nor in '{own}'"
 
 
 def shipped() -> list[str]:

@@ -44,7 +44,9 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A PET/CT study; `name` is the CT file's name without its ending (grand-challenge's contract)."""
+    """A PET/CT study; `name` is the CT file's name without its ending (grand-challenge's contract), or see
+    `name_of`.
+    """
 
     name: str
     pet: Volume
@@ -68,7 +70,19 @@ def read_case(inputs: list[Path], limits: Limits, found: Callable[[], object] = 
     if len(inputs) == 1 and (inputs[0] / "lesion-clicks.json").exists():
         warnings += ["lesion-clicks.json is there and is not used: this method takes no clicks"]
     check_overlap(pet, ct)
-    return Case(name=stem(ct_path), pet=pet, ct=ct, warnings=tuple(warnings))
+    name = name_of(pet_path, ct_path) if len(inputs) == 2 else stem(ct_path)
+    return Case(name=name, pet=pet, ct=ct, warnings=tuple(warnings))
+
+
+def name_of(pet: Path, ct: Path) -> str:
+    """What the study of two named files is called: as the CT, unless that name is every study's (SUV and CTres, or
+    CT, as autoPET's folders hold them): then by its folders, PETCT_<id>_<study>, or <folder> where it lies in no such.
+    """
+    if (stem(pet), stem(ct)) not in (("SUV", "CTres"), ("SUV", "CT")):
+        return stem(ct)
+    folder = ct.resolve().parent
+    names = [folder.parent.name, folder.name] if folder.parent.name.startswith("PETCT_") else [folder.name]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(names)).strip("-.") or stem(ct)
 
 
 def find_pair(folder: Path) -> tuple[Path, Path]:

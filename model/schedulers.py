@@ -1,10 +1,17 @@
 """dask's schedulers: one that runs already, or one whose workers are SLURM jobs."""
 
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any
 
 from model.errors import ConfigError
+from model.progress import say
 
 WAIT_S = 30.0  # for a scheduler to answer
+LOOK_EVERY_S, TELL_EVERY_S = 5.0, 60.0  # for workers, and on stdout if there are none
 
 
 def client_of(address: str, wait_s: float, security: Any = None) -> Any:
@@ -17,6 +24,50 @@ def client_of(address: str, wait_s: float, security: Any = None) -> Any:
         raise ConfigError(
             f"--cluster {address}: no scheduler answers ({error}); start it with: dask scheduler"
         ) from None
+
+
+def as_they_end(client: Any, running: Mapping[Any, object], patience_s: float, queued: bool = False) -> Iterator[Any]:
+    """The futures of `running` as they end. The caller takes each out of it before the next, and may put others in.
+
+    Says so every minute while the scheduler has no worker. queued: the first worker is waited for without a limit, as
+    jobs may be queued. Raises ConfigError if there is none for longer than `patience_s`, or if the scheduler is lost.
+    """
+    from distributed import wait
+
+    last_seen = told = time.monotonic()
+    begun = not queued
+    while running:
+        states = {future: future.status for future in running}
+        if "cancelled" in states.values():
+            raise ConfigError(f"the connection to the scheduler was lost; {_again('start it and its workers again')}")
+        if ended := [future for future, state in states.items() if state in ("finished", "error")]:
+            yield from ended
+            continue
+        with suppress(TimeoutError, CancelledError):
+            wait(list(running), timeout=min(LOOK_EVERY_S, patience_s + 0.1), return_when="FIRST_COMPLETED")
+            continue
+        now, workers = time.monotonic(), _workers(client)
+        begun = begun or workers > 0
+        last_seen = now if workers or not begun else last_seen
+        if now - last_seen > patience_s:
+            raise ConfigError(
+                f"no worker is left, for {(now - last_seen) / 60:.1f} min (--patience-minutes), and {len(running)} "
+                f"tasks wait for one; {_again('start workers again')}"
+            )
+        if not workers and now - told >= TELL_EVERY_S:
+            told = now
+            say(f"no worker at the scheduler; {len(running)} tasks wait for one", sys.stdout)
+
+
+def _workers(client: Any) -> int:
+    """How many workers the scheduler has; 0 if it does not answer."""
+    with suppress(OSError, ValueError, KeyError):
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+    return 0
+
+
+def _again(first: str) -> str:
+    return f"{first}, then the same command again, which goes on with what is not finished"
 
 
 def slurm_cluster(jobs: int, dashboard: bool = False, security: Any = None) -> Any:

@@ -67,7 +67,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--limit-minutes", type=float, default=120, metavar="N",
         help="give a study up after so many minutes, 0: never (default: 120; cost: none)")
     add("--patience-minutes", type=float, default=10, metavar="N",
-        help="how long to wait for a results disk that is full or a share that is gone before stopping (default: 10)")
+        help="how long to wait for a results disk that is full, a share that is gone or a cluster without workers "
+             "before stopping (default: 10)")
     add("--debug", action="store_true",
         help="let the scoring process print, with tracebacks that may hold names (default: no; cost: privacy)")
     add("--version", action="version", version=f"petct-lesion-segmentation {__version__}",

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from model.errors import ConfigError, OutputError, WeightsError
 from model.files import sha256_of
 from training import checkpoint
+from training.settings import Crops, Optimizer, Training, read_yaml, settings_to
 
 
 class Harmful:
@@ -135,6 +136,62 @@ def test_settings_without_influence_on_the_weights_may_change(tmp_path) -> None:
     there = {"settings": {"seed": 1, "workers": 8, "checkpoint_minutes": 10}}
     assert checkpoint.differing(there, {"settings": {"seed": 1, "workers": 0, "checkpoint_minutes": 1}}) == []
     assert checkpoint.differing(there, {"settings": {"seed": 2, "workers": 8}}) == ["settings.seed"]
+
+
+def test_settings_that_help_an_unfinished_run_may_change_and_are_recorded(tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    first = {"settings": settings_to(Training(precision="float16"))}
+    checkpoint.open_run(run, first)
+    checkpoint.write_state(run / checkpoint.STATE, {"step": 30})
+    lower = {"settings": settings_to(Training(precision="float32", optimizer=Optimizer(rate=5e-5, clip_norm=1.0)))}
+    assert checkpoint.open_run(run, lower) == {"step": 30}
+    assert "settings.optimizer.clip_norm, settings.optimizer.rate, settings.precision" in capsys.readouterr().out
+    again = {"settings": lower["settings"] | {"precision": "bfloat16"}}
+    checkpoint.open_run(run, again)
+    there = read_yaml(run / checkpoint.CONFIG)
+    assert there["settings"] == again["settings"]
+    assert there["changes"] == [
+        {"step": 30, "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
+         "settings.optimizer.rate": {"from": 1e-4, "to": 5e-5},
+         "settings.precision": {"from": "float16", "to": "float32"}},
+        {"step": 30, "settings.precision": {"from": "float32", "to": "bfloat16"}},
+    ]  # fmt: skip
+    checkpoint.open_run(run, again)
+    assert len(read_yaml(run / checkpoint.CONFIG)["changes"]) == 2
+    with pytest.raises(ConfigError, match=r"other settings \(settings.seed\)"):
+        checkpoint.open_run(run, {"settings": again["settings"] | {"seed": 8, "precision": "float32"}})
+    checkpoint.write_json(run / checkpoint.RESULT, {"result": "last.safetensors", "sha256": "0", "epoch": 1})
+    with pytest.raises(ConfigError, match=r"other settings \(settings.precision\)"):
+        checkpoint.open_run(run, lower)
+
+
+def test_a_run_goes_on_with_other_numbers_of_processes_while_a_step_has_the_same_crops(tmp_path) -> None:
+    def config(processes: int, batch: int, accumulate: int) -> dict:
+        return {"settings": settings_to(Training(batch=batch, accumulate=accumulate)), "processes": processes}
+
+    run = tmp_path / "run"
+    checkpoint.open_run(run, config(4, 2, 1))
+    checkpoint.open_run(run, config(1, 4, 2))
+    there = read_yaml(run / checkpoint.CONFIG)
+    assert (there["processes"], there["settings"]["batch"], there["settings"]["accumulate"]) == (1, 4, 2)
+    assert there["changes"][0]["processes"] == {"from": 4, "to": 1}
+    with pytest.raises(ConfigError, match=r"other settings \(processes\).*batch x accumulate x processes at 8"):
+        checkpoint.open_run(run, config(2, 4, 2))
+    checkpoint.write_json(run / checkpoint.RESULT, {"result": "last.safetensors", "sha256": "0", "epoch": 1})
+    with pytest.raises(ConfigError, match="other settings"):
+        checkpoint.open_run(run, config(4, 2, 1))
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path) -> None:
+    """It knows nothing of a setting that came later, whose default is what it did."""
+    settings = settings_to(Training(seed=3))
+    before = {key: value for key, value in settings.items() if key not in ("most_left_out", "keep")}
+    before["crops"] = {key: value for key, value in settings["crops"].items() if key != "recrop_mm"}
+    checkpoint.open_run(tmp_path / "run", {"settings": before})
+    checkpoint.open_run(tmp_path / "run", {"settings": settings})
+    assert "changes" not in read_yaml(tmp_path / "run" / checkpoint.CONFIG)
+    with pytest.raises(ConfigError, match=r"other settings \(settings.crops.recrop_mm\)"):
+        checkpoint.open_run(tmp_path / "run", {"settings": settings_to(Training(seed=3, crops=Crops(recrop_mm=15.0)))})
 
 
 def test_a_second_process_is_kept_out_of_a_run(tmp_path) -> None:

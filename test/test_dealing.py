@@ -1,11 +1,12 @@
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from model.errors import ConfigError
-from training.dealing import deal, draw_share, shuffled, strata
+from training.dealing import deal, draw_share, shuffled, strata, without_diagnosis
 from training.table import Study
 
 
@@ -25,6 +26,20 @@ def test_a_patient_of_several_diagnoses_belongs_to_the_one_that_fewest_patients_
             ("5", "r", "negative"), ("6", "s", "melanoma")]  # fmt: skip
     found = strata([study(*row) for row in rows], "diagnosis")
     assert found == {"p": "melanoma", "q": "negative", "r": "negative", "s": "melanoma"}
+
+
+def test_by_volume_a_stratum_is_a_third_of_the_patients_with_lesion_by_their_largest_study() -> None:
+    volumes = {("1", "p"): 5.0, ("2", "p"): 40.0, ("3", "q"): 1.0, ("4", "r"): 0.0, ("5", "s"): 30.0, ("6", "t"): 2.0,
+               ("7", "u"): 3.0, ("8", "v"): 90.0}  # fmt: skip
+    rows = [replace(study(case, patient, "unknown"), lesion_ml=ml) for (case, patient), ml in volumes.items()]
+    expected = {"q": "small", "t": "small", "u": "middle", "s": "middle", "p": "large", "v": "large", "r": "negative"}
+    assert strata(rows, "volume") == strata(rows[::-1], "volume") == expected
+
+
+def test_a_patient_has_a_diagnosis_if_one_of_its_studies_with_lesion_has() -> None:
+    rows = [study("1", "p", "unknown"), study("2", "p", "melanoma"), study("3", "q", "unknown"),
+            replace(study("4", "r", "unknown"), lesion_ml=0.0)]  # fmt: skip
+    assert without_diagnosis(rows) == (1, 2)
 
 
 def test_a_tie_goes_to_the_first_name() -> None:

@@ -232,12 +232,13 @@ def test_a_fold_of_other_cases_or_of_none_is_refused(studies, masks, tmp_path, f
 
 @pytest.fixture(scope="module")
 def run_of_bundle(studies, tiny_bundle, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The command in a process of its own, with the tiny bundle and --save."""
+    """The command in a process and a working folder of its own, with the tiny bundle by its name there, and --save."""
     folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(tiny_bundle, folder / "weights" / "mine")
     done = subprocess.run(
-        [sys.executable, "-m", "training.evaluate", "--index", str(studies), "--weights", str(tiny_bundle),
+        [sys.executable, "-m", "training.evaluate", "--index", str(studies), "--weights", "mine",
          "--device", "cpu", "--save", str(folder / "masks"), "--output", str(folder / "scores.csv")],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done

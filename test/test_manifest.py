@@ -112,6 +112,19 @@ def test_an_image_s_own_bundle_comes_after_a_mounted_one(tmp_path, monkeypatch) 
         find_bundle(None, None, tmp_path / "absent")
 
 
+def test_a_name_is_found_under_the_working_folders_weights_too_and_a_shipped_one_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "software" / "weights")
+    bundle_at(tmp_path / "software" / "weights" / "eoa")
+    for name in ("mine", "eoa"):
+        bundle_at(tmp_path / "work" / "weights" / name)
+    monkeypatch.chdir(tmp_path / "work")
+    assert find_bundle("mine", None).resolve() == tmp_path / "work" / "weights" / "mine"
+    assert find_bundle("weights/mine", None).resolve() == tmp_path / "work" / "weights" / "mine"
+    assert find_bundle("eoa", None) == tmp_path / "software" / "weights" / "eoa"
+    with pytest.raises(WeightsError, match="nor in 'weights/absent'; .*names eoa"):
+        find_bundle("absent", None)
+
+
 def test_weights_that_are_not_there_are_told_with_the_names_that_are(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "WEIGHTS", tmp_path)
     bundle_at(tmp_path / "eoa")

@@ -1,7 +1,14 @@
 import os
+import pty
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from test_engine import wait_until_gone
 
 from model.errors import CaseError, ConfigError
 from training.parallel import over
@@ -41,6 +48,41 @@ def test_what_the_function_raises_is_raised_here() -> None:
 def test_a_process_that_is_killed_is_told_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="fewer --workers"):
         list(over(die, [1, 2], 2))
+
+
+def sleep(number: int) -> int:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    return number
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(
+        "from test_parallel import *\nif __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "test")])
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait(20)
+    for worker in workers:
+        wait_until_gone(worker)
+
+
+def test_an_error_is_the_last_line_on_a_terminal_whose_bar_is_not_at_its_end() -> None:
+    code = (
+        "import sys; from training.command import told; from training.parallel import over\n"
+        "def main():\n    for _ in over(abs, [1, 2, 3], 1):\n        raise OSError(28, 'full')\n"
+        "try:\n    main()\nexcept OSError as error:\n    sys.exit(told(error))\n"
+    )
+    outer, inner = pty.openpty()
+    termios.tcsetwinsize(outer, (24, 80))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=inner, timeout=60)
+    os.close(inner)
+    said = os.read(outer, 100_000).decode()
+    assert done.returncode == 5 and "0/3" in said
+    assert said.splitlines()[-1].startswith("error: full; ")
 
 
 def test_no_workers_are_refused() -> None:

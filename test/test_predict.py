@@ -6,6 +6,7 @@ import torch
 from conftest import tiny_training
 from monai.inferers import sliding_window_inference
 
+from model.device import Device
 from model.errors import ConfigError
 from model.lesions import score
 from model.networks import build
@@ -42,7 +43,7 @@ def test_validation_dice_is_the_mean_over_cases_with_lesion(network, tiny_cache)
     studies = [load(tiny_cache, case) for case in ("case0", "case3")]
     scores = {s.case: score_margin(margin(network, s, tiny_training(), CPU), s) for s in studies}
     assert scores["case3"].lesions_true == 0 and validation_dice(scores) == scores["case0"].dice
-    assert validation_dice({"case3": scores["case3"]}) == 0
+    assert validation_dice({"case3": scores["case3"]}) is None and validation_dice({}) is None
 
 
 def test_a_margin_that_is_the_truth_scores_1(tiny_cache) -> None:
@@ -93,7 +94,18 @@ def test_truth_outside_the_crop_counts_as_not_found(tiny_cache) -> None:
     assert score_margin(np.full(out.shape, -1.0), empty).dice == 0
 
 
+@pytest.mark.parametrize(
+    ("wider", "precision"), [((torch.bfloat16, torch.float32), torch.bfloat16), ((torch.float32,), torch.float16)]
+)
+def test_auto_is_bfloat16_on_a_gpu_that_has_it_else_float16(wider: tuple, precision, monkeypatch) -> None:
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU", wider=wider)
+    monkeypatch.setattr("training.predict.choose_device", lambda wanted: gpu)
+    assert device_for("auto").precision == precision
+    assert device_for("float32").precision == torch.float32 and device_for("float16").precision == torch.float16
+
+
 def test_half_precision_is_single_precision_on_a_cpu() -> None:
+    assert device_for("auto", "cpu").precision == torch.float32
     assert device_for("float16", "cpu").precision == torch.float32
     assert device_for("bfloat16", "cpu").precision == torch.bfloat16
 

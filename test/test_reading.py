@@ -11,7 +11,8 @@ from conftest import tiny_images, write_study
 
 from model.config import Limits
 from model.errors import CaseError
-from model.reading import find_pair, read_case, read_volume, stem
+from model.reading import find_pair, name_of, read_case, read_volume, stem
+from training.layouts import find
 
 
 def test_a_case_is_named_after_the_ct_and_keeps_both_grids(tiny_study) -> None:
@@ -20,6 +21,28 @@ def test_a_case_is_named_after_the_ct_and_keeps_both_grids(tiny_study) -> None:
     assert case.name == "ct-study" and case.warnings == ()
     assert case.pet.grid.size == pet.GetSize() and case.ct.grid.origin_mm == ct.GetOrigin()
     np.testing.assert_array_equal(case.pet.array, sitk.GetArrayFromImage(pet))
+
+
+@pytest.mark.parametrize(
+    ("pet", "ct", "name"),
+    [
+        ("PETCT_0117d7f11f/09-14-2001-NA-PET-CT Ganz-68547/SUV.nii.gz",
+         "PETCT_0117d7f11f/09-14-2001-NA-PET-CT Ganz-68547/CTres.nii.gz",
+         "PETCT_0117d7f11f_09-14-2001-NA-PET-CT-Ganz-68547"),
+        ("PETCT_1/s2/SUV.mha", "PETCT_1/s2/CT.mha", "PETCT_1_s2"),
+        ("STS_001/SUV.nii.gz", "STS_001/CTres.nii.gz", "STS_001"),
+        ("images/pet/a.mha", "images/ct/b.mha", "b"), ("x/PET.nii.gz", "x/CT.nii.gz", "CT"),
+        ("x/SUV.nii.gz", "x/a_CTres.nii.gz", "a_CTres"),
+    ],
+)  # fmt: skip
+def test_two_files_of_autopets_folders_are_named_as_training_names_them(pet, ct, name, tmp_path) -> None:
+    for path in (pet, ct):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert name_of(tmp_path / pet, tmp_path / ct) == name
+    if "SUV" in pet and "a_" not in ct:
+        _, [found], _ = find(tmp_path)
+        assert found.case == name
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nii", ".nii.gz"])

@@ -230,3 +230,44 @@ def test_the_index_is_not_written_over(index, capsys) -> None:
     before = index.read_bytes()
     assert main([str(index), "--output", str(index)]) == ConfigError.exit_code
     assert "is an input" in capsys.readouterr().err and index.read_bytes() == before
+
+
+def unnamed(folder: Path, volumes: list[float], **diagnoses: str) -> Path:
+    """An index of studies a0, a1, ... without a diagnosis, as a data set without its table gives it."""
+    rows = [
+        replace(study(f"a{n}", f"P{n}", diagnoses.get(f"a{n}", "unknown" if ml else "negative")), lesion_ml=ml)
+        for n, ml in enumerate(volumes)
+    ]
+    write_table(rows, folder / "index.csv")
+    return folder / "index.csv"
+
+
+def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_is_said(tmp_path, capsys) -> None:
+    """5 folds of 15 with lesion and 10 without: one small, one middle and one large of each fold, and two without."""
+    index = unnamed(tmp_path, [0.0] * 10 + [10.0 * n for n in range(1, 16)])
+    assert run(index, "--folds", 5) == 0
+    said = capsys.readouterr()
+    assert "15 of 15 patients with lesion have no diagnosis" in said.err and "--metadata" in said.err
+    assert said.out.startswith("patients of each volume")
+    assert json.loads(index.with_name("split.json").read_text())["by"] == "volume"
+    for fold in folds(index):
+        numbers = sorted(int(case[1:]) for case in fold.validate)
+        assert [sum(low <= n < high for n in numbers) for low, high in ((0, 10), (10, 15), (15, 20), (20, 25))] == [
+            2, 1, 1, 1
+        ]  # fmt: skip
+
+
+def test_where_some_have_a_diagnosis_it_is_said_what_is_lost(tmp_path, capsys) -> None:
+    index = unnamed(tmp_path, [1.0] * 10, a0="melanoma")
+    assert run(index) == 0
+    said = capsys.readouterr()
+    assert "9 of 10 patients with lesion have no diagnosis" in said.err and "one stratum" in said.err
+    assert said.out.startswith("patients of each diagnosis")
+    assert run(index, "--by", "site") == 0 and "no diagnosis" not in capsys.readouterr().err
+
+
+def test_a_part_without_a_lesion_is_warned_about(tmp_path, capsys) -> None:
+    index = unnamed(tmp_path, [0.0] * 10 + [5.0])
+    assert run(index, "--always-train", names(tmp_path, "a10")) == 0
+    said = capsys.readouterr().err
+    assert "fold 0, validate: none of its 2 studies has a lesion: there is no Dice to validate or select by" in said

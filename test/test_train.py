@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,14 @@ from model.errors import ConfigError, WeightsError
 from model.networks import build
 from training import checkpoint
 from training.checkpoint import write_weights
-from training.loop import Run, TrainingError
+from training.finite import TrainingError
+from training.loop import Run
+from training.schedule import rate_at
 from training.settings import changed, settings_to
 from training.split import Fold
-from training.train import carry_on, starting_network, train_run
+from training.train import carry_on, main, starting_network, train_run
 
+README = ROOT / "training/README.md"
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",), test=())
 
@@ -178,8 +182,9 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
-    torchrun = [run[0], "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--", *run[2:]]
-    done = subprocess.run(torchrun, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training.train --) --settings", README.read_text(), re.M)
+    torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
+    done = subprocess.run([*torchrun, *run[3:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert subprocess.run(
         command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
@@ -200,13 +205,84 @@ def test_a_base_run_carried_on_is_the_longer_run(base, tiny_cache, tmp_path) -> 
         carry_on(tmp_path / "start", tmp_path / "other", tiny_training(seed=5))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tiny_cache, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("training.train.loss_function", lambda _: lambda out, truth: out.sum() * float("nan"))
-    with pytest.raises(TrainingError, match="the loss is nan at step 0") as caught:
-        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
-    batch = load_file(tmp_path / "run" / "bad-batch-0-0.safetensors")
+def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_may_change(
+    tiny_cache, tmp_path, monkeypatch
+) -> None:
+    folder, settings = tmp_path / "run", tiny_training(most_left_out=2, precision="float16")
+    with monkeypatch.context() as broken:
+        broken.setattr("training.train.loss_function", lambda _: lambda out, truth: out.sum() * float("nan"))
+        with pytest.raises(TrainingError, match="the loss is nan at step 2"):
+            train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")
+    batch = load_file(folder / "bad-batch-2-0.safetensors")
     assert batch["image"].shape == (1, 2, 16, 16, 16) and batch["truth"].shape == (1, 1, 16, 16, 16)
-    assert "optimizer.rate" in str(caught.value) and not (tmp_path / "run" / "run.json").exists()
+    assert not (folder / "run.json").exists()
+    helped = changed(settings, {"precision": "float32", "optimizer": {"rate": 5e-4, "clip_norm": 1.0}})
+    result = train_run(folder, helped, tiny_cache, FOLD, wanted="cpu")
+    assert result["left_out"] == 2 and result["precision"] == "float32"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["settings"] == settings_to(helped)
+    assert config["changes"] == [{
+        "step": 2, "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
+        "settings.optimizer.rate": {"from": 1e-3, "to": 5e-4},
+        "settings.precision": {"from": "float16", "to": "float32"},
+    }]  # fmt: skip
+    rates = [line["rate"] for line in lines(folder)]  # a checkpoint's rate is not gone on with
+    assert rates[1:] == [rate_at(helped, epoch) for epoch in (1.5, 2.5, 3.5)]
+    with pytest.raises(ConfigError, match=r"holds a run of other settings \(.*settings.precision"):
+        train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")  # it is finished, with the others
+
+
+def test_a_run_divided_otherwise_on_the_way_is_the_same_run(tiny_cache, tmp_path, monkeypatch) -> None:
+    """Four crops a step, as two batches of two, and from epoch 2 on as four of one."""
+    schedule = SCHEDULE | {"epochs": 3}
+    two, four = (tiny_training(schedule=schedule, batch=b, accumulate=a) for b, a in ((2, 2), (1, 4)))
+    train_run(tmp_path / "whole", two, tiny_cache, FOLD, wanted="cpu")
+    with monkeypatch.context() as killed:
+        killed.setattr("training.train.Watcher.validated", lambda self, epoch: 1 / (2 - epoch) and {})
+        with pytest.raises(ZeroDivisionError):
+            train_run(tmp_path / "divided", two, tiny_cache, FOLD, wanted="cpu")
+    train_run(tmp_path / "divided", four, tiny_cache, FOLD, wanted="cpu")
+    config = yaml.safe_load((tmp_path / "divided" / "config.yaml").read_text())
+    assert config["changes"] == [
+        {"step": 2, "settings.accumulate": {"from": 2, "to": 4}, "settings.batch": {"from": 2, "to": 1}}
+    ]
+    one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "divided"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)
+
+
+def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_path, capsys, monkeypatch) -> None:
+    fold = Fold(name="0", train=("case0", "case1"), validate=("case3",))
+    run = tmp_path / "run"
+    words = command(run, tiny_cache, tmp_path, tiny_training(), "--start", "x")[3:-2]
+    split = json.loads((tmp_path / "split.json").read_text())
+    split["folds"][0] |= {"train": list(fold.train), "validate": list(fold.validate)}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "none of the 1 cases that are validated has a lesion" in said.err
+    assert said.out.endswith("validation Dice n/a: no validated case has a lesion\n")
+    assert [line.get("dice", "none") for line in lines(run)] == ["none", None, "none", None]
+    assert json.loads((run / "run.json").read_text())["validation"]["dice"] is None
+    assert "NaN" not in (run / "log.jsonl").read_text() + (run / "run.json").read_text()
+    with pytest.raises(ConfigError, match="keep: best needs a lesion"):
+        train_run(tmp_path / "best", tiny_training(keep="best"), tiny_cache, fold, wanted="cpu")
+
+
+def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path, monkeypatch) -> None:
+    from training import predict
+
+    real, seen = predict.margin, []
+
+    def overflowing(network, study, settings, device):
+        seen.append(device.precision)
+        out = real(network, study, settings, device)
+        return out if device.precision == torch.float32 else out * float("nan")
+
+    monkeypatch.setattr("training.train.margin", overflowing)
+    settings = tiny_training(precision="bfloat16", schedule=SCHEDULE | {"epochs": 2, "steps_per_epoch": 1})
+    result = train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
+    assert seen == [torch.bfloat16, torch.float32] and 0 <= result["validation"]["dice"] <= 1
 
 
 def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:

@@ -4,28 +4,36 @@ Every candidate goes over the cases once; its margins are kept on disk. The mean
 as its own, so what EoA's sets score needs no network any more. Soups of DiWA are run, each distinct one once.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
 from model.device import Device
-from model.errors import WeightsError
 from model.lesions import Scores
 from model.weights import as_network
 from training import checkpoint
 from training.batch_norm import keeps_statistics, refreshed
 from training.candidates import Candidate, soup
 from training.checkpoint import State
-from training.predict import digest, how_computed, kept_margin, margin, read_margin, score_margin, validation_dice
+from training.predict import (
+    digest,
+    finite,
+    how_computed,
+    kept_margin,
+    margin,
+    read_margin,
+    score_margin,
+    validation_dice,
+)
 from training.prepared import Prepared, load, patient_of
 
 
@@ -39,7 +47,8 @@ class Judged:
     @property
     def dice(self) -> float:
         """Mean over the cases that have lesion."""
-        return validation_dice(self.cases)
+        dice = validation_dice(self.cases)
+        return math.nan if dice is None else dice
 
     @property
     def fpv_ml(self) -> float:
@@ -110,7 +119,7 @@ class Bench:
 
         def mean(study: Prepared) -> NDArray[Any]:
             parts = [
-                count * _finite(lambda on, one=one: margin(one, study, self.settings, on), self.device, study.case)
+                count * finite(lambda on, one=one: margin(one, study, self.settings, on), self.device, study.case)
                 for count, one in networks
             ]
             return np.sum(np.asarray(parts, dtype=np.float32), axis=0) / total
@@ -157,7 +166,7 @@ class Bench:
 
     def _margin(self, network: nn.Module, case: str) -> NDArray[Any]:
         study = self.studies[case]
-        return _finite(lambda on: margin(network, study, self.settings, on), self.device, f"a soup, case {case}")
+        return finite(lambda on: margin(network, study, self.settings, on), self.device, f"a soup, case {case}")
 
     def _run(self, one: Candidate, network: nn.Module, case: str) -> None:
         def compute(on: Device) -> NDArray[Any]:
@@ -165,15 +174,7 @@ class Bench:
             self.kept[one.name, case] = kept
             return read_margin(kept[0])
 
-        _finite(compute, self.device, f"'{one.weights}', case {case}")
+        finite(compute, self.device, f"'{one.weights}', case {case}")
 
     def _network(self, state: State, where: Path | str = "a soup") -> nn.Module:
         return as_network(self.settings.network, state, Path(where)).to(self.device.torch_device)
-
-
-def _finite(compute: Callable[[Device], NDArray[Any]], device: Device, what: str) -> NDArray[Any]:
-    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
-    for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
-        if np.isfinite(out := compute(on)).all():
-            return out
-    raise WeightsError(f"{what}: the network gives NaN: its training went wrong; leave it out")

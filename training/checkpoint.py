@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +18,18 @@ from torch import Tensor
 from model.errors import ConfigError, OutputError, WeightsError
 from model.files import PARTIAL, remove_left_behind, sha256_of
 from model.writing import check_output
-from training.settings import read_yaml
+from training.settings import read_yaml, settings_from, settings_to
 
 State = dict[str, Tensor]
 CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
 LOCK = ".lock"
-WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes")  # settings that no weight hangs on
+WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out")  # settings that no weight hangs on
+MAY_CHANGE = (  # settings that an unfinished run may go on with: what helps where its loss is no longer finite
+    "precision", "optimizer.rate", "optimizer.clip_norm", "averaging.peak", "averaging.constant",
+)  # fmt: skip
+DIVIDED = ("processes", "settings.batch", "settings.accumulate")  # they may, too, while their product stays: the crops
+# of a step are the same then, whoever draws them
+CHANGES = "changes"  # of such settings, in config.yaml: from which step on, from what, to what
 _held: dict[Path, TextIO] = {}  # closed, and so given up, when the process ends
 
 
@@ -30,8 +37,9 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
     """Begin a run in a folder of its own, or go on with it: the state of its last checkpoint, None if none is there.
 
     hold: keep other processes out of the folder until this one ends, and remove what killed ones left there; False
-    for a process that follows one which began the run. Raises ConfigError if the folder holds a run of another
-    configuration, files that are no run, or if another process works on it.
+    for a process that follows one which began the run. What MAY_CHANGE and DIVIDED name may be other than before in a
+    run that is not finished: config.yaml then has it, and what changed at which step. Raises ConfigError if the folder
+    holds a run of another configuration, files that are no run, or if another process works on it.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"'{folder}' is a file: name a folder for the run")
@@ -53,9 +61,36 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
     there = read_yaml(path)
     if not isinstance(there, dict):
         raise ConfigError(f"'{path}' is damaged: it holds no settings; name another folder for the run")
-    if wrong := differing(there, config):
-        raise ConfigError(f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder")
-    return read_state(folder / STATE) if (folder / STATE).exists() else None
+    wrong = differing(there, config)
+    may = () if (folder / RESULT).exists() else tuple(f"settings.{key}" for key in MAY_CHANGE)
+    more = DIVIDED if may and _crops_a_step(there) == _crops_a_step(config) else ()
+    if others := [key for key in wrong if key not in may + more]:
+        raise ConfigError(
+            f"'{folder}' holds a run of other settings ({', '.join(others)}); name another folder"
+            + (f", or keep batch x accumulate x processes at {_crops_a_step(there)}" if {*others} & {*DIVIDED} else "")
+        )
+    state = read_state(folder / STATE) if (folder / STATE).exists() else None
+    if wrong:
+        changes = {key: {"from": _at(there, key), "to": _at(config, key)} for key in wrong}
+        there[CHANGES] = [*there.get(CHANGES, []), {"step": _at(state, "step") or 0} | changes]
+        there |= {key: config[key] for key in ("settings", "processes") if key in config}
+        write_text(path, yaml.safe_dump(json.loads(json.dumps(there)), sort_keys=False))
+        print(f"'{folder}' goes on with other settings, as its {CONFIG} now says: {', '.join(wrong)}")
+    return state
+
+
+def _crops_a_step(config: dict[str, Any]) -> int | None:
+    """The effective batch; None for a configuration without one."""
+    numbers = [_at(config, key) for key in DIVIDED]
+    return math.prod(numbers) if all(isinstance(number, int) for number in numbers) else None
+
+
+def _at(config: Any, key: str) -> Any:
+    """The value at a path such as settings.optimizer.rate; None where there is none."""
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def is_ours(name: str) -> bool:
@@ -66,15 +101,26 @@ def is_ours(name: str) -> bool:
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The keys in which two configurations differ, inner ones by their path; a start is compared by its sha256 alone.
 
-    Settings that no weight hangs on may change between a run's beginning and its end.
+    Settings that no weight hangs on may change between a run's beginning and its end; one that an earlier version did
+    not have yet is its default, which stands for what that version did.
     """
     one, other = (json.loads(json.dumps(config)) for config in (one, other))
     for config in (one, other):
         if isinstance(settings := config.get("settings"), dict):
+            settings = _filled(settings)
             config["settings"] = {key: value for key, value in settings.items() if key not in WITHOUT_INFLUENCE}
+        config.pop(CHANGES, None)
         if isinstance(config.get("start"), dict):
             config["start"] = config["start"].get("sha256", config["start"])
     return _unequal(one, other)
+
+
+def _filled(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of those that are not there; as they are if they are none of this version."""
+    try:
+        return settings_to(settings_from(settings))
+    except ConfigError:
+        return settings
 
 
 def _unequal(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

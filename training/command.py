@@ -1,13 +1,31 @@
 """What all commands have in common: how they end when they cannot go on."""
 
+import ctypes
+import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from model.errors import ConfigError, LesionError, OutputError
 
 ENDS = (LesionError, OSError, KeyboardInterrupt)  # what a command tells in one line; anything else is a mistake of ours
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+
+
+def given(arguments: Sequence[str] | None) -> list[str]:
+    """The words of a command line, sys.argv's for None, without the `--` that keeps torchrun from reading them."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def end_with(parent: int) -> None:
+    """Have this process end when the one that started it, of this number, is gone, killed or not (Linux alone)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # gone before that was asked
+        os._exit(1)
 
 
 def check_targets(targets: Iterable[Path], inputs: Iterable[Path | None]) -> None:

@@ -11,16 +11,33 @@ from fractions import Fraction
 from math import floor
 
 from model.errors import ConfigError
-from training.table import Study
+from training.table import NEGATIVE, UNKNOWN, Study
+
+VOLUMES = ("small", "middle", "large")  # thirds of the patients with lesion, by VOLUME
+VOLUME = "volume"  # of a patient's largest sum of lesions in one study
 
 
 def strata(studies: Iterable[Study], by: str) -> dict[str, str]:
-    """Each patient's stratum: the value of the column; of several, the one that fewest patients have, ties by name."""
+    """Each patient's stratum: the value of the column; of several, the one that fewest patients have, ties by name.
+
+    by VOLUME: negative, or the third of the patients with lesion that the patient is in.
+    """
+    if by == VOLUME:
+        return _thirds(studies)
     values = defaultdict(set)
     for study in studies:
         values[study.patient].add(getattr(study, by))
     patients_with = Counter(value for found in values.values() for value in found)
     return {patient: min(found, key=lambda value: (patients_with[value], value)) for patient, found in values.items()}
+
+
+def without_diagnosis(studies: Iterable[Study]) -> tuple[int, int]:
+    """How many patients with lesion have no diagnosis, and how many patients with lesion there are."""
+    known = defaultdict(bool)
+    for study in studies:
+        if study.lesion_ml > 0:
+            known[study.patient] |= study.diagnosis != UNKNOWN
+    return sum(not one for one in known.values()), len(known)
 
 
 def shuffled(stratum_of: dict[str, str], seed: str) -> list[str]:
@@ -56,3 +73,12 @@ def draw_share(stratum_of: dict[str, str], share: float, seed: str) -> set[str]:
             f"--validation {share:g} of {len(order)} patients are {len(drawn)}: both training and validation need one"
         )
     return drawn
+
+
+def _thirds(studies: Iterable[Study]) -> dict[str, str]:
+    largest: dict[str, float] = defaultdict(float)
+    for study in studies:
+        largest[study.patient] = max(largest[study.patient], study.lesion_ml)
+    ill = sorted((ml, patient) for patient, ml in largest.items() if ml > 0)
+    thirds = {patient: VOLUMES[3 * number // len(ill)] for number, (_, patient) in enumerate(ill)}
+    return {patient: thirds.get(patient, NEGATIVE) for patient in largest}

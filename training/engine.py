@@ -7,26 +7,43 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
-from model.schedulers import WAIT_S, client_of, slurm_cluster
+from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
 
+TIED = """
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of Linux, which exec keeps
+except (OSError, AttributeError):
+    pass
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+BAR = re.compile(r"[^\r\n]*?\[(?:\d+:)?\d\d:\d\d[<,][^\]\r\n]*\]|[^\r\n]*?\d%\|[^\r\n]*")  # tqdm's, whole or cut off
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+ERROR = re.compile(r"(?:\S+: )?error: (.*)")
+RANK = re.compile(r"\[rank\d+\]: ?")  # torch's, before the lines of a process among several
+LET_GO_S = 10.0
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """Where members run. At most one of: `parallel` at a time here, each on the next GPU; `cluster`, the address of a
-    dask scheduler; `slurm`, so many jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml.
+    dask scheduler; `slurm`, so many jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml. A cluster may be
+    without any worker for `patience_s` seconds.
     """
 
     parallel: int = 1
     cluster: str | None = None
     slurm: int = 0
+    patience_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name, least in (("parallel", 1), ("slurm", 0)):
@@ -34,6 +51,8 @@ class Engine:
                 raise ConfigError(f"--{name} must be from {least} to 1000, got {getattr(self, name)}")
         if (self.parallel > 1) + bool(self.cluster) + bool(self.slurm) > 1:
             raise ConfigError("--parallel, --cluster and --slurm exclude each other")
+        if not 0 <= self.patience_s < float("inf"):
+            raise ConfigError(f"--patience-minutes must be 0 or more, got {self.patience_s / 60:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +66,21 @@ class Job:
 
 
 def results(jobs: list[Job], engine: Engine) -> Iterator[tuple[str, str | None]]:
-    """Every job's name and why it failed, None if it did not, as they end. Closed early, it ends what runs here."""
+    """Every job's name and why it failed, None if it did not, as they end. Closed early, it ends what runs here.
+
+    Raises ConfigError if no scheduler answers, or if a cluster has no worker for longer than `engine.patience_s`.
+    """
     if not jobs or (engine.parallel == 1 and not engine.cluster and not engine.slurm):
         yield from ((job.name, run_job(job)) for job in jobs)
         return
-    from distributed import Client, as_completed
+    from distributed import Client
 
     gpus = visible_gpus() if engine.parallel > 1 else ()
     with workers(engine, len(jobs)) as cluster, Client(cluster, timeout=WAIT_S) as client:
         names = {client.submit(_task(job, gpus), key=job.name, pure=False): job.name for job in jobs}
         try:
-            for future in as_completed(names):
-                yield names[future], _result(future)
+            for future in as_they_end(client, names, engine.patience_s, queued=bool(engine.slurm)):
+                yield names.pop(future), _result(future)
         finally:
             stop_all()  # before the workers are closed, which wait for them
 
@@ -89,12 +111,11 @@ def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
 
         environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
     with job.log.open("ab") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child inherits it: held for as long as it lives
-        except BlockingIOError:
+        if not held(log):  # the child inherits it: held for as long as it lives
             return f"another process trains it (it holds '{job.log}'); wait for it, or end it"
         begun = log.seek(0, os.SEEK_END)
-        child = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        command = (sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *job.command)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         RUNNING.add(child)
         try:
             code = child.wait()
@@ -108,9 +129,35 @@ def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
         return f"killed by {name}" + (", most often for want of memory" if name == "SIGKILL" else "")
     with job.log.open("rb") as log:
         log.seek(begun)
-        lines = [line for line in re.split(r"[\r\n]+", log.read().decode(errors="replace")) if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")] or lines
-    return errors[-1].removeprefix("error: ") if errors else f"exit code {code}, and not a word"
+        return reason_in(log.read().decode(errors="replace")) or f"exit code {code}, and not a word"
+
+
+def held(log: Any) -> bool:
+    """Whether this process has the log for its own now; one that was just killed may take a moment to let go of it."""
+    end = time.monotonic() + LET_GO_S
+    while True:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+        time.sleep(0.1)
+
+
+def reason_in(text: str) -> str:
+    """Why a command failed, by what it printed: its last line `error: ...`, else the exception of its last traceback,
+    else its last line; progress bars are no lines, wherever they were drawn. Empty if it printed nothing else.
+    """
+    lines = [RANK.sub("", line).rstrip() for line in BAR.sub("\n", COLOUR.sub("", text)).splitlines()]
+    lines = [line for line in lines if line.strip()]
+    errors = [found[1] for line in lines if (found := ERROR.fullmatch(line))]
+    raised = []
+    for number, line in enumerate(lines):
+        ignored = number and lines[number - 1].startswith("Exception ignored")
+        if line.startswith("Traceback (most recent call last)") and not ignored:
+            raised += [next((after for after in lines[number + 1 :] if not after[0].isspace()), "")]
+    return next((found[-1].strip() for found in (errors, raised, lines) if found), "")
 
 
 def stop_all() -> None:

@@ -42,7 +42,10 @@ def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Fou
         beside, unused = own_tables(table_folders(root, name)) if told_beside and not tables else ([], [])
         found, open_questions = with_metadata(found, read_metadata([*tables, *beside]))
         if told_beside and not (tables or beside):
-            notes.append(f"'{root}': no table of diagnoses beside the studies; give one with --metadata")
+            notes.append(
+                f"'{root}': no table of diagnoses beside the studies; give one with --metadata, or training.split can "
+                "keep the shares of lesion volumes, and not of diagnoses"
+            )
         notes += [*more, *unused, *open_questions]
         for study in found:
             if study.case in everything:

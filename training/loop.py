@@ -1,31 +1,32 @@
 """The one training loop: steps, gradient accumulation, mixed precision, checkpoints, resuming, several processes.
 
-`torchrun --nproc_per_node N -m training.train ...` runs it on several GPUs or machines: every process takes its
-share of each step's crops, gradients are averaged, and the first process writes.
+Under torchrun it runs on several GPUs or machines: every process takes its share of each step's crops, gradients are
+averaged, and the first process writes. A step whose loss or gradients are not finite is left out and counted.
 """
 
 import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.device import Device
-from model.errors import LesionError, WeightsError
+from model.errors import WeightsError
 from training.averaging import WeightAverage
 from training.checkpoint import LOG, STATE, cut_log, open_run, write_state
 from training.device_crops import DeviceCrops
+from training.finite import LeftOut, NotFinite, check_left_out, check_weights, gradient_norm, why_not
 from training.optimizers import optimizer_for
 from training.predict import layout_of
 from training.schedule import rate_at, steps_of
@@ -34,12 +35,6 @@ from training.settings import Training
 WAIT = timedelta(hours=6)
 STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class TrainingError(LesionError):
-    """The run cannot go on: the loss or the weights are not finite."""
-
-    exit_code = 6
 
 
 @dataclass(kw_only=True)
@@ -59,6 +54,7 @@ class Run:
     first_epoch: int = 0  # a member begins at t0
     at_epoch: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda epoch, figures: {}
     seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})  # waited, computed
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def rank() -> int:
@@ -97,8 +93,9 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     """Train until the end of epoch `schedule.stop`, from the checkpoint `state` if there is one.
 
     A run that was killed and goes on ends with the same weights as one that was not. Raises TrainingError
-    at the first loss that is not finite, with the batch saved; and for weights that are not, before they are
-    averaged or written. Raises WeightsError for a state that is no checkpoint of this version.
+    when too many steps in a row are left out because loss or gradients are not finite, with the batch saved; and for
+    weights that are not, before they are averaged or written. Raises WeightsError for a state that is no checkpoint
+    of this version.
     """
     settings, device = run.settings, run.device
     check_state(state, run.folder / STATE)
@@ -120,9 +117,11 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        if scaler.is_enabled() and state["scaler"]:  # empty where another precision needed none
+            scaler.load_state_dict(state["scaler"])
         learned.load_state_dict(state["loss"])
         step, run.seconds = state["step"], dict(state["seconds"])
+        run.left_out = LeftOut(**state.get("left_out", {}))  # earlier versions left none out
         if run.average is not None:
             run.average.load_state_dict(state["average"])
     if rank() == 0:
@@ -136,47 +135,62 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
                 "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "loss": learned.state_dict(),
                 "average": run.average.state_dict() if run.average else None, "step": step, "losses": losses,
-                "seconds": run.seconds,
+                "seconds": run.seconds, "left_out": {"epoch": run.left_out.epoch, "run": run.left_out.run},
             })  # fmt: skip
 
     saved = time.monotonic()
-    bar = tqdm(initial=step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0)
     batches = iter(loader(run, step, stop))
-    while step < stop:
-        rate = rate_at(settings, step / steps)
-        optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
-        loss = one_step(run, wrapped, optimizer, scaler, batches, step)
-        losses = [losses[0] + loss, losses[1] + 1]
-        step += 1
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
-        ends = step % steps == 0
-        due = ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-        averaged = settings.averaging is not None and (settings.averaging.per_step or ends)
-        if due or averaged:
-            check_finite(run, network.state_dict(), step)
-        if run.average is not None and averaged:
-            run.average.update(network.state_dict())
-        if ends:
-            figures = {"epoch": step // steps, "step": step, "loss": mean_loss(losses, device), "rate": rate}
-            losses = [0.0, 0]
-            figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
-            if rank() == 0:
-                write_log(run.folder / LOG, figures | run.at_epoch(step // steps, figures))
-        if due:
-            checkpoint()
-            saved = time.monotonic()
-    bar.close()
+    with tqdm(initial=step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0) as bar:
+        while step < stop:
+            rate = rate_at(settings, step / steps)
+            optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
+            loss = one_step(run, wrapped, optimizer, scaler, batches, step)
+            if isinstance(loss, NotFinite):
+                run.left_out.add()
+                check_left_out(run.folder, settings, loss, run.left_out, step, rank())
+            else:
+                losses, run.left_out.in_a_row = [losses[0] + loss, losses[1] + 1], 0
+                bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
+            step += 1
+            bar.update()
+            ends = step % steps == 0
+            due = ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            averaged = settings.averaging is not None and (settings.averaging.per_step or ends)
+            if due or averaged:
+                check_weights(run.folder, settings, network.state_dict(), step)
+            if run.average is not None and averaged:
+                run.average.update(network.state_dict())
+            if ends:
+                end_of_epoch(run, step, rate, losses)
+                losses = [0.0, 0]
+            if due:
+                checkpoint()
+                saved = time.monotonic()
+
+
+def end_of_epoch(run: Run, step: int, rate: float, losses: list[float]) -> None:
+    """Tell `run.at_epoch`, and write the epoch's line of log.jsonl."""
+    epoch = step // steps_per_epoch(run)
+    figures = {"epoch": epoch, "step": step, "loss": mean_loss(losses, run.device), "rate": rate}
+    figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
+    figures |= {"left_out": run.left_out.epoch, "precision": str(run.device.precision).removeprefix("torch.")}
+    run.left_out.epoch = 0
+    if rank() == 0:
+        write_log(run.folder / LOG, figures | run.at_epoch(epoch, figures))
 
 
 def one_step(
     run: Run, wrapped: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
     batches: Iterator[tuple[Tensor, Tensor]], step: int,
-) -> float:  # fmt: skip
-    """One step of the optimizer over `accumulate` batches; the mean loss."""
+) -> float | NotFinite:  # fmt: skip
+    """One step of the optimizer over `accumulate` batches; the mean loss.
+
+    If the loss or a gradient of any process is not finite, weights and batch statistics stay as they were in all.
+    """
     settings, device = run.settings, run.device
     layout = layout_of(settings)
-    total = 0.0
+    buffers = [buffer.clone() for buffer in run.network.buffers()]  # batch statistics take up what they see
+    total, bad = 0.0, None
     optimizer.zero_grad(set_to_none=True)
     for part in range(settings.accumulate):
         begun = time.perf_counter()
@@ -191,20 +205,27 @@ def one_step(
                 out = wrapped(image)
             loss = run.loss(out.float(), truth)
             value = float(loss.detach())
-            if not abs(value) < float("inf"):
-                raise _not_finite(run, value, step, image, truth)
+            if bad is None and not math.isfinite(value):
+                bad = image, truth
             scaler.scale(loss / settings.accumulate).backward()
         total += value
         run.seconds["data"] += loaded - begun
         run.seconds["compute"] += time.perf_counter() - loaded
     if isinstance(run.loss, nn.Module):
         average_gradients(run.loss)
-    if settings.optimizer.clip_norm:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(wrapped.parameters(), settings.optimizer.clip_norm)
-    scaler.step(optimizer)
+    scaler.unscale_(optimizer)
+    why = why_not(total, gradient_norm(p for group in optimizer.param_groups for p in group["params"]))
+    if taken := not in_any_process(bool(why), device):
+        if settings.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(wrapped.parameters(), settings.optimizer.clip_norm)
+        scaler.step(optimizer)
+    else:
+        for buffer, before in zip(run.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
     scaler.update()
-    return total / settings.accumulate
+    if taken:
+        return total / settings.accumulate
+    return NotFinite(why or "the loss or a gradient of another process is not finite", *(bad or (image, truth)))
 
 
 def fix_statistics(network: nn.Module) -> None:
@@ -232,21 +253,17 @@ def check_state(state: Any, path: Path) -> None:
         )
 
 
-def check_finite(run: Run, state: Mapping[str, Tensor], step: int) -> None:
-    """Raise TrainingError if weights to be kept hold NaN or infinity; what was kept before stays."""
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise TrainingError(
-            f"the weights are not finite after step {step} of '{run.folder}' ({len(bad)} of {len(state)} tensors, the "
-            f"first is {bad[0]}): they are not kept, {STATE} stays as it was; lower optimizer.rate "
-            f"({run.settings.optimizer.rate:g}) or set optimizer.clip_norm, and train in another folder"
-        )
-
-
-def mean_loss(losses: list[float], device: Device) -> float:
-    """The mean over all steps of all processes, of which one that was resumed may know more than another."""
+def mean_loss(losses: list[float], device: Device) -> float | None:
+    """The mean over all steps of all processes, of which one that was resumed may know more than another; None if
+    every step was left out.
+    """
     total, count = (mean_over_processes(value, device) for value in losses)
-    return total / count
+    return total / count if count else None
+
+
+def in_any_process(happened: bool, device: Device) -> bool:
+    """Whether something happened in one of the processes: the same answer in all."""
+    return mean_over_processes(float(happened), device) > 0
 
 
 def mean_over_processes(value: float, device: Device) -> float:
@@ -293,12 +310,3 @@ def write_log(path: Path, figures: dict[str, Any]) -> None:
     """Add a line to log.jsonl."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(figures) + "\n")
-
-
-def _not_finite(run: Run, value: float, step: int, image: Tensor, truth: Tensor) -> TrainingError:
-    path = run.folder / f"bad-batch-{step}-{rank()}.safetensors"
-    save_file({"image": image.cpu().contiguous(), "truth": truth.cpu().contiguous()}, path)
-    return TrainingError(
-        f"the loss is {value} at step {step} of '{run.folder}': the batch is saved in '{path}'; look at it, or lower "
-        f"optimizer.rate ({run.settings.optimizer.rate:g}) or set optimizer.clip_norm"
-    )

@@ -10,6 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from model.errors import ConfigError
+from training.command import end_with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,13 +28,26 @@ def over(
     """
     if workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
-    bar = {"total": len(items), "unit": unit, "disable": None}
+    with tqdm(total=len(items), unit=unit, disable=None) as bar:
+        for result in _each(function, items, workers):
+            yield result
+            bar.update()
+
+
+def cores() -> int:
+    """How many processors this process may use: the default of --workers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     if workers == 1 or len(items) < 2:
-        yield from tqdm(map(function, items), **bar)
+        yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+    )
     try:
-        yield from tqdm(pool.map(function, items), **bar)
+        yield from pool.map(function, items)
     except BrokenProcessPool:
         raise ConfigError(
             f"one of {workers} processes was killed, most often for want of memory; give fewer --workers"
@@ -42,13 +56,9 @@ def over(
         pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """How many processors this process may use: the default of --workers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _one_thread() -> None:
-    """A worker uses one processor: there are as many workers as processors."""
+def _begin(parent: int) -> None:
+    """A worker uses one processor, for there are as many workers as processors; and it ends with its parent."""
     import SimpleITK as sitk
 
+    end_with(parent)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

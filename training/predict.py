@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.device import Device, choose_device, computing
 from model.ensemble import SLICES_A_WINDOW, difference_of
-from model.errors import ConfigError
+from model.errors import ConfigError, WeightsError
 from model.lesions import Scores, score
 from model.segment import image_of
 from model.slices import slice_starts, slide_slices
@@ -29,14 +29,17 @@ BATCH = {"cpu": 2, "cuda": 8}  # windows at a time
 
 
 def device_for(precision: str, wanted: str = "auto") -> Device:
-    """The device to train on, computing in `precision`; float32 where float16 is asked for and there is no GPU.
+    """The device to train on, computing in `precision`; float32 where auto or float16 is asked for and there is no GPU.
 
+    auto on a GPU is bfloat16 where the card has it: its range is float32's, so that nothing overflows; else float16.
     Under torchrun each process takes the GPU of its LOCAL_RANK.
     """
     device = choose_device(wanted)
     if device.torch_device.type == "cpu":
-        return replace(device, precision=PRECISIONS["float32" if precision == "float16" else precision])
+        return replace(device, precision=PRECISIONS["float32" if precision in ("auto", "float16") else precision])
     local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if precision == "auto":
+        precision = "bfloat16" if torch.bfloat16 in device.wider else "float16"
     return replace(device, torch_device=local, precision=PRECISIONS[precision])
 
 
@@ -77,6 +80,14 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     return out.clamp(-6e4, 6e4).half().cpu().numpy()
 
 
+def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -> np.ndarray:
+    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
+    for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
+        if np.isfinite(out := compute(on)).all():
+            return out
+    raise WeightsError(f"{what}: the network gives NaN: its training went wrong; leave it out, or lower its rate")
+
+
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:
     """Scores of a margin (X, Y, Z) against the study's truth, also against what of it lies outside the crop.
 
@@ -94,10 +105,10 @@ def score_margin(out: np.ndarray, study: Prepared) -> Scores:
     )  # fmt: skip
 
 
-def validation_dice(scores: Mapping[str, Scores]) -> float:
-    """Mean Dice over the cases that have lesion, as selection ranks by; 0 if none has."""
+def validation_dice(scores: Mapping[str, Scores]) -> float | None:
+    """Mean Dice over the cases that have lesion, as selection ranks by; None if none has."""
     dice = [case.dice for case in scores.values() if case.lesions_true]
-    return float(np.mean(dice)) if dice else 0.0
+    return float(np.mean(dice)) if dice else None
 
 
 def kept_margin(

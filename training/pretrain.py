@@ -4,7 +4,7 @@
     python -m training.train ... --ct-encoder runs/ct/ct_encoder.safetensors
 
 A run folder holds config.yaml, log.jsonl, checkpoint.pt, reconstructions.png and, at the end, the encoder and
-run.json. The same command again goes on where it stopped; torchrun works as with training.train. Of the settings,
+run.json. The same command again goes on where it stopped; under torchrun, as training.train. Of the settings,
 `suv_tops`, `window`, `augmentation` and `loss` have no say here, nor has what crops are sought around.
 """
 
@@ -22,9 +22,10 @@ from model.device import Device, computing, make_deterministic
 from model.errors import ConfigError
 from model.files import sha256_of
 from training import checkpoint
-from training.command import ENDS, told
+from training.command import ENDS, given, told
+from training.finite import check_weights
 from training.genesis import DistortedCrops, network_for, reconstruction_loss
-from training.loop import Run, check_finite, opened, processes, rank, steps_per_epoch, train
+from training.loop import Run, opened, processes, rank, steps_per_epoch, train
 from training.predict import device_for
 from training.prepared import digest_of
 from training.settings import Training, read_settings, settings_to
@@ -62,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    return parser.parse_args(arguments)
+    return parser.parse_args(given(arguments))
 
 
 def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, wanted: str = "auto") -> dict[str, Any]:
@@ -149,11 +150,12 @@ def finish(run: Run, held_out: DistortedCrops) -> dict[str, Any]:
     """Write the encoder and run.json. Raises TrainingError if the weights are not finite."""
     path, schedule = run.folder / ENCODER, run.settings.schedule
     state = run.network.get_submodule("encoder").state_dict()
-    check_finite(run, state, schedule.last * steps_per_epoch(run))
+    check_weights(run.folder, run.settings, state, schedule.last * steps_per_epoch(run))
     checkpoint.write_weights(path, state)
     result = {
         "result": ENCODER, "sha256": sha256_of(path), "epoch": schedule.last,
-        "validation": validate(run, held_out), "device": run.device.name,
+        "validation": validate(run, held_out), "device": run.device.name, "left_out": run.left_out.run,
+        "precision": str(run.device.precision).removeprefix("torch."),
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
     }  # fmt: skip
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)

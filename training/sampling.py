@@ -109,7 +109,7 @@ def drawn(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """First and last-but-one voxel (3,) of what is left when 0 to most_mm are cut off every side."""
+    """First voxel (3,), and one past the last, of what is left when 0 to most_mm are cut off every side."""
     shape = np.array(study.suv.shape)
     cut = np.floor(rng.uniform(0, most_mm, (2, 3)) / np.array(study.spacing_mm)).astype(int)
     low = np.minimum(cut[0], (shape - 1) // 2)

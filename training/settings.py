@@ -23,7 +23,7 @@ LOSSES = {"volumes": ("dice_focal", "equation_1"), "slices": ("dice_lovasz_bce",
 KEPT = ("last", "best")
 OPTIMIZERS = ("adamp", "adamw", "adabelief")
 STRENGTHS = {"none": 0.0, "weak": 0.5, "paper": 1.0, "strong": 1.5}  # times probability and range of table 1
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RATE_PRESETS = ("paper", "authors")
 CROPS_ON = ("workers", "device")
 
@@ -179,7 +179,9 @@ class Training:
     averaging: Averaging | None = None
     batch: int = 2
     accumulate: int = 4
-    precision: str = "float16"  # of the convolutions; float32 where there is no GPU and float16 is asked for
+    precision: str = "auto"  # of the convolutions; auto: bfloat16 on a GPU that has it, else float16 (authors' code);
+    # float32 where there is no GPU and auto or float16 is asked for
+    most_left_out: int = 20  # steps in a row that may be left out because loss or gradients are not finite
     channels_last: bool = False
     workers: int = 4  # processes that draw and augment crops; 0: none
     crops_on: str = "workers"  # "device": crops of volumes are cut and augmented where the network trains
@@ -212,6 +214,7 @@ class Training:
             _between(self, "validate_at_most", 1, 1e9)
         _between(self, "seed", 0, 2**31)
         _between(self, "workers", 0, 1024)
+        _between(self, "most_left_out", 0, 1e9)
         _between(self, "checkpoint_minutes", 0, 1e6)
         if not set(self.flips) <= {0, 1, 2}:
             raise ConfigError(f"flips must be axes out of 0, 1, 2, got {list(self.flips)}")

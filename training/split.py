@@ -20,11 +20,11 @@ from pathlib import Path
 from model.errors import ConfigError
 from model.files import Staging, sha256_of
 from training.command import ENDS, check_targets, told
-from training.dealing import deal, draw_share, strata
+from training.dealing import VOLUME, deal, draw_share, strata, without_diagnosis
 from training.metadata import safe_name
 from training.table import Study, read_table
 
-COLUMNS = ("diagnosis", "tracer", "site")
+BY = ("diagnosis", "tracer", "site", VOLUME)
 PARTS = ("train", "validate", "test")
 SHOWN = 5  # names in one message
 
@@ -196,13 +196,47 @@ def main(arguments: list[str] | None = None) -> int:
         check(options)
         studies = read_table(options.index)
         check_twins(studies)
+        options.by = options.by or stratified_by(studies)
         folds, apart = split(options, studies)
         text = report(folds, apart, studies, options.by)
         beside = write_split(folds, apart, text, options)
+        for warning in without_lesion(folds, studies):
+            print(f"warning: {warning}", file=sys.stderr)
     except ENDS as error:
         return told(error)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
     return 0
+
+
+def stratified_by(studies: dict[str, Study]) -> str:
+    """Diagnosis, or, where no patient with lesion has one, the volume of lesion; says on stderr what is lost."""
+    unknown, ill = without_diagnosis(studies.values())
+    if not unknown:
+        return "diagnosis"
+    every = unknown == ill
+    how = (
+        f"parts get their share of small, middle and large lesion volumes instead (--by {VOLUME})" if every
+        else f"they are one stratum; --by {VOLUME} goes by the volume of lesion"
+    )  # fmt: skip
+    print(
+        f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so that their shares of melanoma, lung "
+        f"cancer and so on may differ between parts: {how}; training.index --metadata reads tables of diagnoses",
+        file=sys.stderr,
+    )
+    return VOLUME if every else "diagnosis"
+
+
+def without_lesion(folds: list[Fold], studies: dict[str, Study]) -> list[str]:
+    """Warnings about parts of folds in which no study has a lesion."""
+    lost = {
+        "train": "there is none to learn from", "validate": "there is no Dice to validate or select by",
+        "test": "there is no Dice of it",
+    }  # fmt: skip
+    return [
+        f"fold {fold.name}, {part}: none of its {len(cases)} studies has a lesion: {lost[part]}"
+        for fold in folds for part in PARTS
+        if (cases := getattr(fold, part)) and not any(studies[case].lesion_ml > 0 for case in cases)
+    ]  # fmt: skip
 
 
 def check_twins(studies: dict[str, Study]) -> None:
@@ -246,7 +280,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="each of the K folds tests, and of the rest each of K2 validates; folds are named OUTER.INNER")
     add("--positive", action="store_true", help="leave out patients none of whose studies has a lesion, unless a list "
         "names them, as Zhong et al. do (default: all patients)")  # fmt: skip
-    add("--by", choices=COLUMNS, default="diagnosis", help="column whose shares are kept (default: diagnosis)")
+    add("--by", choices=BY, help="whose shares are kept: those of a column's values, or of small, middle and large "
+        "lesion volumes (default: diagnosis; volume where no patient with lesion has one)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the shuffling (default: 0)")
     for name, where in (
         ("--test", "tested on, and in no fold that is nested"),

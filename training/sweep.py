@@ -123,7 +123,10 @@ def main(arguments: list[str] | None = None) -> int:
             members=read_members(options.sweep), base=options.base, cache=options.cache, split=options.split,
             fold=options.fold, runs=options.runs, device=options.device,
         )  # fmt: skip
-        report = sweep(plan, Engine(parallel=options.parallel, cluster=options.cluster, slurm=options.slurm))
+        report = sweep(plan, Engine(
+            parallel=options.parallel, cluster=options.cluster, slurm=options.slurm,
+            patience_s=60 * options.patience_minutes,
+        ))  # fmt: skip
         failed = [name for name, entry in report["members"].items() if entry["state"] != "finished"]
         if failed:
             raise LesionError(
@@ -156,6 +159,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "machines that see the same files at the same paths; each worker should have one thread (default no)")
     add("--slurm", type=int, default=0, metavar="JOBS", help="over so many SLURM jobs at a time, by dask-jobqueue, "
         "whose settings (queue, cores, memory, walltime, GPU) stand in ~/.config/dask/jobqueue.yaml (default no)")
+    add("--patience-minutes", type=float, default=10, metavar="N", help="how long a cluster may be without any worker "
+        "before the sweep ends; the same command again goes on (default 10)")
     return parser.parse_args(arguments)
 
 

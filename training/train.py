@@ -5,12 +5,15 @@
 
 A run folder holds config.yaml, log.jsonl, checkpoint.pt, TensorBoard's files, curves.png, slices.png and, at
 the end, the weights (theta_0 as last.safetensors, a member's average as mean.safetensors) and run.json. The
-same command again goes on where it stopped. `torchrun --nproc_per_node N -m training.train ...` uses N GPUs.
+same command again goes on where it stopped. N GPUs, with -- before the options that are not torchrun's:
+
+    torchrun --nproc_per_node N -m training.train -- --settings base.yaml --cache runs/cache ... --run runs/base
 """
 
 import argparse
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +30,17 @@ from model.networks import build
 from training import checkpoint
 from training.averaging import WeightAverage
 from training.batch_norm import refreshed
-from training.command import ENDS, told
+from training.command import ENDS, given, told
 from training.device_crops import DeviceCrops
+from training.finite import check_weights
 from training.imagenet import load_encoder
-from training.loop import Run, check_finite, opened, processes, rank, steps_per_epoch, train
+from training.loop import Run, opened, processes, rank, steps_per_epoch, train
 from training.losses import loss_function
 from training.pictures import draw_curves, draw_slices
-from training.predict import device_for, margin, score_margin, validation_dice
-from training.prepared import digest_of, load, one_crop
+from training.predict import device_for, finite, margin, score_margin, validation_dice
+from training.prepared import Prepared, digest_of, load, one_crop
 from training.sampling import CropDataset
-from training.settings import Training, changed, read_settings, read_yaml, settings_to
+from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
 from training.slice_sampling import SliceDataset
 from training.split import Fold, read_fold
 from training.unseen import check_apart, check_unseen, seen_by, seen_with
@@ -45,8 +49,9 @@ MEAN, LAST, BEST = "mean.safetensors", "last.safetensors", "best.safetensors"
 BEST_NOTE = "best.json"
 
 
-def main() -> int:
-    options = arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
     try:
         settings = read_settings(options.settings)
         if options.change:
@@ -58,15 +63,17 @@ def main() -> int:
     except ENDS as error:
         return told(error)
     if result:
-        dice = result.get("validation", {}).get("dice")
-        said = "" if dice is None else f", validation Dice {dice:.4f}"
+        said = validated_text(result.get("validation", {}))
         print(f"'{options.run / result['result']}' is what the run ended with{said}")
+        if result.get("left_out"):
+            print(f"warning: {result['left_out']} steps were left out, whose loss or gradients were not finite; "
+                  f"{checkpoint.LOG} counts them by epoch", file=sys.stderr)  # fmt: skip
     return 0
 
 
-def arguments() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
+        prog="python -m training.train", description=__doc__.splitlines()[0],
         epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
         "backward, and the validation cases once every validate_every epochs; training/README.md has a table of hours "
         "and hardware. On disk 12 bytes a parameter, 20 while weights are averaged, and 4 for the result.",
@@ -81,7 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training.pretrain, for a base run")
     parser.add_argument("--encoder", type=Path, help="timm's weights for the RegNetY of a network for slices")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    return parser.parse_args()
+    return parser.parse_args(given(arguments))
 
 
 def train_run(
@@ -106,12 +113,7 @@ def train_run(
         print(f"warning: {data.warning}", file=sys.stderr)
     one_crop(cache, (*fold.train, *fold.validate))
     check_apart(data.studies, fold, cache)
-    cases = validated_cases(settings, fold)
-    if settings.keep == "best" and not any(len(load(cache, case).lesion) for case in cases):
-        raise ConfigError(
-            f"keep: best needs a lesion in the {len(cases)} cases that are validated, or no epoch is better than "
-            "another: raise validate_at_most, or divide the cases anew"
-        )
+    check_validated(settings, cache, validated_cases(settings, fold))
     if settings.deterministic:
         make_deterministic()
     else:
@@ -145,6 +147,32 @@ def validated_cases(settings: Training, fold: Fold) -> list[str]:
     return [fold.validate[number * len(fold.validate) // most] for number in range(most)]
 
 
+def check_validated(settings: Training, cache: Path, cases: list[str]) -> None:
+    """Warn if no case that is validated has a lesion: there is no Dice then. Raises ConfigError for keep: best, which
+    chooses by it.
+    """
+    studies = (load(cache, case) for case in cases)
+    if any(len(study.lesion) or study.lost_ml for study in studies):
+        return
+    remedy = "raise validate_at_most, or divide the cases anew"
+    if settings.keep == "best":
+        raise ConfigError(
+            f"keep: best needs a lesion in the {len(cases)} cases that are validated, or no epoch is better than "
+            f"another: {remedy}"
+        )
+    if cases and rank() == 0:
+        print(f"warning: none of the {len(cases)} cases that are validated has a lesion: there will be no validation "
+              f"Dice; {remedy}", file=sys.stderr)  # fmt: skip
+
+
+def validated_text(validation: Mapping[str, Any]) -> str:
+    """What a run's last validation says, to be put after what it ended with; empty if nothing was validated."""
+    if "dice" not in validation:
+        return ""
+    dice = validation["dice"]
+    return ", validation Dice " + ("n/a: no validated case has a lesion" if dice is None else f"{dice:.4f}")
+
+
 def data_for(settings: Training, cache: Path, fold: Fold, device: Device) -> CropDataset | SliceDataset:
     """Crops, or slices, of the fold's training cases."""
     if settings.network.kind == "slices":
@@ -164,7 +192,7 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
         return
     config = read_yaml(base / checkpoint.CONFIG)
     longer = settings_to(settings)
-    there = config["settings"] | {"schedule": config["settings"]["schedule"] | {"stop": longer["schedule"]["stop"]}}
+    there = settings_to(changed(settings_from(config["settings"]), {"schedule": {"stop": longer["schedule"]["stop"]}}))
     if there != longer:
         raise ConfigError(f"'{base}' was trained with other settings: only schedule.stop may differ to carry it on")
     partial = folder.with_name(f".partial-{folder.name}")
@@ -253,14 +281,14 @@ class Watcher:
     def __call__(self, epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
         found = self.validated(epoch)
         if self.board is not None:
-            for name, value in figures.items():
-                self.board.add_scalar(f"training/{name}", value, epoch)
-            for name, value in found.items():
-                self.board.add_scalar(f"validation/{name}", value, epoch)
+            for kind, values in (("training", figures), ("validation", found)):
+                for name, value in values.items():
+                    if isinstance(value, (int, float)):
+                        self.board.add_scalar(f"{kind}/{name}", value, epoch)
             self.board.flush()
         return found
 
-    def validated(self, epoch: int) -> dict[str, float]:
+    def validated(self, epoch: int) -> dict[str, float | None]:
         """Scores of the validation cases, where this epoch is one to validate; else nothing."""
         stop = self.settings.schedule.last
         if epoch % self.settings.validate_every and epoch != stop or not self.cases:
@@ -269,7 +297,7 @@ class Watcher:
         network = self.judged()
         for case in self.cases:
             study = load(self.cache, case)
-            out = margin(network, study, self.settings, self.device)
+            out = self.margin(network, study)
             scores[case] = score_margin(out, study)
             if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
                 shown = study, out
@@ -283,6 +311,14 @@ class Watcher:
         if (self.folder / checkpoint.LOG).exists():
             draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
         return dict(self.last)
+
+    def margin(self, network: nn.Module, study: Prepared) -> np.ndarray:
+        """The study's margin, computed as in training, or in float32 where that overflows."""
+
+        def compute(on: Device) -> np.ndarray:
+            return margin(network, study, self.settings, on)
+
+        return finite(compute, self.device, f"'{self.folder}', case {study.case}")
 
     def keep_best(self, epoch: int, network: nn.Module) -> None:
         """Write the weights down where they are the best so far, if those are kept."""
@@ -307,7 +343,8 @@ def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[st
     """Write the weights and run.json. Raises TrainingError if the weights are not finite."""
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.last
-    check_finite(run, run.average.state() if run.average else run.network.state_dict(), stop * steps_per_epoch(run))
+    kept = run.average.state() if run.average else run.network.state_dict()
+    check_weights(run.folder, run.settings, kept, stop * steps_per_epoch(run))
     validation = watcher.last or watcher.validated(stop)  # a run killed after its last checkpoint has not validated
     best = stop
     if run.settings.keep == "best" and (run.folder / BEST_NOTE).exists():
@@ -319,6 +356,7 @@ def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[st
         "result": name, "sha256": sha256_of(run.folder / name), "epoch": stop, "kept_epoch": best, "start": origin,
         "terms": run.average.terms if run.average else 0, "validation": validation,
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()}, "device": run.device.name,
+        "precision": str(run.device.precision).removeprefix("torch."), "left_out": run.left_out.run,
     }  # fmt: skip
     draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)

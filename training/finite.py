@@ -1,0 +1,85 @@
+"""Numbers that are not finite: a step with such a loss or gradient is left out and counted; weights are never kept."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.errors import LesionError
+from training.settings import Training
+
+REMEDY = (
+    "the same command goes on from the last checkpoint with precision: float32 or bfloat16, a lower optimizer.rate "
+    "({rate:g}), or an optimizer.clip_norm ({clip:g}, 0: none): these may change on the way, and are recorded"
+)
+
+
+class TrainingError(LesionError):
+    """The run cannot go on: the loss or the weights are not finite."""
+
+    exit_code = 6
+
+
+@dataclass
+class LeftOut:
+    """How many steps were left out: one after the other until now, in this epoch, and in the run."""
+
+    in_a_row: int = 0
+    epoch: int = 0
+    run: int = 0
+
+    def add(self) -> None:
+        """One more."""
+        self.in_a_row, self.epoch, self.run = self.in_a_row + 1, self.epoch + 1, self.run + 1
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """Why a step was left out, and the batch of this process."""
+
+    why: str
+    image: Tensor
+    truth: Tensor
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """The norm of all gradients; not finite if one is not, or if their squares overflow, as in an optimizer."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def why_not(loss: float, norm: float) -> str:
+    """What is not finite, in words; empty if both are."""
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    return "" if math.isfinite(norm) else f"the norm of the gradients is {norm}, the loss {loss:g}"
+
+
+def check_left_out(
+    folder: Path, settings: Training, found: NotFinite, left_out: LeftOut, step: int, process: int
+) -> None:
+    """Raise TrainingError at the step after `settings.most_left_out` in a row, with the batch of this process saved."""
+    if left_out.in_a_row <= settings.most_left_out:
+        return
+    path = folder / f"bad-batch-{step}-{process}.safetensors"
+    save_file({"image": found.image.cpu().contiguous(), "truth": found.truth.cpu().contiguous()}, path)
+    raise TrainingError(
+        f"{found.why} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
+        f"were left out for that (at most {settings.most_left_out}, most_left_out): the batch is saved in '{path}'; "
+        + REMEDY.format(rate=settings.optimizer.rate, clip=settings.optimizer.clip_norm)
+    )
+
+
+def check_weights(folder: Path, settings: Training, state: Mapping[str, Tensor], step: int) -> None:
+    """Raise TrainingError if weights to be kept hold NaN or infinity; what was kept before stays."""
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise TrainingError(
+            f"the weights are not finite after step {step} of '{folder}' ({len(bad)} of {len(state)} tensors, the "
+            f"first is {bad[0]}): they are not kept, and what was kept before stays as it was; "
+            + REMEDY.format(rate=settings.optimizer.rate, clip=settings.optimizer.clip_norm)
+        )
