@@ -1,6 +1,6 @@
 """Lesions as DICOM Segmentation (SEG) on the slices of the PET they were found in, a segment each.
 
-The patient's and the study's identity are those of the PET, so that a PACS files it beside it.
+The patient's and the study's identity are those of the PET, byte by byte, so that a PACS files it beside it.
 Segments are numbered as the lesion table is, so that a lesion of the table is found in a viewer.
 """
 
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
+from model.dicom_identity import identity_of
 from model.dicom_out import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
@@ -26,7 +27,7 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
 
     weights: the bundle's name and method, shown as the algorithm. run: what the lesions are a function of, besides
     the PET; the same gives the same UIDs. No lesion gives one segment of empty frames: that nothing was found is a
-    result too.
+    result too. Raises CaseError, and what highdicom raises, where headers cannot be referred to.
     """
     sources = complete(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
@@ -36,7 +37,9 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
             source.FrameOfReferenceUID = uid_from("frame", source.SeriesInstanceUID)
         source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # the voxels of the mask
     segments, labels = segments_of(numbers)
-    return as_bytes(_segmentation(segments, labels, sources, weights, run))
+    made = _segmentation(segments, labels, sources, weights, run)
+    identity_of(headers[0]).fill(made)
+    return as_bytes(made)
 
 
 def _segmentation(
@@ -65,7 +68,7 @@ def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd
         segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=f"{MODEL}: {weights}"[:64], family=codes.DCM.ArtificialIntelligence, version=__version__
+            name=f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64], family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
         tracking_uid=tracking_uid, tracking_id=label,
     )  # fmt: skip
