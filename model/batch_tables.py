@@ -12,10 +12,10 @@ from model.errors import split_remedy
 from model.job import Job
 from model.journal import Record
 from model.lesion_table import csv_text, without_apostrophe
-from model.naming import KEYS, cleared, is_name
+from model.naming import KEYS, cleared, digest_in, is_name, sources_of
 from model.plan import Plan
 from model.results import STUDIES
-from model.studies import NO_PET, Unusable
+from model.studies import FIND, NO_PET, Unusable
 
 SUMMARY, FAILURES = "summary.csv", "failures.csv"
 COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
@@ -80,8 +80,31 @@ def keys_csv(plan: Plan, before: Iterable[Mapping[str, Any]] = ()) -> str:
     return csv_text(KEY_COLUMNS, [rows[name] for name in sorted(rows)])
 
 
-def keys_of(output: Path) -> list[dict[str, str]]:
-    """The rows of an earlier keys.csv whose study has results there; none where it cannot be read."""
+def failures_kept(output: Path, plan: Plan, root: Path) -> list[Failure]:
+    """What earlier runs over other studies found, and could not score, by their failures.csv.
+
+    Neither what lies below `root`, where it would have been found again, nor a study of this run.
+    """
+    try:
+        content = (output / FAILURES).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    sources, found = sources_of(output), {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.kept)}
+    kept = []
+    for row in csv.DictReader(io.StringIO(content, newline="")):
+        one = {name: without_apostrophe(row.get(name) or "") for name in FAILURE_COLUMNS[:4]}
+        source = sources.get(one["study"])
+        if one["stage"] not in (FIND, NO_PET) or not is_name(one["study"]) or digest_in(one["study"]) in found:
+            continue
+        if source is not None and not source.is_relative_to(root):
+            kept.append(Failure(**one))
+    return kept
+
+
+def keys_of(output: Path, kept: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of an earlier keys.csv whose study has results there or is one of `kept`; none where it cannot be read.
+    """
+    wanted = set(kept)
     try:
         content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -90,7 +113,8 @@ def keys_of(output: Path) -> list[dict[str, str]]:
         {name: without_apostrophe(value or "") for name, value in row.items() if name in KEY_COLUMNS}
         for row in csv.DictReader(io.StringIO(content, newline=""))
     ]
-    return [row for row in rows if is_name(row.get("study", "")) and (output / STUDIES / row["study"]).is_dir()]
+    named = [row for row in rows if is_name(row.get("study", ""))]
+    return [row for row in named if row["study"] in wanted or (output / STUDIES / row["study"]).is_dir()]
 
 
 def _key(job: Job) -> dict[str, Any]:

@@ -83,7 +83,10 @@ def identity_of(header: FileDataset) -> Identity:
 
 def identity_warnings(headers: Sequence[FileDataset]) -> list[str]:
     """One warning of what SEG and RTSTRUCT cannot take over of their PET's identity; none where they take all."""
-    unusable = identity_of(headers[0]).unusable
+    try:
+        unusable = identity_of(headers[0]).unusable
+    except UNREADABLE:  # told by what cannot be made of it
+        return []
     if not unusable:
         return []
     return [

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
     for header in headers:
         new = Dataset()
         for keyword in NEEDED:
-            if text(header, keyword):
-                new.add(header[keyword])
+            with suppress(CaseError):  # damaged: as if it were absent
+                if text(header, keyword):
+                    new.add(header[keyword])
         if missing := [tag_name(keyword) for keyword in REFERRED if keyword not in new]:
             raise CaseError(f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG or RTSTRUCT must refer to")
         for keyword in EMPTY:

@@ -62,13 +62,14 @@ def _segmentation(
 
 
 def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
+    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # whatever the patient's character set
     return hd.seg.SegmentDescription(
         segment_number=number, segment_label=label,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,  # SNOMED CT 49755003
         segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64], family=codes.DCM.ArtificialIntelligence, version=__version__
+            name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
         tracking_uid=tracking_uid, tracking_id=label,
     )  # fmt: skip

@@ -4,10 +4,13 @@ Patients' names and the source folders' names stand in keys.csv (mode 600), and 
 name the patient to be filed. Messages are cleared of them before they are written anywhere else.
 """
 
+import csv
 import hashlib
+import io
 import os
 import re
 import secrets
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from model.errors import OutputError
 from model.studies import Entry, Unusable
 
 SALT, KEYS = ".salt", "keys.csv"
+NAMELESS = "s-"  # how the name of a study begins without --names
 DIGITS = 12  # of the hash: among 100,000 studies two share a name with a chance of 2 in 100,000
 LONGEST_NAME = 60
 SHORTEST_NAME = 4  # of a patient's name or ID that is looked for in messages: shorter ones are parts of words
@@ -33,19 +37,38 @@ def read_salt(output: Path) -> bytes:
         raise OutputError(f"cannot read '{path}': {error.strerror}; it must be readable by its owner") from None
 
 
-def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False) -> str:
-    """What a study is called: a salted hash of what identifies it, after its folder's or file's name with `named`."""
-    digest = hashlib.sha256(salt + b"\0" + entry.identity.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
+def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False, identity: str | None = None) -> str:
+    """What a study is called: a salted hash of what identifies it, after its folder's or file's name with `named`.
+
+    identity: another than the entry's own, under which it may have been named before.
+    """
+    identified = (entry.identity if identity is None else identity).encode(errors="surrogateescape")
+    digest = hashlib.sha256(salt + b"\0" + identified).hexdigest()[:DIGITS]
     if not named:
-        return f"s-{digest}"
+        return f"{NAMELESS}{digest}"
     shown = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
-    safe = re.sub(r"[^A-Za-z0-9]+", "_", shown).strip("_")[:LONGEST_NAME]
-    return f"{safe or 's'}-{digest}"
+    letters = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", shown)).strip("_")  # of any script
+    return f"{letters[:LONGEST_NAME] or 's'}-{digest}"
 
 
 def is_name(text: str) -> bool:
     """Whether a study may be called so: a name of `name_of`, which leads out of no folder."""
-    return bool(re.fullmatch(rf"[A-Za-z0-9_]+-[0-9a-f]{{{DIGITS}}}", text))
+    return bool(re.fullmatch(rf"\w+-[0-9a-f]{{{DIGITS}}}", text))
+
+
+def digest_in(name: str) -> str:
+    """The hash in a name of `name_of`: what a study has in common with and without --names."""
+    return name[-DIGITS:]
+
+
+def sources_of(output: Path) -> dict[str, Path]:
+    """Where the studies of an earlier keys.csv lie, by name; none where it cannot be read."""
+    try:
+        content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return {}
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    return {row["study"]: Path(row["source"]) for row in rows if row.get("study") and row.get("source")}
 
 
 def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:

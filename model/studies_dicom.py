@@ -20,6 +20,16 @@ from model.studies import FIND, NO_PET, Entry, Found, Unusable
 COVER_STEPS = 50  # coverage counts in steps of 2 %: less does not tell one CT from another
 
 
+def identity_of(uid: str) -> str:
+    """What names a study of DICOM: its StudyInstanceUID."""
+    return f"dicom:{uid}"
+
+
+def identity_with_patient(uid: str, patient: str) -> str:
+    """The same where several patients share the UID."""
+    return f"dicom:{uid}:{patient}"
+
+
 def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
     """The studies among DICOM files. named: picks may hold the series' descriptions, which can name a patient."""
     series, damaged = scan(files)
@@ -30,7 +40,7 @@ def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
     patients = Counter(uid for uid, _ in studies)
 
     def identity(uid: str, patient: str) -> str:
-        return f"dicom:{uid}" if patients[uid] == 1 else f"dicom:{uid}:{patient}"
+        return identity_of(uid) if patients[uid] == 1 else identity_with_patient(uid, patient)
 
     loose = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
     entries, unusable, taken = [], [], set[tuple[str, str]]()
@@ -44,7 +54,9 @@ def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
             cts = [s for other in loose for s in studies[other] if s.frame in frames]
             taken |= {s.belongs for s in cts}
         if cts:
-            entries.append(_entry(identity(*key), pets, cts, named))
+            whole = identity_with_patient(*key)
+            also = (whole,) if identity(*key) != whole else ()
+            entries.append(_entry(identity(*key), also, pets, cts, named))
         else:
             unusable.append(_lone(identity(*key), pets, FIND, root))
     unusable += [_lone(identity(*key), studies[key], NO_PET, root) for key in sorted(loose - taken)]
@@ -72,7 +84,7 @@ def _cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
     return max(0.0, min(high, last) - max(low, first)) / (high - low) if high > low else 0.0
 
 
-def _entry(identity: str, pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
+def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
     pet = pick_pet(pets)
     ct = pick_ct(cts, pet)
     picks = _said("PET", pet, pets, named, lambda s: s.flaw or ("" if s.corrected else "not attenuation-corrected"))
@@ -80,7 +92,7 @@ def _entry(identity: str, pets: list[SeriesInfo], cts: list[SeriesInfo], named: 
     files = (*pet.files, *ct.files)
     return Entry(
         identity=identity, source=common_folder(files), kind="dicom", pet=pet.files, ct=ct.files,
-        picks=tuple(picks), person=pet.person,
+        picks=tuple(picks), person=pet.person, study_uid=pet.study, also=also,
     )  # fmt: skip
 
 

@@ -19,8 +19,10 @@ from model.dicom_scan import SeriesInfo, scan
 from model.errors import CaseError, ConfigError
 from model.reading import SUFFIXES
 from model.studies import Entry, Found, Unusable
-from model.studies_dicom import common_folder, find_dicom, pick_ct, pick_pet
+from model.studies_dicom import common_folder, find_dicom, identity_with_patient, pick_ct, pick_pet
+from model.studies_dicom import identity_of as identity_of_study
 from model.studies_images import find_images, is_image
+from model.studies_images import identity_of as identity_of_image
 
 NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
 
@@ -117,7 +119,34 @@ def read_list(path: Path) -> Found:
             named = tuple(path.parent / cells[name] for name in ("pet", "ct", "truth") if cells[name])
             said = f"line {rows.line_num}: {error}"
             unusable.append(Unusable(identity=f"row:{number}", source=path, message=said, paths=named))
-    return Found() + Found(entries=tuple(entries.values()), unusable=tuple(unusable))
+    return Found() + Found(entries=_named_by_what_they_are(list(entries.values()), path), unusable=tuple(unusable))
+
+
+def _named_by_what_they_are(entries: list[Entry], table: Path) -> tuple[Entry, ...]:
+    """Rows of a CSV under the identities that their studies have where they are found in a folder.
+
+    Rows that share a study (of other series, say) keep those of their paths, which others have beside: a result may
+    bear it.
+    """
+    patients = Counter((entry.study_uid, entry.person[1:]) for entry in entries if entry.kind == "dicom")
+    uids = Counter(uid for uid, _ in patients)
+    root = Path(os.path.abspath(table.parent))
+    images = {entry.identity: identity_of_image(entry.pet[0], root) for entry in entries if entry.kind != "dicom"}
+    shared = Counter(images.values())
+
+    def identified(entry: Entry) -> Entry:
+        if entry.kind != "dicom":
+            own = images[entry.identity]
+            return replace(entry, identity=own, also=(entry.identity,)) if own and shared[own] == 1 else entry
+        plain = identity_of_study(entry.study_uid)
+        whole = identity_with_patient(entry.study_uid, entry.person[1])
+        if patients[entry.study_uid, entry.person[1:]] > 1:
+            return entry
+        if uids[entry.study_uid] > 1:
+            return replace(entry, identity=whole, also=(entry.identity,))
+        return replace(entry, identity=plain, also=(whole, entry.identity))
+
+    return tuple(map(identified, entries))
 
 
 def _listed(cells: dict[str, str], table: Path) -> Entry:
@@ -149,6 +178,7 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
     pet: tuple[Path, ...] = (paths["pet"],)
     ct: tuple[Path, ...] = (paths["ct"],)
     person: tuple[str, ...] = ()
+    study_uid = ""
     if kind == "dicom":
         pets, cts = ([s for s in _series(paths[name]) if s.modality == modality]
                      for name, modality in (("pet", "PT"), ("ct", "CT")))  # fmt: skip
@@ -157,10 +187,11 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
             raise CaseError(f"folder '{paths[empty]}' holds no DICOM series of a {empty.upper()}; correct the path")
         taken = pick_pet(pets)
         pet, ct, person = taken.files, pick_ct(cts, taken).files, taken.person
+        study_uid = taken.study
     source = common_folder((*pet, *ct)) if kind == "dicom" else _without_ending(paths["ct"])
     return Entry(
         identity=f"csv:{cells['pet']} | {cells['ct']}", source=source, kind=kind, pet=pet, ct=ct,
-        truth=paths.get("truth"), weight_kg=weight_kg, person=person,
+        truth=paths.get("truth"), weight_kg=weight_kg, person=person, study_uid=study_uid,
     )  # fmt: skip
 
 
