@@ -175,13 +175,21 @@ def _report(
         conversion["slice_factors"] = []  # all of them are the factor
     report |= {
         "totals": rounded(dataclasses.asdict(study.measured[1])), "picks": list(job.entry.picks),
-        "suv_conversion": conversion, "given": job.entry.given,
+        "suv_conversion": conversion, "given": _given(job),
         "batch": {
             "key": key, "mask_key": job.mask_key, "mask_sha256": mask_hash(study.result.mask), **study.hashes,
             "options": dataclasses.asdict(job.options), "mask_warnings": _of_the_mask(study), "row": row,
         },
     }  # fmt: skip
     return json_bytes(_told(job, report))
+
+
+def _given(job: Job) -> dict[str, Any]:
+    """What was given in place of the header's; of a time the time of day alone, as a date would identify."""
+    given = job.entry.given
+    if "injection_time" in given:
+        given["injection_time"] = given["injection_time"].split("T")[-1]
+    return given
 
 
 def _told(job: Job, value: Any) -> Any:
