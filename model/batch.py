@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from model.journal import DONE, FAILED, Journal, Record
 from model.progress import say
 from model.results import LOCK
 from model.station import Died, TookTooLong
+from model.stored import is_begun, without_dicom
 from model.writing import check_output
 
 LEAST_FREE_BYTES = 200_000_000  # on the results' disk, before a study is begun
@@ -52,13 +54,19 @@ def answer_of(station: Scores, job: Job, following: Job | None) -> dict[str, Any
     try:
         return station.ask(job, following)
     except TookTooLong as reason:
+        if finished := without_dicom(job, str(reason)):
+            return finished
         remedy = "give it more with --limit-minutes, or leave this study out"
         return {"state": FAILED, "stage": "segment", "message": str(reason), "remedy": remedy}
     except Died:
         pass
+    if is_begun(job):  # it died of the SEG: the mask is there
+        job = replace(job, stored=job.name)
     try:
         return station.ask(job, None)
     except Died as reason:
+        if finished := without_dicom(job, str(reason)):
+            return finished
         remedy = "use a machine with more memory, or a bundle with a smaller window, or leave this study out"
         return {"state": FAILED, "stage": "segment", "message": f"{reason}, twice", "remedy": remedy}
 

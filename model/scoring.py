@@ -65,7 +65,7 @@ def load(job: Job, bundle: Bundle) -> Loaded:
     watch = Stopwatch()
     with watch.stage("read"):
         found = _read(job, bundle.manifest.limits)
-        stored = _stored(job, found["case"])
+        stored = _stored(job, found["case"], found["hashes"]["images_sha256"])
     ready = None if stored else make_ready(found["case"], bundle, watch)
     return Loaded(ready=ready, stored=stored, seconds=watch.seconds, **found)
 
@@ -109,7 +109,7 @@ def _hashes(job: Job) -> dict[str, str]:
     }
 
 
-def _stored(job: Job, case: Case) -> Stored | None:
+def _stored(job: Job, case: Case, images_sha256: str) -> Stored | None:
     """The mask that is there, its folder under the study's name from now on; None where it must be made."""
     if not job.stored:
         return None
@@ -117,7 +117,7 @@ def _stored(job: Job, case: Case) -> Stored | None:
     if job.stored != job.name and not (folders / job.name).exists():
         with suppress(OSError):
             os.rename(folders / job.stored, folders / job.name)
-    return read_stored(job, case.pet.grid)
+    return read_stored(job, case.pet.grid, images_sha256)
 
 
 def score_study(

@@ -21,11 +21,12 @@ from model.config import Limits
 from model.errors import CaseError
 from model.geometry import Grid
 from model.job import Job, Options
-from model.journal import contents_of, stat_of
+from model.journal import DONE, contents_of, stat_of
 from model.manifest import Bundle
 from model.masks import check_grid, read_mask
-from model.results import REPORT, STUDIES
+from model.results import REPORT, STUDIES, add_files
 from model.studies import Entry
+from model.writing import json_bytes
 
 UNFINISHED = "unfinished "  # before the key of a result that lacks its SEG or RTSTRUCT still
 KEPT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "versions")  # of the mask's making
@@ -106,8 +107,37 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
         return False
 
 
-def read_stored(job: Job, grid: Grid) -> Stored | None:
-    """The mask that `job.stored` names, None where it is no longer what its report says: then it is made anew."""
+def without_dicom(job: Job, reason: str) -> dict[str, Any] | None:
+    """What a scoring process would answer of a study that is finished but for SEG and RTSTRUCT, of which it died.
+
+    The warning goes into the study's report, too. None where there is no such result. Raises OutputError.
+    """
+    report = read_report(job.output, job.name) if is_begun(job) else None
+    if report is None:
+        return None
+    warning = f"no SEG or RTSTRUCT was made: {reason} (the mask and the tables are whole)"
+    said = report["batch"]
+    row = said["row"] | {"warnings": [*said["row"]["warnings"], warning]}
+    report |= {"warnings": [*report["warnings"], warning], "batch": said | {"key": job.key, "row": row}}
+    add_files(job.output, job.name, {REPORT: json_bytes(report)})
+    return {"state": DONE, "row": row, "input_sha256": said["input_sha256"], "stat": said["stat"]}
+
+
+def is_begun(job: Job) -> bool:
+    """Whether the study's folder holds the result of this very job, finished but for SEG and RTSTRUCT."""
+    report = read_report(job.output, job.name)
+    if report is None or report["batch"].get("key") != UNFINISHED + job.key:
+        return False
+    try:
+        return _same(job.entry, report["batch"]["images_stat"], report["batch"]["images_sha256"])
+    except (OSError, KeyError):
+        return False
+
+
+def read_stored(job: Job, grid: Grid, images_sha256: str) -> Stored | None:
+    """The mask that `job.stored` names; None where it is not what its report says, or of other images: then it is made
+    anew.
+    """
     report = read_report(job.output, job.name if job.stored else "")
     if report is None:
         return None
@@ -120,6 +150,7 @@ def read_stored(job: Job, grid: Grid) -> Stored | None:
         same = mask_hash(mask) == said if said else abs(volume_ml - report["volume_ml"]) < VOLUME_ML
     except (CaseError, OSError, KeyError, TypeError, ValueError):
         return None
+    same = same and report["batch"].get("images_sha256", images_sha256) == images_sha256  # of newer results
     return Stored(mask=mask, path=path, report=report) if same else None
 
 

@@ -1,8 +1,11 @@
 import hashlib
 import stat
+from dataclasses import replace
 from pathlib import Path
 
-from model.naming import cleared, name_of, read_salt, write_private
+import pytest
+
+from model.naming import cleared, digest_in, is_name, name_of, read_salt, write_private
 from model.studies import Entry, Unusable
 
 ROOT = Path("/mnt/share/studies")
@@ -62,3 +65,22 @@ def test_private_files_are_private_from_the_start_and_replaced_whole(tmp_path) -
     assert (tmp_path / "keys.csv").read_text() == "new"
     assert stat.S_IMODE((tmp_path / "keys.csv").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["keys.csv"]
+
+
+@pytest.mark.parametrize(
+    ("person", "begins"),
+    [
+        ("Müller^Jürgen", "Müller_Jürgen_"), ("Mu\u0308ller", "Müller_"), ("山田^太郎", "山田_太郎_"),
+        ("Ørsted/../x", "Ørsted_x_"),
+        ("\udcfc\x1b[31m", "31m_"),
+    ],
+)  # fmt: skip
+def test_with_names_letters_of_every_script_are_kept(person: str, begins: str) -> None:
+    name = name_of(replace(ENTRY, person=(person,)), b"salt", named=True)
+    assert name.startswith(begins) and is_name(name) and digest_in(name) == digest_in(name_of(ENTRY, b"salt"))
+    assert len(f"{name}".encode()) <= 255
+
+
+def test_the_longest_name_fits_a_file_system() -> None:
+    wide = name_of(replace(ENTRY, person=("\U00020000" * 200,)), b"salt", named=True)  # four bytes a letter
+    assert len(wide.encode()) <= 255 and is_name(wide)
