@@ -1,6 +1,7 @@
 """The report of a batch, as text and in a real browser; the browser's tests skip where there is no Chromium."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -144,6 +145,25 @@ def test_in_a_browser_a_thousand_studies_are_sorted_by_a_column(order: str, fall
     volumes = [float(values[2]) for values in lines]  # after the numbers of warnings and of lesions
     assert len(volumes) == 1000 and volumes == sorted(volumes, reverse=falling)
     assert 'aria-sort="' in body
+
+
+@pytest.mark.parametrize("width", [420, 1500])
+def test_in_a_browser_the_histogram_is_as_legible_on_a_narrow_page(width: int, thousand: Path) -> None:
+    """Letters have the same height on every page, and nothing of the picture lies outside of it."""
+    measured = thousand.with_name(f"measured-{width}.html")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", thousand.read_text(encoding="utf-8"))
+    script = (
+        "<script>const box = document.querySelector('figure svg').getBoundingClientRect();"
+        "document.title = JSON.stringify([innerWidth, ...[...document.querySelectorAll('figure text')].filter("
+        "t => t.textContent).map(t => t.getBoundingClientRect()).map(r => [r.height, r.left - box.left, "
+        "box.right - r.right, box.bottom - r.bottom])])</script></body>"
+    )
+    measured.write_text(page.replace("</body>", script), encoding="utf-8")
+    shown = browse(measured, "--dump-dom", f"--window-size={width},900", f"file://{measured}").decode()
+    inner, *texts = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+    assert width - 20 <= inner <= max(width, 500) and len(texts) > 12
+    for height, *inside in texts:
+        assert 13 <= height <= 20 and min(inside) >= -1
 
 
 def test_in_a_browser_the_page_is_drawn(thousand: Path, tmp_path) -> None:
