@@ -19,7 +19,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="score.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment and measure tumour lesions in every PET/CT study of a folder, offline.\n" + RESEARCH,
-        epilog="The same command goes on where a run was interrupted; studies that failed are tried again.",
+        epilog="The same command goes on where a run was interrupted; studies that failed are tried again. Options\n"
+               "that only add outputs take the masks that are there.",
     )  # fmt: skip
     add = parser.add_argument
     add("studies", type=Path, metavar="STUDIES",
