@@ -34,7 +34,7 @@ pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs 
 def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
     """What an object that refers to these headers needs of them, in new datasets; what must be there is, if empty.
 
-    Raises CaseError if a slice lacks a UID that must be referred to.
+    Raises CaseError if a slice lacks a UID that must be referred to, or shares its own with another slice.
     """
     whole = []
     for header in headers:
@@ -49,6 +49,11 @@ def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
             if keyword not in new:
                 setattr(new, keyword, "")
         whole.append(new)
+    if len({one.SOPInstanceUID for one in whole}) < len(whole):
+        raise CaseError(
+            f"slices of '{path_of(headers[0])}' share a {tag_name('SOPInstanceUID')}, so that a viewer could show a "
+            "lesion on another slice"
+        )
     return whole
 
 
