@@ -16,7 +16,7 @@ from model.journal import DONE, FAILED, Journal, Record
 from model.progress import say
 from model.results import LOCK
 from model.station import Died, TookTooLong
-from model.stored import is_begun, without_dicom
+from model.stored_results import is_begun, without_dicom
 from model.writing import check_output
 
 LEAST_FREE_BYTES = 200_000_000  # on the results' disk, before a study is begun

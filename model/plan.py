@@ -11,7 +11,7 @@ from model.journal import DONE, Record, contents_of, stat_of
 from model.manifest import Bundle
 from model.naming import NAMELESS, digest_in, is_name, name_of, sources_of
 from model.results import REPORT, STUDIES
-from model.stored import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
+from model.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
 from model.studies import NO_PET, Entry, Found, Unusable
 
 OTHER_WEIGHTS = "scored by an earlier run with other weights than the last run's (report.json says which)"

@@ -22,7 +22,7 @@ from model.dicom_suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
 from model.job import Job
-from model.journal import joined, stat_of
+from model.journal import hash_of_hashes, stat_of
 from model.manifest import Bundle
 from model.masks import check_grid, read_mask
 from model.measures import measure
@@ -30,7 +30,7 @@ from model.reading import Case, read_case
 from model.results import STUDIES
 from model.segment import Ready, Result, make_ready, segment_ready
 from model.stopwatch import Stopwatch
-from model.stored import Stored, read_stored
+from model.stored_results import Stored, read_stored
 from model.study_results import Study, write_study
 from model.weights import Voter
 
@@ -104,8 +104,8 @@ def _hashes(job: Job) -> dict[str, str]:
     stats = {"stat": stat_of(files), "images_stat": stat_of(images)}
     contents = {path: sha256_of(path) for path in files}
     return stats | {
-        "input_sha256": joined(contents[path] for path in files),
-        "images_sha256": joined(contents[path] for path in images),
+        "input_sha256": hash_of_hashes(contents[path] for path in files),
+        "images_sha256": hash_of_hashes(contents[path] for path in images),
     }
 
 

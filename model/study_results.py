@@ -30,7 +30,7 @@ from model.report import make_report
 from model.results import REPORT, Folder, add_files
 from model.segment import Result
 from model.stopwatch import Stopwatch
-from model.stored import EXTRAS, KEPT, UNFINISHED, Stored, mask_hash
+from model.stored_results import EXTRAS, KEPT, UNFINISHED, Stored, mask_hash
 from model.writing import json_bytes
 
 LONGEST_REASON = 200  # characters of what a library says
@@ -40,7 +40,7 @@ LONGEST_REASON = 200  # characters of what a library says
 class Study:
     """A study that is segmented and measured. stored: the result that its mask is from, if it was there already.
 
-    hashes: of its files, as the journal and `model.stored` compare them. mask_warnings: of the mask's making, now.
+    hashes: of its files, as `model.stored_results` compares them. mask_warnings: of the mask's making, now.
     """
 
     job: Job

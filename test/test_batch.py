@@ -15,7 +15,7 @@ from model.job import Job, Options
 from model.journal import DONE, FAILED, Journal, read_journal, stat_of
 from model.results import LOCK, REPORT, STUDIES
 from model.station import Died, TookTooLong
-from model.stored import UNFINISHED
+from model.stored_results import UNFINISHED
 from model.studies import Entry
 
 

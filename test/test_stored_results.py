@@ -16,7 +16,7 @@ from model.geometry import grid_of
 from model.job import Job, Options
 from model.journal import contents_of, stat_of
 from model.manifest import load_bundle
-from model.stored import key_of, mask_hash, mask_key_of, read_stored, usable_mask
+from model.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
 from model.studies import Entry
 
 NAME = "s-0123456789ab"
