@@ -43,7 +43,7 @@ def write_results(
     earlier = failures_kept(output, plan, root)
     failures = sorted([*failures, *earlier], key=lambda failure: failure.study)
     waiting = len(plan.todo) - len(records)
-    write_private(keys_csv(plan, keys_of(output, (failure.study for failure in failures))), output / KEYS)
+    write_private(keys_csv(plan, root, keys_of(output, (failure.study for failure in failures))), output / KEYS)
     with Staging() as staging:
         write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
         write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)

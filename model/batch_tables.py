@@ -12,7 +12,7 @@ from model.errors import split_remedy
 from model.job import Job
 from model.journal import Record
 from model.lesion_table import csv_text, without_apostrophe
-from model.naming import KEYS, cleared, digest_in, is_name, sources_of
+from model.naming import KEYS, cleared, digest_in, found_elsewhere, is_name
 from model.plan import Plan
 from model.results import STUDIES
 from model.studies import FIND, NO_PET, Unusable
@@ -21,7 +21,7 @@ SUMMARY, FAILURES = "summary.csv", "failures.csv"
 COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
 TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
 FAILURE_COLUMNS = ("study", "stage", "message", "remedy", "notice")
-KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct")
+KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct", "found_in")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +70,13 @@ def failures_csv(failures: Sequence[Failure]) -> str:
     return csv_text(FAILURE_COLUMNS, [vars(failure) | {"notice": RESEARCH} for failure in failures])
 
 
-def keys_csv(plan: Plan, before: Iterable[Mapping[str, Any]] = ()) -> str:
-    """Which study is which: where it lies, and whose it is. before: rows of `keys_of` that are kept for what is not in
-    the plan.
+def keys_csv(plan: Plan, root: Path, before: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Which study is which: where it lies, and whose it is. root: the folder or list it was found in. before: rows of
+    `keys_of` that are kept for what is not in the plan.
     """
     rows: dict[str, Mapping[str, Any]] = {row["study"]: row for row in before}
-    rows |= {name: {"study": name, "source": str(item.source)} for name, item in plan.unusable.items()}
+    for name, item in plan.unusable.items():
+        rows[name] = {"study": name, "source": str(item.source), "found_in": str(root)}
     rows |= {job.name: _key(job) for job in plan.jobs.values()}
     return csv_text(KEY_COLUMNS, [rows[name] for name in sorted(rows)])
 
@@ -89,14 +90,14 @@ def failures_kept(output: Path, plan: Plan, root: Path) -> list[Failure]:
         content = (output / FAILURES).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return []
-    sources, found = sources_of(output), {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.kept)}
+    elsewhere = found_elsewhere(output, root)
+    found = {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.kept)}
     kept = []
     for row in csv.DictReader(io.StringIO(content, newline="")):
         one = {name: without_apostrophe(row.get(name) or "") for name in FAILURE_COLUMNS[:4]}
-        source = sources.get(one["study"])
         if one["stage"] not in (FIND, NO_PET) or not is_name(one["study"]) or digest_in(one["study"]) in found:
             continue
-        if source is not None and not source.is_relative_to(root):
+        if one["study"] in elsewhere:
             kept.append(Failure(**one))
     return kept
 
@@ -122,6 +123,7 @@ def _key(job: Job) -> dict[str, Any]:
     return {
         "study": job.name, "source": str(job.entry.source), "patient": person[0], "patient_id": person[1],
         "pet": str(job.entry.pet[0]), "ct": str(job.entry.ct[0]),
+        "found_in": str(job.root),
     }  # fmt: skip
 
 

@@ -61,14 +61,17 @@ def digest_in(name: str) -> str:
     return name[-DIGITS:]
 
 
-def sources_of(output: Path) -> dict[str, Path]:
-    """Where the studies of an earlier keys.csv lie, by name; none where it cannot be read."""
+def found_elsewhere(output: Path, root: Path) -> set[str]:
+    """The studies of an earlier keys.csv that were found neither in the folder or list `root` nor lie below it; none
+    where it cannot be read.
+    """
     try:
         content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return {}
-    rows = csv.DictReader(io.StringIO(content, newline=""))
-    return {row["study"]: Path(row["source"]) for row in rows if row.get("study") and row.get("source")}
+        return set()
+    rows = [row for row in csv.DictReader(io.StringIO(content, newline="")) if row.get("study") and row.get("source")]
+    others = [row for row in rows if row.get("found_in") != str(root)]
+    return {row["study"] for row in others if not Path(row["source"]).is_relative_to(root)}
 
 
 def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from model.job import Job, Options
 from model.journal import DONE, Record, contents_of, stat_of
 from model.manifest import Bundle
-from model.naming import NAMELESS, digest_in, is_name, name_of, sources_of
+from model.naming import NAMELESS, digest_in, found_elsewhere, is_name, name_of
 from model.results import REPORT, STUDIES
 from model.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
 from model.studies import NO_PET, Entry, Found, Unusable
@@ -110,17 +110,16 @@ def _kept(
 ) -> dict[str, Record]:  # fmt: skip
     """Results, and failures, of earlier runs over other studies: the tables are of the whole folder.
 
-    A failure of a study that was looked for below `root`, and is not there any more, is none.
+    A failure of a study that was looked for in `root`, and is not there any more, is none.
     """
     digests = {digest_in(name) for name in found}
     names = {folder for there in folders.values() for folder in there} | set(records)
-    sources = sources_of(output)
+    elsewhere = found_elsewhere(output, root)
     kept = {}
     for name in sorted(name for name in names if is_name(name) and digest_in(name) not in digests):
         record = records.get(name)
         if record is not None and record.state != DONE:
-            source = sources.get(name)
-            if source is not None and not source.is_relative_to(root):
+            if name in elsewhere:
                 kept[name] = record
         elif name in folders.get(digest_in(name), []) and (result := _row_of_earlier(output, name, bundle)):
             kept[name] = result

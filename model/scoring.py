@@ -88,14 +88,24 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         headers = tuple(order_slices(pet, "PT")[0])
     else:
         case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
-    case = dataclasses.replace(case, warnings=(*case.warnings, *not_used(entry, conversion)))
-    truth = None
-    if entry.truth:
-        truth, grid = read_mask(entry.truth, "truth")
-        check_grid(grid, f"truth '{entry.truth}'", case.pet.grid, f"PET '{case.pet.path}'")
+    truth, not_compared = _truth(job, case)
+    case = dataclasses.replace(case, warnings=(*case.warnings, *not_used(entry, conversion), *not_compared))
     if stat_of(entry.files) != hashes["stat"]:
         raise CaseError(f"a file of '{entry.source}' was changed while it was read; run again when it is complete")
     return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
+
+
+def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
+    """The mask to compare with; None, and a warning, where it cannot be: the study is scored all the same."""
+    path = job.entry.truth
+    if path is None:
+        return None, []
+    try:
+        truth, grid = read_mask(path, "truth")
+        check_grid(grid, f"truth '{path}'", case.pet.grid, f"PET '{case.pet.path}'")
+    except CaseError as error:
+        return None, [f"not compared with its truth: {error}"]
+    return truth, []
 
 
 def _hashes(job: Job) -> dict[str, str]:

@@ -17,6 +17,7 @@ from model.dicom_identity import identity_warnings
 from model.dicom_rtstruct import dicom_rtstruct
 from model.dicom_seg import dicom_seg
 from model.dicom_suv import Conversion
+from model.errors import LesionError
 from model.geometry import las_view
 from model.job import Job
 from model.lesion_table import lesions_csv, lesions_json, rounded
@@ -66,6 +67,7 @@ def write_study(study: Study, watch: Stopwatch) -> dict[str, Any]:
     with Folder(job.output, job.name) as folder:
         with watch.stage("write"):
             kept = _write_files(folder, study)
+            warnings += _write_pictures(folder, study)
         row = _row(study, sum(seconds.values()), warnings)
         missing = [name for name in _wanted(study) if name not in kept]
         key = UNFINISHED + job.key if missing else job.key
@@ -90,7 +92,7 @@ def _wanted(study: Study) -> list[str]:
 def _write_files(folder: Folder, study: Study) -> set[str]:
     """Everything but SEG, RTSTRUCT and report; of a mask that was there already these are taken over. Their names."""
     job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
-    lesions, totals, numbers = study.measured
+    lesions, totals, _ = study.measured
     old = study.stored.path.parent if study.stored else None
     if study.stored and study.stored.path.name == job.mask:
         folder.write(job.mask, study.stored.path.read_bytes())
@@ -100,11 +102,6 @@ def _write_files(folder: Folder, study: Study) -> set[str]:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     folder.write("lesions.csv", lesions_csv(lesions).encode())
     folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
-    view = las_view(grid)
-    suv, mask = view.to_las(study.case.pet.array), view.to_las(result.mask)
-    caption = f"{job.name}  {RESEARCH}"
-    folder.write("preview.png", preview(suv, mask, view.grid.spacing_mm, caption, view.to_las(numbers)))
-    folder.write("thumbnail.png", thumbnail(suv, mask, view.grid.spacing_mm))
     kept = set()
     if old is not None:
         for path in (*(old / name for name in EXTRAS), *old.glob("disagreement.*")):
@@ -112,6 +109,24 @@ def _write_files(folder: Folder, study: Study) -> set[str]:
                 folder.write(path.name, path.read_bytes())
                 kept.add(path.name)
     return kept
+
+
+def _write_pictures(folder: Folder, study: Study) -> list[str]:
+    """Preview and thumbnail, and a warning where they cannot be drawn: whatever a library raises over a volume."""
+    view = las_view(study.case.pet.grid)
+    spacing_mm = view.grid.spacing_mm
+    try:
+        suv, mask = view.to_las(study.case.pet.array), view.to_las(study.result.mask)
+        numbers = view.to_las(study.measured[2])
+        pictures = {
+            "preview.png": preview(suv, mask, spacing_mm, f"{study.job.name}  {RESEARCH}", numbers),
+            "thumbnail.png": thumbnail(suv, mask, spacing_mm),
+        }
+    except Exception as error:  # an extra: the mask stays, and the reason is told
+        return [f"no picture of PET '{study.case.pet.path}' was made: {_reason(error)}"]
+    for name, content in pictures.items():
+        folder.write(name, content)
+    return []
 
 
 def _make_dicom(study: Study, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
@@ -128,13 +143,16 @@ def _make_dicom(study: Study, names: list[str]) -> tuple[dict[str, bytes], list[
         try:
             made[name] = makers[name]()
         except Exception as error:  # an extra: the mask stays, and the reason is told
-            reason = " ".join(str(error).split())[:LONGEST_REASON]
             what = "SEG" if name == "seg.dcm" else "RTSTRUCT"
-            warnings.append(
-                f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {type(error).__name__}: {reason}"
-                " (the mask and the tables are whole)"
-            )
+            warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line, of the project's own errors their words alone."""
+    said = " ".join(str(error).split())
+    shown = said if isinstance(error, LesionError) else f"{type(error).__name__}: {said[:LONGEST_REASON]}"
+    return f"{shown} (the mask and the tables are whole)"
 
 
 def _of_the_mask(study: Study) -> list[str]:

@@ -72,3 +72,6 @@ def test_a_failure_is_kept_unless_its_study_was_looked_for_and_is_gone(tiny_bund
     records = {name: Record(study=name, state=FAILED, key="k", stage="read", message="m")}
     assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).kept) == [name]
     assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/ward")).kept == {}
+    (tmp_path / "keys.csv").write_text(f"study,source,found_in\n{name},/ward/7,/lists/two.csv\n")
+    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).kept == {}  # its line is gone
+    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/one.csv")).kept) == [name]

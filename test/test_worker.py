@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+import SimpleITK as sitk
 from tiny_batches import dicom_studies
 
 from model import study_results, weights
@@ -84,3 +85,25 @@ def test_a_mask_that_was_changed_by_hand_is_made_anew(tiny_bundle, tmp_path) -> 
     path.write_bytes(mask[:-40])
     (job,) = jobs(studies, output, bundle, rtstruct=True)
     assert scorer.answer(job, None)["state"] == "done" and path.read_bytes() == mask
+
+
+def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path, monkeypatch) -> None:
+    studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
+    output.mkdir()
+    (job,) = jobs(studies, output, bundle)
+    truth = tmp_path / "truth.mha"
+    sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkUInt8), str(truth))
+    job = dataclasses.replace(job, entry=dataclasses.replace(job.entry, truth=truth))
+
+    def fails(*what: object) -> bytes:
+        raise ZeroDivisionError("no height")
+
+    monkeypatch.setattr(study_results, "thumbnail", fails)
+    answer = Scorer(Setup(weights=str(tiny_bundle), method=None, device="cpu")).answer(job, None)
+    assert answer["state"] == "done" and "dice" not in answer["row"]
+    assert {path.name for path in (output / "studies" / job.name).iterdir()} == {
+        "mask.mha", "lesions.csv", "lesions.json", "report.json", "seg.dcm",
+    }  # fmt: skip
+    said = " | ".join(answer["row"]["warnings"])
+    assert "not compared with its truth: truth" in said and "does not lie on the grid of PET" in said
+    assert "no picture of PET" in said and "ZeroDivisionError: no height (the mask and the tables are whole)" in said
