@@ -4,6 +4,7 @@ Headers are pydicom datasets without their pixels; `filename` is the file they w
 file at a time, so that a CT of a thousand slices is never in memory twice.
 """
 
+import re
 import struct
 import warnings
 import zlib
@@ -31,6 +32,9 @@ UNREADABLE = (
     InvalidDicomError, BytesLengthException, ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # what pydicom and its decoders raise on damaged files  # fmt: skip
+NO_NUMBERS = (
+    (r"[-+]?[0-9. ]*,[0-9]+", "a number with a decimal comma"), (r"[-+]?[0-9.,]+ *[A-Za-z]+", "a number with its unit"),
+)  # how a value looks that is no number, and what it probably is  # fmt: skip
 OUTSIDE_HU = -1024.0  # air: what CT padding outside the field of view becomes
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a name too long is no reason to complain
@@ -160,6 +164,7 @@ def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | 
 
     `path` is named in messages where `dataset` is an item of a sequence. Raises CaseError for anything else.
     """
+    shown = ""
     try:
         shown = text(dataset, keyword)
         value = float(shown) if shown else None
@@ -167,7 +172,11 @@ def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | 
             raise ValueError
     except UNREADABLE:
         where: object = path or getattr(dataset, "filename", "?")
-        raise CaseError(f"'{where}': {tag_name(keyword)} is not a number; correct the header") from None
+        probably = next((what for pattern, what in NO_NUMBERS if re.fullmatch(pattern, shown.strip())), "")
+        raise CaseError(
+            f"'{where}': {tag_name(keyword)} {shown[:40]!r} is not a number"
+            + (f" (probably {probably})" if probably else "") + "; correct the header"
+        ) from None  # fmt: skip
     return value
 
 

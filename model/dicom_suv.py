@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileDataset
 
+from model.dicom_clock import Moment
 from model.dicom_files import number, path_of, private, tag_name, text
-from model.dicom_isotopes import HALF_LIFE_S, isotope_of, radiopharmaceuticals
-from model.dicom_times import Moment, frame_middle, injection_time, reference_time, seconds_after
+from model.dicom_isotopes import isotope_of, radiopharmaceuticals
+from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE, check_half_life, check_weight, dose_in_bq
+from model.dicom_times import frame_middle, injection_time, reference_time, seconds_after
 from model.errors import CaseError
 
 PHILIPS = "Philips PET"  # how the creator of group 7053 begins: "Philips PET Private Group"
 SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,xx09)
-DOSE_MIN_BQ = 10_000.0  # below: the dose was entered in MBq
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
+DAY_LONG_S = 2 * 86400.0  # tracers that may decay so long are scanned days after the injection, too
 FDG = "F-18"
-HALF_LIFE_SHARE = 0.05  # a stated half-life this far from the isotope's is warned about
 CONSTANT = (
     "Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight",
 )  # what must not change within a series  # fmt: skip
@@ -128,12 +129,16 @@ def _by_dose(
     decays = [0.0] * len(headers)
     if correction != "ADMIN":
         half_life_s, half_life_from = _half_life(item, first, warnings)
-        injection = injection_time(item, first)
+        injection = injection_time(item, first, warnings)
         if correction == "NONE":
             references = [frame_middle(h) for h in headers]
         else:
             references = [reference_time(headers, warnings)] * len(headers)
-        decays = [_decay(injection, reference, half_life_s, first, warnings) for reference in references]
+        told = [warnings] + [[] for _ in references[1:]]  # what is said of one slice is true of all
+        decays = [
+            _decay(injection, reference, half_life_s, first, said)
+            for reference, said in zip(references, told, strict=True)
+        ]
     factors = [
         scale * 1000.0 * weight_kg / (dose_bq * 2.0 ** -(decay / (half_life_s or 1.0)))
         for scale, decay in zip(scales, decays, strict=True)
@@ -213,6 +218,7 @@ def _weight(header: FileDataset, given_kg: float | None) -> tuple[float, str]:
             "without it there is no body-weight SUV; give the patient's weight in kg (weight_kg), or enter it "
             "into the header"
         )
+    check_weight(weight_kg, path_of(header))
     return weight_kg, tag_name("PatientWeight")
 
 
@@ -223,16 +229,14 @@ def _dose(item: Dataset, header: FileDataset, warnings: list[str]) -> float:
             f"PET '{path_of(header)}' has {tag_name('RadionuclideTotalDose')} {'absent' if dose is None else dose}: "
             "without the injected dose in Bq there is no SUV; enter it into the header, or export the series with it"
         )
-    if dose < DOSE_MIN_BQ:
-        warnings.append(f"PET '{path_of(header)}' has a dose of {dose:g}, below {DOSE_MIN_BQ:g} Bq: taken as MBq")
-        return dose * 1e6
-    return dose
+    return dose_in_bq(dose, path_of(header), warnings)
 
 
 def _half_life(item: Dataset, header: FileDataset, warnings: list[str]) -> tuple[float, str]:
     stated, isotope = number(item, "RadionuclideHalfLife", path_of(header)), isotope_of(item)
     known = HALF_LIFE_S.get(isotope or "")
     if stated and stated > 0:
+        check_half_life(stated, isotope, path_of(header))
         if known and abs(stated / known - 1) > HALF_LIFE_SHARE:
             warnings.append(
                 f"PET '{path_of(header)}' has a half-life of {stated:g} s, and its isotope {isotope} {known:g} s: "
@@ -252,17 +256,27 @@ def _half_life(item: Dataset, header: FileDataset, warnings: list[str]) -> tuple
 def _decay(
     injection: Moment, reference: Moment, half_life_s: float, header: FileDataset, warnings: list[str]
 ) -> float:  # fmt: skip
-    elapsed_s, disagree = seconds_after(injection, reference)
-    if disagree:
-        warnings.append(
-            f"dates of injection and scan of PET '{path_of(header)}' disagree by more than a day (de-identified?): "
-            "times of day are used alone, which is wrong if the scan was days after the injection"
-        )
-    if not 0 <= elapsed_s <= HALF_LIVES * half_life_s:
+    """Seconds of decay. Raises CaseError if they are more than 10 half-lives."""
+    longest_s = HALF_LIVES * half_life_s
+    elapsed_s, by_date_s = seconds_after(injection, reference, longest_s)
+    apart = f"from the injection at {injection} ({injection.source}) to {reference} ({reference.source})"
+    limit = f"0 to {HALF_LIVES} half-lives ({longest_s:.0f} s)"
+    assumed = f"times of day are used alone, as if the scan began {elapsed_s:.0f} s after the injection, not days after"
+    if not elapsed_s <= longest_s:
+        shown = elapsed_s if by_date_s is None else by_date_s
         raise CaseError(
-            f"PET '{path_of(header)}': from the injection at {injection} ({injection.source}) to {reference} "
-            f"({reference.source}) are {elapsed_s:.0f} s; it must be 0 to {HALF_LIVES} half-lives "
-            f"({HALF_LIVES * half_life_s:.0f} s); correct the times in the header"
+            f"PET '{path_of(header)}': {apart} are {shown:.0f} s; it must be {limit}; correct the times in the header, "
+            f"or {tag_name('RadionuclideHalfLife')} if {half_life_s:g} s is not the tracer's"
+        )
+    if by_date_s is not None:
+        warnings.append(
+            f"dates of injection and scan of PET '{path_of(header)}' disagree (de-identified?): by them {apart} are "
+            f"{by_date_s:.0f} s, not {limit}; {assumed}, which is wrong if the dates are right"
+        )
+    elif longest_s > DAY_LONG_S and not (injection.day and reference.day):
+        warnings.append(
+            f"PET '{path_of(header)}' does not state the day of its injection, or of its scan, and its tracer "
+            f"(half-life {half_life_s:g} s) may be scanned days later: {assumed}"
         )
     return elapsed_s
 
