@@ -15,13 +15,13 @@ from model.dicom_files import number, path_of, private, tag_name, text
 from model.dicom_isotopes import isotope_of, radiopharmaceuticals
 from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE, check_half_life, check_weight, dose_in_bq
 from model.dicom_times import frame_middle, injection_time, reference_time, seconds_after
+from model.dicom_tracer import tracer_warnings
 from model.errors import CaseError
 
 PHILIPS = "Philips PET"  # how the creator of group 7053 begins: "Philips PET Private Group"
 SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,xx09)
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
 DAY_LONG_S = 2 * 86400.0  # tracers that may decay so long are scanned days after the injection, too
-FDG = "F-18"
 CONSTANT = (
     "Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight",
 )  # what must not change within a series  # fmt: skip
@@ -69,7 +69,7 @@ def find_conversion(headers: Sequence[FileDataset], weight_kg: float | None = No
     """
     first, warnings = headers[0], list[str]()
     _check_constant(headers)
-    _check_tracer(first, warnings)
+    warnings += tracer_warnings(first)
     correction = _decay_correction(first, warnings)
     _check_corrected(first, correction, warnings)
     units, path = text(first, "Units"), path_of(first)
@@ -152,16 +152,6 @@ def _by_dose(
         reference_from=references[0].source if references else None, decay_s=decays[0],
         warnings=tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
-
-
-def _check_tracer(header: FileDataset, warnings: list[str]) -> None:
-    """Warn of another radionuclide than FDG's; which compound carries it is not told by every header."""
-    found = {isotope for item in radiopharmaceuticals(header) if (isotope := isotope_of(item))}
-    if other := sorted(found - {FDG}):
-        warnings.append(
-            f"PET '{path_of(header)}' was made with {', '.join(other)}, and the networks know FDG ({FDG}): its mask "
-            "has no meaning"
-        )
 
 
 def _decay_correction(header: FileDataset, warnings: list[str]) -> str:
