@@ -8,10 +8,11 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pydicom
@@ -23,7 +24,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from model.errors import CaseError
 from model.files import silence
@@ -36,6 +37,7 @@ NO_NUMBERS = (
     (r"[-+]?[0-9. ]*,[0-9]+", "a number with a decimal comma"), (r"[-+]?[0-9.,]+ *[A-Za-z]+", "a number with its unit"),
 )  # how a value looks that is no number, and what it probably is  # fmt: skip
 OUTSIDE_HU = -1024.0  # air: what CT padding outside the field of view becomes
+AnyDataset = TypeVar("AnyDataset", bound=Dataset)
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a name too long is no reason to complain
 warnings.filterwarnings("ignore", module=r"pydicom\.")  # what matters is checked here, and told once
@@ -43,37 +45,80 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")  # what matters is checke
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """The files of one SeriesInstanceUID; `headers` are in the order of `files`."""
+    """The files of one SeriesInstanceUID; `headers` are in the order of `files`.
+
+    parts: the UIDs of a volume that was sent as several series, else none; `uid` is then the first.
+    """
 
     uid: str
     modality: str
     description: str
     files: tuple[Path, ...]
     headers: tuple[FileDataset, ...] = field(repr=False)
+    parts: tuple[str, ...] = ()
 
 
 def find_series(inputs: Path | Iterable[Path]) -> list[Series]:
     """The series of a folder (and of those below it) or of a list of files, by modality, then by first file.
 
-    In a folder, files that are not DICOM, and DICOMDIR, are passed over; in a list they are refused.
-    Raises CaseError for a path that is not there or cannot be read.
+    In a folder, files that are not DICOM, and DICOM that holds no image (a DICOMDIR, a report), are passed over; in a
+    list they are refused. Raises CaseError for a path that is not there or cannot be read.
     """
     if isinstance(inputs, Path) and inputs.is_dir():
-        files = sorted(p for p in inputs.rglob("*") if p.is_file() and looks_like_dicom(p) and p.name != "DICOMDIR")
+        files = sorted(p for p in inputs.rglob("*") if p.is_file() and looks_like_dicom(p) and not is_directory(p))
     else:
         files = [inputs] if isinstance(inputs, Path) else list(inputs)
-    found: dict[str, list[FileDataset]] = {}
+    found: dict[tuple[str, str], list[FileDataset]] = {}
     for path in files:
         header = read_header(path)
-        found.setdefault(text(header, "SeriesInstanceUID"), []).append(header)
+        key = text(header, "SeriesInstanceUID"), text(header, "Modality")
+        if isinstance(inputs, Path) and key[1] in ("PT", "CT") and not holds_image(header):
+            continue
+        found.setdefault(key, []).append(header)
     series = [
         Series(
-            uid=uid, modality=text(headers[0], "Modality"), description=text(headers[0], "SeriesDescription"),
+            uid=uid, modality=modality, description=text(headers[0], "SeriesDescription"),
             files=tuple(path_of(h) for h in headers), headers=tuple(headers),
         )
-        for uid, headers in found.items()
+        for (uid, modality), headers in found.items()
     ]  # fmt: skip
     return sorted(series, key=lambda s: (s.modality, str(s.files[0])))
+
+
+def joined(series: Sequence[Series]) -> Series:
+    """One volume that was sent as several series. Whether they fit is found out by `order_slices`."""
+    if len(series) == 1:
+        return series[0]
+    return Series(
+        uid=series[0].uid, modality=series[0].modality, description=series[0].description,
+        files=tuple(file for one in series for file in one.files),
+        headers=tuple(header for one in series for header in one.headers), parts=tuple(one.uid for one in series),
+    )  # fmt: skip
+
+
+def by_series(headers: Iterable[AnyDataset]) -> dict[str, list[AnyDataset]]:
+    """Headers by their SeriesInstanceUID, in their order: more than one where series were joined."""
+    found: dict[str, list[AnyDataset]] = {}
+    for header in headers:
+        found.setdefault(text(header, "SeriesInstanceUID"), []).append(header)
+    return found
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a DICOM file is a DICOMDIR, under whatever name: by its media storage class; a damaged one by name."""
+    try:
+        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["FileSetID", "SOPClassUID"], force=True)
+        kind = str(head.file_meta.get("MediaStorageSOPClassUID", ""))
+        if kind or "SOPClassUID" in head:
+            return kind == MediaStorageDirectoryStorage
+    except (OSError, *UNREADABLE):
+        pass
+    return path.stem.upper() == "DICOMDIR"
+
+
+def holds_image(header: Dataset) -> bool:
+    """Whether a DICOM object is an image of whatever kind, rather than a report, raw data or a presentation state."""
+    return "Image Storage" in UID(text(header, "SOPClassUID")).name or bool(text(header, "Rows").strip("0"))
 
 
 def looks_like_dicom(path: Path) -> bool:

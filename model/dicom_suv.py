@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset, FileDataset
 
 from model.dicom_clock import Moment
-from model.dicom_files import number, path_of, private, tag_name, text
+from model.dicom_files import by_series, number, path_of, private, tag_name, text
 from model.dicom_isotopes import isotope_of, radiopharmaceuticals
 from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE, check_half_life, check_weight, dose_in_bq
 from model.dicom_times import frame_middle, injection_time, reference_time, seconds_after
@@ -23,8 +23,9 @@ SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,x
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
 DAY_LONG_S = 2 * 86400.0  # tracers that may decay so long are scanned days after the injection, too
 CONSTANT = (
-    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight",
-)  # what must not change within a series  # fmt: skip
+    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight",
+)  # what must not change within a PET  # fmt: skip
+PART_CONSTANT = ("SeriesDate", "SeriesTime")  # nor, of a PET that was sent as several series, within each
 ITEM_CONSTANT = (
     "RadionuclideTotalDose",
     "RadionuclideHalfLife",
@@ -133,7 +134,7 @@ def _by_dose(
         if correction == "NONE":
             references = [frame_middle(h) for h in headers]
         else:
-            references = [reference_time(headers, warnings)] * len(headers)
+            references = _references(headers, warnings)
         told = [warnings] + [[] for _ in references[1:]]  # what is said of one slice is true of all
         decays = [
             _decay(injection, reference, half_life_s, first, said)
@@ -152,6 +153,16 @@ def _by_dose(
         reference_from=references[0].source if references else None, decay_s=decays[0],
         warnings=tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
+
+
+def _references(headers: Sequence[FileDataset], warnings: list[str]) -> list[Moment]:
+    """The reference time of each slice: one of all, or of each part that was joined where parts state another."""
+    parts: dict[tuple[str, str], list[FileDataset]] = {}
+    for header in headers:
+        parts.setdefault((text(header, "SeriesDate"), text(header, "SeriesTime")), []).append(header)
+    whole = headers if len(parts) > 1 else ()
+    found = {key: reference_time(part, warnings, whole) for key, part in parts.items()}
+    return [found[text(header, "SeriesDate"), text(header, "SeriesTime")] for header in headers]
 
 
 def _decay_correction(header: FileDataset, warnings: list[str]) -> str:
@@ -183,8 +194,10 @@ def _check_corrected(header: FileDataset, correction: str, warnings: list[str]) 
 
 def _check_constant(headers: Sequence[FileDataset]) -> None:
     first = headers[0]
+    firsts = {uid: part[0] for uid, part in by_series(headers).items()}  # several where series were joined
     for header in headers:
         pairs: list[tuple[str, Dataset, Dataset]] = [(keyword, header, first) for keyword in CONSTANT]
+        pairs += [(keyword, header, firsts[text(header, "SeriesInstanceUID")]) for keyword in PART_CONSTANT]
         if radiopharmaceuticals(first) and radiopharmaceuticals(header):
             pairs += [(keyword, _item(header), _item(first)) for keyword in ITEM_CONSTANT]
         for keyword, one, other in pairs:

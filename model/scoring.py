@@ -14,7 +14,7 @@ from model import RESEARCH
 from model.config import Limits
 from model.device import Device
 from model.dicom import read_study
-from model.dicom_files import Series, find_series
+from model.dicom_files import Series, find_series, joined
 from model.dicom_rtstruct import dicom_rtstruct
 from model.dicom_seg import dicom_seg
 from model.dicom_series import order_slices
@@ -85,6 +85,7 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         headers = tuple(order_slices(pet, "PT")[0])
     else:
         case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
+    case = dataclasses.replace(case, warnings=(*entry.warnings, *case.warnings))
     truth = None
     if entry.truth:
         truth, grid = read_mask(entry.truth, "truth")
@@ -131,9 +132,9 @@ def score_study(
 
 def _series(files: tuple[Path, ...]) -> Series:
     found = find_series(files)
-    if len(found) != 1:
+    if len({one.modality for one in found}) != 1:
         raise CaseError(f"'{files[0]}' and the files beside it were changed since they were found; run again")
-    return found[0]
+    return joined(found)
 
 
 def _write_pictures(folder: Folder, case: Case, result: Result, numbers: NDArray[np.int32], name: str) -> None:

@@ -1,5 +1,6 @@
 """The order of a batch, with a station that scores nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_a_study_that_ends_the_process_twice_is_a_failure_and_the_others_go_on(t
     assert [record.state for record in records.values()] == [DONE, FAILED, DONE] == [r.state for r in told]
     assert "SIGKILL, twice" in records["b"].message and "more memory" in records["b"].remedy
     assert read_journal(tmp_path)["b"].stage == "segment"
+
+
+def test_a_failure_names_the_series_that_were_taken(tmp_path) -> None:
+    (job,) = jobs(tmp_path, "a")
+    job = replace(job, entry=replace(job.entry, taken="PET series 3 (6 slices, 15 mm, a projection), CT series 2 (...)"))
+    record = run_batch([job], Fake(deadly={"a"}), Journal(tmp_path), lambda record: None, 0)["a"]
+    assert record.message.endswith("(taken: PET series 3 (6 slices, 15 mm, a projection), CT series 2 (...))")
+    assert "taken" not in run_batch([job], Fake(), Journal(tmp_path), lambda record: None, 0)["a"].message
 
 
 def test_a_study_that_takes_too_long_is_not_tried_again(tmp_path) -> None:
