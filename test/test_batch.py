@@ -55,9 +55,9 @@ def test_a_study_that_ends_the_process_twice_is_a_failure_and_the_others_go_on(t
 
 def test_a_failure_names_the_series_that_were_taken(tmp_path) -> None:
     (job,) = jobs(tmp_path, "a")
-    job = replace(job, entry=replace(job.entry, taken="PET series 3 (6 slices, 15 mm, a projection), CT series 2 (...)"))
+    job = replace(job, entry=replace(job.entry, taken="PET series 3 (6 slices, 15 mm), CT series 2 (...)"))
     record = run_batch([job], Fake(deadly={"a"}), Journal(tmp_path), lambda record: None, 0)["a"]
-    assert record.message.endswith("(taken: PET series 3 (6 slices, 15 mm, a projection), CT series 2 (...))")
+    assert record.message.endswith("(taken: PET series 3 (6 slices, 15 mm), CT series 2 (...))")
     assert "taken" not in run_batch([job], Fake(), Journal(tmp_path), lambda record: None, 0)["a"].message
 
 
