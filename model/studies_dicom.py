@@ -81,8 +81,8 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
     for what, taken in (("PET", pet), ("CT", ct)):
         if taken.rank != ORIGINAL and not taken.flaw:
             said.append(
-                f"{what}: {shown(taken)} is taken, which is not an original axial series, as there is none that can be "
-                "scored: look whether its values and its place are right"
+                f"{what}: {shown(taken, _note(taken))} is taken, which is not an original axial series, as there is "
+                "none that can be scored: look whether its values and its place are right"
             )
     if not pet.corrected and "ATTN" in pet.alike[ALIKE.index("CorrectedImage")]:
         said.append(f"PET: {shown(pet)} is not corrected for attenuation by its description, and is by its header")

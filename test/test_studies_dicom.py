@@ -162,7 +162,7 @@ def test_a_derived_pet_is_taken_with_a_warning_where_there_is_no_original(fields
     (entry,) = found(tmp_path).entries
     assert len(entry.pet) == 6 and entry.picks == ()
     (warning,) = entry.warnings
-    assert warning.startswith("PET: series 1 (6 slices") and said in entry.taken
+    assert warning.startswith("PET: series 1 (6 slices") and said in entry.taken and f"{said}) is taken" in warning
     assert "not an original axial series, as there is none that can be scored" in warning
 
 
