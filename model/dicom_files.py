@@ -231,6 +231,14 @@ def tag_name(keyword: str) -> str:
     return f"{keyword} ({tag.group:04X},{tag.element:04X})"
 
 
+def misplaced(header: Dataset, keyword: str) -> str:
+    """What is said of an element of the radiopharmaceutical that stands outside of its sequence; "" where none does."""
+    if not text(header, keyword):
+        return ""
+    place = tag_name("RadiopharmaceuticalInformationSequence")
+    return f" in {place} (it has {tag_name(keyword)} outside of it, where it is not read)"
+
+
 def private(header: FileDataset, group: int, creator: str, element: int) -> str:
     """A private value as text, "" where the creator or the element is absent; `creator` is the start of its name."""
     try:

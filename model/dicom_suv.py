@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset, FileDataset
 
 from model.dicom_clock import Moment
-from model.dicom_files import by_series, number, path_of, private, tag_name, text
+from model.dicom_files import by_series, misplaced, number, path_of, private, tag_name, text
 from model.dicom_isotopes import isotope_of, radiopharmaceuticals
 from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE, check_half_life, check_weight, dose_in_bq
 from model.dicom_times import frame_middle, injection_time, reference_time, seconds_after
@@ -229,8 +229,9 @@ def _dose(item: Dataset, header: FileDataset, warnings: list[str]) -> float:
     dose = number(item, "RadionuclideTotalDose", path_of(header))
     if not dose or dose < 0:
         raise CaseError(
-            f"PET '{path_of(header)}' has {tag_name('RadionuclideTotalDose')} {'absent' if dose is None else dose}: "
-            "without the injected dose in Bq there is no SUV; enter it into the header, or export the series with it"
+            f"PET '{path_of(header)}' has {tag_name('RadionuclideTotalDose')} {'absent' if dose is None else dose}"
+            f"{misplaced(header, 'RadionuclideTotalDose')}: without the injected dose in Bq there is no SUV; enter it "
+            "into the header, or export the series with it"
         )
     return dose_in_bq(dose, path_of(header), warnings)
 

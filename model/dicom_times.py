@@ -22,7 +22,7 @@ from model.dicom_clock import (
     seconds_of,
     shifted,
 )
-from model.dicom_files import number, path_of, private, tag_name, text
+from model.dicom_files import misplaced, number, path_of, private, tag_name, text
 from model.errors import CaseError
 
 GE = (0x0009, "GEMS_PETD_01", 0x0D)  # PET scan date and time
@@ -139,7 +139,7 @@ def injection_time(item: Dataset, header: FileDataset, warnings: list[str]) -> M
             warnings.append(_contradiction(path, found, second, f"{found.source} is used"))
         return found
     if second is None:
-        raise CaseError(_no_injection(path, [flaw, brief_flaw]))
+        raise CaseError(_no_injection(header, [flaw, brief_flaw]))
     stated = date_time_of(full)
     alone = Moment(day=None, second=second, source=tag_name("RadiopharmaceuticalStartTime"))
     if stated and stated.second is not None:  # with an offset that cannot be converted
@@ -162,12 +162,13 @@ def _contradiction(path: object, full: Moment, second: float, used: str) -> str:
     )
 
 
-def _no_injection(path: object, flaws: list[str]) -> str:
+def _no_injection(header: FileDataset, flaws: list[str]) -> str:
     stated = " and ".join(flaw for flaw in flaws if flaw)
-    both = f"{tag_name('RadiopharmaceuticalStartDateTime')} nor {tag_name('RadiopharmaceuticalStartTime')}"
-    what = f"has {stated}" if stated else f"has neither {both}"
+    full, brief = "RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"
+    what = f"has {stated}" if stated else f"has neither {tag_name(full)} nor {tag_name(brief)}"
     remedy = "correct the header" if stated else "enter it into the header, or export the series with it"
-    return f"PET '{path}' {what}: without the time of injection there is no SUV; {remedy}"
+    outside = misplaced(header, full) or misplaced(header, brief)
+    return f"PET '{path_of(header)}' {what}{outside}: without the time of injection there is no SUV; {remedy}"
 
 
 def _date_time(header: FileDataset, stated: str, keyword: str) -> tuple[Moment | None, str]:

@@ -109,6 +109,14 @@ def test_a_negative_decay_or_one_over_ten_half_lives_is_refused(item, seconds: i
         convert(tmp_path, item=item)
 
 
+@pytest.mark.parametrize("keyword, value", [
+    ("RadiopharmaceuticalStartTime", "100000"), ("RadionuclideTotalDose", 35e7),
+])  # fmt: skip
+def test_what_was_entered_outside_of_its_sequence_is_said(keyword: str, value, tmp_path) -> None:
+    with pytest.raises(CaseError, match=rf"{keyword} .* in Radioph.* \(0054,0016\) \(it has {keyword}.* outside of"):
+        convert(tmp_path, item={keyword: None}, fields={keyword: value})
+
+
 # Offsets from UTC
 
 
