@@ -145,7 +145,7 @@ def read_values(path: Path) -> NDArray[np.float64]:
     """
     data = _read(path, pixels=True)
     slope, intercept = rescale(data)
-    syntax = data.file_meta.TransferSyntaxUID
+    syntax = UID(str(data.file_meta.TransferSyntaxUID))
     try:
         if syntax.is_compressed and not get_decoder(syntax).is_available:
             values = _decompress(path)
@@ -189,19 +189,28 @@ def text(dataset: Dataset, keyword: str) -> str:
     """
     try:
         value = dataset.get(keyword)
-    except UNREADABLE:
-        raise CaseError(
-            f"'{getattr(dataset, 'filename', 'DICOM')}': {tag_name(keyword)} is damaged; copy the file again"
-        ) from None
-    if isinstance(value, (list, MultiValue)):
-        return "\\".join(map(str, value)).strip()
-    return "" if value is None else str(value).strip()
+        if isinstance(value, (list, MultiValue)):
+            return "\\".join(map(str, value)).strip()
+        return "" if value is None else str(value).strip()
+    except (OSError, *UNREADABLE):  # an OSError too is pydicom's, of bytes in memory
+        raise _damaged(dataset, keyword) from None
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where it is absent. Raises CaseError if it is damaged."""
-    text(dataset, keyword)
-    return list(dataset.get(keyword) or [])
+    try:
+        found = list(dataset.get(keyword) or [])
+    except (OSError, *UNREADABLE):  # an OSError too is pydicom's, of bytes in memory
+        raise _damaged(dataset, keyword) from None
+    if not all(isinstance(item, Dataset) for item in found):
+        raise _damaged(dataset, keyword)
+    for item in found:
+        item.filename = getattr(dataset, "filename", "DICOM")  # what messages about the item name
+    return found
+
+
+def _damaged(dataset: Dataset, keyword: str) -> CaseError:
+    return CaseError(f"'{getattr(dataset, 'filename', 'DICOM')}': {tag_name(keyword)} is damaged; copy the file again")
 
 
 def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | None:

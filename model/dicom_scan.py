@@ -4,6 +4,7 @@ What is read here decides which files a study is made of; whether they are right
 """
 
 import filecmp
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ALIKE = ("Units", "DecayCorrection", "CorrectedImage", "PatientWeight", "Rescale
 
 
 ONE_SLICE = "a single slice"
+FARTHEST = 1e6  # mm, pixels: no place, spacing or size is so large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +173,7 @@ def _sort_of(header: Glance) -> tuple[str, ...]:
     axes = _numbers(header["ImageOrientationPatient"], 6)
     pictured = projection(header["ImageType"], header["SeriesType"], "") or header["SamplesPerPixel"] not in ("", "1")
     other = "scout" if _is_scout(header) else "picture" if pictured else ""
-    return header["Modality"], header["SOPClassUID"], other or plane(axes)
+    return header["Modality"], header["SOPClassUID"], other or plane(axes) or "axial"  # reading it says what lacks
 
 
 def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
@@ -188,7 +190,7 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     shown += [plane(axes)] if not is_axial(axes) else []
     return SeriesInfo(
         uid=uid, study=first["StudyInstanceUID"], frame=first["FrameOfReferenceUID"],
-        modality=first["Modality"], number=int(number) if number.lstrip("-").isdigit() else 0,
+        modality=first["Modality"], number=int(number) if re.fullmatch("-?[0-9]{1,12}", number) else 0,
         description=first["SeriesDescription"],
         person=(first["PatientName"], first["PatientID"]),
         files=tuple(header.path for header in headers), flaw=_flaw(headers, positions @ normal),
@@ -253,4 +255,4 @@ def _numbers(stated: str, length: int) -> NDArray[np.float64] | None:
         values = np.array([float(part) for part in stated.split("\\")])
     except ValueError:
         return None
-    return values if len(values) == length and np.isfinite(values).all() else None
+    return values if len(values) == length and (np.abs(values) < FARTHEST).all() else None

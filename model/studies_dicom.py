@@ -90,8 +90,9 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
     span = pet.span_mm(pet.body_axis)
     for what, taken, others, within in (("PET", pet, usable, None), ("CT", ct, join(cts), span)):
         more = [s for s in others if s.files != taken.files and s.flaw in ("", ONE_SLICE) and s.rank <= DERIVED
-                and left_out_mm(taken, [s], within)]  # fmt: skip
-        if more and not taken.flaw:
+                and len(s.positions) and left_out_mm(taken, [s], within)]  # fmt: skip
+        least = 0.0 if within is None else (within[1] - within[0]) / COVER_STEPS
+        if more and not taken.flaw and left_out_mm(taken, more, within) > least:
             why = ", ".join(f"{shown(s)}: {why_apart([taken, s]) or 'another has its place'}" for s in more)
             said.append(
                 f"{what}: {left_out_mm(taken, more, within):.0f} mm of the body are left out, which lie in series that "
