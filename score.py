@@ -196,7 +196,7 @@ def list_plan(plan: Plan, options: Namespace) -> None:
         files = f"PET {len(entry.pet)}, CT {len(entry.ct)} files" if entry.kind == "dicom" else "images"
         truth = ", truth" if entry.truth else ""
         say(f"{'done ' if name in plan.done else 'to do'}  {name}  {entry.kind}: {files}{truth}{where}", sys.stdout)
-        for pick in entry.picks:
+        for pick in (*entry.picks, *entry.warnings):
             shown = pick if options.names else cleared(pick, entry, options.studies, name)
             say(f"       {shown}", sys.stdout)
     for failure in failures_of(plan, [], options.studies, options.names):

@@ -75,6 +75,8 @@ def record_of(job: Job, answer: dict[str, Any]) -> Record:
     """The journal's record of an answer."""
     said = {name: answer.get(name, "") for name in ("input_sha256", "stat", "stage", "message", "remedy")}
     state = DONE if answer["state"] == DONE else FAILED
+    if state == FAILED and job.entry.taken:
+        said["message"] = f"{said['message']} (taken: {job.entry.taken})"
     return Record(study=job.name, state=state, key=job.key, row=answer.get("row", {}), **said)
 
 

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.contours import outlines
+from model.dicom_files import by_series
 from model.dicom_identity import identity_of
 from model.dicom_out import MANUFACTURER, MODEL, as_bytes, complete, segments_of, uid_from
 from model.geometry import Grid
@@ -88,12 +89,13 @@ def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) 
 
 def _frame(frame: str, sources: list[Dataset]) -> Dataset:
     """What the contours lie on: frame of reference, study, series, slices."""
-    series = _item(
-        SeriesInstanceUID=sources[0].SeriesInstanceUID, ContourImageSequence=Items([_reference(s) for s in sources])
-    )
+    series = [
+        _item(SeriesInstanceUID=uid, ContourImageSequence=Items([_reference(s) for s in part]))
+        for uid, part in by_series(sources).items()
+    ]  # several where the PET was sent as several series
     study = _item(
         ReferencedSOPClassUID=STUDY_CLASS, ReferencedSOPInstanceUID=sources[0].StudyInstanceUID,
-        RTReferencedSeriesSequence=Items([series]),
+        RTReferencedSeriesSequence=Items(series),
     )  # fmt: skip
     return _item(FrameOfReferenceUID=frame, RTReferencedStudySequence=Items([study]))
 

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
+from model.dicom_files import by_series
 from model.dicom_identity import identity_of
 from model.dicom_out import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
 
@@ -47,7 +48,8 @@ def _segmentation(
 ) -> Dataset:  # fmt: skip
     first = sources[0]
     made: Dataset = hd.seg.Segmentation(
-        source_images=sources, pixel_array=segments, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        source_images=_as_one_series(sources), pixel_array=segments,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(number, label, weights, uid_from("lesions", first.SeriesInstanceUID, run, number))
             for number, label in enumerate(labels, start=1)
@@ -58,7 +60,38 @@ def _segmentation(
         device_serial_number=SERIAL, content_label="LESIONS", content_description=RESEARCH,
         series_description=f"Lesions, {RESEARCH}", omit_empty_frames=bool(segments.any()),
     )  # fmt: skip
+    _refer_to_parts(made, sources)
     return made
+
+
+def _as_one_series(sources: list[Dataset]) -> list[Dataset]:
+    """Slices of a PET that was sent as several series, under the UID of the first: highdicom takes one."""
+    copies = []
+    for source in sources:
+        copy = Dataset()
+        copy.update(source)
+        copy.add_new("SeriesInstanceUID", "UI", sources[0].SeriesInstanceUID)  # a new element: the others are shared
+        copies.append(copy)
+    return copies
+
+
+def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
+    """Put the slices that a SEG refers to under the UIDs of the series that they are really in."""
+    parts = by_series(sources)
+    if len(parts) == 1:
+        return
+    (whole,) = made.ReferencedSeriesSequence
+    instances = {item.ReferencedSOPInstanceUID: item for item in whole.ReferencedInstanceSequence}
+    referred = []
+    for uid, part in parts.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [
+            instances[source.SOPInstanceUID] for source in part if source.SOPInstanceUID in instances
+        ]
+        if item.ReferencedInstanceSequence:
+            referred.append(item)
+    made.ReferencedSeriesSequence = referred
 
 
 def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:

@@ -67,7 +67,7 @@ def job_from(data: dict[str, Any]) -> Job:
         entry[name] = tuple(map(Path, entry[name]))
     for name in ("picks", "person", "also"):
         entry[name] = tuple(entry[name])
-    entry["source"] = Path(entry["source"])
+    entry["source"], entry["warnings"] = Path(entry["source"]), tuple(entry["warnings"])
     entry["truth"] = Path(entry["truth"]) if entry["truth"] else None
     return Job(
         name=data["name"], entry=Entry(**entry), root=Path(data["root"]), output=Path(data["output"]),

@@ -28,6 +28,7 @@ IMAGE_IO = {
 }  # fmt: skip
 SUFFIXES = tuple(IMAGE_IO)
 MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
+HOTTEST_SUV = 3000.0  # a syringe in view may be so hot; what is above is never SUV, and no limit is to be moved for it
 ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
 
 
@@ -150,9 +151,10 @@ def check_suv(pet: Volume, limits: Limits) -> list[str]:
             f"give PET in SUV, or move the limit with --limit pet_min_suv={floor(low)}"
         )
     if high > limits.pet_max_suv:
+        move = f", or move the limit with --limit pet_max_suv={ceil(high)}" if high <= HOTTEST_SUV else ""
         raise CaseError(
             f"PET '{pet.path}' has a value of {high:g}, above {limits.pet_max_suv:g}: it looks like Bq/ml, not SUV; "
-            f"convert it to body-weight SUV, or move the limit with --limit pet_max_suv={ceil(high)}"
+            f"convert it to body-weight SUV{move}"
         )
     if high > limits.pet_warn_suv:
         return [f"PET '{pet.path}' reaches SUV {high:g}, above {limits.pet_warn_suv:g} (pet_warn_suv): is it SUV?"]

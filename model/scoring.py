@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset
 from model.config import Limits
 from model.device import Device
 from model.dicom import read_study
-from model.dicom_files import Series, find_series
+from model.dicom_files import Series, find_series, joined
 from model.dicom_given import marked, not_used, with_given
 from model.dicom_series import order_slices
 from model.dicom_suv import Conversion
@@ -89,7 +89,8 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
     else:
         case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
     truth, not_compared = _truth(job, case)
-    case = dataclasses.replace(case, warnings=(*case.warnings, *not_used(entry, conversion), *not_compared))
+    warnings = (*entry.warnings, *case.warnings, *not_used(entry, conversion), *not_compared)
+    case = dataclasses.replace(case, warnings=warnings)
     if stat_of(entry.files) != hashes["stat"]:
         raise CaseError(f"a file of '{entry.source}' was changed while it was read; run again when it is complete")
     return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
@@ -164,6 +165,6 @@ def score_study(
 
 def _series(files: tuple[Path, ...]) -> Series:
     found = find_series(files)
-    if len(found) != 1:
+    if len({one.modality for one in found}) != 1:
         raise CaseError(f"'{files[0]}' and the files beside it were changed since they were found; run again")
-    return found[0]
+    return joined(found)

@@ -23,6 +23,8 @@ class Entry:
     pet: tuple[Path, ...]
     ct: tuple[Path, ...]
     picks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # about them: what was left out, what is not original
+    taken: str = ""  # the series taken, as a failure names them
     truth: Path | None = None
     weight_kg: float | None = None  # this and the next three: given in place of the header's
     height_m: float | None = None

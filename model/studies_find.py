@@ -19,7 +19,15 @@ from model.dicom_scan import SeriesInfo, scan
 from model.errors import CaseError, ConfigError
 from model.reading import SUFFIXES
 from model.studies import Entry, Found, Unusable
-from model.studies_dicom import common_folder, find_dicom, identity_with_patient, pick_ct, pick_pet
+from model.studies_dicom import (
+    common_folder,
+    find_dicom,
+    identity_with_patient,
+    pick_ct,
+    pick_pet,
+    taken_of,
+    warnings_of,
+)
 from model.studies_dicom import identity_of as identity_of_study
 from model.studies_images import find_images, is_image
 from model.studies_images import identity_of as identity_of_image
@@ -46,7 +54,7 @@ def find_studies(
             images.append(path)
             continue
         try:
-            if path.name != "DICOMDIR" and looks_like_dicom(path):
+            if looks_like_dicom(path):
                 dicom.append(path)
             else:
                 ignored += 1
@@ -175,6 +183,8 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
     kind = "dicom" if paths["pet"].is_dir() else "images"
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")
+    warnings: tuple[str, ...] = ()
+    series = ""
     pet: tuple[Path, ...] = (paths["pet"],)
     ct: tuple[Path, ...] = (paths["ct"],)
     person: tuple[str, ...] = ()
@@ -185,11 +195,14 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
         if not pets or not cts:
             empty = "pet" if not pets else "ct"
             raise CaseError(f"folder '{paths[empty]}' holds no DICOM series of a {empty.upper()}; correct the path")
+        warnings = warnings_of(pick_pet(pets), pick_ct(cts, pick_pet(pets)), pets, cts)
+        series = taken_of(pick_pet(pets), pick_ct(cts, pick_pet(pets)), named=False)
         taken = pick_pet(pets)
         pet, ct, person = taken.files, pick_ct(cts, taken).files, taken.person
         study_uid = taken.study
     source = common_folder((*pet, *ct)) if kind == "dicom" else _without_ending(paths["ct"])
     return Entry(
+        warnings=warnings, taken=series,
         identity=f"csv:{cells['pet']} | {cells['ct']}", source=source, kind=kind, pet=pet, ct=ct,
         truth=paths.get("truth"), weight_kg=weight_kg, person=person, study_uid=study_uid,
     )  # fmt: skip

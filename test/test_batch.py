@@ -56,6 +56,14 @@ def test_a_study_that_ends_the_process_twice_is_a_failure_and_the_others_go_on(t
     assert read_journal(tmp_path)["b"].stage == "segment"
 
 
+def test_a_failure_names_the_series_that_were_taken(tmp_path) -> None:
+    (job,) = jobs(tmp_path, "a")
+    job = replace(job, entry=replace(job.entry, taken="PET series 3 (6 slices, 15 mm), CT series 2 (...)"))
+    record = run_batch([job], Fake(deadly={"a"}), Journal(tmp_path), lambda record: None, 0)["a"]
+    assert record.message.endswith("(taken: PET series 3 (6 slices, 15 mm), CT series 2 (...))")
+    assert "taken" not in run_batch([job], Fake(), Journal(tmp_path), lambda record: None, 0)["a"].message
+
+
 def test_a_study_that_takes_too_long_is_not_tried_again(tmp_path) -> None:
     class Slow(Fake):
         def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
