@@ -19,7 +19,7 @@ from model.dicom_rtstruct import dicom_rtstruct
 from model.dicom_seg import dicom_seg
 from model.dicom_series import order_slices
 from model.dicom_suv import Conversion
-from model.errors import CaseError
+from model.errors import CaseError, shown
 from model.geometry import las_view
 from model.job import Job
 from model.journal import contents_of, stat_of
@@ -195,7 +195,7 @@ def _told(job: Job, value: Any) -> Any:
 
 
 def _shown(job: Job, message: str) -> str:
-    return message if job.options.named else cleared(message, job.entry, job.root, job.name)
+    return shown(message if job.options.named else cleared(message, job.entry, job.root, job.name))
 
 
 def _number(value: Any) -> Any:
