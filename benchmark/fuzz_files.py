@@ -99,7 +99,8 @@ def _nifti(folder: Path, form: str, raw: bytes, kind: str, order: str, dice: ran
         head = bytearray(544)
         for at, fmt, fields in (
             (0, "i", [540]), (4, "8s", [b"n+2\0\r\n\x1a\n"]), (12, "2h", [TYPES[kind][2], bits]),
-            (16, "8q", [3, *SIZE, 1, 1, 1, 1]), (104, "8d", [qfac, *spacing, 1, 1, 1, 1]), (168, "q", [544]), (176, "2d", [slope, intercept]),
+            (16, "8q", [3, *SIZE, 1, 1, 1, 1]),
+            (104, "8d", [qfac, *spacing, 1, 1, 1, 1]), (168, "q", [544]), (176, "2d", [slope, intercept]),
             (344, "2i", codes), (352, "3d", quaternion), (376, "3d", origin), (400, "12d", rows), (500, "i", [2]),
         ):  # fmt: skip
             struct.pack_into(order + fmt, head, at, *fields)

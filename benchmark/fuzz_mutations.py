@@ -15,22 +15,27 @@ from pathlib import Path
 
 WORDS = (
     "nan", "inf", "-inf", "0", "-1", "1e400", "1e-400", "4,5", "4.", ".5", "+4", "0x10", "1_0", "232.n1", "-232.n1",
-    "", " ", "None", "2147483648", "4294967300", "18446744073709551616", "True", "False", "true", "LOCAL", "LIST", "\x00",
+    "", " ", "None", "2147483648", "4294967300", "18446744073709551616", "True", "False", "true",
+    "LOCAL", "LIST", "\x00",
 )  # fmt: skip
 LINES = {
-    "mha": ("ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = 5", "HeaderSize = 8",
-            "HeaderSize = -1", "DistanceUnits = cm", "ElementSize = 1 1 1", "BinaryData = False", "CompressedData = True",
-            "CompressedData = False", "BinaryDataByteOrderMSB = True", "ElementByteOrderMSB = True",
-            "ElementNumberOfChannels = 2", "Origin = 9 9 9", "Position = 9 9 9", "Rotation = 0 1 0 1 0 0 0 0 1",
-            "Orientation = 0 1 0 1 0 0 0 0 1", "NDims = 2", "a line", "Comment = Müller", "A:B = c",
-            "ObjectType = Tube", "ElementDataFile = /etc/passwd", "ElementDataFile = ../other.raw", "ElementDataFile = LIST",
-            "ElementDataFile = p%d.raw 1 2 1", "Offset: 1 2 3"),
-    "nrrd": ("line skip: 1", "byte skip: 8", "byte skip: -1", "old min: 0", "old max: 9", "spacings: 1 1 1",
-             "endian: big", "endian: little", 'space units: "cm" "cm" "cm"', "kinds: vector domain domain", "encoding: hex",
-             "encoding: raw", "encoding: gzip", "type: double", "type: block", "data file: /etc/passwd",
-             "data file: ../other.raw", "data file: LIST", "a line", "key:=value", "# a comment",
-             "space: left-anterior-superior", "space: right-anterior-superior", "space: scanner-xyz",
-             "space dimension: 3", "number: 3", "axis mins: 0 0 0", "dimension: 2"),
+    "mha": (
+        "ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = 5", "HeaderSize = 8",
+        "HeaderSize = -1", "DistanceUnits = cm", "ElementSize = 1 1 1", "BinaryData = False",
+        "CompressedData = True", "CompressedData = False", "BinaryDataByteOrderMSB = True",
+        "ElementByteOrderMSB = True", "ElementNumberOfChannels = 2", "Origin = 9 9 9", "Position = 9 9 9",
+        "Rotation = 0 1 0 1 0 0 0 0 1", "Orientation = 0 1 0 1 0 0 0 0 1", "NDims = 2", "a line", "Comment = Müller",
+        "A:B = c", "ObjectType = Tube", "ElementDataFile = /etc/passwd", "ElementDataFile = ../other.raw",
+        "ElementDataFile = LIST", "ElementDataFile = p%d.raw 1 2 1", "Offset: 1 2 3",
+    ),
+    "nrrd": (
+        "line skip: 1", "byte skip: 8", "byte skip: -1", "old min: 0", "old max: 9", "spacings: 1 1 1",
+        "endian: big", "endian: little", 'space units: "cm" "cm" "cm"', "kinds: vector domain domain",
+        "encoding: hex", "encoding: raw", "encoding: gzip", "type: double", "type: block", "data file: /etc/passwd",
+        "data file: ../other.raw", "data file: LIST", "a line", "key:=value", "# a comment",
+        "space: left-anterior-superior", "space: right-anterior-superior", "space: scanner-xyz",
+        "space dimension: 3", "number: 3", "axis mins: 0 0 0", "dimension: 2",
+    ),
 }  # fmt: skip
 
 
@@ -41,7 +46,7 @@ def mutate(path: Path, data: Path, dice: random.Random) -> str:
         kinds = _for_text if path.suffix in (".mha", ".mhd", ".nrrd", ".nhdr") else _for_nifti
         change = dice.choice((*kinds, *kinds, *_for_bytes))
         target = dice.choice((path, data)) if change in _for_bytes else path
-        if target.is_file() and not target.is_symlink():
+        if target.is_file() and target.stat().st_size:
             change(target, dice)
             done.append(change.__name__)
     if dice.random() < 0.02:
@@ -130,10 +135,13 @@ def change_field(path: Path, dice: random.Random) -> None:
     else:
         at, fmt, values = dice.choice((
             (16 + 8 * dice.randrange(8), "q", small), (12, "h", (2, 4, 8, 16, 64, 128)),
-            (104 + 8 * dice.randrange(4), "d", real), (168, "q", (0, 540, 544, 545, 560)), (176, "d", real), (184, "d", real), (344, "i", (-1, 0, 1, 9)),
+            (104 + 8 * dice.randrange(4), "d", real),
+            (168, "q", (0, 540, 544, 545, 560)), (176, "d", real), (184, "d", real), (344, "i", (-1, 0, 1, 9)),
             (348, "i", (-1, 0, 1, 9)), (352 + 8 * dice.randrange(6), "d", real),
             (400 + 8 * dice.randrange(12), "d", real), (500, "i", (0, 1, 2, 3)),
         ))  # fmt: skip
+    if at + struct.calcsize(fmt) > len(head):
+        return
     struct.pack_into(order + fmt, head, at, dice.choice(values))  # type: ignore[arg-type]
     path.write_bytes(gzip.compress(bytes(head), mtime=0) if packed else bytes(head))
 

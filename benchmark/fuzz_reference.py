@@ -1,7 +1,9 @@
 """Image files read by others: nibabel, pynrrd, and a plain reader of MetaImage; and whether ours read the same."""
 
+import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import nrrd
@@ -17,6 +19,7 @@ TYPES = {
 SPACES = {"right-anterior-superior": [-1, -1, 1], "ras": [-1, -1, 1], "left-anterior-superior": [1, -1, 1],
           "las": [1, -1, 1]}  # fmt: skip
 IDENTITY = "1 0 0 0 1 0 0 0 1"
+nibabel.imageglobals.logger.setLevel("CRITICAL")
 CORNER_VOXEL = 0.11  # where a header gives the place twice, with 0.1 of a voxel between them
 SAME = 1e-5  # relative, of scaled values: some readers scale in float32
 
@@ -28,21 +31,46 @@ def read(path: Path) -> Image:
     if path.suffix in (".mha", ".mhd"):
         return metaimage(path)
     if path.suffix == ".nrrd":
-        values, header = nrrd.read(str(path))
+        values, header = _nrrd(path)
         signs = np.diag([*SPACES.get(header["space"].lower(), [1, 1, 1]), 1.0])
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = np.array(header["space directions"]).T, header["space origin"]
         return values.T.astype(np.float64), signs @ affine
-    image = nibabel.load(path, mmap=False)
+    content = path.read_bytes()
+    content = inflated(content) if path.suffix == ".gz" else content
+    image = (nibabel.Nifti2Image if b"n+2" in content[:8] else nibabel.Nifti1Image).from_bytes(content)
     values = image.get_fdata()
     return values.reshape(values.shape[:3]).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+
+
+def _nrrd(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    """By pynrrd; but streams in a row, which it does not read, are inflated here."""
+    with path.open("rb") as file:
+        header = nrrd.read_header(file)
+        if header["encoding"] == "raw":
+            return nrrd.read_data(header, file, str(path)), header
+        rest = file.read()
+    name = header.pop("data file", header.pop("datafile", None))
+    content = (path.parent / name).read_bytes() if name else rest
+    header["encoding"] = "raw"
+    return nrrd.read_data(header, io.BytesIO(inflated(content)), str(path)), header
+
+
+def inflated(content: bytes) -> bytes:
+    """What the gzip streams in a row hold; what follows them is left."""
+    whole = b""
+    while content[:2] == b"\x1f\x8b":
+        stream = zlib.decompressobj(31)
+        whole += stream.decompress(content)
+        content = stream.unused_data
+    return whole
 
 
 def metaimage(path: Path) -> Image:
     """MetaImage by its documentation: of fields that stand twice the last counts."""
     content = path.read_bytes()
     mark = content.index(b"ElementDataFile")
-    end = content.index(b"\n", mark) + 1
+    end = content.find(b"\n", mark) + 1 or len(content)
     fields = {}
     for line in content[:end].decode("latin-1").splitlines():
         name, _, value = line.partition("=")

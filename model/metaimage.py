@@ -28,6 +28,7 @@ MATTERING = (
     "CompressedData", "CompressedDataSize", "DistanceUnits", "ElementToIntensityFunctionSlope",
     "ElementToIntensityFunctionOffset", *MATRIX, *ORIGIN, *BYTE_ORDER, DATA,
 )  # fmt: skip
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MOST_EDITS = 2  # between a field's name and one that is taken for it, misspelled
 
 
@@ -72,7 +73,7 @@ def _fields(file: BinaryIO) -> dict[str, str]:
             continue
         name, equals, value = line.partition("=")
         name, value = name.strip(), value.strip()
-        if not equals or not name:
+        if not equals or not name or CONTROL.search(line.rstrip("\r\n")):
             raise ValueError(f"line {number} of its header is no 'field = value'")
         if name in fields and fields[name] != value:
             raise ValueError(f"line {number} of its header says otherwise what a line before it says")

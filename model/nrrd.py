@@ -38,7 +38,7 @@ SAME = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip
         "axismaxs": "axis maxs", "centerings": "centers"}  # fmt: skip
 MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")
 DOMAINS = ("domain", "space", "???", "none")
-VECTOR = re.compile(r"\s*\(([^()]*)\)")
+VECTOR = re.compile(r"\s*\(([^()\s]*)\)")
 
 
 def nrrd_header(path: Path) -> Stored:
@@ -55,7 +55,7 @@ def nrrd_header(path: Path) -> Stored:
     data = _data(fields, path)
     if data == path and not ended:
         raise ValueError("its header does not end: an empty line must stand before the voxels")
-    kind = next((kind for kind, names in KINDS.items() if fields.get("type", "").lower() in names.split("|")), None)
+    kind = next((kind for kind, names in KINDS.items() if fields.get("type", "") in names.split("|")), None)
     if kind is None:
         raise Refused(f"its header says type: {fields.get('type', '')[:SHOWN]}, which is not supported; convert it")
     stored = Stored(
@@ -126,14 +126,14 @@ def _check_supported(fields: dict[str, str]) -> None:
 
 
 def _compressed(fields: dict[str, str]) -> bool:
-    encoding = fields.get("encoding", "").lower()
+    encoding = fields.get("encoding", "")
     if encoding not in ("raw", "gzip", "gz"):
         raise Refused(f"its header says encoding: {encoding[:SHOWN]}, which is not supported; write it raw or as gzip")
     return encoding != "raw"
 
 
 def _order(fields: dict[str, str], kind: str) -> str:
-    order = fields.get("endian", "").lower()
+    order = fields.get("endian", "")
     if order not in ("little", "big") and (order or kind[1] != "1"):
         raise ValueError(f"its header says endian: {order[:SHOWN]}, and little or big must stand there")
     return ">" if order == "big" else "<"
@@ -167,7 +167,7 @@ def _grids(fields: dict[str, str], size: list[int]) -> tuple[Grid, ...]:
 def _vectors(field: str, text: str, count: int) -> list[list[float]]:
     """`count` vectors of three numbers, as (x,y,z). Raises ValueError."""
     found = VECTOR.findall(text)
-    words = [[word.strip() for word in vector.split(",")] for vector in found]
+    words = [vector.split(",") for vector in found]
     good = all(len(vector) == 3 and all(NUMBER.fullmatch(word) for word in vector) for vector in words)
     if VECTOR.sub("", text).strip() or len(found) != count or not good:
         raise ValueError(f"its header says {field}: {text[:SHOWN]}, and {count} times (x,y,z) must stand there")

@@ -2,7 +2,7 @@
 
 The image libraries take a cut-off stream, a number that is none or a wrong length without a word. So each format's
 header is read strictly (model/metaimage.py, nrrd.py, nifti.py), the length of the data is held against it, and the
-voxels are compared: by the checksum of the compressed stream where that settles it, else byte by byte.
+voxels are compared: by the checksum at the end of a zlib stream where that settles it, else one by one.
 """
 
 import math
@@ -24,7 +24,7 @@ from model.opening import open_regular, other_kind
 CHUNK_BYTES = 1 << 22
 MOST_INFLATED = 1032  # times its length is what a deflate stream can hold (zlib's technical details)
 GZIP = b"\x1f\x8b"  # how a gzip stream begins (RFC 1952)
-TRAILER_BYTES = {"zlib": 4, "gzip": 8}  # Adler-32 (RFC 1950); CRC-32 and length (RFC 1952)
+ADLER_BYTES = 4  # Adler-32, the end of a zlib stream (RFC 1950)
 SCALED_TOLERANCE = 1e-5  # of the largest term, where the reader scales in float32
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 SHOWN = 80  # characters of a header's value in a message
@@ -171,27 +171,16 @@ def _different(stored: Stored, values: NDArray[Any], read: NDArray[Any]) -> int:
 
 
 def _checksum_agrees(stored: Stored, voxels: NDArray[Any]) -> bool:
-    """Whether the checksum at the end of the compressed stream is that of what was read: then nothing needs inflating.
+    """Whether the checksum at the end of a zlib stream is that of what was read: then nothing needs inflating.
 
-    False where it is not, or cannot be told: values in another byte order, scaled ones, several streams in a row.
+    False where it is not, or cannot be told: values in another byte order, bytes behind the stream. A gzip stream's may
+    be that of the last of several, and is not asked.
     """
-    length = TRAILER_BYTES.get(stored.compression)
-    if length is None or stored.scaled or voxels.dtype != stored.kind or not voxels.flags.c_contiguous:
+    if stored.compression != "zlib" or voxels.dtype != stored.kind or not voxels.flags.c_contiguous:
         return False
     with open_regular(stored.data) as file:
-        file.seek(-min(length, stored.data.stat().st_size), os.SEEK_END)
-        trailer = file.read()
-        file.seek(stored.start)
-        if stored.compression == "zlib":
-            return zlib.adler32(voxels.data) == int.from_bytes(trailer, "big")
-        head = b""
-        for part in inflated(file):
-            head += part
-            if len(head) >= stored.offset:
-                break
-    found = zlib.crc32(voxels.data, zlib.crc32(head[: stored.offset]))
-    told, size = int.from_bytes(trailer[:4], "little"), int.from_bytes(trailer[4:], "little")
-    return found == told and size == (stored.offset + stored.bytes) % 2**32
+        file.seek(-ADLER_BYTES, os.SEEK_END)
+        return zlib.adler32(voxels.data) == int.from_bytes(file.read(), "big")
 
 
 def _decoded(stored: Stored) -> Iterator[bytes]:
