@@ -1,7 +1,7 @@
-"""A NIfTI header (.nii, .nii.gz; NIfTI-1 and NIfTI-2, of either byte order), read strictly.
+"""A NIfTI-1 header (.nii, .nii.gz, of either byte order), read strictly.
 
-Source: nifti1.h and nifti2.h (https://nifti.nimh.nih.gov). The reader library takes 0 or 1 for fields that it cannot
-use, and picks one of the two places that a header may give (qform, sform): here both must be good and agree.
+Source: nifti1.h (https://nifti.nimh.nih.gov). The reader library takes 0 or 1 for fields that it cannot use, and picks
+one of the two places that a header may give (qform, sform): here both must be good and agree.
 """
 
 import math
@@ -17,20 +17,17 @@ from model.geometry import Grid, grid_from
 from model.opening import open_regular
 from model.stored import GZIP, Refused, Stored, inflated
 
-LAYOUTS = {  # sizeof_hdr: where each field is, and how it is packed
-    348: {"magic": (344, "4s"), "dim": (40, "8h"), "type": (70, "2h"), "pixdim": (76, "8f"), "offset": (108, "f"),
-          "scaling": (112, "2f"), "units": (123, "B"), "codes": (252, "2h"), "quaternion": (256, "3f"),
-          "quaternion offset": (268, "3f"), "rows": (280, "12f")},
-    540: {"magic": (4, "8s"), "dim": (16, "8q"), "type": (12, "2h"), "pixdim": (104, "8d"), "offset": (168, "q"),
-          "scaling": (176, "2d"), "units": (500, "i"), "codes": (344, "2i"), "quaternion": (352, "3d"),
-          "quaternion offset": (376, "3d"), "rows": (400, "12d")},
-}  # fmt: skip
-MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
-HEAD_BYTES = max(LAYOUTS)
-EXTENDER_BYTES = 4
+LAYOUT = {
+    "magic": (344, "4s"), "dim": (40, "8h"), "type": (70, "2h"), "pixdim": (76, "8f"), "offset": (108, "f"),
+    "scaling": (112, "2f"), "units": (123, "B"), "codes": (252, "2h"), "quaternion": (256, "3f"),
+    "quaternion offset": (268, "3f"), "rows": (280, "12f"),
+}  # where each field is, and how it is packed  # fmt: skip
+MAGIC = b"n+1\0"
+HEAD_BYTES, SECOND_HEAD_BYTES = 348, 540  # sizeof_hdr of NIfTI-1 and NIfTI-2
+LEAST_OFFSET = 352  # bytes before the voxels: the header and the flag for extensions
 KINDS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 MM_OR_UNKNOWN, LENGTH_UNITS = (0, 2), {0: "unknown", 1: "metres", 2: "mm", 3: "micrometres"}
-ORTHOGONAL = 1e-3  # largest |D'D - I| of the directions of the axes
+ORTHOGONAL = 1e-4  # largest |D'D - I| of the directions of the axes that ITK takes from NIfTI
 AGREE_VOXEL = 0.1  # how far qform and sform may put a corner apart, in voxel edges
 AGREE_SPACING = 1e-3  # how far pixdim and sform's steps may differ
 ROUNDED = 1e-6  # by how much b^2 + c^2 + d^2 of a quaternion in float32 may exceed 1
@@ -75,7 +72,7 @@ def nifti_header(path: Path) -> Stored:
 
 
 def _head(path: Path, compressed: bool) -> bytes:
-    """The first bytes, as many as the longer header has, inflated."""
+    """The first bytes, as many as the header has, inflated."""
     with open_regular(path) as file:
         if not compressed:
             return file.read(HEAD_BYTES)
@@ -91,36 +88,37 @@ def _head(path: Path, compressed: bool) -> bytes:
 
 
 def _fields(head: bytes) -> dict[str, Any]:
-    """The fields of LAYOUTS, and the byte order and the length of the header."""
+    """The fields of LAYOUT, and the byte order."""
     for order in "<>":
         size = struct.unpack_from(f"{order}i", head)[0] if len(head) >= 4 else 0
-        if size not in LAYOUTS:
+        if size == SECOND_HEAD_BYTES:
+            raise Refused("it is NIfTI-2, which is not supported; convert it to NIfTI-1")
+        if size != HEAD_BYTES:
             continue
         if len(head) < size:
             raise EOFError(f"it has {len(head)} bytes, and its header alone has {size}")
-        fields = {name: struct.unpack_from(order + kind, head, at) for name, (at, kind) in LAYOUTS[size].items()}
-        if fields["magic"][0] != MAGIC[size]:
+        fields = {name: struct.unpack_from(order + kind, head, at) for name, (at, kind) in LAYOUT.items()}
+        if fields["magic"][0] != MAGIC:
             raise Refused(
                 f"its header has the mark {fields['magic'][0]!r}: it is no NIfTI in one file, but Analyze, or made to "
                 "lie beside an .img; convert it to .nii.gz"
             )
-        return fields | {"order": order, "length": size}
-    raise ValueError("it does not begin as a NIfTI does, with 348 or 540")
+        return fields | {"order": order}
+    raise ValueError("it does not begin as a NIfTI does, with 348")
 
 
 def _offset(fields: dict[str, Any]) -> int:
     (offset,) = fields["offset"]
-    least = fields["length"] + EXTENDER_BYTES
-    if not math.isfinite(offset) or offset != int(offset) or offset < least:
-        raise ValueError(f"its header says vox_offset = {offset:g}, and {least} or more must stand there")
+    if not math.isfinite(offset) or offset != int(offset) or offset < LEAST_OFFSET:
+        raise ValueError(f"its header says vox_offset = {offset:g}, and {LEAST_OFFSET} or more must stand there")
     return int(offset)
 
 
 def _scaling(slope: float, intercept: float) -> tuple[float, float]:
     """value = stored x slope + intercept; a slope of 0 or NaN says that values are not scaled (nifti1.h; nibabel)."""
-    if slope == 0 or math.isnan(slope):
+    if (slope == 0 or math.isnan(slope)) and (intercept == 0 or math.isnan(intercept)):
         return 1.0, 0.0
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
+    if not slope or not (math.isfinite(slope) and math.isfinite(intercept)):
         raise ValueError(f"its header says scl_slope = {slope:g} and scl_inter = {intercept:g}")
     return slope, intercept
 
@@ -224,4 +222,4 @@ def _grid(place: _Place, spacing: NDArray[np.float64], size: list[int]) -> Grid:
 
 
 def _shown(values: Any) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+    return "(" + ", ".join(f"{value + 0.0:.6g}" for value in values) + ")"

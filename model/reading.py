@@ -303,6 +303,8 @@ def _reason(error: RuntimeError) -> str:
     """The telling line of an ITK exception, without source paths and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else "unknown reason"
+    if any("orthonormal" in line for line in lines):
+        return "its axes are not at right angles: a sheared or tilted volume; resample it to an orthogonal grid"
     if any("could not be read" in line or "No such file" in line for line in lines):
         return "the file is shorter than its header says, or damaged"
     return text.removeprefix("sitk::ERROR: ").rstrip(".")

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +183,7 @@ def _checksum_agrees(stored: Stored, voxels: NDArray[Any]) -> bool:
         return zlib.adler32(voxels.data) == int.from_bytes(file.read(), "big")
 
 
-def _decoded(stored: Stored) -> Iterator[bytes]:
+def _decoded(stored: Stored) -> Generator[bytes, None, None]:
     """The bytes of the voxels, in parts, and no others."""
     wanted, skipped, given = stored.bytes, stored.offset, 0
     with open_regular(stored.data) as file:

@@ -2,6 +2,7 @@ import hashlib
 import stat
 from pathlib import Path
 
+from model.errors import shown
 from model.naming import cleared, name_of, read_salt, write_private
 from model.studies import Entry, Unusable
 
@@ -62,3 +63,17 @@ def test_private_files_are_private_from_the_start_and_replaced_whole(tmp_path) -
     assert (tmp_path / "keys.csv").read_text() == "new"
     assert stat.S_IMODE((tmp_path / "keys.csv").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["keys.csv"]
+
+
+def test_a_name_shown_with_escapes_is_no_longer_a_name() -> None:
+    """A message may hold a path as it is, as a terminal is given it, or as Python writes it."""
+    odd = ROOT / "Doe\x1b[2J\u202eJane" / "pet.mha"
+    entry = Entry(identity="images:x", source=odd.parent, kind="images", pet=(odd,), ct=(odd.with_name("ct.mha"),))
+    for form in (str(odd), shown(str(odd)), repr(str(odd))):
+        said = cleared(f"PET {form} is odd; remove it", entry, ROOT, "s-3")
+        assert "Doe" not in said and "Jane" not in said and "s-3/PET" in said
+
+
+def test_what_a_header_calls_its_data_file_is_no_name() -> None:
+    said = cleared("its header names the data file '/home/smith john.raw', outside; move it", ENTRY, ROOT, "s-1")
+    assert said == "its header names a data file, outside; move it"
