@@ -403,10 +403,10 @@ def table(outcomes: list[Outcome]) -> str:
         "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground",
         "and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.", "",
         "An image may be a link to anywhere, as in studies that are folders of links. The data file that a header",
-        "(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link itself,",
-        "it may also lie in the folder that this leads to, so that links to a pair that lies together work. An absolute",
-        "path, or one with .., is refused. Only regular files are opened. What a terminal would obey is shown as an",
-        "escape.",
+        "(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link",
+        "itself, it may also lie in the folder that this leads to, so that links to a pair that lies together work.",
+        "An absolute path, or one with .., is refused. Only regular files are opened. What a terminal would obey is",
+        "shown as an escape.",
         "", "| bad input | what the user reads | exit code |", "|---|---|---|", *rows, "",
     ])  # fmt: skip
 
