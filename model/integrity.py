@@ -65,7 +65,7 @@ def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | N
     if strange:
         raise CaseError(f"{what} '{path}' has {strange} voxels that are NaN or infinite; replace them first")
     if different:
-        hint = "; is its header's CompressedDataSize right?" if stored.compression == "zlib" else ""
+        hint = " (is its header's CompressedDataSize right?)" if stored.compression == "zlib" else ""
         raise _refusal(path, what, ValueError(f"{different} voxels were read otherwise than it holds them{hint}"))
 
 

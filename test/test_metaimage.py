@@ -115,3 +115,29 @@ def test_a_data_file_is_found_whatever_else_the_header_says(tmp_path) -> None:
     (tmp_path / "p.raw").write_bytes(b"")
     assert data_file(write(tmp_path, beside="p.raw", ElementSpacing=None)) == tmp_path / "p.raw"
     assert data_file(write(tmp_path, beside="gone.raw")) is None
+
+
+def test_a_stream_whose_length_is_not_told_is_never_read_as_something_else(tmp_path) -> None:
+    """SimpleITK 2.5 inflates the header of an .mha without CompressedDataSize; beside an .mhd it finds the length."""
+    stream = zlib.compress(ARRAY.tobytes())
+    (tmp_path / "p.zraw").write_bytes(stream)
+    path = write(tmp_path, data=stream, CompressedData="True")
+    try:
+        np.testing.assert_array_equal(read_volume(path, "PET").array, ARRAY)
+    except CaseError as error:
+        assert "is its header's CompressedDataSize right" in str(error)
+    beside = write(tmp_path, beside="p.zraw", CompressedData="True")
+    np.testing.assert_array_equal(read_volume(beside, "PET").array, ARRAY)
+
+
+@pytest.mark.parametrize("end", [b"", b"abcd"])
+def test_a_stream_without_its_checksum_or_with_another_is_refused(end: bytes, tmp_path) -> None:
+    """SimpleITK 2.5 takes both."""
+    stream = zlib.compress(ARRAY.tobytes())[:-4] + end
+    path = write(tmp_path, data=stream, CompressedData="True", CompressedDataSize=str(len(stream)))
+    refused(path, "cut off or damaged")
+
+
+def test_a_negative_spacing_is_refused(tmp_path) -> None:
+    """SimpleITK 2.5 turns the axis round in its place."""
+    refused(write(tmp_path, ElementSpacing="4 -5 6"), "spacing .4.0, -5.0, 6.0. mm; every value must be above 0")
