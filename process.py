@@ -231,6 +231,9 @@ def reason(error: Exception) -> tuple[str, int]:
     """What a user is told of an error, and the exit code."""
     if isinstance(error, LesionError):
         return str(error), error.exit_code
+    if isinstance(error, PermissionError) and error.filename is not None:
+        where = os.fsdecode(error.filename)
+        return f"'{where}' cannot be used: {error.strerror}; check access to '{where}'", CaseError.exit_code
     if isinstance(error, MemoryError):
         return "the study does not fit into memory; use a machine with more", CaseError.exit_code
     return f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints", 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model import RESEARCH
-from model.errors import split_remedy
+from model.errors import shown, split_remedy
 from model.job import Job
 from model.journal import Record
 from model.lesion_table import csv_text, without_apostrophe
@@ -129,5 +129,5 @@ def _key(job: Job) -> dict[str, Any]:
 
 def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:
     said = item.message if named else cleared(item.message, item, root, name)
-    message, remedy = split_remedy(said)
+    message, remedy = split_remedy(shown(said))
     return Failure(study=name, stage=item.stage, message=message, remedy=remedy)

@@ -4,6 +4,7 @@ Headers are pydicom datasets without their pixels; `filename` is the file they w
 file at a time, so that a CT of a thousand slices is never in memory twice.
 """
 
+import os
 import re
 import struct
 import warnings
@@ -28,6 +29,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorag
 
 from model.errors import CaseError
 from model.files import silence
+from model.opening import open_regular
 
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError,
@@ -124,7 +126,7 @@ def holds_image(header: Dataset) -> bool:
 def looks_like_dicom(path: Path) -> bool:
     """Whether the file starts as DICOM does: "DICM" after 128 bytes, or (old files) group 0008 or 0002 at once."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(132)
     except OSError as error:
         raise CaseError(f"'{path}' cannot be read: {error.strerror or error}; check access to it") from None
@@ -266,7 +268,7 @@ def private(header: FileDataset, group: int, creator: str, element: int) -> str:
 
 
 def _read(path: Path, pixels: bool) -> FileDataset:
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise CaseError(f"DICOM file '{path}' is not there")
     if not looks_like_dicom(path):
         raise CaseError(f"'{path}' is not DICOM (or an empty or damaged file); give DICOM files alone")

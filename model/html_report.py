@@ -9,13 +9,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from model import RESEARCH, __version__
 from model.batch_tables import Failure, apart
+from model.errors import shown
 from model.html_style import SCRIPT, STYLE
 from model.results import STUDIES
 
@@ -67,6 +68,11 @@ def html_report(
         + "\n".join(body)
         + f"\n</main><script>{SCRIPT}</script></body></html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Text for the page: markup and control characters are shown, not obeyed."""
+    return escape_html(shown(text))
 
 
 def _head(about: About) -> str:

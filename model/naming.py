@@ -14,7 +14,7 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
-from model.errors import OutputError
+from model.errors import OutputError, shown
 from model.studies import Entry, Unusable
 
 SALT, KEYS = ".salt", "keys.csv"
@@ -86,8 +86,10 @@ def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str
         known |= {f"{path}'": f"{name}'" for path in entry.paths}
     if entry.source != root:
         known[str(entry.source)] = name
+    known |= {form: told for text, told in known.items() for form in (shown(text), repr(text)[1:-1])}
     for text in sorted(known, key=len, reverse=True):
         message = message.replace(text, known[text])
+    message = re.sub("the data file '.*?'", "a data file", message, flags=re.DOTALL)  # what a header calls it
     message = message.replace(f"'{root}'", "the folder of studies")
     elsewhere = "'/" if isinstance(entry, Unusable) else f"{root}/"
     message = re.sub(re.escape(elsewhere) + ".*", ELSEWHERE, message, flags=re.DOTALL)

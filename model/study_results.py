@@ -17,7 +17,7 @@ from model.dicom_identity import identity_warnings
 from model.dicom_rtstruct import dicom_rtstruct
 from model.dicom_seg import dicom_seg
 from model.dicom_suv import Conversion
-from model.errors import LesionError
+from model.errors import LesionError, shown
 from model.geometry import las_view
 from model.job import Job
 from model.lesion_table import lesions_csv, lesions_json, rounded
@@ -151,8 +151,8 @@ def _make_dicom(study: Study, names: list[str]) -> tuple[dict[str, bytes], list[
 def _reason(error: Exception) -> str:
     """What went wrong in one line, of the project's own errors their words alone."""
     said = " ".join(str(error).split())
-    shown = said if isinstance(error, LesionError) else f"{type(error).__name__}: {said[:LONGEST_REASON]}"
-    return f"{shown} (the mask and the tables are whole)"
+    reason = said if isinstance(error, LesionError) else f"{type(error).__name__}: {said[:LONGEST_REASON]}"
+    return f"{reason} (the mask and the tables are whole)"
 
 
 def _of_the_mask(study: Study) -> list[str]:
@@ -222,7 +222,7 @@ def _told(job: Job, value: Any) -> Any:
 
 
 def _shown(job: Job, message: str) -> str:
-    return message if job.options.named else cleared(message, job.entry, job.root, job.name)
+    return shown(message if job.options.named else cleared(message, job.entry, job.root, job.name))
 
 
 def _number(value: Any) -> Any:

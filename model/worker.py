@@ -21,7 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from model.config import override_limits
-from model.errors import CaseError, LesionError, split_remedy
+from model.errors import CaseError, LesionError, shown, split_remedy
 from model.job import Job, Setup, job_from, setup_from
 from model.journal import contents_of, stat_of
 from model.manifest import load_bundle
@@ -102,7 +102,8 @@ def _reason(error: Exception, job: Job) -> dict[str, str]:
     else:
         said = f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints"
     said = " ".join(said.split())
-    message, remedy = split_remedy(said if job.options.named else cleared(said, job.entry, job.root, job.name))
+    said = said if job.options.named else cleared(said, job.entry, job.root, job.name)
+    message, remedy = split_remedy(shown(said))
     return {"message": message, "remedy": remedy}
 
 

@@ -173,3 +173,10 @@ def test_in_a_browser_the_page_is_drawn(thousand: Path, tmp_path) -> None:
     red = (pixels[:40, :, 0] > 90) & (pixels[:40, :, 1] < 60)  # the notice
     assert red.mean() > 0.5
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_control_characters_in_a_message_are_shown(tmp_path) -> None:
+    failure = Failure(study="s-1", stage="read", message="'a\x1b[2J\x9b\u202e<b>' is odd", remedy="rename it\x07")
+    page = html_report([row(1, warnings=["b\x1b]0;c"])], [failure], tmp_path, ABOUT)
+    assert "a\\x1b[2J\\x9b\\u202e&lt;b&gt;" in page and "rename it\\x07" in page and "b\\x1b]0;c" in page
+    assert not set("\x1b\x07\x9b\u202e") & set(page)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from model.errors import shown
 from model.naming import cleared, digest_in, is_name, name_of, read_salt, write_private
 from model.studies import Entry, Unusable
 
@@ -84,3 +85,17 @@ def test_with_names_letters_of_every_script_are_kept(person: str, begins: str) -
 def test_the_longest_name_fits_a_file_system() -> None:
     wide = name_of(replace(ENTRY, person=("\U00020000" * 200,)), b"salt", named=True)  # four bytes a letter
     assert len(wide.encode()) <= 255 and is_name(wide)
+
+
+def test_a_name_shown_with_escapes_is_no_longer_a_name() -> None:
+    """A message may hold a path as it is, as a terminal is given it, or as Python writes it."""
+    odd = ROOT / "Doe\x1b[2J\u202eJane" / "pet.mha"
+    entry = Entry(identity="images:x", source=odd.parent, kind="images", pet=(odd,), ct=(odd.with_name("ct.mha"),))
+    for form in (str(odd), shown(str(odd)), repr(str(odd))):
+        said = cleared(f"PET {form} is odd; remove it", entry, ROOT, "s-3")
+        assert "Doe" not in said and "Jane" not in said and "s-3/PET" in said
+
+
+def test_what_a_header_calls_its_data_file_is_no_name() -> None:
+    said = cleared("its header names the data file '/home/smith john.raw', outside; move it", ENTRY, ROOT, "s-1")
+    assert said == "its header names a data file, outside; move it"
