@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model.errors import OutputError
+from model.lesion_table import without_apostrophe
 from model.studies import Entry, Unusable
 
 SALT, KEYS = ".salt", "keys.csv"
@@ -73,6 +74,12 @@ def names_by_files(output: Path) -> dict[tuple[str, str], str]:
     """
     rows = [row for row in _keys(output) if row.get("pet") and is_name(row["study"])]
     return {(os.path.abspath(row["pet"]), os.path.abspath(row["ct"])): row["study"] for row in rows if row.get("ct")}
+
+
+def patients_by_digest(output: Path) -> dict[str, str]:
+    """The IDs of patients in an earlier keys.csv, by the hash in the study's name; none where it cannot be read."""
+    rows = [row for row in _keys(output) if is_name(row["study"]) and row.get("patient_id")]
+    return {digest_in(row["study"]): without_apostrophe(row["patient_id"]) for row in rows}
 
 
 def found_elsewhere(output: Path, root: Path) -> set[str]:

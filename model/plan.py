@@ -9,7 +9,16 @@ from pathlib import Path
 from model.job import Job, Options
 from model.journal import DONE, Record, contents_of, stat_of
 from model.manifest import Bundle
-from model.naming import NAMELESS, digest_in, files_of, found_elsewhere, is_name, name_of, names_by_files
+from model.naming import (
+    NAMELESS,
+    digest_in,
+    files_of,
+    found_elsewhere,
+    is_name,
+    name_of,
+    names_by_files,
+    patients_by_digest,
+)
 from model.results import REPORT, STUDIES
 from model.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
 from model.studies import NO_PET, Entry, Found, Unusable
@@ -49,13 +58,14 @@ def make_plan(
     found: Found, root: Path, output: Path, salt: bytes, records: dict[str, Record], bundle: Bundle, options: Options
 ) -> Plan:
     """Names for all that was found, and what of it is done: by the journal, or by a result that it does not know of."""
-    folders, names = folders_by_digest(output), names_by_files(output)
+    folders, names, patients = folders_by_digest(output), names_by_files(output), patients_by_digest(output)
     limits = bundle.manifest.limits
     jobs: dict[str, Job] = {}
     done: dict[str, Record] = {}
     new = []
     for entry in found.entries:
         known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM says itself whose it is
+        entry = _of_its_patient(entry, salt, patients)
         name, stored = _named(entry, salt, options.named, folders, records, known_as)
         key = key_of(bundle, limits, options, entry)
         job = Job(name=name, entry=entry, root=root, output=output, key=key, options=options,
@@ -83,6 +93,18 @@ def folders_by_digest(output: Path) -> dict[str, list[str]]:
             if is_name(path.name):
                 found.setdefault(digest_in(path.name), []).append(path.name)
     return found
+
+
+def _of_its_patient(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> Entry:
+    """The entry without identities that are another patient's in the results: patients may share a StudyInstanceUID."""
+    own = entry.person[1] if entry.kind == "dicom" and len(entry.person) > 1 else None
+    identities = [
+        identity for identity in (entry.identity, *entry.also)
+        if own is None or patients.get(digest_in(name_of(entry, salt, identity=identity)), own) == own
+    ]  # fmt: skip
+    if not identities:
+        return entry
+    return dataclasses.replace(entry, identity=identities[0], also=tuple(identities[1:]))
 
 
 def _named(
