@@ -218,8 +218,8 @@ def _weight(header: FileDataset, given_kg: float | None) -> tuple[float, str]:
     if not weight_kg or weight_kg < 0:
         raise CaseError(
             f"PET '{path_of(header)}' has {tag_name('PatientWeight')} {'absent' if weight_kg is None else weight_kg}: "
-            "without it there is no body-weight SUV; give the patient's weight in kg (weight_kg), or enter it "
-            "into the header"
+            "without it there is no body-weight SUV; give the patient's weight in kg (weight_kg in overrides.csv), or "
+            "enter it into the header"
         )
     check_weight(weight_kg, path_of(header))
     return weight_kg, tag_name("PatientWeight")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model.errors import OutputError, shown
+from model.lesion_table import without_apostrophe
 from model.studies import Entry, Unusable
 
 SALT, KEYS = ".salt", "keys.csv"
@@ -61,17 +62,39 @@ def digest_in(name: str) -> str:
     return name[-DIGITS:]
 
 
-def found_elsewhere(output: Path, root: Path) -> set[str]:
-    """The studies of an earlier keys.csv that were found neither in the folder or list `root` nor lie below it; none
-    where it cannot be read.
+def files_of(entry: Entry) -> tuple[str, str]:
+    """The first file of PET and of CT, as keys.csv has them."""
+    return os.path.abspath(entry.pet[0]), os.path.abspath(entry.ct[0])
+
+
+def names_by_files(output: Path) -> dict[tuple[str, str], str]:
+    """What an earlier keys.csv calls studies, by their first files of PET and CT; none where it cannot be read.
+
+    An image has no UID: its study is known again by its place, whatever folder or list it is found from.
     """
+    rows = [row for row in _keys(output) if row.get("pet") and is_name(row["study"])]
+    return {(os.path.abspath(row["pet"]), os.path.abspath(row["ct"])): row["study"] for row in rows if row.get("ct")}
+
+
+def patients_by_digest(output: Path) -> dict[str, str]:
+    """The IDs of patients in an earlier keys.csv, by the hash in the study's name; none where it cannot be read."""
+    rows = [row for row in _keys(output) if is_name(row["study"]) and row.get("patient_id")]
+    return {digest_in(row["study"]): without_apostrophe(row["patient_id"]) for row in rows}
+
+
+def found_elsewhere(output: Path, root: Path) -> set[str]:
+    """The studies of an earlier keys.csv that were found neither in the folder or list `root` nor lie below it."""
+    others = [row for row in _keys(output) if row.get("source") and row.get("found_in") != str(root)]
+    return {row["study"] for row in others if not Path(row["source"]).is_relative_to(root)}
+
+
+def _keys(output: Path) -> list[dict[str, str]]:
+    """The rows of keys.csv that name a study; none where it cannot be read."""
     try:
         content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return set()
-    rows = [row for row in csv.DictReader(io.StringIO(content, newline="")) if row.get("study") and row.get("source")]
-    others = [row for row in rows if row.get("found_in") != str(root)]
-    return {row["study"] for row in others if not Path(row["source"]).is_relative_to(root)}
+        return []
+    return [row for row in csv.DictReader(io.StringIO(content, newline="")) if row.get("study")]
 
 
 def cleared(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:

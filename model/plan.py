@@ -9,7 +9,16 @@ from pathlib import Path
 from model.job import Job, Options
 from model.journal import DONE, Record, contents_of, stat_of
 from model.manifest import Bundle
-from model.naming import NAMELESS, digest_in, found_elsewhere, is_name, name_of
+from model.naming import (
+    NAMELESS,
+    digest_in,
+    files_of,
+    found_elsewhere,
+    is_name,
+    name_of,
+    names_by_files,
+    patients_by_digest,
+)
 from model.results import REPORT, STUDIES
 from model.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
 from model.studies import NO_PET, Entry, Found, Unusable
@@ -49,13 +58,15 @@ def make_plan(
     found: Found, root: Path, output: Path, salt: bytes, records: dict[str, Record], bundle: Bundle, options: Options
 ) -> Plan:
     """Names for all that was found, and what of it is done: by the journal, or by a result that it does not know of."""
-    folders = folders_by_digest(output)
+    folders, names, patients = folders_by_digest(output), names_by_files(output), patients_by_digest(output)
     limits = bundle.manifest.limits
     jobs: dict[str, Job] = {}
     done: dict[str, Record] = {}
     new = []
     for entry in found.entries:
-        name, stored = _named(entry, salt, options.named, folders, records)
+        known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM says itself whose it is
+        entry = _of_its_patient(entry, salt, patients)
+        name, stored = _named(entry, salt, options.named, folders, records, known_as)
         key = key_of(bundle, limits, options, entry)
         job = Job(name=name, entry=entry, root=root, output=output, key=key, options=options,
                   mask_key=mask_key_of(bundle, limits, entry))  # fmt: skip
@@ -84,19 +95,33 @@ def folders_by_digest(output: Path) -> dict[str, list[str]]:
     return found
 
 
+def _of_its_patient(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> Entry:
+    """The entry without identities that are another patient's in the results: patients may share a StudyInstanceUID."""
+    own = entry.person[1] if entry.kind == "dicom" and len(entry.person) > 1 else None
+    identities = [
+        identity for identity in (entry.identity, *entry.also)
+        if own is None or patients.get(digest_in(name_of(entry, salt, identity=identity)), own) == own
+    ]  # fmt: skip
+    if not identities:
+        return entry
+    return dataclasses.replace(entry, identity=identities[0], also=tuple(identities[1:]))
+
+
 def _named(
-    item: Entry | Unusable, salt: bytes, named: bool, folders: Mapping[str, list[str]], records: Mapping[str, Record]
-) -> tuple[str, list[str]]:
+    item: Entry | Unusable, salt: bytes, named: bool, folders: Mapping[str, list[str]], records: Mapping[str, Record],
+    known_as: str = "",
+) -> tuple[str, list[str]]:  # fmt: skip
     """What a study is called, and the folders that are its own, those of this name first.
 
     A study that has a result, or a failure, keeps the name it has there, also where it was named by another rule.
+    known_as: what keys.csv calls the study of these files, or "".
     """
     identities = (item.identity, *getattr(item, "also", ()))
     names = [name_of(item, salt, named, identity) for identity in identities]
+    names += [names[0].removesuffix(digest_in(names[0])) + digest_in(known_as)] if known_as else []
     digests = [digest_in(name) for name in names]
-    digest = next((d for d in digests if d in folders), next(
-        (digest_in(name) for name in names if name in records), digests[0]
-    ))  # fmt: skip
+    recorded = {digest_in(name) for name in records}
+    digest = next((d for d in digests if d in folders), next((d for d in digests if d in recorded), digests[0]))
     there = folders.get(digest, [])
     name = names[digests.index(digest)]
     if named and name not in there:  # a name that an earlier version made with other letters

@@ -45,6 +45,33 @@ def test_a_study_that_was_named_by_its_row_of_a_csv_keeps_that_name(tiny_bundle,
     assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [by_uid]
 
 
+def test_patients_who_share_a_uid_have_a_result_each(tiny_bundle, tmp_path) -> None:
+    """Found one after the other, from two folders: the second does not take the first one's place."""
+    bundle, one = load_bundle(tiny_bundle), entry(tmp_path, also=("dicom:1.2:7",))
+    name = name_of(one, SALT)
+    result(tmp_path, name, bundle)
+    (tmp_path / "keys.csv").write_text(f"study,source,patient,patient_id\n{name},x,Müller^J,7\n")
+    other = replace(one, person=("Maier^K", "8"), also=("dicom:1.2:8",))
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [name]
+    assert list(plan(tmp_path, bundle, {}, [other]).jobs) == [name_of(other, SALT, identity="dicom:1.2:8")]
+
+
+def test_an_image_keeps_its_name_whatever_list_or_folder_it_is_found_from(tiny_bundle, tmp_path) -> None:
+    bundle, name = load_bundle(tiny_bundle), "s-0123456789ab"
+    files = {"pet": (tmp_path / "in" / "x_pet.mha",), "ct": (tmp_path / "in" / "x_ct.mha",)}
+    one = entry(tmp_path, identity="csv:../in/x_pet.mha | ../in/x_ct.mha", also=(), kind="images", person=(), **files)
+    other = replace(one, pet=(tmp_path / "lists" / ".." / "in" / "x_pet.mha",))
+    (tmp_path / "keys.csv").write_text(f"study,source,pet,ct\n{name},x,{files['pet'][0]},{files['ct'][0]}\n")
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [name_of(one, SALT)]  # nothing is there under that name
+    result(tmp_path, name, bundle)
+    for same in (one, other):
+        assert list(plan(tmp_path, bundle, {}, [same]).jobs) == [name]
+    assert list(plan(tmp_path, bundle, {}, [one], named=True).jobs) == ["p-0123456789ab"]
+    assert list(plan(tmp_path, bundle, {}, [replace(one, ct=(tmp_path / "c",))]).jobs) == [name_of(one, SALT)]
+    dicom = replace(one, kind="dicom", identity="dicom:1.9")  # another patient's, put into the old place
+    assert list(plan(tmp_path, bundle, {}, [dicom]).jobs) == [name_of(dicom, SALT)]
+
+
 def test_a_folder_whose_letters_were_written_otherwise_keeps_its_name(tiny_bundle, tmp_path) -> None:
     bundle, one = load_bundle(tiny_bundle), entry(tmp_path)
     new = name_of(one, SALT, named=True)
