@@ -81,7 +81,9 @@ def reference_time(
             f"PET '{path_of(first)}' has no {tag_name('AcquisitionTime')} in any slice, so the time that its "
             "decay is corrected to is not known; export the series again with its times"
         )
-    why = f"SeriesTime {series} is later than the earliest acquisition" if series else "SeriesTime is absent"
+    why = f"SeriesTime {series} is later than the earliest acquisition" if series else (
+        "SeriesTime is absent, or no time"
+    )
     warnings.append(
         f"{why}, and there is no private time of GE or Siemens: decay is taken to be corrected to the "
         f"earliest acquisition, {earliest} (is the series post-processed?)"

@@ -17,8 +17,8 @@ from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE
 FDG_ISOTOPE = "F-18"
 FDG_CODES = {"C-B1031", "35321007", "C0046056", "FDG"}  # SNOMED-RT, SNOMED CT, UMLS, and scanners' own
 FDG_NAMES = re.compile(
-    r"fdg(?!al)|(?:flu[od]|des?ox[yi]|desossi).*gl[uy][ck]o|^[f18]*glucose[f18]*$|metatrace|gluscan|flucis|efdege|steripet"
-    r"|脱氧葡萄糖|デオキシグルコース|глюкоз|옥시글루코"
+    r"fdg(?!al)|(?:fl[uo]|des?ox[yi]|desossi).*gl[uiy][ck]o|^[f18]*glu[ck]os[aeio][f18]*$|metatrace|gluscan|flucis"
+    r"|efdege|steripet|脱氧葡萄糖|デオキシグルコース|глюкоз|γλυκοζ|옥시글루코"
 )  # in lower case, without accents and all that is no letter or digit
 NO_TRACER = re.compile(
     r"(?:18|f|fluorine|fluor|fluorin|positron|emitter|isotope|nuclide|radio|pharmaceutical|tracer|pet|injection|bolus|iv"

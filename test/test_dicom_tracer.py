@@ -48,6 +48,7 @@ def test_every_compound_of_dicoms_context_group_but_fdg_is_told() -> None:
     "F18FDG", "Fluorodeoxyglucose", "FLUORODEOXYGLUCOSE", "Fluorodeoxyglucose F^18^", "^18^F-Fluorodeoxyglucose",
     "2-deoxy-2-[18F]fluoro-D-glucose", "2-[F-18]-fluoro-2-deoxy-D-glucose", "Fludeoxyglucose F 18",
     "Fluordesoxyglukose", "Fluordeoxyglucose (18F)", "Fluorod\u00e9soxyglucose", "fluorodesossiglucosio",
+    "Fluordesoxiglicose", "Florodeoksiglukoz", "Fluorodeoksyglukoza", "Glucosa F18",
     "Fluorodesoxiglucosa", "F-18 Glucose", "FDG-PET", "Glucose",
     "Deoxyglucose 18F", "\u6c1f\u4ee3\u8131\u6c27\u8461\u8404\u7cd6", "FDG_F18", "FDG (LIST)", "EFDEGE",
 ])  # fmt: skip
