@@ -122,8 +122,8 @@ def frame_middle(header: FileDataset) -> Moment:
         )
     if duration_ms < LEAST_FRAME_MS:
         raise CaseError(
-            f"PET '{path_of(header)}' has {named('ActualFrameDuration', f'{duration_ms:g}')}, which is in ms: probably in "
-            f"s ({duration_ms * 1000:g} ms); correct the header"
+            f"PET '{path_of(header)}' has {named('ActualFrameDuration', f'{duration_ms:g}')}, which is in ms: "
+            f"probably in s ({duration_ms * 1000:g} ms); correct the header"
         )
     middle = start.second + duration_ms / 2000  # past midnight it is left above 86,400: the day stays
     return replace(start, second=middle, source=f"middle of the frame ({start.source})")
