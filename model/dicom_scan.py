@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.dicom_clock import DAY_S, day_of, seconds_of
 from model.dicom_files import UNREADABLE, holds_image, is_directory, text
-from model.dicom_kinds import KINDS, REFORMAT, is_axial, plane, projection, rank, says_not_corrected
+from model.dicom_kinds import DERIVED, KINDS, REFORMAT, TIMED, is_axial, plane, projection, rank, says_not_corrected
 from model.dicom_series import SAME_PLACE_MM, SINGLE_FRAME
 from model.errors import CaseError
 from model.studies import Entry
@@ -186,7 +186,9 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     positions = np.array(placed) if whole else np.empty((0, 3))
     normal = np.cross(axes[:3], axes[3:]) if whole and axes is not None else np.array([0.0, 0.0, 1.0])
     level = rank(first["ImageType"], first["SeriesType"], first["SeriesDescription"], is_axial(axes))
-    shown = [KINDS[level]] if level else []
+    timed = first["SeriesType"].upper().split("\\")[0]
+    shown = [timed.lower()] if timed in TIMED else []
+    shown += [KINDS[level]] if level > DERIVED or "DERIVED" in first["ImageType"].upper() else []
     shown += [plane(axes)] if not is_axial(axes) else []
     return SeriesInfo(
         uid=uid, study=first["StudyInstanceUID"], frame=first["FrameOfReferenceUID"],

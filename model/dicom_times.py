@@ -27,6 +27,7 @@ from model.errors import CaseError
 
 GE = (0x0009, "GEMS_PETD_01", 0x0D)  # PET scan date and time
 SIEMENS = (0x0071, "SIEMENS MED PT", 0x22)  # decay correction date and time
+LEAST_FRAME_MS = 1000.0  # no static PET has shorter frames
 CONTRADICT_S = 60.0  # times of injection further apart than this are told
 
 
@@ -81,7 +82,9 @@ def reference_time(
             f"PET '{path_of(first)}' has no {tag_name('AcquisitionTime')} in any slice, so the time that its "
             "decay is corrected to is not known; export the series again with its times"
         )
-    why = f"SeriesTime {series} is later than the earliest acquisition" if series else "SeriesTime is absent"
+    why = f"SeriesTime {series} is later than the earliest acquisition" if series else (
+        "SeriesTime is absent, or no time"
+    )
     warnings.append(
         f"{why}, and there is no private time of GE or Siemens: decay is taken to be corrected to the "
         f"earliest acquisition, {earliest} (is the series post-processed?)"
@@ -116,6 +119,11 @@ def frame_middle(header: FileDataset) -> Moment:
             f"PET '{path_of(header)}' is not decay-corrected (DecayCorrection NONE), and lacks "
             f"{tag_name('AcquisitionTime')} or {tag_name('ActualFrameDuration')}, from which the middle of its frame "
             "is known; reconstruct it with decay correction, or export it with its times"
+        )
+    if duration_ms < LEAST_FRAME_MS:
+        raise CaseError(
+            f"PET '{path_of(header)}' has {named('ActualFrameDuration', f'{duration_ms:g}')}, which is in ms: "
+            f"probably in s ({duration_ms * 1000:g} ms); correct the header"
         )
     middle = start.second + duration_ms / 2000  # past midnight it is left above 86,400: the day stays
     return replace(start, second=middle, source=f"middle of the frame ({start.source})")

@@ -17,8 +17,8 @@ from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE
 FDG_ISOTOPE = "F-18"
 FDG_CODES = {"C-B1031", "35321007", "C0046056", "FDG"}  # SNOMED-RT, SNOMED CT, UMLS, and scanners' own
 FDG_NAMES = re.compile(
-    r"fdg(?!al)|(?:flu[od]|des?ox[yi]|desossi).*gl[uy][ck]o|^[f18]*glucose[f18]*$|metatrace|gluscan|flucis|efdege|steripet"
-    r"|脱氧葡萄糖|デオキシグルコース|глюкоз|옥시글루코"
+    r"fdg(?!al)|(?:fl[uo]|des?ox[yi]|desossi).*gl[uiy][ck]o|^[f18]*glu[ck]os[aeio][f18]*$|metatrace|gluscan|flucis"
+    r"|efdege|steripet|脱氧葡萄糖|デオキシグルコース|глюкоз|γλυκοζ|옥시글루코"
 )  # in lower case, without accents and all that is no letter or digit
 NO_TRACER = re.compile(
     r"(?:18|f|fluorine|fluor|fluorin|positron|emitter|isotope|nuclide|radio|pharmaceutical|tracer|pet|injection|bolus|iv"
@@ -34,15 +34,14 @@ OTHERS = re.compile(
     r"|flurpiridaz|octreo|mibg"
 )  # the same and what might be another word in a description
 LONGEST_SHOWN = 60
+NO_MEANING = f", and the networks know FDG ({FDG_ISOTOPE}): its mask has no meaning"
+IF_ANOTHER = f", and the networks know FDG ({FDG_ISOTOPE}): if it is another tracer, its mask has no meaning"
 
 
 def tracer_warnings(header: FileDataset) -> list[str]:
     """Warnings about a radionuclide, or a compound, that is not FDG's; none where all that is named is FDG's."""
     used = [*_radionuclide(header), *_compound(header)]
-    return [
-        f"PET '{path_of(header)}' was made with {what}, and the networks know FDG ({FDG_ISOTOPE}): its mask has no "
-        "meaning" for what in used
-    ]  # fmt: skip
+    return [f"PET '{path_of(header)}' {what}" for what in used]
 
 
 def _radionuclide(header: FileDataset) -> list[str]:
@@ -54,7 +53,7 @@ def _radionuclide(header: FileDataset) -> list[str]:
             isotope = _by_half_life(item, header)
         if isotope not in (None, FDG_ISOTOPE):
             found.add(str(isotope))
-    return [", ".join(sorted(found))] if found else []
+    return [f"was made with {', '.join(sorted(found))}{NO_MEANING}"] if found else []
 
 
 def _by_half_life(item: Dataset, header: FileDataset) -> str | None:
@@ -69,7 +68,7 @@ def _by_half_life(item: Dataset, header: FileDataset) -> str | None:
 
 
 def _compound(header: FileDataset) -> list[str]:
-    """The compound where it is not FDG: what the header calls it, and where."""
+    """What is said of a compound that is not FDG, or not known as FDG: what the header calls it, and where."""
     labels = [(text(header, "Radiopharmaceutical"), tag_name("Radiopharmaceutical"))]
     is_fdg = False
     for item in radiopharmaceuticals(header):
@@ -80,13 +79,14 @@ def _compound(header: FileDataset) -> list[str]:
                 labels.append((_label(code), tag_name("RadiopharmaceuticalCodeSequence")))
     is_fdg |= any(FDG_NAMES.search(_compact(label)) for label, _ in labels)
     for label, where in labels:
-        known_other = OTHERS.search(_spaced(label))
-        if known_other or not (is_fdg or NO_TRACER.fullmatch(_compact(label))):
-            return [f"{label[:LONGEST_SHOWN]!r} ({where})"]
+        if OTHERS.search(_spaced(label)):
+            return [f"was made with {label[:LONGEST_SHOWN]!r} ({where}){NO_MEANING}"]
+        if not (is_fdg or NO_TRACER.fullmatch(_compact(label))):
+            return [f"names its tracer {label[:LONGEST_SHOWN]!r} ({where}), which is not known as FDG{IF_ANOTHER}"]
     for keyword in ("SeriesDescription", "StudyDescription", "ProtocolName"):
         said = _spaced(text(header, keyword))
         if (other := DESCRIBED.search(said)) and not is_fdg and "fdg" not in said:
-            return [f"{other[0]!r} (by its {tag_name(keyword)})"]
+            return [f"was made with {other[0]!r} (by its {tag_name(keyword)}){NO_MEANING}"]
     return []
 
 

@@ -121,6 +121,14 @@ def test_none_without_a_frame_duration_is_refused(tmp_path) -> None:
         convert(tmp_path, fields={"DecayCorrection": "NONE", "ActualFrameDuration": None})
 
 
+def test_a_frame_duration_in_seconds_is_refused(tmp_path) -> None:
+    said = "ActualFrameDuration .0018,1242. '180', which is in ms: probably in s .180000 ms"
+    with pytest.raises(CaseError, match=said):
+        convert(
+            tmp_path, fields={"DecayCorrection": "NONE", "CorrectedImage": ["ATTN"], "ActualFrameDuration": 180}
+        )  # fmt: skip
+
+
 def test_absent_decay_correction_is_start_with_a_warning(tmp_path) -> None:
     found = convert(tmp_path, fields={"DecayCorrection": None})
     assert found.factor == factor(3600) and "taken as START" in found.warnings[0]

@@ -1,11 +1,15 @@
 """The time of injection, and how long a dose decayed; expected seconds are arithmetic on what the writer was told."""
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 from dicom_writer import after, siemens_time
+from pydicom.dataset import Dataset
 from test_dicom_suv import LATE, code, convert, factor
 
+from model.dicom_clock import Moment
+from model.dicom_times import injection_time, seconds_after
 from model.errors import CaseError
 
 
@@ -165,6 +169,21 @@ def test_an_offset_that_cannot_be_converted_still_tells_the_day(tmp_path) -> Non
     assert found.decay_s in (3 * 86400, 4 * 86400) and "43200 s apart" in found.warnings[1]
     found = convert(tmp_path, item=ZR | injected("20240301090000+0000", "110000"))
     assert found.decay_s == 4 * 86400
+
+
+def test_any_offset_and_day_give_the_seconds_of_pythons_own_calendar() -> None:
+    """Injections up to 25 days before the scan, around the year's end, in any two zones: 500 of seed 0."""
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        own, other = (timezone(timedelta(minutes=15 * int(rng.integers(-48, 57)))) for _ in range(2))
+        scan = datetime(2023, 12, 31, 12, tzinfo=own) + timedelta(seconds=int(rng.integers(0, 172_800)))
+        start = (scan - timedelta(seconds=int(rng.integers(0, 25 * 86_400)))).astimezone(other)
+        header, item = Dataset(), Dataset()
+        header.filename, header.TimezoneOffsetFromUTC = "pet.dcm", f"{scan:%z}"
+        item.RadiopharmaceuticalStartDateTime = f"{start:%Y%m%d%H%M%S%z}"
+        found = injection_time(item, header, [])
+        reference = Moment(day=scan.date(), second=(scan.hour * 60 + scan.minute) * 60 + scan.second, source="")
+        assert seconds_after(found, reference, 1e7) == ((scan - start).total_seconds(), None)
 
 
 def test_times_of_injection_a_minute_apart_are_one(tmp_path) -> None:

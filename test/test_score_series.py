@@ -75,5 +75,7 @@ def test_the_folders_of_a_csv_are_joined_and_told_alike(tiny_bundle, tmp_path) -
     shutil.rmtree(tmp_path / "out")
     second = [path for path in (folder / "pet").iterdir() if pydicom.dcmread(path).get("SeriesNumber")]
     edited(second, FrameOfReferenceUID="1.2.7")
+    listed = score(tmp_path / "list.csv", "--output", tmp_path / "out", "--weights", tiny_bundle, "--dry-run").stdout
+    assert "mm of the body are left out" in listed
     score(tmp_path / "list.csv", "--output", tmp_path / "out", "--weights", tiny_bundle)
     assert "mm of the body are left out" in next(iter(rows(tmp_path / "out/summary.csv").values()))["warnings"]

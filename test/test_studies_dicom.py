@@ -113,7 +113,7 @@ def twice(header, z: int) -> None:
     ({"SamplesPerPixel": 3}, {}, None, "in colour"),
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {}, None, "not single-frame PET or CT images"),
     ({"SeriesType": ["DYNAMIC", "IMAGE"]}, {}, twice, "several slices in one place, dynamic or gated"),
-    ({"SeriesType": ["GATED", "IMAGE"]}, {}, None, "derived"),
+    ({"SeriesType": ["GATED", "IMAGE"]}, {}, None, "gated"),
     ({"SeriesDescription": "PET NAC"}, {}, None, "not attenuation-corrected"),
     ({"CorrectedImage": ["DECY"]}, {}, None, "not attenuation-corrected"),
 ])  # fmt: skip
