@@ -20,7 +20,7 @@ SPACES = {"right-anterior-superior": [-1, -1, 1], "ras": [-1, -1, 1], "left-ante
           "las": [1, -1, 1]}  # fmt: skip
 IDENTITY = "1 0 0 0 1 0 0 0 1"
 nibabel.imageglobals.logger.setLevel("CRITICAL")
-CORNER_VOXEL = 0.11  # where a header gives the place twice, with 0.1 of a voxel between them
+CORNER_VOXEL = 0.26  # a header may give the place twice, up to 0.25 of a voxel apart
 SAME = 1e-5  # relative, of scaled values: some readers scale in float32
 
 Image = tuple[NDArray[np.float64], NDArray[np.float64]]  # values (z, y, x); voxels to mm (4, 4), coordinates as ITK's

@@ -86,7 +86,8 @@ def _fields(file: BinaryIO) -> dict[str, str]:
 
 def _check_names(fields: dict[str, str]) -> None:
     """Raise ValueError for a field that seems to be one that matters, misspelled: it would be left out in silence."""
-    missing = [name for name in MATTERING if name not in fields]
+    known = {name for group in (MATRIX, ORIGIN, BYTE_ORDER) if fields.keys() & set(group) for name in group}
+    missing = [name for name in MATTERING if name not in fields and name not in known]
     for name in fields:
         if name not in MATTERING:
             meant = next((other for other in missing if _near(name.lower(), other.lower())), None)
