@@ -72,16 +72,16 @@ def metaimage(path: Path) -> Image:
     mark = content.index(b"ElementDataFile")
     end = content.find(b"\n", mark) + 1 or len(content)
     fields = {}
-    for line in content[:end].decode("latin-1").splitlines():
+    for line in content[:end].decode("latin-1").split("\n"):
         name, _, value = line.partition("=")
         fields[name.strip()] = value.strip()
     place = fields["ElementDataFile"]
     data = content[end:] if place == "LOCAL" else (path.parent / place).read_bytes()
-    if fields.get("CompressedData", "False").lower() in ("true", "1"):
-        data = zlib.decompressobj(47).decompress(data)
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() in ("true", "1")
     kind = np.dtype((">" if order else "<") + TYPES[fields["ElementType"].removesuffix("_ARRAY")])
     size = [int(word) for word in fields["DimSize"].split()]
+    if fields.get("CompressedData", "False").lower() in ("true", "1"):  # what is damaged behind the voxels is not asked
+        data = zlib.decompressobj(47).decompress(data, int(np.prod(size)) * kind.itemsize)
     values = np.frombuffer(data, kind, int(np.prod(size))).reshape(size[::-1])
     matrix = next((fields[n] for n in ("TransformMatrix", "Rotation", "Orientation") if n in fields), IDENTITY)
     origin = next((fields[name] for name in ("Offset", "Position", "Origin") if name in fields), "0 0 0")
