@@ -20,7 +20,7 @@ SPACES = {"right-anterior-superior": [-1, -1, 1], "ras": [-1, -1, 1], "left-ante
           "las": [1, -1, 1]}  # fmt: skip
 IDENTITY = "1 0 0 0 1 0 0 0 1"
 nibabel.imageglobals.logger.setLevel("CRITICAL")
-CORNER_VOXEL = 0.11  # where a header gives the place twice, with 0.1 of a voxel between them
+CORNER_VOXEL = 0.26  # a header may give the place twice, up to 0.25 of a voxel apart
 SAME = 1e-5  # relative, of scaled values: some readers scale in float32
 
 Image = tuple[NDArray[np.float64], NDArray[np.float64]]  # values (z, y, x); voxels to mm (4, 4), coordinates as ITK's
@@ -72,16 +72,16 @@ def metaimage(path: Path) -> Image:
     mark = content.index(b"ElementDataFile")
     end = content.find(b"\n", mark) + 1 or len(content)
     fields = {}
-    for line in content[:end].decode("latin-1").splitlines():
+    for line in content[:end].decode("latin-1").split("\n"):
         name, _, value = line.partition("=")
         fields[name.strip()] = value.strip()
     place = fields["ElementDataFile"]
     data = content[end:] if place == "LOCAL" else (path.parent / place).read_bytes()
-    if fields.get("CompressedData", "False").lower() in ("true", "1"):
-        data = zlib.decompressobj(47).decompress(data)
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() in ("true", "1")
     kind = np.dtype((">" if order else "<") + TYPES[fields["ElementType"].removesuffix("_ARRAY")])
     size = [int(word) for word in fields["DimSize"].split()]
+    if fields.get("CompressedData", "False").lower() in ("true", "1"):  # what is damaged behind the voxels is not asked
+        data = zlib.decompressobj(47).decompress(data, int(np.prod(size)) * kind.itemsize)
     values = np.frombuffer(data, kind, int(np.prod(size))).reshape(size[::-1])
     matrix = next((fields[n] for n in ("TransformMatrix", "Rotation", "Orientation") if n in fields), IDENTITY)
     origin = next((fields[name] for name in ("Offset", "Position", "Origin") if name in fields), "0 0 0")

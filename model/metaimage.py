@@ -63,7 +63,10 @@ def metaimage_data(path: Path) -> Path:
 
 
 def _fields(file: BinaryIO) -> dict[str, str]:
-    """The lines up to that of the data; blank ones are passed over, as MetaIO does."""
+    """The lines up to that of the data; blank ones are passed over, as MetaIO does.
+
+    Control characters are no part of a field that matters; names of patients, for example, may hold them (ISO 2022).
+    """
     fields: dict[str, str] = {}
     for number in range(1, HEADER_LINES + 1):
         line = file.readline(CHUNK_BYTES).decode("latin-1")
@@ -73,7 +76,7 @@ def _fields(file: BinaryIO) -> dict[str, str]:
             continue
         name, equals, value = line.partition("=")
         name, value = name.strip(), value.strip()
-        if not equals or not name or CONTROL.search(line.rstrip("\r\n")):
+        if not equals or not name or CONTROL.search(name if name not in MATTERING else line.rstrip("\r\n")):
             raise ValueError(f"line {number} of its header is no 'field = value'")
         if name in fields and fields[name] != value:
             raise ValueError(f"line {number} of its header says otherwise what a line before it says")
@@ -86,7 +89,8 @@ def _fields(file: BinaryIO) -> dict[str, str]:
 
 def _check_names(fields: dict[str, str]) -> None:
     """Raise ValueError for a field that seems to be one that matters, misspelled: it would be left out in silence."""
-    missing = [name for name in MATTERING if name not in fields]
+    known = {name for group in (MATRIX, ORIGIN, BYTE_ORDER) if fields.keys() & set(group) for name in group}
+    missing = [name for name in MATTERING if name not in fields and name not in known]
     for name in fields:
         if name not in MATTERING:
             meant = next((other for other in missing if _near(name.lower(), other.lower())), None)

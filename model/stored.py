@@ -132,9 +132,10 @@ def check_length(stored: Stored) -> None:
 
 
 def differences(stored: Stored, voxels: NDArray[Any] | None) -> tuple[int, int]:
-    """How many voxels were read otherwise than they are stored, and how many of the stored are NaN or infinite.
+    """Voxels were read otherwise than they are stored, and those around these are stored as NaN or infinite.
 
-    voxels: as read (z, y, x), in memory order; None where nothing could be read: then the stream is only tried.
+    voxels: as read (z, y, x), in memory order; None where nothing could be read: then the stream is only tried, and
+    all of them count.
     Raises EOFError or ValueError for another length, zlib.error for a damaged stream.
     """
     if voxels is not None and _checksum_agrees(stored, voxels):
@@ -143,15 +144,13 @@ def differences(stored: Stored, voxels: NDArray[Any] | None) -> tuple[int, int]:
     different, strange, place, left = 0, 0, 0, b""
     with closing(_decoded(stored)) as parts:
         for part in parts:
-            part = left + part
-            whole = len(part) // stored.kind.itemsize * stored.kind.itemsize
-            left = part[whole:]
-            values = np.frombuffer(part[:whole], stored.kind)
-            if stored.kind.kind == "f":
+            part = left + part if left else part
+            values = np.frombuffer(part, stored.kind, len(part) // stored.kind.itemsize)
+            left = part[values.nbytes :]
+            wrong = values.size if flat is None else _different(stored, values, flat[place : place + values.size])
+            if wrong and stored.kind.kind == "f":  # NIfTI's reader makes zeros of them
                 strange += values.size - int(np.count_nonzero(np.isfinite(values)))
-            if flat is not None:
-                different += _different(stored, values, flat[place : place + values.size])
-            place += values.size
+            different, place = different + wrong, place + values.size
     return different, strange
 
 
@@ -160,7 +159,7 @@ def _different(stored: Stored, values: NDArray[Any], read: NDArray[Any]) -> int:
     if values.size != read.size:
         return int(values.size)
     if not stored.scaled:
-        native = values.astype(stored.kind.newbyteorder("="))
+        native = values.astype(stored.kind.newbyteorder("="), copy=False)
         if native.dtype != read.dtype:
             return int(values.size)
         bits = np.dtype(f"u{native.dtype.itemsize}")  # NaN is not equal to itself, its bits are

@@ -231,7 +231,12 @@ def _walk(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
         folders[:] = sorted(name for name in folders if (here / name).resolve() != whole)
         for name in sorted(names):
             try:
-                files += [here / name] if (here / name).is_file() else []
+                if (here / name).is_file():
+                    files.append(here / name)
+                elif is_image(here / name) and (here / name).is_symlink():
+                    blocked[here / name] = f"'{here / name}' is a link to nothing; fetch the file, or remove the link"
+                elif is_image(here / name):
+                    blocked[here / name] = f"'{here / name}' is no regular file; put the image there, or remove it"
             except OSError as error:  # a folder that may be listed, and not entered
                 blocked[here / name] = (
                     f"'{here / name}' cannot be looked at: {error.strerror}; give this user the right to read it"

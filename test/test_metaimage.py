@@ -42,7 +42,9 @@ def test_a_good_file_lies_where_its_lines_say(tmp_path) -> None:
     assert volume.grid.direction == (0, -1, 0, 1, 0, 0, 0, 0, 1)
 
 
-@pytest.mark.parametrize("line", ["", "   ", "Comment = a = b", "0010|0010 = Doe", "ITK_InputFilterName = MetaImageIO"])
+@pytest.mark.parametrize(
+    "line", ["", "   ", "Comment = a = b", "0010|0010 = Yamada=\x1b$B;3ED", "ITK_InputFilterName = MetaImageIO"]
+)
 def test_lines_that_say_nothing_of_the_image_are_passed_over(line: str, tmp_path) -> None:
     np.testing.assert_array_equal(read_volume(write(tmp_path, line), "PET").array, ARRAY)
 
@@ -101,7 +103,9 @@ def test_a_line_that_the_reader_would_take_otherwise_is_refused(changes: dict, s
     refused(write(tmp_path, **changes), said)
 
 
-@pytest.mark.parametrize("line", ["a line", "Offset: 1 2 3", "= 4", "Comm\x07ent = x", "Offset = 9 9 9"])
+@pytest.mark.parametrize(
+    "line", ["a line", "DistanceUnits = m\x00m", "Offset: 1 2 3", "= 4", "Comm\x07ent = x", "Offset = 9 9 9"]
+)
 def test_a_line_that_cannot_be_read_is_told_by_its_number(line: str, tmp_path) -> None:
     refused(write(tmp_path, line), "line 11 of its header")
 
