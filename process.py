@@ -106,8 +106,8 @@ def run(
     tell(list(result.warnings))
     with Staging() as staging:
         with watch.stage("write"):
-            write(names, case, result, staging)
-        report = make_report(case, bundle, device, result, [*warnings, *result.warnings], watch.seconds)
+            warnings += [*result.warnings, *write(names, case, result, staging)]
+        report = make_report(case, bundle, device, result, warnings, watch.seconds)
         if "report" in names:
             write_json(report, names["report"], staging)
         on_signals(then)  # from here on the result is complete
@@ -187,8 +187,8 @@ def chosen_bundle(options: argparse.Namespace) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, limits=limits))
 
 
-def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> None:
-    """Stage the mask and whatever else was asked for, but the report."""
+def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[str]:
+    """Stage the mask and whatever else was asked for, but the report; a warning of a picture that cannot be drawn."""
     from model import writing
 
     writing.write_mask(result.mask, case.pet.grid, names["mask"], staging)
@@ -201,10 +201,15 @@ def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> None:
         from model.preview import preview
 
         view = las_view(case.pet.grid)
-        picture = preview(
-            view.to_las(case.pet.array), view.to_las(result.mask), view.grid.spacing_mm, f"{case.name}  {RESEARCH}"
-        )
+        suv, mask = view.to_las(case.pet.array), view.to_las(result.mask)
+        try:
+            picture = preview(suv, mask, view.grid.spacing_mm, f"{case.name}  {RESEARCH}")
+        except Exception as error:  # an extra: the mask is written, and the reason told
+            warning = f"no preview was made: {type(error).__name__}: {error} (the mask is whole)"
+            tell([warning])
+            return [warning]
         writing.write_bytes(picture, names["preview"], staging)
+    return []
 
 
 def on_signals(handler: Any) -> None:
@@ -226,6 +231,9 @@ def reason(error: Exception) -> tuple[str, int]:
     """What a user is told of an error, and the exit code."""
     if isinstance(error, LesionError):
         return str(error), error.exit_code
+    if isinstance(error, PermissionError) and error.filename is not None:
+        where = os.fsdecode(error.filename)
+        return f"'{where}' cannot be used: {error.strerror}; check access to '{where}'", CaseError.exit_code
     if isinstance(error, MemoryError):
         return "the study does not fit into memory; use a machine with more", CaseError.exit_code
     return f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints", 1

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
-from model.batch import run_batch
+from model.batch import Left, run_batch, size_of
 from model.batch_results import write_results
 from model.batch_tables import failures_of
 from model.cluster import run_cluster
@@ -25,6 +25,8 @@ from model.job import Options, Setup
 from model.journal import DONE, Journal, Record, read_journal
 from model.manifest import Bundle, find_bundle, load_bundle
 from model.naming import SALT, cleared, read_salt
+from model.overrides import FILE as OVERRIDES
+from model.overrides import with_overrides
 from model.plan import Plan, make_plan
 from model.progress import open_streams, say
 from model.results import locked, remove_partial
@@ -82,13 +84,13 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
     """Score what is to do, and write the tables, also when the batch is stopped or its disk is gone."""
     setup = Setup(
         weights=str(bundle.folder.resolve()), method=bundle.manifest.method, device=options.device,
-        limits=tuple(options.limit), debug=options.debug,
+        limits=tuple(options.limit), debug=options.debug, networks=any(not job.stored for job in plan.todo),
     )  # fmt: skip
     about = About(
         weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
     )
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
-    written = begun
+    written, left = begun, Left({job.name: size_of(job) for job in plan.todo})
 
     def write() -> None:
         nonlocal written
@@ -97,7 +99,7 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
 
     def told(record: Record) -> None:
         records[record.study] = record
-        tell(record, len(records), len(plan.todo), time.monotonic() - begun)
+        tell(record, len(records), len(plan.todo), left.after(record.study, time.monotonic() - begun))
         if time.monotonic() - written > TABLES_EVERY_S:
             with suppress(OutputError):  # a full disk is waited for before the next study
                 write()
@@ -136,6 +138,9 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
             f"'{options.studies}' holds no PET/CT study ({found.ignored} files of other kinds); give a folder with "
             "DICOM PET and CT series, or with MHA or NIfTI pairs named pet and ct, or a CSV"
         )
+    overrides = options.overrides or options.studies / OVERRIDES
+    if options.overrides or overrides.is_file():
+        found = with_overrides(found, overrides, options.studies, salt, options.names)
     chosen = Options(
         mask_ending=MASK_ENDINGS[options.format], rtstruct=options.rtstruct, disagreement=options.disagreement,
         convention=options.convention, named=options.names,
@@ -166,9 +171,11 @@ def tell_plan(plan: Plan, compared: bool) -> None:
     """How many studies there are, how many of them are to do, and, where they are compared, which have no truth."""
     lacking = [name for name, job in plan.jobs.items() if job.entry.truth is None]
     truths = len(plan.jobs) - len(lacking)
+    with_mask = sum(bool(job.stored) for job in plan.todo)
     say(
-        f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do; "
-        f"{plan.wanting} cannot be scored"
+        f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do"
+        + (f" ({with_mask} with the masks that are there)" if with_mask else "")
+        + f"; {plan.wanting} cannot be scored"
         + (f"; {plan.passed_over} CT without a PET passed over" if plan.passed_over else "")
         + (f"; {truths} have a truth" if compared else ""),
         sys.stdout,
@@ -189,17 +196,17 @@ def list_plan(plan: Plan, options: Namespace) -> None:
         files = f"PET {len(entry.pet)}, CT {len(entry.ct)} files" if entry.kind == "dicom" else "images"
         truth = ", truth" if entry.truth else ""
         say(f"{'done ' if name in plan.done else 'to do'}  {name}  {entry.kind}: {files}{truth}{where}", sys.stdout)
-        for pick in entry.picks:
+        for pick in (*entry.picks, *entry.warnings):
             shown = pick if options.names else cleared(pick, entry, options.studies, name)
             say(f"       {shown}", sys.stdout)
     for failure in failures_of(plan, [], options.studies, options.names):
         say(f"not    {failure.study}  {failure.message}; {failure.remedy}", sys.stdout)
 
 
-def tell(record: Record, number: int, count: int, seconds: float) -> None:
+def tell(record: Record, number: int, count: int, left_s: float) -> None:
     """One line a study."""
-    left = seconds / number * (count - number)
-    place = f"[{number} of {count}, {left / 60:.0f} min left]" if number < count else f"[{number} of {count}]"
+    left = f"{left_s / 60:.0f} min left" if left_s >= 60 else "less than a minute left"
+    place = f"[{number} of {count}, {left}]" if number < count else f"[{number} of {count}]"
     if record.state == DONE:
         row = record.row
         warned = f", {counted(len(row['warnings']), 'warning')}" if row["warnings"] else ""

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Score every PET/CT study below a folder with the container image, without network and without root:
 #   ./score.sh STUDIES RESULTS [OPTIONS of score.py]
-# It needs nothing beside it but Docker or podman and the image.  --truth FOLDER and --weights FOLDER are folders
-# of this machine.
+# It needs nothing beside it but Docker or podman and the image.  --truth FOLDER, --weights FOLDER and
+# --overrides FILE are of this machine.
 #   CONTAINER_ENGINE  docker or podman; default: the first of the two that answers
 #   IMAGE             default: the newest petct-lesion-segmentation that the engine holds
 #   MEMORY            limit of the container, for example 30g; default none
@@ -57,6 +57,13 @@ while [ $# -gt 0 ]; do
       if [ -n "${2:-}" ] && [ -d "$2" ]; then
         mounts+=(-v "$(cd "$2" && pwd):/mounted$1:ro")
         options+=("/mounted$1")
+        shift
+      fi
+      ;;
+    --overrides)
+      if [ -n "${2:-}" ] && [ -f "$2" ]; then
+        mounts+=(-v "$(cd "$(dirname "$2")" && pwd)/$(basename "$2"):/mounted/overrides.csv:ro")
+        options+=(/mounted/overrides.csv)
         shift
       fi
       ;;

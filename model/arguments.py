@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -91,5 +92,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--bind must be an IP address such as {HOST} or 0.0.0.0, got {options.bind!r}") from None
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port must be 0 to 65535, got {options.port}")
-    options.unused_mount = not (options.weights or options.method) and MOUNTED.is_dir() and any(MOUNTED.iterdir())
-    options.unused_mount = options.unused_mount and not (MOUNTED / "manifest.json").is_file()
+    options.unused_mount = False
+    with suppress(OSError):  # told when the weights are looked for there
+        unused = MOUNTED.is_dir() and any(MOUNTED.iterdir()) and not (MOUNTED / "manifest.json").is_file()
+        options.unused_mount = unused and not (options.weights or options.method)

@@ -12,6 +12,7 @@ from model.batch_tables import (
     Failure,
     apart,
     failures_csv,
+    failures_kept,
     failures_of,
     keys_csv,
     keys_of,
@@ -31,15 +32,18 @@ TOTALS = "summary.json"
 def write_results(
     output: Path, root: Path, plan: Plan, records: Mapping[str, Record], named: bool, about: About
 ) -> None:
-    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study.
+    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study; what
+    earlier runs wrote of other studies stays in the tables.
 
     Raises OutputError, then leaves what was there.
     """
-    ended = dict(plan.done) | dict(records)
+    ended = dict(plan.kept) | dict(plan.done) | dict(records)
     rows = [ended[name].row for name in sorted(ended) if ended[name].state == DONE]
     failures = failures_of(plan, (r for r in ended.values() if r.state == FAILED), root, named)
-    waiting = len(plan.jobs) - len(ended)
-    write_private(keys_csv(plan, keys_of(output)), output / KEYS)
+    earlier = failures_kept(output, plan, root)
+    failures = sorted([*failures, *earlier], key=lambda failure: failure.study)
+    waiting = len(plan.todo) - len(records)
+    write_private(keys_csv(plan, root, keys_of(output, (failure.study for failure in failures))), output / KEYS)
     with Staging() as staging:
         write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
         write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)

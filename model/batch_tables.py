@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from model import RESEARCH
-from model.errors import split_remedy
+from model.errors import shown, split_remedy
 from model.job import Job
 from model.journal import Record
 from model.lesion_table import csv_text, without_apostrophe
-from model.naming import KEYS, cleared, is_name
+from model.naming import KEYS, cleared, digest_in, found_elsewhere, is_name
 from model.plan import Plan
 from model.results import STUDIES
-from model.studies import NO_PET, Unusable
+from model.studies import FIND, NO_PET, Unusable
 
 SUMMARY, FAILURES = "summary.csv", "failures.csv"
 COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
 TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
 FAILURE_COLUMNS = ("study", "stage", "message", "remedy", "notice")
-KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct")
+KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct", "found_in")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +70,42 @@ def failures_csv(failures: Sequence[Failure]) -> str:
     return csv_text(FAILURE_COLUMNS, [vars(failure) | {"notice": RESEARCH} for failure in failures])
 
 
-def keys_csv(plan: Plan, before: Iterable[Mapping[str, Any]] = ()) -> str:
-    """Which study is which: where it lies, and whose it is. before: rows of `keys_of` that are kept for what is not in
-    the plan.
+def keys_csv(plan: Plan, root: Path, before: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Which study is which: where it lies, and whose it is. root: the folder or list it was found in. before: rows of
+    `keys_of` that are kept for what is not in the plan.
     """
     rows: dict[str, Mapping[str, Any]] = {row["study"]: row for row in before}
-    rows |= {name: {"study": name, "source": str(item.source)} for name, item in plan.unusable.items()}
+    for name, item in plan.unusable.items():
+        rows[name] = {"study": name, "source": str(item.source), "found_in": str(root)}
     rows |= {job.name: _key(job) for job in plan.jobs.values()}
     return csv_text(KEY_COLUMNS, [rows[name] for name in sorted(rows)])
 
 
-def keys_of(output: Path) -> list[dict[str, str]]:
-    """The rows of an earlier keys.csv whose study has results there; none where it cannot be read."""
+def failures_kept(output: Path, plan: Plan, root: Path) -> list[Failure]:
+    """What earlier runs over other studies found, and could not score, by their failures.csv.
+
+    Neither what lies below `root`, where it would have been found again, nor a study of this run.
+    """
+    try:
+        content = (output / FAILURES).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    elsewhere = found_elsewhere(output, root)
+    found = {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.kept)}
+    kept = []
+    for row in csv.DictReader(io.StringIO(content, newline="")):
+        one = {name: without_apostrophe(row.get(name) or "") for name in FAILURE_COLUMNS[:4]}
+        if one["stage"] not in (FIND, NO_PET) or not is_name(one["study"]) or digest_in(one["study"]) in found:
+            continue
+        if one["study"] in elsewhere:
+            kept.append(Failure(**one))
+    return kept
+
+
+def keys_of(output: Path, kept: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of an earlier keys.csv whose study has results there or is one of `kept`; none where it cannot be read.
+    """
+    wanted = set(kept)
     try:
         content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -90,7 +114,8 @@ def keys_of(output: Path) -> list[dict[str, str]]:
         {name: without_apostrophe(value or "") for name, value in row.items() if name in KEY_COLUMNS}
         for row in csv.DictReader(io.StringIO(content, newline=""))
     ]
-    return [row for row in rows if is_name(row.get("study", "")) and (output / STUDIES / row["study"]).is_dir()]
+    named = [row for row in rows if is_name(row.get("study", ""))]
+    return [row for row in named if row["study"] in wanted or (output / STUDIES / row["study"]).is_dir()]
 
 
 def _key(job: Job) -> dict[str, Any]:
@@ -98,10 +123,11 @@ def _key(job: Job) -> dict[str, Any]:
     return {
         "study": job.name, "source": str(job.entry.source), "patient": person[0], "patient_id": person[1],
         "pet": str(job.entry.pet[0]), "ct": str(job.entry.ct[0]),
+        "found_in": str(job.root),
     }  # fmt: skip
 
 
 def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:
     said = item.message if named else cleared(item.message, item, root, name)
-    message, remedy = split_remedy(said)
+    message, remedy = split_remedy(shown(said))
     return Failure(study=name, stage=item.stage, message=message, remedy=remedy)

@@ -58,10 +58,12 @@ def read_study(
     ct_volume = read_ct(ct)
     for volume, what in ((ct_volume, "CT"), (pet_volume, "PET")):
         check_spacing(volume, what, limits)
-    warnings = check_hu(ct_volume, limits) + check_suv(pet_volume, limits)
-    warnings += check_frames(pet.headers[0], ct.headers[0], pet_volume, ct_volume)
     mean_suv = body_mean_suv(pet_volume, ct_volume)
     low, high = BODY_MEAN_SUV
+    warnings = check_hu(ct_volume, limits)
+    check_units(pet_volume, conversion, mean_suv, limits)
+    warnings += check_suv(pet_volume, limits)
+    warnings += check_frames(pet.headers[0], ct.headers[0], pet_volume, ct_volume)
     if mean_suv is None:
         warnings.append(f"CT '{ct_volume.path}' shows no body where the PET is: its mean SUV is not checked")
     elif not low <= mean_suv <= high:
@@ -107,6 +109,35 @@ def read_ct(series: Series) -> Volume:
         return values
 
     return _read_volume(headers, grid, np.int16 if whole else np.float32, "CT", fits)
+
+
+def check_units(pet: Volume, conversion: Conversion, mean_suv: float | None, limits: Limits) -> None:
+    """Raise CaseError for values that cannot be SUV, naming every field that they were made from.
+
+    A single hot spot in a body whose mean is usual is left to `check_suv`.
+    """
+    top = float(pet.array.max())
+    if not top > limits.pet_max_suv or (mean_suv is not None and mean_suv <= BODY_MEAN_SUV[1]):
+        return
+    mean = "" if mean_suv is None else f", and a mean of {mean_suv:.3g} in the body"
+    begin = f"PET '{pet.path}' has a value of {top:g}, above {limits.pet_max_suv:g}{mean}"
+    units = f"{tag_name('Units')} {conversion.units}"
+    if conversion.dose_bq is None:
+        raise CaseError(
+            f"{begin}: it looks like Bq/ml, not SUV, which its header says it is ({units}, {conversion.route}); "
+            "export the series in Bq/ml, or correct the header"
+        )
+    used = [
+        f"{tag_name('PatientWeight')} {conversion.weight_kg:g} kg ({conversion.weight_from})",
+        f"{tag_name('RadionuclideTotalDose')} {conversion.dose_bq:g} Bq", units,
+    ]  # fmt: skip
+    if conversion.half_life_s is not None:
+        used.append(f"{tag_name('RadionuclideHalfLife')} {conversion.half_life_s:g} s")
+        used.append(f"{conversion.decay_s:.0f} s of decay, {conversion.injection} to {conversion.reference}")
+    raise CaseError(
+        f"{begin}: one of the fields that SUV is made from is wrong, or in another unit: {', '.join(used)}; correct "
+        "the header, or give weight_kg if the weight is wrong"
+    )
 
 
 def check_frames(pet: FileDataset, ct: FileDataset, pet_volume: Volume, ct_volume: Volume) -> list[str]:

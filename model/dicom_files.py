@@ -4,13 +4,16 @@ Headers are pydicom datasets without their pixels; `filename` is the file they w
 file at a time, so that a CT of a thousand slices is never in memory twice.
 """
 
+import os
+import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pydicom
@@ -22,16 +25,21 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from model.errors import CaseError
 from model.files import silence
+from model.opening import open_regular
 
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # what pydicom and its decoders raise on damaged files  # fmt: skip
+NO_NUMBERS = (
+    (r"[-+]?[0-9. ]*,[0-9]+", "a number with a decimal comma"), (r"[-+]?[0-9.,]+ *[A-Za-z]+", "a number with its unit"),
+)  # how a value looks that is no number, and what it probably is  # fmt: skip
 OUTSIDE_HU = -1024.0  # air: what CT padding outside the field of view becomes
+AnyDataset = TypeVar("AnyDataset", bound=Dataset)
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # a name too long is no reason to complain
 warnings.filterwarnings("ignore", module=r"pydicom\.")  # what matters is checked here, and told once
@@ -39,43 +47,86 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")  # what matters is checke
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """The files of one SeriesInstanceUID; `headers` are in the order of `files`."""
+    """The files of one SeriesInstanceUID; `headers` are in the order of `files`.
+
+    parts: the UIDs of a volume that was sent as several series, else none; `uid` is then the first.
+    """
 
     uid: str
     modality: str
     description: str
     files: tuple[Path, ...]
     headers: tuple[FileDataset, ...] = field(repr=False)
+    parts: tuple[str, ...] = ()
 
 
 def find_series(inputs: Path | Iterable[Path]) -> list[Series]:
     """The series of a folder (and of those below it) or of a list of files, by modality, then by first file.
 
-    In a folder, files that are not DICOM, and DICOMDIR, are passed over; in a list they are refused.
-    Raises CaseError for a path that is not there or cannot be read.
+    In a folder, files that are not DICOM, and DICOM that holds no image (a DICOMDIR, a report), are passed over; in a
+    list they are refused. Raises CaseError for a path that is not there or cannot be read.
     """
     if isinstance(inputs, Path) and inputs.is_dir():
-        files = sorted(p for p in inputs.rglob("*") if p.is_file() and looks_like_dicom(p) and p.name != "DICOMDIR")
+        files = sorted(p for p in inputs.rglob("*") if p.is_file() and looks_like_dicom(p) and not is_directory(p))
     else:
         files = [inputs] if isinstance(inputs, Path) else list(inputs)
-    found: dict[str, list[FileDataset]] = {}
+    found: dict[tuple[str, str], list[FileDataset]] = {}
     for path in files:
         header = read_header(path)
-        found.setdefault(text(header, "SeriesInstanceUID"), []).append(header)
+        key = text(header, "SeriesInstanceUID"), text(header, "Modality")
+        if isinstance(inputs, Path) and key[1] in ("PT", "CT") and not holds_image(header):
+            continue
+        found.setdefault(key, []).append(header)
     series = [
         Series(
-            uid=uid, modality=text(headers[0], "Modality"), description=text(headers[0], "SeriesDescription"),
+            uid=uid, modality=modality, description=text(headers[0], "SeriesDescription"),
             files=tuple(path_of(h) for h in headers), headers=tuple(headers),
         )
-        for uid, headers in found.items()
+        for (uid, modality), headers in found.items()
     ]  # fmt: skip
     return sorted(series, key=lambda s: (s.modality, str(s.files[0])))
+
+
+def joined(series: Sequence[Series]) -> Series:
+    """One volume that was sent as several series. Whether they fit is found out by `order_slices`."""
+    if len(series) == 1:
+        return series[0]
+    return Series(
+        uid=series[0].uid, modality=series[0].modality, description=series[0].description,
+        files=tuple(file for one in series for file in one.files),
+        headers=tuple(header for one in series for header in one.headers), parts=tuple(one.uid for one in series),
+    )  # fmt: skip
+
+
+def by_series(headers: Iterable[AnyDataset]) -> dict[str, list[AnyDataset]]:
+    """Headers by their SeriesInstanceUID, in their order: more than one where series were joined."""
+    found: dict[str, list[AnyDataset]] = {}
+    for header in headers:
+        found.setdefault(text(header, "SeriesInstanceUID"), []).append(header)
+    return found
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a DICOM file is a DICOMDIR, under whatever name: by its media storage class; a damaged one by name."""
+    try:
+        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["FileSetID", "SOPClassUID"], force=True)
+        kind = str(head.file_meta.get("MediaStorageSOPClassUID", ""))
+        if kind or "SOPClassUID" in head:
+            return kind == MediaStorageDirectoryStorage
+    except (OSError, *UNREADABLE):
+        pass
+    return path.stem.upper() == "DICOMDIR"
+
+
+def holds_image(header: Dataset) -> bool:
+    """Whether a DICOM object is an image of whatever kind, rather than a report, raw data or a presentation state."""
+    return "Image Storage" in UID(text(header, "SOPClassUID")).name or bool(text(header, "Rows").strip("0"))
 
 
 def looks_like_dicom(path: Path) -> bool:
     """Whether the file starts as DICOM does: "DICM" after 128 bytes, or (old files) group 0008 or 0002 at once."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(132)
     except OSError as error:
         raise CaseError(f"'{path}' cannot be read: {error.strerror or error}; check access to it") from None
@@ -96,7 +147,7 @@ def read_values(path: Path) -> NDArray[np.float64]:
     """
     data = _read(path, pixels=True)
     slope, intercept = rescale(data)
-    syntax = data.file_meta.TransferSyntaxUID
+    syntax = UID(str(data.file_meta.TransferSyntaxUID))
     try:
         if syntax.is_compressed and not get_decoder(syntax).is_available:
             values = _decompress(path)
@@ -140,19 +191,28 @@ def text(dataset: Dataset, keyword: str) -> str:
     """
     try:
         value = dataset.get(keyword)
-    except UNREADABLE:
-        raise CaseError(
-            f"'{getattr(dataset, 'filename', 'DICOM')}': {tag_name(keyword)} is damaged; copy the file again"
-        ) from None
-    if isinstance(value, (list, MultiValue)):
-        return "\\".join(map(str, value)).strip()
-    return "" if value is None else str(value).strip()
+        if isinstance(value, (list, MultiValue)):
+            return "\\".join(map(str, value)).strip()
+        return "" if value is None else str(value).strip()
+    except (OSError, *UNREADABLE):  # an OSError too is pydicom's, of bytes in memory
+        raise _damaged(dataset, keyword) from None
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where it is absent. Raises CaseError if it is damaged."""
-    text(dataset, keyword)
-    return list(dataset.get(keyword) or [])
+    try:
+        found = list(dataset.get(keyword) or [])
+    except (OSError, *UNREADABLE):  # an OSError too is pydicom's, of bytes in memory
+        raise _damaged(dataset, keyword) from None
+    if not all(isinstance(item, Dataset) for item in found):
+        raise _damaged(dataset, keyword)
+    for item in found:
+        item.filename = getattr(dataset, "filename", "DICOM")  # what messages about the item name
+    return found
+
+
+def _damaged(dataset: Dataset, keyword: str) -> CaseError:
+    return CaseError(f"'{getattr(dataset, 'filename', 'DICOM')}': {tag_name(keyword)} is damaged; copy the file again")
 
 
 def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | None:
@@ -160,6 +220,7 @@ def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | 
 
     `path` is named in messages where `dataset` is an item of a sequence. Raises CaseError for anything else.
     """
+    shown = ""
     try:
         shown = text(dataset, keyword)
         value = float(shown) if shown else None
@@ -167,7 +228,11 @@ def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | 
             raise ValueError
     except UNREADABLE:
         where: object = path or getattr(dataset, "filename", "?")
-        raise CaseError(f"'{where}': {tag_name(keyword)} is not a number; correct the header") from None
+        probably = next((what for pattern, what in NO_NUMBERS if re.fullmatch(pattern, shown.strip())), "")
+        raise CaseError(
+            f"'{where}': {tag_name(keyword)} {shown[:40]!r} is not a number"
+            + (f" (probably {probably})" if probably else "") + "; correct the header"
+        ) from None  # fmt: skip
     return value
 
 
@@ -175,6 +240,14 @@ def tag_name(keyword: str) -> str:
     """A keyword with its tag, as messages and records show it: "PatientWeight (0010,1030)"."""
     tag = Tag(tag_for_keyword(keyword) or 0)
     return f"{keyword} ({tag.group:04X},{tag.element:04X})"
+
+
+def misplaced(header: Dataset, keyword: str) -> str:
+    """What is said of an element of the radiopharmaceutical that stands outside of its sequence; "" where none does."""
+    if not text(header, keyword):
+        return ""
+    place = tag_name("RadiopharmaceuticalInformationSequence")
+    return f" in {place} (it has {tag_name(keyword)} outside of it, where it is not read)"
 
 
 def private(header: FileDataset, group: int, creator: str, element: int) -> str:
@@ -195,7 +268,7 @@ def private(header: FileDataset, group: int, creator: str, element: int) -> str:
 
 
 def _read(path: Path, pixels: bool) -> FileDataset:
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise CaseError(f"DICOM file '{path}' is not there")
     if not looks_like_dicom(path):
         raise CaseError(f"'{path}' is not DICOM (or an empty or damaged file); give DICOM files alone")

@@ -1,4 +1,4 @@
-"""Radionuclides: which one a header names, its half-life, and SPECT that says it is PET."""
+"""Radionuclides: which one a header names, and SPECT that says it is PET."""
 
 import re
 
@@ -6,12 +6,9 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
 from model.dicom_files import items, path_of, tag_name, text
+from model.dicom_plausible import HALF_LIFE_S
 from model.errors import CaseError
 
-HALF_LIFE_S = {
-    "F-18": 6586.2, "C-11": 1221.8, "N-13": 597.9, "O-15": 122.24, "Ga-68": 4062.6, "Cu-64": 45723.6, "Rb-82": 75.45,
-    "Y-86": 53064.0, "Zr-89": 282276.0, "I-124": 360806.0,
-}  # NNDC, NuDat 3  # fmt: skip
 CODES = {
     "C-111A1": "F-18", "77004003": "F-18", "C-105A1": "C-11", "40565003": "C-11", "C-107A1": "N-13",
     "21576001": "N-13", "C-B1038": "O-15", "129504001": "O-15", "C-131A3": "Ga-68", "35337001": "Ga-68",

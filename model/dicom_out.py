@@ -3,38 +3,57 @@
 import hashlib
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
+
+from model.dicom_files import path_of, tag_name, text
+from model.dicom_identity import EMPTY_IF_UNUSABLE
+from model.errors import CaseError
 
 MANUFACTURER, MODEL = "petct-lesion-segmentation developers", "petct-lesion-segmentation"
 SERIAL = "none"
 LESION, ALL = "Lesion", "Lesions"  # what a segment or an ROI is called: one lesion and its number, or all of them
 MOST_NUMBERED = 255  # lesions in segments of their own: viewers keep segments in 8 bits
-MUST_BE_THERE = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
-    "StudyID", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
-)  # in every DICOM object, if only empty; de-identified series lack some of it  # fmt: skip
-GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0028)  # identity, patient, acquisition, place, pixels
+NEEDED = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
+    "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Manufacturer",
+    "ManufacturerModelName", "InstitutionName", "StationName", "SoftwareVersions", "LossyImageCompression",
+    "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # of the slices; whose they are comes from model/dicom_identity.py, as bytes  # fmt: skip
+EMPTY = (*EMPTY_IF_UNUSABLE, "FrameOfReferenceUID", "PositionReferenceIndicator")
+REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs that are referred to stay as they are
 
 
 def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
     """What an object that refers to these headers needs of them, in new datasets; what must be there is, if empty.
 
-    Sequences and private elements are left out: they are of the PET alone.
+    Raises CaseError if a slice lacks a UID that must be referred to, or shares its own with another slice.
     """
     whole = []
     for header in headers:
         new = Dataset()
-        for element in header:
-            if element.tag.group in GROUPS and element.VR != "SQ":
-                new.add_new(element.tag, element.VR, element.value)
-        for keyword in MUST_BE_THERE:
+        for keyword in NEEDED:
+            with suppress(CaseError):  # damaged: as if it were absent
+                if text(header, keyword):
+                    new.add(header[keyword])
+        if missing := [tag_name(keyword) for keyword in REFERRED if keyword not in new]:
+            raise CaseError(f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG or RTSTRUCT must refer to")
+        for keyword in EMPTY:
             if keyword not in new:
                 setattr(new, keyword, "")
         whole.append(new)
+    if len({one.SOPInstanceUID for one in whole}) < len(whole):
+        raise CaseError(
+            f"slices of '{path_of(headers[0])}' share a {tag_name('SOPInstanceUID')}, so that a viewer could show a "
+            "lesion on another slice"
+        )
     return whole
 
 

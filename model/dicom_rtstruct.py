@@ -1,6 +1,7 @@
 """Lesions as DICOM RT Structure Set: an ROI each, outlined slice by slice along the edges of its voxels.
 
-The patient's and the study's identity are those of the PET, so that a PACS or a planning system files it beside it.
+The patient's and the study's identity are those of the PET, byte by byte, so that a PACS or a planning system
+files it beside it.
 """
 
 from collections.abc import Sequence
@@ -16,16 +17,14 @@ from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.contours import outlines
+from model.dicom_files import by_series
+from model.dicom_identity import identity_of
 from model.dicom_out import MANUFACTURER, MODEL, as_bytes, complete, segments_of, uid_from
 from model.geometry import Grid
 
 SERIES_NUMBER = 9002
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, which RT structure sets name (PS3.3, C.8.8.5)
 RED = [214, 30, 30]
-COPIED = (
-    "SpecificCharacterSet", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
-    "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
 
 
 def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
@@ -43,9 +42,8 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = RTStructureSetStorage
     made.SOPInstanceUID = uid_from("rtstruct", first.SeriesInstanceUID, run)
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    for keyword in COPIED:
-        if keyword in first:
-            setattr(made, keyword, first[keyword].value)
+    made.StudyInstanceUID = first.StudyInstanceUID
+    identity_of(headers[0]).fill(made)
     now = datetime.now()
     made.Modality, made.SeriesNumber, made.OperatorsName = "RTSTRUCT", SERIES_NUMBER, ""
     made.SeriesInstanceUID = uid_from("rtstruct series", first.SeriesInstanceUID, run)
@@ -91,12 +89,13 @@ def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) 
 
 def _frame(frame: str, sources: list[Dataset]) -> Dataset:
     """What the contours lie on: frame of reference, study, series, slices."""
-    series = _item(
-        SeriesInstanceUID=sources[0].SeriesInstanceUID, ContourImageSequence=Items([_reference(s) for s in sources])
-    )
+    series = [
+        _item(SeriesInstanceUID=uid, ContourImageSequence=Items([_reference(s) for s in part]))
+        for uid, part in by_series(sources).items()
+    ]  # several where the PET was sent as several series
     study = _item(
         ReferencedSOPClassUID=STUDY_CLASS, ReferencedSOPInstanceUID=sources[0].StudyInstanceUID,
-        RTReferencedSeriesSequence=Items([series]),
+        RTReferencedSeriesSequence=Items(series),
     )  # fmt: skip
     return _item(FrameOfReferenceUID=frame, RTReferencedStudySequence=Items([study]))
 

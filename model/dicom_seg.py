@@ -1,6 +1,6 @@
 """Lesions as DICOM Segmentation (SEG) on the slices of the PET they were found in, a segment each.
 
-The patient's and the study's identity are those of the PET, so that a PACS files it beside it.
+The patient's and the study's identity are those of the PET, byte by byte, so that a PACS files it beside it.
 Segments are numbered as the lesion table is, so that a lesion of the table is found in a viewer.
 """
 
@@ -15,6 +15,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
+from model.dicom_files import by_series
+from model.dicom_identity import identity_of
 from model.dicom_out import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
@@ -26,7 +28,7 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
 
     weights: the bundle's name and method, shown as the algorithm. run: what the lesions are a function of, besides
     the PET; the same gives the same UIDs. No lesion gives one segment of empty frames: that nothing was found is a
-    result too.
+    result too. Raises CaseError, and what highdicom raises, where headers cannot be referred to.
     """
     sources = complete(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
@@ -36,7 +38,9 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
             source.FrameOfReferenceUID = uid_from("frame", source.SeriesInstanceUID)
         source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # the voxels of the mask
     segments, labels = segments_of(numbers)
-    return as_bytes(_segmentation(segments, labels, sources, weights, run))
+    made = _segmentation(segments, labels, sources, weights, run)
+    identity_of(headers[0]).fill(made)
+    return as_bytes(made)
 
 
 def _segmentation(
@@ -44,7 +48,8 @@ def _segmentation(
 ) -> Dataset:  # fmt: skip
     first = sources[0]
     made: Dataset = hd.seg.Segmentation(
-        source_images=sources, pixel_array=segments, segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        source_images=_as_one_series(sources), pixel_array=segments,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(number, label, weights, uid_from("lesions", first.SeriesInstanceUID, run, number))
             for number, label in enumerate(labels, start=1)
@@ -55,17 +60,49 @@ def _segmentation(
         device_serial_number=SERIAL, content_label="LESIONS", content_description=RESEARCH,
         series_description=f"Lesions, {RESEARCH}", omit_empty_frames=bool(segments.any()),
     )  # fmt: skip
+    _refer_to_parts(made, sources)
     return made
 
 
+def _as_one_series(sources: list[Dataset]) -> list[Dataset]:
+    """Slices of a PET that was sent as several series, under the UID of the first: highdicom takes one."""
+    copies = []
+    for source in sources:
+        copy = Dataset()
+        copy.update(source)
+        copy.add_new("SeriesInstanceUID", "UI", sources[0].SeriesInstanceUID)  # a new element: the others are shared
+        copies.append(copy)
+    return copies
+
+
+def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
+    """Put the slices that a SEG refers to under the UIDs of the series that they are really in."""
+    parts = by_series(sources)
+    if len(parts) == 1:
+        return
+    (whole,) = made.ReferencedSeriesSequence
+    instances = {item.ReferencedSOPInstanceUID: item for item in whole.ReferencedInstanceSequence}
+    referred = []
+    for uid, part in parts.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [
+            instances[source.SOPInstanceUID] for source in part if source.SOPInstanceUID in instances
+        ]
+        if item.ReferencedInstanceSequence:
+            referred.append(item)
+    made.ReferencedSeriesSequence = referred
+
+
 def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
+    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # whatever the patient's character set
     return hd.seg.SegmentDescription(
         segment_number=number, segment_label=label,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,  # SNOMED CT 49755003
         segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=f"{MODEL}: {weights}"[:64], family=codes.DCM.ArtificialIntelligence, version=__version__
+            name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
         tracking_uid=tracking_uid, tracking_id=label,
     )  # fmt: skip

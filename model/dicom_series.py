@@ -13,6 +13,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import UID
 
 from model.dicom_files import Series, number, path_of, tag_name, text
+from model.dicom_kinds import is_axial, projection
 from model.errors import CaseError
 from model.geometry import Grid
 
@@ -37,7 +38,7 @@ def order_slices(series: Series, modality: str) -> tuple[list[FileDataset], Grid
     headers = list(series.headers)
     for header in headers:
         _check_kind(header, modality)
-    _check_same(headers)
+    _check_same(headers, series.parts)
     first = headers[0]
     along_row, along_column, normal = _axes(first)
     positions = np.array([_vector(h, "ImagePositionPatient", 3) for h in headers])
@@ -76,6 +77,9 @@ def _check_kind(header: FileDataset, modality: str) -> None:
         raise CaseError(f"'{path}' is a scout (ImageType LOCALIZER), not a slice of a CT; give the CT without it")
     if "REPROJECTION" in text(header, "SeriesType").upper():
         raise CaseError(f"'{path}' is a projection (SeriesType REPROJECTION), not a slice; leave it out")
+    where = projection(text(header, "ImageType"), "", text(header, "SeriesDescription"))
+    if where and not is_axial(_orientation(header)):
+        raise CaseError(f"'{path}' is a projection ({where}), not a slice; give the original axial series")
     if kind not in SINGLE_FRAME[modality]:
         shown = SHOWN[modality]
         raise CaseError(f"'{path}' is {kind.name}, not {shown} Image Storage; give the original {shown} series")
@@ -86,12 +90,14 @@ def _check_kind(header: FileDataset, modality: str) -> None:
             raise CaseError(f"'{path}' has no {tag_name(keyword)}: it holds no image; leave it out")
 
 
-def _check_same(headers: list[FileDataset]) -> None:
-    """All slices must be of one series and on one grid."""
+def _check_same(headers: list[FileDataset], parts: tuple[str, ...]) -> None:
+    """All slices must be of one series, or of parts that were joined, and on one grid."""
     first = headers[0]
     for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
         for header in headers:
-            if text(header, keyword) != text(first, keyword):
+            if text(header, keyword) != text(first, keyword) and not (
+                keyword == "SeriesInstanceUID" and text(header, keyword) in parts
+            ):
                 raise CaseError(
                     f"'{path_of(first)}' and '{path_of(header)}' differ in {tag_name(keyword)}: "
                     f"{text(first, keyword)!r} and {text(header, keyword)!r}; two series are mixed, "
@@ -181,6 +187,11 @@ def _check_line(
             f"worst at '{path_of(headers[at])}' ({off[at]:.4g} mm off its place); resample it to even slices first, "
             "or give one series"
         )
+
+
+def _orientation(header: FileDataset) -> NDArray[np.float64] | None:
+    """ImageOrientationPatient, None where it is absent: then it is refused later."""
+    return _vector(header, "ImageOrientationPatient", 6) if text(header, "ImageOrientationPatient") else None
 
 
 def _vector(header: FileDataset, keyword: str, length: int) -> NDArray[np.float64]:

@@ -10,20 +10,22 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileDataset
 
-from model.dicom_files import number, path_of, private, tag_name, text
-from model.dicom_isotopes import HALF_LIFE_S, isotope_of, radiopharmaceuticals
-from model.dicom_times import Moment, frame_middle, injection_time, reference_time, seconds_after
+from model.dicom_clock import Moment
+from model.dicom_files import by_series, misplaced, number, path_of, private, tag_name, text
+from model.dicom_isotopes import isotope_of, radiopharmaceuticals
+from model.dicom_plausible import HALF_LIFE_S, HALF_LIFE_SHARE, check_half_life, check_weight, dose_in_bq
+from model.dicom_times import frame_middle, injection_time, reference_time, seconds_after
+from model.dicom_tracer import tracer_warnings
 from model.errors import CaseError
 
 PHILIPS = "Philips PET"  # how the creator of group 7053 begins: "Philips PET Private Group"
 SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,xx09)
-DOSE_MIN_BQ = 10_000.0  # below: the dose was entered in MBq
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
-FDG = "F-18"
-HALF_LIFE_SHARE = 0.05  # a stated half-life this far from the isotope's is warned about
+DAY_LONG_S = 2 * 86400.0  # tracers that may decay so long are scanned days after the injection, too
 CONSTANT = (
-    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime", "PatientWeight",
-)  # what must not change within a series  # fmt: skip
+    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight",
+)  # what must not change within a PET  # fmt: skip
+PART_CONSTANT = ("SeriesDate", "SeriesTime")  # nor, of a PET that was sent as several series, within each
 ITEM_CONSTANT = (
     "RadionuclideTotalDose",
     "RadionuclideHalfLife",
@@ -68,7 +70,7 @@ def find_conversion(headers: Sequence[FileDataset], weight_kg: float | None = No
     """
     first, warnings = headers[0], list[str]()
     _check_constant(headers)
-    _check_tracer(first, warnings)
+    warnings += tracer_warnings(first)
     correction = _decay_correction(first, warnings)
     _check_corrected(first, correction, warnings)
     units, path = text(first, "Units"), path_of(first)
@@ -128,12 +130,16 @@ def _by_dose(
     decays = [0.0] * len(headers)
     if correction != "ADMIN":
         half_life_s, half_life_from = _half_life(item, first, warnings)
-        injection = injection_time(item, first)
+        injection = injection_time(item, first, warnings)
         if correction == "NONE":
             references = [frame_middle(h) for h in headers]
         else:
-            references = [reference_time(headers, warnings)] * len(headers)
-        decays = [_decay(injection, reference, half_life_s, first, warnings) for reference in references]
+            references = _references(headers, warnings)
+        told = [warnings] + [[] for _ in references[1:]]  # what is said of one slice is true of all
+        decays = [
+            _decay(injection, reference, half_life_s, first, said)
+            for reference, said in zip(references, told, strict=True)
+        ]
     factors = [
         scale * 1000.0 * weight_kg / (dose_bq * 2.0 ** -(decay / (half_life_s or 1.0)))
         for scale, decay in zip(scales, decays, strict=True)
@@ -149,14 +155,14 @@ def _by_dose(
     )  # fmt: skip
 
 
-def _check_tracer(header: FileDataset, warnings: list[str]) -> None:
-    """Warn of another radionuclide than FDG's; which compound carries it is not told by every header."""
-    found = {isotope for item in radiopharmaceuticals(header) if (isotope := isotope_of(item))}
-    if other := sorted(found - {FDG}):
-        warnings.append(
-            f"PET '{path_of(header)}' was made with {', '.join(other)}, and the networks know FDG ({FDG}): its mask "
-            "has no meaning"
-        )
+def _references(headers: Sequence[FileDataset], warnings: list[str]) -> list[Moment]:
+    """The reference time of each slice: one of all, or of each part that was joined where parts state another."""
+    parts: dict[tuple[str, str], list[FileDataset]] = {}
+    for header in headers:
+        parts.setdefault((text(header, "SeriesDate"), text(header, "SeriesTime")), []).append(header)
+    whole = headers if len(parts) > 1 else ()
+    found = {key: reference_time(part, warnings, whole) for key, part in parts.items()}
+    return [found[text(header, "SeriesDate"), text(header, "SeriesTime")] for header in headers]
 
 
 def _decay_correction(header: FileDataset, warnings: list[str]) -> str:
@@ -188,8 +194,10 @@ def _check_corrected(header: FileDataset, correction: str, warnings: list[str]) 
 
 def _check_constant(headers: Sequence[FileDataset]) -> None:
     first = headers[0]
+    firsts = {uid: part[0] for uid, part in by_series(headers).items()}  # several where series were joined
     for header in headers:
         pairs: list[tuple[str, Dataset, Dataset]] = [(keyword, header, first) for keyword in CONSTANT]
+        pairs += [(keyword, header, firsts[text(header, "SeriesInstanceUID")]) for keyword in PART_CONSTANT]
         if radiopharmaceuticals(first) and radiopharmaceuticals(header):
             pairs += [(keyword, _item(header), _item(first)) for keyword in ITEM_CONSTANT]
         for keyword, one, other in pairs:
@@ -210,9 +218,10 @@ def _weight(header: FileDataset, given_kg: float | None) -> tuple[float, str]:
     if not weight_kg or weight_kg < 0:
         raise CaseError(
             f"PET '{path_of(header)}' has {tag_name('PatientWeight')} {'absent' if weight_kg is None else weight_kg}: "
-            "without it there is no body-weight SUV; give the patient's weight in kg (weight_kg), or enter it "
-            "into the header"
+            "without it there is no body-weight SUV; give the patient's weight in kg (weight_kg in overrides.csv), or "
+            "enter it into the header"
         )
+    check_weight(weight_kg, path_of(header))
     return weight_kg, tag_name("PatientWeight")
 
 
@@ -220,19 +229,18 @@ def _dose(item: Dataset, header: FileDataset, warnings: list[str]) -> float:
     dose = number(item, "RadionuclideTotalDose", path_of(header))
     if not dose or dose < 0:
         raise CaseError(
-            f"PET '{path_of(header)}' has {tag_name('RadionuclideTotalDose')} {'absent' if dose is None else dose}: "
-            "without the injected dose in Bq there is no SUV; enter it into the header, or export the series with it"
+            f"PET '{path_of(header)}' has {tag_name('RadionuclideTotalDose')} {'absent' if dose is None else dose}"
+            f"{misplaced(header, 'RadionuclideTotalDose')}: without the injected dose in Bq there is no SUV; enter it "
+            "into the header, or export the series with it"
         )
-    if dose < DOSE_MIN_BQ:
-        warnings.append(f"PET '{path_of(header)}' has a dose of {dose:g}, below {DOSE_MIN_BQ:g} Bq: taken as MBq")
-        return dose * 1e6
-    return dose
+    return dose_in_bq(dose, path_of(header), warnings)
 
 
 def _half_life(item: Dataset, header: FileDataset, warnings: list[str]) -> tuple[float, str]:
     stated, isotope = number(item, "RadionuclideHalfLife", path_of(header)), isotope_of(item)
     known = HALF_LIFE_S.get(isotope or "")
     if stated and stated > 0:
+        check_half_life(stated, isotope, path_of(header))
         if known and abs(stated / known - 1) > HALF_LIFE_SHARE:
             warnings.append(
                 f"PET '{path_of(header)}' has a half-life of {stated:g} s, and its isotope {isotope} {known:g} s: "
@@ -252,17 +260,27 @@ def _half_life(item: Dataset, header: FileDataset, warnings: list[str]) -> tuple
 def _decay(
     injection: Moment, reference: Moment, half_life_s: float, header: FileDataset, warnings: list[str]
 ) -> float:  # fmt: skip
-    elapsed_s, disagree = seconds_after(injection, reference)
-    if disagree:
-        warnings.append(
-            f"dates of injection and scan of PET '{path_of(header)}' disagree by more than a day (de-identified?): "
-            "times of day are used alone, which is wrong if the scan was days after the injection"
-        )
-    if not 0 <= elapsed_s <= HALF_LIVES * half_life_s:
+    """Seconds of decay. Raises CaseError if they are more than 10 half-lives."""
+    longest_s = HALF_LIVES * half_life_s
+    elapsed_s, by_date_s = seconds_after(injection, reference, longest_s)
+    apart = f"from the injection at {injection} ({injection.source}) to {reference} ({reference.source})"
+    limit = f"0 to {HALF_LIVES} half-lives ({longest_s:.0f} s)"
+    assumed = f"times of day are used alone, as if the scan began {elapsed_s:.0f} s after the injection, not days after"
+    if not elapsed_s <= longest_s:
+        shown = elapsed_s if by_date_s is None else by_date_s
         raise CaseError(
-            f"PET '{path_of(header)}': from the injection at {injection} ({injection.source}) to {reference} "
-            f"({reference.source}) are {elapsed_s:.0f} s; it must be 0 to {HALF_LIVES} half-lives "
-            f"({HALF_LIVES * half_life_s:.0f} s); correct the times in the header"
+            f"PET '{path_of(header)}': {apart} are {shown:.0f} s; it must be {limit}; correct the times in the header, "
+            f"or {tag_name('RadionuclideHalfLife')} if {half_life_s:g} s is not the tracer's"
+        )
+    if by_date_s is not None:
+        warnings.append(
+            f"dates of injection and scan of PET '{path_of(header)}' disagree (de-identified?): by them {apart} are "
+            f"{by_date_s:.0f} s, not {limit}; {assumed}, which is wrong if the dates are right"
+        )
+    elif longest_s > DAY_LONG_S and not (injection.day and reference.day):
+        warnings.append(
+            f"PET '{path_of(header)}' does not state the day of its injection, or of its scan, and its tracer "
+            f"(half-life {half_life_s:g} s) may be scanned days later: {assumed}"
         )
     return elapsed_s
 

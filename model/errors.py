@@ -31,6 +31,21 @@ class OutputError(LesionError):
     exit_code = 5
 
 
+def shown(text: str) -> str:
+    """Text as a terminal may be given it: what would move its cursor, turn its letters or end its line, as an escape.
+
+    Names of files and headers may hold such characters; bytes of a name that are no UTF-8 are shown as bytes.
+    """
+    return "".join(_escape(letter) if not letter.isprintable() else letter for letter in text)
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def split_remedy(message: str) -> tuple[str, str]:
     """What is wrong, and what to do: messages name the remedy after their last semicolon, or ask a question."""
     what, semicolon, remedy = message.rpartition("; ")

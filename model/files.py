@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from model.errors import OutputError
+from model.opening import open_regular
 
 PARTIAL = ".partial-"  # names that start so are never results: an interrupted run may leave one
 LFS_POINTER = b"version https://git-lfs"
@@ -107,14 +108,14 @@ def remove_left_behind(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256 as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    """The file's sha256 as 64 hexadecimal digits. Raises OSError, also for what is no regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether the file is a Git-LFS pointer in place of the data it stands for."""
-    with path.open("rb") as file:
+    """Whether the file is a Git-LFS pointer in place of the data it stands for. Raises as `sha256_of`."""
+    with open_regular(path) as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 

@@ -5,12 +5,13 @@ patient's left, y to anterior, z to superior, as in autoPET's training volumes. 
 (B, C, X, Y, Z) of the LAS volume.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 SNAP_PER_MM = 2**20  # LAS origins are rounded to this: see `las_view`
 
@@ -85,6 +86,16 @@ def grid_of(image: sitk.Image) -> Grid:
     return Grid(
         size=tuple(image.GetSize()), spacing_mm=tuple(image.GetSpacing()),
         origin_mm=tuple(image.GetOrigin()), direction=tuple(image.GetDirection()),
+    )  # fmt: skip
+
+
+def grid_from(size: Sequence[int], spacing_mm: ArrayLike, origin_mm: ArrayLike, direction: ArrayLike) -> Grid:
+    """A grid of three dimensions from any rows of numbers; direction (3, 3), an axis a column."""
+    x, y, z = size
+    spacing, origin = (tuple(map(float, np.ravel(part))) for part in (spacing_mm, origin_mm))
+    return Grid(
+        size=(x, y, z), spacing_mm=(spacing[0], spacing[1], spacing[2]), origin_mm=(origin[0], origin[1], origin[2]),
+        direction=tuple(map(float, np.ravel(direction))),
     )  # fmt: skip
 
 

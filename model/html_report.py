@@ -9,13 +9,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from model import RESEARCH, __version__
 from model.batch_tables import Failure, apart
+from model.errors import shown
 from model.html_style import SCRIPT, STYLE
 from model.results import STUDIES
 
@@ -67,6 +68,11 @@ def html_report(
         + "\n".join(body)
         + f"\n</main><script>{SCRIPT}</script></body></html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Text for the page: markup and control characters are shown, not obeyed."""
+    return escape_html(shown(text))
 
 
 def _head(about: About) -> str:
@@ -123,7 +129,9 @@ def _reasons(failures: Sequence[Failure]) -> str:
 
 
 def _histogram(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many studies have an MTV in each class, as a picture; those without lesion apart."""
+    """How many studies have an MTV in each class, as bars that keep their letters' size on any width of page; those
+    without lesion apart.
+    """
     if not rows:
         return ""
     counts = [sum(not row["lesions"] for row in rows)]
@@ -132,22 +140,21 @@ def _histogram(rows: Sequence[Mapping[str, Any]]) -> str:
         counts.append(sum(low <= row["mtv_ml"] < end for row in rows if row["lesions"]))
         names.append(f"{low:g} to {end:g}" if end < float("inf") else f"{low:g} and more")
     names[1] = f"below {BINS_ML[1]:g}"
-    wide, high, top = 100, 150, 24  # pixels
+    high, label, share = 26, 112, 42  # pixels a row, pixels of its name, per cent of the width that the longest bar has
     bars = []
     for number, (count, name) in enumerate(zip(counts, names, strict=True)):
-        size = round(high * count / max(counts))
-        left = 10 + wide * number
+        top, size = high * number, round(share * count / max(counts), 2)
         kind = "none" if number == 0 else "bar"
         bars.append(
-            f'<rect class="{kind}" x="{left}" y="{top + high - size}" width="{wide - 16}" height="{size}"></rect>'
-            f'<text x="{left + wide // 2 - 8}" y="{top + high - size - 6}" text-anchor="middle">{count or ""}</text>'
-            f'<text x="{left + wide // 2 - 8}" y="{top + high + 18}" text-anchor="middle">{name}</text>'
+            f'<rect class="{kind}" x="{label}" y="{top + 4}" width="{size}%" height="{high - 8}"></rect>'
+            f'<svg x="{size}%" overflow="visible"><text x="{label + 8}" y="{top + 18}">{count or ""}</text></svg>'
+            f'<text x="{label - 10}" y="{top + 18}" text-anchor="end">{name}</text>'
         )
-    total = 10 + wide * len(counts)
+    total = high * len(counts)
     return (
         '<section><h2>Metabolic tumour volume (ml)</h2><figure><svg role="img" aria-label="Histogram of MTV" '
-        f'viewBox="0 0 {total} {top + high + 28}" height="{top + high + 28}">{"".join(bars)}'
-        f'<line x1="4" x2="{total - 4}" y1="{top + high}" y2="{top + high}" stroke="#8794a3"></line></svg>'
+        f'width="100%" height="{total}">{"".join(bars)}'
+        f'<line x1="{label}" x2="{label}" y1="0" y2="{total}" stroke="#8794a3"></line></svg>'
         "<figcaption>Studies by total lesion volume in ml.</figcaption></figure></section>"
     )
 

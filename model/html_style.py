@@ -52,7 +52,7 @@ td.study ul { margin: 6px 0 0; padding: 4px 10px 4px 24px; color: var(--warn); b
 .tools { display: flex; gap: 14px; align-items: baseline; flex-wrap: wrap; margin-bottom: 10px; color: var(--soft); }
 .tools h2 { margin: 0; color: var(--ink); }
 input[type=search] { font: inherit; padding: 5px 10px; border: 1px solid #b9c3cf; border-radius: 6px; width: 250px; }
-figure { margin: 0; }
+figure { margin: 0; max-width: 760px; }
 figcaption, .meaning { color: var(--soft); font-size: 13.5px; margin: 8px 0 0; }
 svg text { font: 13px "Segoe UI", system-ui, Arial, "DejaVu Sans", sans-serif; fill: var(--ink); }
 svg .bar { fill: var(--bar); }

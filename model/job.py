@@ -21,7 +21,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A study under the name it has in the results. key: hash of the weights and of everything else that counts."""
+    """A study under the name it has in the results. key: hash of the weights and of everything else that counts;
+    mask_key: of what the mask depends on besides its images. stored: the study's folder in the results whose mask was
+    made with that mask_key from the same images, if there is one: then no network is needed.
+    """
 
     name: str
     entry: Entry
@@ -29,6 +32,8 @@ class Job:
     output: Path
     key: str
     options: Options
+    mask_key: str = ""
+    stored: str = ""
 
     @property
     def mask(self) -> str:
@@ -38,13 +43,17 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a scoring process is told once: the bundle's folder, the method, the device, and moved limits."""
+    """What a scoring process is told once: the bundle's folder, the method, the device, and moved limits.
+
+    networks: whether any study needs them; without, they are loaded when the first one does after all.
+    """
 
     weights: str
     method: str | None
     device: str
     limits: tuple[str, ...] = ()
     debug: bool = False
+    networks: bool = True
 
 
 def to_json(value: Job | Setup) -> str:
@@ -56,13 +65,13 @@ def job_from(data: dict[str, Any]) -> Job:
     entry = dict(data["entry"])
     for name in ("pet", "ct"):
         entry[name] = tuple(map(Path, entry[name]))
-    for name in ("picks", "person"):
+    for name in ("picks", "person", "also"):
         entry[name] = tuple(entry[name])
-    entry["source"] = Path(entry["source"])
+    entry["source"], entry["warnings"] = Path(entry["source"]), tuple(entry["warnings"])
     entry["truth"] = Path(entry["truth"]) if entry["truth"] else None
     return Job(
         name=data["name"], entry=Entry(**entry), root=Path(data["root"]), output=Path(data["output"]),
-        key=data["key"], options=Options(**data["options"]),
+        key=data["key"], options=Options(**data["options"]), mask_key=data["mask_key"], stored=data["stored"],
     )  # fmt: skip
 
 

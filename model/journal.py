@@ -101,4 +101,9 @@ def stat_of(files: Iterable[Path]) -> str:
 
 def contents_of(files: Iterable[Path]) -> str:
     """One hash of the contents of files, in order. Raises OSError."""
-    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+    return hash_of_hashes(sha256_of(path) for path in files)
+
+
+def hash_of_hashes(hashes: Iterable[str]) -> str:
+    """One hash of the hashes of contents, in order."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()

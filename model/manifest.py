@@ -3,7 +3,6 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from model.config import METHODS, Manifest, manifest_from
 from model.errors import ConfigError, WeightsError
 from model.files import is_lfs_pointer, sha256_of
+from model.opening import read_regular
 
 MANIFEST = "manifest.json"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -37,15 +37,22 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
     if weights:
         own = Path(WEIGHTS.name, weights)
         for folder in (Path(weights), WEIGHTS / weights, own):
-            with suppress(OSError, ValueError):  # a name that no file can have
+            try:
                 if (folder / MANIFEST).is_file():
                     return folder
+            except PermissionError as error:
+                raise _unreadable(folder, error) from None
+            except (OSError, ValueError):  # a name that no file can have
+                continue
         raise WeightsError(
             f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_else(own)}; --weights takes a bundle's "
             f"folder or one of the names {', '.join(shipped()) or '(none is shipped)'}"
         )
-    if not method and (mounted / MANIFEST).is_file():
-        return mounted
+    try:
+        if not method and (mounted / MANIFEST).is_file():
+            return mounted
+    except OSError as error:
+        raise _unreadable(mounted, error) from None
     folder = WEIGHTS / (method or [*os.environ.get("LESION_DEFAULT_WEIGHTS", "").split(), "eoa"][0])
     if not (folder / MANIFEST).is_file():
         raise WeightsError(
@@ -73,9 +80,9 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = manifest_from(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice))
+        manifest = manifest_from(json.loads(read_regular(path).decode(), object_pairs_hook=_no_key_twice))
     except OSError as error:
-        raise WeightsError(f"cannot read '{path}': {error.strerror}; is it readable by this user?") from None
+        raise _unreadable(path, error) from None
     except ConfigError as error:
         raise WeightsError(f"'{path}': {error}") from None
     except (ValueError, RecursionError) as error:
@@ -88,6 +95,10 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     if manifest.method == "diwa":
         _check_one_start(folder, manifest)
     return Bundle(folder=folder, manifest=manifest, sha256=sha256_of(path))
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"cannot read '{path}': {error.strerror}; check access to '{path}', or copy the bundle again")
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def _verify(path: Path, expected: str) -> None:
             raise WeightsError(f"'{path}' is a Git-LFS pointer, not the weights; run: git lfs pull")
         found = sha256_of(path)
     except OSError as error:
-        raise WeightsError(f"cannot read '{path}': {error.strerror}; copy the bundle again") from None
+        raise _unreadable(path, error) from None
     if found != expected:
         raise WeightsError(
             f"'{path}' has sha256 {found}, the manifest says {expected}: the file is damaged or another one; "

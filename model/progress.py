@@ -5,6 +5,8 @@ import shutil
 import sys
 from typing import Any, TextIO
 
+from model.errors import shown
+
 
 def open_streams() -> None:
     """Put the null device where standard input, output or error was closed, so that no other file gets its number."""
@@ -18,9 +20,12 @@ def open_streams() -> None:
 
 
 def say(line: str, stream: TextIO) -> None:
-    """Print a line at once; a reader that went away (a closed pipe, a full disk) is not an error of the run."""
+    """Print a line at once, control characters as escapes.
+
+    A reader that went away (a closed pipe, a full disk) is not an error of the run.
+    """
     try:
-        print(line, file=stream, flush=True)
+        print(shown(line), file=stream, flush=True)
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is still buffered must not fail at exit
 

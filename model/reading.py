@@ -4,6 +4,7 @@ Everything that cannot be right is refused here, with the file, the value, the l
 """
 
 import json
+import os
 import posixpath
 import re
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from model.config import Limits
 from model.errors import CaseError
 from model.files import free_memory_bytes, silence
 from model.geometry import Grid, array_of, grid_of
-from model.integrity import check_bytes, check_read
+from model.integrity import check_grid_read, check_header, check_voxels
+from model.opening import other_kind, read_regular
 
 IMAGE_IO = {
     ".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nii.gz": "NiftiImageIO",
@@ -29,6 +31,7 @@ IMAGE_IO = {
 }  # fmt: skip
 SUFFIXES = tuple(IMAGE_IO)
 MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
+HOTTEST_SUV = 3000.0  # a syringe in view may be so hot; what is above is never SUV, and no limit is to be moved for it
 ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
 
 
@@ -90,13 +93,16 @@ def find_pair(folder: Path) -> tuple[Path, Path]:
 
     Raises CaseError unless there is exactly one image of each.
     """
-    if not folder.is_dir():
-        raise CaseError(f"input folder '{folder}' is not there; it must hold images/pet and images/ct")
-    places = {"pet": folder / "images" / "pet", "ct": folder / "images" / "ct"}
-    listing = folder / "inputs.json"
-    if listing.is_file():
-        places = _places_from(listing)
-    return _only_image(places["pet"], "PET"), _only_image(places["ct"], "CT")
+    try:
+        if not folder.is_dir():
+            raise CaseError(f"input folder '{folder}' is not there; it must hold images/pet and images/ct")
+        places = {"pet": folder / "images" / "pet", "ct": folder / "images" / "ct"}
+        listing = folder / "inputs.json"
+        if listing.is_symlink() or listing.exists():
+            places = _places_from(listing)
+        return _only_image(places["pet"], "PET"), _only_image(places["ct"], "CT")
+    except OSError as error:
+        raise unreadable(Path(os.fsdecode(error.filename or folder)), "input", error) from None
 
 
 def stem(path: Path) -> str:
@@ -107,36 +113,52 @@ def stem(path: Path) -> str:
 
 def read_volume(path: Path, what: str) -> Volume:
     """Read one 3-D scalar image; its values are not judged here. Raises CaseError if it cannot be read."""
-    if not path.is_file():
-        raise CaseError(f"{what} file '{path}' is not there")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise CaseError(f"{what} '{path}' is none of {', '.join(SUFFIXES)}; convert it first")
+    _check_file(path, what)
+    stored = None
     try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise CaseError(f"{what} file {str(path)!r}: its name is not UTF-8; rename it") from None
-    unchecked = False
-    try:
-        unchecked = check_bytes(path, what)
+        stored = check_header(path, what)
         with silence():
             reader = sitk.ImageFileReader()
             reader.SetImageIO(next(io for ending, io in IMAGE_IO.items() if path.name.lower().endswith(ending)))
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
         _check_header(reader, path, what)
+        check_grid_read(stored, path, what, grid_of(reader))
         with silence():
             image = reader.Execute()
-        if unchecked:
-            check_read(path, what, array_of(image))
+        check_voxels(stored, path, what, array_of(image))
     except RuntimeError as error:
-        if unchecked:
-            check_read(path, what, None)
+        if stored is not None:
+            check_voxels(stored, path, what, None)  # which may tell why
         raise CaseError(f"{what} '{path}' cannot be read: {_reason(error)}; copy or convert it again") from None
     except MemoryError:
         raise CaseError(f"{what} '{path}' does not fit into memory; use a machine with more") from None
     except OSError as error:
-        raise CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to it") from None
+        raise unreadable(path, what, error) from None
     return volume_of(image, path)
+
+
+def unreadable(path: Path, what: str, error: OSError) -> CaseError:
+    """What a user is told who may not read a file or a folder, or whose disk fails."""
+    return CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to '{path}'")
+
+
+def _check_file(path: Path, what: str) -> None:
+    """Raise CaseError unless a regular file is there, with an ending and a name that can be read."""
+    try:
+        kind = other_kind(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CaseError(f"{what} file '{path}' is not there") from None
+    except OSError as error:
+        raise unreadable(path, what, error) from None
+    if kind:
+        raise CaseError(f"{what} '{path}' is {kind}, not a file; give a regular file, or a link to one")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise CaseError(f"{what} '{path}' is none of {', '.join(SUFFIXES)}; convert it first")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CaseError(f"{what} file '{path}': its name is not UTF-8; rename it") from None
 
 
 def volume_of(image: sitk.Image, path: Path) -> Volume:
@@ -165,9 +187,10 @@ def check_suv(pet: Volume, limits: Limits) -> list[str]:
             f"give PET in SUV, or move the limit with --limit pet_min_suv={floor(low)}"
         )
     if high > limits.pet_max_suv:
+        move = f", or move the limit with --limit pet_max_suv={ceil(high)}" if high <= HOTTEST_SUV else ""
         raise CaseError(
             f"PET '{pet.path}' has a value of {high:g}, above {limits.pet_max_suv:g}: it looks like Bq/ml, not SUV; "
-            f"convert it to body-weight SUV, or move the limit with --limit pet_max_suv={ceil(high)}"
+            f"convert it to body-weight SUV{move}"
         )
     if high > limits.pet_warn_suv:
         return [f"PET '{pet.path}' reaches SUV {high:g}, above {limits.pet_warn_suv:g} (pet_warn_suv): is it SUV?"]
@@ -203,14 +226,18 @@ def check_overlap(pet: Volume, ct: Volume) -> None:
 
 
 def _places_from(listing: Path) -> dict[str, Path]:
-    """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct."""
+    """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct.
+
+    Raises OSError if it cannot be read.
+    """
+    content = read_regular(listing)
     try:
-        entries = json.loads(listing.read_text(encoding="utf-8-sig"))
+        entries = json.loads(content.decode("utf-8-sig"))
         if not isinstance(entries, list):
             raise ValueError(f"it holds no list, but {str(entries)[:200]}")
         sockets = [_socket(entry, number) for number, entry in enumerate(entries, 1)]
         known = sorted({(slug, posixpath.normpath(path)) for slug, path, is_image in sockets if is_image})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CaseError(
             f"'{listing}' is not grand-challenge's list of sockets ({type(error).__name__}: {error}); each entry must "
             "have socket.slug and socket.relative_path, or the same under interface; remove the file or correct it"
@@ -252,9 +279,10 @@ def _socket(entry: Any, number: int) -> tuple[str, str, bool]:
 
 
 def _only_image(place: Path, what: str) -> Path:
-    if place.is_file():
-        return place
+    """The one image of a folder, or the file that the platform put in the folder's place. Raises OSError."""
     if not place.is_dir():
+        if place.is_symlink() or place.exists():
+            return place  # whether it can be read is found out when it is
         raise CaseError(f"{what} folder '{place}' is not there; it must hold one image ({', '.join(SUFFIXES)})")
     found = sorted(p for p in place.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
     if len(found) != 1:
@@ -314,6 +342,8 @@ def _reason(error: RuntimeError) -> str:
     """The telling line of an ITK exception, without source paths and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else "unknown reason"
+    if any("orthonormal" in line for line in lines):
+        return "its axes are not at right angles: a sheared or tilted volume; resample it to an orthogonal grid"
     if any("could not be read" in line or "No such file" in line for line in lines):
         return "the file is shorter than its header says, or damaged"
     return text.removeprefix("sitk::ERROR: ").rstrip(".")

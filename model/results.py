@@ -75,6 +75,27 @@ class Folder:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def add_files(output: Path, name: str, files: dict[str, bytes]) -> None:
+    """Put files into a study's folder that is there, each whole under another name and renamed, in order.
+
+    Raises OutputError.
+    """
+    target = output / STUDIES / name
+    with _told(target):
+        for file, content in files.items():
+            number, partial = tempfile.mkstemp(prefix=PARTIAL, dir=target.parent)
+            try:
+                with os.fdopen(number, "wb") as opened:
+                    opened.write(content)
+                    opened.flush()
+                    os.fsync(opened.fileno())
+                os.chmod(partial, 0o666 & ~umask())
+                os.replace(partial, target / file)
+            finally:
+                with suppress(OSError):
+                    os.unlink(partial)
+
+
 def remove_partial(output: Path) -> None:
     """Remove what interrupted runs left; only while no other run works in this folder."""
     for path in [*output.glob(f"{PARTIAL}*"), *(output / STUDIES).glob(f"{PARTIAL}*")]:

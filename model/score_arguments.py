@@ -19,7 +19,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="score.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment and measure tumour lesions in every PET/CT study of a folder, offline.\n" + RESEARCH,
-        epilog="The same command goes on where a run was interrupted; studies that failed are tried again.",
+        epilog="The same command goes on where a run was interrupted; studies that failed are tried again. Options\n"
+               "that only add outputs take the masks that are there.",
     )  # fmt: skip
     add = parser.add_argument
     add("studies", type=Path, metavar="STUDIES",
@@ -47,6 +48,10 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--disagreement", action="store_true",
         help="also write how far the networks disagree, as the standard deviation of their lesion probabilities, 0 "
              "to 0.5; needs a bundle with two or more voting networks (default: no; cost: 12 bytes of memory a voxel)")
+    add("--overrides", type=Path, metavar="FILE",
+        help="a CSV of what is given in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
+             "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv where it is "
+             "there; cost: the studies whose line changed are scored anew)")
     add("--truth", nargs="?", type=Path, const=BESIDE, metavar="FOLDER",
         help="compare with masks of 0 and 1 on the PET's grid: those in FOLDER under the study's path, or, without "
              "FOLDER, those beside the images or in the CSV (default: no; cost: a second or two a study)")

@@ -14,7 +14,7 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from model.arguments import HOST
-from model.errors import ConfigError
+from model.errors import ConfigError, shown
 
 ALLOWED = {"/health": ("GET", "HEAD"), "/invoke": ("POST",)}
 RETRY_AFTER_S = 10
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(chunk)
 
     def _send(self, status: int, words: str, **headers: str) -> None:
-        body = f"{words}\n".encode(errors="replace")
+        body = f"{shown(words)}\n".encode(errors="replace")
         self.send_response(status)
         always = {
             "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Connection": "close",

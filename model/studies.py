@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.integrity import data_file
 
@@ -22,9 +23,29 @@ class Entry:
     pet: tuple[Path, ...]
     ct: tuple[Path, ...]
     picks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # about them: what was left out, what is not original
+    taken: str = ""  # the series taken, as a failure names them
     truth: Path | None = None
-    weight_kg: float | None = None
+    weight_kg: float | None = None  # this and the next three: given in place of the header's
+    height_m: float | None = None
+    dose_mbq: float | None = None
+    injection_time: str | None = None  # ISO 8601
     person: tuple[str, ...] = ()
+    study_uid: str = ""  # StudyInstanceUID, of DICOM
+    also: tuple[str, ...] = ()  # other identities under which it may have results
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is given in place of the header's, by its column of overrides.csv."""
+        named = (("weight_kg", self.weight_kg), ("height_m", self.height_m), ("dose_MBq", self.dose_mbq),
+                 ("injection_time", self.injection_time))  # fmt: skip
+        return {name: value for name, value in named if value is not None}
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Everything that its mask depends on."""
+        named = (*self.pet, *self.ct)
+        return (*named, *(path for head in named if (path := data_file(head)) is not None))
 
     @property
     def files(self) -> tuple[Path, ...]:

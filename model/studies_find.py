@@ -19,8 +19,18 @@ from model.dicom_scan import SeriesInfo, scan
 from model.errors import CaseError, ConfigError
 from model.reading import SUFFIXES
 from model.studies import Entry, Found, Unusable
-from model.studies_dicom import common_folder, find_dicom, pick_ct, pick_pet
+from model.studies_dicom import (
+    common_folder,
+    find_dicom,
+    identity_with_patient,
+    pick_ct,
+    pick_pet,
+    taken_of,
+    warnings_of,
+)
+from model.studies_dicom import identity_of as identity_of_study
 from model.studies_images import find_images, is_image
+from model.studies_images import identity_of as identity_of_image
 
 NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
 
@@ -44,7 +54,7 @@ def find_studies(
             images.append(path)
             continue
         try:
-            if path.name != "DICOMDIR" and looks_like_dicom(path):
+            if looks_like_dicom(path):
                 dicom.append(path)
             else:
                 ignored += 1
@@ -117,7 +127,34 @@ def read_list(path: Path) -> Found:
             named = tuple(path.parent / cells[name] for name in ("pet", "ct", "truth") if cells[name])
             said = f"line {rows.line_num}: {error}"
             unusable.append(Unusable(identity=f"row:{number}", source=path, message=said, paths=named))
-    return Found() + Found(entries=tuple(entries.values()), unusable=tuple(unusable))
+    return Found() + Found(entries=_named_by_what_they_are(list(entries.values()), path), unusable=tuple(unusable))
+
+
+def _named_by_what_they_are(entries: list[Entry], table: Path) -> tuple[Entry, ...]:
+    """Rows of a CSV under the identities that their studies have where they are found in a folder.
+
+    Rows that share a study (of other series, say) keep those of their paths, which others have beside: a result may
+    bear it.
+    """
+    patients = Counter((entry.study_uid, entry.person[1:]) for entry in entries if entry.kind == "dicom")
+    uids = Counter(uid for uid, _ in patients)
+    root = Path(os.path.abspath(table.parent))
+    images = {entry.identity: identity_of_image(entry.pet[0], root) for entry in entries if entry.kind != "dicom"}
+    shared = Counter(images.values())
+
+    def identified(entry: Entry) -> Entry:
+        if entry.kind != "dicom":
+            own = images[entry.identity]
+            return replace(entry, identity=own, also=(entry.identity,)) if own and shared[own] == 1 else entry
+        plain = identity_of_study(entry.study_uid)
+        whole = identity_with_patient(entry.study_uid, entry.person[1])
+        if patients[entry.study_uid, entry.person[1:]] > 1:
+            return entry
+        if uids[entry.study_uid] > 1:
+            return replace(entry, identity=whole, also=(entry.identity,))
+        return replace(entry, identity=plain, also=(whole, entry.identity))
+
+    return tuple(map(identified, entries))
 
 
 def _listed(cells: dict[str, str], table: Path) -> Entry:
@@ -146,21 +183,28 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
     kind = "dicom" if paths["pet"].is_dir() else "images"
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")
+    warnings: tuple[str, ...] = ()
+    series = ""
     pet: tuple[Path, ...] = (paths["pet"],)
     ct: tuple[Path, ...] = (paths["ct"],)
     person: tuple[str, ...] = ()
+    study_uid = ""
     if kind == "dicom":
         pets, cts = ([s for s in _series(paths[name]) if s.modality == modality]
                      for name, modality in (("pet", "PT"), ("ct", "CT")))  # fmt: skip
         if not pets or not cts:
             empty = "pet" if not pets else "ct"
             raise CaseError(f"folder '{paths[empty]}' holds no DICOM series of a {empty.upper()}; correct the path")
+        warnings = warnings_of(pick_pet(pets), pick_ct(cts, pick_pet(pets)), pets, cts)
+        series = taken_of(pick_pet(pets), pick_ct(cts, pick_pet(pets)), named=False)
         taken = pick_pet(pets)
         pet, ct, person = taken.files, pick_ct(cts, taken).files, taken.person
+        study_uid = taken.study
     source = common_folder((*pet, *ct)) if kind == "dicom" else _without_ending(paths["ct"])
     return Entry(
+        warnings=warnings, taken=series,
         identity=f"csv:{cells['pet']} | {cells['ct']}", source=source, kind=kind, pet=pet, ct=ct,
-        truth=paths.get("truth"), weight_kg=weight_kg, person=person,
+        truth=paths.get("truth"), weight_kg=weight_kg, person=person, study_uid=study_uid,
     )  # fmt: skip
 
 
@@ -187,7 +231,12 @@ def _walk(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
         folders[:] = sorted(name for name in folders if (here / name).resolve() != whole)
         for name in sorted(names):
             try:
-                files += [here / name] if (here / name).is_file() else []
+                if (here / name).is_file():
+                    files.append(here / name)
+                elif is_image(here / name) and (here / name).is_symlink():
+                    blocked[here / name] = f"'{here / name}' is a link to nothing; fetch the file, or remove the link"
+                elif is_image(here / name):
+                    blocked[here / name] = f"'{here / name}' is no regular file; put the image there, or remove it"
             except OSError as error:  # a folder that may be listed, and not entered
                 blocked[here / name] = (
                     f"'{here / name}' cannot be looked at: {error.strerror}; give this user the right to read it"

@@ -5,6 +5,7 @@ a folder named so. nnU-Net: <case>_0000 is CT and <case>_0001 PET. Two files bel
 their names are the same, and so are their folders; and so do the only PET and the only CT of a folder.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,9 +55,20 @@ def find_images(files: Iterable[Path], root: Path) -> Found:
     for (folder, key), members in sorted(groups.items()):
         if all(image.role == TRUTH for image in members):
             continue
-        made = _entry(f"images:{folder.as_posix()}:{key}", members, root)
+        made = _entry(_identity(folder, key), members, root)
         (entries if isinstance(made, Entry) else unusable).append(made)  # type: ignore[arg-type]
     return Found(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
+
+
+def identity_of(pet: Path, root: Path) -> str | None:
+    """What names the study of a PET image below a folder; None where its path says nothing of the kind."""
+    path = Path(os.path.abspath(pet))
+    image = _image(path, root) if path.is_relative_to(root) else None
+    return _identity(image.folder, image.key) if image is not None and image.role == PET else None
+
+
+def _identity(folder: Path, key: str) -> str:
+    return f"images:{folder.as_posix()}:{key}"
 
 
 def _image(path: Path, root: Path) -> Image | None:

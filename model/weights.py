@@ -14,6 +14,7 @@ from model.config import Member, Network, Part
 from model.errors import LesionError, WeightsError
 from model.manifest import Bundle, load_bundle
 from model.networks import skeleton
+from model.progress import say
 
 State = dict[str, Tensor]
 Voter = tuple[float, Callable[[], nn.Module], Part]
@@ -112,9 +113,10 @@ def main() -> int:
             bundle = load_bundle(Path(folder))
             for member in bundle.manifest.members:
                 read_state(bundle, member)
-            print(f"{folder}: {bundle.manifest.name}, {len(bundle.manifest.members)} members, all as the manifest says")
+            count = len(bundle.manifest.members)
+            say(f"{folder}: {bundle.manifest.name}, {count} members, all as the manifest says", sys.stdout)
     except LesionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).splitlines())}", sys.stderr)
         return error.exit_code
     return 0
 

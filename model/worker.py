@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from model.config import override_limits
-from model.errors import CaseError, LesionError, split_remedy
+from model.errors import CaseError, LesionError, shown, split_remedy
 from model.job import Job, Setup, job_from, setup_from
 from model.journal import contents_of, stat_of
 from model.manifest import load_bundle
@@ -28,6 +29,7 @@ from model.naming import cleared
 
 if TYPE_CHECKING:  # torch comes in when who hands out studies is listened for: see main
     from model.scoring import Loaded
+    from model.weights import Voter
 
 FIRST_TO_GO = "1000"  # oom_score_adj: when memory runs out, the kernel is to end this process and not its parent
 NO_MEMORY = "the study does not fit into memory; use a machine with more, or a bundle with a smaller window"
@@ -37,7 +39,7 @@ class Scorer:
     """A loaded bundle, and the study that is being read ahead."""
 
     def __init__(self, setup: Setup) -> None:
-        """Load the weights. Raises WeightsError or ConfigError."""
+        """Load the weights, unless no study needs them. Raises WeightsError or ConfigError."""
         from model import scoring
         from model.device import choose_device, give_back_freed_memory, make_deterministic
         from model.weights import keep, voters
@@ -48,7 +50,8 @@ class Scorer:
         self._bundle = replace(bundle, manifest=replace(bundle.manifest, limits=limits))
         make_deterministic()
         self._device = choose_device(setup.device)
-        self._networks = keep(voters(self._bundle), self._device.torch_device)
+        self._keep: Callable[[], list[Voter]] = lambda: keep(voters(self._bundle), self._device.torch_device)
+        self._networks: list[Voter] | None = self._keep() if setup.networks else None
         self._debug = setup.debug
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._ahead: tuple[Job, Future[Loaded]] | None = None
@@ -65,14 +68,20 @@ class Scorer:
             loaded = self._take(job)
             if following is not None:
                 self._ahead = (following, self._reader.submit(self._load, following, self._bundle))
-            row = self._score(job, loaded, self._bundle, self._device, self._networks, at)
-            return {"state": "done", "row": row, "input_sha256": loaded.input_sha256, "stat": loaded.stat}
+            row = self._score(job, loaded, self._bundle, self._device, self._voters, at)
+            return {"state": "done", "row": row} | loaded.identity
         except Exception as error:
             if self._debug:
                 traceback.print_exc()
             return {"state": "failed", "stage": stage} | _reason(error, job) | _identity(job)
         finally:
             self._clean()
+
+    def _voters(self) -> "list[Voter]":
+        """The loaded networks. Raises WeightsError."""
+        if self._networks is None:
+            self._networks = self._keep()
+        return self._networks
 
     def _take(self, job: Job) -> "Loaded":
         ahead, self._ahead = self._ahead, None
@@ -93,7 +102,8 @@ def _reason(error: Exception, job: Job) -> dict[str, str]:
     else:
         said = f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints"
     said = " ".join(said.split())
-    message, remedy = split_remedy(said if job.options.named else cleared(said, job.entry, job.root, job.name))
+    said = said if job.options.named else cleared(said, job.entry, job.root, job.name)
+    message, remedy = split_remedy(shown(said))
     return {"message": message, "remedy": remedy}
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +83,36 @@ def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -
     """Stage `mask` (z, y, x), bool or 0/1, as uint8 on `grid`; read it back and compare. Raises OutputError.
 
     It is written in the system's temporary folder first, since SimpleITK writes this format only under
-    names that end in .mha, and no such name but the mask's may ever be seen below the output.
+    names that end in .mha, and no such name but the mask's may ever be seen below the output. Where there is no such
+    folder, or no space in it, the file is put together in memory.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "mask.mha"
-        _write_image(mask.astype(np.uint8), grid, whole, target)
-        partial = write_bytes(whole.read_bytes(), target, staging)
+    voxels = mask.astype(np.uint8)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "mask.mha"
+            _write_image(voxels, grid, whole, target)
+            content = whole.read_bytes()
+    except (OSError, OutputError):
+        content = mha_bytes(voxels, grid)
+    partial = write_bytes(content, target, staging)
     _read_back(partial, "MetaImageIO", mask, grid, target, exact=True)
+
+
+def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
+    """An array (z, y, x) as a compressed MetaImage file, as ITK writes it; numbers have all their digits."""
+    data = zlib.compress(np.ascontiguousarray(voxels).tobytes())
+    columns = np.array(grid.direction).reshape(3, 3).T.ravel()  # MetaImage has a row for each axis of the image
+
+    def shown(numbers: Iterable[float]) -> str:
+        return " ".join(f"{float(number):.17g}" for number in numbers)
+
+    head = [
+        "ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False",
+        "CompressedData = True", f"CompressedDataSize = {len(data)}", f"TransformMatrix = {shown(columns)}",
+        f"Offset = {shown(grid.origin_mm)}", "CenterOfRotation = 0 0 0", f"ElementSpacing = {shown(grid.spacing_mm)}",
+        f"DimSize = {' '.join(map(str, grid.size))}", "ElementType = MET_UCHAR", "ElementDataFile = LOCAL",
+    ]  # fmt: skip
+    return ("\n".join(head) + "\n").encode() + data
 
 
 def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:

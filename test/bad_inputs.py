@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,65 @@ def as_nifti(folder: Path, pet: Path, ct: Path) -> list[str]:
     sitk.WriteImage(sitk.ReadImage(str(pet)), str(path))
     path.write_bytes(path.read_bytes()[:-4000])
     return ["--input", str(path), str(ct)]
+
+
+def as_header(text: str) -> Callable[[Path, Path, Path], list[str]]:
+    """PET as .mhd with its voxels beside it, and one line of the header changed to this one."""
+
+    def action(folder: Path, pet: Path, ct: Path) -> list[str]:
+        path = pet.with_suffix(".mhd")
+        sitk.WriteImage(sitk.ReadImage(str(pet)), str(path))
+        name = text.partition(" = ")[0]
+        path.write_text(re.sub(rf"^{name} = .*$", text, path.read_text(), flags=re.M))
+        return ["--input", str(path), str(ct)]
+
+    return action
+
+
+def nifti_field(at: int, layout: str, *values: object) -> Callable[[Path, Path, Path], list[str]]:
+    """PET as .nii, and one field of its header, as nifti1.h has it, changed."""
+
+    def action(folder: Path, pet: Path, ct: Path) -> list[str]:
+        path = folder / "input" / "p.nii"
+        sitk.WriteImage(sitk.ReadImage(str(pet)), str(path))
+        content = bytearray(path.read_bytes())
+        struct.pack_into(f"<{layout}", content, at, *values)
+        path.write_bytes(content)
+        return ["--input", str(path), str(ct)]
+
+    return action
+
+
+def nrrd_line(old: str, new: str) -> Callable[[Path, Path, Path], list[str]]:
+    """PET as compressed .nrrd, and a piece of its header changed."""
+
+    def action(folder: Path, pet: Path, ct: Path) -> list[str]:
+        path = folder / "input" / "p.nrrd"
+        sitk.WriteImage(sitk.ReadImage(str(pet)), str(path), True)
+        content = path.read_bytes()
+        assert old.encode() in content
+        path.write_bytes(content.replace(old.encode(), new.encode(), 1))
+        return ["--input", str(path), str(ct)]
+
+    return action
+
+
+def data_link(folder: Path, pet: Path, ct: Path) -> list[str]:
+    """PET as .mhd whose voxels are a link to a file elsewhere."""
+    arguments = as_header("Comment = none")(folder, pet, ct)
+    (folder / "input" / "elsewhere").mkdir()
+    raw = pet.with_suffix(".raw")
+    raw.symlink_to(raw.rename(folder / "input" / "elsewhere" / "v.raw"))
+    return arguments
+
+
+def pipe(folder: Path, pet: Path, ct: Path) -> None:
+    pet.unlink()
+    os.mkfifo(pet)
+
+
+def escapes(folder: Path, pet: Path, ct: Path) -> list[str]:
+    return ["--input", str(pet.rename(pet.with_name("p\x1b[2J.mha.txt"))), str(ct)]
 
 
 def report_in_a_folder(folder: Path, pet: Path, ct: Path) -> list[str]:
@@ -260,6 +320,23 @@ CASES = [
     Bad(title="a hundred dimensions", make=change_bytes(0, header(b"NDims = 3", b"NDims = 100")), exit_code=3),
     Bad(title="origin that is no number", exit_code=3,
         make=change_bytes(0, header(b"Offset = 0 0", b"Offset = nan 0"))),
+    Bad(title="spacing that is missing", exit_code=3, make=change_bytes(0, header(SPACING + b"\n", b""))),
+    Bad(title="line of a header that is none", exit_code=3, make=change_bytes(0, header(b"NDims = 3", b"NDims 3"))),
+    Bad(title="values that are to be scaled", exit_code=3, make=change_bytes(
+        0, header(SPACING, SPACING + b"\nElementToIntensityFunctionSlope = 2"))),
+    Bad(title="data file elsewhere", make=do(as_header("ElementDataFile = /etc/passwd")), exit_code=3),
+    Bad(title="data file that is a link to elsewhere", make=do(data_link), exit_code=3),
+    Bad(title="NRRD of another size", make=do(nrrd_line("sizes: 28 24 20", "sizes: 28 24 19")), exit_code=3),
+    Bad(title="NRRD with an origin that is no number", exit_code=3,
+        make=do(nrrd_line("space origin: (0,0,0)", "space origin: (0,0,-232.n1)"))),
+    Bad(title="NIfTI that says two places", make=do(nifti_field(276, "f", 50.0)), exit_code=3),
+    Bad(title="NIfTI that says two sizes of a voxel", make=do(nifti_field(80, "f", 5.0)), exit_code=3),
+    Bad(title="NIfTI that says no place", make=do(nifti_field(252, "2h", 0, 0)), exit_code=3),
+    Bad(title="NIfTI with a sheared sform", exit_code=3,
+        make=do(nifti_field(252, "2h24x4f", 0, 1, -4.0, 0.0, 1.0, 0.0))),
+    Bad(title="NIfTI without a size of a voxel", make=do(nifti_field(88, "f", float("nan"))), exit_code=3),
+    Bad(title="named pipe in place of an image", make=do(pipe), exit_code=3),
+    Bad(title="control characters in a name", make=do(escapes), exit_code=3),
     Bad(title="one slice", make=change_image(0, lambda i: i[:, :, :1]), exit_code=3),
     Bad(title="output is a file", make=do(file_as_output), exit_code=5),
     Bad(title="read-only output", make=do(lambda f, pet, ct: ["--output", "/sys/output"]), exit_code=5),
@@ -334,7 +411,12 @@ def table(outcomes: list[Outcome]) -> str:
         "130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves",
         "one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.", "",
         "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground",
-        "and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.",
+        "and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.", "",
+        "An image may be a link to anywhere, as in studies that are folders of links. The data file that a header",
+        "(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link",
+        "itself, it may also lie in the folder that this leads to, so that links to a pair that lies together work.",
+        "An absolute path, or one with .., is refused. Only regular files are opened. What a terminal would obey is",
+        "shown as an escape.",
         "", "| bad input | what the user reads | exit code |", "|---|---|---|", *rows, "",
     ])  # fmt: skip
 

@@ -55,10 +55,10 @@ def test_keys_say_where_a_study_lies_and_whose_it_is() -> None:
     entry = Entry(identity="x", source=Path("/ward/7"), kind="dicom", pet=(Path("/ward/7/p"),), ct=(Path("/ward/7/c"),),
                   person=("Smith^John", "4711"))  # fmt: skip
     job = Job(name="s-1", entry=entry, root=Path("/ward"), output=Path("/out"), key="k", options=Options())
-    (row,) = parsed(keys_csv(Plan(jobs={"s-1": job}, done={}, unusable={})))
+    (row,) = parsed(keys_csv(Plan(jobs={"s-1": job}, done={}, unusable={}), job.root))
     assert row == {
         "study": "s-1", "source": "/ward/7", "patient": "Smith^John", "patient_id": "4711", "pet": "/ward/7/p",
-        "ct": "/ward/7/c",
+        "ct": "/ward/7/c", "found_in": "/ward",
     }  # fmt: skip
 
 
@@ -78,10 +78,10 @@ def test_keys_of_studies_that_are_no_longer_found_are_kept_while_their_results_a
              done={}, unusable={}) for name in (here, gone)
     ]  # fmt: skip
     assert keys_of(tmp_path) == []
-    (tmp_path / "keys.csv").write_text(keys_csv(plans[0]))
+    (tmp_path / "keys.csv").write_text(keys_csv(plans[0], Path("/ward")))
     assert keys_of(tmp_path) == []  # nothing of it is left
     (tmp_path / "studies" / here).mkdir(parents=True)
-    found = parsed(keys_csv(plans[1], keys_of(tmp_path)))
+    found = parsed(keys_csv(plans[1], Path("/ward"), keys_of(tmp_path)))
     assert [(row["study"], row["patient"]) for row in found] == [(here, "'=Smith"), (gone, "'=Smith")]
     (tmp_path / "keys.csv").write_text("study,source\n../..,x\n")
     assert keys_of(tmp_path) == []

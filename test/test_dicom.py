@@ -122,6 +122,32 @@ def test_pet_in_bqml_that_was_called_suv_is_refused(tmp_path) -> None:
         read_dicom(study(tmp_path, {"stored": body(), "fields": {"Units": "GML"}}), Limits())
 
 
+@pytest.mark.parametrize("fields, named", [
+    ({"Units": "GML"}, ["looks like Bq/ml, not SUV", "Units (0054,1001) GML"]),
+    ({"Units": "BQML", "PatientWeight": 399}, [
+        "PatientWeight (0010,1030) 399 kg", "RadionuclideTotalDose (0018,1074) 3.5e+08",
+        "RadionuclideHalfLife (0018,1075) 6586.2 s", "3600 s of decay",
+    ]),
+])  # fmt: skip
+def test_values_that_cannot_be_suv_are_refused_with_the_fields_they_are_made_from(fields, named, tmp_path) -> None:
+    """And no limit is offered to be moved, by which SUV that is 1,000 times too high would pass."""
+    with pytest.raises(CaseError) as refused:
+        read_dicom(study(tmp_path, {"stored": body(32767 // 2), "fields": fields, "slopes": [500.0] * 6}), Limits())
+    assert all(name in str(refused.value) for name in named) and "--limit" not in str(refused.value)
+
+
+def test_one_hot_spot_in_a_body_of_usual_suv_may_be_let_through(tmp_path) -> None:
+    pet = body()
+    pet[3, 1, 1] = 32767
+    slopes = [2.0] * 6
+    slopes[3] = 200.0  # SUV 1,300 or more
+    pet[3, 1:3, 1:4] = 1
+    pet[3, 0, 0] = 32767
+    folder = study(tmp_path, {"stored": pet, "slopes": slopes})
+    with pytest.raises(CaseError, match="move the limit with --limit pet_max_suv="):
+        read_dicom(folder, Limits())
+
+
 def test_ct_with_fractions_is_float(tmp_path) -> None:
     write_ct(tmp_path, edit=lambda header, z: setattr(header, "RescaleSlope", 0.5))
     (series,) = find_series(tmp_path)

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from dicom_writer import write_ct, write_pet
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from model.dicom import read_pet
 from model.dicom_files import find_series, read_values
 from model.errors import CaseError
 
@@ -117,6 +118,20 @@ def test_damage_anywhere_in_a_file_is_either_refused_or_harmless(tmp_path) -> No
             assert read_values(path).shape == (40, 36)
         except CaseError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("where, what", [
+    (b"\x18\x00\x72\x10TM", b"\x18\x00\x72\x10T\xcc"), (b"\x18\x00\x74\x10DS", b"\x18\x00\x74\x10\x44\x98"),
+    (b"\x54\x00\x16\x00SQ", b"\x54\x00\x16\x00LO"), (b"1.2.840.10008.1.2.1", b"1.2.840.10008.1\\2.1"),
+])  # fmt: skip
+def test_damage_inside_a_sequence_or_a_transfer_syntax_names_the_file(where: bytes, what: bytes, tmp_path) -> None:
+    paths = write_pet(tmp_path)
+    content = paths[2].read_bytes()
+    assert where in content
+    paths[2].write_bytes(content.replace(where, what, 1))
+    with pytest.raises(CaseError) as refused:
+        read_pet(find_series(paths)[0])
+    assert str(paths[2]) in str(refused.value)
 
 
 def test_no_rescale_slope_is_refused(tmp_path) -> None:

@@ -12,6 +12,7 @@ from model.dicom_out import MOST_NUMBERED
 from model.dicom_rtstruct import dicom_rtstruct
 from model.dicom_seg import dicom_seg
 from model.dicom_series import order_slices
+from model.errors import CaseError
 
 TURNS = {
     "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), "flipped": (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
@@ -143,3 +144,21 @@ def test_a_series_without_frame_of_reference_or_patient_still_gives_a_file(tmp_p
     headers, _ = pet_headers(tmp_path, TURNS["axial"], fields=gone)
     seg = pydicom.dcmread(io.BytesIO(dicom_seg(random_lesions(), headers, "tiny", "run")))
     assert seg.FrameOfReferenceUID and seg.PatientID == ""
+
+
+def test_slices_that_cannot_be_told_apart_are_not_referred_to(tmp_path) -> None:
+    """One SOPInstanceUID for all slices, as careless de-identification leaves it: lesions would go to any of them."""
+    headers, grid = pet_headers(tmp_path, TURNS["axial"], fields={"SOPInstanceUID": "1.2.3.4.5"})
+    for make in (lambda: dicom_seg(random_lesions(), headers, "tiny", "run"),
+                 lambda: dicom_rtstruct(random_lesions(), headers, grid, "run")):  # fmt: skip
+        with pytest.raises(CaseError, match=r"share a SOPInstanceUID \(0008,0018\)"):
+            make()
+
+
+def test_equipment_that_breaks_the_rules_breaks_nothing(tmp_path) -> None:
+    fields = {"InstitutionName": "I" * 80, "StationName": "S" * 30, "SpecificCharacterSet": "ISO_IR 100",
+              "ManufacturerModelName": "Größe"}  # fmt: skip
+    headers, _ = pet_headers(tmp_path, TURNS["axial"], fields=fields)
+    seg = pydicom.dcmread(io.BytesIO(dicom_seg(random_lesions(), headers, "Bündel 山 (eoa)", "run")))
+    assert seg.pixel_array.sum() == np.count_nonzero(random_lesions())
+    assert "B?ndel ? (eoa)" in seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName

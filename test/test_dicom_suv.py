@@ -1,6 +1,5 @@
 """The factor to SUV, rule by rule; expected values are arithmetic on what the writer was told."""
 
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from dicom_writer import (
     DOSE_BQ,
     HALF_LIFE_S,
     WEIGHT_KG,
-    after,
     ge_time,
     philips_factors,
     ramp,
@@ -123,6 +121,14 @@ def test_none_without_a_frame_duration_is_refused(tmp_path) -> None:
         convert(tmp_path, fields={"DecayCorrection": "NONE", "ActualFrameDuration": None})
 
 
+def test_a_frame_duration_in_seconds_is_refused(tmp_path) -> None:
+    said = "ActualFrameDuration .0018,1242. '180', which is in ms: probably in s .180000 ms"
+    with pytest.raises(CaseError, match=said):
+        convert(
+            tmp_path, fields={"DecayCorrection": "NONE", "CorrectedImage": ["ATTN"], "ActualFrameDuration": 180}
+        )  # fmt: skip
+
+
 def test_absent_decay_correction_is_start_with_a_warning(tmp_path) -> None:
     found = convert(tmp_path, fields={"DecayCorrection": None})
     assert found.factor == factor(3600) and "taken as START" in found.warnings[0]
@@ -200,74 +206,6 @@ def test_a_late_series_time_without_acquisition_times_is_refused(tmp_path) -> No
         convert(tmp_path, fields=LATE, edit=edit)
 
 
-# Injection
-
-
-def test_the_injections_date_and_time_come_before_its_time_alone(tmp_path) -> None:
-    item = {"RadiopharmaceuticalStartDateTime": "20240305101000", "RadiopharmaceuticalStartTime": "093000"}
-    found = convert(tmp_path, item=item)
-    assert found.factor == factor(3000) and "0018,1078" in found.injection_from
-
-
-@pytest.mark.parametrize("item", [
-    {"RadiopharmaceuticalStartTime": "235000"},
-    {"RadiopharmaceuticalStartDateTime": "20240304235000"},
-])  # fmt: skip
-def test_an_injection_before_midnight_is_of_the_day_before(item, tmp_path) -> None:
-    def edit(header, z: int) -> None:
-        header.AcquisitionTime = "004500"
-
-    found = convert(tmp_path, item=item, fields=after(datetime(2024, 3, 5), 2400), edit=edit)
-    assert found.factor == factor(3000) and found.warnings == ()  # 23:50 to 00:40
-
-
-def test_a_series_that_runs_past_midnight_keeps_one_reference(tmp_path) -> None:
-    def edit(header, z: int) -> None:
-        header.AcquisitionDate, header.AcquisitionTime = ("20240305", "235900") if z < 3 else ("20240306", "000200")
-
-    found = convert(
-        tmp_path, item={"RadiopharmaceuticalStartTime": "225900"}, fields={"SeriesTime": "235900"}, edit=edit
-    )
-    assert found.factor == factor(3600) and found.warnings == ()
-
-
-def test_a_series_that_runs_past_midnight_without_acquisition_dates_keeps_one_reference(tmp_path) -> None:
-    def edit(header, z: int) -> None:
-        del header.AcquisitionDate
-        header.AcquisitionTime = "235900" if z < 3 else "000200"
-
-    found = convert(
-        tmp_path, item={"RadiopharmaceuticalStartTime": "225900"}, fields={"SeriesTime": "235900"}, edit=edit
-    )
-    assert found.factor == factor(3600) and found.warnings == ()
-
-
-def test_dates_that_were_shifted_apart_are_passed_over_with_a_warning(tmp_path) -> None:
-    found = convert(tmp_path, item={"RadiopharmaceuticalStartDateTime": "20110721100500"})
-    assert found.factor == factor(3300) and "disagree by more than a day" in found.warnings[0]
-
-
-def test_a_series_date_that_was_shifted_is_passed_over_with_a_warning(tmp_path) -> None:
-    found = convert(tmp_path, fields={"SeriesDate": "20110721"})
-    assert found.factor == factor(3600) and "SeriesDate and AcquisitionDate" in found.warnings[0]
-
-
-@pytest.mark.parametrize("item", [
-    {"RadiopharmaceuticalStartDateTime": "20240305110500"},  # 5 minutes after the scan
-    {"RadiopharmaceuticalStartDateTime": "20240306100000"},  # the next day
-    {"RadiopharmaceuticalStartTime": "163000"},  # 18.5 h before: 10 half-lives are 18.3 h
-    {"RadiopharmaceuticalStartDateTime": "20240304100000"},  # 25 h before
-])  # fmt: skip
-def test_a_negative_decay_or_one_over_ten_half_lives_is_refused(item, tmp_path) -> None:
-    with pytest.raises(CaseError, match=r"it must be 0 to 10 half-lives \(65862 s\); correct the times"):
-        convert(tmp_path, item=item)
-
-
-def test_no_time_of_injection_is_refused(tmp_path) -> None:
-    with pytest.raises(CaseError, match="neither RadiopharmaceuticalStartDateTime .0018,1078. nor"):
-        convert(tmp_path, item={"RadiopharmaceuticalStartTime": None})
-
-
 # Half-life, dose, weight
 
 
@@ -328,7 +266,17 @@ def test_a_text_where_a_number_belongs_is_refused(tmp_path) -> None:
         header.PatientWeight = "70"
         header["PatientWeight"]._value = "seventy"
 
-    with pytest.raises(CaseError, match="PatientWeight .0010,1030. is not a number"):
+    with pytest.raises(CaseError, match="PatientWeight .0010,1030. 'seventy' is not a number; correct the header"):
+        convert(tmp_path, edit=edit)
+
+
+@pytest.mark.parametrize("stated, probably", [("75,5", "a number with a dec"), ("75 kg", "a number with its unit")])
+def test_a_number_as_people_write_it_is_named_with_what_it_probably_is(stated: str, probably: str, tmp_path) -> None:
+    def edit(header, z: int) -> None:
+        header.PatientWeight = "70"
+        header["PatientWeight"]._value = stated
+
+    with pytest.raises(CaseError, match=f"PatientWeight .0010,1030. '{stated}' is not a number .probably {probably}"):
         convert(tmp_path, edit=edit)
 
 

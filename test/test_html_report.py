@@ -1,6 +1,7 @@
 """The report of a batch, as text and in a real browser; the browser's tests skip where there is no Chromium."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -146,6 +147,25 @@ def test_in_a_browser_a_thousand_studies_are_sorted_by_a_column(order: str, fall
     assert 'aria-sort="' in body
 
 
+@pytest.mark.parametrize("width", [420, 1500])
+def test_in_a_browser_the_histogram_is_as_legible_on_a_narrow_page(width: int, thousand: Path) -> None:
+    """Letters have the same height on every page, and nothing of the picture lies outside of it."""
+    measured = thousand.with_name(f"measured-{width}.html")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", thousand.read_text(encoding="utf-8"))
+    script = (
+        "<script>const box = document.querySelector('figure svg').getBoundingClientRect();"
+        "document.title = JSON.stringify([innerWidth, ...[...document.querySelectorAll('figure text')].filter("
+        "t => t.textContent).map(t => t.getBoundingClientRect()).map(r => [r.height, r.left - box.left, "
+        "box.right - r.right, box.bottom - r.bottom])])</script></body>"
+    )
+    measured.write_text(page.replace("</body>", script), encoding="utf-8")
+    shown = browse(measured, "--dump-dom", f"--window-size={width},900", f"file://{measured}").decode()
+    inner, *texts = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+    assert width - 20 <= inner <= max(width, 500) and len(texts) > 12
+    for height, *inside in texts:
+        assert 13 <= height <= 20 and min(inside) >= -1
+
+
 def test_in_a_browser_the_page_is_drawn(thousand: Path, tmp_path) -> None:
     browse(thousand, f"--screenshot={tmp_path / 'page.png'}", "--window-size=1500,1100", f"file://{thousand}")
     pixels = np.asarray(Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).convert("RGB")).astype(int)
@@ -153,3 +173,10 @@ def test_in_a_browser_the_page_is_drawn(thousand: Path, tmp_path) -> None:
     red = (pixels[:40, :, 0] > 90) & (pixels[:40, :, 1] < 60)  # the notice
     assert red.mean() > 0.5
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_control_characters_in_a_message_are_shown(tmp_path) -> None:
+    failure = Failure(study="s-1", stage="read", message="'a\x1b[2J\x9b\u202e<b>' is odd", remedy="rename it\x07")
+    page = html_report([row(1, warnings=["b\x1b]0;c"])], [failure], tmp_path, ABOUT)
+    assert "a\\x1b[2J\\x9b\\u202e&lt;b&gt;" in page and "rename it\\x07" in page and "b\\x1b]0;c" in page
+    assert not set("\x1b\x07\x9b\u202e") & set(page)

@@ -1,8 +1,12 @@
 import hashlib
 import stat
+from dataclasses import replace
 from pathlib import Path
 
-from model.naming import cleared, name_of, read_salt, write_private
+import pytest
+
+from model.errors import shown
+from model.naming import cleared, digest_in, is_name, name_of, read_salt, write_private
 from model.studies import Entry, Unusable
 
 ROOT = Path("/mnt/share/studies")
@@ -62,3 +66,36 @@ def test_private_files_are_private_from_the_start_and_replaced_whole(tmp_path) -
     assert (tmp_path / "keys.csv").read_text() == "new"
     assert stat.S_IMODE((tmp_path / "keys.csv").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["keys.csv"]
+
+
+@pytest.mark.parametrize(
+    ("person", "begins"),
+    [
+        ("Müller^Jürgen", "Müller_Jürgen_"), ("Mu\u0308ller", "Müller_"), ("山田^太郎", "山田_太郎_"),
+        ("Ørsted/../x", "Ørsted_x_"),
+        ("\udcfc\x1b[31m", "31m_"),
+    ],
+)  # fmt: skip
+def test_with_names_letters_of_every_script_are_kept(person: str, begins: str) -> None:
+    name = name_of(replace(ENTRY, person=(person,)), b"salt", named=True)
+    assert name.startswith(begins) and is_name(name) and digest_in(name) == digest_in(name_of(ENTRY, b"salt"))
+    assert len(f"{name}".encode()) <= 255
+
+
+def test_the_longest_name_fits_a_file_system() -> None:
+    wide = name_of(replace(ENTRY, person=("\U00020000" * 200,)), b"salt", named=True)  # four bytes a letter
+    assert len(wide.encode()) <= 255 and is_name(wide)
+
+
+def test_a_name_shown_with_escapes_is_no_longer_a_name() -> None:
+    """A message may hold a path as it is, as a terminal is given it, or as Python writes it."""
+    odd = ROOT / "Doe\x1b[2J\u202eJane" / "pet.mha"
+    entry = Entry(identity="images:x", source=odd.parent, kind="images", pet=(odd,), ct=(odd.with_name("ct.mha"),))
+    for form in (str(odd), shown(str(odd)), repr(str(odd))):
+        said = cleared(f"PET {form} is odd; remove it", entry, ROOT, "s-3")
+        assert "Doe" not in said and "Jane" not in said and "s-3/PET" in said
+
+
+def test_what_a_header_calls_its_data_file_is_no_name() -> None:
+    said = cleared("its header names the data file '/home/smith john.raw', outside; move it", ENTRY, ROOT, "s-1")
+    assert said == "its header names a data file, outside; move it"

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,3 +191,37 @@ def test_an_error_with_closed_stdout_is_still_one_line(tmp_path) -> None:
     line = f"{sys.executable} {ROOT}/process.py --input {tmp_path}/absent --output {tmp_path}/out >&-"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_may_not_be_used_is_named_and_is_no_surprise() -> None:
+    import process
+
+    error = PermissionError(13, "Permission denied", "/studies/a")
+    assert process.reason(error) == ("'/studies/a' cannot be used: Permission denied; check access to '/studies/a'", 3)
+
+
+@pytest.mark.parametrize("what", ["image", "data file", "inputs.json", "manifest", "member"])
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(what: str, tiny_study, tiny_bundle, tmp_path) -> None:
+    """Whether as an image, as the voxels beside a header, or in a bundle: exit 3 or 4 at once."""
+    pet, bundle = tiny_study / "images/pet/pet-study.mha", tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    place = {"image": pet, "data file": pet.with_name("p.raw"), "inputs.json": tiny_study / "inputs.json",
+             "manifest": bundle / "manifest.json", "member": bundle / "m0.safetensors"}[what]  # fmt: skip
+    if what == "data file":
+        sitk.WriteImage(sitk.ReadImage(str(pet)), str(pet.with_name("p.mhd")))
+        pet.unlink()
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    done = run_process("--input", tiny_study, "--output", tmp_path / "out", "--weights", bundle, timeout=60)
+    assert done.returncode == (4 if what in ("manifest", "member") else 3)
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert not list((tmp_path / "out").rglob("*.mha"))
+
+
+def test_a_name_with_control_characters_is_shown_and_not_obeyed(tiny_study, tiny_bundle, tmp_path) -> None:
+    pet = tiny_study / "images/pet/pet-study.mha"
+    pet = pet.rename(pet.with_name("p\x1b]0;x\x07\n\u202e.mha"))
+    pet.write_bytes(b"x\x1b[2J = \x1b[31m")
+    done = run_process("--input", tiny_study, "--output", tmp_path / "out", "--weights", tiny_bundle)
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+    assert "p\\x1b]0;x\\x07" in done.stderr and not set("\x1b\x07\u202e") & set(done.stderr)

@@ -1,7 +1,9 @@
 import gzip
 import json
 import os
+import tempfile
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +240,8 @@ def test_a_damaged_compressed_image_is_refused(suffix: str, tmp_path) -> None:
 def metaimage(path: Path, stream: bytes, size: int | None = None, order: str = "False") -> Path:
     """A compressed .mha of 4 x 3 x 2 voxels of 16 bits; `size`: of the stream, as the header says."""
     header = ["NDims = 3", "DimSize = 4 3 2", "ElementType = MET_SHORT", f"BinaryDataByteOrderMSB = {order}",
-              "CompressedData = True", f"CompressedDataSize = {len(stream) if size is None else size}"]  # fmt: skip
+              "ElementSpacing = 4 4 4", "CompressedData = True",
+              f"CompressedDataSize = {len(stream) if size is None else size}"]  # fmt: skip
     path.write_bytes("\n".join([*header, "ElementDataFile = LOCAL\n"]).encode() + stream)
     return path
 
@@ -256,12 +259,12 @@ def test_a_compressed_mha_is_read_as_it_was_written(kind: str, order: str, behin
 
 @pytest.mark.parametrize("size", [0, 20])
 def test_a_header_that_makes_the_library_read_other_voxels_is_refused(size: int, tmp_path) -> None:
-    with pytest.raises(CaseError, match="is its header's CompressedDataSize right"):
+    with pytest.raises(CaseError, match="CompressedDataSize"):
         read_volume(metaimage(tmp_path / "p.mha", zlib.compress(VOXELS.tobytes()), size), "CT")
 
 
 def test_a_good_compressed_mha_is_inflated_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("model.integrity._run_through", lambda data: pytest.fail("inflated for a second time"))
+    monkeypatch.setattr("model.stored._decoded", lambda stored: pytest.fail("inflated for a second time"))
     read_volume(metaimage(tmp_path / "p.mha", zlib.compress(VOXELS.tobytes())), "CT")
 
 
@@ -287,3 +290,48 @@ def test_what_is_wrong_with_the_ct_is_told_before_what_is_wrong_with_the_pet(tmp
     pet, ct = (metaimage(tmp_path / f"{what}.mha", b"none") for what in ("pet", "ct"))
     with pytest.raises(CaseError, match="^CT '"):
         read_case([pet, ct], Limits())
+
+
+@pytest.fixture
+def another_user():
+    """A folder and a user who owns nothing in it: root may read everything."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, before = Path(name), os.geteuid()
+        folder.chmod(0o755)
+        write_study(folder / "study", *tiny_images())
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            yield folder / "study"
+        finally:
+            os.seteuid(before)
+            for path in folder.rglob("*"):
+                path.chmod(0o755)
+
+
+@pytest.mark.parametrize("closed", ["", "images", "images/pet", "images/ct", "images/pet/pet-study.mha", "inputs.json"])
+def test_what_this_user_may_not_read_is_named(closed: str, another_user: Path) -> None:
+    with as_owner():
+        (another_user / "inputs.json").write_text("[]") if closed == "inputs.json" else None
+        (another_user / closed).chmod(0)
+    with pytest.raises(CaseError, match="Permission denied; check access to '") as error:
+        read_case([another_user], Limits())
+    assert "not grand-challenge's list" not in str(error.value)
+
+
+@contextmanager
+def as_owner():
+    """The user that the tests run as, for a while."""
+    before = os.geteuid()
+    os.seteuid(os.getuid())
+    yield
+    os.seteuid(before)
+
+
+def test_two_named_files_that_this_user_may_not_read_are_named(another_user: Path) -> None:
+    paths = [another_user / "images/pet/pet-study.mha", another_user / "images/ct/ct-study.mha"]
+    for closed in (paths[0], paths[1].parent):
+        with as_owner():
+            closed.chmod(0)
+        with pytest.raises(CaseError, match="Permission denied; check access to '"):
+            read_case(paths, Limits())

@@ -269,3 +269,110 @@ def test_studies_without_a_truth_are_named_where_truths_are_asked_for(tmp_path, 
     assert "1 have a truth" in said and "without a truth: s-0, s-1, s-2, s-4, s-5 and 2 more" in said
     tell_plan(plan, False)
     assert "truth" not in capsys.readouterr().out
+
+
+def uids(output: Path) -> dict[str, dict[str, str]]:
+    """SOPInstanceUIDs of what is there, by the hash in the study's name and by file."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(output.glob("studies/*/*.dcm")):
+        found.setdefault(path.parent.name[-12:], {})[path.name] = pydicom.dcmread(path).SOPInstanceUID
+    return found
+
+
+def test_what_only_adds_outputs_leaves_masks_and_uids_as_they_are(tiny_bundle, tmp_path) -> None:
+    """Each study is one folder, whatever it is called; two folders of results made in another order agree, too."""
+    studies, output = dicom_studies(tmp_path / "in", 2), tmp_path / "out"
+    asked = [studies, "--output", output, "--weights", tiny_bundle]
+    assert score(*asked).returncode == 0
+    first, masks = uids(output), {p.parent.name[-12:]: p.read_bytes() for p in output.glob("studies/*/mask.mha")}
+    (tmp_path / "truths").mkdir()
+    for options in (["--rtstruct"], ["--rtstruct", "--names"], ["--rtstruct", "--truth", tmp_path / "truths"], []):
+        done = score(*asked, *options)
+        assert done.returncode == 0, done.stderr
+        assert "2 to do (2 with the masks that are there)" in done.stdout or "2 done before, 0 to do" in done.stdout
+        assert {name: made["seg.dcm"] for name, made in uids(output).items()} == {
+            name: made["seg.dcm"] for name, made in first.items()
+        }  # fmt: skip
+        assert {p.parent.name[-12:]: p.read_bytes() for p in output.glob("studies/*/mask.mha")} == masks
+        assert len(rows(output / "summary.csv")) == 2 == len(rows(output / "keys.csv"))
+        named = [path.name.startswith("Smith") for path in (output / "studies").iterdir()]
+        assert named == ["--names" in options] * 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".salt").write_bytes((output / ".salt").read_bytes())
+    done = score(studies, "--output", tmp_path / "other", "--weights", tiny_bundle, "--rtstruct", "--names")
+    assert done.returncode == 0 and uids(tmp_path / "other") == uids(output)
+
+
+def test_a_study_keeps_its_name_and_tables_keep_every_study(tiny_bundle, tmp_path) -> None:
+    """A missing weight, given by a CSV, then by overrides.csv; the second study is never touched."""
+    studies, output = dicom_studies(tmp_path / "in", 2), tmp_path / "out"
+    lacking = studies / "Smith_John_0" / "pet"
+    for path in lacking.iterdir():
+        header = pydicom.dcmread(path)
+        del header.PatientWeight
+        header.save_as(path)
+    (studies / "Meier").mkdir()
+    image_study(studies / "Meier")
+    (studies / "Meier" / "Meier_ct.mha").unlink()
+    asked = ["--output", output, "--weights", tiny_bundle]
+    assert score(studies, *asked).returncode == 3
+    failed = {row["stage"]: row["study"] for row in rows(output / "failures.csv")}
+    (whole,) = (row["study"] for row in rows(output / "summary.csv"))
+    before = contents(output / "studies" / whole)
+
+    table = tmp_path / "list.csv"
+    table.write_text(f"pet,ct,weight_kg\n{lacking},{lacking.parent / 'ct'},70\n")
+    done = score(table, *asked)
+    assert done.returncode == 0, done.stderr
+    assert {row["study"] for row in rows(output / "summary.csv")} == {whole, failed["read"]}
+    assert [row["study"] for row in rows(output / "failures.csv")] == [failed["find"]]
+    assert {row["study"] for row in rows(output / "keys.csv")} == {whole, *failed.values()}
+    mask = (output / "studies" / failed["read"] / "mask.mha").read_bytes()
+
+    (studies / "overrides.csv").write_text(f"study,weight_kg,height_m\n{failed['read']},70,1.75\n")
+    done = score(studies, *asked)
+    assert "2 studies found: 1 done before, 1 to do (1 with the masks that are there)" in done.stdout
+    assert (output / "studies" / failed["read"] / "mask.mha").read_bytes() == mask
+    report = json.loads((output / "studies" / failed["read"] / "report.json").read_text())
+    assert report["given"] == {"weight_kg": 70.0, "height_m": 1.75}
+    (studies / "overrides.csv").write_text(f"study,weight_kg\n{failed['read']},140\n")
+    twice = score(studies, *asked)
+    assert "1 done before, 1 to do; 1 cannot be scored" in twice.stdout
+    report = json.loads((output / "studies" / failed["read"] / "report.json").read_text())
+    assert report["suv_conversion"]["weight_kg"] == 140 and contents(output / "studies" / whole) == before
+    (studies / "overrides.csv").write_text("study,weight_kg\nnobody,140\n")
+    wrong = score(studies, *asked)
+    assert wrong.returncode == 2 and "its study is none of the 2 studies found" in wrong.stderr
+    assert len(rows(output / "summary.csv")) == 2
+
+
+def test_a_seg_that_cannot_be_made_is_a_warning_of_its_study(tiny_bundle, tmp_path) -> None:
+    """A slice without SOPInstanceUID can be scored, and not be referred to; a sex that DICOM does not know is no reason
+    for anything.
+    """
+    studies, output = dicom_studies(tmp_path / "in", 2), tmp_path / "out"
+    for path in (studies / "Smith_John_0" / "pet").iterdir():
+        header = pydicom.dcmread(path)
+        header.SOPInstanceUID = ""
+        header.save_as(path)
+    for path in studies.glob("Smith_John_1/*/*"):
+        content = path.read_bytes()
+        tag = b"\x10\x00\x20\x00LO"  # PatientID follows PatientSex, which is put before it
+        sex = b"\x10\x00\x40\x00CS\x02\x00U "
+        assert content.count(tag) == 1
+        length = int.from_bytes(content[content.index(tag) + 6 : content.index(tag) + 8], "little")
+        end = content.index(tag) + 8 + length
+        path.write_bytes(content[:end] + sex + content[end:])
+    done = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct")
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = {bool(list((output / row["folder"]).glob("seg.dcm"))): row for row in rows(output / "summary.csv")}
+    assert "no SEG (seg.dcm)" in found[False]["warnings"] and "SOPInstanceUID" in found[False]["warnings"]
+    assert "no RTSTRUCT (rtstruct.dcm)" in found[False]["warnings"]
+    assert "PatientSex (0010,0040) is not M, F or O" in found[True]["warnings"]
+    page = (output / "report.html").read_text()
+    report = json.loads((output / found[False]["folder"] / "report.json").read_text())
+    assert "no SEG (seg.dcm)" in page and any("no SEG (seg.dcm)" in warning for warning in report["warnings"])
+    assert all((output / found[False]["folder"] / name).is_file() for name in OURS)
+    assert "Smith" not in page and pydicom.dcmread(output / found[True]["folder"] / "seg.dcm").PatientSex == ""
+    again = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct")
+    assert "2 done before, 0 to do" in again.stdout

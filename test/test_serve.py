@@ -286,3 +286,12 @@ def test_who_has_an_answer_may_post_the_next_job(service) -> None:
     Thread(target=work).start()
     assert [ask(port_of(service), "POST", "/invoke").status for _ in range(50)] == [201] * 50
     service.stop()
+
+
+def test_what_a_terminal_would_obey_is_answered_as_escapes(service) -> None:
+    Thread(target=lambda: service.answer(service.next(), 500, "error: PET 'a\x1b]0;x\x07\u202e.mha' is odd")).start()
+    assert ask(port_of(service), "POST", "/invoke").words == "error: PET 'a\\x1b]0;x\\x07\\u202e.mha' is odd\n"
+    with socket.create_connection(("127.0.0.1", port_of(service))) as connection:
+        connection.sendall(b"GET /\x1b[2J HTTP/1.0\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    assert b"404" in answer and b"\x1b" not in answer and b"'/\\x1b[2J'" in answer

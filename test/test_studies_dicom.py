@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from dicom_writer import ramp, write_ct, write_pet
+from pydicom.fileset import FileSet
 
+from model.dicom_files import find_series
+from model.dicom_series import order_slices
+from model.errors import CaseError
 from model.naming import cleared
 from model.studies import FIND, NO_PET
 from model.studies_dicom import find_dicom
@@ -63,6 +68,173 @@ def test_scouts_projections_and_single_slices_are_not_taken(tmp_path) -> None:
     (entry,) = found(tmp_path).entries
     assert sorted(entry.ct) == sorted(wanted) and len(entry.pet) == 6
     assert any("not series 1 (2 slices, 3 mm, a scout (LOCALIZER))" in said for said in entry.picks)
+
+
+CORONAL, SAGITTAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+MIP = {"ImageType": ["DERIVED", "SECONDARY", "MIP"]}
+ALONG = {"orientation": CORONAL, "step": (0.0, 4.0, 0.0)}  # longer along its own normal than the PET along the body
+
+
+def extra(folder: Path, slices: int, fields: dict, modality: str = "PT", edit=None, **place) -> None:
+    """A series beside the original: of 8 rows and columns, number 1, so that it would come first."""
+    write, stored = (write_pet, np.full((slices, 8, 8), 500, np.int16)) if modality == "PT" else (
+        write_ct, np.full((slices, 8, 8), 24, np.uint16)
+    )  # fmt: skip
+    fields = {"SeriesNumber": 1} | fields
+    write(folder / "extra", stored, series_uid="1.2.3.4", fields=fields, edit=edit, **place)
+
+
+def turn(header, z: int) -> None:
+    angle = z * np.pi / 18
+    row = [f"{v:.6f}" for v in (np.cos(angle), np.sin(angle), 0)]
+    header.ImageOrientationPatient, header.ImagePositionPatient = [*row, 0, 0, -1], [0, 0, 0]
+
+
+def without_place(header, z: int) -> None:
+    del header.ImagePositionPatient, header.ImageOrientationPatient
+
+
+def twice(header, z: int) -> None:
+    header.ImagePositionPatient = [0, 0, 3.0 * (z // 2)]
+
+
+@pytest.mark.parametrize("fields, place, edit, said", [
+    (MIP, ALONG, None, "a projection"), (MIP, {}, turn, "a projection"), (MIP, {}, without_place, "a projection"),
+    (MIP, {}, None, "a projection or a picture"),
+    ({"ImageType": ["MIP", "DERIVED"]}, ALONG, None, "a projection"),
+    ({"SeriesDescription": "WB MIP"}, ALONG, None, "a projection or a picture, coronal"),
+    ({"SeriesDescription": "WB MIP"}, {}, None, "a projection or a picture"),
+    ({"SeriesType": ["WHOLE BODY", "REPROJECTION"]}, {}, None, "a projection"),
+    ({}, ALONG, None, "a reformat, coronal"),
+    ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, ALONG, None, "a reformat, coronal"),
+    ({}, {"orientation": SAGITTAL, "step": (4.0, 0.0, 0.0)}, None, "a reformat, sagittal"),
+    ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, None, "derived"),
+    ({"ImageType": ["DERIVED", "SECONDARY", "FUSED"]}, {}, None, "a projection or a picture"),
+    ({"SamplesPerPixel": 3}, {}, None, "in colour"),
+    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {}, None, "not single-frame PET or CT images"),
+    ({"SeriesType": ["DYNAMIC", "IMAGE"]}, {}, twice, "several slices in one place, dynamic or gated"),
+    ({"SeriesType": ["GATED", "IMAGE"]}, {}, None, "gated"),
+    ({"SeriesDescription": "PET NAC"}, {}, None, "not attenuation-corrected"),
+    ({"CorrectedImage": ["DECY"]}, {}, None, "not attenuation-corrected"),
+])  # fmt: skip
+def test_the_original_axial_pet_is_taken_before_what_was_made_of_it_however_long(
+    fields, place, edit, said: str, tmp_path
+) -> None:
+    wanted = pet(tmp_path / "pet", number=6)
+    extra(tmp_path, 40, fields, edit=edit, **place)
+    ct(tmp_path / "ct", slices=40)
+    (entry,) = found(tmp_path).entries
+    assert sorted(entry.pet) == sorted(wanted)
+    (pick,) = entry.picks
+    assert pick.startswith("PET: took series 6 (6 slices, 15 mm), not series 1 (40 slices") and f"mm, {said})" in pick
+
+
+@pytest.mark.parametrize("fields, place, said", [
+    ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, ALONG, "a reformat, coronal"),
+    ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, {}, "derived"),
+    ({"ImageType": ["DERIVED", "PRIMARY", "MIN_IP"]}, {}, "a projection or a picture"),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, ALONG, "a scout (LOCALIZER)"),
+    ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, {}, "a projection or a picture"),
+])  # fmt: skip
+def test_the_original_axial_ct_is_taken_before_what_was_made_of_it(fields, place, said: str, tmp_path) -> None:
+    pet(tmp_path / "pet")
+    wanted = ct(tmp_path / "ct", slices=4, number=7)
+    extra(tmp_path, 40, fields, "CT", **place)
+    (entry,) = found(tmp_path).entries
+    assert sorted(entry.ct) == sorted(wanted) and said in entry.picks[0]
+
+
+def test_a_derived_ct_is_taken_where_the_original_covers_less_than_half_of_the_pet(tmp_path) -> None:
+    pet(tmp_path / "pet", slices=20)
+    ct(tmp_path / "chest", "1.2.3.5", slices=6, number=1)
+    wanted = ct(tmp_path / "whole", "1.2.3.6", slices=20, number=2, ImageType=["DERIVED", "PRIMARY", "AXIAL"])
+    (entry,) = found(tmp_path).entries
+    assert sorted(entry.ct) == sorted(wanted) and "CT: series 2" in entry.warnings[0]
+
+
+@pytest.mark.parametrize("fields, place, said", [
+    ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, "derived"), ({}, ALONG, "a reformat, coronal"),
+    ({"SeriesDescription": "MIP"}, {}, "a projection or a picture"),
+])  # fmt: skip
+def test_a_derived_pet_is_taken_with_a_warning_where_there_is_no_original(fields, place, said, tmp_path) -> None:
+    extra(tmp_path, 6, fields, **place)
+    ct(tmp_path / "ct")
+    (entry,) = found(tmp_path).entries
+    assert len(entry.pet) == 6 and entry.picks == ()
+    (warning,) = entry.warnings
+    assert warning.startswith("PET: series 1 (6 slices") and said in entry.taken and f"{said}) is taken" in warning
+    assert "not an original axial series, as there is none that can be scored" in warning
+
+
+def test_a_projection_alone_is_refused_when_it_is_read_and_named(tmp_path) -> None:
+    extra(tmp_path, 6, MIP, **ALONG)
+    ct(tmp_path / "ct")
+    (entry,) = found(tmp_path).entries
+    assert entry.taken.startswith("PET series 1 (6 slices, 28 mm, a projection), CT series 2 (6 slices, 15 mm)")
+    with pytest.raises(CaseError, match=r"is a projection \(ImageType DERIVED.SECONDARY.MIP\), not a slice"):
+        order_slices(find_series(entry.pet)[0], "PT")
+
+
+def test_an_original_that_is_not_corrected_gives_way_to_a_corrected_reformat_but_not_to_a_picture(tmp_path) -> None:
+    pet(tmp_path / "nac", number=3, **NAC)
+    extra(tmp_path / "one", 6, {"ImageType": ["DERIVED", "SECONDARY"]})
+    ct(tmp_path / "ct")
+    assert "took series 1 (6 slices, 15 mm, derived)" in found(tmp_path).entries[0].picks[0]
+    extra(tmp_path / "one", 6, MIP)
+    assert "took series 3 (6 slices, 15 mm, not attenuation-corrected)" in found(tmp_path).entries[0].picks[0]
+
+
+def test_a_description_that_says_nac_where_the_header_does_not_is_warned_about(tmp_path) -> None:
+    pet(tmp_path / "pet", SeriesDescription="PET NAC")
+    ct(tmp_path / "ct")
+    (warning,) = found(tmp_path).entries[0].warnings
+    assert "is not corrected for attenuation by its description, and is by its header" in warning
+
+
+def test_what_shares_the_uid_of_the_slices_and_is_none_of_them_is_set_apart(tmp_path) -> None:
+    """A structure set, a screenshot, a MIP and a coronal slice under the PET's SeriesInstanceUID."""
+    wanted = pet(tmp_path / "pet")
+    for number, fields in enumerate((
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3", "Modality": "RTSTRUCT"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, MIP, {},
+    )):  # fmt: skip
+        place = {"orientation": CORONAL} if number > 1 else {}
+        write_pet(tmp_path / str(number), ramp(1), fields={"SeriesNumber": 1} | fields, **place)
+    ct(tmp_path / "ct")
+    (entry,) = found(tmp_path).entries
+    assert sorted(entry.pet) == sorted(wanted) and entry.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "DICOMDIR.dcm", "index", "IMG0001.dcm"])
+def test_a_dicomdir_is_passed_over_under_whatever_name(name: str, tmp_path) -> None:
+    made = pet(tmp_path / "s/pet", StudyDate="20240305", StudyTime="100000", StudyID="1", InstanceNumber=1)
+    ct(tmp_path / "s/ct")
+    files = FileSet()
+    for path in made[:2]:
+        files.add(path)
+    files.write(tmp_path / "set")
+    content = (tmp_path / "set/DICOMDIR").read_bytes()
+    (tmp_path / "s/pet" / name).write_bytes(content)
+    result = found(tmp_path / "s")
+    assert result.unusable == () and result.ignored == 1 and len(result.entries[0].pet) == 6
+    assert [len(s.files) for s in find_series(tmp_path / "s")] == [6, 6]
+    (tmp_path / "s/pet" / name).write_bytes(content[132:])  # without its preamble, as old ones are
+    assert found(tmp_path / "s").unusable == ()
+
+
+@pytest.mark.parametrize("storage", [
+    "1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.88.67", "1.2.840.10008.5.1.4.1.1.11.1",
+    "1.2.840.10008.5.1.4.1.1.104.1", "1.3.12.2.1107.5.9.1", "1.2.840.113619.4.30", "1.2.840.10008.5.1.4.1.1.88.59",
+])  # fmt: skip
+def test_what_holds_no_image_is_passed_over_though_it_says_it_is_pet_or_ct(storage: str, tmp_path) -> None:
+    pet(tmp_path / "pet")
+    ct(tmp_path / "ct")
+    for modality in ("PT", "CT"):
+        other = {"SOPClassUID": storage, "Rows": None, "Columns": None, "Modality": modality, "StudyInstanceUID": "1.7"}
+        write_pet(tmp_path / "other" / modality, ramp(2), series_uid=f"1.2.9.{modality == 'PT'}", fields=other)
+    result = found(tmp_path)
+    assert len(result.entries) == 1 and result.unusable == () and result.ignored == 4
+    assert [len(s.files) for s in find_series(tmp_path)] == [6, 6]
 
 
 def test_a_scout_among_the_slices_of_its_ct_is_left_out(tmp_path) -> None:

@@ -7,6 +7,7 @@ from dicom_writer import write_ct, write_pet
 
 from model.errors import ConfigError
 from model.naming import cleared, name_of
+from model.studies import FIND
 from model.studies_find import find_studies, with_truth
 
 NOWHERE = Path("/nonexistent")
@@ -16,6 +17,19 @@ def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_an_image_that_is_no_file_is_told_and_not_passed_over(kind: str, tmp_path) -> None:
+    """A link to a file that was not fetched, as git-annex leaves it, beside a CT that is there."""
+    (tmp_path / "a_ct.mha").write_bytes(b"")
+    if kind == "link":
+        (tmp_path / "a_pet.mha").symlink_to("gone")
+    else:
+        os.mkfifo(tmp_path / "a_pet.mha")
+    found = find_studies(tmp_path, tmp_path / "out")
+    [item] = [one for one in found.unusable if one.stage == FIND]
+    assert item.source == tmp_path / "a_pet.mha" and ("to nothing" if kind == "link" else "no regular") in item.message
 
 
 def test_a_tree_of_dicom_and_images_without_the_results(tmp_path) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import ROOT
 
+from model import writing
 from model.errors import OutputError
 from model.files import Staging
 from model.geometry import Grid, grid_of
@@ -101,3 +103,20 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path) -> None:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert "m.mha" in done.stdout and "MB free" in done.stdout, done
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["none", "full"])
+def test_a_mask_needs_no_temporary_folder(how: str, tmp_path, monkeypatch) -> None:
+    """Neither where there is none, nor where it is full: read back by ITK, all digits of the grid are there."""
+    if how == "none":
+        monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    else:
+        monkeypatch.setattr(writing, "_write_image", lambda *what: (_ for _ in ()).throw(OutputError("full")))
+    mask = np.random.default_rng(1).random(AWKWARD.shape) > 0.5
+    with Staging() as staging:
+        write_mask(mask, AWKWARD, tmp_path / "m.mha", staging)
+        staging.commit()
+    image = sitk.ReadImage(str(tmp_path / "m.mha"))
+    assert image.GetPixelID() == sitk.sitkUInt8 and grid_of(image) == AWKWARD
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask.astype(np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["m.mha"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from model.errors import ConfigError, LesionError, OutputError
+from model.errors import ConfigError, LesionError, OutputError, shown
 
 ENDS = (LesionError, OSError, KeyboardInterrupt)  # what a command tells in one line; anything else is a mistake of ours
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
@@ -47,5 +47,5 @@ def told(error: BaseException) -> int:
         where = f"'{error.filename}': " if error.filename else ""
         said = f"{where}{error.strerror or error}; is it there, is there space, and may this user read and write there?"
     sys.stdout.flush()
-    print(f"error: {' '.join(said.split())}", file=sys.stderr, flush=True)
+    print(f"error: {shown(' '.join(said.split()))}", file=sys.stderr, flush=True)
     return code

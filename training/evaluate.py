@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from model import __version__
 from model.config import METHODS
-from model.errors import CaseError, ConfigError, WeightsError
+from model.errors import CaseError, ConfigError, WeightsError, shown
 from model.files import Staging, sha256_of, silence
 from model.geometry import Grid, grid_of
 from model.lesions import CONVENTIONS, score
@@ -282,7 +282,7 @@ def _tell(row: CaseScore) -> None:
 
 
 def _warn(line: str) -> None:
-    print(f"warning: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    print(f"warning: {shown(' '.join(line.split()))}", file=sys.stderr, flush=True)
 
 
 def _named(path: Path) -> dict[str, Any]:

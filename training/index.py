@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from model.config import Limits, override_limits
-from model.errors import CaseError, ConfigError
+from model.errors import CaseError, ConfigError, shown
 from model.files import Staging
 from training.command import ENDS, check_targets, told
 from training.examine import Defaults, Problem, examine
@@ -105,9 +105,9 @@ def index(options: argparse.Namespace) -> list[Study]:
         problems += more
         notes += warnings
     for note in [*notes, *twins(studies)]:
-        print(f"warning: {note}", file=sys.stderr)
+        print(f"warning: {shown(note)}", file=sys.stderr)
     for problem in problems:
-        print(f"left out: {problem.case}: {problem.reason}", file=sys.stderr)
+        print(shown(f"left out: {problem.case}: {problem.reason}"), file=sys.stderr)
     write_problems(problems, listing)
     if not studies:
         raise CaseError(f"none of {len(found)} studies is good; '{listing}' says why")

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from model.config import Crop, Limits, override_limits
-from model.errors import CaseError, ConfigError, LesionError
+from model.errors import CaseError, ConfigError, LesionError, shown
 from model.lesions import components
 from model.reading import read_case, read_volume
 from model.segment import place
@@ -152,17 +152,17 @@ def main() -> int:
     except ENDS as error:
         return told(error)
     for case, reason in failures.items():
-        print(f"not prepared: {case}: {reason}", file=sys.stderr)
+        print(shown(f"not prepared: {case}: {reason}"), file=sys.stderr)
     for case in studies.keys() - failures.keys():
         for warning in warnings_of(options.cache, case, limits):
-            print(f"warning: {case}: {warning}", file=sys.stderr)
+            print(shown(f"warning: {case}: {warning}"), file=sys.stderr)
     print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
     if failures:
         case, reason = next(iter(failures.items()))
         more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
         print(
-            f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then run "
-            "this again", file=sys.stderr,
+            shown(f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then "
+                  "run this again"), file=sys.stderr,
         )  # fmt: skip
         return CaseError.exit_code
     return 0

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model.errors import ConfigError
+from model.errors import ConfigError, shown
 from model.files import Staging, sha256_of
 from training.command import ENDS, check_targets, told
 from training.dealing import VOLUME, deal, draw_share, strata, without_diagnosis
@@ -111,7 +111,7 @@ def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]
         (f"in the index and not named in '{path}'", studies.keys() - everything),
     ):
         if cases:
-            print(f"warning: {len(cases)} cases {what}: {_some(cases)}", file=sys.stderr)
+            print(shown(f"warning: {len(cases)} cases {what}: {_some(cases)}"), file=sys.stderr)
     placed = set().union(*fixed.values())
     folds = []
     for number, (train, validate) in enumerate(listed):

@@ -1,0 +1,40 @@
+"""Only regular files are opened: a named pipe, a socket or a device would be waited for without end."""
+
+import errno
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+def other_kind(path: Path) -> str:
+    """What stands there in place of a regular file (a link leads on): "a named pipe"; "" for a regular file.
+
+    Raises OSError if nothing is there, or if this user may not look.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return ""
+    return next((name for is_kind, name in KINDS if is_kind(mode)), "no regular file")
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError, with what it is, unless a regular file is there."""
+    if kind := other_kind(path):
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading. Raises OSError, also for what is none."""
+    check_regular(path)
+    return path.open("rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """What a regular file holds. Raises OSError, also for what is none."""
+    with open_regular(path) as file:
+        return file.read()
