@@ -111,7 +111,7 @@ ENV PYTHONUNBUFFERED=1 \
 USER 10001:10001
 
 # Every hash, setting and tensor of the bundles, checked as the user who will read them.
-RUN python3 -m model.weights weights/*
+RUN python3 -m model.networks.weights weights/*
 
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="petct-lesion-segmentation" \

@@ -20,7 +20,7 @@ score: export LESION_WEIGHTS =
 score: export LESION_METHOD =
 score: export LESION_DEFAULT_WEIGHTS =
 score: $(VENV)/installed
-	$(BIN)/python test/make_dicom_studies.py output-score/studies --count 3
+	$(BIN)/python test/helpers/make_dicom_studies.py output-score/studies --count 3
 	$(BIN)/python score.py output-score/studies --output output-score/results --truth output-score/studies-truth --rtstruct
 
 test: export OMP_WAIT_POLICY = PASSIVE

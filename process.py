@@ -22,11 +22,11 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from model import RESEARCH  # noqa: E402
-from model.arguments import arguments  # noqa: E402
-from model.config import override_limits  # noqa: E402
+from model.bundle.manifest import MOUNTED, Bundle, find_bundle, load_bundle  # noqa: E402
+from model.bundle.settings import override_limits  # noqa: E402
+from model.challenge.arguments import arguments  # noqa: E402
 from model.errors import CaseError, ConfigError, LesionError  # noqa: E402
-from model.manifest import MOUNTED, Bundle, find_bundle, load_bundle  # noqa: E402
-from model.progress import Progress, open_streams, say  # noqa: E402
+from model.terminal import Progress, open_streams, say  # noqa: E402
 
 
 class Stopped(BaseException):
@@ -66,10 +66,10 @@ def run(
     """
     verified = time.perf_counter()
 
-    from model.ahead import begin
+    from model.background import begin
     from model.files import Staging
-    from model.reading import read_case
-    from model.writing import check_output, check_targets, write_json
+    from model.results.writing import check_output, check_targets, write_json
+    from model.study.reading import read_case
 
     check_output(options.output)
     begun: list[Any] = []
@@ -83,9 +83,9 @@ def run(
     check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path])
     read = time.perf_counter()
 
-    from model.device import choose_device, make_deterministic
-    from model.report import make_report, summary
-    from model.segment import make_ready, segment_ready
+    from model.inference.device import choose_device, make_deterministic
+    from model.inference.segment import make_ready, segment_ready
+    from model.results.run_summary import make_report, summary
     from model.stopwatch import Stopwatch
 
     make_deterministic()
@@ -119,10 +119,10 @@ def run(
 
 def get_ready(manifest: Any, device: str) -> None:
     """Import torch and the road, and wake the GPU: seconds, in which the study is read."""
-    import model.report  # noqa: F401  what comes after the study, and torch with it
-    import model.segment  # noqa: F401
-    from model.device import choose_device, make_deterministic
-    from model.ensemble import rehearse
+    import model.inference.segment  # noqa: F401
+    import model.results.run_summary  # noqa: F401  what comes after the study, and torch with it
+    from model.inference.device import choose_device, make_deterministic
+    from model.inference.ensemble import rehearse
 
     make_deterministic()
     rehearse(manifest, choose_device(device))
@@ -130,15 +130,15 @@ def get_ready(manifest: Any, device: str) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Studies one after the other, as HTTP asks for them, by one bundle that is loaded once, until a signal comes."""
-    from model.serve import Service
+    from model.challenge.service import Service
 
     with Service(options.port, options.bind) as service:  # first of all, so that a port in use is told at once
         bundle = chosen_bundle(options)
 
-        import model.report  # noqa: F401  the whole road, so that no job waits for an import
-        import model.writing  # noqa: F401
-        from model.device import choose_device, give_back_freed_memory, make_deterministic
-        from model.weights import keep, voters
+        import model.results.run_summary  # noqa: F401  the whole road, so that no job waits for an import
+        import model.results.writing  # noqa: F401
+        from model.inference.device import choose_device, give_back_freed_memory, make_deterministic
+        from model.networks.weights import keep, voters
 
         make_deterministic()
         networks = keep(voters(bundle), choose_device(options.device).torch_device)
@@ -168,7 +168,7 @@ def attempt(options: argparse.Namespace, bundle: Bundle, networks: Any, idle: An
 
 def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
     """Every file that this run writes, the mask first."""
-    from model.writing import DATA_CENTRIC, mask_path
+    from model.results.writing import DATA_CENTRIC, mask_path
 
     wanted = {
         "mask": mask_path(options.output, name, options.edition),
@@ -189,7 +189,7 @@ def chosen_bundle(options: argparse.Namespace) -> Bundle:
 
 def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[str]:
     """Stage the mask and whatever else was asked for, but the report; a warning of a picture that cannot be drawn."""
-    from model import writing
+    from model.results import writing
 
     writing.write_mask(result.mask, case.pet.grid, names["mask"], staging)
     if "data-centric" in names:
@@ -197,8 +197,8 @@ def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[
     if "probabilities" in names:
         writing.write_probabilities(result.probability, case.pet.grid, names["probabilities"], staging)
     if "preview" in names:
-        from model.geometry import las_view
-        from model.preview import preview
+        from model.results.preview import preview
+        from model.study.geometry import las_view
 
         view = las_view(case.pet.grid)
         suv, mask = view.to_las(case.pet.array), view.to_las(result.mask)

@@ -14,26 +14,26 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
-from model.batch import Left, run_batch, size_of
-from model.batch_results import write_results
-from model.batch_tables import failures_of
-from model.cluster import run_cluster
-from model.config import override_limits
+from model.bundle.manifest import Bundle, find_bundle, load_bundle
+from model.bundle.settings import override_limits
 from model.errors import CaseError, ConfigError, LesionError, OutputError
-from model.html_report import About
-from model.job import Options, Setup
-from model.journal import DONE, Journal, Record, read_journal
-from model.manifest import Bundle, find_bundle, load_bundle
-from model.naming import SALT, cleared, read_salt
-from model.overrides import FILE as OVERRIDES
-from model.overrides import with_overrides
-from model.plan import Plan, make_plan
-from model.progress import open_streams, say
-from model.results import locked, remove_partial
-from model.score_arguments import BESIDE, MASK_ENDINGS, arguments
-from model.station import Died, Station
-from model.studies_find import find_studies, with_truth, without_truth
-from model.writing import check_output
+from model.hospital.cluster import run_cluster
+from model.hospital.find.tree import find_studies, with_truth, without_truth
+from model.hospital.folder import locked, remove_partial
+from model.hospital.job import Options, Setup
+from model.hospital.journal import DONE, Journal, Record, read_journal
+from model.hospital.names import SALT, cleared, read_salt
+from model.hospital.options import BESIDE, MASK_ENDINGS, arguments
+from model.hospital.overrides import FILE as OVERRIDES
+from model.hospital.overrides import with_overrides
+from model.hospital.pages.page import About
+from model.hospital.pages.tables import failures_of
+from model.hospital.pages.write import write_results
+from model.hospital.plan import Plan, make_plan
+from model.hospital.queue import Left, run_batch, size_of
+from model.hospital.worker_process import Died, Station
+from model.results.writing import check_output
+from model.terminal import open_streams, say
 
 FILES_TOLD = 10_000  # after how many files a search says how far it is
 LACKING_TOLD = 5  # studies without a truth that are named

@@ -158,8 +158,8 @@ check("/tmp holds", os.listdir("/tmp"), [])
 check("torch distributions", len({(d.version, str(d.locate_file(""))) for d in distributions(name="torch")}), 1)
 
 allowed = re.compile(
-    r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/\w+\.py|model/kernels\.cu"
-    r"|(model/)?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
+    r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/([a-z]+/){0,2}\w+\.py|model/networks/kernels\.cu"
+    r"|(model/([a-z]+/){0,2})?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
 )
 needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa", "slices"))}
 files = {str(file.relative_to("/opt/app")) for file in Path("/opt/app").rglob("*") if not file.is_dir()}

@@ -15,9 +15,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.record import figure, record, table, told
-from model.config import Network
-from model.device import choose_device
-from model.networks import skeleton
+from model.bundle.settings import Network
+from model.inference.device import choose_device
+from model.networks.unet import skeleton
 
 PAPER_WIDTHS = (32, 32, 64, 128, 256)
 EDGE = {"cpu": 2048, "cuda": 8192}  # of the matrices

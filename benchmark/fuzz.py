@@ -1,7 +1,7 @@
 """Mutated image files through the reader: `python -m benchmark.fuzz --count 10000 --seed 1`.
 
 Case `number` of a seed is the same on every machine: a small good file of one of the formats, changed in one to three
-ways. It is read as any study's image is (model.reading.read_volume), and what is accepted is held against nibabel,
+ways. It is read as any study's image is (model.study.reading.read_volume), and what is accepted is held against nibabel,
 pynrrd or a plain reader of MetaImage (benchmark/fuzz_reference.py). The reader runs in a process of its own, so that a
 crash or an endless wait ends that one alone.
 
@@ -26,7 +26,7 @@ from benchmark.fuzz_files import FORMATS, write
 from benchmark.fuzz_mutations import mutate
 from benchmark.fuzz_reference import difference, read
 from model.errors import CaseError, shown
-from model.reading import read_volume
+from model.study.reading import read_volume
 
 LIMIT_S = 20.0  # for one case
 GOOD, BAD = ("refused", "equal"), ("misread", "traceback", "crash", "hang", "left")

@@ -10,7 +10,7 @@ import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
-from model.reading import Volume
+from model.study.reading import Volume
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",

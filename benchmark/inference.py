@@ -36,10 +36,10 @@ from benchmark.floor import EDGE, PAPER_WIDTHS, matrix_rate, operations
 from benchmark.published import Task
 from benchmark.record import ROOT, figure, record, table, told
 from benchmark.road import make_study
-from model.config import Crop, Intensity, Manifest, Network, Provenance, Window
-from model.device import choose_device
-from model.networks import build
-from training.bundle import write_bundle
+from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.inference.device import choose_device
+from model.networks.unet import build
+from training.bundles.write import write_bundle
 
 WEIGHTS = (2.0, 1.0, 1.0, 1.0)  # of the authors' submission
 CT_SIZE = (1.28, 1.28, 1.84)  # voxels of CT for one of PET on each axis: 512 x 512 x 600 for 400 x 400 x 326
@@ -113,7 +113,7 @@ def contenders(options: argparse.Namespace) -> tuple[list[Contender], list[str]]
     monai, nnunet = "monai.inferers", "nnunetv2.inference.predict_from_raw_data"
     found, absent = [], []
     for one in (
-        Contender(name="ours", module="benchmark.ours", needs="model.segment"),
+        Contender(name="ours", module="benchmark.ours", needs="model.inference.segment"),
         Contender(name="MONAI, 4 passes", module="benchmark.published", needs=monai),
         Contender(name="MONAI, 5 passes", module="benchmark.published", needs=monai, passes=5),
         Contender(name="nnU-Net v2", module="benchmark.nnunet", needs=nnunet, python=python),

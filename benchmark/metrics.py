@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.lesions import score
+from model.results.metrics import score
 
 VOXEL_ML = 2.04 * 2.04 * 3 / 1000  # autoPET's PET
 WHOLE_BODY = (400, 400, 326)  # x, y, z
@@ -130,7 +130,7 @@ def random_pairs(count: int) -> Iterator[tuple[Mask, Mask]]:
 
 def phantom_pairs(count: int) -> Iterator[tuple[Mask, Mask]]:
     """Truths of phantoms; the prediction is PET above SUV 4, which holds organs too and misses faint lesions."""
-    from training.phantom import TEST_SEEDS_FROM, make_phantom
+    from training.phantom.study import TEST_SEEDS_FROM, make_phantom
 
     for seed in range(TEST_SEEDS_FROM + 300, TEST_SEEDS_FROM + 300 + count):
         phantom = make_phantom(seed, "A", "positive")

@@ -8,12 +8,12 @@ from pathlib import Path
 from threading import Thread
 
 from benchmark.clock import age_s
-from model.ahead import begin
-from model.config import Limits
+from model.background import begin
+from model.bundle.manifest import load_bundle
+from model.bundle.settings import Limits
 from model.files import Staging, peak_memory_bytes
-from model.manifest import load_bundle
-from model.reading import read_case
-from model.writing import write_mask
+from model.results.writing import write_mask
+from model.study.reading import read_case
 from process import get_ready
 
 
@@ -37,8 +37,8 @@ def main() -> None:
     import torch
 
     from benchmark.published import limit_gpu
-    from model.device import choose_device, make_deterministic
-    from model.segment import make_ready, segment_ready
+    from model.inference.device import choose_device, make_deterministic
+    from model.inference.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
     limit_gpu(task["gpu_gb"])  # again, since an error is not told there

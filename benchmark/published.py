@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.clock import age_s
+from model.bundle.manifest import load_bundle
 from model.files import peak_memory_bytes
-from model.manifest import load_bundle
+from model.networks.weights import voters
 from model.stopwatch import Stopwatch
-from model.weights import voters
 
 AIR_HU = -1024.0
 WINDOWS_AT_A_TIME = {"cpu": 1, "cuda": 2}

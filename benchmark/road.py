@@ -19,14 +19,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from benchmark.record import child, figure, record, table, told
-from model.config import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
+from model.bundle.manifest import Bundle
+from model.bundle.settings import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
 from model.files import Staging, peak_memory_bytes
-from model.geometry import grid_of
-from model.manifest import Bundle
-from model.reading import read_case
-from model.segment import image_of, place, put_back
+from model.inference.segment import image_of, place, put_back
+from model.results.writing import mask_path, write_mask
 from model.stopwatch import Stopwatch
-from model.writing import mask_path, write_mask
+from model.study.geometry import grid_of
+from model.study.reading import read_case
 
 EXTENT_MM = (815.0, 815.0, 978.0)  # of the PET: 400 x 400 x 326 voxels of 2.04 x 2.04 x 3 mm
 CT_EXTENT_MM = (700.0, 700.0, 978.0)

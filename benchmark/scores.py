@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import Limits
-from model.device import choose_device, make_deterministic
-from model.lesions import Scores, score
-from model.manifest import find_bundle, load_bundle
-from model.reading import Case, read_case, read_volume, volume_of
-from model.segment import segment
+from model.bundle.manifest import find_bundle, load_bundle
+from model.bundle.settings import Limits
+from model.inference.device import choose_device, make_deterministic
+from model.inference.segment import segment
+from model.results.metrics import Scores, score
 from model.stopwatch import Stopwatch
-from training.phantom import TEST_SEEDS_FROM, make_phantom, to_images
+from model.study.reading import Case, read_case, read_volume, volume_of
+from training.phantom.study import TEST_SEEDS_FROM, make_phantom, to_images
 
 
 def main() -> None:

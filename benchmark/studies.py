@@ -7,7 +7,7 @@
 busy: the networks' seconds (windows to the device, convolutions, sums, threshold) over all seconds from the end of the
 first study's reading to the last mask; on a GPU each is waited for. On a CPU the thread that reads takes cores from the
 networks: there only the seconds of both ways tell. ahead: the next study is read, resampled and scaled in a thread
-meanwhile (model.several); in turn: one after the other. Every run is a process of its own, both ways in turn; seconds
+meanwhile (model.inference.several); in turn: one after the other. Every run is a process of its own, both ways in turn; seconds
 are medians, memory is the most of any run, at the end and after the first three studies.
 """
 
@@ -25,15 +25,15 @@ from benchmark.floor import PAPER_WIDTHS
 from benchmark.inference import CT_SIZE, make_bundle
 from benchmark.record import child, figure, record, table, told
 from benchmark.road import make_study
-from model.config import Limits, Network
-from model.device import choose_device, make_deterministic
+from model.bundle.manifest import load_bundle
+from model.bundle.settings import Limits, Network
 from model.files import peak_memory_bytes
-from model.manifest import load_bundle
-from model.reading import read_case
-from model.segment import segment
-from model.several import segment_each
+from model.inference.device import choose_device, make_deterministic
+from model.inference.segment import segment
+from model.inference.several import segment_each
+from model.networks.weights import keep, voters
 from model.stopwatch import Stopwatch
-from model.weights import keep, voters
+from model.study.reading import read_case
 
 BUSY = ("to device", "network", "sums", "argmax")
 WAYS = ("ahead", "in turn")

@@ -4,7 +4,7 @@
     python -m benchmark.training --widths 4 16 32 48 64 --crop 64 --steps 20
     python -m benchmark.training --size 40 36 32 --widths 2 4 --crop 16 --steps 2 --epochs 2 --json toy.json
 
-Ours is training.loop with what training.sampling draws and training.augment does. The plain loop is a CacheDataset that
+Ours is training.runs.loop with what training.batches.crops draws and training.batches.augment does. The plain loop is a CacheDataset that
 holds the same studies in memory, MONAI's own transforms for the nine rows of table 1, its DiceFocalLoss and torch's
 AdamW, contiguous images, in the same precision. Neither uses processes beside its own. Samples a second are medians
 over --epochs of --steps steps after one epoch that is not counted; ours writes its checkpoint in that time, too.
@@ -25,17 +25,17 @@ import torch
 from benchmark.floor import PAPER_WIDTHS
 from benchmark.record import child, figure, record, table, told
 from benchmark.road import make_study
-from model.config import Crop
+from model.bundle.settings import Crop
 from model.files import peak_memory_bytes
-from model.networks import build
-from training.loop import Run, train
-from training.losses import loss_function
-from training.predict import device_for
-from training.prepare import prepare_one
-from training.prepared import load
-from training.sampling import CropDataset
+from model.networks.unet import build
+from training.batches.crops import CropDataset
+from training.data.prepare import prepare_one
+from training.data.prepared import load
+from training.data.table import Study, study_sha256
+from training.runs.loop import Run, train
+from training.runs.losses import loss_function
+from training.runs.predict import device_for
 from training.settings import Training, settings_from
-from training.table import Study, study_sha256
 
 CASES = ("one", "two")
 WAYS = ("ours", "plain MONAI")

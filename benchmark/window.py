@@ -4,8 +4,8 @@
     python -m benchmark.window --widths 4 16 32 48 64 --windows 64 --runs 5
     python -m benchmark.window --device cuda --windows 192 160 --batch 2 --graph --compile --grouped
 
-plain: the network as it is trained, as MONAI and nnU-Net run it. ours: model.lean. Also, --torch: ours by torch's
-operations alone, without model.kernels on a GPU; --grouped: that, the two encoders as one of grouped convolutions; on a
+plain: the network as it is trained, as MONAI and nnU-Net run it. ours: model.networks.slabs. Also, --torch: ours by torch's
+operations alone, without model.networks.kernels on a GPU; --grouped: that, the two encoders as one of grouped convolutions; on a
 GPU --graph: ours replayed as a CUDA graph; --compile: the plain forward by
 torch.compile. Seconds are medians after one run that is not counted; `first` is that one, so first - seconds is what
 warming up costs, and, over what a window then saves, how many windows pay for it. Each is a process of its own; its
@@ -26,12 +26,12 @@ from torch.nn import functional
 
 from benchmark.floor import PAPER_WIDTHS
 from benchmark.record import child, figure, record, table, told
-from model import lean
-from model.config import Network
-from model.device import Device, choose_device, computing, cuda_trouble, make_deterministic
+from model.bundle.settings import Network
 from model.files import peak_memory_bytes
-from model.fused import Fused
-from model.networks import MiddleFusion, build
+from model.inference.device import Device, choose_device, computing, cuda_trouble, make_deterministic
+from model.networks import slabs
+from model.networks.fused import Fused
+from model.networks.unet import MiddleFusion, build
 
 Step = Callable[[Tensor], Tensor]
 
@@ -128,16 +128,16 @@ def way_to_run(way: str, network: nn.Module, device: Any) -> Step:
     if way in ("plain", "compile"):
         network = network.to(device.torch_device)
         return torch.compile(network) if way == "compile" else network
-    ready = lean.prepared(network, device.torch_device, device.precision)
+    ready = slabs.prepared(network, device.torch_device, device.precision)
     if way in ("grouped", "torch") and isinstance(ready, Fused):
         ready = ready.plain
     if way == "grouped":
         return lambda image: grouped(ready, image)
-    kept: lean.Kept = {}
+    kept: slabs.Kept = {}
     gpu = device.torch_device.type == "cuda"
     if way == "graph":
-        return graphed(lambda image: lean.forward(ready, image))
-    return lambda image: lean.forward(ready, image, None if gpu else kept)
+        return graphed(lambda image: slabs.forward(ready, image))
+    return lambda image: slabs.forward(ready, image, None if gpu else kept)
 
 
 def graphed(step: Step) -> Step:
@@ -167,7 +167,7 @@ def grouped(network: nn.Module, image: Tensor) -> Tensor:
     """Middle fusion whose encoders are one, of convolutions in two groups, PET's and CT's."""
     assert isinstance(network, MiddleFusion)
     pet, ct = network.pet_encoder, network.ct_encoder
-    image = image.flip(1).to(pet.layer1[0].conv.weight.dtype).contiguous(memory_format=lean.LAST)  # type: ignore
+    image = image.flip(1).to(pet.layer1[0].conv.weight.dtype).contiguous(memory_format=slabs.LAST)  # type: ignore
     skips = []
     for number in range(1, pet.stages + 1):
         if number > 1:
@@ -180,14 +180,14 @@ def grouped(network: nn.Module, image: Tensor) -> Tensor:
                     (one_.norm.bias, other.norm.bias),
                 )
             )  # fmt: skip
-            image = functional.conv3d(image, weight.contiguous(memory_format=lean.LAST), padding=1, groups=2)
+            image = functional.conv3d(image, weight.contiguous(memory_format=slabs.LAST), padding=1, groups=2)
             parts = [
                 functional.batch_norm(part, None, None, scale, shift, training=True, eps=one_.norm.eps)
                 for part in image.split(1)
             ]  # fmt: skip
             image = functional.selu_(torch.cat(parts))
         skips.append(image)
-    return lean.decoded(network.decoder, skips)
+    return slabs.decoded(network.decoder, skips)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from model.errors import ConfigError
-from model.progress import say
+from model.terminal import say
 
 WAIT_S = 30.0  # for a scheduler to answer
 LOOK_EVERY_S, TELL_EVERY_S = 5.0, 60.0  # for workers, and on stdout if there are none

@@ -11,10 +11,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from model.config import Crop, Intensity, Manifest, Network, Provenance, Window
-from model.device import choose_device
-from model.networks import build
-from training.bundle import write_bundle
+from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.inference.device import choose_device
+from model.networks.unet import build
+from training.bundles.write import write_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("PETCT_DATA", ROOT.parent / "shared" / "data"))
@@ -102,7 +102,7 @@ def tiny_study(tmp_path) -> Path:
 
 def lesion_study(folder: Path, seed: int, lesions: int = 1):
     """A row of an index: a generated study of 40 x 36 x 32 voxels of 4 mm with bright balls as lesions."""
-    from training.table import Study, study_sha256
+    from training.data.table import Study, study_sha256
 
     rng = np.random.default_rng(seed)
     z, y, x = np.mgrid[:32, :36, :40]
@@ -137,7 +137,7 @@ def tiny_studies(tmp_path_factory) -> list:
 @pytest.fixture(scope="session")
 def tiny_cache(tiny_studies, tmp_path_factory) -> Path:
     """The four studies, prepared."""
-    from training.prepare import prepare_one
+    from training.data.prepare import prepare_one
 
     cache = tmp_path_factory.mktemp("cache")
     for study in tiny_studies:

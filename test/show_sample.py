@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from model.lesions import score  # noqa: E402
-from model.reading import read_volume  # noqa: E402
+from model.results.metrics import score  # noqa: E402
+from model.study.reading import read_volume  # noqa: E402
 
 
 def main() -> int:

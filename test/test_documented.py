@@ -13,8 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from training.procedure import read_plan
-from training.schedule import rate_at
+from training.batches.schedule import rate_at
+from training.papers.procedure import read_plan
 from training.settings import Averaging, Training, changed, read_settings, settings_to
 
 PAGES = [
@@ -27,7 +27,7 @@ SOURCES = [
 CONFIGS = sorted((ROOT / "training/configs").rglob("*.yaml"))
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python3?|torchrun) (?!-c)\S")
 OTHERS = re.compile(  # not ours, or without options
-    r"-m (?:pytest|pip|venv)\b|process\.py$|bad_inputs\.py|model\.weights|training\.NAME"
+    r"-m (?:pytest|pip|venv)\b|process\.py$|bad_inputs\.py|model\.networks\.weights|training\.NAME"
 )
 MORE = ("...", "&")  # what stands for other words, and what the shell takes
 
@@ -111,10 +111,10 @@ def test_a_documented_command_line_is_parsed(page: str, line: str, monkeypatch) 
 def test_commands_are_found_wherever_there_are_some() -> None:
     pages = {page for page, _ in FOUND}
     assert pages >= {
-        "README.md", "docs/cluster.md", "docs/phantoms.md", "training/README.md", "training/split.py",
-        "training/sweep.py", "training/configs/patients.yaml",
+        "README.md", "docs/cluster.md", "docs/phantoms.md", "training/README.md", "training/data/split.py",
+        "training/ensembles/sweep.py", "training/configs/patients.yaml",
     }  # fmt: skip
-    assert {page for page, line in FOUND if line.startswith("torchrun")} == {"training/README.md", "training/train.py"}
+    assert {page for page, line in FOUND if line.startswith("torchrun")} == {"training/README.md", "training/runs/train.py"}
     assert len(FOUND) > 100
 
 
@@ -122,9 +122,9 @@ def test_commands_are_found_wherever_there_are_some() -> None:
 def test_torchrun_takes_options_of_ours_for_its_own_without_the_dashes(option: str, capsys) -> None:
     """Why they are documented."""
     with pytest.raises(SystemExit):
-        handed_on(["--nproc_per_node", "2", "-m", "training.train", option, "x"])
+        handed_on(["--nproc_per_node", "2", "-m", "training.runs.train", option, "x"])
     assert f"ambiguous option: {option}" in capsys.readouterr().err
-    assert handed_on(["-m", "training.train", "--", option, "x"]) == ["training.train", option, "x"]
+    assert handed_on(["-m", "training.runs.train", "--", option, "x"]) == ["training.runs.train", option, "x"]
 
 
 @pytest.mark.parametrize("kind", ["volumes", "slices"])

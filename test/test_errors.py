@@ -23,4 +23,4 @@ def test_there_are_at_least_twenty_kinds() -> None:
 
 def test_the_table_in_the_documents_is_what_the_program_says(outcomes: list[bad_inputs.Outcome]) -> None:
     said = bad_inputs.table(outcomes)
-    assert bad_inputs.TABLE.read_text(encoding="utf-8") == said, "run: python test/bad_inputs.py"
+    assert bad_inputs.TABLE.read_text(encoding="utf-8") == said, "run: python test/helpers/bad_inputs.py"

@@ -17,8 +17,8 @@ from conftest import ROOT, run_process, tiny_images, write_study
 from PIL import Image
 
 from model import __version__
-from model.geometry import grid_of
-from model.manifest import load_bundle
+from model.bundle.manifest import load_bundle
+from model.study.geometry import grid_of
 
 CONTRACT = "images/automated-petct-lesion-segmentation/ct-study.mha"
 

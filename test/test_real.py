@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import run_process
 
-from model.geometry import grid_of
+from model.study.geometry import grid_of
 
 
 @pytest.mark.parametrize("weights", ["eoa", "slices"])

@@ -12,16 +12,16 @@ import SimpleITK as sitk
 from conftest import ROOT, SAMPLE
 
 from benchmark.scores import phantom_case
-from model.config import Limits
-from model.geometry import grid_of
-from model.lesions import score
-from model.manifest import find_bundle, load_bundle
-from model.reading import read_case
-from model.segment import segment
+from model.bundle.manifest import find_bundle, load_bundle
+from model.bundle.settings import Limits
+from model.inference.segment import segment
+from model.results.metrics import score
 from model.stopwatch import Stopwatch
-from training.evaluate import TRAINED_ON
-from training.phantom import TEST_SEEDS_FROM
-from training.phantom_physics import UNSEEN_SITE
+from model.study.geometry import grid_of
+from model.study.reading import read_case
+from training.bundles.evaluate import TRAINED_ON
+from training.phantom.physics import UNSEEN_SITE
+from training.phantom.study import TEST_SEEDS_FROM
 
 FRESH_SEEDS = range(200_200, 200_203)
 EXPECTED = "test/expected_output/images/automated-petct-lesion-segmentation"
@@ -50,8 +50,8 @@ def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: st
 @pytest.mark.parametrize("bundle", ["eoa", "diwa", "slices"])
 def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle: str, tmp_path) -> None:
     """torch's compiler takes seconds to load, and makes a folder where temporary files are."""
-    code = ("import sys; from pathlib import Path; from model.manifest import load_bundle; "
-            "from model.weights import voters; "
+    code = ("import sys; from pathlib import Path; from model.bundle.manifest import load_bundle; "
+            "from model.networks.weights import voters; "
             f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
             f"sys.exit('torch._inductor' in sys.modules)")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from model.config import Intensity, Network, Part, Window
+from model.bundle.settings import Intensity, Network, Part, Window
 from model.errors import ConfigError
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class Averaging:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeBody:
-    """The whole-body strategy (Zhong et al., section 2.1), for slices alone; see training.whole_body.
+    """The whole-body strategy (Zhong et al., section 2.1), for slices alone; see training.batches.whole_body.
 
     alpha: slices of whole bodies as a multiple of those with lesion, 0: none; beta: epochs until the next group of
     patients; overlap: share of a group's patients that the next one has, too; lesion false: whole bodies alone.
@@ -161,7 +161,7 @@ class WholeBody:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One run of training.train. `batch` crops at a time, `accumulate` batches a step: the effective batch is their
+    """One run of training.runs.train. `batch` crops at a time, `accumulate` batches a step: the effective batch is their
     product times the number of processes.
     """
 

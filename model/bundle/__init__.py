@@ -1,0 +1,1 @@
+"""What a bundle of weights is: its settings and its manifest."""

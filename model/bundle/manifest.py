@@ -1,0 +1,137 @@
+"""Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model.bundle.settings import METHODS, Manifest, manifest_from
+from model.errors import ConfigError, WeightsError
+from model.files import is_lfs_pointer, sha256_of
+from model.opening import read_regular
+
+MANIFEST = "manifest.json"
+WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
+MOUNTED = Path("/opt/ml/model")  # where grand-challenge.org mounts optional weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle: the folder and its manifest, with the method this run uses."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str  # of manifest.json, which holds the members' hashes: one hash names the weights
+
+
+def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED) -> Path:
+    """The bundle's folder.
+
+    `weights` is a folder, a name under this software's weights/ or a name under weights/ of the working folder, in
+    this order; without it weights/<method>; without both the mounted model if it holds a manifest.json, else the first
+    name of LESION_DEFAULT_WEIGHTS, which an image that is built with other bundles sets, else weights/eoa. Raises
+    WeightsError if none is there.
+    """
+    if weights:
+        own = Path(WEIGHTS.name, weights)
+        for folder in (Path(weights), WEIGHTS / weights, own):
+            try:
+                if (folder / MANIFEST).is_file():
+                    return folder
+            except PermissionError as error:
+                raise _unreadable(folder, error) from None
+            except (OSError, ValueError):  # a name that no file can have
+                continue
+        raise WeightsError(
+            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_else(own)}; --weights takes a bundle's "
+            f"folder or one of the names {', '.join(shipped()) or '(none is shipped)'}"
+        )
+    try:
+        if not method and (mounted / MANIFEST).is_file():
+            return mounted
+    except OSError as error:
+        raise _unreadable(mounted, error) from None
+    folder = WEIGHTS / (method or [*os.environ.get("LESION_DEFAULT_WEIGHTS", "").split(), "eoa"][0])
+    if not (folder / MANIFEST).is_file():
+        raise WeightsError(
+            f"no {MANIFEST} in '{folder}'; give a bundle with --weights: a folder, or one of the names "
+            f"{', '.join(shipped()) or '(none is shipped)'}"
+        )
+    return folder
+
+
+def _else(own: Path) -> str:
+    """That a bundle was sought in the working folder's weights/, too, where that is another than the software's."""
+    return "" if own.parent.resolve() == WEIGHTS.resolve() or not own.parent.is_dir() else f" nor in '{own}'"
+
+
+def shipped() -> list[str]:
+    """Names of the bundles under weights/, sorted."""
+    return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
+
+
+def load_bundle(folder: Path, method: str | None = None) -> Bundle:
+    """Read and verify a bundle, for the manifest's method or another.
+
+    Raises WeightsError: manifest not readable or with a wrong key, a member's file missing, a
+    Git-LFS pointer or of a wrong sha256; ConfigError: `method` unknown, or not possible with these members.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = manifest_from(json.loads(read_regular(path).decode(), object_pairs_hook=_no_key_twice))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ConfigError as error:
+        raise WeightsError(f"'{path}': {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
+    if method and method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    with ThreadPoolExecutor() as several:  # in order, so that of several errors the first is told
+        list(several.map(lambda member: _verify(folder / member.file, member.sha256), manifest.members))
+    manifest = replace(manifest, method=method or manifest.method)
+    if manifest.method == "diwa":
+        _check_one_start(folder, manifest)
+    return Bundle(folder=folder, manifest=manifest, sha256=sha256_of(path))
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"cannot read '{path}': {error.strerror}; check access to '{path}', or copy the bundle again")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ConfigError(f"a key stands twice: {sorted({key for key in keys if keys.count(key) > 1})}")
+    return dict(pairs)
+
+
+def _verify(path: Path, expected: str) -> None:
+    try:
+        if is_lfs_pointer(path):
+            raise WeightsError(f"'{path}' is a Git-LFS pointer, not the weights; run: git lfs pull")
+        found = sha256_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if found != expected:
+        raise WeightsError(
+            f"'{path}' has sha256 {found}, the manifest says {expected}: the file is damaged or another one; "
+            "copy the bundle again"
+        )
+
+
+def _check_one_start(folder: Path, manifest: Manifest) -> None:
+    """Weights may be averaged only if they were fine-tuned from one network (Ahn and Park, section 2.5)."""
+    starts = {member.start_sha256 for member in manifest.members}
+    if len(manifest.members) > 1 and manifest.network.kind == "slices":
+        raise ConfigError(
+            f"method diwa averages weights, and the networks for slices in '{folder / MANIFEST}' have batch statistics "
+            "that must be computed again after it, as export does; use --method eoa"
+        )
+    if len(manifest.members) > 1 and (len(starts) > 1 or None in starts):
+        raise ConfigError(
+            f"method diwa averages weights, which needs members of one common start, but the start hashes in "
+            f"'{folder / MANIFEST}' differ or are unknown; use --method eoa"
+        )

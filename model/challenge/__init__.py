@@ -1,0 +1,1 @@
+"""process.py's options and service."""

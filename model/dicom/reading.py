@@ -1,0 +1,209 @@
+"""From DICOM to a `Case`: PET in body-weight SUV and CT in HU, each on its own grid, and a record of the conversion.
+
+Which series to take, where a study has several, is not decided here: exactly one PET and one CT is wanted.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+
+from model.bundle.settings import Limits
+from model.dicom.headers import OUTSIDE_HU, Series, find_series, path_of, read_values, rescale, tag_name, text
+from model.dicom.isotopes import check_positron
+from model.dicom.series import SHOWN, order_slices
+from model.dicom.suv import Conversion, find_conversion
+from model.errors import CaseError
+from model.files import free_memory_bytes
+from model.study.geometry import Grid, image_on
+from model.study.reading import Case, Volume, check_hu, check_overlap, check_spacing, check_suv, volume_of
+
+BODY_HU = -500.0  # above: body (or table), not air
+BODY_MEAN_SUV = (0.3, 3.0)  # what the mean SUV of a body may be; were all of the dose in it, it would be 1
+MEMORY_PER_VOXEL_BYTES = 8  # while the volume is copied into its image
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomStudy:
+    """A study read from DICOM, and how its PET became SUV. `case.warnings` hold the conversion's too."""
+
+    case: Case
+    conversion: Conversion
+
+
+def read_dicom(
+    inputs: Path | Iterable[Path], limits: Limits, weight_kg: float | None = None, name: str = "study"
+) -> DicomStudy:
+    """Read the PET and the CT series in a folder (and those below it) or in a list of files.
+
+    weight_kg: the patient's weight, in place of the header's. name: what the case is called; nothing of the header
+    is used, as that would identify the patient. Other modalities (RTSTRUCT, SEG) are passed over. Raises CaseError
+    unless there is exactly one PET and one CT series, and for everything that is wrong with them.
+    """
+    series = find_series(inputs)
+    pet, ct = (_only(series, modality, what, inputs) for modality, what in SHOWN.items())
+    return read_study(pet, ct, limits, weight_kg=weight_kg, name=name)
+
+
+def read_study(
+    pet: Series, ct: Series, limits: Limits, weight_kg: float | None = None, name: str = "study"
+) -> DicomStudy:
+    """The same of two series that `find_series` found. Raises CaseError for everything that is wrong with them."""
+    pet_volume, conversion = read_pet(pet, weight_kg)
+    ct_volume = read_ct(ct)
+    for volume, what in ((ct_volume, "CT"), (pet_volume, "PET")):
+        check_spacing(volume, what, limits)
+    mean_suv = body_mean_suv(pet_volume, ct_volume)
+    low, high = BODY_MEAN_SUV
+    warnings = check_hu(ct_volume, limits)
+    check_units(pet_volume, conversion, mean_suv, limits)
+    warnings += check_suv(pet_volume, limits)
+    warnings += check_frames(pet.headers[0], ct.headers[0], pet_volume, ct_volume)
+    if mean_suv is None:
+        warnings.append(f"CT '{ct_volume.path}' shows no body where the PET is: its mean SUV is not checked")
+    elif not low <= mean_suv <= high:
+        warnings.append(
+            f"PET '{pet_volume.path}' has a mean SUV of {mean_suv:.3g} in the body, usual is {low:g} to {high:g}: are "
+            "weight, dose and times in its header right?"
+        )
+    warnings = [*conversion.warnings, *warnings, *_lossy(pet, "PET"), *_lossy(ct, "CT")]
+    conversion = replace(conversion, body_mean_suv=mean_suv, warnings=tuple(warnings))
+    case = Case(name=name, pet=pet_volume, ct=ct_volume, warnings=tuple(warnings))
+    return DicomStudy(case=case, conversion=conversion)
+
+
+def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Volume, Conversion]:
+    """A PET series in body-weight SUV, float32 (z, y, x), and its conversion. Raises CaseError."""
+    for header in series.headers:
+        check_positron(header)
+    headers, grid = order_slices(series, "PT")
+    conversion = find_conversion(headers, weight_kg)
+    factors = dict(zip(map(path_of, headers), conversion.slice_factors, strict=True))
+    volume = _read_volume(headers, grid, np.float32, "PET", lambda values, path: values * factors[path])
+    return volume, conversion
+
+
+def read_ct(series: Series) -> Volume:
+    """A CT series in HU (z, y, x): int16 where rescaling leaves whole numbers, else float32. Raises CaseError."""
+    headers, grid = order_slices(series, "CT")
+    for header in headers:
+        if text(header, "RescaleType") not in ("", "HU"):
+            raise CaseError(
+                f"CT '{path_of(header)}' has {tag_name('RescaleType')} {text(header, 'RescaleType')}, not HU; "
+                "give a CT in HU"
+            )
+    whole = all(value.is_integer() for header in headers for value in rescale(header))
+
+    def fits(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+        low, high = values.min(), values.max()
+        if whole and not (np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max):
+            raise CaseError(
+                f"CT '{path}' has values from {low:g} to {high:g} after rescaling; HU lie in -32768 to 32767: "
+                "its rescale slope and intercept are wrong, or it is no CT; export the series again"
+            )
+        return values
+
+    return _read_volume(headers, grid, np.int16 if whole else np.float32, "CT", fits)
+
+
+def check_units(pet: Volume, conversion: Conversion, mean_suv: float | None, limits: Limits) -> None:
+    """Raise CaseError for values that cannot be SUV, naming every field that they were made from.
+
+    A single hot spot in a body whose mean is usual is left to `check_suv`.
+    """
+    top = float(pet.array.max())
+    if not top > limits.pet_max_suv or (mean_suv is not None and mean_suv <= BODY_MEAN_SUV[1]):
+        return
+    mean = "" if mean_suv is None else f", and a mean of {mean_suv:.3g} in the body"
+    begin = f"PET '{pet.path}' has a value of {top:g}, above {limits.pet_max_suv:g}{mean}"
+    units = f"{tag_name('Units')} {conversion.units}"
+    if conversion.dose_bq is None:
+        raise CaseError(
+            f"{begin}: it looks like Bq/ml, not SUV, which its header says it is ({units}, {conversion.route}); "
+            "export the series in Bq/ml, or correct the header"
+        )
+    used = [
+        f"{tag_name('PatientWeight')} {conversion.weight_kg:g} kg ({conversion.weight_from})",
+        f"{tag_name('RadionuclideTotalDose')} {conversion.dose_bq:g} Bq", units,
+    ]  # fmt: skip
+    if conversion.half_life_s is not None:
+        used.append(f"{tag_name('RadionuclideHalfLife')} {conversion.half_life_s:g} s")
+        used.append(f"{conversion.decay_s:.0f} s of decay, {conversion.injection} to {conversion.reference}")
+    raise CaseError(
+        f"{begin}: one of the fields that SUV is made from is wrong, or in another unit: {', '.join(used)}; correct "
+        "the header, or give weight_kg if the weight is wrong"
+    )
+
+
+def check_frames(pet: FileDataset, ct: FileDataset, pet_volume: Volume, ct_volume: Volume) -> list[str]:
+    """Warnings about PET and CT that may not belong together. Raises CaseError if they cannot."""
+    frames = [text(header, "FrameOfReferenceUID") for header in (pet, ct)]
+    warnings = []
+    try:
+        check_overlap(pet_volume, ct_volume)
+    except CaseError as error:
+        if frames[0] == frames[1]:
+            raise
+        raise CaseError(f"{error} They also have another {tag_name('FrameOfReferenceUID')} each") from None
+    if frames[0] != frames[1] or not frames[0]:
+        warnings.append(
+            f"PET '{pet_volume.path}' and CT '{ct_volume.path}' share no {tag_name('FrameOfReferenceUID')}, though "
+            "they overlap in space: look whether they fit each other"
+        )
+    for keyword in ("StudyInstanceUID", "PatientID"):
+        if text(pet, keyword) != text(ct, keyword):
+            warnings.append(
+                f"PET '{pet_volume.path}' and CT '{ct_volume.path}' differ in {tag_name(keyword)}: "
+                "are they of one patient?"
+            )
+    return warnings
+
+
+def body_mean_suv(pet: Volume, ct: Volume) -> float | None:
+    """Mean SUV where the CT, at the nearest voxel, is above -500 HU; None where it is so nowhere."""
+    grid = pet.grid
+    hu = sitk.Resample(
+        ct.image, grid.size, sitk.Transform(), sitk.sitkNearestNeighbor, grid.origin_mm, grid.spacing_mm,
+        grid.direction, OUTSIDE_HU,
+    )  # fmt: skip
+    body = sitk.GetArrayViewFromImage(hu) > BODY_HU
+    return float(pet.array[body].mean(dtype=np.float64)) if body.any() else None
+
+
+def _only(series: Sequence[Series], modality: str, what: str, inputs: object) -> Series:
+    found = [s for s in series if s.modality == modality]
+    if len(found) != 1:
+        where = f"'{inputs}'" if isinstance(inputs, Path) else "the list of files"
+        names = "".join(f"; '{s.files[0]}' ({len(s.files)} files, {s.description or 'no description'})" for s in found)
+        raise CaseError(f"{where} holds {len(found)} {what} series, not one{names}; give the files of one")
+    return found[0]
+
+
+def _read_volume(
+    headers: Sequence[FileDataset], grid: Grid, kind: type, what: str,
+    change: Callable[[NDArray[np.float64], Path], NDArray[np.float64]],
+) -> Volume:  # fmt: skip
+    """The slices' rescaled values, changed by `change(values, path)`, as one volume."""
+    need, free = int(np.prod(grid.size)) * MEMORY_PER_VOXEL_BYTES, free_memory_bytes()
+    path = path_of(headers[0])
+    if free is not None and need > free:
+        raise CaseError(
+            f"{what} of '{path}' has {grid.size[0]} x {grid.size[1]} x {grid.size[2]} voxels, which take "
+            f"{need / 1e9:.1f} GB to read, and {free / 1e9:.1f} GB are free; use a machine with more memory"
+        )
+    array: NDArray[Any] = np.empty(grid.shape, kind)
+    for z, header in enumerate(headers):
+        array[z] = change(read_values(path_of(header)), path_of(header))
+    image = image_on(array, grid)
+    return volume_of(image, path)
+
+
+def _lossy(series: Series, what: str) -> list[str]:
+    if any(text(header, "LossyImageCompression") == "01" for header in series.headers):
+        return [f"{what} '{series.files[0]}' was compressed with loss: its values are not the scanner's"]
+    return []

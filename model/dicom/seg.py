@@ -1,0 +1,108 @@
+"""Lesions as DICOM Segmentation (SEG) on the slices of the PET they were found in, a segment each.
+
+The patient's and the study's identity are those of the PET, byte by byte, so that a PACS files it beside it.
+Segments are numbered as the lesion table is, so that a lesion of the table is found in a viewer.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sr.codedict import codes
+
+from model import RESEARCH, __version__
+from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
+from model.dicom.headers import by_series
+from model.dicom.identity import identity_of
+
+warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
+SERIES_NUMBER = 9001  # above what scanners count to
+
+
+def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
+    """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
+
+    weights: the bundle's name and method, shown as the algorithm. run: what the lesions are a function of, besides
+    the PET; the same gives the same UIDs. No lesion gives one segment of empty frames: that nothing was found is a
+    result too. Raises CaseError, and what highdicom raises, where headers cannot be referred to.
+    """
+    sources = complete(headers)
+    positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
+    step_mm = float(np.linalg.norm(positions[-1] - positions[0])) / (len(sources) - 1)
+    for source in sources:
+        if not source.FrameOfReferenceUID:
+            source.FrameOfReferenceUID = uid_from("frame", source.SeriesInstanceUID)
+        source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # the voxels of the mask
+    segments, labels = segments_of(numbers)
+    made = _segmentation(segments, labels, sources, weights, run)
+    identity_of(headers[0]).fill(made)
+    return as_bytes(made)
+
+
+def _segmentation(
+    segments: NDArray[np.uint8], labels: list[str], sources: list[Dataset], weights: str, run: str
+) -> Dataset:  # fmt: skip
+    first = sources[0]
+    made: Dataset = hd.seg.Segmentation(
+        source_images=_as_one_series(sources), pixel_array=segments,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _description(number, label, weights, uid_from("lesions", first.SeriesInstanceUID, run, number))
+            for number, label in enumerate(labels, start=1)
+        ],
+        series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run), series_number=SERIES_NUMBER,
+        sop_instance_uid=uid_from("seg", first.SeriesInstanceUID, run), instance_number=1,
+        manufacturer=MANUFACTURER, manufacturer_model_name=MODEL, software_versions=__version__,
+        device_serial_number=SERIAL, content_label="LESIONS", content_description=RESEARCH,
+        series_description=f"Lesions, {RESEARCH}", omit_empty_frames=bool(segments.any()),
+    )  # fmt: skip
+    _refer_to_parts(made, sources)
+    return made
+
+
+def _as_one_series(sources: list[Dataset]) -> list[Dataset]:
+    """Slices of a PET that was sent as several series, under the UID of the first: highdicom takes one."""
+    copies = []
+    for source in sources:
+        copy = Dataset()
+        copy.update(source)
+        copy.add_new("SeriesInstanceUID", "UI", sources[0].SeriesInstanceUID)  # a new element: the others are shared
+        copies.append(copy)
+    return copies
+
+
+def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
+    """Put the slices that a SEG refers to under the UIDs of the series that they are really in."""
+    parts = by_series(sources)
+    if len(parts) == 1:
+        return
+    (whole,) = made.ReferencedSeriesSequence
+    instances = {item.ReferencedSOPInstanceUID: item for item in whole.ReferencedInstanceSequence}
+    referred = []
+    for uid, part in parts.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [
+            instances[source.SOPInstanceUID] for source in part if source.SOPInstanceUID in instances
+        ]
+        if item.ReferencedInstanceSequence:
+            referred.append(item)
+    made.ReferencedSeriesSequence = referred
+
+
+def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
+    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # whatever the patient's character set
+    return hd.seg.SegmentDescription(
+        segment_number=number, segment_label=label,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,  # SNOMED CT 49755003
+        segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
+        ),
+        tracking_uid=tracking_uid, tracking_id=label,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""score.py's batches."""

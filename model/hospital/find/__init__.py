@@ -1,0 +1,1 @@
+"""The studies of a folder or a list."""

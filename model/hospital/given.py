@@ -1,0 +1,70 @@
+"""What is given in place of a PET's header: weight, dose and time of injection, put into the headers that are read.
+
+So every check of the header holds for what was given, too. Files are never changed.
+"""
+
+from copy import deepcopy
+from dataclasses import replace
+from datetime import datetime, time
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+
+from model.dicom.headers import Series
+from model.dicom.isotopes import radiopharmaceuticals
+from model.dicom.suv import Conversion
+from model.hospital.find.entry import Entry
+
+USED_AS = {"weight_kg": "weight_kg", "dose_MBq": "dose_bq", "injection_time": "injection"}  # of a Conversion
+
+
+def with_given(series: Series, entry: Entry) -> Series:
+    """A PET series whose headers hold the dose and the time of injection that were given; the weight goes beside it."""
+    if entry.dose_mbq is None and entry.injection_time is None:
+        return series
+    headers = []
+    for header in series.headers:
+        new = deepcopy(header)
+        items = radiopharmaceuticals(new) or [Dataset()]
+        if entry.dose_mbq is not None:
+            items[0].RadionuclideTotalDose = f"{entry.dose_mbq * 1e6:.10g}"
+        if entry.injection_time is not None:
+            _set_time(items[0], entry.injection_time)
+        new.RadiopharmaceuticalInformationSequence = Items(items)
+        headers.append(new)
+    return replace(series, headers=tuple(headers))
+
+
+def marked(conversion: Conversion, entry: Entry) -> Conversion:
+    """The record of a conversion, saying of what was given that it was."""
+    if entry.injection_time is not None and conversion.injection is not None:
+        return replace(conversion, injection_from="given")
+    return conversion
+
+
+def not_used(entry: Entry, conversion: Conversion | None) -> list[str]:
+    """A warning of what was given, and the study's SUV did not need."""
+    unused = [name for name in entry.given if name in USED_AS
+              and (conversion is None or getattr(conversion, USED_AS[name]) is None)]  # fmt: skip
+    if not unused:
+        return []
+    why = f"its route is {conversion.route}" if conversion else "images hold SUV already"
+    return [f"{', '.join(unused)} given for PET '{entry.pet[0]}' is not used: {why}"]
+
+
+def _set_time(item: Dataset, given: str) -> None:
+    """Date and time, or a time of day, into (0018,1078) and (0018,1072), so that the two never contradict.
+
+    A time with an offset from UTC stands in (0018,1078) alone, where it is converted.
+    """
+    for keyword in ("RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"):
+        if keyword in item:
+            delattr(item, keyword)
+    try:
+        item.RadiopharmaceuticalStartTime = time.fromisoformat(given).strftime("%H%M%S.%f")
+        return
+    except ValueError:
+        moment = datetime.fromisoformat(given)
+    item.RadiopharmaceuticalStartDateTime = moment.strftime("%Y%m%d%H%M%S.%f%z")
+    if moment.tzinfo is None:
+        item.RadiopharmaceuticalStartTime = moment.strftime("%H%M%S.%f")

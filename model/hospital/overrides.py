@@ -1,0 +1,159 @@
+"""A table of what is given in place of headers: overrides.csv, one line a study.
+
+Columns: study (its name in the results, its StudyInstanceUID, or a path that holds this study alone), weight_kg,
+height_m, dose_MBq, injection_time; separated by comma, semicolon or tab; an empty cell gives nothing.
+"""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError
+from model.hospital.find.entry import Entry, Found, Unusable
+from model.hospital.names import digest_in, is_name, name_of
+
+FILE = "overrides.csv"
+STUDY = "study"
+LIMITS = {"weight_kg": (0.0, 1000.0, "kg"), "height_m": (0.2, 3.0, "m, not cm"), "dose_MBq": (0.1, 10_000.0, "MBq")}
+INJECTION = "injection_time"
+COLUMNS = (STUDY, *LIMITS, INJECTION)
+ISO = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?")
+ISO_SHOWN = "ISO 8601, such as 2024-03-05T10:00:00, 2024-03-05T10:00:00+01:00 or 10:00:00"
+
+
+def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
+    """The lines of the table by their number: `study`, and the values that are given.
+
+    Raises ConfigError for a file that cannot be read, an unknown or doubled column, no study, and impossible values.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
+    head = content.partition("\n")[0]
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=head.count))
+    names = [_column(name.strip(), path) for name in next(rows, [])]
+    if STUDY not in names or len(set(names)) != len(names):
+        raise ConfigError(f"'{path}' must have the column {STUDY}, and every column once; it has {', '.join(names)}")
+    lines: dict[int, dict[str, Any]] = {}
+    for cells in rows:
+        stripped = [cell.strip() for cell in cells]
+        if not any(stripped):
+            continue
+        where = f"'{path}' line {rows.line_num}"
+        if any(stripped[len(names) :]):
+            raise ConfigError(f"{where} has more cells than the head has columns; quote cells that hold a separator")
+        given = {name: cell for name, cell in zip(names, stripped, strict=False) if cell}
+        if STUDY not in given:
+            raise ConfigError(f"{where} names no study; give its name, its StudyInstanceUID or its path")
+        lines[rows.line_num] = {name: _value(name, cell, where) for name, cell in given.items()}
+    return lines
+
+
+def with_overrides(found: Found, path: Path, root: Path, salt: bytes, named: bool) -> Found:
+    """The studies with what the table gives. named: whether messages may hold what it calls a study.
+
+    Raises ConfigError where a line's study was not found, is not one alone, or stands in another line, too.
+    """
+    base = root if root.is_dir() else root.parent
+    entries, lines_of = list(found.entries), dict[int, int]()
+    for line, given in read_overrides(path).items():
+        wanted = str(given[STUDY])
+        shown = f"study '{wanted}'" if named else "its study"
+        matches = _matching(wanted, entries, base, salt)
+        if not matches and _matching(wanted, list(found.unusable), base, salt):
+            continue  # it cannot be scored, which is told with its reason
+        if len(matches) != 1:
+            there = f"{len(matches)} of the" if matches else "none of the"
+            raise ConfigError(
+                f"'{path}' line {line}: {shown} is {there} {len(entries)} studies found; give the name it has in the "
+                "results (failures.csv, summary.csv), its StudyInstanceUID, or the path of a folder that holds it alone"
+            )
+        (number,) = matches
+        if number in lines_of:
+            raise ConfigError(f"'{path}' lines {lines_of[number]} and {line} are of one study; remove one of them")
+        lines_of[number] = line
+        entries[number] = _with(entries[number], given, f"'{path}' line {line}")
+    return replace(found, entries=tuple(entries))
+
+
+def _with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
+    weight_kg = given.get("weight_kg")
+    if weight_kg is not None and entry.weight_kg not in (None, weight_kg):
+        raise ConfigError(
+            f"{where} gives weight_kg {weight_kg:g}, and the list of studies {entry.weight_kg:g}; correct one of them"
+        )
+    return replace(
+        entry, weight_kg=entry.weight_kg if weight_kg is None else weight_kg, height_m=given.get("height_m"),
+        dose_mbq=given.get("dose_MBq"), injection_time=given.get(INJECTION),
+    )  # fmt: skip
+
+
+def _matching(wanted: str, items: list[Any], base: Path, salt: bytes) -> list[int]:
+    """Which of the studies a cell means: by name, then by UID, then by path."""
+    tests: list[Callable[[Entry | Unusable], bool]] = [
+        lambda item: is_name(wanted) and digest_in(wanted) in _digests(item, salt),
+        lambda item: wanted == getattr(item, "study_uid", None),
+        lambda item: _holds(wanted, item, base),
+    ]
+    for test in tests:
+        if matches := [number for number, item in enumerate(items) if test(item)]:
+            return matches
+    return []
+
+
+def _digests(item: Entry | Unusable, salt: bytes) -> set[str]:
+    identities = (item.identity, *getattr(item, "also", ()))
+    return {digest_in(name_of(item, salt, identity=identity)) for identity in identities}
+
+
+def _holds(wanted: str, item: Entry | Unusable, base: Path) -> bool:
+    """Whether a path, with either kind of slashes, is the study's, or a folder above it or above its files."""
+    files = (*item.pet, *item.ct) if isinstance(item, Entry) else item.paths
+    for text in {wanted, wanted.replace("\\", "/")}:
+        path = Path(os.path.abspath(base / text))
+        if any(one.is_relative_to(path) for one in (item.source, *files)):
+            return True
+    return False
+
+
+def _column(name: str, path: Path) -> str:
+    known = {column.lower(): column for column in COLUMNS}
+    if name.lower() not in known:
+        raise ConfigError(f"'{path}' has the column '{name}'; known are {', '.join(COLUMNS)}: correct or remove it")
+    return known[name.lower()]
+
+
+def _value(name: str, cell: str, where: str) -> Any:
+    """A cell as what its column holds. Raises ConfigError."""
+    if name == STUDY:
+        return cell
+    if name == INJECTION:
+        return _time(cell, where)
+    low, high, unit = LIMITS[name]
+    try:
+        value = float(cell.replace(",", "."))
+    except ValueError:
+        raise ConfigError(f"{where}: {name} '{cell}' is not a number; give it in {unit}") from None
+    if not (isfinite(value) and low < value < high):
+        raise ConfigError(f"{where}: {name} is {value:g}; it must lie between {low:g} and {high:g}, in {unit}")
+    return value
+
+
+def _time(cell: str, where: str) -> str:
+    match = ISO.fullmatch(cell)
+    try:
+        if match is None or (match[2] and not match[1]):
+            raise ValueError
+        moment = datetime.fromisoformat(cell if match[1] else f"2000-01-01T{cell}")
+    except ValueError:
+        raise ConfigError(f"{where}: injection_time '{cell}' cannot be read; give it as {ISO_SHOWN}") from None
+    return moment.isoformat() if match[1] else moment.time().isoformat()

@@ -1,0 +1,133 @@
+"""Tables of a batch: what was found (summary.csv), what was not done and why (failures.csv), who is who (keys.csv)."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model import RESEARCH
+from model.errors import shown, split_remedy
+from model.hospital.find.entry import FIND, NO_PET, Unusable
+from model.hospital.folder import STUDIES
+from model.hospital.job import Job
+from model.hospital.journal import Record
+from model.hospital.names import KEYS, cleared, digest_in, found_elsewhere, is_name
+from model.hospital.plan import Plan
+from model.results.lesion_table import csv_text, without_apostrophe
+
+SUMMARY, FAILURES = "summary.csv", "failures.csv"
+COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
+TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
+FAILURE_COLUMNS = ("study", "stage", "message", "remedy", "notice")
+KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct", "found_in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A study that could not be scored: at which stage (find, read, segment, measure, write), why, and what to do.
+
+    Or, at stage "no PET", a CT alone, which is passed over.
+    """
+
+    study: str
+    stage: str
+    message: str
+    remedy: str
+
+    @property
+    def passed_over(self) -> bool:
+        return self.stage == NO_PET
+
+
+def failures_of(plan: Plan, records: Iterable[Record], root: Path, named: bool) -> list[Failure]:
+    """What was found and could not be scored, then what failed, by name."""
+    found = [_unusable(name, item, root, named) for name, item in plan.unusable.items()]
+    failed = [Failure(study=r.study, stage=r.stage, message=r.message, remedy=r.remedy) for r in records]
+    return sorted([*found, *failed], key=lambda failure: failure.study)
+
+
+def apart(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
+    """What could not be scored, and what was passed over, each in the order it comes in."""
+    parts: tuple[list[Failure], list[Failure]] = ([], [])
+    for failure in failures:
+        parts[failure.passed_over].append(failure)
+    return parts
+
+
+def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One row a study that was scored; columns of the comparison with a truth where any study has one."""
+    truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()
+    names = [*COLUMNS, *truth, "warnings", "folder", "notice"]
+    more = ({"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
+            for row in rows)  # fmt: skip
+    return csv_text(names, [dict(row) | extra for row, extra in zip(rows, more, strict=True)])
+
+
+def failures_csv(failures: Sequence[Failure]) -> str:
+    """One row a study that was not scored; the head alone where all were."""
+    return csv_text(FAILURE_COLUMNS, [vars(failure) | {"notice": RESEARCH} for failure in failures])
+
+
+def keys_csv(plan: Plan, root: Path, before: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Which study is which: where it lies, and whose it is. root: the folder or list it was found in. before: rows of
+    `keys_of` that are kept for what is not in the plan.
+    """
+    rows: dict[str, Mapping[str, Any]] = {row["study"]: row for row in before}
+    for name, item in plan.unusable.items():
+        rows[name] = {"study": name, "source": str(item.source), "found_in": str(root)}
+    rows |= {job.name: _key(job) for job in plan.jobs.values()}
+    return csv_text(KEY_COLUMNS, [rows[name] for name in sorted(rows)])
+
+
+def failures_kept(output: Path, plan: Plan, root: Path) -> list[Failure]:
+    """What earlier runs over other studies found, and could not score, by their failures.csv.
+
+    Neither what lies below `root`, where it would have been found again, nor a study of this run.
+    """
+    try:
+        content = (output / FAILURES).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    elsewhere = found_elsewhere(output, root)
+    found = {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.kept)}
+    kept = []
+    for row in csv.DictReader(io.StringIO(content, newline="")):
+        one = {name: without_apostrophe(row.get(name) or "") for name in FAILURE_COLUMNS[:4]}
+        if one["stage"] not in (FIND, NO_PET) or not is_name(one["study"]) or digest_in(one["study"]) in found:
+            continue
+        if one["study"] in elsewhere:
+            kept.append(Failure(**one))
+    return kept
+
+
+def keys_of(output: Path, kept: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of an earlier keys.csv whose study has results there or is one of `kept`; none where it cannot be read.
+    """
+    wanted = set(kept)
+    try:
+        content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    rows = [
+        {name: without_apostrophe(value or "") for name, value in row.items() if name in KEY_COLUMNS}
+        for row in csv.DictReader(io.StringIO(content, newline=""))
+    ]
+    named = [row for row in rows if is_name(row.get("study", ""))]
+    return [row for row in named if row["study"] in wanted or (output / STUDIES / row["study"]).is_dir()]
+
+
+def _key(job: Job) -> dict[str, Any]:
+    person = [*job.entry.person, "", ""]
+    return {
+        "study": job.name, "source": str(job.entry.source), "patient": person[0], "patient_id": person[1],
+        "pet": str(job.entry.pet[0]), "ct": str(job.entry.ct[0]),
+        "found_in": str(job.root),
+    }  # fmt: skip
+
+
+def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:
+    said = item.message if named else cleared(item.message, item, root, name)
+    message, remedy = split_remedy(shown(said))
+    return Failure(study=name, stage=item.stage, message=message, remedy=remedy)

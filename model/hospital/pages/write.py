@@ -1,0 +1,79 @@
+"""Everything that a batch writes besides the studies' own folders, all at once."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model import RESEARCH, __version__
+from model.files import Staging
+from model.hospital.journal import DONE, FAILED, Record
+from model.hospital.names import KEYS, write_private
+from model.hospital.pages.page import HTML, About, html_report
+from model.hospital.pages.tables import (
+    FAILURES,
+    SUMMARY,
+    Failure,
+    apart,
+    failures_csv,
+    failures_kept,
+    failures_of,
+    keys_csv,
+    keys_of,
+    summary_csv,
+)
+from model.hospital.plan import Plan
+from model.results.metrics import CONVENTIONS
+from model.results.writing import write_bytes, write_json
+
+TOTALS = "summary.json"
+
+
+def write_results(
+    output: Path, root: Path, plan: Plan, records: Mapping[str, Record], named: bool, about: About
+) -> None:
+    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study; what
+    earlier runs wrote of other studies stays in the tables.
+
+    Raises OutputError, then leaves what was there.
+    """
+    ended = dict(plan.kept) | dict(plan.done) | dict(records)
+    rows = [ended[name].row for name in sorted(ended) if ended[name].state == DONE]
+    failures = failures_of(plan, (r for r in ended.values() if r.state == FAILED), root, named)
+    earlier = failures_kept(output, plan, root)
+    failures = sorted([*failures, *earlier], key=lambda failure: failure.study)
+    waiting = len(plan.todo) - len(records)
+    write_private(keys_csv(plan, root, keys_of(output, (failure.study for failure in failures))), output / KEYS)
+    with Staging() as staging:
+        write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
+        write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)
+        write_json(totals_of(rows, failures, waiting, about), output / TOTALS, staging)
+        page = html_report(rows, failures, output, about, waiting)
+        write_bytes(page.encode(errors="replace"), output / HTML, staging)
+        staging.commit()
+
+
+def totals_of(
+    rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int, about: About
+) -> dict[str, Any]:  # fmt: skip
+    """The batch in a few numbers; `truth`: means over the studies that have one, None where there is no number."""
+    failed, passed = apart(failures)
+    content: dict[str, Any] = {
+        "notice": RESEARCH, "version": __version__, "weights": about.weights, "weights_sha256": about.weights_sha256,
+        "studies_scored": len(rows), "studies_not_scored": len(failed), "studies_still_to_do": waiting,
+        "ct_without_pet": len(passed),
+        "studies_with_lesions": sum(bool(row["lesions"]) for row in rows),
+        "studies_with_warnings": sum(bool(row["warnings"]) for row in rows),
+        "lesions": sum(row["lesions"] for row in rows),
+        "mtv_ml_median": statistics.median(row["mtv_ml"] for row in rows) if rows else None,
+    }  # fmt: skip
+    compared = [row for row in rows if "convention" in row]
+    if compared:
+        convention = compared[0]["convention"]
+        content["truth"] = {"convention": convention, "empty_masks": CONVENTIONS[convention]}
+        for name in ("dice", "fpv_ml", "fnv_ml"):
+            values = [row[name] for row in compared if row[name] is not None]
+            content["truth"] |= {
+                f"{name}_mean": round(statistics.fmean(values), 4) if values else None, f"{name}_studies": len(values)
+            }
+    return content

@@ -1,0 +1,186 @@
+"""What is to do in a batch: which studies are scored already, with these weights, settings and files, and which not."""
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.bundle.manifest import Bundle
+from model.hospital.find.entry import NO_PET, Entry, Found, Unusable
+from model.hospital.folder import REPORT, STUDIES
+from model.hospital.job import Job, Options
+from model.hospital.journal import DONE, Record, contents_of, stat_of
+from model.hospital.names import (
+    NAMELESS,
+    digest_in,
+    files_of,
+    found_elsewhere,
+    is_name,
+    name_of,
+    names_by_files,
+    patients_by_digest,
+)
+from model.hospital.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
+
+OTHER_WEIGHTS = "scored by an earlier run with other weights than the last run's (report.json says which)"
+NO_DICOM_YET = "the run that scored it was ended before its SEG was written; run over its folder of studies again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """jobs: every study, by name. done: records of those that need not be scored. unusable: by name. kept: records of
+    studies that this run did not find, whose results, or failures, are of this folder.
+    """
+
+    jobs: dict[str, Job]
+    done: dict[str, Record]
+    unusable: dict[str, Unusable]
+    unrecorded: tuple[Record, ...] = ()  # of those done: results that the journal does not know of
+    kept: dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[Job]:
+        return [job for name, job in self.jobs.items() if name not in self.done]
+
+    @property
+    def passed_over(self) -> int:
+        """How many of the unusable are a CT without a PET: no study to score."""
+        return sum(item.stage == NO_PET for item in self.unusable.values())
+
+    @property
+    def wanting(self) -> int:
+        """How many of the unusable should have been scored."""
+        return len(self.unusable) - self.passed_over
+
+
+def make_plan(
+    found: Found, root: Path, output: Path, salt: bytes, records: dict[str, Record], bundle: Bundle, options: Options
+) -> Plan:
+    """Names for all that was found, and what of it is done: by the journal, or by a result that it does not know of."""
+    folders, names, patients = folders_by_digest(output), names_by_files(output), patients_by_digest(output)
+    limits = bundle.manifest.limits
+    jobs: dict[str, Job] = {}
+    done: dict[str, Record] = {}
+    new = []
+    for entry in found.entries:
+        known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM says itself whose it is
+        entry = _of_its_patient(entry, salt, patients)
+        name, stored = _named(entry, salt, options.named, folders, records, known_as)
+        key = key_of(bundle, limits, options, entry)
+        job = Job(name=name, entry=entry, root=root, output=output, key=key, options=options,
+                  mask_key=mask_key_of(bundle, limits, entry))  # fmt: skip
+        record = records.get(name)
+        known = record is not None and record.state == DONE and record.key == key
+        record = record if known else read_result(output, name)
+        if record is not None and is_done(job, record):
+            done[name] = record
+            new += [] if known else [record]
+        else:
+            usable = next((folder for folder in stored if usable_mask(job, folder, bundle)), "")
+            job = dataclasses.replace(job, stored=usable)
+        jobs[name] = job
+    unusable = {_named(item, salt, options.named, folders, records)[0]: item for item in found.unusable}
+    kept = _kept({*jobs, *unusable}, root, output, records, folders, bundle)
+    return Plan(jobs=jobs, done=done, unusable=unusable, unrecorded=tuple(new), kept=kept)
+
+
+def folders_by_digest(output: Path) -> dict[str, list[str]]:
+    """The studies' folders that are there, by the hash in their names."""
+    found: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for path in sorted((output / STUDIES).iterdir()):
+            if is_name(path.name):
+                found.setdefault(digest_in(path.name), []).append(path.name)
+    return found
+
+
+def _of_its_patient(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> Entry:
+    """The entry without identities that are another patient's in the results: patients may share a StudyInstanceUID."""
+    own = entry.person[1] if entry.kind == "dicom" and len(entry.person) > 1 else None
+    identities = [
+        identity for identity in (entry.identity, *entry.also)
+        if own is None or patients.get(digest_in(name_of(entry, salt, identity=identity)), own) == own
+    ]  # fmt: skip
+    if not identities:
+        return entry
+    return dataclasses.replace(entry, identity=identities[0], also=tuple(identities[1:]))
+
+
+def _named(
+    item: Entry | Unusable, salt: bytes, named: bool, folders: Mapping[str, list[str]], records: Mapping[str, Record],
+    known_as: str = "",
+) -> tuple[str, list[str]]:  # fmt: skip
+    """What a study is called, and the folders that are its own, those of this name first.
+
+    A study that has a result, or a failure, keeps the name it has there, also where it was named by another rule.
+    known_as: what keys.csv calls the study of these files, or "".
+    """
+    identities = (item.identity, *getattr(item, "also", ()))
+    names = [name_of(item, salt, named, identity) for identity in identities]
+    names += [names[0].removesuffix(digest_in(names[0])) + digest_in(known_as)] if known_as else []
+    digests = [digest_in(name) for name in names]
+    recorded = {digest_in(name) for name in records}
+    digest = next((d for d in digests if d in folders), next((d for d in digests if d in recorded), digests[0]))
+    there = folders.get(digest, [])
+    name = names[digests.index(digest)]
+    if named and name not in there:  # a name that an earlier version made with other letters
+        name = next((one for one in there if not one.startswith(NAMELESS) and one in records), name)
+    return name, sorted(there, key=lambda folder: folder != name)
+
+
+def _kept(
+    found: set[str], root: Path, output: Path, records: Mapping[str, Record], folders: Mapping[str, list[str]],
+    bundle: Bundle,
+) -> dict[str, Record]:  # fmt: skip
+    """Results, and failures, of earlier runs over other studies: the tables are of the whole folder.
+
+    A failure of a study that was looked for in `root`, and is not there any more, is none.
+    """
+    digests = {digest_in(name) for name in found}
+    names = {folder for there in folders.values() for folder in there} | set(records)
+    elsewhere = found_elsewhere(output, root)
+    kept = {}
+    for name in sorted(name for name in names if is_name(name) and digest_in(name) not in digests):
+        record = records.get(name)
+        if record is not None and record.state != DONE:
+            if name in elsewhere:
+                kept[name] = record
+        elif name in folders.get(digest_in(name), []) and (result := _row_of_earlier(output, name, bundle)):
+            kept[name] = result
+    return kept
+
+
+def _row_of_earlier(output: Path, name: str, bundle: Bundle) -> Record | None:
+    """The record of a result of an earlier run, warned about where it is not as this run would make it."""
+    report, result = read_report(output, name), read_result(output, name)
+    if report is None or result is None or not isinstance(result.row.get("warnings"), list):
+        return None
+    weights = report.get("weights")
+    other = not isinstance(weights, dict) or weights.get("manifest_sha256") != bundle.sha256
+    notes = [OTHER_WEIGHTS] * other + [NO_DICOM_YET] * result.key.startswith(UNFINISHED)
+    return dataclasses.replace(result, row=result.row | {"warnings": [*result.row["warnings"], *notes]})
+
+
+def read_result(output: Path, name: str) -> Record | None:
+    """The record of a result that is complete, from its own report: the run may have ended before it was journalled."""
+    report = read_report(output, name)
+    try:
+        said = report["batch"] if report else {}
+        return Record(
+            study=name, state=DONE, key=said["key"], input_sha256=said["input_sha256"], stat=said["stat"],
+            row=said["row"],
+        )  # fmt: skip
+    except (KeyError, TypeError):
+        return None
+
+
+def is_done(job: Job, record: Record) -> bool:
+    """Whether the result of a record is there, made by the same weights and settings of what the files hold now."""
+    folder = job.output / STUDIES / record.study
+    if record.key != job.key or not all((folder / name).is_file() for name in (REPORT, job.mask)):
+        return False
+    try:
+        return stat_of(job.entry.files) == record.stat or contents_of(job.entry.files) == record.input_sha256
+    except OSError:
+        return False

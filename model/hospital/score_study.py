@@ -1,0 +1,170 @@
+"""One study of a batch: from its files, or from its mask that is there already, to its folder of results."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+
+from model.bundle.manifest import Bundle
+from model.bundle.settings import Limits
+from model.dicom.headers import Series, find_series, joined
+from model.dicom.reading import read_study
+from model.dicom.series import order_slices
+from model.dicom.suv import Conversion
+from model.errors import CaseError
+from model.files import sha256_of
+from model.hospital.folder import STUDIES
+from model.hospital.given import marked, not_used, with_given
+from model.hospital.job import Job
+from model.hospital.journal import hash_of_hashes, stat_of
+from model.hospital.stored_results import Stored, read_stored
+from model.hospital.study_results import Study, write_study
+from model.inference.device import Device
+from model.inference.segment import Ready, Result, make_ready, segment_ready
+from model.networks.weights import Voter
+from model.results.lesions import measure
+from model.stopwatch import Stopwatch
+from model.study.masks import check_grid, read_mask
+from model.study.reading import Case, read_case
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A study ready for the networks (`ready`), or with the mask that it has already (`stored`). headers: of the PET's
+    slices in the order of its volume, none where it is an image; seconds: of each stage so far.
+    """
+
+    case: Case
+    ready: Ready | None
+    stored: Stored | None
+    conversion: Conversion | None
+    headers: tuple[FileDataset, ...]
+    truth: NDArray[np.bool_] | None
+    hashes: dict[str, str]
+    seconds: dict[str, float]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the journal knows the files by."""
+        return {name: self.hashes[name] for name in ("input_sha256", "stat")}
+
+
+def load(job: Job, bundle: Bundle) -> Loaded:
+    """Read and check a study, and do with it all that needs no network. Raises CaseError, also if a file was written to
+    while it was read.
+    """
+    watch = Stopwatch()
+    with watch.stage("read"):
+        found = _read(job, bundle.manifest.limits)
+        stored = _stored(job, found["case"], found["hashes"]["images_sha256"])
+    ready = None if stored else make_ready(found["case"], bundle, watch)
+    return Loaded(ready=ready, stored=stored, seconds=watch.seconds, **found)
+
+
+def _read(job: Job, limits: Limits) -> dict[str, Any]:
+    """What a study's files hold. Raises CaseError."""
+    entry = job.entry
+    try:
+        hashes = _hashes(job)
+    except OSError as error:
+        raise CaseError(
+            f"'{error.filename}' cannot be read: {error.strerror}; is the share still there, and may this user read it?"
+        ) from None
+    conversion: Conversion | None = None
+    headers: tuple[FileDataset, ...] = ()
+    if entry.kind == "dicom":
+        pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct)
+        study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=job.name)
+        case, conversion = study.case, marked(study.conversion, entry)
+        headers = tuple(order_slices(pet, "PT")[0])
+    else:
+        case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
+    truth, not_compared = _truth(job, case)
+    warnings = (*entry.warnings, *case.warnings, *not_used(entry, conversion), *not_compared)
+    case = dataclasses.replace(case, warnings=warnings)
+    if stat_of(entry.files) != hashes["stat"]:
+        raise CaseError(f"a file of '{entry.source}' was changed while it was read; run again when it is complete")
+    return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
+
+
+def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
+    """The mask to compare with; None, and a warning, where it cannot be: the study is scored all the same."""
+    path = job.entry.truth
+    if path is None:
+        return None, []
+    try:
+        truth, grid = read_mask(path, "truth")
+        check_grid(grid, f"truth '{path}'", case.pet.grid, f"PET '{case.pet.path}'")
+    except CaseError as error:
+        return None, [f"not compared with its truth: {error}"]
+    return truth, []
+
+
+def _hashes(job: Job) -> dict[str, str]:
+    """Of all files and of the images alone: of what the file system says, and of contents. Raises OSError."""
+    files, images = job.entry.files, job.entry.images
+    stats = {"stat": stat_of(files), "images_stat": stat_of(images)}
+    contents = {path: sha256_of(path) for path in files}
+    return stats | {
+        "input_sha256": hash_of_hashes(contents[path] for path in files),
+        "images_sha256": hash_of_hashes(contents[path] for path in images),
+    }
+
+
+def _stored(job: Job, case: Case, images_sha256: str) -> Stored | None:
+    """The mask that is there, its folder under the study's name from now on; None where it must be made."""
+    if not job.stored:
+        return None
+    folders = job.output / STUDIES
+    if job.stored != job.name and not (folders / job.name).exists():
+        with suppress(OSError):
+            os.rename(folders / job.stored, folders / job.name)
+    return read_stored(job, case.pet.grid, images_sha256)
+
+
+def score_study(
+    job: Job, loaded: Loaded, bundle: Bundle, device: Device, networks: Callable[[], list[Voter]],
+    at: Stage = lambda stage: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Segment, measure and write one study; returns its row of the summary. `at` hears of each stage as it begins.
+
+    networks: asked for only if the study has no mask yet. Raises the errors of model/errors.py, then leaves nothing
+    but what was finished before.
+    """
+    case, watch = loaded.case, Stopwatch(seconds=loaded.seconds)
+    at("segment")
+    warnings: list[str] = []
+    if loaded.ready is not None:
+        result = segment_ready(
+            loaded.ready, bundle, device, watch, those=networks(), with_disagreement=job.options.disagreement
+        )  # fmt: skip
+        warnings = [*result.warnings, *([device.warning] if device.warning else [])]
+    else:
+        assert loaded.stored is not None
+        result = Result(mask=loaded.stored.mask, probability=None, warnings=(), rung="stored", windows=0)
+    at("measure")
+    with watch.stage("measure"):
+        measured = measure(case.pet.array, result.mask, case.pet.grid)
+    at("write")
+    study = Study(
+        job=job, bundle=bundle, device=device, case=case, result=result, stored=loaded.stored, measured=measured,
+        conversion=loaded.conversion, headers=loaded.headers, truth=loaded.truth, hashes=loaded.hashes,
+        mask_warnings=tuple(warnings),
+    )  # fmt: skip
+    return write_study(study, watch)
+
+
+def _series(files: tuple[Path, ...]) -> Series:
+    found = find_series(files)
+    if len({one.modality for one in found}) != 1:
+        raise CaseError(f"'{files[0]}' and the files beside it were changed since they were found; run again")
+    return joined(found)

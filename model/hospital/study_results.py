@@ -1,0 +1,231 @@
+"""What is written of a scored study: mask, tables, pictures and report first, which then stay whatever becomes of the
+SEG and the RTSTRUCT; what of these cannot be made is a warning.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+
+from model import RESEARCH
+from model.bundle.manifest import Bundle
+from model.dicom.identity import identity_warnings
+from model.dicom.rtstruct import dicom_rtstruct
+from model.dicom.seg import dicom_seg
+from model.dicom.suv import Conversion
+from model.errors import LesionError, shown
+from model.hospital.folder import REPORT, Folder, add_files
+from model.hospital.job import Job
+from model.hospital.names import cleared
+from model.hospital.stored_results import EXTRAS, KEPT, UNFINISHED, Stored, mask_hash
+from model.inference.device import Device
+from model.inference.segment import Result
+from model.results.lesion_table import lesions_csv, lesions_json, rounded
+from model.results.lesions import Lesion, Totals
+from model.results.metrics import score
+from model.results.preview import preview, thumbnail
+from model.results.run_summary import make_report
+from model.results.writing import json_bytes
+from model.stopwatch import Stopwatch
+from model.study.geometry import las_view
+from model.study.reading import Case
+
+LONGEST_REASON = 200  # characters of what a library says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study that is segmented and measured. stored: the result that its mask is from, if it was there already.
+
+    hashes: of its files, as `model.hospital.stored_results` compares them. mask_warnings: of the mask's making, now.
+    """
+
+    job: Job
+    bundle: Bundle
+    device: Device
+    case: Case
+    result: Result
+    stored: Stored | None
+    measured: tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]
+    conversion: Conversion | None
+    headers: tuple[FileDataset, ...]
+    truth: NDArray[np.bool_] | None
+    hashes: dict[str, str]
+    mask_warnings: tuple[str, ...]
+
+
+def write_study(study: Study, watch: Stopwatch) -> dict[str, Any]:
+    """Write all files of a study; its row of the summary. Raises OutputError: then what was finished stays."""
+    job = study.job
+    warnings = [*study.case.warnings, *_of_the_mask(study)]
+    warnings += identity_warnings(study.headers) if study.headers else []
+    seconds = watch.seconds
+    with Folder(job.output, job.name) as folder:
+        with watch.stage("write"):
+            kept = _write_files(folder, study)
+            warnings += _write_pictures(folder, study)
+        row = _row(study, sum(seconds.values()), warnings)
+        missing = [name for name in _wanted(study) if name not in kept]
+        key = UNFINISHED + job.key if missing else job.key
+        folder.write(REPORT, _report(study, warnings, seconds, row, key))
+        folder.commit()
+    if not missing:
+        return row
+    with watch.stage("write"):
+        made, failed = _make_dicom(study, missing)
+    row = _row(study, sum(seconds.values()), [*warnings, *failed])
+    add_files(job.output, job.name, made | {REPORT: _report(study, [*warnings, *failed], seconds, row, job.key)})
+    return row
+
+
+def _wanted(study: Study) -> list[str]:
+    """The DICOM objects that are to be there: SEG, and RTSTRUCT if asked for, where the study came as DICOM."""
+    if not study.headers:
+        return []
+    return [name for name in EXTRAS if name != "rtstruct.dcm" or study.job.options.rtstruct]
+
+
+def _write_files(folder: Folder, study: Study) -> set[str]:
+    """Everything but SEG, RTSTRUCT and report; of a mask that was there already these are taken over. Their names."""
+    job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
+    lesions, totals, _ = study.measured
+    old = study.stored.path.parent if study.stored else None
+    if study.stored and study.stored.path.name == job.mask:
+        folder.write(job.mask, study.stored.path.read_bytes())
+    else:
+        folder.write_image(job.mask, result.mask.astype(np.uint8), grid)
+    if result.disagreement is not None:
+        folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
+    folder.write("lesions.csv", lesions_csv(lesions).encode())
+    folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
+    kept = set()
+    if old is not None:
+        for path in (*(old / name for name in EXTRAS), *old.glob("disagreement.*")):
+            if path.is_file():
+                folder.write(path.name, path.read_bytes())
+                kept.add(path.name)
+    return kept
+
+
+def _write_pictures(folder: Folder, study: Study) -> list[str]:
+    """Preview and thumbnail, and a warning where they cannot be drawn: whatever a library raises over a volume."""
+    view = las_view(study.case.pet.grid)
+    spacing_mm = view.grid.spacing_mm
+    try:
+        suv, mask = view.to_las(study.case.pet.array), view.to_las(study.result.mask)
+        numbers = view.to_las(study.measured[2])
+        pictures = {
+            "preview.png": preview(suv, mask, spacing_mm, f"{study.job.name}  {RESEARCH}", numbers),
+            "thumbnail.png": thumbnail(suv, mask, spacing_mm),
+        }
+    except Exception as error:  # an extra: the mask stays, and the reason is told
+        return [f"no picture of PET '{study.case.pet.path}' was made: {_reason(error)}"]
+    for name, content in pictures.items():
+        folder.write(name, content)
+    return []
+
+
+def _make_dicom(study: Study, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
+    """SEG and RTSTRUCT, and a warning for each that cannot be made: whatever a library raises over a header."""
+    job, numbers, headers = study.job, study.measured[2], study.headers
+    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
+    weights = f"{study.bundle.manifest.name} ({study.bundle.manifest.method})"
+    makers: dict[str, Callable[[], bytes]] = {
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run),
+    }
+    made, warnings = {}, []
+    for name in names:
+        try:
+            made[name] = makers[name]()
+        except Exception as error:  # an extra: the mask stays, and the reason is told
+            what = "SEG" if name == "seg.dcm" else "RTSTRUCT"
+            warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
+    return made, warnings
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line, of the project's own errors their words alone."""
+    said = " ".join(str(error).split())
+    reason = said if isinstance(error, LesionError) else f"{type(error).__name__}: {said[:LONGEST_REASON]}"
+    return f"{reason} (the mask and the tables are whole)"
+
+
+def _of_the_mask(study: Study) -> list[str]:
+    """Warnings of the mask's making: of this time, or those that its report holds beyond what reading says."""
+    if study.stored is None:
+        return list(study.mask_warnings)
+    said = study.stored.said
+    if "mask_warnings" in said:
+        return list(said["mask_warnings"])
+    job = study.job
+    read = {*study.case.warnings}
+    read |= {cleared(warning, job.entry, job.root, name) for warning in read for name in (job.name, job.stored)}
+    return [warning for warning in study.stored.report["warnings"] if warning not in read]
+
+
+def _row(study: Study, seconds: float, warnings: list[str]) -> dict[str, Any]:
+    """What summary.csv and report.html show of a study."""
+    job, totals, voxel_ml = study.job, study.measured[1], study.case.pet.grid.voxel_ml
+    row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(totals))}
+    if study.truth is not None:
+        scores = score(study.result.mask, study.truth, voxel_ml, job.options.convention)
+        row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
+        row["mtv_true_ml"] = round(float(np.count_nonzero(study.truth)) * voxel_ml, 4)
+    picks = [_shown(job, pick) for pick in job.entry.picks]
+    return row | {"seconds": round(seconds, 2), "warnings": [_shown(job, w) for w in warnings], "picks": picks}
+
+
+def _report(
+    study: Study, warnings: list[str], seconds: dict[str, float], row: dict[str, Any], key: str
+) -> bytes:  # fmt: skip
+    """report.json. Of a mask that was there already, what made it stays as it was told then."""
+    job, stored = study.job, study.stored
+    report = make_report(study.case, study.bundle, study.device, study.result, warnings, seconds)
+    if stored:
+        report |= {name: stored.report[name] for name in KEPT if name in stored.report}
+    conversion = dataclasses.asdict(study.conversion) if study.conversion else None
+    if conversion and conversion["factor"] is not None:
+        conversion["slice_factors"] = []  # all of them are the factor
+    report |= {
+        "totals": rounded(dataclasses.asdict(study.measured[1])), "picks": list(job.entry.picks),
+        "suv_conversion": conversion, "given": _given(job),
+        "batch": {
+            "key": key, "mask_key": job.mask_key, "mask_sha256": mask_hash(study.result.mask), **study.hashes,
+            "options": dataclasses.asdict(job.options), "mask_warnings": _of_the_mask(study), "row": row,
+        },
+    }  # fmt: skip
+    return json_bytes(_told(job, report))
+
+
+def _given(job: Job) -> dict[str, Any]:
+    """What was given in place of the header's; of a time the time of day alone, as a date would identify."""
+    given = job.entry.given
+    if "injection_time" in given:
+        given["injection_time"] = given["injection_time"].split("T")[-1]
+    return given
+
+
+def _told(job: Job, value: Any) -> Any:
+    """A report in which no text names a file or a patient, unless names are wanted."""
+    if isinstance(value, str):
+        return _shown(job, value)
+    if isinstance(value, dict):
+        return {key: _told(job, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_told(job, item) for item in value]
+    return value
+
+
+def _shown(job: Job, message: str) -> str:
+    return shown(message if job.options.named else cleared(message, job.entry, job.root, job.name))
+
+
+def _number(value: Any) -> Any:
+    """JSON has no NaN: None stands for it."""
+    return None if isinstance(value, float) and np.isnan(value) else value
+

@@ -1,0 +1,103 @@
+"""A scoring process as seen from the one that hands out studies: started when needed, and again when it dies."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from model.errors import CaseError, ConfigError, LesionError, WeightsError
+from model.hospital.job import Job, Setup, to_json
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SLICE_S = 0.2  # how often a waiting parent looks whether it should go on waiting
+ERRORS = {kind.exit_code: kind for kind in (ConfigError, CaseError, WeightsError)}
+
+
+class Died(Exception):
+    """The scoring process ended, or was ended for taking too long, before it answered; says why."""
+
+
+class TookTooLong(Died):
+    """It was ended for taking too long: once more would take as long again."""
+
+
+class Station:
+    """One scoring process. `ask` is called by one thread at a time; `inherited`: a file descriptor it keeps open."""
+
+    def __init__(self, setup: Setup, limit_s: float | None = None, inherited: int | None = None) -> None:
+        self._setup, self._limit_s = setup, limit_s
+        self._inherited = () if inherited is None else (inherited,)
+        self._child: subprocess.Popen[str] | None = None
+        self._replies: Any = None
+
+    def __enter__(self) -> "Station":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the process and wait until its weights are loaded. Raises what it says is wrong with them, or Died."""
+        if self._child is not None:
+            return
+        reading, writing = os.pipe()
+        quiet = None if self._setup.debug else subprocess.DEVNULL  # libraries may print names of files
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "model.hospital.worker", str(writing)], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet,
+            text=True, pass_fds=(writing, *self._inherited), env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
+        os.close(writing)
+        self._replies = os.fdopen(reading, encoding="utf-8")
+        said = self._exchange(to_json(self._setup), None)
+        if said["state"] != "ready":
+            self.close()
+            raise ERRORS.get(said["code"], LesionError)(said["message"])
+
+    def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
+        """Have a study scored, and `following` read meanwhile; the answer. Raises Died."""
+        self.start()
+        return self._exchange(f"[{to_json(job)}, {to_json(following) if following else 'null'}]", self._limit_s)
+
+    def close(self) -> None:
+        """End the process at once."""
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._replies):
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        self._child = None
+
+    def _exchange(self, line: str, limit_s: float | None) -> dict[str, Any]:
+        assert self._child is not None and self._child.stdin is not None
+        with suppress(OSError):  # a process that is gone is found out below
+            self._child.stdin.write(line + "\n")
+            self._child.stdin.flush()
+        begun = time.monotonic()
+        while not select.select([self._replies], [], [], SLICE_S)[0]:
+            if limit_s and time.monotonic() - begun > limit_s:
+                self.close()
+                raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
+        said = self._replies.readline()
+        if said.endswith("\n"):
+            answer: dict[str, Any] = json.loads(said)
+            return answer
+        code = self._child.wait()
+        self.close()
+        raise Died(_how(code))
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"the process that scored it ended with exit code {code}"
+    name = signal.Signals(-code).name
+    why = ", most often for want of memory" if name == "SIGKILL" else ""
+    return f"the process that scored it was ended by {name}{why}"

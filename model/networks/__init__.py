@@ -1,0 +1,1 @@
+"""The networks, their forward passes, and their weights."""

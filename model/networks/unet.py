@@ -1,0 +1,189 @@
+"""Networks by their settings, those of Ahn and Park, table 2, here: U-Nets with early, middle and late fusion, and
+MONAI's SwinUNETR; those for slices in regnet.py.
+
+A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down, ConvTranspose3d 2 up,
+Conv3d 1x1x1 to 2 logits (section 2.1). norm: batch puts BatchNorm3d in InstanceNorm3d's place. Input (B, 2, X, Y, Z),
+channel 0 = CT, channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z).
+Parameter names follow the authors' checkpoints: pet_encoder.layer1.0.conv.weight and so on.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.bundle.settings import Network
+from model.networks.regnet import build_slices
+
+CLASSES = 2  # background, lesion
+
+
+def build(network: Network) -> nn.Module:
+    """The network with fresh random weights."""
+    if network.kind == "slices":
+        return build_slices(network)
+    widths, norm = network.widths, network.norm
+    match network.fusion:
+        case "early":
+            return UNet(2, widths, norm=norm)
+        case "middle":
+            return MiddleFusion(widths, norm)
+        case "late":
+            return LateFusion(widths, norm)
+        case "late_features":
+            return LateFeatures(widths, norm)
+        case _:
+            return _swin_unetr(widths[0])
+
+
+def skeleton(network: Network) -> nn.Module:
+    """The network without values, to be filled or counted; on the meta device where the network can be built there.
+
+    MONAI's SwinUNETR reads values of tensors while it is built, so it is made with random weights.
+    """
+    if network.fusion == "swin_unetr":
+        return build(network)
+    with torch.device("meta"):
+        return build(network)
+
+
+class Norm(nn.InstanceNorm3d):
+    """Instance normalisation that leaves channels_last_3d images as they lie on a CPU.
+
+    torch's own copies such an image to and fro, a fifth of a training step's time; a group a channel is the same sum.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        lies_last = image.is_contiguous(memory_format=torch.channels_last_3d) and not image.is_contiguous()
+        if image.device.type != "cpu" or not lies_last:
+            return super().forward(image)
+        return functional.group_norm(image, self.num_features, self.weight, self.bias, self.eps)
+
+
+def norm_of(kind: str, channels: int) -> nn.Module:
+    """The normalisation of a block. Batch statistics are means over about the last 100 steps of training."""
+    return Norm(channels, affine=True) if kind == "instance" else nn.BatchNorm3d(channels, momentum=0.02)
+
+
+class Block(nn.Module):
+    """Convolution, normalisation, SELU."""
+
+    def __init__(self, inside: int, outside: int, norm: str = "instance") -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inside, outside, kernel_size=3, padding=1, bias=False)
+        self.norm = norm_of(norm, outside)
+        self.act = nn.SELU(inplace=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.act(self.norm(self.conv(image)))
+        return out
+
+
+class Encoder(nn.Module):
+    """Stages of falling resolution; returns one tensor a stage, finest first."""
+
+    def __init__(self, inside: int, widths: tuple[int, ...], norm: str = "instance") -> None:
+        super().__init__()
+        self.stages = len(widths)
+        for number, width in enumerate(widths, start=1):
+            self.add_module(f"layer{number}", nn.Sequential(Block(inside, width, norm), Block(width, width, norm)))
+            inside = width
+        self.down = nn.MaxPool3d(2)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        out = []
+        for number in range(1, self.stages + 1):
+            image = self.get_submodule(f"layer{number}")(image if number == 1 else self.down(image))
+            out.append(image)  # (B, widths[i], X / 2**i, Y / 2**i, Z / 2**i)
+        return out
+
+
+class Decoder(nn.Module):
+    """From the encoder's stages back to full resolution; layer1 and upconv1 are the deepest."""
+
+    def __init__(self, widths: tuple[int, ...], classes: int | None = CLASSES, norm: str = "instance") -> None:
+        super().__init__()
+        self.stages = len(widths)
+        deep = widths[::-1]
+        for number in range(1, self.stages):
+            below, here = deep[number - 1], deep[number]
+            self.add_module(f"upconv{number}", nn.ConvTranspose3d(below, here, kernel_size=2, stride=2))
+            self.add_module(f"layer{number}", nn.Sequential(Block(2 * here, here, norm), Block(here, here, norm)))
+        self.fc = nn.Conv3d(widths[0], classes, kernel_size=1) if classes else nn.Identity()
+
+    def forward(self, skips: list[Tensor]) -> Tensor:
+        image = skips[-1]
+        for number in range(1, self.stages):
+            up = self.get_submodule(f"upconv{number}")(image)
+            image = self.get_submodule(f"layer{number}")(torch.cat([up, skips[-1 - number]], dim=1))
+        out: Tensor = self.fc(image)
+        return out
+
+
+class UNet(nn.Module):
+    """One encoder, one decoder: early fusion on 2 channels, or one branch of late fusion on 1."""
+
+    def __init__(
+        self, inside: int, widths: tuple[int, ...], classes: int | None = CLASSES, norm: str = "instance"
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(inside, widths, norm)
+        self.decoder = Decoder(widths, classes, norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.decoder(self.encoder(image))
+        return out
+
+
+class MiddleFusion(nn.Module):
+    """An encoder a modality, [PET, CT] joined at every stage, one decoder of doubled widths (figure 2)."""
+
+    def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
+        super().__init__()
+        self.pet_encoder = Encoder(1, widths, norm)
+        self.ct_encoder = Encoder(1, widths, norm)
+        self.decoder = Decoder(tuple(2 * width for width in widths), norm=norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        ct, pet = image.chunk(2, dim=1)  # (B, 1, X, Y, Z) each
+        skips = [
+            torch.cat(pair, dim=1)  # (B, 2 * widths[i], X / 2**i, Y / 2**i, Z / 2**i)
+            for pair in zip(self.pet_encoder(pet), self.ct_encoder(ct), strict=True)
+        ]
+        out: Tensor = self.decoder(skips)
+        return out
+
+
+class LateFusion(nn.Module):
+    """Two complete networks of one modality each; the mean of their logits (figure 2)."""
+
+    def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
+        super().__init__()
+        self.pet = UNet(1, widths, norm=norm)
+        self.ct = UNet(1, widths, norm=norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        ct, pet = image.chunk(2, dim=1)
+        out: Tensor = (self.pet(pet) + self.ct(ct)) / 2
+        return out
+
+
+class LateFeatures(nn.Module):
+    """Late fusion as in the authors' code: the two networks' last features joined by one 1x1x1 convolution."""
+
+    def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
+        super().__init__()
+        self.pet = UNet(1, widths, classes=None, norm=norm)
+        self.ct = UNet(1, widths, classes=None, norm=norm)
+        self.fc = nn.Conv3d(2 * widths[0], CLASSES, kernel_size=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        ct, pet = image.chunk(2, dim=1)
+        out: Tensor = self.fc(torch.cat([self.pet(pet), self.ct(ct)], dim=1))
+        return out
+
+
+def _swin_unetr(feature_size: int) -> nn.Module:
+    from monai.networks.nets import SwinUNETR  # slow to import, and only this network needs it
+
+    network: nn.Module = SwinUNETR(in_channels=2, out_channels=CLASSES, feature_size=feature_size)
+    return network

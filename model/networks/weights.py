@@ -1,0 +1,125 @@
+"""Member files into networks, one at a time; the weight soup of DiWA. `python -m model.networks.weights FOLDER ...` checks."""
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.bundle.manifest import Bundle, load_bundle
+from model.bundle.settings import Member, Network, Part
+from model.errors import LesionError, WeightsError
+from model.networks.unet import skeleton
+from model.terminal import say
+
+State = dict[str, Tensor]
+Voter = tuple[float, Callable[[], nn.Module], Part]
+
+
+def voters(bundle: Bundle) -> list[Voter]:
+    """What is to be run, as (weight, function that loads the network, its part of the manifest): every member for
+    EoA, one soup for DiWA.
+    """
+    manifest = bundle.manifest
+    if manifest.method == "diwa":
+        whole = manifest.part(manifest.members[0])
+        return [(1.0, lambda: as_network(whole.network, soup(bundle), bundle.folder), whole)]
+
+    def load(member: Member) -> nn.Module:
+        return as_network(manifest.part(member).network, read_state(bundle, member), bundle.folder)
+
+    return [(member.weight, partial(load, member), manifest.part(member)) for member in manifest.members]
+
+
+def keep(those: list[Voter], device: torch.device) -> list[Voter]:
+    """The same voters with their networks loaded now, onto the device: for a process that runs many studies."""
+
+    def kept(network: nn.Module) -> Callable[[], nn.Module]:
+        return lambda: network
+
+    return [(weight, kept(load().to(device)), part) for weight, load, part in those]
+
+
+def read_state(bundle: Bundle, member: Member) -> State:
+    """A member's tensors in float32, on the host. Raises WeightsError if the file or a tensor is not as it must be."""
+    path = bundle.folder / member.file
+    try:
+        state = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"'{path}' is not a safetensors file: {error}; copy the bundle again") from None
+    _check_tensors(state, bundle.manifest.part(member).network, path)
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def soup(bundle: Bundle) -> State:
+    """The weighted mean of all members' weights (DiWA; Ahn and Park, algorithm 2)."""
+    members = bundle.manifest.members
+    total = sum(member.weight for member in members)
+    return mean_of((member.weight / total, read_state(bundle, member)) for member in members)
+
+
+def mean_of(states: Iterable[tuple[float, State]]) -> State:
+    """The sum of (share, tensors) of one network's shapes, in float64; shares sum to 1."""
+    mean: State = {}
+    for share, state in states:
+        for name, tensor in state.items():
+            if tensor.is_floating_point():
+                part = tensor.double() * share
+                mean[name] = mean[name] + part if name in mean else part
+            else:
+                mean[name] = tensor  # index tables of SwinUNETR: the same in every member
+    return {name: t.float() if t.is_floating_point() else t for name, t in mean.items()}
+
+
+def as_network(network: Network, state: State, where: Path) -> nn.Module:
+    """The network with these tensors, in evaluation mode, on the host."""
+    module = skeleton(network)  # no time spent on random weights that are thrown away
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"'{where}': {error}") from None
+    return module.eval()
+
+
+def _check_tensors(state: State, network: Network, path: Path) -> None:
+    expected = skeleton(network).state_dict()
+    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or extra:
+        raise WeightsError(
+            f"'{path}' does not fit its manifest's network: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} superfluous {extra[:3]}; the manifest belongs to other weights"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise WeightsError(
+                f"'{path}': {name} has shape {tuple(tensor.shape)}, the manifest's network needs "
+                f"{tuple(expected[name].shape)}; the manifest belongs to other weights"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError(f"'{path}': {name} holds NaN or infinite values; the training went wrong")
+
+
+def main() -> int:
+    """Verify the bundles named on the command line, every member's hash and tensors; non-zero if one is wrong."""
+    if len(sys.argv) < 2:
+        print("error: name the bundles to verify: python -m model.networks.weights FOLDER ...", file=sys.stderr)
+        return 2
+    try:
+        for folder in sys.argv[1:]:
+            bundle = load_bundle(Path(folder))
+            for member in bundle.manifest.members:
+                read_state(bundle, member)
+            count = len(bundle.manifest.members)
+            say(f"{folder}: {bundle.manifest.name}, {count} members, all as the manifest says", sys.stdout)
+    except LesionError as error:
+        say(f"error: {' '.join(str(error).splitlines())}", sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

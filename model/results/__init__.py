@@ -1,0 +1,1 @@
+"""What comes of a mask: metrics, lesions, files, pictures."""

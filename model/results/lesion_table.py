@@ -1,0 +1,60 @@
+"""The lesion table of a study, as CSV and as JSON; the units are in the names of columns and keys."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from model import RESEARCH
+from model.results.lesions import Lesion, Totals
+
+DIGITS = 4  # after the point: more than the voxels know
+DEFINITIONS = {
+    "lesions": "18-connected components of the mask, by falling volume",
+    "suv_peak": "highest mean SUV of the voxels whose centres lie within 6.2 mm (1 ml) of one of the lesion's",
+    "tlg_suv_ml": "mean SUV x volume",
+    "centroid_mm": "patient coordinates of DICOM: x grows to the left, y to posterior, z to superior",
+    "long_diameter_mm": "largest distance between two points of the lesion's surface, in any direction",
+    "dmax_mm": "largest distance between the centroids of two lesions",
+}
+DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
+
+
+def lesions_csv(lesions: Sequence[Lesion]) -> str:
+    """One row a lesion; the head alone where there is none."""
+    names = [item.name for item in dataclasses.fields(Lesion)]
+    return csv_text([*names, "notice"], [rounded(dataclasses.asdict(one)) | {"notice": RESEARCH} for one in lesions])
+
+
+def lesions_json(lesions: Sequence[Lesion], totals: Totals) -> dict[str, Any]:
+    """Lesions, totals, and what the numbers mean."""
+    return {
+        "notice": RESEARCH, "totals": rounded(dataclasses.asdict(totals)),
+        "lesions": [rounded(dataclasses.asdict(one)) for one in lesions], "definitions": DEFINITIONS,
+    }  # fmt: skip
+
+
+def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def csv_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV with these columns; None is empty. An apostrophe stands before text that a spreadsheet would run."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\n", extrasaction="ignore", restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _harmless(value) for name, value in row.items()})
+    return buffer.getvalue()
+
+
+def without_apostrophe(value: str) -> str:
+    """A cell of `csv_text` as it was."""
+    return value[1:] if value[:1] == "'" and value[1:2] in DANGEROUS else value
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in DANGEROUS:
+        return f"'{value}"
+    return value

@@ -1,0 +1,1 @@
+"""Images: their grids, reading and checking them, masks."""

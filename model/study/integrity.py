@@ -1,0 +1,91 @@
+"""Refuse image files that the image libraries take without a word: empty, cut off, damaged, or of headers that lie.
+
+Before an image is read, its header is read strictly and the length of its file held against it; after that, the grid
+and the voxels that were read are held against the header and against what is stored.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from model.errors import CaseError
+from model.files import is_lfs_pointer
+from model.opening import check_regular
+from model.study.geometry import Grid
+from model.study.metaimage import metaimage_data, metaimage_header
+from model.study.nifti import nifti_header
+from model.study.nrrd import nrrd_data, nrrd_header
+from model.study.stored import Refused, Stored, check_length, differences
+
+HEADERS = {
+    ".mha": metaimage_header, ".mhd": metaimage_header, ".nrrd": nrrd_header, ".nii.gz": nifti_header,
+    ".nii": nifti_header,
+}  # fmt: skip
+
+
+def check_header(path: Path, what: str) -> Stored:
+    """How an image is stored.
+
+    Raises CaseError if the file is empty, a Git-LFS pointer, or shorter than its header says, or if the header cannot
+    be read whole or asks for what is not supported; OSError if the file cannot be opened.
+    """
+    check_regular(path)
+    if path.stat().st_size == 0:
+        raise CaseError(f"{what} '{path}' is empty (0 bytes); copy it again")
+    if is_lfs_pointer(path):
+        raise CaseError(f"{what} '{path}' is a Git-LFS pointer, not the image; run: git lfs pull")
+    try:
+        stored = _read_header(path)
+        check_length(stored)
+        if stored.compression == "gzip" and stored.data != path:
+            differences(stored, None)  # NrrdIO leaves a data file open whose stream it cannot read
+    except (EOFError, ValueError, zlib.error) as error:
+        raise _refusal(path, what, error) from None
+    return stored
+
+
+def check_grid_read(stored: Stored, path: Path, what: str, grid: Grid) -> None:
+    """Raise CaseError if a 3-D image was put on another grid than its header says."""
+    if not any(one.equals(grid) for one in stored.grids):
+        said = stored.grids[0] if stored.grids else None
+        raise _refusal(path, what, ValueError(f"it was read onto the grid {grid}, and its header says {said}"))
+
+
+def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | None) -> None:
+    """Raise CaseError if what was read (z, y, x) is not what is stored, or if NaN or infinity was made another value.
+
+    voxels: None where nothing could be read: then only the stream is tried.
+    """
+    try:
+        different, strange = differences(stored, voxels)
+    except (EOFError, ValueError, zlib.error) as error:
+        raise _refusal(path, what, error) from None
+    if strange:
+        raise CaseError(f"{what} '{path}' has {strange} voxels that are NaN or infinite; replace them first")
+    if different:
+        hint = " (is its header's CompressedDataSize right?)" if stored.compression == "zlib" else ""
+        raise _refusal(path, what, ValueError(f"{different} voxels were read otherwise than it holds them{hint}"))
+
+
+def data_file(path: Path) -> Path | None:
+    """The file beside a MetaImage or NRRD header that holds its voxels; None where they are in it, or none is there."""
+    place = {".mha": metaimage_data, ".mhd": metaimage_data, ".nrrd": nrrd_data}.get(path.suffix.lower())
+    if place is None:
+        return None
+    try:
+        data = place(path)
+    except (OSError, EOFError, ValueError, zlib.error):
+        return None
+    return data if data != path else None
+
+
+def _read_header(path: Path) -> Stored:
+    return next(read for ending, read in HEADERS.items() if path.name.lower().endswith(ending))(path)
+
+
+def _refusal(path: Path, what: str, error: Exception) -> CaseError:
+    if isinstance(error, Refused):
+        return CaseError(f"{what} '{path}' cannot be taken: {error}")
+    return CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again")

@@ -1,0 +1,174 @@
+"""An NRRD's header (.nrrd, with its data in it or beside it), read strictly.
+
+Source: http://teem.sourceforge.net/nrrd/format.html. What changes values or places and is not read by ITK (quantised
+values, units other than mm), and what is rare (data in several files, text, bzip2), is refused.
+"""
+
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from model.opening import open_regular
+from model.study.geometry import Grid, grid_from
+from model.study.stored import CHUNK_BYTES, NUMBER, SHOWN, Refused, Stored, beside, numbers, whole_numbers
+
+HEADER_LINES = 1000
+KINDS = {
+    "i1": "signed char|int8|int8_t", "u1": "uchar|unsigned char|uint8|uint8_t",
+    "i2": "short|short int|signed short|signed short int|int16|int16_t",
+    "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t", "i4": "int|signed int|int32|int32_t",
+    "u4": "uint|unsigned int|uint32|uint32_t",
+    "i8": "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t",
+    "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t", "f4": "float", "f8": "double",
+}  # the names of each type of value  # fmt: skip
+SPACES = {
+    "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
+}  # what turns each into ITK's coordinates (left, posterior, superior)  # fmt: skip
+FIELDS = frozenset((
+    "dimension", "type", "block size", "encoding", "endian", "content", "min", "max", "old min", "old max", "data file",
+    "line skip", "byte skip", "number", "sample units", "sizes", "spacings", "thicknesses", "axis mins", "axis maxs",
+    "centers", "labels", "units", "kinds", "space", "space dimension", "space units", "space origin",
+    "space directions", "measurement frame",
+))  # fmt: skip
+SAME = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "oldmin": "old min",
+        "oldmax": "old max", "blocksize": "block size", "sampleunits": "sample units", "axismins": "axis mins",
+        "axismaxs": "axis maxs", "centerings": "centers"}  # fmt: skip
+MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")
+DOMAINS = ("domain", "space", "???", "none")
+VECTOR = re.compile(r"\s*\(([^()\s]*)\)")
+
+
+def nrrd_header(path: Path) -> Stored:
+    """What the header says. Raises ValueError for one that is damaged, Refused for what is not supported."""
+    with open_regular(path) as file:
+        fields, ended = _fields(file)
+        end = file.tell()
+    (dimensions,) = whole_numbers("dimension", fields.get("dimension", ""), 1)
+    if dimensions > 16:
+        raise ValueError(f"its header says dimension: {dimensions}")
+    size = whole_numbers("sizes", fields.get("sizes", ""), dimensions)
+    _check_supported(fields)
+    compressed = _compressed(fields)
+    data = _data(fields, path)
+    if data == path and not ended:
+        raise ValueError("its header does not end: an empty line must stand before the voxels")
+    kind = next((kind for kind, names in KINDS.items() if fields.get("type", "") in names.split("|")), None)
+    if kind is None:
+        raise Refused(f"its header says type: {fields.get('type', '')[:SHOWN]}, which is not supported; convert it")
+    stored = Stored(
+        size=tuple(size), kind=np.dtype(_order(fields, kind) + kind), data=data, start=end if data == path else 0,
+        compression="gzip" if compressed else "", grids=_grids(fields, size),
+    )  # fmt: skip
+    return stored
+
+
+def nrrd_data(path: Path) -> Path:
+    """The file that holds the voxels, whatever else the header says. Raises as `nrrd_header`."""
+    with open_regular(path) as file:
+        return _data(_fields(file)[0], path)
+
+
+def _data(fields: dict[str, str], path: Path) -> Path:
+    name = fields.get("data file")
+    if name is None:
+        return path
+    if re.match(r"LIST\b", name) or "%" in name:
+        raise Refused(
+            f"its header says data file: {name[:SHOWN]}: voxels in several files are not supported; "
+            "convert it to one file"
+        )
+    return beside(path, name)
+
+
+def _fields(file: BinaryIO) -> tuple[dict[str, str], bool]:
+    """The fields up to an empty line; whether there is such a line."""
+    first = file.readline(CHUNK_BYTES).decode("latin-1")
+    if not re.fullmatch(r"NRRD000[1-5]\r?\n", first):
+        raise ValueError("it does not begin with NRRD0001 to NRRD0005")
+    fields: dict[str, str] = {}
+    for number in range(2, HEADER_LINES + 2):
+        text = file.readline(CHUNK_BYTES).decode("latin-1")
+        line = text.rstrip("\r\n")
+        if not line:
+            return fields, bool(text)
+        if line.startswith("#") or ":=" in line.partition(": ")[0]:
+            continue  # a comment, or a key with its value
+        name, colon, value = line.partition(": ")
+        name = SAME.get(name, name)
+        if not colon or name not in FIELDS:
+            raise ValueError(f"line {number} of its header is no field of an NRRD")
+        if name in fields:
+            raise ValueError(f"its header says {name} twice")
+        fields[name] = value.strip()
+    raise ValueError(f"its header has more than {HEADER_LINES} lines")
+
+
+def _check_supported(fields: dict[str, str]) -> None:
+    for name in ("line skip", "byte skip"):
+        if name in fields and not re.fullmatch(r"\+?0+", fields[name]):
+            raise Refused(
+                f"its header says {name}: {fields[name][:SHOWN]}, which is not supported; "
+                "cut what is to be skipped off the data file"
+            )
+    for name in ("old min", "old max"):
+        if name in fields:
+            raise Refused(f"its header says {name}: its values are quantised, which is not supported; undo that first")
+    for name in ("space units", "units"):
+        for unit in re.findall(r'"([^"]*)"', fields.get(name, "")):
+            if unit.lower() not in MM:
+                raise Refused(f"its header says {name} {unit[:SHOWN]!r}, which is not supported; write lengths in mm")
+    for kind in fields.get("kinds", "").lower().split():
+        if kind not in DOMAINS:
+            raise Refused(f"its header says kinds: {fields['kinds'][:SHOWN]}; give one scalar 3-D volume")
+
+
+def _compressed(fields: dict[str, str]) -> bool:
+    encoding = fields.get("encoding", "")
+    if encoding not in ("raw", "gzip", "gz"):
+        raise Refused(f"its header says encoding: {encoding[:SHOWN]}, which is not supported; write it raw or as gzip")
+    return encoding != "raw"
+
+
+def _order(fields: dict[str, str], kind: str) -> str:
+    order = fields.get("endian", "")
+    if order not in ("little", "big") and (order or kind[1] != "1"):
+        raise ValueError(f"its header says endian: {order[:SHOWN]}, and little or big must stand there")
+    return ">" if order == "big" else "<"
+
+
+def _grids(fields: dict[str, str], size: list[int]) -> tuple[Grid, ...]:
+    """Where the voxels lie, in ITK's coordinates: the vectors of `space directions` are the steps along the axes."""
+    if len(size) != 3:
+        return ()
+    space = fields.get("space", "").lower()
+    if space not in SPACES:
+        said = f"says space: {space[:SHOWN]}, which is not supported" if space else "says nothing of a space"
+        raise Refused(
+            f"its header {said}: where the patient's left is is not known; write space: left-posterior-superior with "
+            "space directions and space origin"
+        )
+    for name in ("space directions", "space origin"):
+        if name not in fields:
+            raise ValueError(f"its header has no {name}")
+    if "spacings" in fields:
+        raise ValueError("its header has spacings beside space directions, and only one of them may be there")
+    signs = np.array(SPACES[space], float)
+    (origin,) = _vectors("space origin", fields["space origin"], 1)
+    steps = np.array(_vectors("space directions", fields["space directions"], 3)).T  # a column an axis
+    spacing = np.linalg.norm(steps, axis=0)
+    if not spacing.all():
+        raise ValueError(f"its header says space directions: {fields['space directions'][:SHOWN]}, one of length 0")
+    return (grid_from(size, spacing, signs * origin, signs[:, None] * steps / spacing),)
+
+
+def _vectors(field: str, text: str, count: int) -> list[list[float]]:
+    """`count` vectors of three numbers, as (x,y,z). Raises ValueError."""
+    found = VECTOR.findall(text)
+    words = [vector.split(",") for vector in found]
+    good = all(len(vector) == 3 and all(NUMBER.fullmatch(word) for word in vector) for vector in words)
+    if VECTOR.sub("", text).strip() or len(found) != count or not good:
+        raise ValueError(f"its header says {field}: {text[:SHOWN]}, and {count} times (x,y,z) must stand there")
+    return [numbers(field, " ".join(vector), 3) for vector in words]

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from model.errors import OutputError
+from model.files import PARTIAL
+from model.hospital.folder import Folder, locked, remove_partial
+from model.study.geometry import Grid, grid_of
+
+GRID = Grid(size=(5, 4, 3), spacing_mm=(4.0, 4.0, 3.0), origin_mm=(-10.0, 20.0, -500.5),
+            direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0))  # fmt: skip
+
+
+def test_nothing_is_seen_before_everything_is_there(tmp_path) -> None:
+    with Folder(tmp_path, "s-1") as folder:
+        folder.write("a", b"1")
+        assert not (tmp_path / "studies" / "s-1").exists()
+        folder.commit()
+        assert (tmp_path / "studies" / "s-1" / "a").read_bytes() == b"1"
+    assert [path.name for path in (tmp_path / "studies").iterdir()] == ["s-1"]
+
+
+def test_an_error_leaves_the_result_that_was_there(tmp_path) -> None:
+    with Folder(tmp_path, "s-1") as folder:
+        folder.write("a", b"old")
+        folder.commit()
+    with pytest.raises(RuntimeError), Folder(tmp_path, "s-1") as folder:
+        folder.write("a", b"new")
+        raise RuntimeError
+    assert (tmp_path / "studies" / "s-1" / "a").read_bytes() == b"old"
+    with Folder(tmp_path, "s-1") as folder:
+        folder.write("b", b"new")
+        folder.commit()
+    assert [p.name for p in (tmp_path / "studies").rglob("*")] == ["s-1", "b"]
+
+
+@pytest.mark.parametrize("name", ["mask.mha", "mask.nii.gz"])
+def test_images_are_read_back_by_simpleitk_where_they_were(name: str, tmp_path) -> None:
+    mask = (np.arange(60).reshape(3, 4, 5) % 3 == 0).astype(np.uint8)
+    with Folder(tmp_path, "s-1") as folder:
+        folder.write_image(name, mask, GRID)
+        folder.commit()
+    image = sitk.ReadImage(str(tmp_path / "studies" / "s-1" / name))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask)
+    assert grid_of(image).equals(GRID)
+    assert any("Research use" in image.GetMetaData(key) for key in image.GetMetaDataKeys())
+
+
+def test_what_killed_runs_left_is_removed(tmp_path) -> None:
+    (tmp_path / "studies" / f"{PARTIAL}x").mkdir(parents=True)
+    (tmp_path / "studies" / f"{PARTIAL}x" / "mask.mha").touch()
+    (tmp_path / f"{PARTIAL}y").touch()
+    (tmp_path / "studies" / "s-1").mkdir()
+    remove_partial(tmp_path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["studies", "s-1"]
+
+
+def test_a_results_folder_serves_one_run_at_a_time(tmp_path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(OutputError, match="another run works"), locked(tmp_path, patience_s=0.2):
+            pass
+    with locked(tmp_path, patience_s=0):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(OutputError, match="cannot write"), locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path) -> None:
+    (tmp_path / "studies").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        Folder(tmp_path, "s-1")

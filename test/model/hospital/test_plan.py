@@ -1,0 +1,104 @@
+"""Names that studies keep, and results of other runs that stay in the tables."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from model.bundle.manifest import load_bundle
+from model.hospital.find.entry import Entry, Found
+from model.hospital.job import Options
+from model.hospital.journal import DONE, FAILED, Record
+from model.hospital.names import name_of
+from model.hospital.plan import OTHER_WEIGHTS, make_plan
+
+SALT = b"salt"
+
+
+def entry(folder: Path, **changes) -> Entry:
+    given = {"identity": "dicom:1.2", "also": ("csv:p | c",), "source": folder / "p", "kind": "dicom",
+             "pet": (folder / "p" / "1",), "ct": (folder / "c" / "1",), "person": ("Müller^J", "7")}  # fmt: skip
+    return Entry(**given | changes)
+
+
+def result(output: Path, name: str, bundle, **changes) -> Record:
+    folder = output / "studies" / name
+    folder.mkdir(parents=True)
+    row = {"study": name, "lesions": 0, "mtv_ml": 0.0, "warnings": []}
+    said = {"key": "k", "input_sha256": "i", "stat": "t", "row": row} | changes
+    (folder / "report.json").write_text(json.dumps({"weights": {"manifest_sha256": bundle.sha256}, "batch": said}))
+    return Record(study=name, state=DONE, key="k", input_sha256="i", stat="t", row=row)
+
+
+def plan(output: Path, bundle, records, entries, root: Path = Path("/studies"), **options):
+    return make_plan(Found(entries=tuple(entries)), root, output, SALT, records, bundle, Options(**options))
+
+
+def test_a_study_that_was_named_by_its_row_of_a_csv_keeps_that_name(tiny_bundle, tmp_path) -> None:
+    bundle, one = load_bundle(tiny_bundle), entry(tmp_path)
+    by_row, by_uid = (name_of(one, SALT, identity=identity) for identity in ("csv:p | c", "dicom:1.2"))
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [by_uid]
+    failed = Record(study=by_row, state=FAILED, key="k")
+    assert list(plan(tmp_path, bundle, {by_row: failed}, [one]).jobs) == [by_row]
+    result(tmp_path, by_row, bundle)
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [by_row]
+    result(tmp_path, by_uid, bundle)
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [by_uid]
+
+
+def test_patients_who_share_a_uid_have_a_result_each(tiny_bundle, tmp_path) -> None:
+    """Found one after the other, from two folders: the second does not take the first one's place."""
+    bundle, one = load_bundle(tiny_bundle), entry(tmp_path, also=("dicom:1.2:7",))
+    name = name_of(one, SALT)
+    result(tmp_path, name, bundle)
+    (tmp_path / "keys.csv").write_text(f"study,source,patient,patient_id\n{name},x,Müller^J,7\n")
+    other = replace(one, person=("Maier^K", "8"), also=("dicom:1.2:8",))
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [name]
+    assert list(plan(tmp_path, bundle, {}, [other]).jobs) == [name_of(other, SALT, identity="dicom:1.2:8")]
+
+
+def test_an_image_keeps_its_name_whatever_list_or_folder_it_is_found_from(tiny_bundle, tmp_path) -> None:
+    bundle, name = load_bundle(tiny_bundle), "s-0123456789ab"
+    files = {"pet": (tmp_path / "in" / "x_pet.mha",), "ct": (tmp_path / "in" / "x_ct.mha",)}
+    one = entry(tmp_path, identity="csv:../in/x_pet.mha | ../in/x_ct.mha", also=(), kind="images", person=(), **files)
+    other = replace(one, pet=(tmp_path / "lists" / ".." / "in" / "x_pet.mha",))
+    (tmp_path / "keys.csv").write_text(f"study,source,pet,ct\n{name},x,{files['pet'][0]},{files['ct'][0]}\n")
+    assert list(plan(tmp_path, bundle, {}, [one]).jobs) == [name_of(one, SALT)]  # nothing is there under that name
+    result(tmp_path, name, bundle)
+    for same in (one, other):
+        assert list(plan(tmp_path, bundle, {}, [same]).jobs) == [name]
+    assert list(plan(tmp_path, bundle, {}, [one], named=True).jobs) == ["p-0123456789ab"]
+    assert list(plan(tmp_path, bundle, {}, [replace(one, ct=(tmp_path / "c",))]).jobs) == [name_of(one, SALT)]
+    dicom = replace(one, kind="dicom", identity="dicom:1.9")  # another patient's, put into the old place
+    assert list(plan(tmp_path, bundle, {}, [dicom]).jobs) == [name_of(dicom, SALT)]
+
+
+def test_a_folder_whose_letters_were_written_otherwise_keeps_its_name(tiny_bundle, tmp_path) -> None:
+    bundle, one = load_bundle(tiny_bundle), entry(tmp_path)
+    new = name_of(one, SALT, named=True)
+    old = new.replace("ü", "_")
+    assert new.startswith("Müller_J_7_p-") and list(plan(tmp_path, bundle, {}, [one], named=True).jobs) == [new]
+    record = result(tmp_path, old, bundle)
+    assert list(plan(tmp_path, bundle, {old: record}, [one], named=True).jobs) == [old]
+    assert list(plan(tmp_path, bundle, {old: record}, [one]).jobs) == [name_of(one, SALT)]  # without --names
+
+
+def test_results_of_studies_that_this_run_does_not_find_are_kept(tiny_bundle, tmp_path) -> None:
+    bundle, one = load_bundle(tiny_bundle), entry(tmp_path)
+    here, gone, named = "s-0123456789ab", "s-ba9876543210", f"Smith-{name_of(one, SALT)[2:]}"
+    records = {name: result(tmp_path, name, bundle) for name in (here, named)}
+    records[gone] = replace(records[here], study=gone)  # its folder was removed
+    made = plan(tmp_path, bundle, records, [one])
+    assert list(made.kept) == [here] and made.kept[here].row["warnings"] == []
+    other = plan(tmp_path, replace(bundle, sha256="0" * 64), records, [one])
+    assert other.kept[here].row["warnings"] == [OTHER_WEIGHTS]
+
+
+def test_a_failure_is_kept_unless_its_study_was_looked_for_and_is_gone(tiny_bundle, tmp_path) -> None:
+    bundle, name = load_bundle(tiny_bundle), "s-0123456789ab"
+    (tmp_path / "keys.csv").write_text(f"study,source\n{name},/ward/7\n")
+    records = {name: Record(study=name, state=FAILED, key="k", stage="read", message="m")}
+    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).kept) == [name]
+    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/ward")).kept == {}
+    (tmp_path / "keys.csv").write_text(f"study,source,found_in\n{name},/ward/7,/lists/two.csv\n")
+    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).kept == {}  # its line is gone
+    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/one.csv")).kept) == [name]

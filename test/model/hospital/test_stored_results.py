@@ -1,0 +1,160 @@
+"""Which results are a study's, and whether its mask is still the one that would be made."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny_batches import image_study
+
+from model import __version__
+from model.bundle.manifest import load_bundle
+from model.bundle.settings import Limits
+from model.hospital.find.entry import Entry
+from model.hospital.job import Job, Options
+from model.hospital.journal import contents_of, stat_of
+from model.hospital.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
+from model.study.geometry import grid_of
+
+NAME = "s-0123456789ab"
+
+
+@pytest.fixture
+def study(tiny_bundle, tmp_path):
+    """A study of images, its bundle, and a result as a batch wrote it before there were two keys."""
+    folder = image_study(tmp_path / "in" / "a")
+    entry = Entry(identity="images:a:a", source=folder, kind="images", pet=(folder / "a_pet.mha",),
+                  ct=(folder / "a_ct.mha",))  # fmt: skip
+    bundle = load_bundle(tiny_bundle)
+    pet = sitk.ReadImage(str(entry.pet[0]))
+    mask = sitk.Cast(pet > 2, sitk.sitkUInt8)
+    target = tmp_path / "out" / "studies" / NAME
+    target.mkdir(parents=True)
+    sitk.WriteImage(mask, str(target / "mask.mha"), True)
+    said = {
+        "key": old_key(bundle, Options(), entry), "input_sha256": contents_of(entry.files),
+        "stat": stat_of(entry.files), "options": dataclasses.asdict(Options()), "row": {},
+    }  # fmt: skip
+    voxels = sitk.GetArrayFromImage(mask)
+    volume_ml = float(voxels.sum()) * float(np.prod(pet.GetSpacing())) / 1000
+    (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": said}))
+    return entry, bundle, tmp_path / "out", voxels
+
+
+def old_key(bundle, options: Options, entry: Entry) -> str:
+    """The key as it was before there were overrides: written down here once more."""
+    limits = dataclasses.asdict(bundle.manifest.limits)
+    depends = [__version__, bundle.sha256, bundle.manifest.method, limits, dataclasses.asdict(options), entry.kind,
+               len(entry.pet), entry.truth is not None, entry.weight_kg]  # fmt: skip
+    return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
+
+
+def job_of(entry: Entry, bundle, output: Path, **options) -> Job:
+    limits = bundle.manifest.limits
+    chosen = Options(**options)
+    return Job(name=NAME, entry=entry, root=output.parent, output=output, options=chosen, stored=NAME,
+               key=key_of(bundle, limits, chosen, entry), mask_key=mask_key_of(bundle, limits, entry))  # fmt: skip
+
+
+def new_report(output: Path, job: Job, mask: np.ndarray, **changes) -> None:
+    path = output / "studies" / NAME / "report.json"
+    report = json.loads(path.read_text())
+    report["batch"] |= {
+        "mask_key": job.mask_key, "mask_sha256": mask_hash(mask), "images_stat": stat_of(job.entry.images),
+        "images_sha256": contents_of(job.entry.images),
+    } | changes  # fmt: skip
+    path.write_text(json.dumps(report))
+
+
+def test_keys_of_older_results_stay_what_they_are(study) -> None:
+    entry, bundle, _, _ = study
+    assert key_of(bundle, bundle.manifest.limits, Options(rtstruct=True), entry) == old_key(
+        bundle, Options(rtstruct=True), entry
+    )  # fmt: skip
+
+
+def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(study) -> None:
+    entry, bundle, _, _ = study
+    limits = bundle.manifest.limits
+    key = mask_key_of(bundle, limits, entry)
+    for same in (dataclasses.replace(entry, truth=Path("t.mha")), dataclasses.replace(entry, height_m=1.8)):
+        assert mask_key_of(bundle, limits, same) == key
+        assert key_of(bundle, limits, Options(), same) != key_of(bundle, limits, Options(), entry)
+    others = [mask_key_of(bundle, limits, dataclasses.replace(entry, **given)) for given in (
+        {"weight_kg": 70.0}, {"dose_mbq": 300.0}, {"injection_time": "10:00:00"}, {"dose_mbq": 301.0},
+    )]  # fmt: skip
+    others += [mask_key_of(bundle, dataclasses.replace(Limits(), pet_max_suv=2000.0), entry)]
+    others += [mask_key_of(dataclasses.replace(bundle, sha256="0" * 64), limits, entry)]
+    assert len({key, *others}) == 1 + len(others)
+
+
+def stored_grid(entry: Entry):
+    return grid_of(sitk.ReadImage(str(entry.pet[0])))
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"rtstruct": True}, {"named": True}, {"mask_ending": ".nii.gz"}, {"convention": "autopet_3"}]
+)
+def test_options_that_add_outputs_take_the_mask_that_is_there(options: dict, new: bool, study) -> None:
+    entry, bundle, output, mask = study
+    job = job_of(entry, bundle, output, **options)
+    if new:
+        new_report(output, job, mask)
+    assert usable_mask(job, NAME, bundle)
+    stored = read_stored(job, stored_grid(entry), contents_of(entry.images))
+    assert stored is not None
+    np.testing.assert_array_equal(stored.mask, mask == 1)
+    if new:
+        assert read_stored(job, stored_grid(entry), "0" * 64) is None
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_mask_of_other_images_weights_or_limits_is_not_taken(new: bool, study) -> None:
+    entry, bundle, output, mask = study
+    job = job_of(entry, bundle, output)
+    if new:
+        new_report(output, job, mask)
+    other = dataclasses.replace(bundle, sha256="0" * 64)
+    assert not usable_mask(job_of(entry, other, output), NAME, other)
+    assert not usable_mask(job_of(dataclasses.replace(entry, weight_kg=70.0), bundle, output), NAME, bundle)
+    assert not usable_mask(job_of(entry, bundle, output, disagreement=True), NAME, bundle)  # no map is there
+    assert not usable_mask(job, "s-ffffffffffff", bundle)
+    entry.pet[0].write_bytes(entry.pet[0].read_bytes() + b" ")
+    assert not usable_mask(job, NAME, bundle)
+
+
+def test_a_truth_that_is_added_or_changed_leaves_the_mask(study) -> None:
+    entry, bundle, output, mask = study
+    truth = entry.source / "a_truth.mha"
+    truth.write_bytes(b"x")
+    job = job_of(dataclasses.replace(entry, truth=truth), bundle, output)
+    assert usable_mask(job, NAME, bundle)
+    new_report(output, job, mask)
+    truth.write_bytes(b"another")
+    assert usable_mask(job, NAME, bundle)
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("how", ["edited", "damaged", "gone", "elsewhere"])
+def test_a_mask_that_is_not_what_its_report_says_is_made_anew(how: str, new: bool, study) -> None:
+    entry, bundle, output, mask = study
+    job = job_of(entry, bundle, output)
+    if new:
+        new_report(output, job, mask)
+    path = output / "studies" / NAME / "mask.mha"
+    image = sitk.ReadImage(str(path))
+    if how == "edited":
+        image[0, 0, 0] = 1 - image[0, 0, 0]
+        sitk.WriteImage(image, str(path), True)
+    elif how == "elsewhere":
+        image.SetOrigin((1.0, 2.0, 3.0))
+        sitk.WriteImage(image, str(path), True)
+    elif how == "damaged":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        path.unlink()
+    assert read_stored(job, stored_grid(entry), contents_of(entry.images)) is None

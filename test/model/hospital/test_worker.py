@@ -1,0 +1,110 @@
+"""The scoring process's own object, in this process."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+import SimpleITK as sitk
+from tiny_batches import dicom_studies
+
+from model.bundle.manifest import load_bundle
+from model.hospital import study_results
+from model.hospital.find.tree import find_studies
+from model.hospital.job import Job, Options, Setup
+from model.hospital.plan import make_plan
+from model.hospital.worker import Scorer
+from model.networks import weights
+
+
+def jobs(studies: Path, output: Path, bundle, **options) -> list[Job]:
+    return make_plan(find_studies(studies, output), studies, output, b"salt", {}, bundle, Options(**options)).todo
+
+
+def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypatch) -> None:
+    studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
+    output.mkdir()
+    setup = Setup(weights=str(tiny_bundle), method=None, device="cpu")
+    (job,) = jobs(studies, output, bundle)
+    first = Scorer(setup).answer(job, None)
+    mask = (output / "studies" / job.name / "mask.mha").read_bytes()
+
+    def forbidden(*what: object) -> None:
+        raise AssertionError("a network was loaded")
+
+    monkeypatch.setattr(weights, "read_state", forbidden)
+    with pytest.raises(AssertionError):
+        Scorer(setup)
+    for options in ({"rtstruct": True}, {"named": True}, {"mask_ending": ".nii.gz"}):
+        (job,) = jobs(studies, output, bundle, **options)
+        assert job.stored
+        answer = Scorer(dataclasses.replace(setup, networks=False)).answer(job, None)
+        assert answer["state"] == "done", answer
+        assert {key: value for key, value in answer["row"].items() if key not in ("study", "seconds", "picks")} == {
+            key: value for key, value in first["row"].items() if key not in ("study", "seconds", "picks")
+        }  # fmt: skip
+        if job.mask == "mask.mha":
+            assert (output / "studies" / job.name / "mask.mha").read_bytes() == mask
+        assert len(list((output / "studies").iterdir())) == 1
+    assert pydicom.dcmread(output / "studies" / job.name / "rtstruct.dcm").Modality == "RTSTRUCT"
+
+
+def test_the_mask_is_there_before_the_seg_is_made_and_stays(tiny_bundle, tmp_path, monkeypatch) -> None:
+    """The process may die of the SEG: the next one finds mask, tables and pictures, and needs no network."""
+    studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
+    output.mkdir()
+    setup = Setup(weights=str(tiny_bundle), method=None, device="cpu")
+    (job,) = jobs(studies, output, bundle)
+
+    def dies(*what: object) -> bytes:
+        there = {path.name for path in (output / "studies" / job.name).iterdir()}
+        assert there == {"mask.mha", "lesions.csv", "lesions.json", "preview.png", "thumbnail.png", "report.json"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_results, "dicom_seg", dies)
+    with pytest.raises(KeyboardInterrupt):
+        Scorer(setup).answer(job, None)
+    monkeypatch.undo()
+    (again,) = jobs(studies, output, bundle)  # not done, as its SEG is lacking
+    assert again.stored == job.name
+    answer = Scorer(dataclasses.replace(setup, networks=False)).answer(again, None)
+    assert answer["state"] == "done" and (output / "studies" / job.name / "seg.dcm").is_file()
+    assert jobs(studies, output, bundle) == []
+    report = json.loads((output / "studies" / job.name / "report.json").read_text())
+    assert report["run"]["rung"] != "stored" and report["batch"]["key"] == again.key
+
+
+def test_a_mask_that_was_changed_by_hand_is_made_anew(tiny_bundle, tmp_path) -> None:
+    studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
+    output.mkdir()
+    scorer = Scorer(Setup(weights=str(tiny_bundle), method=None, device="cpu", networks=False))
+    (job,) = jobs(studies, output, bundle)
+    assert scorer.answer(job, None)["state"] == "done"  # the networks are loaded after all
+    path = output / "studies" / job.name / "mask.mha"
+    mask = path.read_bytes()
+    path.write_bytes(mask[:-40])
+    (job,) = jobs(studies, output, bundle, rtstruct=True)
+    assert scorer.answer(job, None)["state"] == "done" and path.read_bytes() == mask
+
+
+def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path, monkeypatch) -> None:
+    studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
+    output.mkdir()
+    (job,) = jobs(studies, output, bundle)
+    truth = tmp_path / "truth.mha"
+    sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkUInt8), str(truth))
+    job = dataclasses.replace(job, entry=dataclasses.replace(job.entry, truth=truth))
+
+    def fails(*what: object) -> bytes:
+        raise ZeroDivisionError("no height")
+
+    monkeypatch.setattr(study_results, "thumbnail", fails)
+    answer = Scorer(Setup(weights=str(tiny_bundle), method=None, device="cpu")).answer(job, None)
+    assert answer["state"] == "done" and "dice" not in answer["row"]
+    assert {path.name for path in (output / "studies" / job.name).iterdir()} == {
+        "mask.mha", "lesions.csv", "lesions.json", "report.json", "seg.dcm",
+    }  # fmt: skip
+    said = " | ".join(answer["row"]["warnings"])
+    assert "not compared with its truth: truth" in said and "does not lie on the grid of PET" in said
+    assert "no picture of PET" in said and "ZeroDivisionError: no height (the mask and the tables are whole)" in said

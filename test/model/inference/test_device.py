@@ -1,0 +1,110 @@
+import warnings
+
+import pytest
+import torch
+from torch.cuda._utils import _get_device_index
+
+from model.errors import ConfigError
+from model.inference import device as module
+from model.inference.device import choose_device, cuda_trouble, is_out_of_memory
+
+OLD_DRIVER = (
+    "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). "
+    "Please update your GPU driver"
+)
+
+
+@pytest.fixture
+def cuda_build(monkeypatch) -> None:
+    """A build of torch for CUDA 12.6 on a machine where no GPU answers."""
+    monkeypatch.setattr(module, "_SAID", [])
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_the_cpu_computes_in_float32() -> None:
+    device = choose_device("cpu")
+    assert (device.torch_device.type, device.precision, device.warning) == ("cpu", torch.float32, None)
+
+
+def test_cuda_asked_for_and_absent_is_refused(cuda_build) -> None:
+    with pytest.raises(ConfigError, match="--device cuda: no usable NVIDIA GPU"):
+        choose_device("cuda")
+
+
+def test_auto_without_a_gpu_is_the_cpu_without_a_word(cuda_build, monkeypatch) -> None:
+    monkeypatch.setattr(module, "gpu_is_there", lambda: False)
+    assert choose_device("auto").warning is None
+
+
+def test_a_driver_too_old_is_named_before_the_cpu_is_used(cuda_build, monkeypatch) -> None:
+    said = []
+
+    def too_old() -> bool:
+        if not said:  # as torch does: once in a process
+            warnings.warn(OLD_DRIVER, stacklevel=1)
+        said.append(True)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", too_old)
+    monkeypatch.setattr(module, "gpu_is_there", lambda: True)
+    device = choose_device("auto")
+    assert device.torch_device.type == "cpu"
+    assert device.warning is not None and "supports CUDA 11.4" in device.warning and "12.6" in device.warning
+    with pytest.raises(ConfigError, match="driver is too old"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "works"), [((7, 5), True), ((8, 6), True), ((9, 0), True), ((6, 1), False), ((10, 0), False)]
+)
+def test_a_gpu_that_the_build_holds_no_code_for_is_named(capability, works, cuda_build, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_86", "sm_90", "sm_90a"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert (cuda_trouble() is None) == works
+
+
+def test_what_a_gpu_has_free_is_what_is_free_or_held_unused_within_the_share_allowed(monkeypatch) -> None:
+    """torch's get_per_process_memory_fraction refuses a device without a number; so do all of these."""
+
+    def say(name: str, value: object) -> None:
+        monkeypatch.setattr(torch.cuda, name, lambda here: (_get_device_index(here), value)[1])
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name, value in {"mem_get_info": (50, 100), "memory_allocated": 10, "memory_reserved": 30}.items():
+        say(name, value)
+    for share, expected in ((1.0, 50 + 30 - 10), (0.4, 40 - 10)):
+        say("get_per_process_memory_fraction", share)
+        assert module.free_bytes() == expected
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match="auto, cuda, cpu"):
+        choose_device("tpu")
+
+
+def test_only_real_memory_errors_count() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."))
+    assert not is_out_of_memory(RuntimeError("out of memory, said somebody"))
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator: not enough memory"))
+
+
+@pytest.mark.gpu
+def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    from model.bundle.manifest import load_bundle
+    from model.inference.ensemble import vote
+    from model.networks.weights import voters
+
+    bundle = load_bundle(make_bundle(tmp_path / "gpu"))
+    image = torch.rand(2, 70, 50, 60)
+    masks = [
+        vote(lambda _: image, voters(bundle), bundle.manifest, device, 2).margin.cpu() > 0
+        for device in (cpu, choose_device("cuda"))
+    ]
+    assert 0.01 < masks[0].float().mean() < 0.99
+    assert 2 * (masks[0] & masks[1]).sum() / (masks[0].sum() + masks[1].sum()) > 0.99

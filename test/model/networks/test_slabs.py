@@ -1,0 +1,168 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model.bundle.settings import Network
+from model.networks import slabs
+from model.networks.unet import build
+
+CPU = torch.device("cpu")
+FUSIONS = ["early", "middle", "late", "late_features"]
+
+
+def network_of(fusion: str, norm: str = "instance") -> nn.Module:
+    torch.manual_seed(0)
+    return build(Network(fusion=fusion, widths=(4, 4, 8), norm=norm)).eval()
+
+
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14], ids=["one slab", "slabs"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_batch_normalisation_goes_into_the_convolutions(fusion: str, slab_bytes: int, monkeypatch) -> None:
+    """Logits are those of the network whose statistics were made by two batches; the network itself stays as it is."""
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
+    network, image = network_of(fusion, "batch"), torch.rand(2, 2, 12, 20, 24)
+    network.train()
+    for _ in range(2):
+        network(3 * torch.rand(2, 2, 12, 20, 24) + 1)
+    network.eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ready = slabs.prepared(network, CPU, torch.float32)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in ready.modules())
+    with torch.no_grad():
+        expected, found = network(image), slabs.forward(ready, image.clone())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_with_batch_norm_says_the_same_of_tissue_whatever_else_the_window_holds() -> None:
+    """Far from the change, more than the stages' reach away: instance normalisation would not."""
+    image = torch.rand(1, 2, 64, 12, 12)
+    other = image.clone()
+    other[:, :, 48:] = 0
+    differs = {}
+    for norm in ("batch", "instance"):
+        network = network_of("middle", norm)
+        with torch.no_grad():
+            differs[norm] = (network(image) - network(other))[:, :, :12].abs().max()
+    assert differs["batch"] == 0 and differs["instance"] > 1e-4
+
+
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14, 1], ids=["one slab", "slabs", "slabs of two rows"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_logits_are_those_of_the_training_forward(fusion: str, slab_bytes: int, monkeypatch) -> None:
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
+    network, image = network_of(fusion), torch.rand(2, 2, 12, 20, 24)
+    with torch.no_grad():
+        expected = network(image)
+        found = slabs.forward(slabs.prepared(copy.deepcopy(network), CPU, torch.float32), image.clone())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_buffers_of_another_window_change_nothing(fusion: str, monkeypatch) -> None:
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
+    network, images = slabs.prepared(network_of(fusion), CPU, torch.float32), torch.rand(2, 1, 2, 8, 8, 12)
+    kept: slabs.Kept = {}
+    with torch.no_grad():
+        alone = [slabs.forward(network, image) for image in images]
+        in_turn = [slabs.forward(network, image, kept) for image in (images[0], images[1], images[0])]
+    assert len(kept) == 3  # one a stage
+    for found, number in zip(in_turn, (0, 1, 0), strict=True):
+        assert torch.equal(found, alone[number])
+
+
+def test_the_image_stays_as_it_is() -> None:
+    image = torch.rand(1, 2, 8, 8, 8)
+    before = image.clone()
+    with torch.no_grad():
+        slabs.forward(slabs.prepared(network_of("middle"), CPU, torch.float32), image)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_preparing_changes_no_name_and_no_value_of_the_network(precision: torch.dtype) -> None:
+    network = network_of("middle")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ready = slabs.prepared(network, CPU, precision)
+    assert list(ready.state_dict()) == list(before)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]) and tensor.dtype == torch.float32
+        expected = torch.float32 if ".norm." in name else precision
+        assert ready.state_dict()[name].dtype == expected
+
+
+def test_in_reduced_precision_logits_agree_to_its_digits() -> None:
+    network, image = network_of("middle"), torch.rand(1, 2, 12, 20, 24)
+    with torch.no_grad():
+        expected = network(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = slabs.forward(slabs.prepared(network, CPU, torch.bfloat16), image)
+    assert (found - expected).abs().max() <= 2**-5 * expected.abs().max()  # 8 bits, through 10 convolutions
+
+
+def test_batch_normalisation_of_one_image_is_instance_normalisation() -> None:
+    norm = network_of("early").encoder.layer1[0].norm
+    norm.weight.data, norm.bias.data = torch.tensor([2.0, -1.0, 1.0, 0.5]), torch.tensor([0.5, 3.0, 0.0, -1.0])
+    image = torch.rand(1, 4, 6, 8, 10) * torch.tensor([1.0, 50.0, 3.0, 0.1])[:, None, None, None]
+    for laid in (image, image.contiguous(memory_format=slabs.LAST)):
+        found = slabs.normed_as_batch(norm, laid)
+        expected = functional.instance_norm(image, weight=norm.weight, bias=norm.bias)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1], ids=["one slab", "slabs of two rows"])
+@pytest.mark.parametrize("size", [(10, 12, 12), (12, 13, 12), (12, 12, 6)])
+def test_a_size_that_three_stages_cannot_halve_is_refused(size, slab_bytes: int, monkeypatch) -> None:
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
+    with pytest.raises(ValueError, match="3 stages cannot halve"):
+        slabs.forward(network_of("middle"), torch.rand(1, 2, *size))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_network_in_training_and_an_image_that_lies_otherwise_give_the_same_logits(fusion: str, monkeypatch) -> None:
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
+    network = network_of(fusion)
+    image = torch.rand(1, 8, 20, 12, 2).permute(0, 4, 3, 1, 2).requires_grad_()
+    expected = network(image).detach()
+    found = slabs.forward(slabs.prepared(network.train(), CPU, torch.float32), image)
+    assert not found.requires_grad and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_another_network_is_run_as_it_is() -> None:
+    image = torch.rand(1, 2, 4, 4, 4)
+    network = nn.Conv3d(2, 2, 1)
+    assert slabs.prepared(network, CPU, torch.bfloat16) is network
+    assert torch.equal(slabs.forward(network, image), network(image))
+
+
+def test_a_network_for_slices_lies_channels_last_and_says_the_same() -> None:
+    torch.manual_seed(0)
+    network, image = build(Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))).eval(), torch.rand(2, 2, 64, 64)
+    with torch.no_grad():
+        expected = network(image)
+        ready = slabs.prepared(network, CPU, torch.float32)
+        found = slabs.forward(ready, image)
+    assert ready.encoder.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("slab_bytes", [1 << 30, 1 << 14], ids=["one slab", "slabs"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_gpu_gives_the_logits_of_the_training_forward(fusion: str, precision, slab_bytes: int, monkeypatch) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    torch.backends.cudnn.allow_tf32 = False
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cuda", slab_bytes)
+    network, image = network_of(fusion), torch.rand(2, 2, 12, 20, 24)
+    with torch.no_grad():
+        expected = network(image)
+        ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), precision)
+        with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
+            found = slabs.forward(ready, image.cuda()).float().cpu()
+    most = 1e-4 if precision == torch.float32 else 2**-7  # 11 bits, through 10 convolutions
+    assert (found - expected).abs().max() <= most * expected.abs().max()

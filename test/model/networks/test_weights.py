@@ -1,0 +1,108 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_manifest import edit
+
+from model.bundle.manifest import load_bundle
+from model.bundle.settings import Network, Window
+from model.errors import WeightsError
+from model.files import sha256_of
+from model.networks.unet import build
+from model.networks.weights import keep, read_state, soup, voters
+
+
+def replace_member(folder, change) -> None:
+    """Rewrite m0 with changed tensors and put the new hash into the manifest, as a bad exporter would."""
+    path = folder / "m0.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    members = json.loads((folder / "manifest.json").read_text())["members"]
+    members[0]["sha256"] = sha256_of(path)
+    edit(folder, members=members)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("decoder.fc.bias"), r"1 tensors missing \['decoder.fc.bias'\]"),
+        (lambda s: s.update(extra=torch.zeros(1)), r"1 superfluous \['extra'\]"),
+        (lambda s: s.update({"decoder.fc.bias": torch.zeros(3)}), "shape"),
+        (lambda s: s["decoder.fc.bias"].fill_(float("nan")), "NaN"),
+    ],
+    ids=["missing", "superfluous", "shape", "nan"],
+)
+def test_tensors_that_do_not_fit_are_refused(change, said: str, make_bundle, tmp_path) -> None:
+    folder = make_bundle(tmp_path / "bad")
+    replace_member(folder, change)
+    bundle = load_bundle(folder)
+    with pytest.raises(WeightsError, match=said):
+        read_state(bundle, bundle.manifest.members[0])
+
+
+def test_a_file_that_is_no_safetensors_is_refused(make_bundle, tmp_path) -> None:
+    folder = make_bundle(tmp_path / "bad")
+    (folder / "m0.safetensors").write_bytes(b"not tensors")
+    members = json.loads((folder / "manifest.json").read_text())["members"]
+    members[0]["sha256"] = sha256_of(folder / "m0.safetensors")
+    edit(folder, members=members)
+    bundle = load_bundle(folder)
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        read_state(bundle, bundle.manifest.members[0])
+
+
+def test_the_soup_is_the_weighted_mean(make_bundle, tmp_path) -> None:
+    bundle = load_bundle(make_bundle(tmp_path / "soup", members=3, weights=[2.0, 1.0, 1.0]), "diwa")
+    states = [read_state(bundle, member) for member in bundle.manifest.members]
+    for name, tensor in soup(bundle).items():
+        expected = (2 * states[0][name].double() + states[1][name].double() + states[2][name].double()) / 4
+        assert torch.equal(tensor, expected.float())
+
+
+def test_eoa_runs_every_member_and_diwa_one_network(make_bundle, tmp_path) -> None:
+    folder = make_bundle(tmp_path / "both", members=3, weights=[2.0, 1.0, 1.0])
+    assert [weight for weight, *_ in voters(load_bundle(folder))] == [2.0, 1.0, 1.0]
+    assert [weight for weight, *_ in voters(load_bundle(folder, "diwa"))] == [1.0]
+
+
+def test_float16_storage_is_computed_in_float32(make_bundle, tmp_path) -> None:
+    bundle = load_bundle(make_bundle(tmp_path / "half", half=True))
+    assert load_file(bundle.folder / "m0.safetensors")["decoder.fc.weight"].dtype == torch.float16
+    network = voters(bundle)[0][1]()
+    assert {p.dtype for p in network.parameters()} == {torch.float32} and not network.training
+
+
+def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
+    folder = make_bundle(tmp_path / "checked")
+    command = [sys.executable, "-m", "model.networks.weights", str(folder)]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    (folder / "m0.safetensors").write_bytes(b"x")
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 4 and "sha256" in failed.stderr
+
+
+@pytest.mark.parametrize(("fusion", "widths"), [("early", (2, 4)), ("late", (2, 4)), ("late_features", (2, 4)),
+                                                ("swin_unetr", (12,))])  # fmt: skip
+def test_a_bundle_of_every_network_says_what_the_trained_network_says(fusion, widths, make_bundle, tmp_path) -> None:
+    network = Network(fusion=fusion, widths=widths)
+    folder = make_bundle(tmp_path / "b", members=1, network=network, window=Window(size=(64, 32, 32)))
+    torch.manual_seed(0)
+    trained = build(network).eval()
+    trained.load_state_dict(load_file(folder / "m0.safetensors"))
+    image = torch.rand(1, 2, 64, 32, 32)
+    [(_, load, _)] = voters(load_bundle(folder))
+    with torch.no_grad():
+        torch.testing.assert_close(load()(image), trained(image))
+
+
+def test_kept_networks_are_loaded_once_each_its_own(tiny_bundle) -> None:
+    bundle = load_bundle(tiny_bundle)
+    kept = keep(voters(bundle), torch.device("cpu"))
+    for (weight, load, part), (again, fresh, same) in zip(kept, voters(bundle), strict=True):
+        assert load() is load() and (weight, part) == (again, same)
+        for name, tensor in fresh().state_dict().items():
+            torch.testing.assert_close(load().state_dict()[name], tensor, rtol=0, atol=0)

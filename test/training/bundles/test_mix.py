@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import tiny_images
+from test_segment import case_of
+
+from model.bundle.manifest import load_bundle
+from model.bundle.settings import Crop, Intensity, Network, Provenance, Window
+from model.errors import ConfigError
+from model.inference.segment import segment
+from model.stopwatch import Stopwatch
+from training.bundles.mix import main, mix
+
+SLICES = dict(
+    kind="slices", network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4), classes=1), channels=("PET", "CT"),
+    intensity=Intensity(ct_clip=True), window=Window(size=(64, 64, 1)),
+)  # fmt: skip
+
+
+def probability(bundle, cpu) -> np.ndarray:
+    found = segment(case_of(*tiny_images()), bundle, cpu, Stopwatch(), with_probability=True)
+    assert found.probability is not None
+    np.testing.assert_array_equal(found.mask, found.probability > 0.5)
+    return found.probability
+
+
+def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle, tmp_path, cpu) -> None:
+    origin = Provenance(data="d", commit="c", date="t", attribution="a",
+                        scores={"trained_on_cases": ["x"], "trained_on_patients": ["p"]})  # fmt: skip
+    volumes = load_bundle(make_bundle(tmp_path / "v", members=2, weights=[3.0, 1.0], combine="probabilities",
+                                      provenance=origin))  # fmt: skip
+    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **SLICES))
+    mix([volumes, slices], [1.0, 2.0], "both", tmp_path / "m")
+    mixed = load_bundle(tmp_path / "m")
+    assert mixed.manifest.kind == "mixed" and [m.weight for m in mixed.manifest.members] == [0.75, 0.25, 2.0]
+    expected = (probability(volumes, cpu) + 2 * probability(slices, cpu)) / 3
+    np.testing.assert_allclose(probability(mixed, cpu), expected, atol=2e-6)
+    assert "trained_on_cases" not in mixed.manifest.provenance.scores  # one of them does not say
+
+
+def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_decide(make_bundle, tmp_path, cpu) -> None:
+    """Of 40 x 36 voxels a slice, uncropped, the window holds 32 x 32."""
+    crop = Crop(suv_above=-1.0)
+    narrow = SLICES | {"window": Window(size=(32, 32, 1)), "crop": crop}
+    volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop))
+    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **narrow))
+    mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
+    alone, narrowly = probability(volumes, cpu), probability(slices, cpu)
+    seen = narrowly > 1e-30  # else sigmoid(-100)
+    assert seen.sum() == 32 * 32 * 50
+    found = probability(load_bundle(tmp_path / "m"), cpu)
+    np.testing.assert_allclose(found, np.where(seen, (alone + 3 * narrowly) / 4, alone), atol=2e-6)
+
+
+def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundle, tmp_path, cpu) -> None:
+    crop = Crop(suv_above=-1.0)
+    volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop, skip_suv=0.5))
+    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **SLICES | {"window": Window(size=(32, 32, 1)),
+                                                                            "crop": crop}))  # fmt: skip
+    mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
+    mixed = load_bundle(tmp_path / "m")
+    assert mixed.manifest.skip_suv is None
+    said = segment(case_of(*tiny_images()), mixed, cpu, Stopwatch(), with_disagreement=True).disagreement
+    one, other = probability(replace_skip(volumes), cpu), probability(slices, cpu)
+    mean = (one + 3 * other) / 4
+    expected = np.sqrt(((one - mean) ** 2 + 3 * (other - mean) ** 2) / 4)
+    np.testing.assert_allclose(said, np.where(other > 1e-30, expected, 0), atol=2e-5)
+
+
+def replace_skip(bundle):
+    return replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
+
+
+def test_what_trained_either_is_said(make_bundle, tmp_path) -> None:
+    def origin(case: str) -> Provenance:
+        return Provenance(data=case, commit="c", date="t", scores={"trained_on_cases": [case]}, attribution="a")
+
+    bundles = [load_bundle(make_bundle(tmp_path / case, members=1, provenance=origin(case))) for case in "ab"]
+    mix(bundles, [1, 1], "both", tmp_path / "m")
+    found = load_bundle(tmp_path / "m").manifest.provenance
+    assert found.scores["trained_on_cases"] == ["a", "b"] and found.data == "a; b"
+
+
+def test_bundles_that_crop_otherwise_and_soups_are_refused(make_bundle, tmp_path, capsys) -> None:
+    one, other = (
+        load_bundle(make_bundle(tmp_path / name, members=1, crop=Crop(suv_above=suv)))
+        for name, suv in (("a", 0.0), ("b", 1.0))
+    )
+    with pytest.raises(ConfigError, match="crop or limits"):
+        mix([one, other], [1, 1], "x", tmp_path / "m")
+    soup = load_bundle(make_bundle(tmp_path / "c", members=2, method="diwa"))
+    with pytest.raises(ConfigError, match="averages weights"):
+        mix([soup], [1], "x", tmp_path / "m")
+    assert main([str(tmp_path / "a"), "--name", "../x y", "--output", str(tmp_path / "m")]) == ConfigError.exit_code
+    assert "got '../x y'" in capsys.readouterr().err and not (tmp_path / "m").exists()
+    assert main([str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
+    assert "--shares has 2 numbers, there are 1 bundles" in capsys.readouterr().err and not (tmp_path / "m").exists()

@@ -1,0 +1,161 @@
+import argparse
+import fcntl
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import lesion_study
+
+from model.errors import ConfigError
+from training.data.split import Fold
+from training.papers import nested
+from training.papers.nested import Data, Shipping, fold_of
+from training.phantom.table import study_name
+from training.placing import locked
+from training.settings import build, read_yaml, settings_from
+
+CONFIGS = ROOT / "training" / "configs"
+
+
+@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"])
+def shipping(request) -> Shipping:
+    return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
+
+
+def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, monkeypatch) -> None:
+    """As long as its own schedule; a plan without such runs has nothing to go on from."""
+    runs: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
+    data = Data(studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={},
+                cache=tmp_path)  # fmt: skip
+    options = argparse.Namespace(run=tmp_path, device="cpu")
+    two = replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
+    assert nested.started(two, data, options) == tmp_path / "two"
+    assert runs == [(tmp_path / "one", None), (tmp_path / "two", tmp_path / "one")]
+    schedules = [settings.schedule for settings in two.start_settings().values()]
+    assert [(s.epochs, s.stop) for s in schedules] == [(7, None), (9, None)]
+    assert nested.started(replace(two, starts={}), data, options) is None and len(runs) == 2
+
+
+def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
+    studies = [lesion_study(tmp_path, seed) for seed in range(3)]
+    copies = {s.patient: [f"{s.case}-r0", f"{s.case}-r1"] for s in studies}
+    data = Data(
+        studies={s.case: s for s in studies} | {c: replace(s, case=c) for s in studies for c in copies[s.patient]},
+        phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)), copies=copies,
+        originals={s.patient: [s.case] for s in studies}, cache=tmp_path,
+    )  # fmt: skip
+    fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
+    assert fold.train == ("A0", "case0-r0", "case0-r1")
+    assert fold.validate == ("case1-r0", "case1-r1", "A1") and fold.test == ("case2-r0", "case2-r1")
+    whole = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data, originals=True)
+    assert whole.train == (*fold.train, "case0") and whole.validate == fold.validate and whole.test == fold.test
+
+
+def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> None:
+    phantoms = shipping.plan.phantoms
+    assert all(first + count <= 100_000 for first, count in phantoms["train"].values())
+    assert all(100_000 <= first and first + count <= 200_000 for first, count in phantoms["validate"].values())
+    assert all(200_000 <= first for first, _ in phantoms["test"].values())
+    assert "F" in phantoms["test"] and "F" not in {*phantoms["train"], *phantoms["validate"]}
+
+
+def test_no_copy_and_no_choice_are_refused(shipping) -> None:
+    with pytest.raises(ConfigError, match="copies must be 1 or more, got 0"):
+        replace(shipping, copies=0)
+    with pytest.raises(ConfigError, match="bundles must name choices out of WA best, EoA uniform"):
+        replace(shipping, bundles={"eoa": "EoA"})
+
+
+def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
+    volumes, slices = (
+        build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "shipped-slices.yaml")
+    )
+    assert volumes.plan.phantoms == slices.plan.phantoms and volumes.plan.crop == slices.plan.crop
+    assert (volumes.copies, volumes.seed) == (slices.copies, slices.seed)
+    assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
+
+
+def test_studies_made_from_something_else_are_not_used_again(tmp_path) -> None:
+    what = {"root": "/data/one", "copies": 2}
+    for _ in range(2):
+        nested.check_made_from(tmp_path / "real.json", what)
+    with pytest.raises(ConfigError, match="give another --run"):
+        nested.check_made_from(tmp_path / "real.json", what | {"copies": 3})
+
+
+def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "shipped.yaml")
+    kept = read_yaml(CONFIGS.parent / "start" / "config.yaml")
+    assert settings_from(kept["settings"]) == list(shipping.start_settings().values())[-1]
+    named = {study_name(seed, site) for site, (first, count) in shipping.plan.phantoms["train"].items()
+             for seed in range(first, first + count)}  # fmt: skip
+    assert set(kept["train"]) == named and kept["start"]["run"] == list(shipping.starts)[-2]
+
+
+def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypatch) -> None:
+    """The words of --data and --licence, after the number of patients; nothing of them without."""
+    study = lesion_study(tmp_path, 0)
+    two = {f"patient{n}": [f"case{n}"] for n in range(2)}
+    data = Data(studies={c: replace(study, case=c, patient=p) for p, (c,) in two.items()}, originals=two, copies=two,
+                phantoms=Fold(name="p", train=("A0",), validate=(), test=()), cache=tmp_path)  # fmt: skip
+    monkeypatch.setattr(nested, "procedure", lambda *_: ([], dict.fromkeys(shipping.bundles)))
+    monkeypatch.setattr(nested, "score", lambda *_: dict.fromkeys(shipping.bundles))
+    monkeypatch.setattr(nested, "report", lambda *_: None)
+    said: list[dict] = []
+    monkeypatch.setattr(nested, "export", lambda *_, **words: said.append(words))
+    words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
+    nested.ship(shipping, data, tmp_path, nested.parse(words))
+    nested.ship(shipping, data, tmp_path, nested.parse([*words, "--data", "of Mars", "--licence", "MIT"]))
+    assert said[0]["data"].startswith("2 patients, some of them") and said[0]["licence"] == "unknown"
+    assert said[-1]["data"].startswith("2 patients (of Mars), some of them") and said[-1]["licence"] == "MIT"
+
+
+def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monkeypatch) -> None:
+    names = [f"patient{n}" for n in range(9)]
+    study = lesion_study(tmp_path, 0)
+    data = Data(studies={n: replace(study, case=n, patient=n) for n in names}, originals={n: [n] for n in names},
+                copies={n: [n] for n in names}, phantoms=Fold(name="p", train=(), validate=(), test=()),
+                cache=tmp_path)  # fmt: skip
+    done: list[tuple[str, tuple[str, ...]]] = []
+    told: list[str] = []
+    monkeypatch.setattr(nested, "procedure", lambda *given: done.append((given[2].name, given[2].test)) or ([], {}))
+    monkeypatch.setattr(nested, "score", lambda *_: {name: [] for name in shipping.bundles})
+    monkeypatch.setattr(nested, "report", lambda scores, path, title: told.append(title))
+    monkeypatch.setattr(nested, "report_phantoms", lambda *_: None)
+    words = ["--real", "r", "--run", str(tmp_path)]
+    nested.estimate(shipping, data, tmp_path, nested.parse([*words, "--fold", "1"]))
+    assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in told)
+    nested.estimate(shipping, data, tmp_path, nested.parse(words))
+    assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in told[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--fold", "3"], "--fold must be from 0 to 2, got 3"), (["--outer", "1"], "--outer must be 2 or more, got 1"),
+     (["--validation", "1"], "--validation must be a share in (0, 1), got 1")],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_told_before_anything_is_made(words, said, tmp_path, capsys) -> None:
+    assert nested.main(["--real", "r", "--run", str(tmp_path / "run"), *words]) == ConfigError.exit_code
+    assert said in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["--ship"], ["--ship", "--output", "w", "--fold", "0"], ["--output", "w"]])
+def test_bundles_are_written_only_where_that_is_asked_for(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        nested.parse(["--real", "r", "--run", "x", *words])
+    assert "--output" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch) -> None:
+    made = threading.Event()
+    monkeypatch.setattr(nested, "data_of", lambda *_: made.set())
+    monkeypatch.setattr(nested, "estimate", lambda *_: None)
+    words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--fold", "0"]
+    with locked(tmp_path, fcntl.LOCK_EX):
+        other = threading.Thread(target=nested.main, args=(words,))
+        other.start()
+        assert not made.wait(0.5)
+    assert made.wait(30)
+    other.join()

@@ -1,0 +1,214 @@
+"""The loop on a network of one number, which every step moves by the same."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, tiny_training
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.errors import WeightsError
+from model.inference.device import choose_device
+from training.runs import checkpoint, loop
+from training.runs.averaging import WeightAverage
+from training.runs.finite import TrainingError
+from training.runs.loop import Run, losses_in, train
+
+
+def run_of(folder: Path, **changes: object) -> Run:
+    """Four epochs of two steps, one crop each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    crops = [(torch.ones(1), torch.ones(1))] * 8
+    settings = tiny_training(**changes)
+    return Run(
+        folder=folder, settings=settings, network=nn.Linear(1, 1), data=crops, device=choose_device("cpu"),
+        loss=lambda out, truth: out.mean(), average=WeightAverage() if settings.averaging else None,
+    )  # fmt: skip
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / checkpoint.LOG).read_text().splitlines()]
+
+
+def steps_taken(folder: Path) -> int:
+    """How many steps the optimizer of the last checkpoint has counted."""
+    return int(checkpoint.read_state(folder / checkpoint.STATE)["optimizer"]["state"][0]["step"])
+
+
+def loss_that_is(values: dict[int, float]) -> object:
+    """A loss times a factor at some of its calls, counted from 0."""
+    calls = iter(range(10**6))
+    return lambda out, truth: out.mean() * values.get(next(calls), 1.0)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_a_step_that_is_not_finite_is_left_out_and_counted(factor: float, tmp_path) -> None:
+    """1e30: the loss is finite, and the square of its gradient, as AdamW takes it, is not in float32."""
+    run = run_of(tmp_path)
+    run.loss = loss_that_is({2: factor, 3: factor, 5: factor})
+    train(run, None)
+    assert [line["left_out"] for line in log_of(tmp_path)] == [0, 2, 1, 0] and run.left_out.run == 3
+    assert steps_taken(tmp_path) == 5
+    assert log_of(tmp_path)[1]["loss"] is None  # of no step, and JSON has no NaN
+    assert all(torch.isfinite(p).all() for p in run.network.parameters())
+
+
+def test_a_step_left_out_leaves_weights_and_optimizer_as_they_were(tmp_path) -> None:
+    class Watched(dict):
+        def get(self, call: int, default: float) -> float:
+            seen.append([p.detach().clone() for p in run.network.parameters()])
+            return super().get(call, default)
+
+    run, seen = run_of(tmp_path), []
+    run.loss = loss_that_is(Watched({3: float("nan")}))
+    train(run, None)
+    same = [all(map(torch.equal, one, other)) for one, other in zip(seen, seen[1:], strict=False)]
+    assert same == [False, False, False, True, False, False, False]
+
+
+def test_batch_statistics_do_not_take_up_what_was_left_out(tmp_path) -> None:
+    run = run_of(tmp_path, batch=2)
+    run.network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+    good, bad = (torch.ones(1), torch.ones(1)), (torch.full((1,), float("nan")), torch.ones(1))
+    run.data = [good] * 4 + [bad] * 2 + [good] * 10
+    train(run, None)
+    norm = run.network[0]
+    assert int(norm.num_batches_tracked) == 7 and float(norm.running_mean) == pytest.approx(1 - 0.9**7)
+    assert run.left_out.run == 1
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_left_out(tmp_path) -> None:
+    run = run_of(tmp_path)
+    calls = iter(range(8))
+    run.loss = lambda out, truth: (out * 0).abs().sqrt().mean() if next(calls) == 4 else out.mean()
+    train(run, None)
+    assert run.left_out.run == 1 and steps_taken(tmp_path) == 7
+
+
+def test_a_scale_that_overflows_float16_is_a_step_left_out(tmp_path) -> None:
+    """The first scale, 65536, is above float16's largest number, 65504; its half is not."""
+    run = run_of(tmp_path)
+    run.device = replace(run.device, precision=torch.float16)
+    train(run, None)
+    assert [line["left_out"] for line in log_of(tmp_path)] == [1, 0, 0, 0] and steps_taken(tmp_path) == 7
+    assert checkpoint.read_state(tmp_path / checkpoint.STATE)["scaler"]["scale"] == 32768
+    assert log_of(tmp_path)[0]["precision"] == "float16"
+
+
+def test_too_many_steps_left_out_in_a_row_end_the_run_with_the_batch_and_a_remedy(tmp_path) -> None:
+    run = run_of(tmp_path, most_left_out=2)
+    run.loss = loss_that_is({call: float("nan") for call in (1, 2, 4, 5, 6)})
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 6 of .*last of 3 steps in a row.*precision") as e:
+        train(run, None)
+    assert "optimizer.rate (0.001)" in str(e.value) and "optimizer.clip_norm" in str(e.value)
+    assert load_file(tmp_path / "bad-batch-6-0.safetensors").keys() == {"image", "truth"}
+    assert checkpoint.read_state(tmp_path / checkpoint.STATE)["left_out"] == {"epoch": 0, "run": 4}
+
+
+def test_a_run_that_ended_so_goes_on_in_another_precision(tmp_path) -> None:
+    run = run_of(tmp_path, most_left_out=1)
+    run.device = replace(run.device, precision=torch.float16)
+    run.loss = loss_that_is({call: float("nan") for call in (5, 6)})
+    with pytest.raises(TrainingError):
+        train(run, None)
+    again = run_of(tmp_path)
+    train(again, checkpoint.read_state(tmp_path / checkpoint.STATE))
+    assert again.left_out.run == 2 and [line["epoch"] for line in log_of(tmp_path)] == [1, 2, 3, 4]
+    assert [line["precision"] for line in log_of(tmp_path)] == ["float16", "float16", "float16", "float32"]
+
+
+TWO = """
+import sys; sys.path[:0] = [".", "test"]
+from pathlib import Path
+from test_loop import *
+from training.runs.loop import opened, rank
+class Crops:
+    def __len__(self): return 16
+    def __getitem__(self, number): return torch.full((1,), float(number)), torch.ones(1)
+run = run_of(Path(sys.argv[1]))
+run.data = Crops()
+torch.manual_seed(0)
+run.network = nn.Linear(1, 1)
+run.loss = lambda out, truth: out.mean() * loop.distributed.get_rank() + 1 / (out.mean() * 0 + left.pop(0))
+left = [0.0 if rank() == 1 and step == 3 else 1.0 for step in range(8)]  # 1 / 0: one process alone is not finite
+with opened(Path(sys.argv[1]), {}, run.device) as state:
+    train(run, state)
+    print("weight", float(run.network.weight), "left out", run.left_out.run, flush=True)
+"""
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(tmp_path) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(tmp_path / "two.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (line for line in done.stdout.splitlines() if line.startswith("weight"))
+    assert one == other and one.endswith("left out 1")
+
+
+def poison(monkeypatch, step: int) -> None:
+    """A step of the optimizer that gives a finite loss and leaves NaN in the weights."""
+    one_step = loop.one_step
+
+    def poisoned(run: Run, wrapped: nn.Module, *rest: object) -> float:
+        loss = one_step(run, wrapped, *rest)
+        if rest[-1] == step:
+            next(wrapped.parameters()).data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(loop, "one_step", poisoned)
+
+
+def test_weights_that_are_not_finite_stop_the_run_and_leave_the_checkpoint(tmp_path, monkeypatch) -> None:
+    poison(monkeypatch, 5)  # counted from 0: the last of the third epoch, so that no later loss tells
+    with pytest.raises(TrainingError, match=r"not finite after step 6 of .*first is weight.*lower optimizer.rate"):
+        train(run_of(tmp_path), None)
+    state = checkpoint.read_state(tmp_path / checkpoint.STATE)
+    assert state["step"] == 4 and all(torch.isfinite(tensor).all() for tensor in state["network"].values())
+    assert len((tmp_path / checkpoint.LOG).read_text().splitlines()) == 2
+
+
+def test_weights_that_are_not_finite_do_not_enter_the_average(tmp_path, monkeypatch) -> None:
+    poison(monkeypatch, 2)
+    run = run_of(tmp_path, averaging={"length_epochs": 1, "per_step": True})
+    with pytest.raises(TrainingError, match="after step 3"):
+        train(run, None)
+    assert run.average.terms == 3  # theta at t0 and two steps
+
+
+def test_weights_are_checked_before_a_checkpoint_within_an_epoch(tmp_path, monkeypatch) -> None:
+    poison(monkeypatch, 2)
+    with pytest.raises(TrainingError, match="after step 3"):
+        train(run_of(tmp_path, checkpoint_minutes=0), None)
+    assert checkpoint.read_state(tmp_path / checkpoint.STATE)["step"] == 2
+
+
+@pytest.mark.parametrize("state", [{"step": 3}, [1]])
+def test_a_checkpoint_of_something_else_is_refused_by_what_it_lacks(state: object, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=r"checkpoint.pt' lacks average, loss, losses, .*delete it to start"):
+        train(run_of(tmp_path), state)
+
+
+def test_the_losses_of_a_checkpoint_are_the_first_processs(monkeypatch) -> None:
+    state = {"losses": [1.5, 3]}
+    assert losses_in(None) == [0.0, 0] and losses_in(state) == [1.5, 3]
+    monkeypatch.setenv("RANK", "1")
+    assert losses_in(state) == [0.0, 0]
+
+
+def test_an_epochs_loss_counts_every_step_alike(monkeypatch) -> None:
+    """After a resumed epoch one process has three losses that sum to 6, another one loss of 4: 10 / 4."""
+    others = iter([4.0, 1.0])
+    monkeypatch.setattr(loop, "processes", lambda: 2)
+
+    def add(total: Tensor) -> None:
+        total += next(others)
+
+    monkeypatch.setattr(loop.distributed, "all_reduce", add)
+    assert loop.mean_loss([6.0, 3], choose_device("cpu")) == pytest.approx(2.5)

@@ -1,0 +1,121 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_training
+from monai.inferers import sliding_window_inference
+
+from model.errors import ConfigError
+from model.inference.device import Device
+from model.inference.segment import image_of
+from model.networks.unet import build
+from model.results.metrics import score
+from training.data.prepared import load
+from training.runs.predict import device_for, kept_margin, margin, read_margin, score_margin, validation_dice
+
+CPU = device_for("float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build(tiny_training().network)
+
+
+def test_margin_is_monais_sliding_window_of_the_scaled_study(network, tiny_cache) -> None:
+    study = load(tiny_cache, "case0")
+    ct = np.clip((study.hu.astype(np.float32) + 1000) / 2000, 0, 1)
+    image = torch.from_numpy(np.stack([ct, study.suv.astype(np.float32) / 20]))[None]
+    with torch.no_grad():
+        logits = sliding_window_inference(image, (16, 16, 16), 2, network.eval(), overlap=0.5)[0]
+    expected = (logits[1] - logits[0]).numpy()
+    np.testing.assert_allclose(margin(network, study, tiny_training(), CPU), expected, atol=2e-3, rtol=1e-3)
+
+
+def test_a_network_in_training_stays_in_training(network, tiny_cache) -> None:
+    network.train()
+    margin(network, load(tiny_cache, "case0"), tiny_training(), CPU)
+    assert network.training
+
+
+def test_validation_dice_is_the_mean_over_cases_with_lesion(network, tiny_cache) -> None:
+    studies = [load(tiny_cache, case) for case in ("case0", "case3")]
+    scores = {s.case: score_margin(margin(network, s, tiny_training(), CPU), s) for s in studies}
+    assert scores["case3"].lesions_true == 0 and validation_dice(scores) == scores["case0"].dice
+    assert validation_dice({"case3": scores["case3"]}) is None and validation_dice({}) is None
+
+
+def test_a_margin_that_is_the_truth_scores_1(tiny_cache) -> None:
+    study = load(tiny_cache, "case0")
+    assert score_margin(np.where(study.truth, 1.0, -1.0), study).dice == 1
+    out = np.random.default_rng(0).normal(size=study.truth.shape)
+    assert score_margin(out, study) == score(out > 0, study.truth, 0.064)
+
+
+def test_a_margin_is_computed_once(network, tiny_cache, tmp_path, monkeypatch) -> None:
+    study = load(tiny_cache, "case0")
+    path, seconds = kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
+    np.testing.assert_array_equal(read_margin(path), margin(network, study, tiny_training(), CPU))
+    monkeypatch.setattr("training.runs.predict.margin", lambda *_: pytest.fail("computed again"))
+    assert kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU) == (path, seconds) and seconds > 0
+
+
+def test_other_weights_another_study_window_or_precision_is_another_margin(network, tiny_cache, tmp_path) -> None:
+    study, settings, seen = load(tiny_cache, "case0"), tiny_training(), set()
+    for weights, of, how, device in (
+        ("a" * 64, study, settings, CPU), ("b" * 64, study, settings, CPU),
+        ("a" * 64, replace(study, sha256="0"), settings, CPU),
+        ("a" * 64, study, tiny_training(window={"size": [32, 32, 32]}), CPU),
+        ("a" * 64, study, settings, device_for("bfloat16", "cpu")),
+    ):  # fmt: skip
+        seen.add(kept_margin(tmp_path, weights, of, network, how, device)[0])
+    assert len(seen) == 5
+
+
+def test_a_damaged_margin_is_named(network, tiny_cache, tmp_path) -> None:
+    study = load(tiny_cache, "case0")
+    path, _ = kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="is damaged.*delete it"):
+        kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
+
+
+def test_truth_outside_the_crop_counts_as_not_found(tiny_cache) -> None:
+    """By hand: all truth inside is found, nothing else; as much lies outside, of it 1 ml in a component of its own."""
+    study = load(tiny_cache, "case0")
+    out = np.where(study.truth, 1.0, -1.0)
+    truth_ml = float(study.truth.sum()) * study.voxel_ml
+    lost = replace(study, lost_ml=truth_ml, lost_lesions=1, missed_ml=1.0)
+    inside, found = score_margin(out, study), score_margin(out, lost)
+    assert found.dice == pytest.approx(2 / 3)  # 2 x t / (t + 2 t)
+    assert found.fnv_ml == inside.fnv_ml + 1 and found.lesions_true == inside.lesions_true + 1
+    empty = replace(lost, truth=np.zeros_like(study.truth))
+    assert score_margin(np.full(out.shape, -1.0), empty).dice == 0
+
+
+@pytest.mark.parametrize(
+    ("wider", "precision"), [((torch.bfloat16, torch.float32), torch.bfloat16), ((torch.float32,), torch.float16)]
+)
+def test_auto_is_bfloat16_on_a_gpu_that_has_it_else_float16(wider: tuple, precision, monkeypatch) -> None:
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU", wider=wider)
+    monkeypatch.setattr("training.runs.predict.choose_device", lambda wanted: gpu)
+    assert device_for("auto").precision == precision
+    assert device_for("float32").precision == torch.float32 and device_for("float16").precision == torch.float16
+
+
+def test_half_precision_is_single_precision_on_a_cpu() -> None:
+    assert device_for("auto", "cpu").precision == torch.float32
+    assert device_for("float16", "cpu").precision == torch.float32
+    assert device_for("bfloat16", "cpu").precision == torch.bfloat16
+
+
+def test_a_margin_of_windows_that_shrink_is_that_of_the_container(tiny_cache) -> None:
+    settings = tiny_training(window={"size": [64, 64, 64], "shrink": True})
+    study, network = load(tiny_cache, "case0"), build(settings.network).eval()
+    size = tuple(-(-n // 4) * 4 for n in study.suv.shape)
+    image = image_of(np.asarray(study.hu).T, np.asarray(study.suv, np.float32).T, settings.part)
+    with torch.no_grad():
+        logits = sliding_window_inference(image[None], size, 1, network)[0]
+    found = margin(network, study, settings, device_for("float32", "cpu"))
+    np.testing.assert_allclose(found, (logits[1] - logits[0]).numpy(), rtol=2e-3, atol=1e-3)

@@ -1,0 +1,1 @@
+"""Crops and slices, augmented, in their order."""

@@ -1,0 +1,145 @@
+"""Where training crops are drawn (Ahn and Park, section 2.3), each a pure function of the seed and its number.
+
+The paper names two ways without shares: around a lesion, and anywhere. The authors' code draws 80 % by MONAI's
+positive : negative = 1 : 0.2 and 20 % anywhere; training.settings.Crops holds these and our own additions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from model.inference.segment import network_image
+from model.inference.sliding import centred
+from training.batches.augment import augmented
+from training.data.prepared import Prepared, load
+from training.settings import STRENGTHS, Crops, Training
+
+Box = tuple[slice, slice, slice]
+
+
+class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Crop number n of a run: image (2, *size) float32 and truth (1, *size) float32 {0, 1}.
+
+    Every pass over the studies is a permutation of its own. With `crops.pairs` the even numbers lie around a
+    lesion, in a study that has one. With `window.shrink` crops of small studies are smaller, as their windows are, and
+    the odd ones of pairs come, at random, from the studies of the same size of crops, which `together` pads little.
+    """
+
+    def __init__(self, cache: Path, cases: Sequence[str], settings: Training) -> None:
+        self.cache, self.cases, self.settings = cache, tuple(cases), settings
+        self.studies = [load(cache, case) for case in cases]
+        self.ill = [study for study in self.studies if len(study.lesion)]
+        self.alike: dict[tuple[int, ...], list[Prepared]] = {}  # by the size of their crops
+        for study in self.studies:
+            self.alike.setdefault(self.size_of(study), []).append(study)
+
+    def __reduce__(self) -> tuple[type, tuple[Path, tuple[str, ...], Training]]:
+        return CropDataset, (self.cache, self.cases, self.settings)  # workers map the files anew, and copy nothing
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    @staticmethod
+    def together(crops: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A batch of crops, image and truth, padded with zeros on both sides to the largest of them on each axis."""
+        x, y, z = (max(image.shape[axis] for image, _ in crops) for axis in (1, 2, 3))
+        images, truths = ([centred(part, (x, y, z)) for part in parts] for parts in zip(*crops, strict=True))
+        return torch.stack(images), torch.stack(truths)
+
+    def size_of(self, study: Prepared) -> tuple[int, ...]:
+        """The size of a study's crops, before anything is cut off it."""
+        return self.settings.part.fitted(self.settings.crops.size, study.suv.shape)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.settings.seed, number])
+        crops = self.settings.crops
+        in_pairs = crops.pairs and bool(self.ill)
+        paired = in_pairs and number % 2 == 0
+        if in_pairs and not paired and self.settings.window.shrink:
+            pool = self.alike[self.size_of(self._in_turn(self.ill, number // 2, True))]
+            study = pool[rng.integers(len(pool))]
+        else:
+            study = self._in_turn(self.ill if paired else self.studies, number // 2 if in_pairs else number, paired)
+        return self.cut(study, draw_box(study, crops, rng, sure_lesion=paired), rng)
+
+    def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The crop of a box."""
+        return crop_of_study(study, box, self.settings, rng)
+
+    def _in_turn(self, pool: list[Prepared], draw: int, paired: bool) -> Prepared:
+        """The study of a draw: every pass over the pool is a permutation of its own."""
+        order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
+        return pool[order[draw % len(pool)]]
+
+
+def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesion: bool = False) -> Box:
+    """Slices (x, y, z) of a crop: around a lesion's voxel, physiological uptake, or anywhere.
+
+    At most crops.size on each axis, less where the study is smaller.
+    """
+    low, high = recropped(study, crops.recrop_mm, rng)
+    by_part = rng.random() < crops.by_part
+    lesion = _within(study.lesion_parts if by_part else study.lesion, low, high)
+    share = crops.positive / (crops.positive + crops.negative)
+    at_lesion = sure_lesion or (rng.random() < crops.sought and rng.random() < share)
+    if at_lesion and len(lesion):
+        centre = drawn(lesion, rng)
+    else:
+        uptake = _within(study.uptake_parts if by_part else study.uptake, low, high)
+        near = rng.random() < crops.uptake and len(uptake)
+        centre = drawn(uptake, rng) if near else rng.integers(low, high)
+    size = np.array(crops.size)
+    centre = centre + np.rint(rng.uniform(-crops.shift, crops.shift, 3) * size).astype(int)
+    first = np.clip(centre - size // 2, low, np.maximum(high - size, low))
+    last = np.minimum(first + size, high)
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    return x, y, z
+
+
+def drawn(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of the voxels (n, 3); of (n, 4) first one of the parts that come first, then one of its voxels."""
+    if points.shape[1] == 4:
+        points = points[points[:, 0] == rng.choice(np.unique(points[:, 0]))][:, 1:]
+    return points[rng.integers(len(points))]
+
+
+def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel (3,), and one past the last, of what is left when 0 to most_mm are cut off every side."""
+    shape = np.array(study.suv.shape)
+    cut = np.floor(rng.uniform(0, most_mm, (2, 3)) / np.array(study.spacing_mm)).astype(int)
+    low = np.minimum(cut[0], (shape - 1) // 2)
+    return low, np.maximum(shape - cut[1], low + 1)
+
+
+def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """The crop in network units, SUV over one of `suv_tops`, padded with zeros to its full size (with `window.shrink`
+    to what its window would have), and augmented.
+    """
+    hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
+    image = network_image(hu, suv.astype(np.float32), settings.intensity)
+    image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
+    truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
+    return padded_and_augmented(image, truth, settings, rng)
+
+
+def padded_and_augmented(
+    image: Tensor, truth: Tensor, settings: Training, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A crop at its full size: what it lacks is air, on both sides alike or, with crops.scattered, at random."""
+    size = settings.part.fitted(settings.crops.size, truth.shape[1:])
+    if settings.crops.scattered:
+        short = [max(whole - edge, 0) for whole, edge in zip(size, truth.shape[1:], strict=True)]
+        before = rng.integers(0, np.array(short) + 1)
+        pad = [int(n) for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
+        image, truth = functional.pad(image, pad), functional.pad(truth, pad)
+    image, truth = (centred(part, size).contiguous() for part in (image, truth))
+    return augmented(image, truth, STRENGTHS[settings.augmentation], rng, settings.flips)
+
+
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return points[((points[:, -3:] >= low) & (points[:, -3:] < high)).all(1)]

@@ -1,0 +1,67 @@
+"""Training crops cut and augmented where the network trains: the studies lie on the GPU, and no process draws ahead.
+
+A crop is drawn as training.batches.crops draws it, by the same numbers; what follows is done on the device, in float32. The
+rows of table 1 are those of training.batches.augment, which compute where their crop lies. Studies beyond `share` of the
+device's free memory stay in their files, mapped, and only their crops are copied over.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.bundle.settings import Intensity
+from training.batches.crops import Box, CropDataset, padded_and_augmented
+from training.data.prepared import Prepared
+from training.settings import Training
+
+SHARE = 0.4  # of the memory that is free when training begins; the rest is for the network
+Arrays = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]  # HU, SUV, truth, (X, Y, Z)
+
+
+class DeviceCrops(CropDataset):
+    """CropDataset whose crops are tensors on `device`: image (2, *size) float32, truth (1, *size) float32."""
+
+    def __init__(
+        self, cache: Path, cases: Sequence[str], settings: Training, device: torch.device, share: float = SHARE
+    ) -> None:
+        super().__init__(cache, cases, settings)
+        self.device = device
+        left_bytes = free_bytes(device) * share
+        self.arrays: dict[str, Arrays] = {}
+        for study in self.studies:
+            arrays: Arrays = (study.hu, study.suv, study.truth)
+            left_bytes -= sum(array.nbytes for array in arrays)
+            if left_bytes > 0:
+                arrays = tuple(torch.from_numpy(np.array(array)).to(device) for array in arrays)
+            self.arrays[study.case] = arrays
+
+    def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The crop of a box, in network units, padded and augmented, as training.batches.crops.crop_of_study makes it."""
+        hu, suv, truth = (self._there(array[box]) for array in self.arrays[study.case])
+        image = scaled(hu, suv, self.settings.intensity)
+        image[1] *= self.settings.intensity.suv_top / float(rng.choice(self.settings.suv_tops))
+        return padded_and_augmented(image, truth.float()[None], self.settings, rng)
+
+    def batches(self, numbers: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The crops of these numbers, `batch` of them at a time."""
+        batch = self.settings.batch
+        for first in range(0, len(numbers), batch):
+            yield self.together([self[number] for number in numbers[first : first + batch]])
+
+    def _there(self, part: np.ndarray | Tensor) -> Tensor:
+        return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part)).to(self.device)
+
+
+def scaled(hu: Tensor, suv: Tensor, settings: Intensity) -> Tensor:
+    """HU and SUV (X, Y, Z) in network units, float32 (2, X, Y, Z), as model.inference.intensity has it for arrays."""
+    ct = (hu.float() - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
+    pet = suv.float() / settings.suv_top
+    return torch.stack([ct.clamp(0, 1) if settings.ct_clip else ct, pet.clamp(0, 1) if settings.suv_clip else pet])
+
+
+def free_bytes(device: torch.device) -> float:
+    """Free memory of a GPU; without bound on the CPU, where tensors share what mapped files would take."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")

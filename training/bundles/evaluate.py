@@ -1,0 +1,301 @@
+r"""Dice, FPV and FNV of masks or of a bundle, case by case, with intervals, by diagnosis and site.
+
+    python -m training.bundles.evaluate --index index.csv --masks masks/ --output runs/masks/scores.csv
+    python -m training.bundles.evaluate --index index.csv --split split.json --fold 0 --part test \
+        --weights eoa --output runs/eoa/scores.csv
+
+Writes scores.csv (a row a case), scores.json beside it (means, intervals, what was run), and prints the means.
+A bundle runs on the container's own road, from the index's files to the mask.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from model import __version__
+from model.bundle.manifest import Bundle, find_bundle, load_bundle
+from model.bundle.settings import METHODS
+from model.errors import CaseError, ConfigError, WeightsError, shown
+from model.files import Staging, sha256_of, silence
+from model.results.metrics import CONVENTIONS, score
+from model.results.writing import check_output, write_mask
+from model.study.geometry import Grid, grid_of
+from model.study.masks import check_grid, read_mask
+from model.study.reading import Case, read_case, stem
+from training.command import ENDS, check_targets, told
+from training.data.table import Study, read_table
+from training.runs.scores import CaseScore, summary, table, write
+
+MASK_ENDINGS = (".mha", ".nii.gz")
+GROUPS = ("diagnosis", "site", "tracer")
+PARTS = ("train", "validate", "test")
+TRAINED_ON = "trained_on_cases"  # keys of a bundle's provenance.scores: the cases that trained or selected it,
+PATIENTS = "trained_on_patients"  # and their patients
+Predict = Callable[[Study], tuple[NDArray[Any], Grid, float]]  # mask (z, y, x), its grid, seconds or NaN
+
+
+def evaluate(
+    studies: Sequence[Study],
+    predict: Predict,
+    convention: str = "autopet_1_2",
+    tell: Callable[[CaseScore], None] = lambda row: None,
+) -> list[CaseScore]:
+    """Score `predict` on every study, in order; `tell` hears of each as it is done.
+
+    Raises CaseError if a file cannot be read, is no mask, or if mask and truth lie on different grids.
+    """
+    rows = []
+    for study in studies:
+        mask, grid, seconds = predict(study)
+        truth, truth_grid = read_mask(study.truth, "truth")
+        check_grid(truth_grid, f"truth '{study.truth}'", grid, f"the mask of case {study.case}")
+        scores = score(mask, truth, grid.voxel_ml, convention)
+        names = ("case", "patient", "diagnosis", "tracer", "site")
+        rows.append(CaseScore(**{n: getattr(study, n) for n in names}, **dataclasses.asdict(scores), seconds=seconds))
+        tell(rows[-1])
+    return rows
+
+
+def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Path]]:
+    """Masks named <case>.mha or <case>.nii.gz in `folder`; and the masks there that are of none of the studies.
+
+    Raises CaseError if the folder or a mask is missing or there twice; when read, if it is not on its PET's grid.
+    """
+    if not folder.is_dir():
+        raise CaseError(f"folder of masks '{folder}' is not there; give one that holds <case>{MASK_ENDINGS[0]} files")
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(MASK_ENDINGS) and not path.name.startswith("."):
+            files.setdefault(stem(path), []).append(path)
+    cases = [study.case for study in studies]
+    for case in cases:
+        if len(files.get(case, [])) > 1:
+            raise CaseError(f"case {case} has more than one mask: {', '.join(map(str, files[case]))}; keep one of them")
+    if missing := [case for case in cases if case not in files]:
+        raise CaseError(
+            f"'{folder}' has no mask of {len(missing)} of {len(cases)} cases: {_some(missing)}; each must be there as "
+            f"<case>{' or <case>'.join(MASK_ENDINGS)}, empty where nothing was found, or evaluate fewer with --split"
+        )
+
+    def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
+        path = files[study.case][0]
+        mask, grid = read_mask(path, "mask")
+        check_grid(grid, f"mask '{path}'", pet_grid(study.pet), f"PET '{study.pet}'")
+        return mask, grid, math.nan
+
+    return predict, [path for case, paths in files.items() if case not in cases for path in paths]
+
+
+def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Path | None = None) -> Predict:
+    """A bundle on the container's road, on a model.inference.device.Device; masks go to <save>/<case>.mha, replacing such files.
+
+    Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
+    When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
+    """
+    from model.inference.several import segment_each  # torch comes in here: scoring masks needs none
+    from model.stopwatch import Stopwatch
+
+    def read(study: Study) -> Case:
+        return read_case([study.pet, study.ct], bundle.manifest.limits)
+
+    segmented = segment_each(studies, read, bundle, device, Stopwatch())
+
+    def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
+        begun = time.perf_counter()
+        case, result = next(segmented)
+        seconds = time.perf_counter() - begun
+        for warning in (*case.warnings, *result.warnings):
+            _warn(f"case {study.case}: {warning}")
+        if save:
+            with Staging() as staging:
+                write_mask(result.mask, case.pet.grid, save / f"{study.case}.mha", staging)
+                staging.commit()
+        return result.mask, case.pet.grid, seconds
+
+    return predict
+
+
+def pet_grid(path: Path) -> Grid:
+    """The grid of an image from its header alone. Raises CaseError if it cannot be read."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with silence():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        raise CaseError(f"PET '{path}' cannot be read; is it there? Make the index again with training.data.index") from None
+    return grid_of(reader)
+
+
+def trained_among(bundle: Bundle, studies: Sequence[Study], index: dict[str, Study]) -> list[str] | None:
+    """Cases among `studies` that the bundle was trained or selected on, or that are another study of such a patient.
+
+    None if the bundle does not say which those are. Raises WeightsError if what it says is no list of names.
+    """
+    said, patients = (bundle.manifest.provenance.scores.get(key) for key in (TRAINED_ON, PATIENTS))
+    if said is None:
+        return None
+    for key, names in ((TRAINED_ON, said), (PATIENTS, patients or [])):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise WeightsError(f"'{bundle.folder}': provenance.scores.{key} must list names; correct it")
+    patients = {*(patients or []), *(index[case].patient for case in said if case in index)}
+    return [study.case for study in studies if study.case in said or study.patient in patients]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        run(options, sys.argv[1:] if arguments is None else arguments)
+    except ENDS as error:
+        return told(error)
+    return 0
+
+
+def run(options: argparse.Namespace, command: list[str]) -> None:
+    """One evaluation, from the index to the written scores. Raises the errors of model/errors.py, then writes none."""
+    index = read_table(options.index)
+    studies = chosen(index, options)
+    check_paths(options, studies, index)
+    predict, about = bundle_source(options, studies, index) if options.weights else masks_source(options, studies)
+    for note in about["notes"]:
+        _warn(note)
+    rows = evaluate(studies, predict, options.convention, _tell)
+    result = summary(rows, options.by)
+    ran = {
+        "command": ["python", "-m", "training.bundles.evaluate", *command], "version": __version__,
+        "index": _named(options.index),
+        "split": _named(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
+    }  # fmt: skip
+    write(rows, result, options.output, {"ran": ran, **about})
+    print("\n".join(["", table(result), "", *about["notes"], f"wrote '{options.output}' and its .json"]))
+
+
+def masks_source(options: argparse.Namespace, studies: Sequence[Study]) -> tuple[Predict, dict[str, Any]]:
+    """What --masks asks for, and what scores.json says of it. Raises CaseError."""
+    predict, others = from_masks(options.masks, studies)
+    notes = [f"{len(others)} masks are of no evaluated case and were not used: {_some(others)}"] if others else []
+    return predict, {"masks": str(options.masks), "notes": notes}
+
+
+def bundle_source(
+    options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
+) -> tuple[Predict, dict[str, Any]]:
+    """What --weights asks for, and what scores.json says of it. Raises ConfigError or WeightsError."""
+    bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
+    trained = trained_among(bundle, studies, index)
+
+    from model.inference.device import (  # torch comes in here: a wrong bundle is told before
+        choose_device,
+        make_deterministic,
+    )
+
+    make_deterministic()
+    device = choose_device(options.device)
+    notes = [device.warning] if device.warning else []
+    if trained is None:
+        notes += [f"the bundle does not say ({TRAINED_ON}) what it was trained on: these may be training scores"]
+    elif trained:
+        notes += [f"{len(trained)} of {len(studies)} cases were trained or selected on: these are training scores"]
+    about = {
+        "folder": str(bundle.folder), "name": bundle.manifest.name, "method": bundle.manifest.method,
+        "manifest_sha256": bundle.sha256, "members_sha256": [member.sha256 for member in bundle.manifest.members],
+        "device": device.name, "precision": str(device.precision).removeprefix("torch."),
+    }  # fmt: skip
+    about = {"weights": about, "trained_or_selected_on": trained, "notes": notes}
+    return from_bundle(bundle, device, studies, options.save), about
+
+
+def chosen(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
+    """The studies to evaluate: all of the index, or those of a part of a fold. Raises ConfigError."""
+    if not options.split:
+        return list(index.values())
+    from training.data.split import read_fold
+
+    cases = getattr(read_fold(options.split, options.fold), options.part)
+    if unknown := [case for case in cases if case not in index]:
+        raise ConfigError(
+            f"split '{options.split}', fold {options.fold}: {len(unknown)} cases of part {options.part} are not in "
+            f"'{options.index}': {_some(unknown)}; give the index that the split was made from"
+        )
+    if not cases:
+        raise ConfigError(f"split '{options.split}', fold {options.fold}: part {options.part} holds no case")
+    return [index[case] for case in cases]
+
+
+def check_paths(options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]) -> None:
+    """Refuse to write over an input, and try every folder that is written to. Raises ConfigError or OutputError."""
+    targets = [options.output, options.output.with_suffix(".json")]
+    targets += [options.save / f"{study.case}.mha" for study in studies] if options.save else []
+    inputs = {path for study in index.values() for path in (study.pet, study.ct, study.truth)}
+    check_targets(targets, (*inputs, options.index, options.split))
+    for folder in filter(None, (options.output.parent, options.save)):
+        check_output(folder)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.bundles.evaluate", description="Score masks, or a bundle, against the truth of an index.",
+        epilog="Cost: scoring takes about 2 s a case of 400 x 400 x 326 voxels; a bundle costs what process.py does.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--index", type=Path, required=True, metavar="CSV", help="made by training.data.index")
+    add("--split", type=Path, metavar="JSON", help="made by training.data.split; with --fold, --part (default: all cases)")
+    add("--fold", metavar="NAME", help="fold of the split")
+    add("--part", choices=PARTS, help="part of the fold")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--masks", type=Path, metavar="DIR", help="masks of 0 and 1, <case>.mha or <case>.nii.gz, "
+        "on the PET's grid")
+    source.add_argument("--weights", metavar="BUNDLE", help="a bundle's folder, or a name under weights/")
+    add("--method", choices=METHODS, help="with --weights: eoa or diwa (default: what the bundle says)")
+    add("--device", choices=("auto", "cuda", "cpu"), help="with --weights (default: auto)")
+    add("--save", type=Path, metavar="DIR", help="with --weights: also write the masks there, <case>.mha, each as soon "
+        "as it is made, replacing one of that name (default: no)")
+    add("--output", type=Path, required=True, metavar="CSV", help="scores by case; the .json goes beside it")
+    add("--convention", choices=tuple(CONVENTIONS), default="autopet_1_2",
+        help="what empty masks score, by autoPET's edition (default: autopet_1_2)")
+    add("--by", nargs="*", choices=GROUPS, default=["diagnosis", "site"], help="also means of these groups "
+        "(default: diagnosis site)")
+    options = parser.parse_args(arguments)
+    if len({bool(options.split), bool(options.fold), bool(options.part)}) > 1:
+        parser.error("--split, --fold and --part go together")
+    if options.masks and (options.method or options.device or options.save):
+        parser.error("--method, --device and --save go with --weights")
+    if options.output.suffix != ".csv":
+        parser.error(f"--output must end in .csv, got '{options.output}'")
+    options.device = options.device or "auto"
+    return options
+
+
+def _tell(row: CaseScore) -> None:
+    print(
+        f"{row.case}: Dice {row.dice:.4f}, FPV {row.fpv_ml:.2f} ml, FNV {row.fnv_ml:.2f} ml, "
+        f"{row.lesions_found} of {row.lesions_true} lesions"
+        + ("" if math.isnan(row.seconds) else f", {row.seconds:.1f} s"),
+        flush=True,
+    )
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {shown(' '.join(line.split()))}", file=sys.stderr, flush=True)
+
+
+def _named(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "sha256": sha256_of(path)}
+
+
+def _some(names: Sequence[object]) -> str:
+    """The first five, for a message."""
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

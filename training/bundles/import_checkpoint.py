@@ -1,0 +1,298 @@
+r"""A weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them.
+
+    python -m training.bundles.import_checkpoint c1.ckpt a2.ckpt a3.ckpt d2.ckpt --weights 2 1 1 1 --method eoa \
+        --name ahn-park-eoa
+
+makes weights/ahn-park-eoa: manifest.json and one safetensors file a checkpoint, float32, with the
+intensity, crop and window of the authors' container. They state no licence for the weights: do not pass them on.
+Which network a checkpoint is, and how many classes a network for slices has, is known by its tensors.
+"""
+
+import argparse
+import math
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.bundle.manifest import WEIGHTS
+from model.bundle.settings import (
+    CHANNELS,
+    FORMAT_VERSION,
+    METHODS,
+    Crop,
+    Intensity,
+    Manifest,
+    Member,
+    Network,
+    Part,
+    Provenance,
+    Window,
+)
+from model.errors import ConfigError, OutputError, WeightsError
+from model.files import sha256_of
+from model.networks.regnet import DESIGNS
+from model.networks.unet import build
+from training.bundles.write import PAPERS, check_name, write_bundle
+from training.command import ENDS, told
+from training.runs.checkpoint_reader import read_state_dict
+
+PREFIX = "model."  # of the network in the authors' LightningModule
+PARALLEL = "module."  # before every name where the network was trained on several GPUs
+HEAD = "segmentation_head.0.weight"  # of Zhong et al.'s network, whose names are already ours
+LATER = "encoder.model."  # of later versions of segmentation_models_pytorch, 0.6 for one, in place of "encoder."
+OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
+WINDOWS = {"volumes": (192, 192, 192), "slices": (256, 256, 1)}  # voxels (x, y, z) of the submissions
+CROPS = {"volumes": 0.0, "slices": -1e6}  # SUV: Ahn and Park crop to PET > 0; Zhong et al. take slices as they are
+DATA = "autoPET training data ({}), as stated by the authors"
+AUTHORS = {"volumes": "Ahn and Park", "slices": "Zhong et al."}
+USE = "Research only. Not a medical device. The weights are the authors': pass them on only by a licence they gave."
+
+State = dict[str, Tensor]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        folder = import_checkpoints(options)
+    except ENDS as error:
+        return told(error)
+    print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
+    return 0
+
+
+def import_checkpoints(options: argparse.Namespace) -> Path:
+    """Read every checkpoint, check that they are one network, write the bundle. Returns its folder.
+
+    Raises ConfigError, WeightsError or OutputError; then nothing is written, and a bundle of that name stays.
+    """
+    weights = options.weights or [1.0] * len(options.checkpoints)
+    folder: Path = options.output_folder / options.name
+    check(options, weights, folder)
+    members, network, origin = read_members(options.checkpoints)
+    kind = network.kind
+    crop = Crop(suv_above=CROPS[kind] if options.crop_suv_above is None else options.crop_suv_above)
+    part = Part(
+        network=network, window=Window(size=tuple(options.window or WINDOWS[kind])),
+        intensity=Intensity(ct_low_hu=-1000, ct_high_hu=1000, ct_clip=kind == "slices", suv_top=40, suv_clip=False),
+    )  # fmt: skip
+
+    def manifest(written: tuple[Member, ...]) -> Manifest:
+        return Manifest(
+            format_version=FORMAT_VERSION, name=options.name, kind=kind, network=network, channels=CHANNELS[kind],
+            intensity=part.intensity, crop=crop, window=part.window, method=options.method,
+            combine="logits", members=written,
+            provenance=Provenance(
+                data=DATA.format(AUTHORS[kind]), commit="unknown", date="unknown", scores={},
+                attribution=f"{PAPERS[kind]}; imported from {origin}",
+            ),
+            intended_use=USE, licence=options.licence,
+        )  # fmt: skip
+
+    try:
+        write_bundle(folder, members, manifest, weights=weights, start_sha256=None, force=options.force)
+    except OSError as error:
+        raise OutputError(f"cannot write '{folder}': {error.strerror or error}; is there space, and may you?") from None
+    return folder
+
+
+def check(options: argparse.Namespace, weights: list[float], folder: Path) -> None:
+    """Raise ConfigError for what cannot become a bundle, before anything is read."""
+    check_name(options.name)
+    if len(weights) != len(options.checkpoints):
+        raise ConfigError(f"--weights has {len(weights)} numbers, there are {len(options.checkpoints)} checkpoints")
+    for weight in weights:
+        if not (math.isfinite(weight) and 0 < weight < 1e6):
+            raise ConfigError(f"--weights must be above 0 and below 1e6, got {weight:g}; leave out what weighs 0")
+    if options.method == "diwa" and len(options.checkpoints) > 1:
+        raise ConfigError(
+            "--method diwa averages weights, which needs members fine-tuned from one network, and checkpoints do not "
+            "say what they started from; give one checkpoint, or use --method eoa"
+        )
+    if folder.exists() and not options.force:
+        raise ConfigError(f"'{folder}' is there already; choose another --name, or --force to replace it")
+
+
+def read_members(paths: list[Path]) -> tuple[dict[str, State], Network, str]:
+    """Every checkpoint's state under its member name, the one network they are, and the files with their sha256.
+
+    Raises ConfigError if a file is given twice, WeightsError if one is wrong or of other widths.
+    """
+    members: dict[str, State] = {}
+    sources: dict[str, Path] = {}  # by sha256
+    common: Network | None = None
+    for path in paths:
+        state, network = read_authors(path)
+        common = common or network
+        if network != common:
+            raise WeightsError(
+                f"'{path}' is {told_of(network)}, '{paths[0]}' is {told_of(common)}; the members of a bundle must be "
+                "one kind of network: import them apart"
+            )
+        digest = sha256_of(path)
+        if digest in sources:
+            raise ConfigError(f"'{path}' and '{sources[digest]}' are the same; give one, with a larger --weights")
+        sources[digest] = path
+        members[member_name(path, members)] = state
+        print(f"read '{path}': {told_of(network)}, {sum(t.numel() for t in state.values()):,} parameters")
+    assert common is not None  # the command line asks for at least one
+    return members, common, ", ".join(f"{path.name} (sha256 {digest})" for digest, path in sources.items())
+
+
+def told_of(network: Network) -> str:
+    """A network in a few words."""
+    return f"{network.fusion} of widths {list(network.widths)}, classes: {network.classes}"
+
+
+def read_authors(path: Path) -> tuple[State, Network]:
+    """One checkpoint as our network's state, float32, and that network, known by its tensors' shapes.
+
+    Entries outside `model.` (buffers of the loss, say) are left out, and named on stdout. A file that is
+    a bare state dict has no such prefix. Raises WeightsError naming what is missing, superfluous or wrong.
+    """
+    found = read_state_dict(path)
+    for prefix in (PARALLEL, ""):
+        if f"{prefix}{HEAD}" in found:
+            return read_slices({_earlier(name.removeprefix(prefix)): tensor for name, tensor in found.items()}, path)
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
+    outside = sorted(name for name in found if not name.startswith(prefix))
+    if outside:
+        print(f"'{path}': left out {len(outside)} entries outside {PREFIX}: {_some(outside)}")
+    found = {name: tensor for name, tensor in found.items() if name.startswith(prefix)}
+    network = network_of(found, prefix, path)
+    with torch.device("meta"):
+        wanted = {prefix + _theirs(name): tensor for name, tensor in build(network).state_dict().items()}
+    check_tensors(
+        found, wanted, network, path, f"the authors' middle-fusion network of widths {list(network.widths)}"
+    )
+    return {_ours(name.removeprefix(prefix)): tensor.float() for name, tensor in found.items()}, network
+
+
+def read_slices(found: State, path: Path) -> tuple[State, Network]:
+    """A checkpoint of Zhong et al.'s kind, named as segmentation_models_pytorch names its Unet, and its network.
+
+    Encoder, decoder widths and the number of classes are known by the tensors. Raises WeightsError.
+    """
+    network = slice_network_of(found, path)
+    with torch.device("meta"):
+        wanted = build(network).state_dict()
+    what = f"the U-Net on {network.fusion} that segmentation_models_pytorch builds"
+    check_tensors(found, wanted, network, path, what)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}, network
+
+
+def slice_network_of(found: State, path: Path) -> Network:
+    """The network for slices whose encoder and decoder have these tensors."""
+    for name, tensor in found.items():
+        if name.endswith("conv.weight") or name == HEAD or re.search(r"conv\d\.0\.weight$", name):
+            if tensor.ndim != 4:
+                raise WeightsError(f"'{path}': {name} has shape {tuple(tensor.shape)}, a 2-D convolution has four axes")
+    first = [f"encoder.s{stage}.b1.conv3.conv.weight" for stage in range(1, 5)]
+    stages = tuple(int(found[name].shape[0]) for name in first if name in found)
+    blocks = [name for number in range(5) if (name := f"decoder.blocks.{number}.conv1.0.weight") in found]
+    fusion = next((n for n, d in DESIGNS.items() if tuple(width for _, width in d.stages()) == stages), None)
+    if fusion is None:
+        raise WeightsError(
+            f"'{path}' has an encoder of stages {list(stages)}, which is none of {', '.join(DESIGNS)}; only those can "
+            "be imported"
+        )
+    try:
+        widths = tuple(int(found[name].shape[0]) for name in blocks)
+        return Network(fusion=fusion, widths=widths, classes=int(found[HEAD].shape[0]))
+    except ConfigError as error:
+        raise WeightsError(f"'{path}': {error}; it is another network") from None
+
+
+def check_tensors(found: State, wanted: State, network: Network, path: Path, what: str) -> None:
+    """Raise WeightsError if the tensors are not those of the network, called `what`, in name and shape, and finite."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        raise WeightsError(
+            f"'{path}' is not {what}: {len(missing)} tensors missing: {_some(missing)}; {len(extra)} superfluous: "
+            f"{_some(extra)}; give the files as published"
+        )
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise WeightsError(
+                f"'{path}': {name} has shape {tuple(tensor.shape)}, widths {list(network.widths)} need "
+                f"{tuple(wanted[name].shape)}; it is another network"
+            )
+        whole = not wanted[name].is_floating_point()  # BatchNorm's count of batches
+        if tensor.is_floating_point() == whole or not torch.isfinite(tensor.float()).all():
+            raise WeightsError(f"'{path}': {name} ({tensor.dtype}) holds no finite float32 numbers; fetch it again")
+
+
+def network_of(state: State, prefix: str, path: Path) -> Network:
+    """The middle-fusion network whose PET encoder has these tensors; `prefix` is what their names begin with."""
+    stages = [re.match(r"PET_encoder\.layer(\d{1,2})\.", name.removeprefix(prefix)) for name in state]
+    widths = []
+    for stage in range(1, max((int(match[1]) for match in stages if match), default=1) + 1):
+        name = f"{prefix}PET_encoder.layer{stage}.0.conv.weight"
+        if name not in state or state[name].ndim != 5:
+            raise WeightsError(
+                f"'{path}' has no 3-D convolution {name}, by which a stage's width is known; it holds "
+                f"{_some(sorted(state))}: only the authors' middle-fusion network can be imported"
+            )
+        widths.append(state[name].shape[0])
+    try:
+        return Network(fusion="middle", widths=tuple(widths))
+    except ConfigError as error:
+        raise WeightsError(f"'{path}': {error}; it is another network") from None
+
+
+def member_name(path: Path, taken: dict[str, State]) -> str:
+    """The checkpoint's name without its ending, fit for a file name and unlike those taken, upper case or lower."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).lstrip("_.-")[:60] or "member"
+    lower = {other.lower() for other in taken}
+    if name.lower() not in lower:
+        return name
+    return next(new for number in range(2, len(taken) + 3) if (new := f"{name}-{number}").lower() not in lower)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.bundles.import_checkpoint",
+        description="Make a weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them. "
+        "Nothing in one is run.",
+        epilog="Cost: the checkpoints are read one after the other, on the CPU; the bundle takes 4 bytes a parameter.",
+    )
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, metavar="CKPT", help="files of torch.save (PyTorch 1.6 or later)")
+    add("--name", required=True, help="name of the bundle, a folder below --output-folder")
+    add("--method", choices=METHODS, default="eoa",
+        help="eoa: mean of the members' logits; diwa: one network, so one checkpoint (default: eoa)")
+    add("--weights", nargs="+", type=float, metavar="W", help="one for each checkpoint, in order (default: all 1)")
+    add("--window", nargs=3, type=int, metavar=("X", "Y", "Z"),
+        help="window in voxels (default: 192 192 192, the final submission of Ahn and Park, who use 160 elsewhere; "
+        "256 256 1 for networks for slices)")
+    add("--crop-suv-above", type=float, metavar="SUV",
+        help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training.bundles.mix needs the same "
+        "in all its bundles)")
+    add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
+    add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
+    add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
+    return parser.parse_args(arguments)
+
+
+def _earlier(name: str) -> str:
+    return f"encoder.{name.removeprefix(LATER)}" if name.startswith(LATER) else name
+
+
+def _ours(name: str) -> str:
+    return next(ours + name.removeprefix(theirs) for theirs, ours in OURS.items() if name.startswith(theirs))
+
+
+def _theirs(name: str) -> str:
+    return next(theirs + name.removeprefix(ours) for theirs, ours in OURS.items() if name.startswith(ours))
+
+
+def _some(names: list[str]) -> str:
+    """The first five, for a message."""
+    return ", ".join(name[:80] for name in names[:5]) + (", ..." if len(names) > 5 else "") or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

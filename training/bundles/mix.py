@@ -1,0 +1,102 @@
+"""One bundle of several: a mixed EoA, whose networks for volumes and for slices vote by their mean probability.
+
+    python -m training.bundles.mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from model.bundle.manifest import Bundle, find_bundle, load_bundle
+from model.bundle.settings import CHANNELS, Manifest, Member, Provenance
+from model.errors import ConfigError, OutputError
+from model.networks.weights import read_state
+from training.bundles.evaluate import PATIENTS, TRAINED_ON
+from training.bundles.write import check_name, write_bundle
+from training.command import ENDS, told
+
+
+def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, force: bool = False) -> None:
+    """Write the bundle of all members of these bundles, each bundle's weights summing to its share.
+
+    Raises ConfigError if they differ in what all members share (crop, limits), or vote as DiWA.
+    """
+    if len(shares) != len(bundles):
+        raise ConfigError(f"--shares has {len(shares)} numbers, there are {len(bundles)} bundles")
+    first = bundles[0].manifest
+    for bundle in bundles:
+        if (bundle.manifest.crop, bundle.manifest.limits) != (first.crop, first.limits):
+            raise ConfigError(f"'{bundle.folder}' and '{bundles[0].folder}' differ in crop or limits, which all share")
+        if bundle.manifest.method == "diwa" and len(bundle.manifest.members) > 1:
+            raise ConfigError(f"'{bundle.folder}' averages weights; mix a bundle of the averaged network instead")
+    states, weights, own = {}, [], []
+    for number, (bundle, share) in enumerate(zip(bundles, shares, strict=True), start=1):
+        total = sum(member.weight for member in bundle.manifest.members)
+        for member in bundle.manifest.members:
+            states[f"{number}-{Path(member.file).stem}"] = read_state(bundle, member)
+            weights.append(share * member.weight / total)
+            own.append((member, bundle.manifest.part(member)))
+
+    def manifest(written: tuple[Member, ...]) -> Manifest:
+        members = tuple(
+            replace(new, start_sha256=old.start_sha256, network=part.network, intensity=part.intensity,
+                    window=part.window)
+            for new, (old, part) in zip(written, own, strict=True)
+        )  # fmt: skip
+        return replace(
+            first, name=name, kind="mixed", channels=CHANNELS[first.network.kind], method="eoa",
+            combine="probabilities", skip_suv=None, members=members, provenance=origin(bundles),
+            licence=" and ".join(dict.fromkeys(bundle.manifest.licence for bundle in bundles)),
+        )  # fmt: skip
+
+    try:
+        write_bundle(output, states, manifest, weights=weights, start_sha256=None, force=force)
+    except OSError as error:
+        raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, and may you?") from None
+
+
+def origin(bundles: list[Bundle]) -> Provenance:
+    """Where the members come from: what every bundle says, and all that trained any of them."""
+    said = [bundle.manifest.provenance for bundle in bundles]
+    scores: dict[str, object] = {bundle.manifest.name: "see its own bundle" for bundle in bundles}
+    for key in (TRAINED_ON, PATIENTS):
+        if all(key in one.scores for one in said):
+            scores[key] = sorted({name for one in said for name in one.scores[key]})
+    return Provenance(
+        data="; ".join(dict.fromkeys(one.data for one in said)),
+        commit="; ".join(dict.fromkeys(one.commit for one in said)),
+        date="; ".join(dict.fromkeys(one.date for one in said)), scores=scores,
+        attribution="; ".join(dict.fromkeys(one.attribution for one in said)),
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        check_name(options.name)
+        bundles = [load_bundle(find_bundle(name, None)) for name in options.bundles]
+        mix(bundles, options.shares or [1.0] * len(bundles), options.name, options.output, options.force)
+    except ENDS as error:
+        return told(error)
+    print(f"wrote '{options.output}'; segment with: process.py --weights '{options.output}'")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.bundles.mix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Cost: the members' files, once more; a study takes as long as with each of the bundles in turn.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("bundles", nargs="+", metavar="BUNDLE", help="folders, or names below weights/; the first gives intended use")
+    add("--shares", nargs="+", type=float, metavar="S", help="what each bundle's vote counts (default: all 1)")
+    add("--name", required=True, help="name in the manifest")
+    add("--output", type=Path, required=True, metavar="DIR", help="the new bundle")
+    add("--force", action="store_true", help="replace a bundle that is there (default: refuse)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+r"""One table of the studies of one or more data sets, each read whole and checked as the container checks it.
+
+    python -m training.data.index ROOT [ROOT ...] --output index.csv
+
+finds the studies (layouts: see training/data/layouts.py), reads PET, CT and truth, and writes a row for each good one
+(training/data/table.py). What is wrong with the others stands in index-problems.csv (case, file, reason) and on stderr.
+Every run reads every file again: nothing is kept from an earlier one.
+"""
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from model.bundle.settings import Limits, override_limits
+from model.errors import CaseError, ConfigError, shown
+from model.files import Staging
+from training.command import ENDS, check_targets, told
+from training.data.check import Defaults, Problem, examine
+from training.data.layouts import FDG, LAYOUTS, Found, find, table_folders
+from training.data.metadata import Metadata, csv_rows, missing_columns, read_metadata
+from training.data.table import UNKNOWN, Study, write_table
+from training.parallel import cores, over
+
+SHOWN = 5  # cases named in one message
+
+
+def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Found], list[str]]:
+    """The studies of all roots with their tables' diagnoses, and notes; prints what each root was taken for.
+
+    Raises ConfigError if two studies have the same case name.
+    """
+    everything: dict[str, Found] = {}
+    notes = []
+    for root in roots:
+        name, found, more = find(root, layout)
+        print(f"'{root}': layout {name}, {len(found)} studies")
+        told_beside = name in ("autopet", "nnunet")  # how these data sets tell diagnoses
+        beside, unused = own_tables(table_folders(root, name)) if told_beside and not tables else ([], [])
+        found, open_questions = with_metadata(found, read_metadata([*tables, *beside]))
+        if told_beside and not (tables or beside):
+            notes.append(
+                f"'{root}': no table of diagnoses beside the studies; give one with --metadata, or training.data.split can "
+                "keep the shares of lesion volumes, and not of diagnoses"
+            )
+        notes += [*more, *unused, *open_questions]
+        for study in found:
+            if study.case in everything:
+                raise ConfigError(
+                    f"two studies are called {study.case}: '{everything[study.case].pet}' and '{study.pet}'; index "
+                    "each data set once, or rename one in a CSV of your own"
+                )
+            everything[study.case] = study
+    return list(everything.values()), notes
+
+
+def own_tables(folders: list[Path]) -> tuple[list[Path], list[str]]:
+    """The CSV files in a data set's folders that tell diagnoses, and notes on those that do not."""
+    tables, notes = [], []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.csv"))):
+        missing = missing_columns(csv_rows(path)[0])
+        if missing:
+            notes.append(f"'{path}' tells no diagnoses: no column {' and none '.join(missing)}")
+        else:
+            tables.append(path)
+            print(f"diagnoses from '{path}'")
+    return tables, notes
+
+
+def with_metadata(found: list[Found], metadata: Metadata) -> tuple[list[Found], list[str]]:
+    """The studies with the diagnosis of the tables, where these have one; and what the tables leave open."""
+    known, missing = [], defaultdict(list)
+    for study in found:
+        diagnosis, reason = metadata.diagnosis(study.patient, study.study)
+        known.append(replace(study, diagnosis=diagnosis or study.diagnosis))
+        if reason:
+            missing[reason].append(study.case)
+    return known, [f"{len(cases)} studies {reason}: {_some(cases)}" for reason, cases in missing.items()]
+
+
+def write_problems(problems: list[Problem], path: Path) -> None:
+    """Write the list of problems, sorted by case, also when it is empty: an old one must not stay."""
+    with Staging() as staging:
+        with staging.path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("case", "file", "reason"))
+            writer.writerows((p.case, p.file, p.reason) for p in sorted(problems, key=lambda p: (p.case, str(p.file))))
+        staging.commit()
+
+
+def index(options: argparse.Namespace) -> list[Study]:
+    """Find, read and write. Returns the studies. Raises ConfigError or CaseError; the index is not written then."""
+    listing = options.output.with_name(f"{options.output.stem}-problems.csv")
+    found, notes = gather(options.roots, options.layout, options.metadata)
+    files = (path for study in found for path in (study.pet, study.ct, study.truth))
+    check_targets((options.output, listing), (*options.roots, *options.metadata, *files))
+    defaults = Defaults(diagnosis=options.diagnosis, tracer=options.tracer, site=options.site)
+    limits = override_limits(Limits(), options.limit)
+    studies, problems = [], []
+    for study, more, warnings in over(partial(examine, defaults=defaults, limits=limits), found, options.workers):
+        studies += [study] if study else []
+        problems += more
+        notes += warnings
+    for note in [*notes, *twins(studies)]:
+        print(f"warning: {shown(note)}", file=sys.stderr)
+    for problem in problems:
+        print(shown(f"left out: {problem.case}: {problem.reason}"), file=sys.stderr)
+    write_problems(problems, listing)
+    if not studies:
+        raise CaseError(f"none of {len(found)} studies is good; '{listing}' says why")
+    if problems and options.strict:
+        raise CaseError(f"{len(found) - len(studies)} of {len(found)} studies are not good; '{listing}' says why")
+    write_table(studies, options.output)
+    return studies
+
+
+def twins(studies: list[Study]) -> list[str]:
+    """Warnings about studies whose three files are the same, byte for byte, under different names."""
+    same = defaultdict(list)
+    for study in studies:
+        same[study.sha256].append(study.case)
+    return [f"the same three files under {len(cases)} names: {_some(cases)}" for cases in same.values() if cases[1:]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        studies = index(options)
+    except ENDS as error:
+        return told(error)
+    kinds = defaultdict(int)
+    for study in studies:
+        kinds[study.diagnosis] += 1
+    print(f"wrote '{options.output}': {len(studies)} studies of {len({s.patient for s in studies})} patients")
+    print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data.index", description="Find and check the studies of data sets; write one table.",
+        epilog="Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("roots", nargs="+", type=Path, metavar="ROOT", help="folder of a data set as distributed, or a CSV")
+    add("--output", type=Path, required=True, metavar="CSV", help="the table to write")
+    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of every ROOT (default: auto, by what is there)")
+    add("--metadata", type=Path, action="append", default=[], metavar="CSV",
+        help="table of diagnoses; may be repeated (default: the CSVs in ROOT and beside its patients)")  # fmt: skip
+    add("--diagnosis", default=UNKNOWN, help="of studies with lesion whose diagnosis nothing says (default: unknown)")
+    add("--tracer", default=FDG, help="of studies whose tracer nothing says (default: FDG)")
+    add("--site", default=UNKNOWN, help="of studies whose site nothing says (default: unknown)")
+    add("--limit", action="append", default=[], metavar="NAME=VALUE", help="move a limit on the input, as process.py "
+        "does, for example pet_max_suv=2000; give it to training.data.prepare, too; may be repeated (default: those of the "
+        "container)")
+    add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
+    add("--strict", action="store_true", help="write no index if anything is wrong with any study (default: list it)")
+    return parser.parse_args(arguments)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Where the studies of a data set lie, and what its names and tables say of them; no image is read here.
+
+Five layouts, as distributed:
+
+autopet   `PETCT_<id>/<study>/{SUV,CTres,CT,SEG}.nii.gz` (autoPET I and II, TCIA's FDG-PET-CT-Lesions), below the
+          folder, one level deeper, or both. CTres is taken, which is on the PET grid; CT where there is none.
+nnunet    `imagesTr/<case>_0000` (CT) and `_0001` (PET), `labelsTr/<case>` (autoPET III). Cases named
+          fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient, so that the studies of a patient
+          stay together, and under the name they have in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
+folders   `<case>/{SUV,CTres,CT,SEG}.nii.gz`; the folder is both case and patient.
+phantoms  a folder with studies.csv, as training.phantom.study writes it.
+csv       a CSV file with the columns case, pet, ct, truth, and, if it likes, patient (else the case), diagnosis,
+          tracer, site. Relative paths are relative to the CSV.
+
+What is left aside is noted, folder by folder.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import ConfigError
+from model.study.reading import SUFFIXES, stem
+from training.data.metadata import csv_rows, diagnosis_of, safe_name
+from training.phantom.table import TABLE
+
+LAYOUTS = ("autopet", "nnunet", "folders", "phantoms", "csv")
+CSV_NEEDS = ("case", "pet", "ct", "truth")
+CSV_MAY = ("patient", "diagnosis", "tracer", "site")
+PATIENT = "PETCT_"  # what the names of autopet's patients begin with
+FDG, PSMA = "FDG", "PSMA"
+SITES = {FDG: "UKT", PSMA: "LMU"}  # autoPET: FDG from Tuebingen, PSMA from Munich
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A study as its place and names tell it; files need not be there. Empty text: not said."""
+
+    case: str
+    patient: str
+    pet: Path
+    ct: Path
+    truth: Path
+    study: str = ""  # what tells the patient's studies apart in the data set's table
+    diagnosis: str = ""
+    tracer: str = ""
+    site: str = ""
+
+
+def find(root: Path, layout: str = "auto") -> tuple[str, list[Found], list[str]]:
+    """The layout of a folder (or CSV), its studies sorted by case, and notes on what was left aside.
+
+    Raises ConfigError if nothing is found, or if several layouts fit.
+    """
+    if not root.exists():
+        raise ConfigError(f"'{root}' is not there; give a data set's folder, or a CSV")
+    layout = _layout_of(root) if layout == "auto" else layout
+    finder = {"autopet": _autopet, "nnunet": _nnunet, "folders": _folders, "phantoms": _phantoms, "csv": read_csv}
+    found, notes = finder[layout](root)
+    if not found:
+        raise ConfigError(f"'{root}' holds no study in layout {layout}; the layouts are: {_wanted()}")
+    return layout, sorted(found, key=lambda study: study.case), notes
+
+
+def table_folders(root: Path, layout: str) -> list[Path]:
+    """Folders whose CSV files may be a data set's tables: its own and, of autopet, those that its patients lie in."""
+    return sorted({root, *(_places(root) if layout == "autopet" else ())})
+
+
+def read_csv(path: Path) -> tuple[list[Found], list[str]]:
+    """The studies of a CSV of one's own (columns above; separated by comma, semicolon or tab).
+
+    Raises ConfigError naming the file, the line and the column.
+    """
+    names, rows = csv_rows(path)
+    missing = [name for name in CSV_NEEDS if name not in names]
+    if missing:
+        raise ConfigError(
+            f"'{path}' has no column {', '.join(missing)}; it must have {', '.join(CSV_NEEDS)} and may have "
+            f"{', '.join(CSV_MAY)}; it has {', '.join(names) or 'none at all'}"
+        )
+    found = []
+    for line, row in enumerate(rows, start=2):
+        empty = [name for name in CSV_NEEDS if not row[name]]
+        if empty:
+            raise ConfigError(f"'{path}', line {line}: no value for {', '.join(empty)}")
+        texts = {"diagnosis": diagnosis_of(row.get("diagnosis", "")), **{n: row.get(n, "") for n in ("tracer", "site")}}
+        paths = {name: path.parent / row[name] for name in ("pet", "ct", "truth")}  # an absolute path stays as it is
+        found.append(Found(case=safe_name(row["case"]), patient=row.get("patient") or row["case"], **texts, **paths))
+    unused = [name for name in names if name not in CSV_NEEDS + CSV_MAY]
+    return found, [f"'{path}': columns not used: {', '.join(unused)}"] if unused else []
+
+
+def _layout_of(root: Path) -> str:
+    if root.is_file():
+        return "csv"
+    fits = {
+        "phantoms": (root / TABLE).is_file(),
+        "nnunet": (root / "imagesTr").is_dir(),
+        "autopet": bool(_places(root)),
+    }
+    fits["folders"] = not fits["autopet"] and any(_image(folder, "SUV").is_file() for folder in _subfolders(root))
+    names = [name for name, fit in fits.items() if fit]
+    if len(names) != 1:
+        raise ConfigError(
+            f"'{root}' looks like {' and '.join(names) or 'none of the layouts'}; name one with --layout: {_wanted()}"
+        )
+    return names[0]
+
+
+def _autopet(root: Path) -> tuple[list[Found], list[str]]:
+    places = _places(root)
+    patients = [patient for place in places.values() for patient in place]
+    found, notes = [], _unused(root, places, {*places, *patients})
+    for patient in patients:
+        studies = _subfolders(patient)
+        if not studies or _image(patient, "SUV").is_file():
+            notes.append(f"'{patient}' holds no folder of a study, or images outside one, which are not used")
+        for folder in studies:
+            names = {"case": safe_name(f"{patient.name}_{folder.name}"), "patient": patient.name, "study": folder.name}
+            found.append(Found(**names, **_images(folder), tracer=FDG, site=SITES[FDG]))
+    return found, notes
+
+
+def _nnunet(root: Path) -> tuple[list[Found], list[str]]:
+    channels: dict[str, dict[str, Path]] = {}
+    others = [folder for folder in _subfolders(root) if folder.name not in ("imagesTr", "labelsTr")]
+    notes = [f"'{folder}' is not used: only imagesTr and labelsTr are" for folder in others]
+    for path in _files(root / "imagesTr"):
+        match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
+        if match and match[2] in ("0000", "0001"):
+            channels.setdefault(match[1], {})[match[2]] = path
+        else:
+            notes.append(f"'{path}' is not used: only <case>_0000 (CT) and <case>_0001 (PET) are")
+    labels = {stem(path): path for path in _files(root / "labelsTr")}
+    found = []
+    for case in sorted(channels.keys() | labels.keys()):
+        ct, pet = (channels.get(case, {}).get(n, root / "imagesTr" / f"{case}_{n}.nii.gz") for n in ("0000", "0001"))
+        truth = labels.get(case, root / "labelsTr" / f"{case}.nii.gz")
+        match = re.fullmatch(r"(fdg|psma)_([^_]+)_(.+)", case, re.IGNORECASE)
+        names = {"patient": case}
+        if match:
+            tracer = match[1].upper()
+            patient = f"{'PETCT' if tracer == FDG else 'PSMA'}_{match[2]}"
+            names = {"patient": patient, "study": match[3], "tracer": tracer, "site": SITES[tracer]}
+        else:
+            notes.append(f"{case}: not named fdg_<patient>_<study> or psma_<patient>_<date>, taken for its own patient")
+        found.append(Found(case=safe_name(case), pet=pet, ct=ct, truth=truth, **names))
+    return found, notes
+
+
+def _folders(root: Path) -> tuple[list[Found], list[str]]:
+    folders = _subfolders(root)
+    return [Found(case=safe_name(f.name), patient=f.name, **_images(f)) for f in folders], []
+
+
+def _phantoms(root: Path) -> tuple[list[Found], list[str]]:
+    return read_csv(root / TABLE)
+
+
+def _places(root: Path) -> dict[Path, list[Path]]:
+    """Patients' folders PETCT_<id> by the folder they lie in: the root, or one below it.
+
+    Where each of a folder's PETCT_<id> is a study itself, they are no patients.
+    """
+    places = {}
+    for place in (root, *(folder for folder in _subfolders(root) if not folder.name.startswith(PATIENT))):
+        patients = [folder for folder in _subfolders(place) if folder.name.startswith(PATIENT)]
+        if not all(_image(folder, "SUV").is_file() for folder in patients):
+            places[place] = patients
+    return places
+
+
+def _unused(root: Path, places: Iterable[Path], used: set[Path]) -> list[str]:
+    """Notes on the folders in the root, and where patients lie, that are not used."""
+    return [
+        f"'{folder}' is not used: neither it nor a folder in it is a patient's ({PATIENT}<id>/<study>/SUV.nii.gz); if "
+        "it holds studies, give it as a ROOT of its own"
+        for place in sorted({root, *places})
+        for folder in _subfolders(place)
+        if folder not in used
+    ]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    ct = _image(folder, "CTres")
+    if not ct.is_file() and _image(folder, "CT").is_file():
+        ct = _image(folder, "CT")
+    return {"pet": _image(folder, "SUV"), "ct": ct, "truth": _image(folder, "SEG")}
+
+
+def _image(folder: Path, name: str) -> Path:
+    """The image of that name, whatever its ending; where there is none, its name as distributed."""
+    paths = [folder / f"{name}{ending}" for ending in (".nii.gz", *SUFFIXES)]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _wanted() -> str:
+    return (
+        "autopet (PETCT_<id>/<study>/SUV.nii.gz), nnunet (imagesTr), folders (<case>/SUV.nii.gz), "
+        f"phantoms ({TABLE}), csv (a file)"
+    )

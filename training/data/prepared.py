@@ -1,0 +1,188 @@
+"""The cache of prepared studies: one folder a case, written whole or not at all, read as memory-mapped arrays.
+
+A folder holds hu.npy (int16), suv.npy (float16), truth.npy (bool), all (X, Y, Z) in network order, points.npz (where
+crops may be drawn) and study.json.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache as once
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from model.bundle.settings import Crop, Limits
+from model.errors import ConfigError
+from model.files import PARTIAL, sha256_of
+from training.data.table import Study
+from training.placing import locked
+
+FORMAT = 5
+UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
+MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
+OPEN_FILES = 3  # the arrays of a study, mapped from their files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A study in network order (X, Y, Z), LAS, cropped; the arrays are memory-mapped.
+
+    lesion, uptake: int16 (n, 3) voxels of the truth, and of PET above UPTAKE_SUV outside it, at most MOST_POINTS.
+    lesion_parts, uptake_parts: int16 (n, 4), the same by 18-connected component, whose number comes first.
+    lost_ml: truth outside the crop, which no prediction can find; of it missed_ml in lost_lesions components that lie
+    wholly outside.
+    sha256: of study.json, which names the study's files by their own, the crop and the format: equal studies are
+    equal wherever their cache lies.
+    """
+
+    case: str
+    patient: str
+    sha256: str
+    hu: np.ndarray
+    suv: np.ndarray
+    truth: np.ndarray
+    lesion: np.ndarray
+    uptake: np.ndarray
+    lesion_parts: np.ndarray
+    uptake_parts: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    lost_ml: float = 0.0
+    lost_lesions: int = 0
+    missed_ml: float = 0.0
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000
+
+
+def load(cache: Path, case: str) -> Prepared:
+    """A prepared study. Raises ConfigError if it is not in the cache."""
+    _allow_open_files()
+    folder = cache / case
+    facts = facts_of(folder)
+    if facts is None or facts.get("format") != FORMAT:
+        raise ConfigError(f"'{folder}' holds no prepared study of this version; run training.data.prepare")
+    try:
+        hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
+        with np.load(folder / "points.npz") as file:
+            points = {name: file[name] for name in ("lesion", "uptake", "lesion_parts", "uptake_parts")}
+        x, y, z = facts["spacing_mm"]
+        lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
+        digest, patient = sha256_of(folder / "study.json"), facts["patient"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            raise ConfigError(
+                f"too many files are open: a prepared study takes {OPEN_FILES} while it is used, and this system "
+                f"allows {limit} a process; raise its hard limit (ulimit -Hn, or nofile in /etc/security/limits.conf)"
+            ) from None
+        raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.data.prepare again") from None
+    return Prepared(
+        case=case, patient=patient, sha256=digest, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), **lost
+    )
+
+
+@once
+def _allow_open_files() -> None:
+    """Let this process open as many files as the system lets it: 1024, a common limit, are not 350 studies."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def digest_of(studies: Iterable[Prepared]) -> str:
+    """What these studies are, in one sha256: the same for equal studies, wherever their cache lies."""
+    return hashlib.sha256("".join(study.sha256 for study in studies).encode()).hexdigest()
+
+
+def crop_of(cache: Path, case: str) -> Crop:
+    """The crop a case was prepared with. Raises ConfigError if it is not in the cache."""
+    facts = facts_of(cache / case)
+    if facts is None:
+        raise ConfigError(f"'{cache / case}' holds no prepared study; run training.data.prepare")
+    return Crop(**facts["crop"])
+
+
+def one_crop(cache: Path, cases: Sequence[str]) -> Crop:
+    """The crop that all cases were prepared with. Raises ConfigError if there are several, or no cases."""
+    crops = {crop_of(cache, case) for case in cases}
+    if len(crops) != 1:
+        what = "was prepared with several crops; run training.data.prepare again" if crops else "has no validation case"
+        raise ConfigError(f"the fold, in '{cache}', {what}")
+    return crops.pop()
+
+
+def patient_of(cache: Path, case: str) -> str | None:
+    """Whose study a prepared case is; None if it is not in the cache."""
+    facts = facts_of(cache / case)
+    return None if facts is None else facts.get("patient")
+
+
+def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
+    """What a user should know of a prepared case: what the container would warn about, and truth that is cut off."""
+    facts = facts_of(cache / case) or {}
+    warnings: list[str] = list(facts.get("warnings", ()))
+    if (share := facts.get("ct_share", 1.0)) < limits.ct_coverage_warn:
+        warnings.append(f"its CT covers {100 * share:.1f} % of the PET's uptake; air was assumed in the rest")
+    if (lost := facts.get("lost_ml", 0.0)) > 0:
+        warnings.append(f"{lost:.2f} ml of its truth lie outside the crop")
+    return warnings
+
+
+def is_current(study: Study, cache: Path, crop: Crop) -> bool:
+    """Whether the cache holds this study, prepared from the files that the index knows, with the same settings."""
+    facts = facts_of(cache / study.case)
+    return facts is not None and all(facts.get(key) == value for key, value in key_of(study, crop).items())
+
+
+def remove_unfinished(cache: Path) -> None:
+    """Remove what killed processes left in the cache, unless another process writes into it now."""
+    with locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+        for folder in cache.glob(f"{PARTIAL}*") if alone else ():
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def store(
+    target: Path, arrays: Mapping[str, np.ndarray], points: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> None:
+    """Write a prepared study under a temporary name, then put it in the place of an older one."""
+    cache = target.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    hidden = cache / f"{PARTIAL}{os.getpid()}-{target.name}"
+    with locked(cache, fcntl.LOCK_SH):
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir()
+        try:
+            for name, array in arrays.items():
+                np.save(hidden / f"{name}.npy", array)
+            np.savez(hidden / "points.npz", **points)
+            (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            hidden.rename(target)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def key_of(study: Study, crop: Crop) -> dict[str, Any]:
+    """What a prepared study is current by: its files, its crop and the format of the cache."""
+    about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
+    return {"format": FORMAT, **about, "crop": asdict(crop)}
+
+
+def facts_of(folder: Path) -> dict[str, Any] | None:
+    """What study.json of a case's folder says; None if there is none."""
+    try:
+        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None

@@ -1,0 +1,207 @@
+r"""Copies of studies, cut at random on every side.
+
+    python -m training.data.recrop index.csv --output DIR --seed 1
+
+A data set whose images end at a fixed distance from the contour shows a network where the lesion is; after a random
+cut the border says nothing. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default, drawn
+from the seed, the case and the copy alone; PET, CT and truth are cut alike. A truth near a side loses what is cut
+there, but never everything. DIR gets a folder a copy and an index.csv of its own: cases <case>-r<copy>, patients as
+before, so that a split keeps copies together.
+"""
+
+import argparse
+import hashlib
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil, floor
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from model.errors import CaseError, ConfigError, OutputError
+from model.study.geometry import Grid
+from model.study.reading import Volume, read_volume
+from training.command import ENDS, told
+from training.data.check import check_grid
+from training.data.table import Study, read_table, study_sha256, write_table
+from training.parallel import cores, over
+from training.placing import placing
+
+FEWEST_VOXELS = 8  # on every axis of what is left
+TRIES = 100  # draws until one keeps some of the truth
+ENDINGS = (".mha", ".nii.gz")
+
+Cut = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # voxels off the low and the high side of x, y, z
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recrop:
+    """How to cut: mm off each side, from `low_mm` to `high_mm`; the ending decides the format."""
+
+    seed: int
+    low_mm: float = 0.0
+    high_mm: float = 45.0
+    copies: int = 1
+    ending: str = ".mha"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_mm <= self.high_mm <= 1e4:
+            raise ConfigError(f"--low-mm must be from 0 to --high-mm, got {self.low_mm:g} and {self.high_mm:g}")
+        if not 1 <= self.copies <= 10_000:
+            raise ConfigError(f"--copies must be from 1 to 10000, got {self.copies}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be 0 or more, got {self.seed}")
+
+
+def draw_cut(rng: np.random.Generator, spacing_mm: tuple[float, float, float], low_mm: float, high_mm: float) -> Cut:
+    """Voxels off each of six sides, every whole number between the two lengths as likely.
+
+    Raises ConfigError if no whole number of voxels lies between them.
+    """
+    sides = []
+    for axis, spacing in zip("xyz", spacing_mm, strict=True):
+        least, most = ceil(low_mm / spacing - 1e-6), floor(high_mm / spacing + 1e-6)
+        if least > most:
+            raise ConfigError(
+                f"no whole number of voxels of {spacing:g} mm along {axis} is from {low_mm:g} to {high_mm:g} mm; "
+                "set --low-mm and --high-mm further apart"
+            )
+        low, high = rng.integers(least, most + 1, 2)
+        sides.append((int(low), int(high)))
+    return sides[0], sides[1], sides[2]
+
+
+def cut_of(case: str, copy: int, truth: Volume, settings: Recrop) -> Cut:
+    """The cut of a copy of a study, by seed, case and copy alone: the first drawn that keeps some of the truth.
+
+    Of an empty truth, the first drawn. Raises CaseError if it would leave fewer than FEWEST_VOXELS on an axis, or if
+    TRIES draws leave nothing of the truth.
+    """
+    digest = hashlib.sha256(f"{case}/{copy}".encode()).digest()
+    rng = np.random.default_rng([settings.seed, *digest])
+    mask = truth.array != 0
+    for _ in range(TRIES):
+        cut = draw_cut(rng, truth.grid.spacing_mm, settings.low_mm, settings.high_mm)
+        size = tuple(n - low - high for n, (low, high) in zip(truth.grid.size, cut, strict=True))
+        if min(size) < FEWEST_VOXELS:
+            raise CaseError(
+                f"{case}: cut by {cut} voxels, {truth.grid.size} would become {size}, and every axis must keep "
+                f"{FEWEST_VOXELS}; lower --high-mm, or leave the study out of the index"
+            )
+        if mask[box(cut, truth.grid)].any() or not mask.any():
+            return cut
+    raise CaseError(
+        f"{case}: {TRIES} cuts of {settings.low_mm:g} to {settings.high_mm:g} mm left nothing of its truth; "
+        "lower --high-mm, or leave the study out of the index"
+    )
+
+
+def box(cut: Cut, grid: Grid) -> tuple[slice, slice, slice]:
+    """What a cut leaves of an array (z, y, x)."""
+    x, y, z = (slice(low, n - high) for n, (low, high) in zip(grid.size, cut, strict=True))
+    return z, y, x
+
+
+def crop(image: sitk.Image, cut: Cut) -> sitk.Image:
+    """The image without the voxels of the cut; every voxel left stays where it is in space."""
+    return sitk.Crop(image, [low for low, _ in cut], [high for _, high in cut])
+
+
+def covering_cut(ct: Volume, target: sitk.Image) -> Cut:
+    """The largest cut of a CT on a grid of its own that still covers the target's voxels, edges and all, where it did.
+
+    Raises CaseError if they do not meet.
+    """
+    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in target.GetSize()])).reshape(3, -1).T
+    points = [target.TransformContinuousIndexToPhysicalPoint(end.tolist()) for end in ends]
+    places = np.array([ct.image.TransformPhysicalPointToContinuousIndex(point) for point in points])
+    cut = []
+    for low, high, size in zip(places.min(axis=0), places.max(axis=0), ct.grid.size, strict=True):
+        first, last = max(floor(low), 0), min(ceil(high), size - 1)
+        first, last = min(first, size - 2), max(last, 1)  # an image has at least 2 voxels
+        if low >= size - 0.5 or high <= -0.5:
+            raise CaseError(f"CT '{ct.path}' covers nothing of the cut PET; are they of the same study?")
+        cut.append((first, size - 1 - last))
+    return cut[0], cut[1], cut[2]
+
+
+def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: Path) -> Study:
+    """Write one copy below `folder` and return its row, whose paths say `final` for it.
+
+    Raises CaseError if the study cannot be read or cut, OutputError if the copy cannot be written.
+    """
+    study, copy = job
+    pet, ct, truth = (
+        read_volume(path, what) for what, path in (("PET", study.pet), ("CT", study.ct), ("truth", study.truth))
+    )
+    check_grid(truth, pet)
+    cut = cut_of(study.case, copy, truth, settings)
+    images = {"pet": crop(pet.image, cut), "truth": crop(truth.image, cut)}
+    images["ct"] = crop(ct.image, cut if ct.grid.equals(pet.grid) else covering_cut(ct, images["pet"]))
+    case = f"{study.case}-r{copy}"
+    names = {what: Path(case) / f"{what}{settings.ending}" for what in ("pet", "ct", "truth")}
+    try:
+        (folder / case).mkdir()
+        for what, image in images.items():
+            sitk.WriteImage(image, str(folder / names[what]), True)
+        sha256 = study_sha256(*(folder / name for name in names.values()))
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"cannot write '{final / case}': {error}; is there space, may you?") from None
+    lesion_ml = float(np.count_nonzero(sitk.GetArrayViewFromImage(images["truth"]))) * pet.grid.voxel_ml
+    paths = {what: final / name for what, name in names.items()}
+    return replace(study, case=case, **paths, lesion_ml=lesion_ml, sha256=sha256)
+
+
+def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> list[Study]:
+    """Cut every study of an index into a new folder. Returns the rows of its index.csv.
+
+    Raises ConfigError if the folder is there and not empty, CaseError for the first study that cannot be cut; then
+    nothing is written.
+    """
+    studies = read_table(index)
+    final = output.resolve()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
+    jobs = [(study, copy) for study in studies.values() for copy in range(settings.copies)]
+    try:
+        with placing(final) as hidden:
+            work = partial(recrop_study, settings=settings, folder=hidden, final=final)
+            rows = list(over(work, jobs, workers))
+            write_table(rows, hidden / "index.csv")
+    except OSError as error:
+        raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, may you?") from None
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data.recrop", description="Write copies of studies cut at random on every side.",
+        epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
+        "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("index", type=Path, help="index.csv of training.data.index")
+    add("--output", type=Path, required=True, metavar="DIR", help="new folder for the copies and their index.csv")
+    add("--seed", type=int, required=True, help="of the cuts; the same gives the same copies")
+    add("--low-mm", type=float, default=0.0, metavar="MM", help="least that a side loses (default: 0)")
+    add("--high-mm", type=float, default=45.0, metavar="MM", help="most that a side loses (default: 45)")
+    add("--copies", type=int, default=1, metavar="N", help="of each study, each cut another way (default: 1)")
+    add("--format", choices=ENDINGS, default=".mha", help="of the images (default: .mha, which keeps every digit)")
+    add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
+    options = parser.parse_args(arguments)
+    try:
+        settings = Recrop(seed=options.seed, low_mm=options.low_mm, high_mm=options.high_mm, copies=options.copies,
+                          ending=options.format)  # fmt: skip
+        rows = recrop(options.index, options.output, settings, options.workers)
+    except ENDS as error:
+        return told(error)
+    patients = {row.patient for row in rows}
+    print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

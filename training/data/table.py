@@ -1,0 +1,88 @@
+"""The index: one row a study, as CSV; what every command of the chain reads to know its cases."""
+
+import csv
+import dataclasses
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import ConfigError
+from model.files import sha256_of
+
+UNKNOWN = "unknown"
+CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case is the name of a folder and of files
+NEGATIVE = "negative"  # the diagnosis of a study without lesion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One study. Paths are absolute; lesion_ml: volume of its truth; sha256: of its three files (`study_sha256`)."""
+
+    case: str  # unique in the table, safe as a file name
+    patient: str
+    diagnosis: str
+    tracer: str
+    site: str
+    pet: Path
+    ct: Path
+    truth: Path
+    lesion_ml: float
+    sha256: str
+
+
+def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
+    """One hash for the three files of a study: sha256 of their sha256, PET, CT, truth."""
+    return hashlib.sha256("".join(sha256_of(path) for path in (pet, ct, truth)).encode()).hexdigest()
+
+
+def write_table(studies: list[Study], path: Path) -> None:
+    """Write the index, sorted by case, to a temporary name that is then renamed."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [item.name for item in dataclasses.fields(Study)], lineterminator="\n")
+            writer.writeheader()
+            for study in sorted(studies, key=lambda study: study.case):
+                writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> dict[str, Study]:
+    """The index by case, in the table's order. Raises ConfigError naming the file, the line and the column."""
+    names = [item.name for item in dataclasses.fields(Study)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ConfigError(f"cannot read the index '{path}': {error.strerror}; make it with training.data.index") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not an index: {error}; make it with training.data.index") from None
+    studies: dict[str, Study] = {}
+    for line, row in enumerate(rows, start=2):
+        missing = [name for name in names if not row.get(name)]
+        if missing:
+            raise ConfigError(f"index '{path}', line {line}: no value for {', '.join(missing)}")
+        if not CASE.fullmatch(row["case"]):
+            raise ConfigError(
+                f"index '{path}', line {line}: case {row['case']!r} cannot be the name of a folder; use letters, "
+                "digits, '_', '.' and '-', the first no '.' or '-'"
+            )
+        try:
+            lesion_ml = float(row["lesion_ml"])
+            if not 0 <= lesion_ml < 1e9:
+                raise ValueError
+        except ValueError:
+            raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume") from None
+        texts = {name: row[name] for name in ("case", "patient", "diagnosis", "tracer", "site", "sha256")}
+        paths = {name: Path(row[name]) for name in ("pet", "ct", "truth")}
+        if row["case"] in studies:
+            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} stands twice")
+        studies[row["case"]] = Study(lesion_ml=lesion_ml, **texts, **paths)
+    if not studies:
+        raise ConfigError(f"index '{path}' holds no study")
+    return studies

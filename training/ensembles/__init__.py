@@ -1,0 +1,1 @@
+"""Members, selection, scores of ensembles."""

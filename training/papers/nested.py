@@ -1,0 +1,327 @@
+"""How the shipped weights were made, and what that procedure scores on patients it has not seen.
+
+    python -m training.papers.nested --real ../shared/data/sts --run runs/shipped
+    python -m training.papers.nested --real ../shared/data/sts --run runs/shipped --ship --output weights
+
+The first command divides the real patients into outer folds. For each, base run, members and selection see the
+other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
+at random. --fold N does one of them, so that several can run side by side. --ship runs the same procedure on all
+patients and writes the plan's bundles, weights/eoa and weights/diwa. What is done is not done again, so it can be
+stopped at any moment.
+"""
+
+import argparse
+import fcntl
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError
+from model.inference.device import choose_device
+from model.results.writing import check_output
+from training.bundles.export import export
+from training.command import ENDS, told
+from training.data.index import main as index_main
+from training.data.prepared import load
+from training.data.recrop import main as recrop_main
+from training.data.split import Fold
+from training.data.stratify import deal, draw_share, strata
+from training.data.table import Study, read_table, write_table
+from training.ensembles.candidates import read_candidates
+from training.ensembles.field_of_view import table as views_table
+from training.ensembles.field_of_view import views
+from training.ensembles.scoreboard import Bench
+from training.ensembles.select import TITLES
+from training.papers.procedure import (
+    Choice,
+    Plan,
+    base_and_members,
+    choices_of,
+    judged,
+    make_phantoms,
+    prepare_cases,
+    selected,
+)
+from training.parallel import cores
+from training.placing import locked
+from training.runs.checkpoint import read_json, write_json
+from training.runs.leakage import check_unseen
+from training.runs.scores import CaseScore, summary, table, without_empty, write
+from training.runs.train import train_run
+from training.settings import Training, build, changed, read_yaml
+
+CHOICES = {title: name for name, title in TITLES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipping:
+    """plan: base run, members and phantoms; copies: re-crops of a real study; originals: whole images train, too;
+    bundles: {name below weights/: the choice it holds, EoA greedy and the like}; starts: {name: changes of settings}
+    of runs on phantoms alone, each of which goes on from the one before, and every base run from the last; none: base
+    runs begin with random weights.
+    """
+
+    plan: Plan
+    bundles: dict[str, str]
+    starts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    copies: int = 2
+    originals: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.bundles.values()) - set(CHOICES))
+        if unknown or not self.bundles:
+            raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")
+        if self.copies < 1:
+            raise ConfigError(f"copies must be 1 or more, got {self.copies}")
+        self.start_settings()
+
+    def start_settings(self) -> dict[str, Training]:
+        """Settings of the runs on phantoms alone, by name, in their order."""
+        common = changed(self.plan.base, {"schedule": {"stop": None}})
+        return {name: changed(common, changes, f"starts: {name}") for name, changes in self.starts.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """All studies by case; the parts of the phantoms; every real patient's original and re-cropped cases."""
+
+    studies: Mapping[str, Study]
+    phantoms: Fold
+    originals: Mapping[str, list[str]]
+    copies: Mapping[str, list[str]]
+    cache: Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
+    options = parse(arguments)
+    try:
+        check(options)
+        shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
+        check_output(options.run)
+        with locked(options.run, fcntl.LOCK_EX):  # one fold makes what all of them share, the others wait for it
+            data = data_of(shipping, options)
+            start = options.start or started(shipping, data, options)
+        if options.ship:
+            ship(shipping, data, start, options)
+        else:
+            estimate(shipping, data, start, options)
+    except ENDS as error:
+        return told(error)
+    return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for numbers that would be found wrong only after the data are made and networks trained."""
+    if options.outer < 2:
+        raise ConfigError(f"--outer must be 2 or more, got {options.outer}: every fold tests what the others trained")
+    if options.fold is not None and not 0 <= options.fold < options.outer:
+        raise ConfigError(f"--fold must be from 0 to {options.outer - 1}, got {options.fold}")
+    if not 0 < options.validation < 1:
+        raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
+
+
+def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path | None:
+    """The runs on phantoms alone; the folder of the last, None where the plan has none."""
+    before: Path | None = None
+    for name, settings in shipping.start_settings().items():
+        folder = options.run / name
+        train_run(folder, settings, data.cache, data.phantoms, start=before, wanted=options.device)
+        before = folder
+    return before
+
+
+def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
+    """Phantoms, real studies and their re-cropped copies, prepared."""
+    index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
+    studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
+    say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--strict")
+    check_made_from(real.with_suffix(".json"), {
+        "root": str(options.real.resolve()), "diagnosis": options.diagnosis, "site": options.site,
+        "copies": shipping.copies, "seed": shipping.seed,
+    })  # fmt: skip
+    if not real.exists() and index_main([str(word) for word in (options.real, "--output", real, *say)]):
+        raise ConfigError(f"'{options.real}' cannot be indexed, see above")
+    words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies,
+             "--workers", options.workers)  # fmt: skip
+    if not copied.exists() and recrop_main([str(word) for word in words]):
+        raise ConfigError(f"'{real}' cannot be re-cropped, see above")
+    parts: list[dict[str, list[str]]] = []
+    for path in (real, copied / "index.csv"):
+        found: dict[str, list[str]] = {}
+        for study in read_table(path).values():
+            studies[study.case] = study
+            found.setdefault(study.patient, []).append(study.case)
+        parts.append(found)
+    write_table(list(studies.values()), options.run / "index.csv")
+    cache = options.run / "cache"
+    prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
+    return Data(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
+
+
+def check_made_from(path: Path, what: dict[str, Any]) -> None:
+    """Note at `path` what real studies and copies are made from; refuse another thing later. Raises ConfigError."""
+    if not path.exists():
+        write_json(path, what)
+    elif (there := read_json(path)) != what:
+        raise ConfigError(
+            f"'{path.parent}' holds studies made from {there}, and {what} is asked for; give another --run"
+        )
+
+
+def fold_of(
+    name: str, train: set[str], validate: set[str], test: set[str], data: Data, originals: bool = False
+) -> Fold:
+    """Copies of the patients' studies, for the originals end at a fixed distance from the tumour; and the phantoms.
+
+    originals: they train, too, so that a network also sees all that there is around a tumour.
+    """
+
+    def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
+        return tuple(case for patient in sorted(patients) for case in of[patient])
+
+    whole = cases(train, data.originals) if originals else ()
+    return Fold(
+        name=name, train=data.phantoms.train + cases(train, data.copies) + whole,
+        validate=cases(validate, data.copies) + data.phantoms.validate, test=cases(test, data.copies),
+    )  # fmt: skip
+
+
+def estimate(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
+    """Every outer fold, and the mean over all their patients; with --fold that fold alone."""
+    real = [data.studies[case] for cases in data.originals.values() for case in cases]
+    stratum_of = strata(real, "diagnosis")
+    rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
+    for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+        if options.fold not in (None, number):
+            continue
+        rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
+        validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
+        fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, data, shipping.originals)
+        folder = options.run / fold.name
+        members, choices = procedure(shipping, data, fold, folder, start, options.device)
+        found = score(members, choices, fold.test, data, folder, options.device)
+        whole = [case for patient in sorted(test) for case in data.originals[patient]]
+        for name, scores in found.items():
+            report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not seen")
+            rows[name] += scores
+            if options.views:
+                report_views(choices[name], members, whole, data, folder / f"{name}-views.json", options.device)
+    if options.fold is not None:
+        return
+    for name, scores in rows.items():
+        report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
+    if start is not None:
+        alone: dict[str, Choice] = {"start": ("eoa", (start.resolve().name,))}
+        report_phantoms([start], alone, data, options.run, options.device)
+
+
+def procedure(
+    shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path | None, wanted: str
+) -> tuple[list[Path], dict[str, Choice]]:
+    """Base run, members and selection on one fold; the members' folders, and what the bundles hold of them."""
+    members = base_and_members(shipping.plan, folder, data.cache, fold, wanted, start=start)
+    chosen = choices_of(selected(members, data.cache, fold, folder, wanted))
+    return members, {name: chosen[choice] for name, choice in shipping.bundles.items()}
+
+
+def score(
+    runs: list[Path], choices: dict[str, Choice], cases: tuple[str, ...], data: Data, folder: Path, wanted: str
+) -> dict[str, list[CaseScore]]:
+    """Scores of choices on cases that trained none of the runs."""
+    return judged(runs, choices, data.studies, cases, data.cache, folder / "margins", wanted)
+
+
+def ship(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
+    """The procedure on all patients; bundles; scores on phantoms never used."""
+    real = [data.studies[case] for cases in data.originals.values() for case in cases]
+    stratum_of = strata(real, "diagnosis")
+    validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
+    fold = fold_of("all", set(stratum_of) - validate, validate, set(), data, shipping.originals)
+    folder, who = options.run / fold.name, f" ({options.data})" if options.data else ""
+    members, choices = procedure(shipping, data, fold, folder, start, options.device)
+    report_phantoms(members, choices, data, options.run, options.device)
+    for name in choices:
+        export(
+            folder / "selection.json", CHOICES[shipping.bundles[name]], name, options.output / name,
+            half=True, force=True,
+            data=f"{len(stratum_of)} patients{who}, some of them to validate; and {len(data.phantoms.train)} "
+                 "synthetic phantoms of training/phantom/study.py", licence=options.licence,
+            index=options.run / "index.csv", check_case=fold.validate[0], wanted=options.device,
+            trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
+        )  # fmt: skip
+
+
+def report_views(
+    choice: Choice, runs: list[Path], cases: Sequence[str], data: Data, path: Path, wanted: str
+) -> None:
+    """Scores of a choice on cases that trained none of its runs, with less of the image and with air around it."""
+    method, names = choice
+    candidates = read_candidates(run for run in runs if run.resolve().name in names)
+    for one in candidates.values():
+        check_unseen(one.folder, one.seen, cases, data.cache, "score on")
+    bench = Bench(candidates, data.cache, cases, path.parent / "margins", choose_device(wanted))
+    found = views(bench.margin_of(method, names), [load(data.cache, case) for case in cases])
+    print(f"\n{path.stem}: {method}, {len(cases)} studies not seen\n\n{views_table(found)}\n", flush=True)
+    write_json(path, [asdict(view) for view in found])
+
+
+def report_phantoms(
+    runs: list[Path], choices: dict[str, Choice], data: Data, folder: Path, wanted: str
+) -> None:
+    """Scores of choices on phantoms never used."""
+    for name, scores in score(runs, choices, data.phantoms.test, data, folder, wanted).items():
+        report(scores, folder / f"{name}-phantoms.csv", f"{name}, phantoms never used")
+
+
+def report(scores: list[CaseScore], path: Path, title: str) -> None:
+    """Print the scores, Dice of the cases with lesion too, and write them as CSV and JSON."""
+    result, ill = (summary(rows, by=("site",)) for rows in (scores, without_empty(scores)))
+    print(f"\n{title}\n\n{table(result)}\n\n{table(ill)}\n", flush=True)
+    write(scores, result, path, {"title": title, "date": time.strftime("%Y-%m-%d")})
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.papers.nested", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.epilog = "Cost: training/README.md has the hours; 5 bytes a voxel of every study and copy on disk."
+    add = parser.add_argument
+    add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training.data.index reads it")
+    add("--run", type=Path, required=True, help="folder of everything that is made")
+    add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
+    add("--start", type=Path, metavar="RUN", help="finished run on phantoms alone that base runs go on from "
+        "(default: trained as the plan says, below --run)")
+    add("--plan", type=Path, default=Path(__file__).parent.with_name("configs") / "shipped.yaml",
+        help="YAML (default training/configs/shipped.yaml)")  # fmt: skip
+    add("--outer", type=int, default=3, help="outer folds (default 3)")
+    add("--fold", type=int, metavar="N", help="only outer fold N, counted from 0, so that several run side by side, "
+        "on a GPU or a core each; the command without it then sums up what they did (default: all, in turn)")
+    add("--validation", type=float, default=0.2, help="share of the patients not tested that validates (default 0.2)")
+    add("--views", action="store_true", help="also score each outer fold's whole images with less of the body and with "
+        "air around them (cost: on a GPU half a minute a fold, on two CPU cores an hour)")
+    add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
+    add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
+    add("--data", default="", metavar="TEXT", help="of the bundles, after the number of patients: whose they are, "
+        "where they were published, under which licence, whom to cite (default: nothing)")
+    add("--licence", default="unknown", metavar="TEXT", help="of the bundles (default unknown)")
+    add("--output", type=Path, metavar="DIR", help="where --ship writes the bundles, in the place of those of their "
+        "names")  # fmt: skip
+    add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
+    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
+    options = parser.parse_args(arguments)
+    if options.ship and (options.fold is not None or options.output is None):
+        parser.error("--ship trains on all patients: it goes without --fold, and with --output")
+    if options.ship and options.views:
+        parser.error("--views is of outer folds: with --ship no patient is left that did not train")
+    if not options.ship and options.output is not None:
+        parser.error("--output is for --ship: outer folds write no bundle")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

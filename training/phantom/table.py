@@ -1,0 +1,57 @@
+"""A folder of phantoms on the disk: where a study's files lie, and studies.csv, which tells what each one is."""
+
+import csv
+import fcntl
+import os
+from pathlib import Path
+
+from model.errors import ConfigError
+from model.files import PARTIAL
+
+TABLE = "studies.csv"  # training.data.index reads it
+COLUMNS = ("case", "patient", "diagnosis", "tracer", "site", "pet", "ct", "truth")
+
+
+def study_name(seed: int, site: str) -> str:
+    """Name of a study's files, and its case."""
+    return f"{site}{seed:06d}"
+
+
+def study_paths(folder: Path, name: str) -> list[Path]:
+    """PET, CT and truth of a study; the truth is named after the CT, as a prediction is."""
+    return [folder / f"images/pet/{name}_pet.mha", folder / f"images/ct/{name}_ct.mha", folder / f"truth/{name}_ct.mha"]
+
+
+def read_rows(folder: Path) -> dict[str, dict[str, str]]:
+    """The rows of studies.csv by case; none where there is no table. Raises ConfigError for another kind of table."""
+    try:
+        with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ConfigError(f"'{folder / TABLE}' is not a table of phantoms; its columns must be {list(COLUMNS)}")
+            return {row["case"]: row for row in reader}
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read '{folder / TABLE}': {error}") from None
+
+
+def write_row(folder: Path, seed: int, site: str, diagnosis: str) -> None:
+    """Put a study's row into studies.csv, sorted by case: locked, written whole to another name, renamed.
+
+    The patient is the seed: at two sites it is the same body with the same lesions. Paths are relative to the table.
+    """
+    name = study_name(seed, site)
+    values = (name, f"phantom-{seed:06d}", diagnosis, "FDG", site, *map(str, study_paths(Path(), name)))
+    with (folder / f".{TABLE}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several runs may write into one folder
+        rows = read_rows(folder) | {name: dict(zip(COLUMNS, values, strict=True))}
+        partial = folder / f"{PARTIAL}{os.getpid()}-{TABLE}"
+        try:
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows[case] for case in sorted(rows))
+            partial.rename(folder / TABLE)
+        finally:
+            partial.unlink(missing_ok=True)

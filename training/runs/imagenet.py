@@ -1,0 +1,55 @@
+"""Weights of an encoder trained on ImageNet, in timm's names, from a file (their licence is the user's affair)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import ConfigError, LesionError, WeightsError
+from training.runs.checkpoint import read_weights
+from training.runs.checkpoint_reader import read_state_dict
+
+STEM = "stem.conv.weight"
+COLOURS = 3
+CLASSIFIER = ("head.", "num_batches_tracked")  # of timm's network, which the encoder ends before; and what is counted
+
+
+def load_encoder(encoder: nn.Module, path: Path) -> None:
+    """Fill a RegNetY encoder from a file of timm, .safetensors or of torch.save, read without running anything.
+
+    Its first convolution sees three colours, ours PET and CT: each takes a colour's weights, in order, times 3 / 2, as
+    segmentation_models_pytorch does it. Raises ConfigError or WeightsError, and changes nothing then.
+    """
+    try:
+        found = dict(read_weights(path) if path.suffix == ".safetensors" else read_state_dict(path))
+    except LesionError as error:
+        raise type(error)(f"encoder weights: {error}") from None
+    wanted = encoder.state_dict()
+    found = {name: tensor for name, tensor in found.items() if not _outside(name)}
+    needed = {name for name in wanted if not _outside(name)}
+    if missing := sorted(needed - set(found)):
+        raise ConfigError(
+            f"'{path}' lacks {len(missing)} tensors of this encoder ({', '.join(missing[:3])}); give the file of the "
+            "same RegNetY, in timm's names"
+        )
+    found[STEM] = two_channels(found[STEM], wanted[STEM].shape[1])
+    for name in needed:
+        if found[name].shape != wanted[name].shape:
+            raise WeightsError(
+                f"'{path}': {name} has shape {tuple(found[name].shape)}, this encoder needs "
+                f"{tuple(wanted[name].shape)}; give the file of the same RegNetY"
+            )
+        if not torch.isfinite(found[name].float()).all():
+            raise WeightsError(f"'{path}': {name} holds NaN or infinite values; fetch the file again")
+    encoder.load_state_dict(wanted | {name: found[name].float() for name in needed})
+
+
+def two_channels(weight: Tensor, channels: int) -> Tensor:
+    """Weights (O, 3, Y, X) for so many channels, each that of a colour, in order, scaled to the same sum."""
+    if weight.ndim != 4 or weight.shape[1] != COLOURS:
+        return weight
+    return weight[:, [number % COLOURS for number in range(channels)]] * (COLOURS / channels)
+
+
+def _outside(name: str) -> bool:
+    return name.startswith(CLASSIFIER[0]) or name.endswith(CLASSIFIER[1])

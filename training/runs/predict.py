@@ -1,0 +1,152 @@
+"""A network over prepared studies, as the container would run it; what its margins score."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.errors import ConfigError, WeightsError
+from model.inference.device import Device, choose_device, computing
+from model.inference.ensemble import SLICES_A_WINDOW, difference_of
+from model.inference.segment import image_of
+from model.inference.slices import slice_starts, slide_slices
+from model.inference.sliding import slide
+from model.results.metrics import Scores, score
+from training.data.prepared import Prepared
+from training.runs.checkpoint import replacing
+from training.settings import Training
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BATCH = {"cpu": 2, "cuda": 8}  # windows at a time
+
+
+def device_for(precision: str, wanted: str = "auto") -> Device:
+    """The device to train on, computing in `precision`; float32 where auto or float16 is asked for and there is no GPU.
+
+    auto on a GPU is bfloat16 where the card has it: its range is float32's, so that nothing overflows; else float16.
+    Under torchrun each process takes the GPU of its LOCAL_RANK.
+    """
+    device = choose_device(wanted)
+    if device.torch_device.type == "cpu":
+        return replace(device, precision=PRECISIONS["float32" if precision in ("auto", "float16") else precision])
+    local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if precision == "auto":
+        precision = "bfloat16" if torch.bfloat16 in device.wider else "float16"
+    return replace(device, torch_device=local, precision=PRECISIONS[precision])
+
+
+def layout_of(settings: Training) -> torch.memory_format:
+    """How images, and weights that allow it, lie in memory."""
+    if not settings.channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if settings.network.kind == "slices" else torch.channels_last_3d
+
+
+def margin(network: nn.Module, study: Prepared, settings: Training, device: Device) -> np.ndarray:
+    """Lesion's logit minus background's, float16 (X, Y, Z) of the prepared study; above 0 is lesion."""
+    hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
+    image = image_of(hu, suv.astype(np.float32), settings.part)
+    modes = [(module, module.training) for module in network.modules()]
+    window, slices = settings.window, settings.network.kind == "slices"
+    layout = layout_of(settings)
+
+    def predict(patches: Tensor) -> Tensor:
+        return difference_of(network(patches.contiguous(memory_format=layout)))
+
+    batch = BATCH[device.torch_device.type]
+    network.eval()
+    with computing(device):
+        if slices:
+            out = slide_slices(
+                image, predict, starts=slice_starts(image[0].numpy(), window.size)[0], window=window.size,
+                air_hu=settings.intensity.ct_low_hu, device=device.torch_device, batch=SLICES_A_WINDOW * batch,
+            )  # fmt: skip
+        else:
+            image = image.to(device.torch_device)
+            out = slide(
+                image, predict, window=settings.part.window_for(tuple(image.shape[1:])), overlap=window.overlap,
+                weighting=window.weighting, batch=batch,
+            )[0]  # fmt: skip
+    for module, trains in modes:
+        module.training = trains
+    return out.clamp(-6e4, 6e4).half().cpu().numpy()
+
+
+def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -> np.ndarray:
+    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
+    for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
+        if np.isfinite(out := compute(on)).all():
+            return out
+    raise WeightsError(f"{what}: the network gives NaN: its training went wrong; leave it out, or lower its rate")
+
+
+def score_margin(out: np.ndarray, study: Prepared) -> Scores:
+    """Scores of a margin (X, Y, Z) against the study's truth, also against what of it lies outside the crop.
+
+    Truth outside counts as not found: exactly for Dice, and for FNV and lesions where a component lies wholly outside.
+    """
+    mask, truth = out > 0, np.asarray(study.truth)
+    inside = score(mask, truth, study.voxel_ml)
+    if not study.lost_ml:
+        return inside
+    found = (np.count_nonzero(mask) + np.count_nonzero(truth)) * study.voxel_ml
+    dice = inside.dice * found / (found + study.lost_ml) if truth.any() else 0.0
+    return replace(
+        inside, dice=dice, fnv_ml=inside.fnv_ml + study.missed_ml,
+        lesions_true=inside.lesions_true + study.lost_lesions,
+    )  # fmt: skip
+
+
+def validation_dice(scores: Mapping[str, Scores]) -> float | None:
+    """Mean Dice over the cases that have lesion, as selection ranks by; None if none has."""
+    dice = [case.dice for case in scores.values() if case.lesions_true]
+    return float(np.mean(dice)) if dice else None
+
+
+def kept_margin(
+    keep: Path, weights_sha256: str, study: Prepared, network: nn.Module, settings: Training, device: Device
+) -> tuple[Path, float]:
+    """File of a study's margin, and the seconds it took: that in `keep` if it was computed before, else computed.
+
+    Its name stands for everything it depends on: weights, study, crop, intensity, window and precision.
+    """
+    path = keep / f"{study.case}-{digest([weights_sha256, study.sha256, how_computed(settings, device)])}.npz"
+    if not path.exists():
+        begun = time.perf_counter()
+        out = margin(network, study, settings, device)
+        seconds = time.perf_counter() - begun
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, margin=out, seconds=seconds)
+    return path, float(_member(path, "seconds"))
+
+
+def read_margin(path: Path) -> np.ndarray:
+    """The float16 margin (X, Y, Z) in a file of `kept_margin`. Raises ConfigError if it is damaged."""
+    return _member(path, "margin")
+
+
+def how_computed(settings: Training, device: Device) -> list[object]:
+    """What a margin depends on besides weights and study."""
+    return [asdict(settings.intensity), asdict(settings.window), device.torch_device.type, str(device.precision)]
+
+
+def digest(what: object) -> str:
+    """The first 16 letters of the sha256 of what JSON makes of it."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _member(path: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(path) as file:
+            found: np.ndarray = file[name]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ConfigError(f"'{path}' is damaged: {error}; delete it, and it is computed again") from None
+    return found
