@@ -1,6 +1,6 @@
 import pytest
+from benchmark_results import result
 from conftest import ROOT
-from test_compare import result
 
 from benchmark.compare import read
 from benchmark.document import document, main

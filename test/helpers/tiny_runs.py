@@ -1,4 +1,4 @@
-"""Run folders as training.runs.train leaves them, of small random networks, and studies to judge them by, in no time."""
+"""Run folders as training train leaves them, of small random networks, and studies to judge them by, in no time."""
 
 from pathlib import Path
 

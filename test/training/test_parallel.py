@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_engine import wait_until_gone
+from process_ends import wait_until_gone
 
 from model.errors import CaseError, ConfigError
 from training.parallel import over
@@ -60,7 +60,7 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(
         "from test_parallel import *\nif __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
     )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "test")])
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "test/training", ROOT / "test", ROOT / "test/helpers")))
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
                               env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
     workers = [int(parent.stdout.readline()) for _ in range(2)]

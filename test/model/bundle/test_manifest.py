@@ -2,15 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from manifests import edit
 
 from model.bundle import manifest as module
 from model.bundle.manifest import find_bundle, load_bundle
 from model.errors import ConfigError, WeightsError
-
-
-def edit(folder: Path, **changes: object) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def bundle_at(folder: Path) -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_writer import write_pet
+from lesion_masks import TURNS, random_lesions
 from pydicom.uid import generate_uid
-from test_dicom_seg import TURNS, random_lesions
 
 from model.dicom.headers import find_series
 from model.dicom.identity import EMPTY_IF_UNUSABLE, identity_of, identity_warnings

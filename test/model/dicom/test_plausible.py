@@ -1,7 +1,7 @@
 """Weight, dose and half-life in the wrong unit: refused, and the unit named."""
 
 import pytest
-from test_dicom_suv import code, convert, factor
+from suv_headers import code, convert, factor
 
 from model.errors import CaseError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_writer import FRAME, PATIENT, STUDY
+from lesion_masks import TURNS, pet_headers, random_lesions
 from matplotlib.path import Path as Polygon
-from test_dicom_seg import TURNS, pet_headers, random_lesions
 
 from model.dicom.rtstruct import dicom_rtstruct
 

@@ -1,8 +1,6 @@
 """The factor to SUV, rule by rule; expected values are arithmetic on what the writer was told."""
 
-from pathlib import Path
 
-import numpy as np
 import pytest
 from dicom_writer import (
     DOSE_BQ,
@@ -10,40 +8,12 @@ from dicom_writer import (
     WEIGHT_KG,
     ge_time,
     philips_factors,
-    ramp,
     siemens_time,
-    write_pet,
 )  # fmt: skip
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
 from pydicom.uid import ImplicitVRLittleEndian
+from suv_headers import LATE, code, convert, factor
 
-from model.dicom.headers import find_series
-from model.dicom.reading import read_pet
-from model.dicom.suv import Conversion
 from model.errors import CaseError
-
-
-def convert(folder: Path, weight_kg: float | None = None, **changes) -> Conversion:
-    """The conversion of a written PET, after a check that its voxels are stored x slope x factor."""
-    write_pet(folder, **changes)
-    (series,) = find_series(folder)
-    volume, conversion = read_pet(series, weight_kg)
-    slopes = 1.0 + 0.25 * np.arange(6)
-    expected = ramp() * (slopes * conversion.slice_factors)[:, None, None]
-    np.testing.assert_allclose(volume.array, expected, rtol=1e-6)
-    return conversion
-
-
-def factor(decay_s: float, dose_bq: float = DOSE_BQ, half_life_s: float = HALF_LIFE_S, weight_kg: float = WEIGHT_KG):
-    return pytest.approx(1000 * weight_kg / (dose_bq * 2 ** (-decay_s / half_life_s)), rel=1e-9)
-
-
-def code(value: str, meaning: str = "") -> Items:
-    item = Dataset()
-    item.CodeValue, item.CodeMeaning = value, meaning
-    return Items([item])
-
 
 # Units
 
@@ -145,9 +115,6 @@ def test_another_decay_correction_is_refused(tmp_path) -> None:
 def test_the_series_time_before_the_first_bed_is_the_reference(tmp_path) -> None:
     found = convert(tmp_path, fields={"SeriesTime": "105800"}, edit=ge_time("20240305113000"))
     assert found.factor == factor(3480) and found.warnings == ()
-
-
-LATE = {"SeriesTime": "143000"}  # post-processed: after the first acquisition, 11:00:00
 
 
 def test_a_late_series_time_gives_way_to_ge(tmp_path) -> None:

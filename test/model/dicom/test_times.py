@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from dicom_writer import after, siemens_time
 from pydicom.dataset import Dataset
-from test_dicom_suv import LATE, code, convert, factor
+from suv_headers import LATE, code, convert, factor
 
 from model.dicom.clock import Moment
 from model.dicom.times import injection_time, seconds_after

@@ -223,7 +223,9 @@ def test_what_is_rehearsed_is_the_study_s_window_and_no_memory_is_no_error(manif
     monkeypatch.setattr("model.inference.ensemble.most_windows", lambda device, parts, shape: 3)
     monkeypatch.setattr("model.inference.ensemble.torch.zeros", lambda *shape, device: torch.empty(*shape))
     monkeypatch.setattr("model.inference.ensemble.slabs.prepared", lambda network, device, precision: network)
-    monkeypatch.setattr("model.inference.ensemble.slabs.forward", lambda network, image: shapes.append(tuple(image.shape)))
+    monkeypatch.setattr(
+        "model.inference.ensemble.slabs.forward", lambda network, image: shapes.append(tuple(image.shape))
+    )
     monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: freed.append(True))
     rehearse(manifest, gpu)

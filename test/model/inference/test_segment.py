@@ -1,10 +1,10 @@
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from cases import case_of
 from conftest import tiny_images
 from monai.inferers import sliding_window_inference
 
@@ -13,13 +13,6 @@ from model.bundle.settings import Limits
 from model.inference.segment import image_of, place, segment
 from model.networks.weights import voters
 from model.stopwatch import Stopwatch
-from model.study.reading import Case, check_overlap, volume_of
-
-
-def case_of(pet: sitk.Image, ct: sitk.Image) -> Case:
-    volumes = [volume_of(image, Path(name)) for name, image in (("pet.mha", pet), ("ct.mha", ct))]
-    check_overlap(*volumes)
-    return Case(name="ct", pet=volumes[0], ct=volumes[1], warnings=())
 
 
 @pytest.fixture(scope="module")

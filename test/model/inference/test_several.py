@@ -3,8 +3,8 @@ import threading
 import weakref
 
 import numpy as np
+from cases import case_of
 from conftest import tiny_images
-from test_segment import case_of
 
 from model.bundle.manifest import load_bundle
 from model.errors import CaseError

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
+from manifests import edit
 from safetensors.torch import load_file, save_file
-from test_manifest import edit
 
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Network, Window

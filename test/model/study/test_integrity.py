@@ -5,26 +5,26 @@ import os
 import zlib
 from pathlib import Path
 
+import metaimage_writer
+import nrrd_writer
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import test_metaimage
-import test_nrrd
 
 from model.errors import CaseError
 from model.study.geometry import grid_of
 from model.study.integrity import check_grid_read, check_header, data_file
 from model.study.reading import read_volume
 
-ARRAY = test_metaimage.ARRAY
+ARRAY = metaimage_writer.ARRAY
 
 
 def header(folder: Path, name: str, form: str) -> Path:
     """A header whose voxels are in a file of this name."""
     folder.mkdir(parents=True, exist_ok=True)
     if form == "mhd":
-        return test_metaimage.write(folder, beside=name)
-    return test_nrrd.write(folder, **{"data file": name})
+        return metaimage_writer.write(folder, beside=name)
+    return nrrd_writer.write(folder, **{"data file": name})
 
 
 @pytest.mark.parametrize("form", ["mhd", "nrrd"])
@@ -98,7 +98,7 @@ def test_a_damaged_stream_is_told_whatever_bit_is_wrong(tmp_path) -> None:
         damaged = bytearray(stream)
         damaged[place] ^= 8
         with pytest.raises(CaseError, match="cut off or damaged"):
-            read_volume(test_nrrd.write(tmp_path, data=bytes(damaged), encoding="gzip"), "PET")
+            read_volume(nrrd_writer.write(tmp_path, data=bytes(damaged), encoding="gzip"), "PET")
 
 
 @pytest.mark.parametrize("behind", [b"", bytes(512)])
@@ -106,7 +106,7 @@ def test_streams_in_a_row_are_one_and_zeros_may_follow(behind: bytes, tmp_path) 
     raw = ARRAY.tobytes()
     data = gzip.compress(raw[:101]) + gzip.compress(raw[101:]) + behind
     np.testing.assert_array_equal(
-        read_volume(test_nrrd.write(tmp_path, data=data, encoding="gzip"), "PET").array, ARRAY
+        read_volume(nrrd_writer.write(tmp_path, data=data, encoding="gzip"), "PET").array, ARRAY
     )
 
 
@@ -124,17 +124,17 @@ def test_streams_in_a_row_are_one_and_zeros_may_follow(behind: bytes, tmp_path) 
 )
 def test_a_stream_of_another_length_is_refused(data: bytes, said: str, tmp_path) -> None:
     with pytest.raises(CaseError, match=said):
-        read_volume(test_nrrd.write(tmp_path, data=data, encoding="gzip"), "PET")
+        read_volume(nrrd_writer.write(tmp_path, data=data, encoding="gzip"), "PET")
 
 
 def test_a_header_that_asks_for_more_than_any_stream_can_hold_is_refused_before_memory_is_taken(tmp_path) -> None:
-    path = test_nrrd.write(tmp_path, data=gzip.compress(ARRAY.tobytes()), encoding="gzip", sizes="60000 50000 4000")
+    path = nrrd_writer.write(tmp_path, data=gzip.compress(ARRAY.tobytes()), encoding="gzip", sizes="60000 50000 4000")
     with pytest.raises(CaseError, match="its header asks for 24000000000000"):
         check_header(path, "PET")
 
 
 def test_a_grid_other_than_the_headers_is_refused(tmp_path) -> None:
-    path = test_metaimage.write(tmp_path)
+    path = metaimage_writer.write(tmp_path)
     stored, grid = check_header(path, "PET"), grid_of(sitk.ReadImage(str(path)))
     check_grid_read(stored, path, "PET", grid)
     image = sitk.ReadImage(str(path))

@@ -1,7 +1,7 @@
+import nifti_writer
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import test_nifti
 
 from model.errors import CaseError
 from model.study.geometry import grid_of
@@ -41,7 +41,7 @@ def test_another_grid_is_refused(tmp_path) -> None:
     ("codes", "end", "said"), [((0, 0), None, "does not say where the patient is"), ((1, 1), -3, "cut off or damaged")]
 )
 def test_a_truth_is_read_by_the_same_rules_as_an_image(codes, end, said: str, tmp_path) -> None:
-    content = test_nifti.content(np.zeros((4, 5, 6), np.uint8), codes=codes)
+    content = nifti_writer.content(np.zeros((4, 5, 6), np.uint8), codes=codes)
     (tmp_path / "truth.nii").write_bytes(content[:end])
     with pytest.raises(CaseError, match=said):
         read_mask(tmp_path / "truth.nii", "truth")

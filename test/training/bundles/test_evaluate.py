@@ -205,7 +205,7 @@ def test_options_that_do_not_fit_are_refused(arguments, said, tmp_path, capsys) 
 
 @pytest.fixture
 def fold(monkeypatch) -> Callable[..., list[object]]:
-    """fold(validate=..., test=...): what training.data.split reads; returns the options that ask for its test part."""
+    """fold(validate=..., test=...): what training split reads; returns the options that ask for its test part."""
 
     def make(**parts: tuple[str, ...]) -> list[object]:
         read = SimpleNamespace(**{"train": (), "validate": (), "test": ()} | parts)
@@ -236,7 +236,7 @@ def run_of_bundle(studies, tiny_bundle, tmp_path_factory) -> tuple[Path, subproc
     folder = tmp_path_factory.mktemp("run")
     shutil.copytree(tiny_bundle, folder / "weights" / "mine")
     done = subprocess.run(
-        [sys.executable, "-m", "training.bundles.evaluate", "--index", str(studies), "--weights", "mine",
+        [sys.executable, "-m", "training", "evaluate", "--index", str(studies), "--weights", "mine",
          "--device", "cpu", "--save", str(folder / "masks"), "--output", str(folder / "scores.csv")],
         capture_output=True, text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

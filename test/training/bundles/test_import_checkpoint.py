@@ -1,4 +1,4 @@
-"""training/bundles/import_checkpoint.py: a bundle from the authors' checkpoints, and the mask their pipeline gives with it."""
+"""A bundle from the authors' checkpoints, and the mask their pipeline gives with it."""
 
 import argparse
 import json
@@ -350,7 +350,7 @@ def test_the_container_gives_the_mask_of_the_authors_pipeline(tmp_path: Path) ->
 
     files = [str(save(network, tmp_path / f"{name}.ckpt")) for network, name in zip(networks, SUBMITTED, strict=True)]
     subprocess.run(
-        [sys.executable, "-m", "training.bundles.import_checkpoint", *files, "--weights", "2", "1", "1", "1", "--method", "eoa",
+        [sys.executable, "-m", "training", "import", *files, "--weights", "2", "1", "1", "1", "--method", "eoa",
          "--name", "ahn-park-eoa", "--window", "32", "32", "32", "--output-folder", str(tmp_path / "weights")],
         cwd=ROOT, check=True, timeout=300,
     )  # fmt: skip
@@ -445,8 +445,8 @@ def test_a_network_for_slices_that_lacks_a_tensor_or_has_another_encoder_is_refu
 
 def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, cpu) -> None:
     """On a grid below 256, so that where the window lies is not in question: clip, z-score, sigmoid, pasted back."""
+    from cases import case_of
     from conftest import tiny_images
-    from test_segment import case_of
 
     from model.inference.segment import segment
     from model.stopwatch import Stopwatch

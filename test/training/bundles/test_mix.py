@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import case_of
 from conftest import tiny_images
-from test_segment import case_of
 
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Intensity, Network, Provenance, Window

@@ -1,9 +1,9 @@
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from found_studies import ct, image, mask, pet, write
 
 from model.bundle.settings import Limits
 from model.files import sha256_of
@@ -11,37 +11,6 @@ from model.study.reading import read_volume
 from training.data.check import Defaults, check_grid, examine
 from training.data.layouts import Found
 from training.data.table import study_sha256
-
-
-def image(array: np.ndarray, spacing=(4.0, 4.0, 3.0), origin=(-20.0, -16.0, 100.0)) -> sitk.Image:
-    made = sitk.GetImageFromArray(array)
-    made.SetSpacing(spacing)
-    made.SetOrigin(origin)
-    return made
-
-
-def pet() -> np.ndarray:
-    return np.random.default_rng(0).gamma(2.0, 1.0, (9, 10, 12)).astype(np.float32)
-
-
-def ct() -> np.ndarray:
-    return np.random.default_rng(1).integers(-1000, 500, (9, 10, 12)).astype(np.int16)
-
-
-def mask(voxels: int = 5) -> np.ndarray:
-    made = np.zeros((9, 10, 12), np.uint8)
-    made.flat[:voxels] = 1
-    return made
-
-
-def write(folder: Path, diagnosis: str = "", **images: sitk.Image | None) -> Found:
-    """A study of 12 x 10 x 9 voxels, with some of its images replaced, or not written (None)."""
-    images = {"pet": image(pet()), "ct": image(ct()), "truth": image(mask())} | images
-    paths = {what: folder / f"{what}.nii.gz" for what in images}
-    for what, made in images.items():
-        if made is not None:
-            sitk.WriteImage(made, str(paths[what]), True)
-    return Found(case="a", patient="p", diagnosis=diagnosis, **paths)
 
 
 def look(found: Found, **defaults: str):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from test_examine import image, mask, pet, write
+from found_studies import image, mask, pet, write
 
 from model.errors import ConfigError
 from training.data.index import main

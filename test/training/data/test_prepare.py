@@ -92,7 +92,7 @@ def test_only_what_changed_is_prepared_again(tiny_studies, tmp_path) -> None:
 def test_files_that_changed_since_the_index_are_refused(tiny_studies, tmp_path) -> None:
     other = lesion_study(tmp_path / "other", 1, lesions=2)
     stale = replace(tiny_studies[1], pet=other.pet, ct=other.ct, truth=other.truth)
-    with pytest.raises(CaseError, match=f"{other.sha256}, the index says {stale.sha256}; run training.data.index again"):
+    with pytest.raises(CaseError, match=f"{other.sha256}, the index says {stale.sha256}; run training index again"):
         prepare_one(stale, tmp_path, Crop())
     assert not (tmp_path / "case1").exists()
 
@@ -102,7 +102,7 @@ def test_an_interrupted_study_is_not_in_the_cache(tiny_studies, tmp_path, monkey
     with pytest.raises(ZeroDivisionError):
         prepare_one(tiny_studies[0], tmp_path, Crop())
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ConfigError, match="run training.data.prepare"):
+    with pytest.raises(ConfigError, match="run training prepare"):
         load(tmp_path, "case0")
 
 

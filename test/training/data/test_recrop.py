@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_examine import image, write
+from found_studies import image, write
 
 from model.errors import CaseError, ConfigError
 from model.study.reading import read_volume, volume_of

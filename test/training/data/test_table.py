@@ -57,5 +57,5 @@ def test_an_empty_or_missing_table_is_refused(tmp_path) -> None:
     (tmp_path / "empty.csv").write_text("case\n")
     with pytest.raises(ConfigError, match="holds no study"):
         read_table(tmp_path / "empty.csv")
-    with pytest.raises(ConfigError, match="training.data.index"):
+    with pytest.raises(ConfigError, match="training index"):
         read_table(tmp_path / "none.csv")

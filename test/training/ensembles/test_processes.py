@@ -7,24 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cluster import running
+from dask_cluster import running
+from process_ends import wait_until_gone
 
 from model.errors import ConfigError
 from training.ensembles import processes
 from training.ensembles.processes import Engine, Job, reason_in, results, run_job, visible_gpus
-
-
-def wait_until_gone(process: int) -> None:
-    """Fails if a process that is no child of this one has not ended within ten seconds."""
-    for _ in range(500):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return
-        if "\nState:\tZ" in Path(f"/proc/{process}/status").read_text():
-            return  # ended; whoever it was left to has not asked for its exit code
-        time.sleep(0.02)
-    pytest.fail(f"{process} still runs")
 
 
 def job(folder: Path, code: str, name: str = "a", **environment: str) -> Job:

@@ -122,7 +122,7 @@ def test_a_network_that_gives_nan_is_named(cache, tmp_path) -> None:
 
 
 def test_a_case_that_is_not_prepared_is_named(runs, cache, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="case8.*training.data.prepare"):
+    with pytest.raises(ConfigError, match="case8.*training prepare"):
         Bench(read_candidates(runs), cache, ["case8"], tmp_path, CPU)
 
 

@@ -142,7 +142,7 @@ def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, 
         (("case0", "case1"), "was trained on 1 of the 2 cases"),
         (("case3",), "none of the 1 validation cases has a lesion"),
         ((), "has no validation case"),
-        (("case7",), "case7.*run training.data.prepare"),
+        (("case7",), "case7.*run training prepare"),
     ],
 )
 def test_cases_that_cannot_select_are_refused(runs, cache, keep, validate, message) -> None:

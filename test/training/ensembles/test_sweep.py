@@ -1,4 +1,4 @@
-"""Members of one base run; all tests but one with a stand-in for training.runs.train, which is slow to start."""
+"""Members of one base run; all tests but one with a stand-in for training train, which is slow to start."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ def test_a_base_run_that_is_not_finished_is_refused(plan, tmp_path) -> None:
 
 
 def test_the_command_trains_members_and_fails_if_one_did(plan, base, tiny_cache, tmp_path, capsys) -> None:
-    """With training.runs.train itself: one member is trained, another finds its folder in use."""
+    """With training train itself: one member is trained, another finds its folder in use."""
     runs = tmp_path / "runs"
     (runs / "taken").mkdir(parents=True)
     (runs / "taken" / "notes.txt").touch()

@@ -2,10 +2,9 @@ import argparse
 import fcntl
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from conftest import lesion_study
+from conftest import ROOT, lesion_study
 
 from model.errors import ConfigError
 from training.data.split import Fold

@@ -1,9 +1,9 @@
 """The generator of synthetic studies: four phantoms are built, one of them twice (about 25 s)."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.ndimage import binary_erosion
 
 from training.phantom.facts import facts_of, healthy_liver

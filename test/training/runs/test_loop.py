@@ -123,7 +123,7 @@ def test_a_run_that_ended_so_goes_on_in_another_precision(tmp_path) -> None:
 
 
 TWO = """
-import sys; sys.path[:0] = [".", "test"]
+import sys; sys.path[:0] = [".", "test/training/runs", "test", "test/helpers"]
 from pathlib import Path
 from test_loop import *
 from training.runs.loop import opened, rank

@@ -144,7 +144,7 @@ def test_a_finished_run_is_not_done_again(done, tiny_cache) -> None:
         ({"network": {"fusion": "early", "widths": [2, 2, 4]}}, FOLD, "'early': only 'middle' has a CT encoder"),
         ({"averaging": {"start": 2}}, FOLD, "averaging is set, and pre-training has none"),
         ({}, Fold(name="7", train=(), validate=("case0",)), "fold '7' has no training cases"),
-        ({}, Fold(name="7", train=("absent",), validate=()), "run training.data.prepare"),
+        ({}, Fold(name="7", train=("absent",), validate=()), "run training prepare"),
     ],
 )
 def test_what_cannot_be_pretrained_is_refused_before_a_folder_is_made(
@@ -163,7 +163,7 @@ def test_other_settings_in_the_same_folder_are_refused(done, tiny_cache) -> None
 def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> None:
     arguments = write_files(tmp_path, tiny_training(workers=1, schedule={"epochs": 1, "warmup_epochs": 0}))
     run = subprocess.run(
-        [sys.executable, "-m", "training.runs.pretrain", "--cache", str(tiny_cache), *arguments],
+        [sys.executable, "-m", "training", "pretrain", "--cache", str(tiny_cache), *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]

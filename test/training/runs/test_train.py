@@ -152,7 +152,7 @@ def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: 
     (tmp_path / "split.json").write_text(json.dumps(split))
     options = {"settings": tmp_path / "settings.yaml", "cache": cache, "split": tmp_path / "split.json", "run": folder}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "training.runs.train", *words, "--device", "cpu", *map(str, more)]
+    return [sys.executable, "-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
 
 
 def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(base, tiny_cache, tmp_path) -> None:
@@ -182,7 +182,7 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
-    said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training.runs.train --) --settings", README.read_text(), re.M)
+    said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
     torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
     done = subprocess.run([*torchrun, *run[3:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -381,7 +381,7 @@ def test_the_command_tells_a_wrong_setting_in_its_last_line(tiny_cache, tmp_path
 
 
 def test_what_is_wrong_is_found_before_the_run_folder_is_begun(tiny_cache, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="training.data.prepare"):
+    with pytest.raises(ConfigError, match="training prepare"):
         train_run(tmp_path / "run", tiny_training(), tmp_path / "no-cache", FOLD, wanted="cpu")
     with pytest.raises(ConfigError, match="no training case"):
         train_run(tmp_path / "run", tiny_training(), tiny_cache, Fold(name="0", train=(), validate=()), wanted="cpu")

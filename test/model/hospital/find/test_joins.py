@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_writer import ramp, write_ct, write_pet
-from test_dicom_suv import factor
+from suv_headers import factor
 
 from model.dicom.headers import Series, find_series, joined
 from model.dicom.reading import read_ct, read_pet
