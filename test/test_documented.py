@@ -21,13 +21,13 @@ PAGES = [
     ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training/README.md", ROOT / "weights/README.md",
 ]  # fmt: skip
 SOURCES = [
-    ROOT / "process.py", ROOT / "score.py", *sorted((ROOT / "training").glob("*.py")),
-    *sorted((ROOT / "benchmark").glob("*.py")),
+    ROOT / "process.py", ROOT / "score.py", *sorted((ROOT / "training").rglob("*.py")),
+    *sorted((ROOT / "benchmark").rglob("*.py")),
 ]  # fmt: skip
 CONFIGS = sorted((ROOT / "training/configs").rglob("*.yaml"))
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python3?|torchrun) (?!-c)\S")
 OTHERS = re.compile(  # not ours, or without options
-    r"-m (?:pytest|pip|venv)\b|process\.py$|bad_inputs\.py|model\.networks\.weights|training\.NAME"
+    r"-m (?:pytest|pip|venv)\b|process\.py$|bad_inputs\.py|model\.networks\.weights|training (?:COMMAND|--help)"
 )
 MORE = ("...", "&")  # what stands for other words, and what the shell takes
 
@@ -82,8 +82,9 @@ def parse(words: list[str], partly: bool, monkeypatch: pytest.MonkeyPatch) -> ar
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", checked)
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
-    monkeypatch.setattr(sys, "path", [str(ROOT), str(ROOT / "test"), *sys.path])
-    module = importlib.import_module(Path(words[0]).stem if words[0].endswith(".py") else words[0])
+    monkeypatch.setattr(sys, "path", [str(ROOT), str(ROOT / "test/helpers"), *sys.path])
+    name = "training.__main__" if words[0] == "training" else words[0]
+    module = importlib.import_module(Path(name).stem if name.endswith(".py") else name)
     with pytest.raises(Parsed):
         module.main()
     return seen[0]
@@ -105,7 +106,7 @@ FOUND = documented()
 def test_a_documented_command_line_is_parsed(page: str, line: str, monkeypatch) -> None:
     first, *words = words_of(line)
     words = handed_on(words) if first.endswith("torchrun") else [word for word in words if word != "-m"]
-    parse(words, "..." in line or len(words) == 1, monkeypatch)
+    parse(words, "..." in line or words[1:] in ([], words[1:2] * (words[0] == "training")), monkeypatch)
 
 
 def test_commands_are_found_wherever_there_are_some() -> None:
@@ -114,7 +115,9 @@ def test_commands_are_found_wherever_there_are_some() -> None:
         "README.md", "docs/cluster.md", "docs/phantoms.md", "training/README.md", "training/data/split.py",
         "training/ensembles/sweep.py", "training/configs/patients.yaml",
     }  # fmt: skip
-    assert {page for page, line in FOUND if line.startswith("torchrun")} == {"training/README.md", "training/runs/train.py"}
+    assert {page for page, line in FOUND if line.startswith("torchrun")} == {
+        "training/README.md", "training/runs/train.py",
+    }  # fmt: skip
     assert len(FOUND) > 100
 
 
@@ -122,9 +125,9 @@ def test_commands_are_found_wherever_there_are_some() -> None:
 def test_torchrun_takes_options_of_ours_for_its_own_without_the_dashes(option: str, capsys) -> None:
     """Why they are documented."""
     with pytest.raises(SystemExit):
-        handed_on(["--nproc_per_node", "2", "-m", "training.runs.train", option, "x"])
+        handed_on(["--nproc_per_node", "2", "-m", "training", "train", option, "x"])
     assert f"ambiguous option: {option}" in capsys.readouterr().err
-    assert handed_on(["-m", "training.runs.train", "--", option, "x"]) == ["training.runs.train", option, "x"]
+    assert handed_on(["-m", "training", "--", "train", option, "x"]) == ["training", "train", option, "x"]
 
 
 @pytest.mark.parametrize("kind", ["volumes", "slices"])
@@ -137,9 +140,9 @@ def test_the_chains_command_lines_are_parsed(kind: str, tmp_path, monkeypatch) -
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     calls = [call.split("\n") for call in (tmp_path / "calls").read_text().strip("\n").split("\n\n")]
-    names = ["phantom", "index", "split", "prepare", *(["pretrain"] if kind == "volumes" else []), "train", "sweep",
+    names = ["phantoms", "index", "split", "prepare", *(["pretrain"] if kind == "volumes" else []), "train", "sweep",
              "select", "export", "export", "evaluate"]  # fmt: skip
-    assert [call[:2] for call in calls] == [["-m", f"training.{name}"] for name in names]
+    assert [call[:3] for call in calls] == [["-m", "training", name] for name in names]
     for call in calls:
         with monkeypatch.context() as patched:
             parse(call[1:], False, patched)

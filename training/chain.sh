@@ -17,10 +17,10 @@ mkdir -p "$run"
 
 step() {
   printf '\n=== %s ===\n' "$*"
-  "$python" -m "training.$@"
+  "$python" -m training "$@"
 }
 
-step phantom --seed 4 --count 6 --site A --output "$run/phantoms" --workers 2
+step phantoms --seed 4 --count 6 --site A --output "$run/phantoms" --workers 2
 step index "$run/phantoms" --output "$run/index.csv" --strict
 step split "$run/index.csv" --output "$run/split.json" --validation 0.34 --by site
 step prepare "$run/index.csv" --cache "$run/cache" --crop-suv-above 0.2

@@ -161,7 +161,7 @@ class WholeBody:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One run of training.runs.train. `batch` crops at a time, `accumulate` batches a step: the effective batch is their
+    """One run of training train. `batch` crops at a time, `accumulate` batches a step: the effective batch is their
     product times the number of processes.
     """
 

@@ -1,5 +1,3 @@
-import importlib
-import sys
 
 import pytest
 
@@ -22,18 +20,6 @@ from training.command import ENDS, check_targets, told
 def test_what_ends_a_command_is_one_last_line_and_an_exit_code(error, code: int, line: str, capsys) -> None:
     assert isinstance(error, ENDS) and told(error) == code
     assert capsys.readouterr().err == line + "\n"
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["index", "split", "recrop", "prepare", "pretrain", "train", "sweep", "select", "export", "evaluate", "phantom",
-     "schedule", "import_checkpoint", "mix", "experiments", "nested", "phantom_sheet", "make_sample"],
-)  # fmt: skip
-def test_every_commands_help_says_what_it_costs(name: str, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    with pytest.raises(SystemExit) as ended:
-        importlib.import_module(f"training.{name}").main()
-    assert ended.value.code == 0 and "Cost: " in capsys.readouterr().out
 
 
 def test_what_is_read_is_not_written_over(tmp_path) -> None:

@@ -1,8 +1,8 @@
 """Training crops cut and augmented where the network trains: the studies lie on the GPU, and no process draws ahead.
 
-A crop is drawn as training.batches.crops draws it, by the same numbers; what follows is done on the device, in float32. The
-rows of table 1 are those of training.batches.augment, which compute where their crop lies. Studies beyond `share` of the
-device's free memory stay in their files, mapped, and only their crops are copied over.
+A crop is drawn as training.batches.crops draws it, by the same numbers; what follows is done on the device, in float32.
+The rows of table 1 are those of training.batches.augment, which compute where their crop lies. Studies beyond `share`
+of the device's free memory stay in their files, mapped, and only their crops are copied over.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class DeviceCrops(CropDataset):
             self.arrays[study.case] = arrays
 
     def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The crop of a box, in network units, padded and augmented, as training.batches.crops.crop_of_study makes it."""
+        """The crop of a box, in network units, padded and augmented, as training.batches.crops does."""
         hu, suv, truth = (self._there(array[box]) for array in self.arrays[study.case])
         image = scaled(hu, suv, self.settings.intensity)
         image[1] *= self.settings.intensity.suv_top / float(rng.choice(self.settings.suv_tops))

@@ -1,6 +1,6 @@
 """The learning rate over a run, and its picture: cosine with warm-up, then the averaging phase (figure 3).
 
-    python -m training.batches.schedule --output docs/averaging_rate.png
+    python -m training schedule --output docs/averaging_rate.png
 
 draws the rate of a run before and after t0, with both presets of the averaging phase.
 """
@@ -8,7 +8,6 @@ draws the rate of a run before and after t0, with both presets of the averaging 
 import argparse
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.batches.schedule",
+        prog="python -m training schedule",
         description="Draw the learning rate over a run, with both presets of the averaging phase (figure 3).",
         epilog="Cost: seconds; nothing is trained.",
     )
@@ -123,7 +122,3 @@ def _base(settings: Training, epoch: float) -> float:
 def _cosine(first: float, last: float, share: float) -> float:
     """Half a cosine from `first` at share 0 to `last` at share 1."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 r"""Dice, FPV and FNV of masks or of a bundle, case by case, with intervals, by diagnosis and site.
 
-    python -m training.bundles.evaluate --index index.csv --masks masks/ --output runs/masks/scores.csv
-    python -m training.bundles.evaluate --index index.csv --split split.json --fold 0 --part test \
+    python -m training evaluate --index index.csv --masks masks/ --output runs/masks/scores.csv
+    python -m training evaluate --index index.csv --split split.json --fold 0 --part test \
         --weights eoa --output runs/eoa/scores.csv
 
 Writes scores.csv (a row a case), scores.json beside it (means, intervals, what was run), and prints the means.
@@ -95,7 +95,7 @@ def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Pa
 
 
 def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Path | None = None) -> Predict:
-    """A bundle on the container's road, on a model.inference.device.Device; masks go to <save>/<case>.mha, replacing such files.
+    """A bundle on the container's road, on one device; masks go to <save>/<case>.mha, replacing such files.
 
     Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
@@ -131,7 +131,7 @@ def pet_grid(path: Path) -> Grid:
         with silence():
             reader.ReadImageInformation()
     except RuntimeError:
-        raise CaseError(f"PET '{path}' cannot be read; is it there? Make the index again with training.data.index") from None
+        raise CaseError(f"PET '{path}' cannot be read; is it there? Make the index again with training index") from None
     return grid_of(reader)
 
 
@@ -171,7 +171,7 @@ def run(options: argparse.Namespace, command: list[str]) -> None:
     rows = evaluate(studies, predict, options.convention, _tell)
     result = summary(rows, options.by)
     ran = {
-        "command": ["python", "-m", "training.bundles.evaluate", *command], "version": __version__,
+        "command": ["python", "-m", "training", "evaluate", *command], "version": __version__,
         "index": _named(options.index),
         "split": _named(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
     }  # fmt: skip
@@ -243,12 +243,12 @@ def check_paths(options: argparse.Namespace, studies: Sequence[Study], index: di
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.bundles.evaluate", description="Score masks, or a bundle, against the truth of an index.",
+        prog="python -m training evaluate", description="Score masks, or a bundle, against the truth of an index.",
         epilog="Cost: scoring takes about 2 s a case of 400 x 400 x 326 voxels; a bundle costs what process.py does.",
     )  # fmt: skip
     add = parser.add_argument
-    add("--index", type=Path, required=True, metavar="CSV", help="made by training.data.index")
-    add("--split", type=Path, metavar="JSON", help="made by training.data.split; with --fold, --part (default: all cases)")
+    add("--index", type=Path, required=True, metavar="CSV", help="made by training index")
+    add("--split", type=Path, metavar="JSON", help="made by training split; with --fold, --part (default: all cases)")
     add("--fold", metavar="NAME", help="fold of the split")
     add("--part", choices=PARTS, help="part of the fold")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -295,7 +295,3 @@ def _named(path: Path) -> dict[str, Any]:
 def _some(names: Sequence[object]) -> str:
     """The first five, for a message."""
     return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

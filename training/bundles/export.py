@@ -1,6 +1,6 @@
 """A selection as a bundle that the container reads, checked by repeating a validation case through process.py.
 
-    python -m training.bundles.export runs/selection.json --choice eoa_greedy --name my-eoa --output weights/my-eoa \\
+    python -m training export runs/selection.json --choice eoa_greedy --name my-eoa --output weights/my-eoa \\
         --index index.csv --data "autoPET II, 811 studies" --licence MIT
 
 EoA becomes one file a member, whose weight is how often it was chosen; DiWA one file, the mean of weights. Network,
@@ -11,7 +11,6 @@ its mask must be the selection's own to a Dice of 0.99 (the cache rounds SUV, HU
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -114,9 +113,9 @@ def export(
 
 def read_choice(selection: Path, choice: str) -> Chosen:
     """A choice and its runs. Raises ConfigError if there is no such one, or if a run is not the selected one."""
-    report = read_json(selection, "make it with training.ensembles.select")
+    report = read_json(selection, "make it with training select")
     if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise ConfigError(f"'{selection}' is no selection of this version; make it with training.ensembles.select")
+        raise ConfigError(f"'{selection}' is no selection of this version; make it with training select")
     try:
         if choice not in report["choices"]:
             raise ConfigError(f"'{selection}' has no choice {choice!r}; it has {', '.join(report['choices'])}")
@@ -124,11 +123,11 @@ def read_choice(selection: Path, choice: str) -> Chosen:
         known = {member["name"]: (Path(member["run"]), member["sha256"]) for member in report["members"]}
         method, runs = said["method"], {name: known[name] for name in said["weights"]}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"'{selection}' is damaged ({error}); make it again with training.ensembles.select") from None
+        raise ConfigError(f"'{selection}' is damaged ({error}); make it again with training select") from None
     members = read_candidates(run for run, _ in runs.values())
     for name, one in members.items():
         if one.sha256 != runs[name][1]:
-            raise WeightsError(f"'{one.weights}' is not what was selected in '{selection}'; run training.ensembles.select again")
+            raise WeightsError(f"'{one.weights}' is not what was selected in '{selection}'; run training select again")
     if method == "diwa":
         check_one_start(list(members.values()))
     return Chosen(report=report, choice=said, members=members, crop=crop)
@@ -225,11 +224,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.bundles.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Cost: the members once over the checked case, process.py once; twice over each case of --skip-index.",
     )  # fmt: skip
     add = parser.add_argument
-    add("selection", type=Path, metavar="JSON", help="what training.ensembles.select wrote")
+    add("selection", type=Path, metavar="JSON", help="what training select wrote")
     add("--choice", choices=tuple(TITLES), required=True, help="which choice of it")
     add("--name", required=True, help="name of the bundle in its manifest")
     add("--output", type=Path, required=True, metavar="DIR", help="the bundle's folder, for example weights/NAME")
@@ -245,7 +244,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="of the check (default: auto)")
     add("--force", action="store_true", help="replace a bundle at --output (default: no)")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

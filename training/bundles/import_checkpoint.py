@@ -1,6 +1,6 @@
 r"""A weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them.
 
-    python -m training.bundles.import_checkpoint c1.ckpt a2.ckpt a3.ckpt d2.ckpt --weights 2 1 1 1 --method eoa \
+    python -m training import c1.ckpt a2.ckpt a3.ckpt d2.ckpt --weights 2 1 1 1 --method eoa \
         --name ahn-park-eoa
 
 makes weights/ahn-park-eoa: manifest.json and one safetensors file a checkpoint, float32, with the
@@ -11,7 +11,6 @@ Which network a checkpoint is, and how many classes a network for slices has, is
 import argparse
 import math
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -254,7 +253,7 @@ def member_name(path: Path, taken: dict[str, State]) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.bundles.import_checkpoint",
+        prog="python -m training import",
         description="Make a weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them. "
         "Nothing in one is run.",
         epilog="Cost: the checkpoints are read one after the other, on the CPU; the bundle takes 4 bytes a parameter.",
@@ -269,7 +268,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="window in voxels (default: 192 192 192, the final submission of Ahn and Park, who use 160 elsewhere; "
         "256 256 1 for networks for slices)")
     add("--crop-suv-above", type=float, metavar="SUV",
-        help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training.bundles.mix needs the same "
+        help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training mix needs the same "
         "in all its bundles)")
     add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
@@ -292,7 +291,3 @@ def _theirs(name: str) -> str:
 def _some(names: list[str]) -> str:
     """The first five, for a message."""
     return ", ".join(name[:80] for name in names[:5]) + (", ..." if len(names) > 5 else "") or "none"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,9 @@
 """One bundle of several: a mixed EoA, whose networks for volumes and for slices vote by their mean probability.
 
-    python -m training.bundles.mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
+    python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.bundles.mix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training mix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Cost: the members' files, once more; a study takes as long as with each of the bundles in turn.",
     )  # fmt: skip
     add = parser.add_argument
@@ -96,7 +95,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="DIR", help="the new bundle")
     add("--force", action="store_true", help="replace a bundle that is there (default: refuse)")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 r"""One table of the studies of one or more data sets, each read whole and checked as the container checks it.
 
-    python -m training.data.index ROOT [ROOT ...] --output index.csv
+    python -m training index ROOT [ROOT ...] --output index.csv
 
 finds the studies (layouts: see training/data/layouts.py), reads PET, CT and truth, and writes a row for each good one
 (training/data/table.py). What is wrong with the others stands in index-problems.csv (case, file, reason) and on stderr.
@@ -43,7 +43,7 @@ def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Fou
         found, open_questions = with_metadata(found, read_metadata([*tables, *beside]))
         if told_beside and not (tables or beside):
             notes.append(
-                f"'{root}': no table of diagnoses beside the studies; give one with --metadata, or training.data.split can "
+                f"'{root}': no table of diagnoses beside the studies; give one with --metadata, or training split can "
                 "keep the shares of lesion volumes, and not of diagnoses"
             )
         notes += [*more, *unused, *open_questions]
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.data.index", description="Find and check the studies of data sets; write one table.",
+        prog="python -m training index", description="Find and check the studies of data sets; write one table.",
         epilog="Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process.",
     )  # fmt: skip
     add = parser.add_argument
@@ -155,7 +155,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--tracer", default=FDG, help="of studies whose tracer nothing says (default: FDG)")
     add("--site", default=UNKNOWN, help="of studies whose site nothing says (default: unknown)")
     add("--limit", action="append", default=[], metavar="NAME=VALUE", help="move a limit on the input, as process.py "
-        "does, for example pet_max_suv=2000; give it to training.data.prepare, too; may be repeated (default: those of the "
+        "does, for example pet_max_suv=2000; give it to training prepare, too; may be repeated (default: those of the "
         "container)")
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
     add("--strict", action="store_true", help="write no index if anything is wrong with any study (default: list it)")
@@ -164,7 +164,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

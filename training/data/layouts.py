@@ -8,7 +8,7 @@ nnunet    `imagesTr/<case>_0000` (CT) and `_0001` (PET), `labelsTr/<case>` (auto
           fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient, so that the studies of a patient
           stay together, and under the name they have in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
 folders   `<case>/{SUV,CTres,CT,SEG}.nii.gz`; the folder is both case and patient.
-phantoms  a folder with studies.csv, as training.phantom.study writes it.
+phantoms  a folder with studies.csv, as training phantoms writes it.
 csv       a CSV file with the columns case, pet, ct, truth, and, if it likes, patient (else the case), diagnosis,
           tracer, site. Relative paths are relative to the CSV.
 

@@ -1,10 +1,10 @@
 """The container's road up to the network, kept on disk: each study read, resampled, turned to LAS and cropped once.
 
-    python -m training.data.prepare index.csv --cache runs/cache
+    python -m training prepare index.csv --cache runs/cache
 
 A case is done again when the index gives its files another sha256, or when the crop or the format of the cache
-(training/data/prepared.py) changed; what is done already is kept. Files are compared with the index when they are prepared:
-those that changed since training.data.index read them are refused.
+(training/data/prepared.py) changed; what is done already is kept. Files are compared with the index when they are
+prepared: those that changed since training index read them are refused.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def check_files(study: Study) -> None:
     if found != study.sha256:
         raise CaseError(
             f"PET '{study.pet}', CT '{study.ct}' or truth '{study.truth}' changed since the index was made: their "
-            f"sha256 is {found}, the index says {study.sha256}; run training.data.index again"
+            f"sha256 is {found}, the index says {study.sha256}; run training index again"
         )
 
 
@@ -127,11 +127,11 @@ def check_disk(studies: list[Study], cache: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
+        prog="python -m training prepare", description=__doc__.splitlines()[0],
         epilog="Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
         "on disk; the sum is said before it starts.",
     )  # fmt: skip
-    parser.add_argument("index", type=Path, help="index.csv of training.data.index")
+    parser.add_argument("index", type=Path, help="index.csv of training index")
     parser.add_argument("--cache", type=Path, required=True, help="folder to keep the prepared studies in")
     parser.add_argument(
         "--crop-suv-above", type=float, default=0.0,
@@ -139,7 +139,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument(
         "--limit", action="append", default=[], metavar="NAME=VALUE",
-        help="move a limit on the input, as it was for training.data.index; may be repeated (default: the container's)",
+        help="move a limit on the input, as it was for training index; may be repeated (default: the container's)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
     options = parser.parse_args()
@@ -206,7 +206,3 @@ def _parts(mask: np.ndarray, least_voxels: float) -> np.ndarray:
             voxels = voxels[:: -(-len(voxels) // MOST_POINTS_OF_A_PART)] + [part.start for part in box]
             kept.append(np.insert(voxels, 0, len(kept), axis=1).astype(np.int16))
     return np.concatenate(kept)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

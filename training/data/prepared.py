@@ -71,7 +71,7 @@ def load(cache: Path, case: str) -> Prepared:
     folder = cache / case
     facts = facts_of(folder)
     if facts is None or facts.get("format") != FORMAT:
-        raise ConfigError(f"'{folder}' holds no prepared study of this version; run training.data.prepare")
+        raise ConfigError(f"'{folder}' holds no prepared study of this version; run training prepare")
     try:
         hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
         with np.load(folder / "points.npz") as file:
@@ -86,7 +86,7 @@ def load(cache: Path, case: str) -> Prepared:
                 f"too many files are open: a prepared study takes {OPEN_FILES} while it is used, and this system "
                 f"allows {limit} a process; raise its hard limit (ulimit -Hn, or nofile in /etc/security/limits.conf)"
             ) from None
-        raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training.data.prepare again") from None
+        raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training prepare again") from None
     return Prepared(
         case=case, patient=patient, sha256=digest, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), **lost
     )
@@ -108,7 +108,7 @@ def crop_of(cache: Path, case: str) -> Crop:
     """The crop a case was prepared with. Raises ConfigError if it is not in the cache."""
     facts = facts_of(cache / case)
     if facts is None:
-        raise ConfigError(f"'{cache / case}' holds no prepared study; run training.data.prepare")
+        raise ConfigError(f"'{cache / case}' holds no prepared study; run training prepare")
     return Crop(**facts["crop"])
 
 
@@ -116,7 +116,7 @@ def one_crop(cache: Path, cases: Sequence[str]) -> Crop:
     """The crop that all cases were prepared with. Raises ConfigError if there are several, or no cases."""
     crops = {crop_of(cache, case) for case in cases}
     if len(crops) != 1:
-        what = "was prepared with several crops; run training.data.prepare again" if crops else "has no validation case"
+        what = "was prepared with several crops; run training prepare again" if crops else "has no validation case"
         raise ConfigError(f"the fold, in '{cache}', {what}")
     return crops.pop()
 

@@ -1,6 +1,6 @@
 r"""Copies of studies, cut at random on every side.
 
-    python -m training.data.recrop index.csv --output DIR --seed 1
+    python -m training recrop index.csv --output DIR --seed 1
 
 A data set whose images end at a fixed distance from the contour shows a network where the lesion is; after a random
 cut the border says nothing. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default, drawn
@@ -11,7 +11,6 @@ before, so that a split keeps copies together.
 
 import argparse
 import hashlib
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, floor
@@ -178,12 +177,12 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
 def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.data.recrop", description="Write copies of studies cut at random on every side.",
+        prog="python -m training recrop", description="Write copies of studies cut at random on every side.",
         epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
         "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk.",
     )  # fmt: skip
     add = parser.add_argument
-    add("index", type=Path, help="index.csv of training.data.index")
+    add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="DIR", help="new folder for the copies and their index.csv")
     add("--seed", type=int, required=True, help="of the cuts; the same gives the same copies")
     add("--low-mm", type=float, default=0.0, metavar="MM", help="least that a side loses (default: 0)")
@@ -201,7 +200,3 @@ def main(arguments: list[str] | None = None) -> int:
     patients = {row.patient for row in rows}
     print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
 r"""Which studies train, validate and test: by patient, never by study, and stratified.
 
-    python -m training.data.split index.csv --output split.json                        80:20 over the diagnosis
-    python -m training.data.split index.csv --output split.json --folds 5              each fold validates once
-    python -m training.data.split index.csv --output split.json --folds 3 --nested 4   outer folds test, inner ones validate
-    python -m training.data.split index.csv --output split.json --from-nnunet splits_final.json
+    python -m training split index.csv --output split.json                        80:20 over the diagnosis
+    python -m training split index.csv --output split.json --folds 5              each fold validates once
+    python -m training split index.csv --output split.json --folds 3 --nested 4   outer folds test, inner ones validate
+    python -m training split index.csv --output split.json --from-nnunet splits_final.json
 
 How patients are dealt: training/data/stratify.py. The lists (--test, --always-train, --always-validate) name cases or
 patients, and a case brings its whole patient.
@@ -45,9 +45,9 @@ def read_fold(path: Path, name: str) -> Fold:
         folds = json.loads(path.read_text(encoding="utf-8"))["folds"]
         known = {fold["name"]: Fold(name=fold["name"], **{p: _names(fold[p]) for p in PARTS}) for fold in folds}
     except OSError as error:
-        raise ConfigError(f"cannot read the split '{path}': {error.strerror}; make it with training.data.split") from None
+        raise ConfigError(f"cannot read the split '{path}': {error.strerror}; make it with training split") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"'{path}' is not a split file; make it with training.data.split") from None
+        raise ConfigError(f"'{path}' is not a split file; make it with training split") from None
     if name not in known:
         raise ConfigError(f"split '{path}' has no fold {name!r}; it has {', '.join(known)}")
     parts = [set(getattr(known[name], part)) for part in PARTS]
@@ -220,7 +220,7 @@ def stratified_by(studies: dict[str, Study]) -> str:
     )  # fmt: skip
     print(
         f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so that their shares of melanoma, lung "
-        f"cancer and so on may differ between parts: {how}; training.data.index --metadata reads tables of diagnoses",
+        f"cancer and so on may differ between parts: {how}; training index --metadata reads tables of diagnoses",
         file=sys.stderr,
     )
     return VOLUME if every else "diagnosis"
@@ -266,11 +266,11 @@ def check(options: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.data.split", description="Divide the patients of an index for training and validation.",
+        prog="python -m training split", description="Divide the patients of an index for training and validation.",
         epilog="Cost: seconds; the index is read, and no image.",
     )  # fmt: skip
     add = parser.add_argument
-    add("index", type=Path, help="index.csv of training.data.index")
+    add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the patients (default: 0.2)")
@@ -312,7 +312,3 @@ def _json(path: Path) -> list[dict[str, list[str]]]:
 def _some(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

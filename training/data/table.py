@@ -59,9 +59,9 @@ def read_table(path: Path) -> dict[str, Study]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
-        raise ConfigError(f"cannot read the index '{path}': {error.strerror}; make it with training.data.index") from None
+        raise ConfigError(f"cannot read the index '{path}': {error.strerror}; make it with training index") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not an index: {error}; make it with training.data.index") from None
+        raise ConfigError(f"'{path}' is not an index: {error}; make it with training index") from None
     studies: dict[str, Study] = {}
     for line, row in enumerate(rows, start=2):
         missing = [name for name in names if not row.get(name)]

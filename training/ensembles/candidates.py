@@ -59,7 +59,7 @@ def read_candidate(folder: Path) -> Candidate:
         weights, expected, start = folder / result["result"], result["sha256"], result["start"]
         settings = settings_from(config["settings"], f"'{folder / checkpoint.CONFIG}': settings")
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"'{folder}' is no run of training.runs.train: {error} is missing; train it again") from None
+        raise ConfigError(f"'{folder}' is no run of training train: {error} is missing; train it again") from None
     checkpoint.check_weights(weights, expected, "the run")
     origin = start["sha256"] if start and "run" in start else None
     base = find_base(folder, Path(start["run"]), origin) if origin else None

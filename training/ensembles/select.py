@@ -1,9 +1,9 @@
 """Which members make the ensemble (EoA) and the mean of weights (DiWA): uniform and greedy, on validation cases.
 
-    python -m training.ensembles.select runs/members/*/ --cache runs/cache --split split.json --output runs/selection.json
+    python -m training select runs/members/*/ --cache runs/cache --split split.json --output runs/selection.json
 
 Ranks the runs by validation Dice, then chooses by algorithms 1 and 2 of Ahn and Park. Writes selection.json, which
-training.bundles.export reads, and selection.txt beside it: every accept and reject with its scores. What the members say
+training export reads, and selection.txt beside it: every accept and reject with its scores. What the members say
 of each case is kept (--keep), so that the same command again, or one with more members, does not run them again.
 """
 
@@ -186,20 +186,20 @@ def main(arguments: list[str] | None = None) -> int:
     except ENDS as error:
         return told(error)
     print(text, end="")
-    print(f"wrote '{options.output}'; a bundle of it is made by training.bundles.export")
+    print(f"wrote '{options.output}'; a bundle of it is made by training export")
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.ensembles.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Cost: every member once over the validation cases; for DiWA about as many passes of one network again.",
     )  # fmt: skip
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders of training.runs.train, as a sweep leaves them; "
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders of training train, as a sweep leaves them; "
         "those that have not ended are left out, and said so")
-    add("--cache", type=Path, required=True, help="what training.data.prepare wrote")
-    add("--split", type=Path, required=True, help="what training.data.split wrote")
+    add("--cache", type=Path, required=True, help="what training prepare wrote")
+    add("--split", type=Path, required=True, help="what training split wrote")
     add("--fold", default="0", help="name of the fold whose validation cases are used (default 0)")
     add("--output", type=Path, required=True, metavar="JSON", help="the selection; the .txt goes beside it")
     add("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: both; eoa alone takes members of "
@@ -213,7 +213,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.output.suffix != ".json":
         parser.error(f"--output must end in .json, got '{options.output}'")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """H members of one base run: one after the other, several at a time over GPUs, or over a cluster (section 2.5).
 
-    python -m training.ensembles.sweep sweep.yaml --cache runs/cache --split split.json --base runs/base --runs runs/members
+    python -m training sweep sweep.yaml --cache runs/cache --split split.json --base runs/base --runs runs/members
 
-What stands in sweep.yaml: training/ensembles/members.py. Each member is a run of training.runs.train in a process of its own,
-RUNS/NAME, with what it prints in RUNS/sweep/NAME.log; RUNS/sweep.json holds the state of each. A member that
-fails does not stop the others. The same command again leaves finished members alone and goes on with the rest.
+What stands in sweep.yaml: training/ensembles/members.py. Each member is a run of training train in a process of its
+own, RUNS/NAME, with what it prints in RUNS/sweep/NAME.log; RUNS/sweep.json holds the state of each. A member that fails
+does not stop the others. The same command again leaves finished members alone and goes on with the rest.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from training.runs import checkpoint
 from training.runs.train import starting_point
 from training.settings import Training, read_yaml, settings_to
 
-TRAIN = (sys.executable, "-m", "training.runs.train")
+TRAIN = (sys.executable, "-m", "training", "train")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -142,14 +142,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.ensembles.sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{__doc__}\nsweep.yaml: {members.__doc__}",
-        epilog="Cost: that of training.runs.train for every member.",
+        epilog="Cost: that of training train for every member.",
     )  # fmt: skip
     add = parser.add_argument
     add("sweep", type=Path, metavar="YAML", help="settings, and grid or members, see above")
-    add("--cache", type=Path, required=True, help="what training.data.prepare wrote")
-    add("--split", type=Path, required=True, help="what training.data.split wrote")
+    add("--cache", type=Path, required=True, help="what training prepare wrote")
+    add("--split", type=Path, required=True, help="what training split wrote")
     add("--fold", default="0", help="name of the fold (default 0)")
     add("--base", type=Path, required=True, help="folder of the finished base run that every member starts from")
     add("--runs", type=Path, required=True, help="folder of the members' run folders")
@@ -163,7 +163,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--patience-minutes", type=float, default=10, metavar="N", help="how long a cluster may be without any worker "
         "before the sweep ends; the same command again goes on (default 10)")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Tables 2 and 3 of Ahn and Park, and the whole-body strategy of Zhong et al.: one command each, at three scales.
 
-    python -m training.papers.experiments table2 --scale small
-    python -m training.papers.experiments table3 --scale paper --index index.csv
-    python -m training.papers.experiments wholebody --scale small
+    python -m training experiment table2 --scale small
+    python -m training experiment table3 --scale paper --index index.csv
+    python -m training experiment wholebody --scale small
 
 wholebody trains the network for slices on those with lesion alone, on whole bodies alone, and by the paper's strategy
 at three alphas, and the network for volumes beside it. At small and smoke scale the five take as many steps as
@@ -165,7 +165,7 @@ def check_fold(fold: Fold, studies: Mapping[str, Study]) -> None:
         if not any(studies[case].lesion_ml > 0 for case in cases):
             raise ConfigError(
                 f"fold {fold.name} has no case with lesion to {part} ({len(cases)} cases in all): an experiment needs "
-                f"all of {', '.join(PARTS)}; training.data.split --test or --folds with --nested makes a part to test"
+                f"all of {', '.join(PARTS)}; training split --test or --folds with --nested makes a part to test"
             )
     whose = {part: {studies[case].patient for case in cases} for part, cases in parts.items()}
     for one, other in (("train", "validate"), ("train", "test"), ("validate", "test")):
@@ -285,7 +285,7 @@ def write(folder: Path, options: argparse.Namespace, text: str, lines: Sequence[
     """table.md, table.json, table.png and scores of every case, with what was run."""
     plan = options.plan or CONFIGS / f"{options.scale}.yaml"
     ran = {
-        "command": ["python", "-m", "training.papers.experiments", *sys.argv[1:]],
+        "command": ["python", "-m", "training", "experiment", *sys.argv[1:]],
         "training_seconds": round(seconds_of(folder), 1), "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__, "cores": os.cpu_count(), "machine": choose_device(options.device).name,
         "commit": commit(), "plan": str(plan.name), "plan_sha256": sha256_of(plan),
@@ -314,7 +314,7 @@ def seconds_of(folder: Path) -> float:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.papers.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training experiment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.epilog = "Cost: see the scales above; phantoms take 10 s each, and 5 bytes a voxel of every study on disk."
     add = parser.add_argument
@@ -331,7 +331,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

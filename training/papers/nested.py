@@ -1,7 +1,7 @@
 """How the shipped weights were made, and what that procedure scores on patients it has not seen.
 
-    python -m training.papers.nested --real ../shared/data/sts --run runs/shipped
-    python -m training.papers.nested --real ../shared/data/sts --run runs/shipped --ship --output weights
+    python -m training nested --real ../shared/data/sts --run runs/shipped
+    python -m training nested --real ../shared/data/sts --run runs/shipped --ship --output weights
 
 The first command divides the real patients into outer folds. For each, base run, members and selection see the
 other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
@@ -12,7 +12,6 @@ stopped at any moment.
 
 import argparse
 import fcntl
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -287,11 +286,11 @@ def report(scores: list[CaseScore], path: Path, title: str) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.papers.nested", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training nested", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.epilog = "Cost: training/README.md has the hours; 5 bytes a voxel of every study and copy on disk."
     add = parser.add_argument
-    add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training.data.index reads it")
+    add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training index reads it")
     add("--run", type=Path, required=True, help="folder of everything that is made")
     add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
     add("--start", type=Path, metavar="RUN", help="finished run on phantoms alone that base runs go on from "
@@ -321,7 +320,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if not options.ship and options.output is not None:
         parser.error("--output is for --ship: outer folds write no bundle")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

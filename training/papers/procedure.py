@@ -46,7 +46,7 @@ class Plan:
     settings: of the base run, which ends at schedule.stop (t0); members run from there to schedule.epochs.
     pretrain: changes of settings for the CT encoder's run, null: none. networks: {row of table 2: network}. slices:
     changes of settings for the runs on slices of experiment wholebody.
-    crop_suv_above: SUV, see training.data.prepare.
+    crop_suv_above: SUV, see training prepare.
     """
 
     settings: dict[str, Any]

@@ -1,6 +1,6 @@
 """Make the repository's sample: one synthetic study in test/input, its truth in test/truth.
 
-    python -m training.phantom.sample [--output test]
+    python -m training sample [--output test]
 
 The same files come out every time. To keep them small, the CT's HU are rounded to steps of CT_STEP_HU.
 """
@@ -48,11 +48,9 @@ def write_sample(folder: Path) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: write the sample and print each file's size."""
-    parser = argparse.ArgumentParser(description="Write the synthetic sample study.", epilog="Cost: 10 s.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training sample", description="Write the synthetic sample study.", epilog="Cost: 10 s."
+    )
     parser.add_argument("--output", type=Path, default=Path("test"), help="folder to write into (default test)")
     for path in write_sample(parser.parse_args(arguments).output):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,14 @@
 """What the phantoms look like and what they hold: a sheet of twelve, their statistics, their settings as tables.
 
-    python -m training.phantom.sheet --output docs/phantoms.png
-    python -m training.phantom.sheet --statistics 40 [--site F] [--seed 199000]
-    python -m training.phantom.sheet --tables
+    python -m training sheet --output docs/phantoms.png
+    python -m training sheet --statistics 40 [--site F] [--seed 199000]
+    python -m training sheet --tables
 
 The seeds, from FIRST_SEED on, are of the end of the validation range; nothing else uses them. docs/phantoms.md
 holds what is printed.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        description="A sheet of synthetic studies, their statistics and settings.",
+        prog="python -m training sheet", description="A sheet of synthetic studies, their statistics and settings.",
         epilog="Cost: about 10 s and 1 GB a study.",
     )
     add = parser.add_argument
@@ -190,7 +189,3 @@ def outlined(white: np.ndarray, lesion: np.ndarray) -> Image.Image:
     inside = lesion > 0.5
     pixels[ndimage.binary_dilation(inside, iterations=2) & ~ndimage.binary_dilation(inside)] = RED
     return Image.fromarray(pixels)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

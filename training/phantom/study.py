@@ -8,12 +8,11 @@ Seeds: 0 to 99,999 train, 100,000 to 199,999 validate and select, 200,000 and ab
 study of the tests comes from the last range. Site F (phantom_physics.UNSEEN_SITE) is never used in
 training or selection, whatever the seed. What is modelled, and how well: docs/phantoms.md.
 
-    python -m training.phantom.study --seed 7 --site A --output DIR --count 3
+    python -m training phantoms --seed 7 --site A --output DIR --count 3
 """
 
 import argparse
 import os
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -196,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.phantom.study", description="Write synthetic PET/CT studies with their truth.",
+        prog="python -m training phantoms", description="Write synthetic PET/CT studies with their truth.",
         epilog="Cost: about 10 s a study and 1 GB a process. A study that is there, files and row of studies.csv, is "
         "not made again; delete it to have it made by a changed generator.",
     )  # fmt: skip
@@ -304,7 +303,3 @@ def _nearest(frame: Frame, labels, shape, spacing_mm: Triple, origin_mm) -> np.n
     picked = labels[np.ix_(*index)]
     z, y, x = inside
     return picked * (z[:, None, None] & y[:, None] & x)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import ConfigError
 from model.files import PARTIAL
 
-TABLE = "studies.csv"  # training.data.index reads it
+TABLE = "studies.csv"  # training index reads it
 COLUMNS = ("case", "patient", "diagnosis", "tracer", "site", "pet", "ct", "truth")
 
 

@@ -223,7 +223,7 @@ def result_of(folder: Path) -> dict[str, Any]:
     """What a finished run wrote of itself. Raises ConfigError if it is not finished."""
     path = folder / RESULT
     if not path.exists():
-        raise ConfigError(f"'{folder}' holds no finished run ({RESULT} is not there); run training.runs.train on it first")
+        raise ConfigError(f"'{folder}' holds no finished run ({RESULT} is not there); run training train on it first")
     result = read_json(path)
     if not isinstance(result, dict) or not {"result", "sha256", "epoch"} <= result.keys():
         raise ConfigError(f"'{path}' is damaged: it does not say what the run ended with; train the run again")

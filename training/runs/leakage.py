@@ -52,7 +52,7 @@ def check_apart(studies: Iterable[Prepared], fold: Fold, cache: Path) -> None:
     if both := sorted(case for case in (*fold.validate, *fold.test) if patient_of(cache, case) in trained):
         raise ConfigError(
             f"fold {fold.name} trains on the patients of {len(both)} cases that it validates or tests with "
-            f"({', '.join(both[:5])}): divide by patient, as training.data.split does"
+            f"({', '.join(both[:5])}): divide by patient, as training split does"
         )
 
 

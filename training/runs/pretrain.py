@@ -1,15 +1,14 @@
 """The CT encoder by the method of Models Genesis, on CT of the fold's training cases (Ahn and Park, section 3.1).
 
-    python -m training.runs.pretrain --settings pretrain.yaml --cache runs/cache --split split.json --fold 0 --run runs/ct
-    python -m training.runs.train ... --ct-encoder runs/ct/ct_encoder.safetensors
+    python -m training pretrain --settings pretrain.yaml --cache runs/cache --split split.json --fold 0 --run runs/ct
+    python -m training train ... --ct-encoder runs/ct/ct_encoder.safetensors
 
 A run folder holds config.yaml, log.jsonl, checkpoint.pt, reconstructions.png and, at the end, the encoder and
-run.json. The same command again goes on where it stopped; under torchrun, as training.runs.train. Of the settings,
+run.json. The same command again goes on where it stopped; under torchrun, as training train. Of the settings,
 `suv_tops`, `window`, `augmentation` and `loss` have no say here, nor has what crops are sought around.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.runs.pretrain",
+        prog="python -m training pretrain",
         description="Pre-train the CT encoder by the method of Models Genesis, without labels.",
         epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
-        "backward; as training.runs.train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
+        "backward; as training train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
     )  # fmt: skip
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
-    parser.add_argument("--cache", type=Path, required=True, help="what training.data.prepare wrote")
-    parser.add_argument("--split", type=Path, required=True, help="what training.data.split wrote")
+    parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
+    parser.add_argument("--split", type=Path, required=True, help="what training split wrote")
     parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
@@ -160,7 +159,3 @@ def finish(run: Run, held_out: DistortedCrops) -> dict[str, Any]:
     }  # fmt: skip
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)
     return result
-
-
-if __name__ == "__main__":
-    sys.exit(main())

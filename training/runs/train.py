@@ -1,13 +1,13 @@
 """Train one network: the base run to theta_0, or a member from it whose weights are averaged (section 2.5).
 
-    python -m training.runs.train --settings base.yaml --cache runs/cache --split split.json --fold 0 --run runs/base
-    python -m training.runs.train --settings member.yaml ... --run runs/m1 --start runs/base
+    python -m training train --settings base.yaml --cache runs/cache --split split.json --fold 0 --run runs/base
+    python -m training train --settings member.yaml ... --run runs/m1 --start runs/base
 
 A run folder holds config.yaml, log.jsonl, checkpoint.pt, TensorBoard's files, curves.png, slices.png and, at
 the end, the weights (theta_0 as last.safetensors, a member's average as mean.safetensors) and run.json. The
 same command again goes on where it stopped. N GPUs, with -- before the options that are not torchrun's:
 
-    torchrun --nproc_per_node N -m training.runs.train -- --settings base.yaml --cache runs/cache ... --run runs/base
+    torchrun --nproc_per_node N -m training -- train --settings base.yaml --cache runs/cache ... --run runs/base
 """
 
 import argparse
@@ -73,19 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.runs.train", description=__doc__.splitlines()[0],
+        prog="python -m training train", description=__doc__.splitlines()[0],
         epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
         "backward, and the validation cases once every validate_every epochs; training/README.md has a table of hours "
         "and hardware. On disk 12 bytes a parameter, 20 while weights are averaged, and 4 for the result.",
     )  # fmt: skip
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
     parser.add_argument("--change", type=Path, help="YAML of settings that differ from --settings (default none)")
-    parser.add_argument("--cache", type=Path, required=True, help="what training.data.prepare wrote")
-    parser.add_argument("--split", type=Path, required=True, help="what training.data.split wrote")
+    parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
+    parser.add_argument("--split", type=Path, required=True, help="what training split wrote")
     parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
     parser.add_argument("--start", type=Path, help="folder of the finished base run that a member starts from")
-    parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training.runs.pretrain, for a base run")
+    parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training pretrain, for a base run")
     parser.add_argument("--encoder", type=Path, help="timm's weights for the RegNetY of a network for slices")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
     return parser.parse_args(given(arguments))
@@ -236,11 +236,11 @@ def starting_point(
             raise ConfigError(f"encoder '{encoder}' is not there; give a file of timm's weights")
         return {"encoder": str(encoder.resolve()), "sha256": sha256_of(encoder)}
     if ct_encoder is not None and not ct_encoder.is_file():
-        raise ConfigError(f"CT encoder '{ct_encoder}' is not there; training.runs.pretrain makes one")
+        raise ConfigError(f"CT encoder '{ct_encoder}' is not there; training pretrain makes one")
     if ct_encoder is not None and not ct_encoder.with_name(checkpoint.CONFIG).is_file():
         raise ConfigError(
             f"CT encoder '{ct_encoder}' has no {checkpoint.CONFIG} beside it, which says whose CT it was trained on: "
-            "leave it in the folder that training.runs.pretrain made"
+            "leave it in the folder that training pretrain made"
         )
     return {"ct_encoder": str(ct_encoder.resolve()), "sha256": sha256_of(ct_encoder)} if ct_encoder else None
 
@@ -361,7 +361,3 @@ def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[st
     draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)
     return result
-
-
-if __name__ == "__main__":
-    sys.exit(main())
