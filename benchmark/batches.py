@@ -2,8 +2,8 @@
 
     python -m benchmark.batches --studies STUDIES --weights eoa --workers 1 2 4
 
-STUDIES: for example made by test/helpers/make_dicom_studies.py. Every run scores all of them into a folder that is removed;
-the start of Python, of the weights and of the workers is counted, as it is in a night. Memory is the scoring
+STUDIES: for example made by test/helpers/make_dicom_studies.py. Every run scores all of them into a folder that is
+removed; the start of Python, of the weights and of the workers is counted, as it is in a night. Memory is the scoring
 processes' peak. Each worker computes with its share of the machine's cores.
 """
 

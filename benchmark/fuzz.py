@@ -1,9 +1,9 @@
 """Mutated image files through the reader: `python -m benchmark.fuzz --count 10000 --seed 1`.
 
 Case `number` of a seed is the same on every machine: a small good file of one of the formats, changed in one to three
-ways. It is read as any study's image is (model.study.reading.read_volume), and what is accepted is held against nibabel,
-pynrrd or a plain reader of MetaImage (benchmark/fuzz_reference.py). The reader runs in a process of its own, so that a
-crash or an endless wait ends that one alone.
+ways. It is read as any study's image is (model.study.reading.read_volume), and what is accepted is held against
+nibabel, pynrrd or a plain reader of MetaImage (benchmark/fuzz_reference.py). The reader runs in a process of its own,
+so that a crash or an endless wait ends that one alone.
 
 Classes: refused (with the file's name), equal (accepted, and the other reader reads the same values in the same
 places), misread (accepted, and it does not, or refuses), traceback (any other exception), crash, hang, left (a file or

@@ -11,10 +11,10 @@ from benchmark.clock import age_s
 from model.background import begin
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
+from model.challenge.run import get_ready
 from model.files import Staging, peak_memory_bytes
 from model.results.writing import write_mask
 from model.study.reading import read_case
-from process import get_ready
 
 
 def main() -> None:

@@ -7,8 +7,8 @@
 busy: the networks' seconds (windows to the device, convolutions, sums, threshold) over all seconds from the end of the
 first study's reading to the last mask; on a GPU each is waited for. On a CPU the thread that reads takes cores from the
 networks: there only the seconds of both ways tell. ahead: the next study is read, resampled and scaled in a thread
-meanwhile (model.inference.several); in turn: one after the other. Every run is a process of its own, both ways in turn; seconds
-are medians, memory is the most of any run, at the end and after the first three studies.
+meanwhile (model.inference.several); in turn: one after the other. Every run is a process of its own, both ways in turn;
+seconds are medians, memory is the most of any run, at the end and after the first three studies.
 """
 
 import argparse

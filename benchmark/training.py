@@ -4,10 +4,11 @@
     python -m benchmark.training --widths 4 16 32 48 64 --crop 64 --steps 20
     python -m benchmark.training --size 40 36 32 --widths 2 4 --crop 16 --steps 2 --epochs 2 --json toy.json
 
-Ours is training.runs.loop with what training.batches.crops draws and training.batches.augment does. The plain loop is a CacheDataset that
-holds the same studies in memory, MONAI's own transforms for the nine rows of table 1, its DiceFocalLoss and torch's
-AdamW, contiguous images, in the same precision. Neither uses processes beside its own. Samples a second are medians
-over --epochs of --steps steps after one epoch that is not counted; ours writes its checkpoint in that time, too.
+Ours is training.runs.loop with what training.batches.crops draws and training.batches.augment does. The plain loop is a
+CacheDataset that holds the same studies in memory, MONAI's own transforms for the nine rows of table 1, its
+DiceFocalLoss and torch's AdamW, contiguous images, in the same precision. Neither uses processes beside its own.
+Samples a second are medians over --epochs of --steps steps after one epoch that is not counted; ours writes its
+checkpoint in that time, too.
 """
 
 import argparse

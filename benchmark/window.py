@@ -4,12 +4,12 @@
     python -m benchmark.window --widths 4 16 32 48 64 --windows 64 --runs 5
     python -m benchmark.window --device cuda --windows 192 160 --batch 2 --graph --compile --grouped
 
-plain: the network as it is trained, as MONAI and nnU-Net run it. ours: model.networks.slabs. Also, --torch: ours by torch's
-operations alone, without model.networks.kernels on a GPU; --grouped: that, the two encoders as one of grouped convolutions; on a
-GPU --graph: ours replayed as a CUDA graph; --compile: the plain forward by
-torch.compile. Seconds are medians after one run that is not counted; `first` is that one, so first - seconds is what
-warming up costs, and, over what a window then saves, how many windows pay for it. Each is a process of its own; its
-peak is what it holds above the weights on a CPU, and all of it on a GPU.
+plain: the network as it is trained, as MONAI and nnU-Net run it. ours: model.networks.slabs. Also, --torch: ours by
+torch's operations alone, without model.networks.kernels on a GPU; --grouped: that, the two encoders as one of grouped
+convolutions; on a GPU --graph: ours replayed as a CUDA graph; --compile: the plain forward by torch.compile. Seconds
+are medians after one run that is not counted; `first` is that one, so first - seconds is what warming up costs, and,
+over what a window then saves, how many windows pay for it. Each is a process of its own; its peak is what it holds
+above the weights on a CPU, and all of it on a GPU.
 """
 
 import argparse

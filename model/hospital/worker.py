@@ -1,4 +1,4 @@
-"""The process that scores studies, one after the other, for the one that hands them out: `python -m model.hospital.worker FD`.
+"""The process that scores studies, one by one, for the one that hands them out: `python -m model.hospital.worker FD`.
 
 One line of JSON a job on standard input, one line of answer on the file descriptor FD. The weights are loaded once.
 While the networks work on a study, the next one is read and resampled. It ends with its standard input: results are

@@ -1,4 +1,4 @@
-"""Member files into networks, one at a time; the weight soup of DiWA. `python -m model.networks.weights FOLDER ...` checks."""
+"""Member files into networks, one at a time; the weight soup of DiWA. `-m model.networks.weights FOLDER ...` checks."""
 
 import sys
 from collections.abc import Callable, Iterable

@@ -1,8 +1,8 @@
 """How an image file holds its voxels, by its header; and these voxels, decoded here and held against what was read.
 
 The image libraries take a cut-off stream, a number that is none or a wrong length without a word. So each format's
-header is read strictly (model/study/metaimage.py, nrrd.py, nifti.py), the length of the data is held against it, and the
-voxels are compared: by the checksum at the end of a zlib stream where that settles it, else one by one.
+header is read strictly (model/study/metaimage.py, nrrd.py, nifti.py), the length of the data is held against it, and
+the voxels are compared: by the checksum at the end of a zlib stream where that settles it, else one by one.
 """
 
 import math
