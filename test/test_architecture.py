@@ -1,5 +1,6 @@
+"""The rule of the rooms: a file imports its own package, or one to the left (docs/architecture.md)."""
+
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,49 +8,66 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-TABLE = [
-    Path(name) for name in re.findall(r"^\| `([a-z_/]+\.py)` \|", (ROOT / "docs/architecture.md").read_text(), re.M)
-]
+ROOMS = {
+    "model": "ground | bundle | study networks | dicom inference | results | challenge hospital",
+    "training": "ground | phantom | data | batches | runs | ensembles | bundles | papers",
+}
+FLOOR = {top: {room: floor for floor, rooms in enumerate(row.split("|")) for room in rooms.split()}
+         for top, row in ROOMS.items()}  # fmt: skip
+FILES = [path.relative_to(ROOT) for top in ("model", "training", "benchmark") for path in (ROOT / top).rglob("*.py")]
+DOORS = [Path("process.py"), Path("score.py")]
+
+
+def room(module: str) -> tuple[str, str]:
+    """The first package and the room of a module: ground for what lies in no room."""
+    top, *parts = module.split(".")
+    return top, parts[0] if parts and (ROOT / top / parts[0]).is_dir() else "ground"
 
 
 def imports(path: Path) -> set[str]:
     """Modules of the project that a file imports, anywhere in it, as dotted names."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return {name for name in found if name.split(".")[0] in ("model", "training", "benchmark", "process", "test")}
+    nodes = list(ast.walk(ast.parse((ROOT / path).read_text())))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("model", "training", "benchmark", "process", "score")}
 
 
-def test_every_file_of_the_road_is_in_the_table_and_nothing_else() -> None:
-    files = {p.relative_to(ROOT) for p in (ROOT / "model").glob("*.py")} - {Path("model/__init__.py")}
-    assert files | {Path("process.py"), Path("score.py")} == {
-        p for p in TABLE if p.parts[0] not in ("training", "benchmark")
-    }  # fmt: skip
-    for folder in ("training", "benchmark"):
-        found = {p.relative_to(ROOT) for p in (ROOT / folder).glob("*.py")} - {Path(folder, "__init__.py")}
-        assert found == {p for p in TABLE if p.parts[0] == folder}
+@pytest.mark.parametrize("path", [*FILES, *DOORS], ids=str)
+def test_a_file_imports_its_own_package_or_one_to_the_left(path: Path) -> None:
+    top, own = room(".".join(path.with_suffix("").parts))
+    for name in imports(path):
+        where, other = room(name)
+        if where == top and top in FLOOR:
+            assert other == own or FLOOR[top][other] < FLOOR[top][own], f"{path} imports {name}"
+        else:  # model imports itself alone; training model; benchmark all three
+            assert where == "model" or top == "benchmark", f"{path} imports {name}"
+            assert other != "hospital" or path == Path("score.py"), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("number", range(len(TABLE)), ids=[str(p) for p in TABLE])
-def test_a_file_imports_only_what_stands_before_it(number: int) -> None:
-    modules = {".".join(path.with_suffix("").parts) for path in TABLE}
-    before = {".".join(path.with_suffix("").parts) for path in TABLE[:number]}
-    assert (imports(ROOT / TABLE[number]) & modules) <= before
+def test_every_package_is_a_room() -> None:
+    for top, rooms in FLOOR.items():
+        assert {path.parent.name for path in (ROOT / top).glob("*/__init__.py")} | {"ground"} == set(rooms)
 
 
-def test_model_and_process_import_neither_training_nor_benchmark() -> None:
-    for path in [*(ROOT / "model").glob("*.py"), ROOT / "process.py", ROOT / "score.py"]:
-        assert not {name for name in imports(path) if name.split(".")[0] in ("training", "benchmark", "test")}, path
+def test_the_doors_are_short() -> None:
+    for path in DOORS:
+        assert len((ROOT / path).read_text().splitlines()) <= 60
 
 
-def test_manifest_reading_and_everything_before_needs_no_torch() -> None:
-    for name in ("config", "files", "manifest", "geometry", "integrity", "reading", "resampling", "writing", "preview"):
-        assert not re.search(r"^(import|from) torch", (ROOT / f"model/{name}.py").read_text(), re.M), name
-
-
-def test_a_batch_finds_plans_and_reports_without_torch() -> None:
-    code = "import score, sys; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "code",
+    ["import score", "from model.inference import resampling, cropping, intensity", "from model.results import metrics",
+     "import model.results.writing, model.results.preview, model.study.reading, model.bundle.manifest"],
+)  # fmt: skip
+def test_this_needs_no_torch(code: str) -> None:
+    code = f"import sys; {code}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("top", FLOOR)
+def test_no_init_imports_anything(top: str) -> None:
+    for path in (ROOT / top).rglob("__init__.py"):
+        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(ast.parse(path.read_text())))
