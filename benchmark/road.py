@@ -22,7 +22,8 @@ from benchmark.record import child, figure, record, table, told
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
 from model.files import Staging, peak_memory_bytes
-from model.inference.segment import image_of, place, put_back
+from model.inference.preprocess import place, put_back
+from model.inference.segment import image_of
 from model.results.writing import mask_path, write_mask
 from model.stopwatch import Stopwatch
 from model.study.geometry import grid_of

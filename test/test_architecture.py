@@ -59,7 +59,7 @@ def test_the_doors_are_short() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["import score", "from model.inference import resampling, cropping, intensity", "from model.results import metrics",
+    ["import score", "from model.inference import preprocess", "from model.results import metrics",
      "import model.results.writing, model.results.preview, model.study.reading, model.bundle.manifest"],
 )  # fmt: skip
 def test_this_needs_no_torch(code: str) -> None:

@@ -13,7 +13,7 @@ from model.background import ahead
 from model.bundle.settings import Manifest, Part
 from model.errors import CaseError, WeightsError
 from model.inference.device import Device, computing, free_bytes, is_out_of_memory
-from model.inference.intensity import scale_suv
+from model.inference.preprocess import scale_suv
 from model.inference.slices import slice_starts, slide_slices
 from model.inference.sliding import OUTSIDE, Size, occupied, slide, window_starts
 from model.networks import slabs

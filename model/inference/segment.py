@@ -10,27 +10,13 @@ from numpy.typing import NDArray
 
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Intensity, Part
-from model.inference.cropping import Box, foreground_box, paste
 from model.inference.device import Device
 from model.inference.ensemble import vote
-from model.inference.intensity import scale_hu, scale_suv
-from model.inference.resampling import OUTSIDE_HU, UPTAKE_SUV, resample_ct
+from model.inference.preprocess import OUTSIDE_HU, UPTAKE_SUV, Placed, place, put_back, scale_hu, scale_suv
 from model.inference.slices import clipped_image
 from model.networks.weights import Voter, voters
 from model.stopwatch import Stopwatch
-from model.study.geometry import LasView, las_view
 from model.study.reading import Case
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placed:
-    """A study in LAS, cropped: suv and hu (z, y, x), where the crop lies, the share of uptake that CT covers."""
-
-    view: LasView
-    box: Box | None  # None: no foreground
-    suv: NDArray[Any]
-    hu: NDArray[Any]
-    ct_share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +30,6 @@ class Result:
     windows: int
     skipped: int = 0  # windows that were not run
     disagreement: NDArray[np.float32] | None = None
-
-
-def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
-    """LAS order, CT resampled onto the PET, crop: everything before intensity. Raises CaseError."""
-    with watch.stage("resample"):
-        view = las_view(case.pet.grid)
-        suv = view.to_las(case.pet.array)
-        hu, share = resample_ct(case.ct, view.grid, suv)
-    with watch.stage("crop"):
-        box = foreground_box(suv, suv_above)
-    if box is None:
-        return Placed(view=view, box=None, suv=suv[:0], hu=hu[:0], ct_share=share)
-    return Placed(view=view, box=box, suv=suv[box], hu=hu[box], ct_share=share)
 
 
 def image_of(hu: NDArray[Any], suv: NDArray[Any], part: Part) -> torch.Tensor:
@@ -162,10 +135,3 @@ def segment_ready(
         mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
         rung=str(said.rung), windows=said.windows, skipped=said.skipped, disagreement=disagreement,
     )  # fmt: skip
-
-
-def put_back(ready: Placed, cropped: NDArray[Any]) -> NDArray[Any]:
-    """(X, Y, Z) of the crop back to (z, y, x) on the PET's stored grid; zero outside the crop."""
-    assert ready.box is not None  # without foreground there is nothing to put back
-    las = paste(cropped.transpose(2, 1, 0), ready.box, ready.view.grid.shape)
-    return np.ascontiguousarray(ready.view.from_las(las))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from model.errors import ConfigError
-from model.inference.cropping import Box, foreground_box
+from model.inference.preprocess import Box, foreground_box
 
 EIGHTEEN = ndimage.generate_binary_structure(3, 2)
 CONVENTIONS = {  # autoPET's editions: what is scored where the truth, or both masks, are empty

@@ -56,7 +56,7 @@ class DeviceCrops(CropDataset):
 
 
 def scaled(hu: Tensor, suv: Tensor, settings: Intensity) -> Tensor:
-    """HU and SUV (X, Y, Z) in network units, float32 (2, X, Y, Z), as model.inference.intensity has it for arrays."""
+    """HU and SUV (X, Y, Z) in network units, float32 (2, X, Y, Z), as model.inference.preprocess has it for arrays."""
     ct = (hu.float() - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
     pet = suv.float() / settings.suv_top
     return torch.stack([ct.clamp(0, 1) if settings.ct_clip else ct, pet.clamp(0, 1) if settings.suv_clip else pet])

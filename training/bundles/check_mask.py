@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, WeightsError
-from model.inference.cropping import foreground_box
+from model.inference.preprocess import foreground_box
 from model.study.geometry import las_view
 from model.study.reading import read_volume
 from training.data.table import Study

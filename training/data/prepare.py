@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from model.bundle.settings import Crop, Limits, override_limits
 from model.errors import CaseError, ConfigError, LesionError, shown
-from model.inference.segment import place
+from model.inference.preprocess import place
 from model.results.metrics import components
 from model.results.writing import check_output
 from model.stopwatch import Stopwatch

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from model.bundle.settings import Network
 from model.errors import ConfigError
-from model.inference.intensity import scale_hu
+from model.inference.preprocess import scale_hu
 from model.inference.sliding import centred
 from model.networks.unet import UNet
 from training.batches.crops import draw_box

@@ -10,7 +10,8 @@ from monai.inferers import sliding_window_inference
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Limits
-from model.inference.segment import image_of, place, segment
+from model.inference.preprocess import place
+from model.inference.segment import image_of, segment
 from model.networks.weights import voters
 from model.stopwatch import Stopwatch
 

@@ -6,8 +6,9 @@ import SimpleITK as sitk
 from conftest import tiny_images
 from scipy import ndimage
 
+from model.bundle.settings import Intensity
 from model.errors import CaseError
-from model.inference.resampling import resample_ct
+from model.inference.preprocess import foreground_box, paste, resample_ct, scale_hu, scale_suv
 from model.study.geometry import Grid, grid_of, las_view
 from model.study.reading import Volume, volume_of
 
@@ -75,3 +76,49 @@ def test_no_common_voxel_is_refused() -> None:
     ct.SetOrigin((500, 0, 0))
     with pytest.raises(CaseError, match="covers no voxel"):
         resample_ct(volume(ct), *placed(pet))
+
+
+def test_the_box_is_tight_and_has_no_margin() -> None:
+    suv = np.zeros((5, 6, 7), np.float32)
+    suv[1, 2, 3] = suv[3, 2, 5] = 1
+    assert foreground_box(suv, 0.0) == (slice(1, 4), slice(2, 3), slice(3, 6))
+
+
+def test_the_threshold_itself_is_background() -> None:
+    suv = np.full((2, 2, 2), 0.5)
+    assert foreground_box(suv, 0.5) is None
+    assert foreground_box(suv, 0.4) == (slice(0, 2),) * 3
+
+
+def test_negative_values_are_background() -> None:
+    assert foreground_box(np.full((2, 2, 2), -0.1), 0.0) is None
+
+
+def test_paste_undoes_the_crop() -> None:
+    suv = np.zeros((4, 4, 4))
+    suv[1:3, 2:4, 0:2] = 7
+    box = foreground_box(suv, 0)
+    assert box is not None
+    np.testing.assert_array_equal(paste(suv[box], box, (4, 4, 4)), suv)
+
+
+def test_suv_is_divided_by_40_and_not_clipped() -> None:
+    np.testing.assert_allclose(scale_suv(np.array([-1.0, 0, 20, 80]), Intensity()), [-0.025, 0, 0.5, 2])
+
+
+def test_hu_of_minus_1000_to_1000_becomes_0_to_1_and_is_not_clipped() -> None:
+    np.testing.assert_allclose(scale_hu(np.array([-1024, -1000, 0, 1000, 3000]), Intensity()), [-0.012, 0, 0.5, 1, 2])
+
+
+def test_clipping_is_a_setting() -> None:
+    settings = Intensity(ct_clip=True, suv_clip=True, suv_top=20)
+    np.testing.assert_allclose(scale_hu(np.array([-1024, 0, 3000]), settings), [0, 0.5, 1])
+    np.testing.assert_allclose(scale_suv(np.array([-1.0, 10, 30]), settings), [0, 0.5, 1])
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.float32, np.float64])
+def test_any_real_type_gives_float32_and_stays_unchanged(kind: type) -> None:
+    values = np.array([0, 1000], dtype=kind)
+    for scale in (scale_hu, scale_suv):
+        assert scale(values, Intensity()).dtype == np.float32
+    assert values.tolist() == [0, 1000]
