@@ -32,8 +32,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from benchmark.contenders.monai import Task
 from benchmark.floor import EDGE, PAPER_WIDTHS, matrix_rate, operations
-from benchmark.published import Task
 from benchmark.record import ROOT, figure, record, table, told
 from benchmark.road import make_study
 from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
@@ -44,7 +44,9 @@ from training.bundles.write import write_bundle
 WEIGHTS = (2.0, 1.0, 1.0, 1.0)  # of the authors' submission
 CT_SIZE = (1.28, 1.28, 1.84)  # voxels of CT for one of PET on each axis: 512 x 512 x 600 for 400 x 400 x 326
 LEAST_DICE = 0.0005  # a change of agreement that counts
-MODULES = {"ours": "benchmark.ours", "monai": "benchmark.published", "nnunet": "benchmark.nnunet"}  # of --only
+MODULES = {  # of --only
+    "ours": "benchmark.contenders.ours", "monai": "benchmark.contenders.monai", "nnunet": "benchmark.contenders.nnunet",
+}  # fmt: skip
 STAGES = ("import", "weights", "read", "resample", "crop", "intensity", "to device", "network", "sums", "argmax",
           "paste", "write")  # fmt: skip
 Runs = dict[str, list[dict[str, Any]]]  # of each contender, what its processes say of themselves
@@ -113,10 +115,10 @@ def contenders(options: argparse.Namespace) -> tuple[list[Contender], list[str]]
     monai, nnunet = "monai.inferers", "nnunetv2.inference.predict_from_raw_data"
     found, absent = [], []
     for one in (
-        Contender(name="ours", module="benchmark.ours", needs="model.inference.segment"),
-        Contender(name="MONAI, 4 passes", module="benchmark.published", needs=monai),
-        Contender(name="MONAI, 5 passes", module="benchmark.published", needs=monai, passes=5),
-        Contender(name="nnU-Net v2", module="benchmark.nnunet", needs=nnunet, python=python),
+        Contender(name="ours", module="benchmark.contenders.ours", needs="model.inference.segment"),
+        Contender(name="MONAI, 4 passes", module="benchmark.contenders.monai", needs=monai),
+        Contender(name="MONAI, 5 passes", module="benchmark.contenders.monai", needs=monai, passes=5),
+        Contender(name="nnU-Net v2", module="benchmark.contenders.nnunet", needs=nnunet, python=python),
     ):
         if one.module not in {MODULES[key] for key in ("ours", *options.only)}:
             continue

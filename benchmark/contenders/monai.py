@@ -3,7 +3,7 @@
 As the authors' container does: SimpleITK reads and resamples, MONAI's sliding_window_inference runs one network after
 the other, in half precision on a GPU and float32 on a CPU, and softmax and argmax are taken of the full volume. Nothing
 of model/ is used but the networks, the readers of weights and the watch. The steps before and after the networks are
-those of benchmark.nnunet as well.
+those of benchmark.contenders.nnunet as well.
 """
 
 import json
@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
-from benchmark.clock import age_s
+from benchmark.contenders.clock import age_s
 from model.bundle.manifest import load_bundle
 from model.files import peak_memory_bytes
 from model.networks.weights import voters

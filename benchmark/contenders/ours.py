@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from benchmark.clock import age_s
+from benchmark.contenders.clock import age_s
 from model.background import begin
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
@@ -18,7 +18,7 @@ from model.study.reading import read_case
 
 
 def main() -> None:
-    """One study from the command line's task, a benchmark.published.Task; prints what was measured as JSON."""
+    """One study from the command line's task, a benchmark.contenders.monai.Task; prints what was measured as JSON."""
     started_s, start = age_s(), time.perf_counter()
     task = json.loads(sys.argv[1])
     bundle = load_bundle(Path(task["bundle"]))
@@ -26,7 +26,7 @@ def main() -> None:
     begun: list[Thread] = []
 
     def get_ready_limited() -> None:
-        from benchmark.published import limit_gpu
+        from benchmark.contenders.monai import limit_gpu
 
         limit_gpu(task["gpu_gb"])
         get_ready(bundle.manifest, task["device"])
@@ -36,7 +36,7 @@ def main() -> None:
 
     import torch
 
-    from benchmark.published import limit_gpu
+    from benchmark.contenders.monai import limit_gpu
     from model.inference.device import choose_device, make_deterministic
     from model.inference.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch

@@ -2,7 +2,7 @@
 
 Mirroring is off and the step is half a window, its defaults otherwise: Gaussian weights, sums in half precision,
 windows spread evenly. It needs an environment of its own, made as benchmark/requirements.txt says. Everything before
-and after the networks is that of benchmark.published.
+and after the networks is that of benchmark.contenders.monai.
 """
 
 import os
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
-from benchmark.published import Task, Timed, run
+from benchmark.contenders.monai import Task, Timed, run
 from model.stopwatch import Stopwatch
 
 for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
