@@ -136,7 +136,7 @@ def test_the_submission_becomes_a_bundle_of_four_members(tmp_path: Path, four: l
     assert read["window"] == {
         "size": [192, 192, 192], "overlap": 0.5, "weighting": "constant", "shrink": False,
     }  # fmt: skip
-    assert read["network"] == {"fusion": "middle", "widths": list(SMALL), "classes": 2}
+    assert read["network"] == {"fusion": "middle", "widths": list(SMALL), "classes": 2, "norm": "instance"}
     assert (read["method"], read["combine"], read["licence"]) == ("eoa", "logits", "unknown")
     assert (read["channels"], read["crop"]) == (["CT", "PET"], {"suv_above": 0})
     assert read["intensity"] == {

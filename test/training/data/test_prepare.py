@@ -167,7 +167,7 @@ def test_a_ct_that_covers_little_of_the_pet_is_warned_about(tiny_studies, tmp_pa
 
 
 def test_a_limit_can_be_moved_as_the_message_says(tiny_studies, tmp_path, capsys, monkeypatch) -> None:
-    pet = sitk.ReadImage(str(tiny_studies[0].pet)) * 1000
+    pet = sitk.ReadImage(str(tiny_studies[0].pet)) * 200  # as hot as a syringe in view
     sitk.WriteImage(pet, str(tmp_path / "hot.mha"))
     study = replace(tiny_studies[0], pet=tmp_path / "hot.mha")
     study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
@@ -175,5 +175,5 @@ def test_a_limit_can_be_moved_as_the_message_says(tiny_studies, tmp_path, capsys
     words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
     monkeypatch.setattr(sys, "argv", words)
     assert prepare.main() != 0 and "--limit pet_max_suv=" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", [*words, "--limit", "pet_max_suv=100000"])
+    monkeypatch.setattr(sys, "argv", [*words, "--limit", "pet_max_suv=3000"])
     assert prepare.main() == 0
