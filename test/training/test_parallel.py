@@ -3,31 +3,15 @@ import pty
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from parallel_work import die, refuse, square, whose
 from process_ends import wait_until_gone
 
 from model.errors import CaseError, ConfigError
 from training.parallel import over
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def whose(number: int) -> int:
-    return os.getpid()
-
-
-def refuse(number: int) -> int:
-    raise CaseError(f"case {number} is bad")
-
-
-def die(number: int) -> int:
-    os._exit(9)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -50,17 +34,11 @@ def test_a_process_that_is_killed_is_told_with_the_remedy() -> None:
         list(over(die, [1, 2], 2))
 
 
-def sleep(number: int) -> int:
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-    return number
-
-
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(
-        "from test_parallel import *\nif __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
+        "from parallel_work import sleep\nfrom training.parallel import over\nif __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
     )
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "test/training", ROOT / "test", ROOT / "test/helpers")))
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "test/helpers")))
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
                               env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
     workers = [int(parent.stdout.readline()) for _ in range(2)]

@@ -98,7 +98,7 @@ def test_the_paper_scale_is_the_papers() -> None:
 
 def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) -> None:
     """The generator is a stand-in: small studies lie where it would have left phantoms."""
-    monkeypatch.setattr(procedure.phantom, "main", lambda _: 0)
+    monkeypatch.setattr(procedure.study, "main", lambda _: 0)
     plan = read_plan(plan_file(tmp_path, **seeds(train={"A": [7, 1]})))
 
     def phantoms(lesions: int) -> str:

@@ -184,7 +184,7 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
     said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
     torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
-    done = subprocess.run([*torchrun, *run[3:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*torchrun, *run[4:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert subprocess.run(
         command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
