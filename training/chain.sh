@@ -17,7 +17,9 @@ mkdir -p "$run"
 
 step() {
   printf '\n=== %s ===\n' "$*"
-  "$python" -m "training.$@"
+  local command=$1
+  shift
+  "$python" -m "training.$command" "$@"
 }
 
 step phantom --seed 4 --count 6 --site A --output "$run/phantoms" --workers 2
