@@ -11,10 +11,10 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 
 from model.dicom_files import looks_like_dicom
+from model.dicom_plausible import WEIGHT_KG
 from model.dicom_scan import SeriesInfo, scan
 from model.errors import CaseError, ConfigError
 from model.reading import SUFFIXES
@@ -177,9 +177,10 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
         try:
             weight_kg = float(cells["weight_kg"].replace(",", "."))
         except ValueError:  # what it is instead may be a name
-            raise CaseError("weight_kg is not a number; it must be above 0, in kg, or empty") from None
-        if not (isfinite(weight_kg) and 0 < weight_kg < 1000):
-            raise CaseError(f"weight_kg is {weight_kg:g}; it must be above 0 and below 1000, in kg, or empty")
+            raise CaseError("weight_kg is not a number; give it in kg, or leave it empty") from None
+        low, high = WEIGHT_KG
+        if not low <= weight_kg <= high:  # nor NaN
+            raise CaseError(f"weight_kg is {weight_kg:g}; it must be {low:g} to {high:g}, in kg, or empty")
     kind = "dicom" if paths["pet"].is_dir() else "images"
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")
