@@ -43,7 +43,8 @@ def check_weight(weight_kg: float, path: object) -> None:
 
 
 def dose_in_bq(stated: float, path: object, warnings: list[str]) -> float:
-    """A stated dose in Bq; below 10,000 it is taken as MBq, with a warning, and below 15 MBq one says that it may be mCi.
+    """A stated dose in Bq; below 10,000 it is taken as MBq, with a warning; of one below 15 MBq it is said that it may be
+    in mCi.
 
     Raises CaseError for what no PET is made with.
     """
