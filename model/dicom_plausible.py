@@ -43,8 +43,7 @@ def check_weight(weight_kg: float, path: object) -> None:
 
 
 def dose_in_bq(stated: float, path: object, warnings: list[str]) -> float:
-    """A stated dose in Bq; below 10,000 it is taken as MBq, with a warning; of one below 15 MBq it is said that it may be
-    in mCi.
+    """A stated dose in Bq; below 10,000 it is taken as MBq, with a warning. Below 15 MBq it may be mCi: a warning, too.
 
     Raises CaseError for what no PET is made with.
     """

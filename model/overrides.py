@@ -19,6 +19,7 @@ from model.dicom_plausible import PET_DOSE_BQ, WEIGHT_KG
 from model.errors import ConfigError
 from model.naming import digest_in, is_name, name_of
 from model.studies import Entry, Found, Unusable
+from model.studies_find import read_csv_text
 
 FILE = "overrides.csv"
 STUDY = "study"
@@ -35,12 +36,7 @@ def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
 
     Raises ConfigError for a file that cannot be read, an unknown or doubled column, no study, and impossible values.
     """
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
-    separator = max(",;\t", key=content.partition("\n")[0].count)
+    content, separator = read_csv_text(path)
     rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
     head = [name.strip() for name in next(rows, [])]
     while head and not head[-1]:  # spreadsheets leave empty columns behind

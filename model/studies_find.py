@@ -98,13 +98,8 @@ def with_truth(found: Found, root: Path, folder: Path) -> Found:
 
 def read_list(path: Path) -> Found:
     """The studies of a CSV. Raises ConfigError if it cannot be read or lacks a column; a bad row is an Unusable."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
-    head = content.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=head.count))
+    content, separator = read_csv_text(path)
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator)
     names = [name.strip().lower() for name in rows.fieldnames or []]
     if missing := [name for name in NEEDED if name not in names]:
         raise ConfigError(
@@ -128,6 +123,16 @@ def read_list(path: Path) -> Found:
             said = f"line {rows.line_num}: {error}"
             unusable.append(Unusable(identity=f"row:{number}", source=path, message=said, paths=named))
     return Found() + Found(entries=_named_by_what_they_are(list(entries.values()), path), unusable=tuple(unusable))
+
+
+def read_csv_text(path: Path) -> tuple[str, str]:
+    """A CSV's text, and what separates its cells: comma, semicolon or tab. Raises ConfigError if it cannot be read."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
+    return content, max(",;\t", key=content.partition("\n")[0].count)
 
 
 def _named_by_what_they_are(entries: list[Entry], table: Path) -> tuple[Entry, ...]:
