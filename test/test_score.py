@@ -154,6 +154,25 @@ def test_changed_files_and_other_weights_are_scored_anew(make_bundle, tmp_path) 
     assert "0 done before, 2 to do" in third.stdout
 
 
+def test_other_weights_and_other_names_leave_one_result_of_the_last_weights(make_bundle, tmp_path) -> None:
+    """A result by weights A without names, then B with and B without: the mask is B's, as of a run by B alone."""
+    studies, output = dicom_studies(tmp_path / "in", 1), tmp_path / "out"
+    one = make_bundle(tmp_path / "one")
+    two = make_bundle(tmp_path / "two", weights=[1.0, 5.0])
+    assert score(studies, "--output", output, "--weights", one).returncode == 0
+    by_one = mask_of(output)
+    assert score(studies, "--output", tmp_path / "alone", "--weights", two).returncode == 0
+    for options in (["--names"], []):
+        assert score(studies, "--output", output, "--weights", two, *options).returncode == 0
+        assert mask_of(output) == mask_of(tmp_path / "alone") != by_one
+
+
+def mask_of(output: Path) -> bytes:
+    """The voxels of a results folder's only mask."""
+    (path,) = output.glob("studies/*/mask.mha")
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path))).tobytes()
+
+
 def test_truths_are_compared_with(tiny_bundle, tmp_path) -> None:
     studies, output = tmp_path / "in", tmp_path / "out"
     image_study(studies / "a")

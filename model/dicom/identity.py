@@ -46,6 +46,7 @@ SEXES = ("M", "F", "O")
 CONTROL = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")  # all but ESC, which changes the character set
 LINES = re.compile(r"[\t\n\f\r]")  # allowed in LT
 TERM = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)  # a misspelled character set
+LATIN_9 = ("ISO_IR 203", "ISO 2022 IR 203")  # of DICOM, and not known to pydicom
 UTF8 = re.compile(r"UTF-?8", re.IGNORECASE)
 
 
@@ -144,7 +145,7 @@ def _charset(stated: bytes, needed: bool) -> tuple[bytes, str]:
 
 def _known(term: str) -> str | None:
     """A defined term of DICOM, the one that a misspelled one means, or None; "" (ISO_IR 6) may stand first."""
-    if not term or term in charset.python_encoding:
+    if not term or term in charset.python_encoding or term in LATIN_9:
         return term
     if UTF8.fullmatch(term):
         return "ISO_IR 192"

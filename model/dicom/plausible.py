@@ -38,12 +38,15 @@ def check_weight(weight_kg: float, path: object) -> None:
         guess = f": probably in tonnes ({weight_kg * 1000:g} kg)"
     raise CaseError(
         f"PET '{path}' has {named('PatientWeight', f'{weight_kg:.10g}')}, not {low:g} to {high:g} kg{guess}; correct "
-        "the header, or give the patient's weight in kg (weight_kg)"
+        "the header, or give the patient's weight in kg (weight_kg in overrides.csv)"
     )
 
 
 def dose_in_bq(stated: float, path: object, warnings: list[str]) -> float:
-    """A stated dose in Bq; below 10,000 it is taken as MBq, with a warning. Raises CaseError for what no PET is of."""
+    """A stated dose in Bq; below 10,000 it is taken as MBq, with a warning. Below 15 MBq it may be mCi: a warning, too.
+
+    Raises CaseError for what no PET is made with.
+    """
     taken = stated * 1e6 if stated < DOSE_MIN_BQ else stated
     low, high = PET_DOSE_BQ
     if not low <= taken <= high:
@@ -54,14 +57,14 @@ def dose_in_bq(stated: float, path: object, warnings: list[str]) -> float:
         guess = f": probably in {' or '.join(probably)}" if probably else ""
         raise CaseError(
             f"PET '{path}' has {named('RadionuclideTotalDose', f'{stated:.10g}')}, which is {taken / 1e6:g} MBq, not "
-            f"{low / 1e6:g} to {high / 1e6:g} MBq{guess}; correct the header: the dose must be in Bq"
+            f"{low / 1e6:g} to {high / 1e6:g} MBq{guess}; correct the header, in Bq, or give the dose in MBq "
+            "(dose_MBq in overrides.csv)"
         )
-    if stated < DOSE_MIN_BQ:
-        mci = ", and if it is in mCi, SUV is 37 times too high" if taken < USUAL_DOSE_BQ[0] else ""
-        warnings.append(
-            f"PET '{path}' has {tag_name('RadionuclideTotalDose')} {stated:g}, below {DOSE_MIN_BQ:g} Bq: taken as MBq"
-            + mci
-        )
+    few = taken < USUAL_DOSE_BQ[0]
+    if stated < DOSE_MIN_BQ or few:
+        as_mbq = f", below {DOSE_MIN_BQ:g} Bq: taken as MBq" if stated < DOSE_MIN_BQ else " Bq"
+        mci = f", and if these {taken / 1e6:g} MBq are in mCi, SUV is 37 times too high" if few else ""
+        warnings.append(f"PET '{path}' has {tag_name('RadionuclideTotalDose')} {stated:g}{as_mbq}{mci}")
     return taken
 
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileDataset
 from model.dicom.clock import Moment
 from model.dicom.headers import by_series, misplaced, number, path_of, private, tag_name, text
 from model.dicom.isotopes import isotope_of, radiopharmaceuticals
-from model.dicom.plausible import HALF_LIFE_S, HALF_LIFE_SHARE, check_half_life, check_weight, dose_in_bq
+from model.dicom.plausible import HALF_LIFE_S, HALF_LIFE_SHARE, WEIGHT_KG, check_half_life, check_weight, dose_in_bq
 from model.dicom.times import frame_middle, injection_time, reference_time, seconds_after
 from model.dicom.tracer import tracer_warnings
 from model.errors import CaseError
@@ -211,8 +211,11 @@ def _check_constant(headers: Sequence[FileDataset]) -> None:
 
 def _weight(header: FileDataset, given_kg: float | None) -> tuple[float, str]:
     if given_kg is not None:
-        if not 0 < given_kg < 1000:
-            raise CaseError(f"the weight given for PET '{path_of(header)}' is {given_kg:g}; it must be above 0, in kg")
+        low, high = WEIGHT_KG
+        if not low <= given_kg <= high:
+            raise CaseError(
+                f"the weight given for PET '{path_of(header)}' is {given_kg:g}; it must be {low:g} to {high:g}, in kg"
+            )
         return given_kg, "given"
     weight_kg = number(header, "PatientWeight")
     if not weight_kg or weight_kg < 0:
@@ -230,8 +233,8 @@ def _dose(item: Dataset, header: FileDataset, warnings: list[str]) -> float:
     if not dose or dose < 0:
         raise CaseError(
             f"PET '{path_of(header)}' has {tag_name('RadionuclideTotalDose')} {'absent' if dose is None else dose}"
-            f"{misplaced(header, 'RadionuclideTotalDose')}: without the injected dose in Bq there is no SUV; enter it "
-            "into the header, or export the series with it"
+            f"{misplaced(header, 'RadionuclideTotalDose')}: without the injected dose there is no SUV; give it in "
+            "MBq (dose_MBq in overrides.csv), enter it in Bq into the header, or export the series with it"
         )
     return dose_in_bq(dose, path_of(header), warnings)
 

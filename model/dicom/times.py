@@ -174,7 +174,8 @@ def _no_injection(header: FileDataset, flaws: list[str]) -> str:
     stated = " and ".join(flaw for flaw in flaws if flaw)
     full, brief = "RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"
     what = f"has {stated}" if stated else f"has neither {tag_name(full)} nor {tag_name(brief)}"
-    remedy = "correct the header" if stated else "enter it into the header, or export the series with it"
+    given = "give it in the scanner's own time (injection_time in overrides.csv)"
+    remedy = f"{given}, or correct the header" if stated else f"{given}, or export the series with it"
     outside = misplaced(header, full) or misplaced(header, brief)
     return f"PET '{path_of(header)}' {what}{outside}: without the time of injection there is no SUV; {remedy}"
 

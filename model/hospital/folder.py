@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model import RESEARCH
 from model.errors import OutputError
 from model.files import PARTIAL, silence, umask
+from model.hospital.names import digest_in, is_name
 from model.study.geometry import Grid, grid_of, image_on
 from model.terminal import say
 
@@ -63,7 +64,9 @@ class Folder:
             raise OutputError(f"'{self.target / name}' does not read back as written; check the disk and run again")
 
     def commit(self) -> None:
-        """Flush everything to the disk, then rename the folder; an older result gives way. Raises OutputError."""
+        """Flush everything to the disk, then rename the folder; older results of the study give way, also those under
+        the name that it has with or without --names. Raises OutputError.
+        """
         old = self.path.with_name(f"{self.path.name}-old")
         with _told(self.target):
             for path in self.path.iterdir():
@@ -72,7 +75,18 @@ class Folder:
             if self.target.exists():
                 os.replace(self.target, old)
             os.replace(self.path, self.target)
-        shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+            for other in self._under_other_names():
+                os.replace(other, old)
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _under_other_names(self) -> list[Path]:
+        """Folders of the same study beside this one: names that end in the same hash."""
+        if not is_name(self.target.name):
+            return []
+        digest = digest_in(self.target.name)
+        return [path for path in self.target.parent.iterdir()
+                if path != self.target and is_name(path.name) and digest_in(path.name) == digest]  # fmt: skip
 
 
 def add_files(output: Path, name: str, files: dict[str, bytes]) -> None:

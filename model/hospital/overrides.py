@@ -15,13 +15,16 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from model.dicom.plausible import PET_DOSE_BQ, WEIGHT_KG
 from model.errors import ConfigError
 from model.hospital.find.entry import Entry, Found, Unusable
+from model.hospital.find.tree import read_csv_text
 from model.hospital.names import digest_in, is_name, name_of
 
 FILE = "overrides.csv"
 STUDY = "study"
-LIMITS = {"weight_kg": (0.0, 1000.0, "kg"), "height_m": (0.2, 3.0, "m, not cm"), "dose_MBq": (0.1, 10_000.0, "MBq")}
+LIMITS = {"weight_kg": (*WEIGHT_KG, "kg"), "height_m": (0.2, 3.0, "m, not cm"),
+          "dose_MBq": (PET_DOSE_BQ[0] / 1e6, PET_DOSE_BQ[1] / 1e6, "MBq")}  # fmt: skip
 INJECTION = "injection_time"
 COLUMNS = (STUDY, *LIMITS, INJECTION)
 ISO = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?")
@@ -33,14 +36,12 @@ def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
 
     Raises ConfigError for a file that cannot be read, an unknown or doubled column, no study, and impossible values.
     """
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
-    head = content.partition("\n")[0]
-    rows = csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=head.count))
-    names = [_column(name.strip(), path) for name in next(rows, [])]
+    content, separator = read_csv_text(path)
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
+    head = [name.strip() for name in next(rows, [])]
+    while head and not head[-1]:  # spreadsheets leave empty columns behind
+        head.pop()
+    names = [_column(name, path) for name in head]
     if STUDY not in names or len(set(names)) != len(names):
         raise ConfigError(f"'{path}' must have the column {STUDY}, and every column once; it has {', '.join(names)}")
     lines: dict[int, dict[str, Any]] = {}
@@ -143,7 +144,7 @@ def _value(name: str, cell: str, where: str) -> Any:
         value = float(cell.replace(",", "."))
     except ValueError:
         raise ConfigError(f"{where}: {name} '{cell}' is not a number; give it in {unit}") from None
-    if not (isfinite(value) and low < value < high):
+    if not (isfinite(value) and low <= value <= high):
         raise ConfigError(f"{where}: {name} is {value:g}; it must lie between {low:g} and {high:g}, in {unit}")
     return value
 

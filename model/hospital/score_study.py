@@ -1,9 +1,7 @@
 """One study of a batch: from its files, or from its mask that is there already, to its folder of results."""
 
 import dataclasses
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from model.dicom.series import order_slices
 from model.dicom.suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
-from model.hospital.folder import STUDIES
 from model.hospital.given import marked, not_used, with_given
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
@@ -65,7 +62,7 @@ def load(job: Job, bundle: Bundle) -> Loaded:
     watch = Stopwatch()
     with watch.stage("read"):
         found = _read(job, bundle.manifest.limits)
-        stored = _stored(job, found["case"], found["hashes"]["images_sha256"])
+        stored = read_stored(job, found["case"].pet.grid, found["hashes"]["images_sha256"])
     ready = None if stored else make_ready(found["case"], bundle, watch)
     return Loaded(ready=ready, stored=stored, seconds=watch.seconds, **found)
 
@@ -118,17 +115,6 @@ def _hashes(job: Job) -> dict[str, str]:
         "input_sha256": hash_of_hashes(contents[path] for path in files),
         "images_sha256": hash_of_hashes(contents[path] for path in images),
     }
-
-
-def _stored(job: Job, case: Case, images_sha256: str) -> Stored | None:
-    """The mask that is there, its folder under the study's name from now on; None where it must be made."""
-    if not job.stored:
-        return None
-    folders = job.output / STUDIES
-    if job.stored != job.name and not (folders / job.name).exists():
-        with suppress(OSError):
-            os.rename(folders / job.stored, folders / job.name)
-    return read_stored(job, case.pet.grid, images_sha256)
 
 
 def score_study(

@@ -138,11 +138,11 @@ def read_stored(job: Job, grid: Grid, images_sha256: str) -> Stored | None:
     """The mask that `job.stored` names; None where it is not what its report says, or of other images: then it is made
     anew.
     """
-    report = read_report(job.output, job.name if job.stored else "")
+    report = read_report(job.output, job.stored) if job.stored else None
     if report is None:
         return None
     try:
-        path = job.output / STUDIES / job.name / f"mask{report['batch']['options']['mask_ending']}"
+        path = job.output / STUDIES / job.stored / f"mask{report['batch']['options']['mask_ending']}"
         mask, found = read_mask(path, "mask")
         check_grid(found, f"mask '{path}'", grid, "its PET")
         said = report["batch"].get("mask_sha256")

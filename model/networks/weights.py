@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Member, Network, Part
-from model.errors import LesionError, WeightsError
+from model.errors import ConfigError, LesionError, WeightsError
 from model.networks.unet import skeleton
 from model.terminal import say
 
 State = dict[str, Tensor]
+STATISTICS = ("running_mean", "running_var")  # of batch normalisation, as torch names them
 Voter = tuple[float, Callable[[], nn.Module], Part]
 
 
@@ -56,10 +57,25 @@ def read_state(bundle: Bundle, member: Member) -> State:
 
 
 def soup(bundle: Bundle) -> State:
-    """The weighted mean of all members' weights (DiWA; Ahn and Park, algorithm 2)."""
+    """The weighted mean of all members' weights (DiWA; Ahn and Park, algorithm 2).
+
+    Raises ConfigError if they keep batch statistics that differ: the mean of statistics is that of no network.
+    """
     members = bundle.manifest.members
     total = sum(member.weight for member in members)
-    return mean_of((member.weight / total, read_state(bundle, member)) for member in members)
+    first: State = {}
+
+    def read(member: Member) -> State:
+        state = read_state(bundle, member)
+        statistics = {name: t for name, t in state.items() if name.endswith(STATISTICS)}
+        if any(not torch.equal(t, first.setdefault(name, t)) for name, t in statistics.items()):
+            raise ConfigError(
+                f"method diwa averages weights, and the members of '{bundle.folder}' have batch statistics that differ "
+                "and must be computed again after it, as export does; use --method eoa"
+            )
+        return state
+
+    return mean_of((member.weight / total, read(member)) for member in members)
 
 
 def mean_of(states: Iterable[tuple[float, State]]) -> State:

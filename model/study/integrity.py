@@ -56,7 +56,7 @@ def check_grid_read(stored: Stored, path: Path, what: str, grid: Grid) -> None:
 def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | None) -> None:
     """Raise CaseError if what was read (z, y, x) is not what is stored, or if NaN or infinity was made another value.
 
-    voxels: None where nothing could be read: then only the stream is tried.
+    voxels: None where nothing could be read: then only the stream is tried, and how it ended is the reader's to say.
     """
     try:
         different, strange = differences(stored, voxels)
@@ -64,7 +64,7 @@ def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | N
         raise _refusal(path, what, error) from None
     if strange:
         raise CaseError(f"{what} '{path}' has {strange} voxels that are NaN or infinite; replace them first")
-    if different:
+    if different and voxels is not None:
         hint = " (is its header's CompressedDataSize right?)" if stored.compression == "zlib" else ""
         raise _refusal(path, what, ValueError(f"{different} voxels were read otherwise than it holds them{hint}"))
 

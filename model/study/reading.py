@@ -346,4 +346,4 @@ def _reason(error: RuntimeError) -> str:
         return "its axes are not at right angles: a sheared or tilted volume; resample it to an orthogonal grid"
     if any("could not be read" in line or "No such file" in line for line in lines):
         return "the file is shorter than its header says, or damaged"
-    return text.removeprefix("sitk::ERROR: ").rstrip(".")
+    return re.sub(r"^(sitk::|ITK )ERROR: (\w+\(0x[0-9a-f]+\): )?", "", text).rstrip(".")

@@ -36,7 +36,8 @@ def test_a_process_that_is_killed_is_told_with_the_remedy() -> None:
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(
-        "from parallel_work import sleep\nfrom training.parallel import over\nif __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
+        "from parallel_work import sleep\nfrom training.parallel import over\n"
+        "if __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
     )
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "test/helpers")))
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,

@@ -33,8 +33,9 @@ class DeviceCrops(CropDataset):
         self.arrays: dict[str, Arrays] = {}
         for study in self.studies:
             arrays: Arrays = (study.hu, study.suv, study.truth)
-            left_bytes -= sum(array.nbytes for array in arrays)
-            if left_bytes > 0:
+            needed = sum(array.nbytes for array in arrays)
+            if needed <= left_bytes:  # one that does not fit leaves its place to a smaller one
+                left_bytes -= needed
                 arrays = tuple(torch.from_numpy(np.array(array)).to(device) for array in arrays)
             self.arrays[study.case] = arrays
 

@@ -22,7 +22,8 @@ Margin = Callable[[Prepared], NDArray[np.floating]]  # a study's logit differenc
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One view of the studies: mean Dice of those with lesion in it, and mean agreement with the whole image.
+    """One view of the studies: mean Dice of those with lesion in it, NaN where none has, and mean agreement with the
+    whole image.
 
     agreement: Dice of the two masks where both look, mean over the studies; 1 where neither marks anything.
     """
@@ -48,7 +49,7 @@ def views(margin_of: Margin, studies: Sequence[Prepared]) -> list[View]:
             rows.setdefault(f"{voxels} voxels of air", []).append(_judged(mask, study, whole))
     return [
         View(
-            name=name, studies=len(found), dice=float(np.nanmean([dice for dice, _ in found])),
+            name=name, studies=len(found), dice=_mean([dice for dice, _ in found if not np.isnan(dice)]),
             agreement=float(np.mean([agreed for _, agreed in found])),
         )
         for name, found in rows.items()
@@ -77,8 +78,14 @@ def with_air(study: Prepared, voxels: int) -> Prepared:
 def table(found: Sequence[View]) -> str:
     """The views as a table in Markdown."""
     lines = ["| view | studies | Dice | agreement with the whole image |", "|---|---|---|---|"]
-    lines += [f"| {view.name} | {view.studies} | {view.dice:.4f} | {view.agreement:.4f} |" for view in found]
+    for view in found:
+        dice = "n/a" if np.isnan(view.dice) else f"{view.dice:.4f}"
+        lines.append(f"| {view.name} | {view.studies} | {dice} | {view.agreement:.4f} |")
     return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _judged(mask: NDArray[np.bool_], study: Prepared, whole: NDArray[np.bool_]) -> tuple[float, float]:

@@ -157,7 +157,8 @@ class Bench:
         fixed = all(self.candidates[name].settings.fixed_statistics for name in counts)
         if not keeps_statistics(self.settings.network) or fixed or len(counts) == 1:  # then no study need be looked for
             return network
-        return refreshed(network, first.settings, self.cache, self.seen_in_common(counts), self.device)
+        settings = first.settings.changed_to(fixed_statistics=False)  # of another member they are not
+        return refreshed(network, settings, self.cache, self.seen_in_common(counts), self.device)
 
     def seen_in_common(self, names: Iterable[str]) -> list[str]:
         """Cases of the cache that trained all of these members."""

@@ -12,11 +12,6 @@ from torch import Tensor, nn
 from model.errors import LesionError
 from training.settings import Training
 
-REMEDY = (
-    "the same command goes on from the last checkpoint with precision: float32 or bfloat16, a lower optimizer.rate "
-    "({rate:g}), or an optimizer.clip_norm ({clip:g}, 0: none): these may change on the way, and are recorded"
-)
-
 
 class TrainingError(LesionError):
     """The run cannot go on: the loss or the weights are not finite."""
@@ -59,6 +54,21 @@ def why_not(loss: float, norm: float) -> str:
     return "" if math.isfinite(norm) else f"the norm of the gradients is {norm}, the loss {loss:g}"
 
 
+def remedy(settings: Training) -> str:
+    """What may be changed in a run that goes on; while weights are averaged, other settings give the learning rate."""
+    rates = {"optimizer.rate": settings.optimizer.rate}
+    if averaging := settings.averaging:
+        rates = {"averaging.peak": averaging.peak, "averaging.constant": averaging.constant}
+        if averaging.rates != "paper":
+            del rates["averaging.peak"]
+    lower = " and ".join(f"{name} ({rate:g})" for name, rate in rates.items())
+    return (
+        f"the same command goes on from the last checkpoint with precision: float32 or bfloat16, a lower {lower}, or "
+        f"an optimizer.clip_norm ({settings.optimizer.clip_norm:g}, 0: none): these may change on the way, and are "
+        "recorded"
+    )
+
+
 def check_left_out(
     folder: Path, settings: Training, found: NotFinite, left_out: LeftOut, step: int, process: int
 ) -> None:
@@ -70,7 +80,7 @@ def check_left_out(
     raise TrainingError(
         f"{found.why} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
         f"were left out for that (at most {settings.most_left_out}, most_left_out): the batch is saved in '{path}'; "
-        + REMEDY.format(rate=settings.optimizer.rate, clip=settings.optimizer.clip_norm)
+        + remedy(settings)
     )
 
 
@@ -81,5 +91,5 @@ def check_weights(folder: Path, settings: Training, state: Mapping[str, Tensor],
         raise TrainingError(
             f"the weights are not finite after step {step} of '{folder}' ({len(bad)} of {len(state)} tensors, the "
             f"first is {bad[0]}): they are not kept, and what was kept before stays as it was; "
-            + REMEDY.format(rate=settings.optimizer.rate, clip=settings.optimizer.clip_norm)
+            + remedy(settings)
         )

@@ -11,10 +11,10 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 
 from model.dicom.headers import looks_like_dicom
+from model.dicom.plausible import WEIGHT_KG
 from model.errors import CaseError, ConfigError
 from model.hospital.find.dicom_series import (
     common_folder,
@@ -98,13 +98,8 @@ def with_truth(found: Found, root: Path, folder: Path) -> Found:
 
 def read_list(path: Path) -> Found:
     """The studies of a CSV. Raises ConfigError if it cannot be read or lacks a column; a bad row is an Unusable."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
-    head = content.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=head.count))
+    content, separator = read_csv_text(path)
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator)
     names = [name.strip().lower() for name in rows.fieldnames or []]
     if missing := [name for name in NEEDED if name not in names]:
         raise ConfigError(
@@ -128,6 +123,16 @@ def read_list(path: Path) -> Found:
             said = f"line {rows.line_num}: {error}"
             unusable.append(Unusable(identity=f"row:{number}", source=path, message=said, paths=named))
     return Found() + Found(entries=_named_by_what_they_are(list(entries.values()), path), unusable=tuple(unusable))
+
+
+def read_csv_text(path: Path) -> tuple[str, str]:
+    """A CSV's text, and what separates its cells: comma, semicolon or tab. Raises ConfigError if it cannot be read."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read '{path}': {why}; give a CSV in UTF-8") from None
+    return content, max(",;\t", key=content.partition("\n")[0].count)
 
 
 def _named_by_what_they_are(entries: list[Entry], table: Path) -> tuple[Entry, ...]:
@@ -177,9 +182,10 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
         try:
             weight_kg = float(cells["weight_kg"].replace(",", "."))
         except ValueError:  # what it is instead may be a name
-            raise CaseError("weight_kg is not a number; it must be above 0, in kg, or empty") from None
-        if not (isfinite(weight_kg) and 0 < weight_kg < 1000):
-            raise CaseError(f"weight_kg is {weight_kg:g}; it must be above 0 and below 1000, in kg, or empty")
+            raise CaseError("weight_kg is not a number; give it in kg, or leave it empty") from None
+        low, high = WEIGHT_KG
+        if not low <= weight_kg <= high:  # nor NaN
+            raise CaseError(f"weight_kg is {weight_kg:g}; it must be {low:g} to {high:g}, in kg, or empty")
     kind = "dicom" if paths["pet"].is_dir() else "images"
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")

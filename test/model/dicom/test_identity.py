@@ -114,6 +114,12 @@ def test_a_misspelled_character_set_is_written_as_what_it_means(stated: bytes, w
     assert "misspelled" in warnings[0]
 
 
+def test_latin_9_is_a_character_set_of_dicom(tmp_path) -> None:
+    """ISO_IR 203, DICOM PS3.3, C.12.1.1.2; pydicom does not know it."""
+    seg, _, warnings = both(tmp_path, {"SpecificCharacterSet": b"ISO_IR 203", "PatientName": b"Le C\xbdur^J"})
+    assert (raw(seg, "SpecificCharacterSet"), raw(seg, "PatientName"), warnings) == (b"ISO_IR 203", b"Le C\xbdur^J", [])
+
+
 def test_an_element_that_may_be_absent_is_left_out(tmp_path) -> None:
     seg, _, warnings = both(tmp_path, {"PatientAge": b"60", "PatientComments": b"two\r\nlines"})
     assert raw(seg, "PatientAge") is None and raw(seg, "PatientComments") == b"two\r\nlines"

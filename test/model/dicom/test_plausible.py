@@ -28,9 +28,17 @@ def test_a_dose_that_no_pet_is_made_with_is_refused_with_its_unit(dose: float, p
 
 
 def test_a_dose_of_ten_is_mbq_and_may_be_mci(tmp_path) -> None:
-    found = convert(tmp_path, item={"RadionuclideTotalDose": 10})
-    assert found.factor == factor(3600, dose_bq=10e6)
-    assert "in mCi, SUV is 37 times too high" in found.warnings[0]
+    for dose in (10, 10e6):  # as it was entered, and after a program took it for MBq
+        found = convert(tmp_path, item={"RadionuclideTotalDose": dose})
+        assert found.factor == factor(3600, dose_bq=10e6)
+        assert "if these 10 MBq are in mCi, SUV is 37 times too high" in found.warnings[0]
+    assert not convert(tmp_path, item={"RadionuclideTotalDose": 15e6}).warnings
+
+
+@pytest.mark.parametrize("given_kg", [0.0, 1.75, 705.0, 70500.0, float("nan")])
+def test_a_given_weight_that_no_patient_has_is_refused_as_the_headers_is(given_kg: float, tmp_path) -> None:
+    with pytest.raises(CaseError, match="the weight given for PET .* it must be 2.5 to 400, in kg"):
+        convert(tmp_path, weight_kg=given_kg)
 
 
 @pytest.mark.parametrize("stated, item, unit", [

@@ -20,6 +20,20 @@ def test_nothing_is_seen_before_everything_is_there(tmp_path) -> None:
     assert [path.name for path in (tmp_path / "studies").iterdir()] == ["s-1"]
 
 
+def test_a_study_is_one_folder_under_whatever_name(tmp_path) -> None:
+    """Older results of the same hash give way when the new one is there; others, and what is no result, stay."""
+    names = ("s-0123456789ab", "Doe_Jane-0123456789ab", "s-ba9876543210", "notes-of-0123456789ab")
+    for name in names:
+        (tmp_path / "studies" / name).mkdir(parents=True)
+        (tmp_path / "studies" / name / "a").write_bytes(b"old")
+    with Folder(tmp_path, names[0]) as folder:
+        folder.write("a", b"new")
+        assert len(list((tmp_path / "studies").glob("*/a"))) == 5
+        folder.commit()
+    left = {path.parent.name: path.read_bytes() for path in (tmp_path / "studies").glob("*/a")}
+    assert left == {names[0]: b"new", names[2]: b"old", names[3]: b"old"}
+
+
 def test_an_error_leaves_the_result_that_was_there(tmp_path) -> None:
     with Folder(tmp_path, "s-1") as folder:
         folder.write("a", b"old")

@@ -59,6 +59,9 @@ def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None
         ("study,weight_kg\np1,70\n1.2.1,70\n", "lines 2 and 3 are of one study"),
         ("study,weight_kg\np1,heavy\n", "weight_kg 'heavy' is not a number; give it in kg"),
         ("study,weight_kg\np1,70000\n", "weight_kg is 70000"), ("study,weight_kg\np1,nan\n", "weight_kg is nan"),
+        ("study,weight_kg\np1,705\n", "weight_kg is 705; it must lie between 2.5 and 400, in kg"),
+        ("study,weight_kg\np1,1.75\n", "weight_kg is 1.75"), ("study,dose_MBq\np1,0.35\n", "dose_MBq is 0.35"),
+        ("study,,weight_kg\np1,,70\n", "has the column ''"), ("study,weight_kg,\np1,70,x\n", "more cells than"),
         ("study,height_m\np1,175\n", "height_m is 175; it must lie between 0.2 and 3, in m, not cm"),
         ("study,dose_MBq\np1,3e8\n", "dose_MBq is 3e+08"), ("study,dose_MBq\np1,0\n", "dose_MBq is 0"),
         ("study,injection_time\np1,2024-03-05\n", "injection_time '2024-03-05' cannot be read"),
@@ -71,6 +74,11 @@ def test_what_is_wrong_with_a_table_is_an_error(text: str, words: str, tmp_path)
     with pytest.raises(ConfigError) as error:
         with_overrides(found, table(tmp_path, text), tmp_path, SALT, False)
     assert words in str(error.value)
+
+
+def test_columns_and_lines_that_a_spreadsheet_leaves_empty_are_none(tmp_path) -> None:
+    path = table(tmp_path, "study;weight_kg;;\r\np1;70,5;;\r\n;;;\r\n")
+    assert read_overrides(path) == {2: {"study": "p1", "weight_kg": 70.5}}
 
 
 def test_a_table_that_is_not_there_is_an_error(tmp_path) -> None:

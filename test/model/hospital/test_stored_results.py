@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,23 @@ def test_options_that_add_outputs_take_the_mask_that_is_there(options: dict, new
     np.testing.assert_array_equal(stored.mask, mask == 1)
     if new:
         assert read_stored(job, stored_grid(entry), "0" * 64) is None
+
+
+def test_the_mask_is_read_from_the_folder_that_was_found_usable_whatever_the_study_is_called_now(study) -> None:
+    entry, bundle, output, mask = study
+    job = job_of(entry, bundle, output)
+    new_report(output, job, mask)
+    other = output / "studies" / f"Doe-{NAME[2:]}"  # of other weights: a whole result, and another mask
+    shutil.copytree(output / "studies" / NAME, other)
+    image = sitk.ReadImage(str(other / "mask.mha"))
+    sitk.WriteImage(image * 0, str(other / "mask.mha"))
+    report = json.loads((other / "report.json").read_text())
+    report["batch"] |= {"mask_key": "another", "mask_sha256": mask_hash(mask * 0)}
+    (other / "report.json").write_text(json.dumps(report))
+    named = dataclasses.replace(job, name=other.name, stored=NAME)
+    stored = read_stored(named, stored_grid(entry), contents_of(entry.images))
+    assert stored is not None and stored.path.parent.name == NAME
+    np.testing.assert_array_equal(stored.mask, mask == 1)
 
 
 @pytest.mark.parametrize("new", [False, True])

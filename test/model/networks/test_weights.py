@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Network, Window
-from model.errors import WeightsError
+from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build
 from model.networks.weights import keep, read_state, soup, voters
@@ -106,3 +106,31 @@ def test_kept_networks_are_loaded_once_each_its_own(tiny_bundle) -> None:
         assert load() is load() and (weight, part) == (again, same)
         for name, tensor in fresh().state_dict().items():
             torch.testing.assert_close(load().state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def batch_norm_bundle(folder, make_bundle, mean: float):
+    """Two members of one start, whose batch statistics differ in the second's first mean, by `mean`."""
+    make_bundle(folder, members=2)
+    network = Network(fusion="middle", widths=(2, 2, 4), norm="batch")
+    members = json.loads((folder / "manifest.json").read_text())["members"]
+    for number, member in enumerate(members):
+        state = build(network).state_dict()
+        state["ct_encoder.layer1.0.norm.running_mean"].fill_(number * mean)
+        save_file(state, folder / member["file"])
+        member["sha256"] = sha256_of(folder / member["file"])
+    edit(folder, members=members, network={"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"})
+    return load_bundle(folder, "diwa")
+
+
+def test_members_whose_batch_statistics_differ_are_not_averaged(make_bundle, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="batch statistics that differ.*use --method eoa"):
+        soup(batch_norm_bundle(tmp_path / "own", make_bundle, mean=0.5))
+
+
+def test_members_of_the_same_batch_statistics_are_averaged_and_keep_them(make_bundle, tmp_path) -> None:
+    bundle = batch_norm_bundle(tmp_path / "fixed", make_bundle, mean=0.0)
+    states = [read_state(bundle, member) for member in bundle.manifest.members]
+    state = soup(bundle)
+    assert torch.equal(state["ct_encoder.layer1.0.norm.running_var"], states[0]["ct_encoder.layer1.0.norm.running_var"])
+    name = "ct_encoder.layer1.0.conv.weight"
+    torch.testing.assert_close(state[name], (states[0][name] + states[1][name]) / 2)

@@ -141,3 +141,14 @@ def test_a_grid_other_than_the_headers_is_refused(tmp_path) -> None:
     image.SetOrigin((1, -2, 3.6))
     with pytest.raises(CaseError, match="was read onto the grid"):
         check_grid_read(stored, path, "PET", grid_of(image))
+
+
+def test_a_file_that_the_reader_refuses_is_refused_for_its_reason(tmp_path) -> None:
+    """Not for voxels that were read otherwise: none were. An NRRD's axis has either a minimum or a direction."""
+    path = nrrd_writer.write(tmp_path, **{"axis mins": "0 0 0"})
+    with pytest.raises(CaseError, match="cannot be read: .*has a direction vector, and so can't have min"):
+        read_volume(path, "PET")
+    path = nrrd_writer.write(tmp_path, **{"dimension": "4", "sizes": "2 3 4 1", "kinds": "domain domain domain list"})
+    with pytest.raises(CaseError) as told:
+        read_volume(path, "PET")
+    assert "0x" not in str(told.value) and "read otherwise" not in str(told.value)

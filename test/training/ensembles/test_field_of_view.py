@@ -58,3 +58,10 @@ def test_a_mask_that_a_view_makes_vanish_agrees_not_at_all(study) -> None:
     gone = views(lambda one: np.full(one.suv.shape, 1.0 if one.suv.shape[0] == 60 else -1.0), [study])
     assert [view.agreement for view in gone] == [1, 0, 0, 0, 0, 0, 0]
     assert "| 45 mm cut | 1 | 0.0000 | 0.0000 |" in table(gone)
+
+
+def test_there_is_no_dice_where_no_view_has_a_lesion(study, recwarn) -> None:
+    healthy = replace(study, truth=np.zeros_like(study.truth))
+    found = views(lambda one: np.asarray(one.suv, np.float32) - 2, [healthy])
+    assert all(np.isnan(view.dice) and view.agreement == 1 for view in found) and not recwarn.list
+    assert "| 15 mm cut | 1 | n/a | 1.0000 |" in table(found)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_slices
+from conftest import tiny_slices, tiny_training
 from safetensors.torch import load_file
 from tiny_runs import FOLD, dice_of, logits, make_run, make_runs, random_state, small_cache
 
@@ -163,3 +163,19 @@ def test_a_soup_of_one_network_for_slices_is_that_network_with_its_own_statistic
     run = make_run(tmp_path / "m", state, settings=settings)
     bench = Bench(read_candidates([run]), cache, ILL, tmp_path / "keep", CPU)
     assert all(torch.equal(state[name], t) for name, t in bench.soup_network(["m", "m"]).state_dict().items())
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (2, 3)])
+def test_a_soup_of_members_with_fixed_and_with_own_statistics_has_them_made_anew(seeds, cache, tmp_path) -> None:
+    """Whichever of the two draws the crops: the seeds decide whose sha256 is the smaller one."""
+    network = {"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}
+    runs, states = [], []
+    for seed, fixed in zip(seeds, (True, False), strict=True):
+        settings = tiny_training(network=network, fixed_statistics=fixed)
+        torch.manual_seed(seed)
+        states.append(build(settings.network).state_dict())
+        runs.append(make_run(tmp_path / f"m{seed}", states[-1], settings=settings))
+    members = read_candidates(runs)
+    state = Bench(members, cache, ILL, tmp_path / "keep", CPU).soup_network(list(members)).state_dict()
+    name = "ct_encoder.layer1.0.norm.running_mean"
+    assert (state[name] != 0).any() and all((one[name] == 0).all() for one in states)
