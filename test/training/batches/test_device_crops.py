@@ -7,8 +7,7 @@ from conftest import tiny_training
 from scipy.ndimage import gaussian_filter
 
 from model.inference.segment import network_image
-from training.batches import crops as sampling
-from training.batches import device_crops
+from training.batches import crops, device_crops
 from training.batches.augment import convolved, smoothed
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops, scaled
@@ -103,7 +102,7 @@ def test_a_study_that_does_not_fit_leaves_its_place_to_smaller_ones(tiny_cache, 
     sizes = {case: sum(part.nbytes for part in (one.hu, one.suv, one.truth)) for case in CASES
              for one in [load(tiny_cache, case)]}  # fmt: skip
     large = replace(load(tiny_cache, "case0"), hu=np.zeros((80, 80, 80), np.int16))
-    monkeypatch.setattr(sampling, "load", lambda cache, case: large if case == "case0" else load(cache, case))
+    monkeypatch.setattr(crops, "load", lambda cache, case: large if case == "case0" else load(cache, case))
     monkeypatch.setattr(device_crops, "free_bytes", lambda device: float(sizes["case1"] + sizes["case2"]))
     arrays = DeviceCrops(tiny_cache, CASES[:3], tiny_training(), CPU, share=1.0).arrays
     assert [isinstance(arrays[case][0], torch.Tensor) for case in CASES[:3]] == [False, True, True]
