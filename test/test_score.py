@@ -18,10 +18,10 @@ import pytest
 import SimpleITK as sitk
 from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
 
+from model.hospital.console import tell_plan
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.plan import Plan
-from score import tell_plan
 
 OURS = ("mask.mha", "lesions.csv", "lesions.json", "preview.png", "thumbnail.png", "report.json")
 
