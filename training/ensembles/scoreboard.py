@@ -114,7 +114,8 @@ class Bench:
         if method == "diwa":
             networks = [(1, self.soup_network(counts))]
         else:
-            networks = [(count, self._network(soup([(self.candidates[n].weights, 1)]))) for n, count in counts.items()]
+            files = [(count, self.candidates[name].weights) for name, count in counts.items()]
+            networks = [(count, self._network(checkpoint.read_weights(path), path)) for count, path in files]
         total = sum(count for count, _ in networks)
 
         def mean(study: Prepared) -> NDArray[Any]:
