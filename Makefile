@@ -25,6 +25,7 @@ score: $(VENV)/installed
 
 test: export OMP_WAIT_POLICY = PASSIVE
 test: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile

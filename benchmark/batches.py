@@ -40,8 +40,16 @@ def main() -> None:
             found[f"{count} dask workers"] = measure(options, ["--cluster", address], count)
     rows, figures = [], {}
     for name, said in found.items():
-        rows.append([name, str(said["studies"]), f"{said['seconds']:.0f}", f"{said['per_hour']:.1f}",
-                     f"{said['median_s']:.1f}", f"{said['peak_mb'] / 1e3:.2f}"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(said["studies"]),
+                f"{said['seconds']:.0f}",
+                f"{said['per_hour']:.1f}",
+                f"{said['median_s']:.1f}",
+                f"{said['peak_mb'] / 1e3:.2f}",
+            ]
+        )
         figures[f"{name}: studies an hour"] = figure([said["per_hour"]], "1/h", "more")
         figures[f"{name}: memory"] = figure([said["peak_mb"] / 1e3], "GB")
     head = ["processes", "studies", "seconds", "an hour", "median s a study", "peak GB of one"]
@@ -51,17 +59,29 @@ def main() -> None:
 def measure(options: argparse.Namespace, more: list[str], count: int) -> dict[str, float]:
     """Seconds of one batch, studies an hour, the scoring processes' peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "score.py"), str(options.studies), "--output", folder, "--device",
-                   options.device, "--weights", options.weights, *more]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "score.py"),
+            str(options.studies),
+            "--output",
+            folder,
+            "--device",
+            options.device,
+            "--weights",
+            options.weights,
+            *more,
+        ]
         begun = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(count))
         seconds = time.perf_counter() - begun
         reports = [json.loads(path.read_text()) for path in Path(folder).glob("studies/*/report.json")]
     return {
-        "studies": len(reports), "seconds": seconds, "per_hour": 3600 * len(reports) / seconds,
+        "studies": len(reports),
+        "seconds": seconds,
+        "per_hour": 3600 * len(reports) / seconds,
         "peak_mb": max(report["peak_memory_bytes"] for report in reports) / 1e6,
         "median_s": statistics.median(sum(report["seconds"].values()) for report in reports),
-    }  # fmt: skip
+    }
 
 
 @contextmanager

@@ -57,8 +57,11 @@ def one_start(study: Path, drop_caches: bool) -> float:
         begun = time.time()
         process = subprocess.Popen(
             [*command, "--input", str(study), "--output", output],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+        )
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("first byte"):

@@ -28,14 +28,18 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if old["benchmark"] != new["benchmark"]:
-        print(f"error: '{options.old}' is of benchmark.{old['benchmark']}, '{options.new}' of "
-              f"benchmark.{new['benchmark']}; compare two of one", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: '{options.old}' is of benchmark.{old['benchmark']}, '{options.new}' of "
+            f"benchmark.{new['benchmark']}; compare two of one",
+            file=sys.stderr,
+        )
         return 2
     for what in ("machine", "command"):
         if old[what] != new[what]:
             print(f"warning: the {what} is another: {said(old, what)} before, {said(new, what)} now", file=sys.stderr)
-    changes = [change(name, old["figures"][name], new["figures"][name]) for name in new["figures"] if name in
-               old["figures"]]  # fmt: skip
+    changes = [
+        change(name, old["figures"][name], new["figures"][name]) for name in new["figures"] if name in old["figures"]
+    ]
     shown = [one for one in changes if options.all or one["verdict"] != "same"]
     head = ["figure", "before", "now", "change", "noise", ""]
     if shown:
@@ -56,8 +60,15 @@ def change(name: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any
     worse_by = share if new["better"] == "less" else -share
     limit = max(noise, new["least"])
     verdict = "worse" if worse_by > limit else "better" if worse_by < -limit else "same"
-    return {"name": name, "unit": new["unit"], "before": before, "now": now, "share": share, "noise": noise,
-            "verdict": verdict}  # fmt: skip
+    return {
+        "name": name,
+        "unit": new["unit"],
+        "before": before,
+        "now": now,
+        "share": share,
+        "noise": noise,
+        "verdict": verdict,
+    }
 
 
 def spread(values: list[float]) -> float:
@@ -67,8 +78,14 @@ def spread(values: list[float]) -> float:
 
 def row(one: dict[str, Any]) -> list[str]:
     unit = f" {one['unit']}" if one["unit"] else ""
-    return [one["name"], f"{one['before']:.4g}{unit}", f"{one['now']:.4g}{unit}", f"{100 * one['share']:+.1f} %",
-            f"{100 * one['noise']:.1f} %", one["verdict"]]  # fmt: skip
+    return [
+        one["name"],
+        f"{one['before']:.4g}{unit}",
+        f"{one['now']:.4g}{unit}",
+        f"{100 * one['share']:+.1f} %",
+        f"{100 * one['noise']:.1f} %",
+        one["verdict"],
+    ]
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """docs/performance.md from the results of benchmarks: every table as it was printed; nothing is typed by hand.
 
-    python -m benchmark.document results/*.json --output docs/performance.md
+python -m benchmark.document results/*.json --output docs/performance.md
 """
 
 import argparse
@@ -38,9 +38,16 @@ def document(results: Sequence[dict[str, Any]]) -> str:
     parts = [HEAD]
     for one in results:
         lines = [
-            f"## {one['title']}", "", "```", one["command"], "```", "",
-            f"{one['date']}, commit {one['commit']}; {machine_text(one['machine'])}", "", *one["printed"],
-        ]  # fmt: skip
+            f"## {one['title']}",
+            "",
+            "```",
+            one["command"],
+            "```",
+            "",
+            f"{one['date']}, commit {one['commit']}; {machine_text(one['machine'])}",
+            "",
+            *one["printed"],
+        ]
         parts.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(parts)
 

@@ -42,8 +42,9 @@ def main() -> None:
         figures[f"floor at {edge}^3"] = figure([count / rate], "s")
     printed = [
         f"{options.fusion} fusion, widths {' '.join(map(str, options.widths))}; matrix rate {rate / 1e9:.4g} GFLOP/s",
-        "", *table(["window", "TFLOP", "floor, s"], rows),
-    ]  # fmt: skip
+        "",
+        *table(["window", "TFLOP", "floor, s"], rows),
+    ]
     told(record("The floor: one window of one network", printed, figures), options.json)
 
 

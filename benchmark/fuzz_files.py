@@ -13,12 +13,29 @@ import numpy as np
 
 SIZE = (7, 6, 5)  # voxels (x, y, z)
 FORMATS = (
-    "mha raw", "mha compressed", "mhd raw", "mhd zraw", "nrrd raw", "nrrd gzip", "nrrd beside", "nhdr", "nii", "nii.gz",
-    "nii scaled", "nii.gz scaled", "nifti-2", "hdr img",
-)  # fmt: skip
-TYPES = {"i2": ("MET_SHORT", "short", 4), "u2": ("MET_USHORT", "ushort", 512), "i4": ("MET_INT", "int", 8),
-         "f4": ("MET_FLOAT", "float", 16), "f8": ("MET_DOUBLE", "double", 64),
-         "u1": ("MET_UCHAR", "uchar", 2)}  # kind: its name in MetaImage and NRRD, its number in NIfTI  # fmt: skip
+    "mha raw",
+    "mha compressed",
+    "mhd raw",
+    "mhd zraw",
+    "nrrd raw",
+    "nrrd gzip",
+    "nrrd beside",
+    "nhdr",
+    "nii",
+    "nii.gz",
+    "nii scaled",
+    "nii.gz scaled",
+    "nifti-2",
+    "hdr img",
+)
+TYPES = {
+    "i2": ("MET_SHORT", "short", 4),
+    "u2": ("MET_USHORT", "ushort", 512),
+    "i4": ("MET_INT", "int", 8),
+    "f4": ("MET_FLOAT", "float", 16),
+    "f8": ("MET_DOUBLE", "double", 64),
+    "u1": ("MET_UCHAR", "uchar", 2),
+}  # kind: its name in MetaImage and NRRD, its number in NIfTI
 
 
 def write(folder: Path, form: str, dice: random.Random) -> tuple[Path, Path]:
@@ -51,10 +68,19 @@ def _metaimage(folder: Path, form: str, raw: bytes, kind: str, order: str, dice:
     spacing, origin = _place(dice)
     packed = zlib.compress(raw) if form in ("mha compressed", "mhd zraw") else raw
     data = "LOCAL" if form.startswith("mha") else "p.zraw" if form == "mhd zraw" else "p.raw"
-    lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", f"BinaryDataByteOrderMSB = {order == '>'}",
-             f"CompressedData = {packed is not raw}", f"TransformMatrix = {_row(_rotation(dice).T.ravel())}",
-             f"Offset = {_row(origin)}", "CenterOfRotation = 0 0 0", f"ElementSpacing = {_row(spacing)}",
-             f"DimSize = {_row(SIZE)}", f"ElementType = {TYPES[kind][0]}"]  # fmt: skip
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        "BinaryData = True",
+        f"BinaryDataByteOrderMSB = {order == '>'}",
+        f"CompressedData = {packed is not raw}",
+        f"TransformMatrix = {_row(_rotation(dice).T.ravel())}",
+        f"Offset = {_row(origin)}",
+        "CenterOfRotation = 0 0 0",
+        f"ElementSpacing = {_row(spacing)}",
+        f"DimSize = {_row(SIZE)}",
+        f"ElementType = {TYPES[kind][0]}",
+    ]
     if packed is not raw:
         lines.insert(5, f"CompressedDataSize = {len(packed)}")
     head = "\n".join([*lines, f"ElementDataFile = {data}\n"]).encode()
@@ -69,11 +95,18 @@ def _nrrd(folder: Path, form: str, raw: bytes, kind: str, order: str, dice: rand
     spacing, origin = _place(dice)
     steps = (_rotation(dice) * spacing).T
     packed = gzip.compress(raw, mtime=0) if form == "nrrd gzip" or (form != "nrrd raw" and dice.random() < 0.5) else raw
-    lines = ["NRRD0004", f"type: {TYPES[kind][1]}", "dimension: 3",
-             f"space: {dice.choice(('left-posterior-superior', 'right-anterior-superior'))}", f"sizes: {_row(SIZE)}",
-             f"space directions: {' '.join(_vector(step) for step in steps)}", "kinds: domain domain domain",
-             f"endian: {'big' if order == '>' else 'little'}", f"encoding: {'raw' if packed is raw else 'gzip'}",
-             f"space origin: {_vector(origin)}"]  # fmt: skip
+    lines = [
+        "NRRD0004",
+        f"type: {TYPES[kind][1]}",
+        "dimension: 3",
+        f"space: {dice.choice(('left-posterior-superior', 'right-anterior-superior'))}",
+        f"sizes: {_row(SIZE)}",
+        f"space directions: {' '.join(_vector(step) for step in steps)}",
+        "kinds: domain domain domain",
+        f"endian: {'big' if order == '>' else 'little'}",
+        f"encoding: {'raw' if packed is raw else 'gzip'}",
+        f"space origin: {_vector(origin)}",
+    ]
     beside = form in ("nrrd beside", "nhdr")
     path = folder / ("p.nhdr" if form == "nhdr" else "p.nrrd")
     data = folder / ("p.raw" if packed is raw else "p.raw.gz") if beside else path
@@ -91,27 +124,46 @@ def _nifti(folder: Path, form: str, raw: bytes, kind: str, order: str, dice: ran
     quaternion = (0.0, 0.0, np.sin(np.arctan2(turn[1, 0], turn[0, 0]) / 2))
     qfac = float(np.sign(np.linalg.det(turn)))
     rows = np.column_stack([turn * spacing, origin]).ravel()
-    slope, intercept = (dice.choice((0.001, 2.0, -1.5)), dice.choice((0.0, -1024.0))) if "scaled" in form else (
-        dice.choice((0.0, 1.0, float("nan"))), 0.0)  # fmt: skip
+    slope, intercept = (
+        (dice.choice((0.001, 2.0, -1.5)), dice.choice((0.0, -1024.0)))
+        if "scaled" in form
+        else (dice.choice((0.0, 1.0, float("nan"))), 0.0)
+    )
     codes = dice.choice(((1, 1), (0, 1), (1, 0), (1, 2)))
     bits, where = int(kind[1]) * 8, 0 if form == "hdr img" else 352
     if form == "nifti-2":
         head = bytearray(544)
         for at, fmt, fields in (
-            (0, "i", [540]), (4, "8s", [b"n+2\0\r\n\x1a\n"]), (12, "2h", [TYPES[kind][2], bits]),
+            (0, "i", [540]),
+            (4, "8s", [b"n+2\0\r\n\x1a\n"]),
+            (12, "2h", [TYPES[kind][2], bits]),
             (16, "8q", [3, *SIZE, 1, 1, 1, 1]),
-            (104, "8d", [qfac, *spacing, 1, 1, 1, 1]), (168, "q", [544]), (176, "2d", [slope, intercept]),
-            (344, "2i", codes), (352, "3d", quaternion), (376, "3d", origin), (400, "12d", rows), (500, "i", [2]),
-        ):  # fmt: skip
+            (104, "8d", [qfac, *spacing, 1, 1, 1, 1]),
+            (168, "q", [544]),
+            (176, "2d", [slope, intercept]),
+            (344, "2i", codes),
+            (352, "3d", quaternion),
+            (376, "3d", origin),
+            (400, "12d", rows),
+            (500, "i", [2]),
+        ):
             struct.pack_into(order + fmt, head, at, *fields)
     else:
         head = bytearray(348 if form == "hdr img" else 352)
         for at, fmt, fields in (
-            (0, "i", [348]), (40, "8h", [3, *SIZE, 1, 1, 1, 1]), (70, "2h", [TYPES[kind][2], bits]),
-            (76, "8f", [qfac, *spacing, 1, 1, 1, 1]), (108, "f", [where]), (112, "2f", [slope, intercept]),
-            (123, "B", [2]), (252, "2h", codes), (256, "3f", quaternion), (268, "3f", origin), (280, "12f", rows),
+            (0, "i", [348]),
+            (40, "8h", [3, *SIZE, 1, 1, 1, 1]),
+            (70, "2h", [TYPES[kind][2], bits]),
+            (76, "8f", [qfac, *spacing, 1, 1, 1, 1]),
+            (108, "f", [where]),
+            (112, "2f", [slope, intercept]),
+            (123, "B", [2]),
+            (252, "2h", codes),
+            (256, "3f", quaternion),
+            (268, "3f", origin),
+            (280, "12f", rows),
             (344, "4s", [b"ni1\0" if form == "hdr img" else b"n+1\0"]),
-        ):  # fmt: skip
+        ):
             struct.pack_into(order + fmt, head, at, *fields)
     if form == "hdr img":
         (folder / "p.img").write_bytes(raw)

@@ -14,29 +14,94 @@ from collections.abc import Callable
 from pathlib import Path
 
 WORDS = (
-    "nan", "inf", "-inf", "0", "-1", "1e400", "1e-400", "4,5", "4.", ".5", "+4", "0x10", "1_0", "232.n1", "-232.n1",
-    "", " ", "None", "2147483648", "4294967300", "18446744073709551616", "True", "False", "true",
-    "LOCAL", "LIST", "\x00",
-)  # fmt: skip
+    "nan",
+    "inf",
+    "-inf",
+    "0",
+    "-1",
+    "1e400",
+    "1e-400",
+    "4,5",
+    "4.",
+    ".5",
+    "+4",
+    "0x10",
+    "1_0",
+    "232.n1",
+    "-232.n1",
+    "",
+    " ",
+    "None",
+    "2147483648",
+    "4294967300",
+    "18446744073709551616",
+    "True",
+    "False",
+    "true",
+    "LOCAL",
+    "LIST",
+    "\x00",
+)
 LINES = {
     "mha": (
-        "ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = 5", "HeaderSize = 8",
-        "HeaderSize = -1", "DistanceUnits = cm", "ElementSize = 1 1 1", "BinaryData = False",
-        "CompressedData = True", "CompressedData = False", "BinaryDataByteOrderMSB = True",
-        "ElementByteOrderMSB = True", "ElementNumberOfChannels = 2", "Origin = 9 9 9", "Position = 9 9 9",
-        "Rotation = 0 1 0 1 0 0 0 0 1", "Orientation = 0 1 0 1 0 0 0 0 1", "NDims = 2", "a line", "Comment = Müller",
-        "A:B = c", "ObjectType = Tube", "ElementDataFile = /etc/passwd", "ElementDataFile = ../other.raw",
-        "ElementDataFile = LIST", "ElementDataFile = p%d.raw 1 2 1", "Offset: 1 2 3",
+        "ElementToIntensityFunctionSlope = 2",
+        "ElementToIntensityFunctionOffset = 5",
+        "HeaderSize = 8",
+        "HeaderSize = -1",
+        "DistanceUnits = cm",
+        "ElementSize = 1 1 1",
+        "BinaryData = False",
+        "CompressedData = True",
+        "CompressedData = False",
+        "BinaryDataByteOrderMSB = True",
+        "ElementByteOrderMSB = True",
+        "ElementNumberOfChannels = 2",
+        "Origin = 9 9 9",
+        "Position = 9 9 9",
+        "Rotation = 0 1 0 1 0 0 0 0 1",
+        "Orientation = 0 1 0 1 0 0 0 0 1",
+        "NDims = 2",
+        "a line",
+        "Comment = Müller",
+        "A:B = c",
+        "ObjectType = Tube",
+        "ElementDataFile = /etc/passwd",
+        "ElementDataFile = ../other.raw",
+        "ElementDataFile = LIST",
+        "ElementDataFile = p%d.raw 1 2 1",
+        "Offset: 1 2 3",
     ),
     "nrrd": (
-        "line skip: 1", "byte skip: 8", "byte skip: -1", "old min: 0", "old max: 9", "spacings: 1 1 1",
-        "endian: big", "endian: little", 'space units: "cm" "cm" "cm"', "kinds: vector domain domain",
-        "encoding: hex", "encoding: raw", "encoding: gzip", "type: double", "type: block", "data file: /etc/passwd",
-        "data file: ../other.raw", "data file: LIST", "a line", "key:=value", "# a comment",
-        "space: left-anterior-superior", "space: right-anterior-superior", "space: scanner-xyz",
-        "space dimension: 3", "number: 3", "axis mins: 0 0 0", "dimension: 2",
+        "line skip: 1",
+        "byte skip: 8",
+        "byte skip: -1",
+        "old min: 0",
+        "old max: 9",
+        "spacings: 1 1 1",
+        "endian: big",
+        "endian: little",
+        'space units: "cm" "cm" "cm"',
+        "kinds: vector domain domain",
+        "encoding: hex",
+        "encoding: raw",
+        "encoding: gzip",
+        "type: double",
+        "type: block",
+        "data file: /etc/passwd",
+        "data file: ../other.raw",
+        "data file: LIST",
+        "a line",
+        "key:=value",
+        "# a comment",
+        "space: left-anterior-superior",
+        "space: right-anterior-superior",
+        "space: scanner-xyz",
+        "space dimension: 3",
+        "number: 3",
+        "axis mins: 0 0 0",
+        "dimension: 2",
     ),
-}  # fmt: skip
+}
 
 
 def mutate(path: Path, data: Path, dice: random.Random) -> str:
@@ -123,23 +188,39 @@ def change_field(path: Path, dice: random.Random) -> None:
     small = (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 14, 300, 32767)
     real = (float("nan"), float("inf"), 0.0, -1.0, 0.5, 1.0, 1e-3, 4.0, 5.0, 50.0, 1e10, -1e10)
     if head[:1] in (b"\x5c", b"\x01") or head[3] == 0x5C:
-        at, fmt, values = dice.choice((
-            (40 + 2 * dice.randrange(8), "h", small), (72, "h", (8, 16, 32, 64)),
-            (70, "h", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536)),
-            (76 + 4 * dice.randrange(4), "f", real), (108, "f", (0, 348, 352, 353, 352.5, 400, 1e9)),
-            (112, "f", real), (116, "f", real), (123, "B", (0, 1, 2, 3, 10, 18)), (252, "h", (-1, 0, 1, 2, 4, 9)),
-            (254, "h", (-1, 0, 1, 2, 4, 9)), (256 + 4 * dice.randrange(6), "f", real),
-            (280 + 4 * dice.randrange(12), "f", real),
-            (344, "4s", (b"n+1\0", b"ni1\0", b"\0\0\0\0", b"n+2\0")),
-        ))  # fmt: skip
+        at, fmt, values = dice.choice(
+            (
+                (40 + 2 * dice.randrange(8), "h", small),
+                (72, "h", (8, 16, 32, 64)),
+                (70, "h", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536)),
+                (76 + 4 * dice.randrange(4), "f", real),
+                (108, "f", (0, 348, 352, 353, 352.5, 400, 1e9)),
+                (112, "f", real),
+                (116, "f", real),
+                (123, "B", (0, 1, 2, 3, 10, 18)),
+                (252, "h", (-1, 0, 1, 2, 4, 9)),
+                (254, "h", (-1, 0, 1, 2, 4, 9)),
+                (256 + 4 * dice.randrange(6), "f", real),
+                (280 + 4 * dice.randrange(12), "f", real),
+                (344, "4s", (b"n+1\0", b"ni1\0", b"\0\0\0\0", b"n+2\0")),
+            )
+        )
     else:
-        at, fmt, values = dice.choice((
-            (16 + 8 * dice.randrange(8), "q", small), (12, "h", (2, 4, 8, 16, 64, 128)),
-            (104 + 8 * dice.randrange(4), "d", real),
-            (168, "q", (0, 540, 544, 545, 560)), (176, "d", real), (184, "d", real), (344, "i", (-1, 0, 1, 9)),
-            (348, "i", (-1, 0, 1, 9)), (352 + 8 * dice.randrange(6), "d", real),
-            (400 + 8 * dice.randrange(12), "d", real), (500, "i", (0, 1, 2, 3)),
-        ))  # fmt: skip
+        at, fmt, values = dice.choice(
+            (
+                (16 + 8 * dice.randrange(8), "q", small),
+                (12, "h", (2, 4, 8, 16, 64, 128)),
+                (104 + 8 * dice.randrange(4), "d", real),
+                (168, "q", (0, 540, 544, 545, 560)),
+                (176, "d", real),
+                (184, "d", real),
+                (344, "i", (-1, 0, 1, 9)),
+                (348, "i", (-1, 0, 1, 9)),
+                (352 + 8 * dice.randrange(6), "d", real),
+                (400 + 8 * dice.randrange(12), "d", real),
+                (500, "i", (0, 1, 2, 3)),
+            )
+        )
     if at + struct.calcsize(fmt) > len(head):
         return
     struct.pack_into(order + fmt, head, at, dice.choice(values))  # type: ignore[arg-type]
@@ -197,10 +278,12 @@ def wrap(path: Path, dice: random.Random) -> None:
     content = path.read_bytes()
     half = len(content) // 2
     choices: list[Callable[[], bytes]] = [
-        lambda: gzip.compress(content, mtime=0), lambda: zlib.compress(content),
+        lambda: gzip.compress(content, mtime=0),
+        lambda: zlib.compress(content),
         lambda: gzip.compress(content[:half], mtime=0) + gzip.compress(content[half:], mtime=0),
-        lambda: gzip.decompress(content), lambda: content + content,
-    ]  # fmt: skip
+        lambda: gzip.decompress(content),
+        lambda: content + content,
+    ]
     try:
         path.write_bytes(dice.choice(choices)())
     except (OSError, EOFError, zlib.error):

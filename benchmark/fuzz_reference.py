@@ -13,11 +13,23 @@ from numpy.typing import NDArray
 from model.study.reading import Volume
 
 TYPES = {
-    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
-}  # fmt: skip
-SPACES = {"right-anterior-superior": [-1, -1, 1], "ras": [-1, -1, 1], "left-anterior-superior": [1, -1, 1],
-          "las": [1, -1, 1]}  # fmt: skip
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+SPACES = {
+    "right-anterior-superior": [-1, -1, 1],
+    "ras": [-1, -1, 1],
+    "left-anterior-superior": [1, -1, 1],
+    "las": [1, -1, 1],
+}
 IDENTITY = "1 0 0 0 1 0 0 0 1"
 nibabel.imageglobals.logger.setLevel("CRITICAL")
 CORNER_VOXEL = 0.26  # a header may give the place twice, up to 0.25 of a voxel apart

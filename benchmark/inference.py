@@ -45,10 +45,24 @@ WEIGHTS = (2.0, 1.0, 1.0, 1.0)  # of the authors' submission
 CT_SIZE = (1.28, 1.28, 1.84)  # voxels of CT for one of PET on each axis: 512 x 512 x 600 for 400 x 400 x 326
 LEAST_DICE = 0.0005  # a change of agreement that counts
 MODULES = {  # of --only
-    "ours": "benchmark.contenders.ours", "monai": "benchmark.contenders.monai", "nnunet": "benchmark.contenders.nnunet",
-}  # fmt: skip
-STAGES = ("import", "weights", "read", "resample", "crop", "intensity", "to device", "network", "sums", "argmax",
-          "paste", "write")  # fmt: skip
+    "ours": "benchmark.contenders.ours",
+    "monai": "benchmark.contenders.monai",
+    "nnunet": "benchmark.contenders.nnunet",
+}
+STAGES = (
+    "import",
+    "weights",
+    "read",
+    "resample",
+    "crop",
+    "intensity",
+    "to device",
+    "network",
+    "sums",
+    "argmax",
+    "paste",
+    "write",
+)
 Runs = dict[str, list[dict[str, Any]]]  # of each contender, what its processes say of themselves
 
 
@@ -97,8 +111,7 @@ def arguments() -> argparse.Namespace:
     add("--runs", type=int, default=3, help="runs of each contender; medians are printed (default 3)")
     add("--device", default="auto", help="auto, cuda or cpu (default auto)")
     add("--gpu-gb", type=float, help="GB of the GPU's memory that a contender may take, 14 for a T4 (default: all)")
-    add("--only", nargs="+", choices=MODULES, default=tuple(MODULES),
-        help="who takes part, ours always (default: all)")
+    add("--only", nargs="+", choices=MODULES, default=tuple(MODULES), help="who takes part, ours always (default: all)")
     add("--nnunet", help="Python of an environment with nnU-Net v2 (default .nnunet/bin/python if it is there)")
     add("--matrix", type=int, help=f"edge of the matrices that the rate is measured with (default {EDGE})")
     add("--json", type=Path, help="also write the figures here, for benchmark.compare and benchmark.document")
@@ -155,10 +168,20 @@ def make_bundle(folder: Path, network: Network, edge: int) -> Path:
 
     def manifest(members: Any) -> Manifest:
         return Manifest(
-            format_version=1, name=folder.name, kind="volumes", network=network, channels=("CT", "PET"),
-            intensity=Intensity(), crop=Crop(), window=Window(size=(edge, edge, edge)), method="eoa", members=members,
-            provenance=origin, intended_use="benchmark", licence="MIT",
-        )  # fmt: skip
+            format_version=1,
+            name=folder.name,
+            kind="volumes",
+            network=network,
+            channels=("CT", "PET"),
+            intensity=Intensity(),
+            crop=Crop(),
+            window=Window(size=(edge, edge, edge)),
+            method="eoa",
+            members=members,
+            provenance=origin,
+            intended_use="benchmark",
+            licence="MIT",
+        )
 
     write_bundle(folder, states, manifest, weights=list(WEIGHTS), start_sha256=None)
     return folder
@@ -175,8 +198,11 @@ def in_turn(those: list[Contender], task: Task, runs: int, place: Path) -> Runs:
             said = start(one, replace(task, mask=str(mask), passes=one.passes))
             said["mask"] = sitk.GetArrayFromImage(sitk.ReadImage(str(mask))) != 0
             found[one.name].append(said)
-            print(f"{one.name}, window {task.window}, run {number + 1} of {runs}: {said['total_s']:.1f} s",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"{one.name}, window {task.window}, run {number + 1} of {runs}: {said['total_s']:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return found
 
 
@@ -202,29 +228,53 @@ def tables(edge: int, runs: Runs, alike: dict[str, tuple[float, int]], floor_s: 
         peak = max(one["peak_bytes"] for one in said)
         gpu = f"{max(one['peak_gpu_bytes'] for one in said) / 1e9:.2f}" if said[0]["peak_gpu_bytes"] else "none"
         dice, differ = alike[name]
-        rows.append([
-            name, said[0]["precision"], str(said[0]["windows"]), f"{total:.2f}",
-            f"{total / median(ours, 'total_s'):.2f}", f"{network:.2f}",
-            f"{network / floor_s:.2f}", f"{peak / 1e9:.2f}", f"{peak / max(one['peak_bytes'] for one in ours):.2f}",
-            gpu, f"{dice:.5f}", str(differ),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                said[0]["precision"],
+                str(said[0]["windows"]),
+                f"{total:.2f}",
+                f"{total / median(ours, 'total_s'):.2f}",
+                f"{network:.2f}",
+                f"{network / floor_s:.2f}",
+                f"{peak / 1e9:.2f}",
+                f"{peak / max(one['peak_bytes'] for one in ours):.2f}",
+                gpu,
+                f"{dice:.5f}",
+                str(differ),
+            ]
+        )
         medians = [statistics.median(one["seconds"].get(stage, 0.0) for one in said) for stage in STAGES]
         stages.append([name, *(f"{value:.2f}" for value in medians), f"{total - sum(medians):.2f}"])
     rungs = ", ".join(sorted({one["rung"] for one in ours}))
     threads = ", ".join(sorted({str(one["threads"]) for said in runs.values() for one in said}))
-    head = ["contender", "precision", "windows", "seconds", "of ours", "network, s", "x floor", "host GB", "of ours",
-            "GPU GB", "Dice with ours", "voxels that differ"]  # fmt: skip
+    head = [
+        "contender",
+        "precision",
+        "windows",
+        "seconds",
+        "of ours",
+        "network, s",
+        "x floor",
+        "host GB",
+        "of ours",
+        "GPU GB",
+        "Dice with ours",
+        "voxels that differ",
+    ]
     return [
         f"Windows of {edge}^3, medians of {len(ours)}; floor {floor_s:.3g} s; threads of each: {threads}; ours ran at: "
-        f"{rungs}", "",
-        *table(head, rows), "",
-        "Seconds, stage by stage:", "", *table(["contender", *STAGES, "rest"], stages),
-    ]  # fmt: skip
+        f"{rungs}",
+        "",
+        *table(head, rows),
+        "",
+        "Seconds, stage by stage:",
+        "",
+        *table(["contender", *STAGES, "rest"], stages),
+    ]
 
 
-def figures_of(
-    edge: int, runs: Runs, alike: dict[str, tuple[float, int]], floor_s: float
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+def figures_of(edge: int, runs: Runs, alike: dict[str, tuple[float, int]], floor_s: float) -> dict[str, dict[str, Any]]:
     """Every run's figures of ours, and what to set beside them."""
     out = {f"floor at {edge}^3": figure([floor_s], "s")}
     for name, said in runs.items():

@@ -92,10 +92,12 @@ def compare(predicted: Mask, truth: Mask, runs: int) -> dict[str, Any]:
         labelling.append(labelling_s)
         quick.append(our_s)
     return {
-        "equal": np.array_equal(numbers, mine, equal_nan=True), "components": counts,
-        "loop_s": statistics.median(loops), "ours_s": statistics.median(quick),
+        "equal": np.array_equal(numbers, mine, equal_nan=True),
+        "components": counts,
+        "loop_s": statistics.median(loops),
+        "ours_s": statistics.median(quick),
         "rest_s": statistics.median(loop - label for loop, label in zip(loops, labelling, strict=True)),
-    }  # fmt: skip
+    }
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -154,8 +156,9 @@ def large_pair(shape: tuple[int, ...], lesions: int) -> Iterator[tuple[Mask, Mas
 def paint(mask: Mask, centre: NDArray[np.float64], radius: float) -> None:
     low, high = np.floor(centre - radius).astype(int), np.ceil(centre + radius).astype(int) + 1
     box = tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))
-    places = np.meshgrid(*[np.arange(s.start, min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True)],
-        indexing="ij")  # fmt: skip
+    places = np.meshgrid(
+        *[np.arange(s.start, min(s.stop, n)) for s, n in zip(box, mask.shape, strict=True)], indexing="ij"
+    )
     mask[box] |= sum((p - c) ** 2 for p, c in zip(places, centre, strict=True)) <= radius**2
 
 

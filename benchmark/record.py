@@ -26,11 +26,16 @@ def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]
     """The whole result of this command, which is read from sys.argv."""
     name = Path(sys.argv[0]).stem
     return {
-        "format": FORMAT, "benchmark": name, "title": title,
+        "format": FORMAT,
+        "benchmark": name,
+        "title": title,
         "command": " ".join([f"python -m benchmark.{name}", *shown(sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
-        "printed": list(printed), "figures": figures,
-    }  # fmt: skip
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "machine": machine(),
+        "printed": list(printed),
+        "figures": figures,
+    }
 
 
 def shown(words: Sequence[str]) -> list[str]:
@@ -41,8 +46,7 @@ def shown(words: Sequence[str]) -> list[str]:
 
 
 def child(*words: object) -> dict[str, Any]:
-    """This command again, with more words, in a process of its own so that its peak is its own: the JSON it ends with.
-    """
+    """Run this command again with more words in its own process, for its own peak memory. Returns its last line."""
     command = [sys.executable, "-m", f"benchmark.{Path(sys.argv[0]).stem}", *sys.argv[1:], *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -66,10 +70,14 @@ def machine() -> dict[str, Any]:
     """The machine and what is installed, as far as results depend on them."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1), "gpu": gpu,
-        "python": platform.python_version(), "torch": torch.__version__,
-    }  # fmt: skip
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def machine_text(found: dict[str, Any]) -> str:

@@ -90,11 +90,20 @@ def one_run(folder: Path) -> dict[str, object]:
 def stand_in() -> Bundle:
     """A bundle of the default settings, for the stages that need one; its network is never built."""
     manifest = Manifest(
-        format_version=1, name="stand-in", kind="volumes", network=Network(fusion="middle", widths=(4, 4)),
-        channels=("CT", "PET"), intensity=Intensity(), crop=Crop(), window=Window(size=(64, 64, 64)), method="eoa",
-        members=(Member(file="none.safetensors", sha256="0" * 64),), intended_use="benchmark", licence="MIT",
+        format_version=1,
+        name="stand-in",
+        kind="volumes",
+        network=Network(fusion="middle", widths=(4, 4)),
+        channels=("CT", "PET"),
+        intensity=Intensity(),
+        crop=Crop(),
+        window=Window(size=(64, 64, 64)),
+        method="eoa",
+        members=(Member(file="none.safetensors", sha256="0" * 64),),
+        intended_use="benchmark",
+        licence="MIT",
         provenance=Provenance(data="none", commit="", date="", scores={}, attribution=""),
-    )  # fmt: skip
+    )
     return Bundle(folder=Path("."), manifest=manifest, sha256="")
 
 

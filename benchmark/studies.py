@@ -69,10 +69,16 @@ def main() -> None:
             [turn[way][key] for turn in turns] for key in ("total_s", "busy_s", "peak", "early")
         )
         busy = [part / whole for part, whole in zip(busy_s, total_s, strict=True)]
-        rows.append([
-            way, f"{statistics.median(total_s):.2f}", f"{statistics.median(busy_s):.2f}",
-            f"{100 * statistics.median(busy):.1f} %", f"{max(peak) / 1e9:.2f}", f"{max(early) / 1e9:.2f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                way,
+                f"{statistics.median(total_s):.2f}",
+                f"{statistics.median(busy_s):.2f}",
+                f"{100 * statistics.median(busy):.1f} %",
+                f"{max(peak) / 1e9:.2f}",
+                f"{max(early) / 1e9:.2f}",
+            ]
+        )
         figures[f"{way}: seconds"] = figure(total_s, "s")
         figures[f"{way}: busy"] = figure(busy, "", "more")
         figures[f"{way}: memory"] = figure([value / 1e9 for value in peak], "GB")

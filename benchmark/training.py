@@ -93,28 +93,44 @@ def make_case(folder: Path, case: str, size: tuple[int, ...]) -> Study:
     truth.parent.mkdir()
     sitk.WriteImage(mask, str(truth))
     return Study(
-        case=case, patient=case, diagnosis="lymphoma", tracer="FDG", site="A", pet=pet, ct=ct, truth=truth,
-        lesion_ml=1.0, sha256=study_sha256(pet, ct, truth),
-    )  # fmt: skip
+        case=case,
+        patient=case,
+        diagnosis="lymphoma",
+        tracer="FDG",
+        site="A",
+        pet=pet,
+        ct=ct,
+        truth=truth,
+        lesion_ml=1.0,
+        sha256=study_sha256(pet, ct, truth),
+    )
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
     """Samples a second and the share of data loading of every epoch that counts."""
     edges = [options.crop] * 3
-    settings = settings_from({
-        "network": {"fusion": "middle", "widths": list(options.widths)}, "crops": {"size": edges},
-        "window": {"size": edges}, "optimizer": {"name": "adamw"}, "batch": options.batch, "accumulate": 1,
-        "schedule": {"epochs": options.epochs + 1, "steps_per_epoch": options.steps, "warmup_epochs": 0},
-        "workers": 0, "channels_last": True,
-    })  # fmt: skip
+    settings = settings_from(
+        {
+            "network": {"fusion": "middle", "widths": list(options.widths)},
+            "crops": {"size": edges},
+            "window": {"size": edges},
+            "optimizer": {"name": "adamw"},
+            "batch": options.batch,
+            "accumulate": 1,
+            "schedule": {"epochs": options.epochs + 1, "steps_per_epoch": options.steps, "warmup_epochs": 0},
+            "workers": 0,
+            "channels_last": True,
+        }
+    )
     torch.manual_seed(0)
     loop = our_loop if options.one == "ours" else plain_loop
     ends = loop(settings, options.place, options.device)  # (seconds, those of data loading) at the end of each epoch
     spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(ends, ends[1:], strict=False)]
     return {
         "samples_per_s": [options.batch * options.steps / seconds for seconds, _ in spent],
-        "data_share": [data / seconds for seconds, data in spent], "peak_bytes": peak_memory_bytes(),
-    }  # fmt: skip
+        "data_share": [data / seconds for seconds, data in spent],
+        "peak_bytes": peak_memory_bytes(),
+    }
 
 
 def our_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, float]]:
@@ -126,11 +142,18 @@ def our_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, 
 
     folder = place / "run"
     folder.mkdir()
-    train(Run(
-        folder=folder, settings=settings, network=build(settings.network), loss=loss_function(settings.loss),
-        data=CropDataset(place / "cache", CASES, settings), device=device_for(settings.precision, wanted),
-        at_epoch=at_epoch,
-    ), None)  # fmt: skip
+    train(
+        Run(
+            folder=folder,
+            settings=settings,
+            network=build(settings.network),
+            loss=loss_function(settings.loss),
+            data=CropDataset(place / "cache", CASES, settings),
+            device=device_for(settings.precision, wanted),
+            at_epoch=at_epoch,
+        ),
+        None,
+    )
     return ends
 
 
@@ -171,8 +194,10 @@ def as_dictionary(cache: Path, case: str) -> dict[str, Any]:
     """A prepared study as MONAI takes it, in network units."""
     study = load(cache, case)
     image = np.stack([(np.clip(study.hu, -1000, 1000) + 1000.0) / 2000, np.asarray(study.suv) / 40.0])
-    return {"image": torch.from_numpy(image.astype(np.float32)),
-            "truth": torch.from_numpy(np.asarray(study.truth)[None].astype(np.float32))}  # fmt: skip
+    return {
+        "image": torch.from_numpy(image.astype(np.float32)),
+        "truth": torch.from_numpy(np.asarray(study.truth)[None].astype(np.float32)),
+    }
 
 
 def transforms(settings: Training) -> Any:
@@ -180,21 +205,24 @@ def transforms(settings: Training) -> Any:
     from monai import transforms as mt
 
     both, size = ("image", "truth"), settings.crops.size
-    return mt.Compose([
-        mt.SpatialPadd(both, size),
-        mt.RandCropByPosNegLabeld(both, "truth", size, pos=1, neg=0.2, num_samples=1),
-        *(mt.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
-        mt.RandRotated(both, range_x=0.26, range_y=0.26, range_z=0.26, prob=0.2, mode=("bilinear", "nearest")),
-        mt.Rand3DElasticd(both, sigma_range=(5, 13), magnitude_range=(100, 400), prob=0.2,
-                          mode=("bilinear", "nearest")),
-        mt.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
-        mt.RandShiftIntensityd("image", offsets=0.1, prob=0.2),
-        mt.RandScaleIntensityd("image", factors=0.25, prob=0.2),
-        mt.RandGaussianSmoothd("image", (0.25, 1.1), (0.25, 1.1), (0.25, 1.1), prob=0.2),
-        mt.RandSimulateLowResolutiond("image", prob=0.3, zoom_range=(0.6, 1.0)),
-        mt.RandGaussianNoised("image", prob=0.2, mean=0.0, std=0.1),
-        mt.ToTensord(both, track_meta=False),
-    ])  # fmt: skip
+    return mt.Compose(
+        [
+            mt.SpatialPadd(both, size),
+            mt.RandCropByPosNegLabeld(both, "truth", size, pos=1, neg=0.2, num_samples=1),
+            *(mt.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
+            mt.RandRotated(both, range_x=0.26, range_y=0.26, range_z=0.26, prob=0.2, mode=("bilinear", "nearest")),
+            mt.Rand3DElasticd(
+                both, sigma_range=(5, 13), magnitude_range=(100, 400), prob=0.2, mode=("bilinear", "nearest")
+            ),
+            mt.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
+            mt.RandShiftIntensityd("image", offsets=0.1, prob=0.2),
+            mt.RandScaleIntensityd("image", factors=0.25, prob=0.2),
+            mt.RandGaussianSmoothd("image", (0.25, 1.1), (0.25, 1.1), (0.25, 1.1), prob=0.2),
+            mt.RandSimulateLowResolutiond("image", prob=0.3, zoom_range=(0.6, 1.0)),
+            mt.RandGaussianNoised("image", prob=0.2, mean=0.0, std=0.1),
+            mt.ToTensord(both, track_meta=False),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -60,8 +60,10 @@ def main() -> None:
         head += ["largest difference from plain in float32"] * options.check
         printed += [f"{edge}^3, {options.batch} at a time, medians of {options.runs}", "", *table(head, rows), ""]
     widths = " ".join(map(str, options.widths))
-    told(record(f"One window through one network of widths {widths}, {options.fusion} fusion", printed, figures),
-         options.json)  # fmt: skip
+    told(
+        record(f"One window through one network of widths {widths}, {options.fusion} fusion", printed, figures),
+        options.json,
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -75,10 +77,11 @@ def arguments() -> argparse.Namespace:
     add("--ways", nargs="+", default=("plain", "ours"), help="plain, ours (default both)")
     add("--device", default="auto", help="auto, cuda or cpu (default auto)")
     for way, what in (
-        ("torch", "ours without the project's own kernels"), ("graph", "ours as a CUDA graph"),
+        ("torch", "ours without the project's own kernels"),
+        ("graph", "ours as a CUDA graph"),
         ("compile", "plain by torch.compile, which needs a compiler"),
         ("grouped", "both encoders as one of grouped convolutions, for middle fusion"),
-    ):  # fmt: skip
+    ):
         add(f"--{way}", action="store_true", help=f"also {what} (default: no)")
     add("--check", action="store_true", help="compare logits with the plain forward in float32 (default: no)")
     add("--json", type=Path, help="also write the figures here")
@@ -175,16 +178,18 @@ def grouped(network: nn.Module, image: Tensor) -> Tensor:
         layers: tuple[Any, Any] = pet.get_submodule(f"layer{number}"), ct.get_submodule(f"layer{number}")
         for one_, other in zip(*layers, strict=True):
             weight, scale, shift = (
-                torch.cat([a, b]) for a, b in (
-                    (one_.conv.weight, other.conv.weight), (one_.norm.weight, other.norm.weight),
+                torch.cat([a, b])
+                for a, b in (
+                    (one_.conv.weight, other.conv.weight),
+                    (one_.norm.weight, other.norm.weight),
                     (one_.norm.bias, other.norm.bias),
                 )
-            )  # fmt: skip
+            )
             image = functional.conv3d(image, weight.contiguous(memory_format=slabs.LAST), padding=1, groups=2)
             parts = [
                 functional.batch_norm(part, None, None, scale, shift, training=True, eps=one_.norm.eps)
                 for part in image.split(1)
-            ]  # fmt: skip
+            ]
             image = functional.selu_(torch.cat(parts))
         skips.append(image)
     return slabs.decoded(network.decoder, skips)

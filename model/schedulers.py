@@ -78,10 +78,11 @@ def slurm_cluster(jobs: int, dashboard: bool = False, security: Any = None) -> A
 
     try:
         cluster = SLURMCluster(
-            processes=1, worker_extra_args=["--nthreads", "1", "--no-dashboard"],
+            processes=1,
+            worker_extra_args=["--nthreads", "1", "--no-dashboard"],
             scheduler_options={"dashboard": dashboard, "dashboard_address": ":8787" if dashboard else ":0"},
             **({"security": security, "protocol": "tls://"} if security else {}),
-        )  # fmt: skip
+        )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--slurm: {' '.join(str(error).split())}; write cores, memory, walltime and, for a GPU, "

@@ -51,9 +51,7 @@ class Progress:
                 from tqdm import tqdm
 
                 columns, lines = shutil.get_terminal_size()  # 80 x 24 where the terminal does not say
-                self._bar = tqdm(
-                    total=total, unit="window", file=self._stream, leave=False, ncols=columns, nrows=lines
-                )  # fmt: skip
+                self._bar = tqdm(total=total, unit="window", file=self._stream, leave=False, ncols=columns, nrows=lines)
             self._bar.update(done - self._bar.n)
         elif done * 10 // total > self._tenth or done == total:
             self._tenth = done * 10 // total

@@ -40,14 +40,31 @@ def cpu():
 def make_bundle() -> Callable[..., Path]:
     """make_bundle(folder, members=2, **changes of the manifest): a bundle of random networks, written as any other."""
 
-    def make(folder: Path, members: int = 2, weights: list[float] | None = None, half: bool = False,
-             start: str | None = "0" * 64, **changes: object) -> Path:
-        settings = dict(
-            format_version=1, name=folder.name, kind="volumes", network=Network(fusion="middle", widths=(2, 2, 4)),
-            channels=("CT", "PET"), intensity=Intensity(), crop=Crop(), window=Window(size=(32, 32, 32)), method="eoa",
-            provenance=Provenance(data="random", commit="", date="", scores={}, attribution=""),
-            intended_use="tests", licence="MIT",
-        ) | changes  # fmt: skip
+    def make(
+        folder: Path,
+        members: int = 2,
+        weights: list[float] | None = None,
+        half: bool = False,
+        start: str | None = "0" * 64,
+        **changes: object,
+    ) -> Path:
+        settings = (
+            dict(
+                format_version=1,
+                name=folder.name,
+                kind="volumes",
+                network=Network(fusion="middle", widths=(2, 2, 4)),
+                channels=("CT", "PET"),
+                intensity=Intensity(),
+                crop=Crop(),
+                window=Window(size=(32, 32, 32)),
+                method="eoa",
+                provenance=Provenance(data="random", commit="", date="", scores={}, attribution=""),
+                intended_use="tests",
+                licence="MIT",
+            )
+            | changes
+        )
         states = {}
         for number in range(members):
             torch.manual_seed(number)
@@ -58,9 +75,13 @@ def make_bundle() -> Callable[..., Path]:
                         parameter.zero_()
             states[f"m{number}"] = network.state_dict()
         write_bundle(
-            folder, states, lambda found: Manifest(members=found, **settings),
-            weights=weights or [1.0] * members, start_sha256=start, half=half,
-        )  # fmt: skip
+            folder,
+            states,
+            lambda found: Manifest(members=found, **settings),
+            weights=weights or [1.0] * members,
+            start_sha256=start,
+            half=half,
+        )
         return folder
 
     return make
@@ -121,10 +142,17 @@ def lesion_study(folder: Path, seed: int, lesions: int = 1):
         paths.append(folder / f"case{seed}-{name}.mha")
         sitk.WriteImage(image, str(paths[-1]))
     return Study(
-        case=f"case{seed}", patient=f"patient{seed}", diagnosis="lymphoma" if lesions else "negative", tracer="FDG",
-        site="AB"[seed % 2], pet=paths[0], ct=paths[1], truth=paths[2],
-        lesion_ml=float(truth.sum()) * 0.064, sha256=study_sha256(*paths),
-    )  # fmt: skip
+        case=f"case{seed}",
+        patient=f"patient{seed}",
+        diagnosis="lymphoma" if lesions else "negative",
+        tracer="FDG",
+        site="AB"[seed % 2],
+        pet=paths[0],
+        ct=paths[1],
+        truth=paths[2],
+        lesion_ml=float(truth.sum()) * 0.064,
+        sha256=study_sha256(*paths),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -151,12 +179,20 @@ def tiny_training(**changes: object):
 
     return settings_from(
         {
-            "network": {"fusion": "middle", "widths": [2, 2, 4]}, "crops": {"size": [16, 16, 16]},
-            "window": {"size": [16, 16, 16]}, "optimizer": {"name": "adamw", "rate": 1e-3},
-            "schedule": {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}, "batch": 1, "accumulate": 1,
-            "precision": "float32", "workers": 0, "validate_every": 2, "intensity": {"ct_clip": True, "suv_top": 20.0},
-        } | changes
-    )  # fmt: skip
+            "network": {"fusion": "middle", "widths": [2, 2, 4]},
+            "crops": {"size": [16, 16, 16]},
+            "window": {"size": [16, 16, 16]},
+            "optimizer": {"name": "adamw", "rate": 1e-3},
+            "schedule": {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2},
+            "batch": 1,
+            "accumulate": 1,
+            "precision": "float32",
+            "workers": 0,
+            "validate_every": 2,
+            "intensity": {"ct_clip": True, "suv_top": 20.0},
+        }
+        | changes
+    )
 
 
 def run_process(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -164,8 +200,11 @@ def run_process(*arguments: object, timeout: float = 300, **environment: str) ->
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
     return subprocess.run(
         [sys.executable, str(ROOT / "process.py"), *map(str, arguments)],
-        capture_output=True, text=True, timeout=timeout, env=clean | environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=clean | environment,
+    )
 
 
 def tiny_slices(**changes: object):
@@ -174,9 +213,17 @@ def tiny_slices(**changes: object):
 
     return settings_from(
         {
-            "network": {"fusion": "regnety_002", "widths": [8, 8, 4, 4, 4]}, "window": {"size": [64, 64, 1]},
-            "loss": {"kind": "dice_lovasz_bce"}, "optimizer": {"name": "adamw", "rate": 1e-3, "betas": [0.5, 0.999]},
-            "schedule": {"epochs": 4, "warmup_epochs": 0, "steps_per_epoch": 2}, "batch": 4, "accumulate": 1,
-            "precision": "float32", "workers": 0, "validate_every": 2, "flips": [0],
-        } | changes
-    )  # fmt: skip
+            "network": {"fusion": "regnety_002", "widths": [8, 8, 4, 4, 4]},
+            "window": {"size": [64, 64, 1]},
+            "loss": {"kind": "dice_lovasz_bce"},
+            "optimizer": {"name": "adamw", "rate": 1e-3, "betas": [0.5, 0.999]},
+            "schedule": {"epochs": 4, "warmup_epochs": 0, "steps_per_epoch": 2},
+            "batch": 4,
+            "accumulate": 1,
+            "precision": "float32",
+            "workers": 0,
+            "validate_every": 2,
+            "flips": [0],
+        }
+        | changes
+    )

@@ -23,8 +23,10 @@ def main() -> int:
     scores = score(found.array, truth.array, truth.grid.voxel_ml)
     print("\nsample study (synthetic)")
     print(f"  lesions           {report['lesions']} found, {report['volume_ml']:.1f} ml")
-    print(f"  against its truth {scores.lesions_found} of {scores.lesions_true} true lesions touched, "
-          f"Dice {scores.dice:.3f}, FPV {scores.fpv_ml:.1f} ml, FNV {scores.fnv_ml:.1f} ml")  # fmt: skip
+    print(
+        f"  against its truth {scores.lesions_found} of {scores.lesions_true} true lesions touched, "
+        f"Dice {scores.dice:.3f}, FPV {scores.fpv_ml:.1f} ml, FNV {scores.fnv_ml:.1f} ml"
+    )
     print("  seconds           " + ", ".join(f"{stage} {value:.2f}" for stage, value in report["seconds"].items()))
     print(f"  mask              {mask}")
     print(f"  preview           {output / (name + '_preview.png')}")

@@ -12,8 +12,10 @@ ROOMS = {
     "model": "ground | bundle | study networks | dicom inference | results | challenge hospital",
     "training": "ground | phantom | data | batches | runs | ensembles | bundles | papers",
 }
-FLOOR = {top: {room: floor for floor, rooms in enumerate(row.split("|")) for room in rooms.split()}
-         for top, row in ROOMS.items()}  # fmt: skip
+FLOOR = {
+    top: {room: floor for floor, rooms in enumerate(row.split("|")) for room in rooms.split()}
+    for top, row in ROOMS.items()
+}
 FILES = [path.relative_to(ROOT) for top in ("model", "training", "benchmark") for path in (ROOT / top).rglob("*.py")]
 DOORS = [Path("process.py"), Path("score.py")]
 
@@ -59,9 +61,13 @@ def test_the_doors_are_short() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["import score", "from model.inference import preprocess", "from model.results import metrics",
-     "import model.results.writing, model.results.preview, model.study.reading, model.bundle.manifest"],
-)  # fmt: skip
+    [
+        "import score",
+        "from model.inference import preprocess",
+        "from model.results import metrics",
+        "import model.results.writing, model.results.preview, model.study.reading, model.bundle.manifest",
+    ],
+)
 def test_this_needs_no_torch(code: str) -> None:
     code = f"import sys; {code}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

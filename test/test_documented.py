@@ -18,12 +18,17 @@ from training.papers.procedure import read_plan
 from training.settings import Averaging, Training, changed, read_settings, settings_to
 
 PAGES = [
-    ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training/README.md", ROOT / "weights/README.md",
-]  # fmt: skip
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "training/README.md",
+    ROOT / "weights/README.md",
+]
 SOURCES = [
-    ROOT / "process.py", ROOT / "score.py", *sorted((ROOT / "training").rglob("*.py")),
+    ROOT / "process.py",
+    ROOT / "score.py",
+    *sorted((ROOT / "training").rglob("*.py")),
     *sorted((ROOT / "benchmark").rglob("*.py")),
-]  # fmt: skip
+]
 CONFIGS = sorted((ROOT / "training/configs").rglob("*.yaml"))
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python3?|torchrun) (?!-c)\S")
 OTHERS = re.compile(  # not ours, or without options
@@ -112,12 +117,18 @@ def test_a_documented_command_line_is_parsed(page: str, line: str, monkeypatch) 
 def test_commands_are_found_wherever_there_are_some() -> None:
     pages = {page for page, _ in FOUND}
     assert pages >= {
-        "README.md", "docs/cluster.md", "docs/phantoms.md", "training/README.md", "training/data/split.py",
-        "training/ensembles/sweep.py", "training/configs/patients.yaml",
-    }  # fmt: skip
+        "README.md",
+        "docs/cluster.md",
+        "docs/phantoms.md",
+        "training/README.md",
+        "training/data/split.py",
+        "training/ensembles/sweep.py",
+        "training/configs/patients.yaml",
+    }
     assert {page for page, line in FOUND if line.startswith("torchrun")} == {
-        "training/README.md", "training/runs/train.py",
-    }  # fmt: skip
+        "training/README.md",
+        "training/runs/train.py",
+    }
     assert len(FOUND) > 100
 
 
@@ -140,8 +151,19 @@ def test_the_chains_command_lines_are_parsed(kind: str, tmp_path, monkeypatch) -
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     calls = [call.split("\n") for call in (tmp_path / "calls").read_text().strip("\n").split("\n\n")]
-    names = ["phantoms", "index", "split", "prepare", *(["pretrain"] if kind == "volumes" else []), "train", "sweep",
-             "select", "export", "export", "evaluate"]  # fmt: skip
+    names = [
+        "phantoms",
+        "index",
+        "split",
+        "prepare",
+        *(["pretrain"] if kind == "volumes" else []),
+        "train",
+        "sweep",
+        "select",
+        "export",
+        "export",
+        "evaluate",
+    ]
     assert [call[:3] for call in calls] == [["-m", "training", name] for name in names]
     for call in calls:
         with monkeypatch.context() as patched:

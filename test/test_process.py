@@ -43,14 +43,34 @@ def test_the_mask_is_the_only_file_and_lies_on_the_pet_grid(tiny_study, tiny_bun
 def test_everything_that_can_be_asked_for_is_written(tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     done = run_process(
-        "--input", tiny_study / "images/pet/pet-study.mha", tiny_study / "images/ct/ct-study.mha", "--output", out,
-        "--weights", tiny_bundle, "--method", "diwa", "--device", "cpu", "--edition", "3", "--preview",
-        "--save-probabilities", "--report", out / "deep" / "report.json",
-    )  # fmt: skip
+        "--input",
+        tiny_study / "images/pet/pet-study.mha",
+        tiny_study / "images/ct/ct-study.mha",
+        "--output",
+        out,
+        "--weights",
+        tiny_bundle,
+        "--method",
+        "diwa",
+        "--device",
+        "cpu",
+        "--edition",
+        "3",
+        "--preview",
+        "--save-probabilities",
+        "--report",
+        out / "deep" / "report.json",
+    )
     assert done.returncode == 0, done.stderr
-    assert files(out) == sorted([
-        CONTRACT, "ct-study_preview.png", "ct-study_probabilities.nrrd", "data-centric-model.json", "deep/report.json",
-    ])  # fmt: skip
+    assert files(out) == sorted(
+        [
+            CONTRACT,
+            "ct-study_preview.png",
+            "ct-study_probabilities.nrrd",
+            "data-centric-model.json",
+            "deep/report.json",
+        ]
+    )
     assert json.loads((out / "data-centric-model.json").read_text()) is False
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(out / CONTRACT))).astype(bool)
     probability = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "ct-study_probabilities.nrrd")))
@@ -68,9 +88,14 @@ def test_editions_4_and_5_have_another_folder_and_the_environment_sets_it(tiny_s
     (tiny_study / "lesion-clicks.json").write_text("[]")
     out = tmp_path / "out"
     done = run_process(
-        "--input", tiny_study, "--output", out,
-        AUTOPET_EDITION="5", LESION_WEIGHTS=str(tiny_bundle), LESION_METHOD="diwa",
-    )  # fmt: skip
+        "--input",
+        tiny_study,
+        "--output",
+        out,
+        AUTOPET_EDITION="5",
+        LESION_WEIGHTS=str(tiny_bundle),
+        LESION_METHOD="diwa",
+    )
     assert done.returncode == 0 and files(out) == ["images/tumor-lesion-segmentation/ct-study.mha"]
     assert "tiny (diwa)" in done.stdout and "lesion-clicks.json" in done.stderr
     assert files(tiny_study).count("lesion-clicks.json") == 1
@@ -104,9 +129,15 @@ def test_elsewhere_than_on_a_terminal_progress_is_plain_lines(tiny_study, tiny_b
 def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> None:
     master, slave = pty.openpty()
     command = [
-        sys.executable, str(ROOT / "process.py"), "--input", str(tiny_study), "--output", str(tmp_path / "out"),
-        "--weights", str(tiny_bundle),
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "process.py"),
+        "--input",
+        str(tiny_study),
+        "--output",
+        str(tmp_path / "out"),
+        "--weights",
+        str(tiny_bundle),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
     said = b""
@@ -130,7 +161,8 @@ def test_help_says_default_and_cost_of_every_option() -> None:
     pattern = r" (--[a-z-]+) (?:(?! --[a-z]).)*?\(default: [^)]*; cost: [^)]*\)"
     options = re.findall(pattern, text.partition("options:")[2])
     assert sorted(options) == sorted(
-        f"--{o}" for o in "input output weights method device edition preview save-probabilities report limit serve "
+        f"--{o}"
+        for o in "input output weights method device edition preview save-probabilities report limit serve "
         "bind port debug version".split()
     )
     assert "not a medical device" in text
@@ -205,8 +237,13 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(what: str, tiny_study, t
     """Whether as an image, as the voxels beside a header, or in a bundle: exit 3 or 4 at once."""
     pet, bundle = tiny_study / "images/pet/pet-study.mha", tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
-    place = {"image": pet, "data file": pet.with_name("p.raw"), "inputs.json": tiny_study / "inputs.json",
-             "manifest": bundle / "manifest.json", "member": bundle / "m0.safetensors"}[what]  # fmt: skip
+    place = {
+        "image": pet,
+        "data file": pet.with_name("p.raw"),
+        "inputs.json": tiny_study / "inputs.json",
+        "manifest": bundle / "manifest.json",
+        "member": bundle / "m0.safetensors",
+    }[what]
     if what == "data file":
         sitk.WriteImage(sitk.ReadImage(str(pet)), str(pet.with_name("p.mhd")))
         pet.unlink()

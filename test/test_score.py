@@ -107,8 +107,14 @@ def test_keys_map_names_back_and_are_private(batch) -> None:
     keys = rows(output / "keys.csv")
     assert stat.S_IMODE((output / "keys.csv").stat().st_mode) == 0o600
     assert {Path(row["source"]).relative_to(studies).parts[0] for row in keys} == {
-        "Smith_John_0", "Smith_John_1", "Smith_John_2", "Meier_Anna", "Mueller_Otto", "Huber_Eva", "Vogel_Ida",
-    }  # fmt: skip
+        "Smith_John_0",
+        "Smith_John_1",
+        "Smith_John_2",
+        "Meier_Anna",
+        "Mueller_Otto",
+        "Huber_Eva",
+        "Vogel_Ida",
+    }
     assert {row["study"] for row in keys} == {
         row["study"] for name in ("summary.csv", "failures.csv") for row in rows(output / name)
     }
@@ -231,9 +237,12 @@ def test_a_study_that_takes_all_memory_is_told_and_the_others_are_scored(tiny_bu
         image_study(studies / name)
     hog = studies / "b" / "b_pet.mha"
     running = subprocess.Popen(
-        command(studies, "--output", output, "--weights", tiny_bundle), env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(studies, "--output", output, "--weights", tiny_bundle),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     killed = set()
     while running.poll() is None and len(killed) < 2:
         for child in children(running.pid) - killed:
@@ -260,12 +269,14 @@ def children(pid: int) -> set[int]:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["gone"], 2, "is neither a folder nor a CSV"), ([".", "--weights", "absent"], 4, "no manifest.json"),
-        (["."], 2, "holds no PET/CT study"), ([".", "--limit", "pet=3"], 2, "no such limit"),
+        (["gone"], 2, "is neither a folder nor a CSV"),
+        ([".", "--weights", "absent"], 4, "no manifest.json"),
+        (["."], 2, "holds no PET/CT study"),
+        ([".", "--limit", "pet=3"], 2, "no such limit"),
         ([".", "--limit-minutes", "-1"], 2, "--limit-minutes must be 0 to"),
         ([".", "--disagreement", "--method", "diwa"], 2, "--disagreement needs two or more networks"),
     ],
-)  # fmt: skip
+)
 def test_a_command_that_cannot_be_done_is_told(
     arguments: list[str], code: int, words: str, tiny_bundle, tmp_path
 ) -> None:
@@ -278,10 +289,17 @@ def test_a_command_that_cannot_be_done_is_told(
 def test_studies_without_a_truth_are_named_where_truths_are_asked_for(tmp_path, capsys) -> None:
     jobs = {}
     for number in range(8):
-        entry = Entry(identity=str(number), source=tmp_path, kind="images", pet=(tmp_path / "p.mha",),
-                      ct=(tmp_path / "c.mha",), truth=tmp_path / "t.mha" if number == 3 else None)  # fmt: skip
-        jobs[f"s-{number}"] = Job(name=f"s-{number}", entry=entry, root=tmp_path, output=tmp_path, key="k",
-                                  options=Options())  # fmt: skip
+        entry = Entry(
+            identity=str(number),
+            source=tmp_path,
+            kind="images",
+            pet=(tmp_path / "p.mha",),
+            ct=(tmp_path / "c.mha",),
+            truth=tmp_path / "t.mha" if number == 3 else None,
+        )
+        jobs[f"s-{number}"] = Job(
+            name=f"s-{number}", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options()
+        )
     plan = Plan(jobs=jobs, done={}, unusable={})
     tell_plan(plan, True)
     said = capsys.readouterr().out
@@ -311,7 +329,7 @@ def test_what_only_adds_outputs_leaves_masks_and_uids_as_they_are(tiny_bundle, t
         assert "2 to do (2 with the masks that are there)" in done.stdout or "2 done before, 0 to do" in done.stdout
         assert {name: made["seg.dcm"] for name, made in uids(output).items()} == {
             name: made["seg.dcm"] for name, made in first.items()
-        }  # fmt: skip
+        }
         assert {p.parent.name[-12:]: p.read_bytes() for p in output.glob("studies/*/mask.mha")} == masks
         assert len(rows(output / "summary.csv")) == 2 == len(rows(output / "keys.csv"))
         named = [path.name.startswith("Smith") for path in (output / "studies").iterdir()]

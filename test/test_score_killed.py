@@ -37,17 +37,22 @@ def test_after_twenty_kills_the_results_are_those_of_a_run_without(studies, tiny
     times: dict[str, int] = {}
     for number in range(KILLS):
         child = subprocess.Popen(
-            command(studies, "--output", output, "--weights", tiny_bundle), env=environment(),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            command(studies, "--output", output, "--weights", tiny_bundle),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         wait(child, output, number, chance, first_s)
         assert child.poll() is None, "it ended before it was killed"
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         for path in (output / "studies").glob("s-*"):  # complete, and never made again
             json.loads((path / "report.json").read_text())
-            assert times.setdefault(path.name, (path / "mask.mha").stat().st_mtime_ns) == (
-                path / "mask.mha").stat().st_mtime_ns  # fmt: skip
+            assert (
+                times.setdefault(path.name, (path / "mask.mha").stat().st_mtime_ns)
+                == (path / "mask.mha").stat().st_mtime_ns
+            )
     last = score(studies, "--output", output, "--weights", tiny_bundle)
     assert last.returncode == 0, last.stderr
     assert {n: (output / "studies" / n / "mask.mha").stat().st_mtime_ns for n in times} == times

@@ -245,9 +245,14 @@ def test_build_hands_the_base_image_on(tree: Path) -> None:
 
 def test_build_hands_on_what_the_image_is_for_and_says_it(tree: Path) -> None:
     said = _run(
-        tree, "build.sh", API_METHOD="invoke", EDITION="4", WEIGHTS="slices eoa", API="invoke",
+        tree,
+        "build.sh",
+        API_METHOD="invoke",
+        EDITION="4",
+        WEIGHTS="slices eoa",
+        API="invoke",
         IS_FOR="AUTOPET_EDITION=4\nLESION_DEFAULT_WEIGHTS=slices eoa",
-    )  # fmt: skip
+    )
     arguments = "--build-arg API_METHOD=invoke --build-arg EDITION=4 --build-arg WEIGHTS=slices eoa"
     assert arguments in (tree / "calls").read_text()
     assert "API method invoke, autoPET edition 4, weights slices\n" in said
@@ -430,9 +435,18 @@ def test_ci_makes_what_it_trains_in_a_folder_of_its_own_and_removes_it(tree: Pat
     assert "ALL PASSED" in _run(tree, ".ci/run", TMPDIR=str(made))
     folders = re.findall(rf"{made}/\S+", (tree / "calls").read_text())
     assert [folder.split("/")[-1] for folder in folders] == [
-        "chain-volumes", "phantoms", "nested", "phantoms", "nested", "bundles", "diwa", "chain-slices",
-        "table2-smoke", "table3-smoke", "wholebody-smoke",
-    ]  # fmt: skip
+        "chain-volumes",
+        "phantoms",
+        "nested",
+        "phantoms",
+        "nested",
+        "bundles",
+        "diwa",
+        "chain-slices",
+        "table2-smoke",
+        "table3-smoke",
+        "wholebody-smoke",
+    ]
     assert list(made.iterdir()) == [] and (tree / "runs/weeks.pt").exists()
 
 
@@ -532,12 +546,15 @@ def test_a_wrong_build_argument_is_named(name: str, value: str, said: str, tmp_p
 
 def test_the_image_s_label_and_variables_are_its_build_arguments() -> None:
     text = (ROOT / "Dockerfile").read_text()
-    for line in ('org.grand-challenge.api-method="${API_METHOD}"', 'LESION_SERVE="${API_METHOD}"',
-                 'AUTOPET_EDITION="${EDITION}"', 'LESION_DEFAULT_WEIGHTS="${WEIGHTS}"'):  # fmt: skip
+    for line in (
+        'org.grand-challenge.api-method="${API_METHOD}"',
+        'LESION_SERVE="${API_METHOD}"',
+        'AUTOPET_EDITION="${EDITION}"',
+        'LESION_DEFAULT_WEIGHTS="${WEIGHTS}"',
+    ):
         assert text.count(line) == 1
     for argument in ("API_METHOD=exec", "EDITION=2", 'WEIGHTS=""'):
         assert text.count(f"\nARG {argument}\n") == 2  # of the two stages, which must agree
-
 
 
 BASE = re.compile(r"^ARG BASE_IMAGE=\S+/pytorch:([0-9.]+)-cuda([0-9.]+)-cudnn9-runtime$", re.M)

@@ -50,18 +50,30 @@ def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: st
 @pytest.mark.parametrize("bundle", ["eoa", "diwa", "slices"])
 def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle: str, tmp_path) -> None:
     """torch's compiler takes seconds to load, and makes a folder where temporary files are."""
-    code = ("import sys; from pathlib import Path; from model.bundle.manifest import load_bundle; "
-            "from model.networks.weights import voters; "
-            f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
-            f"sys.exit('torch._inductor' in sys.modules)")  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from model.bundle.manifest import load_bundle; "
+        "from model.networks.weights import voters; "
+        f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
+        f"sys.exit('torch._inductor' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_process_py_finds_most_of_the_sample_s_tumour_by_the_network_for_slices(tmp_path) -> None:
     """Of volume, not of lesions: one slice alone tells little of what is small."""
-    command = [sys.executable, str(ROOT / "process.py"), "--input", str(SAMPLE), "--output", str(tmp_path), "--weights",
-               "slices", "--device", "cpu"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "process.py"),
+        "--input",
+        str(SAMPLE),
+        "--output",
+        str(tmp_path),
+        "--weights",
+        "slices",
+        "--device",
+        "cpu",
+    ]
     subprocess.run(command, check=True)
     [path] = tmp_path.rglob("*.mha")
     mask, truth = sitk.GetArrayFromImage(sitk.ReadImage(str(path))) != 0, sample_truth(path.stem)

@@ -98,12 +98,18 @@ def run(predict: Callable[[list[tuple[float, Timed]], Tensor, Task, Stopwatch], 
         mask = sitk.DICOMOrient(mask, orientation(pet))
     with watch.stage("write"):
         sitk.WriteImage(mask, task.mask, True)
-    print(json.dumps({
-        "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
-        "windows": sum(network.windows for network in {network for _, network in networks}),
-        "threads": torch.get_num_threads(), "precision": "float16" if gpu else "float32",
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": watch.seconds,
+                "peak_bytes": peak_memory_bytes(),
+                "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+                "windows": sum(network.windows for network in {network for _, network in networks}),
+                "threads": torch.get_num_threads(),
+                "precision": "float16" if gpu else "float32",
+            }
+        )
+    )
 
 
 def limit_gpu(gb: float | None) -> None:

@@ -22,9 +22,13 @@ def predict_by_nnunet(networks: list[tuple[float, Timed]], image: Tensor, task: 
     with watch.stage("import"):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     predictor = nnUNetPredictor(
-        tile_step_size=0.5, use_gaussian=True, use_mirroring=False, perform_everything_on_device=True,
-        device=image.device, allow_tqdm=False,
-    )  # fmt: skip
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=True,
+        device=image.device,
+        allow_tqdm=False,
+    )
     labels = SimpleNamespace(num_segmentation_heads=2)
     plans = SimpleNamespace(get_label_manager=lambda _: labels)
     patch = SimpleNamespace(patch_size=(task.window,) * 3)

@@ -56,12 +56,20 @@ def main() -> None:
     with watch.stage("write"), Staging() as staging:
         write_mask(result.mask, case.pet.grid, Path(task["mask"]), staging)
         staging.commit()
-    print(json.dumps({
-        "seconds": watch.seconds, "peak_bytes": peak_memory_bytes(),
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
-        "rung": result.rung, "windows": result.windows, "threads": torch.get_num_threads(),
-        "precision": str(device.precision).removeprefix("torch."),
-    }), flush=True)  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": watch.seconds,
+                "peak_bytes": peak_memory_bytes(),
+                "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+                "rung": result.rung,
+                "windows": result.windows,
+                "threads": torch.get_num_threads(),
+                "precision": str(device.precision).removeprefix("torch."),
+            }
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ class Network:
 
     def __post_init__(self) -> None:
         if self.fusion not in (*FUSIONS, *ENCODERS):
-            raise ConfigError(
-                f"network.fusion must be one of {', '.join((*FUSIONS, *ENCODERS))}, got {self.fusion!r}"
-            )
+            raise ConfigError(f"network.fusion must be one of {', '.join((*FUSIONS, *ENCODERS))}, got {self.fusion!r}")
         if isinstance(self.classes, bool) or self.classes not in ((1, 2) if self.kind == "slices" else (2,)):
             raise ConfigError(f"network.classes must be 2, or 1 with slices, got {self.classes!r}")
         if self.norm not in NORMS:
@@ -318,18 +316,23 @@ class Manifest:
     def part(self, member: Member) -> Part:
         """The member's network, intensity and window: its own or the bundle's."""
         return Part(
-            network=member.network or self.network, intensity=member.intensity or self.intensity,
+            network=member.network or self.network,
+            intensity=member.intensity or self.intensity,
             window=member.window or self.window,
-        )  # fmt: skip
+        )
 
 
 def manifest_from(data: Any) -> Manifest:
     """Build a Manifest from the parsed manifest.json. Raises ConfigError naming the key that is wrong."""
     top = _fields(Manifest, data, "manifest")
     nested: dict[str, type] = {
-        "network": Network, "intensity": Intensity, "crop": Crop, "window": Window,
-        "provenance": Provenance, "limits": Limits,
-    }  # fmt: skip
+        "network": Network,
+        "intensity": Intensity,
+        "crop": Crop,
+        "window": Window,
+        "provenance": Provenance,
+        "limits": Limits,
+    }
     for key, cls in nested.items():
         if key in top:
             top[key] = _build(cls, top[key], key)

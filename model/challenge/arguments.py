@@ -18,54 +18,114 @@ SERVE = {"1": True, "invoke": True, "0": False, "exec": False, "": False}  # LES
 def arguments() -> argparse.Namespace:
     """The parsed and checked command line; the environment fills in what it leaves out. Raises ConfigError."""
     parser = argparse.ArgumentParser(
-        prog="process.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="process.py",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment tumour lesions in one whole-body FDG PET/CT study.\n"
         "Research use only; not a medical device.",
         epilog="What a run cost, second by second and at its peak of memory, is in --report.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
-    add("--input", nargs="+", type=Path, default=[Path("/input")], metavar="PATH",
+    add(
+        "--input",
+        nargs="+",
+        type=Path,
+        default=[Path("/input")],
+        metavar="PATH",
         help="a folder with images/pet and images/ct, or two files: PET in SUV, CT in HU, as MHA, MHD, NRRD or "
-             "NIfTI (default: /input; cost: compressed files take longer to read than uncompressed ones)")
-    add("--output", type=Path, default=Path("/output"), metavar="DIR",
-        help="where the mask goes, below images/; made if absent (default: /output; cost: the compressed mask)")
-    add("--weights", default=os.environ.get("LESION_WEIGHTS") or None, metavar="FOLDER_OR_NAME",
+        "NIfTI (default: /input; cost: compressed files take longer to read than uncompressed ones)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("/output"),
+        metavar="DIR",
+        help="where the mask goes, below images/; made if absent (default: /output; cost: the compressed mask)",
+    )
+    add(
+        "--weights",
+        default=os.environ.get("LESION_WEIGHTS") or None,
+        metavar="FOLDER_OR_NAME",
         help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
-             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
-             "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: time and memory grow with the "
-             "network's widths and window)")
-    add("--method", default=os.environ.get("LESION_METHOD") or None, metavar="|".join(METHODS),
+        "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
+        "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: time and memory grow with the "
+        "network's widths and window)",
+    )
+    add(
+        "--method",
+        default=os.environ.get("LESION_METHOD") or None,
+        metavar="|".join(METHODS),
         help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
-             "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)")
-    add("--device", default="auto", metavar="auto|cuda|cpu",
+        "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)",
+    )
+    add(
+        "--device",
+        default="auto",
+        metavar="auto|cuda|cpu",
         help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, the CPU in float32 "
-             "(default: auto; cost: the CPU is many times slower for wide networks)")
-    add("--edition", default=os.environ.get("AUTOPET_EDITION") or "2", metavar="1..5",
+        "(default: auto; cost: the CPU is many times slower for wide networks)",
+    )
+    add(
+        "--edition",
+        default=os.environ.get("AUTOPET_EDITION") or "2",
+        metavar="1..5",
         help="autoPET edition, sets the output folder (IV, V) and writes III's data-centric-model.json (default: 2; "
-             "environment: AUTOPET_EDITION; cost: none)")
-    add("--preview", action="store_true",
-        help="also write OUTPUT/<name>_preview.png, projections with the mask outlined (default: no; cost: little)")
-    add("--save-probabilities", action="store_true",
+        "environment: AUTOPET_EDITION; cost: none)",
+    )
+    add(
+        "--preview",
+        action="store_true",
+        help="also write OUTPUT/<name>_preview.png, projections with the mask outlined (default: no; cost: little)",
+    )
+    add(
+        "--save-probabilities",
+        action="store_true",
         help="also write OUTPUT/<name>_probabilities.nrrd, float32 in [0, 1] on the PET grid (default: no; cost: "
-             "4 bytes a voxel of memory, up to that on the disk, and the time to compress it)")
-    add("--report", type=Path, metavar="FILE.json",
+        "4 bytes a voxel of memory, up to that on the disk, and the time to compress it)",
+    )
+    add(
+        "--report",
+        type=Path,
+        metavar="FILE.json",
         help="also write lesions, volume in ml, seconds a stage, memory in bytes, versions, weights' sha256 "
-             "(default: no; cost: none)")
-    add("--limit", action="append", default=[], metavar="NAME=VALUE",
+        "(default: no; cost: none)",
+    )
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
-             "(mm); may be repeated (default: the bundle's; cost: none)")
-    add("--serve", action="store_true",
+        "(mm); may be repeated (default: the bundle's; cost: none)",
+    )
+    add(
+        "--serve",
+        action="store_true",
         help="stay, and run a study for every POST /invoke, from the input to the output folder; GET /health is 200 "
-             "once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the memory of all "
-             "networks at once)")
-    add("--bind", default=os.environ.get("LESION_BIND") or HOST, metavar="ADDRESS",
+        "once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the memory of all "
+        "networks at once)",
+    )
+    add(
+        "--bind",
+        default=os.environ.get("LESION_BIND") or HOST,
+        metavar="ADDRESS",
         help=f"the address where the service listens; 0.0.0.0 lets other machines and containers start jobs (default: "
-             f"{HOST}, this machine alone; environment: LESION_BIND; cost: none)")
-    add("--port", type=int, default=PORT, metavar="NUMBER",
-        help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)")
+        f"{HOST}, this machine alone; environment: LESION_BIND; cost: none)",
+    )
+    add(
+        "--port",
+        type=int,
+        default=PORT,
+        metavar="NUMBER",
+        help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)",
+    )
     add("--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)")
-    add("--version", action="version", version=f"petct-lesion-segmentation {__version__}",
-        help="print the version and stop (default: no; cost: none)")
+    add(
+        "--version",
+        action="version",
+        version=f"petct-lesion-segmentation {__version__}",
+        help="print the version and stop (default: no; cost: none)",
+    )
     options = parser.parse_args()
     check(options)
     return options

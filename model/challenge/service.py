@@ -159,8 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = f"{shown(words)}\n".encode(errors="replace")
         self.send_response(status)
         always = {
-            "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Connection": "close",
-        }  # fmt: skip
+            "Content-Type": "text/plain; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
         again = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
         for name, value in (always | again | headers).items():
             self.send_header(name, value)

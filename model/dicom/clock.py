@@ -72,8 +72,9 @@ def date_time_of(stated: str) -> DateTime | None:
     """
     match = re.fullmatch(
         r"([0-9]{4}(?:[0-9]{2}){0,2})(?:(?<=[0-9]{8})([0-9]{2}(?:[0-9]{2}(?:[0-9]{2}(?:\.[0-9]*)?)?)?))?"
-        r"([+-][0-9]{4})?", stated,
-    )  # fmt: skip
+        r"([+-][0-9]{4})?",
+        stated,
+    )
     if not match:
         return None
     second, offset_s = seconds_of(match[2] or ""), offset_of(match[3] or "")

@@ -20,11 +20,26 @@ SERIAL = "none"
 LESION, ALL = "Lesion", "Lesions"  # what a segment or an ROI is called: one lesion and its number, or all of them
 MOST_NUMBERED = 255  # lesions in segments of their own: viewers keep segments in 8 bits
 NEEDED = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
-    "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Manufacturer",
-    "ManufacturerModelName", "InstitutionName", "StationName", "SoftwareVersions", "LossyImageCompression",
-    "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-)  # of the slices; whose they are comes from model/dicom/identity.py, as bytes  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "Rows",
+    "Columns",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "InstitutionName",
+    "StationName",
+    "SoftwareVersions",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)  # of the slices; whose they are comes from model/dicom/identity.py, as bytes
 EMPTY = (*EMPTY_IF_UNUSABLE, "FrameOfReferenceUID", "PositionReferenceIndicator")
 REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

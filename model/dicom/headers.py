@@ -32,12 +32,22 @@ from model.files import silence
 from model.opening import open_regular
 
 UNREADABLE = (
-    InvalidDicomError, BytesLengthException, ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError,
-    TypeError, ValueError, struct.error, zlib.error,
-)  # what pydicom and its decoders raise on damaged files  # fmt: skip
+    InvalidDicomError,
+    BytesLengthException,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)  # what pydicom and its decoders raise on damaged files
 NO_NUMBERS = (
-    (r"[-+]?[0-9. ]*,[0-9]+", "a number with a decimal comma"), (r"[-+]?[0-9.,]+ *[A-Za-z]+", "a number with its unit"),
-)  # how a value looks that is no number, and what it probably is  # fmt: skip
+    (r"[-+]?[0-9. ]*,[0-9]+", "a number with a decimal comma"),
+    (r"[-+]?[0-9.,]+ *[A-Za-z]+", "a number with its unit"),
+)  # how a value looks that is no number, and what it probably is
 OUTSIDE_HU = -1024.0  # air: what CT padding outside the field of view becomes
 AnyDataset = TypeVar("AnyDataset", bound=Dataset)
 
@@ -79,11 +89,14 @@ def find_series(inputs: Path | Iterable[Path]) -> list[Series]:
         found.setdefault(key, []).append(header)
     series = [
         Series(
-            uid=uid, modality=modality, description=text(headers[0], "SeriesDescription"),
-            files=tuple(path_of(h) for h in headers), headers=tuple(headers),
+            uid=uid,
+            modality=modality,
+            description=text(headers[0], "SeriesDescription"),
+            files=tuple(path_of(h) for h in headers),
+            headers=tuple(headers),
         )
         for (uid, modality), headers in found.items()
-    ]  # fmt: skip
+    ]
     return sorted(series, key=lambda s: (s.modality, str(s.files[0])))
 
 
@@ -92,10 +105,13 @@ def joined(series: Sequence[Series]) -> Series:
     if len(series) == 1:
         return series[0]
     return Series(
-        uid=series[0].uid, modality=series[0].modality, description=series[0].description,
+        uid=series[0].uid,
+        modality=series[0].modality,
+        description=series[0].description,
         files=tuple(file for one in series for file in one.files),
-        headers=tuple(header for one in series for header in one.headers), parts=tuple(one.uid for one in series),
-    )  # fmt: skip
+        headers=tuple(header for one in series for header in one.headers),
+        parts=tuple(one.uid for one in series),
+    )
 
 
 def by_series(headers: Iterable[AnyDataset]) -> dict[str, list[AnyDataset]]:
@@ -231,8 +247,9 @@ def number(dataset: Dataset, keyword: str, path: Path | None = None) -> float | 
         probably = next((what for pattern, what in NO_NUMBERS if re.fullmatch(pattern, shown.strip())), "")
         raise CaseError(
             f"'{where}': {tag_name(keyword)} {shown[:40]!r} is not a number"
-            + (f" (probably {probably})" if probably else "") + "; correct the header"
-        ) from None  # fmt: skip
+            + (f" (probably {probably})" if probably else "")
+            + "; correct the header"
+        ) from None
     return value
 
 

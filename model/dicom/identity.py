@@ -22,26 +22,58 @@ from model.dicom.headers import UNREADABLE, path_of, tag_name
 
 CHARSET = "SpecificCharacterSet"
 EMPTY_IF_UNUSABLE = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
-    "StudyID", "ReferringPhysicianName",
-)  # type 2: in every object, if only empty  # fmt: skip
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+)  # type 2: in every object, if only empty
 LEFT_OUT_IF_UNUSABLE = (
-    "StudyDescription", "PhysiciansOfRecord", "IssuerOfPatientID", "PatientBirthTime", "OtherPatientIDs",
-    "OtherPatientNames", "PatientAge", "PatientSize", "PatientWeight", "EthnicGroup", "PatientComments",
-    "PatientIdentityRemoved", "DeidentificationMethod", "LongitudinalTemporalInformationModified",
-    "AdmittingDiagnosesDescription", "AdditionalPatientHistory", "Occupation", "AdmissionID",
-    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
-)  # fmt: skip
+    "StudyDescription",
+    "PhysiciansOfRecord",
+    "IssuerOfPatientID",
+    "PatientBirthTime",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "EthnicGroup",
+    "PatientComments",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "LongitudinalTemporalInformationModified",
+    "AdmittingDiagnosesDescription",
+    "AdditionalPatientHistory",
+    "Occupation",
+    "AdmissionID",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID",
+)
 LONGEST = {"SH": 16, "LO": 64, "PN": 64, "CS": 16, "DS": 16, "LT": 10240}  # characters; of PN, of each of three groups
 PATTERNS = {
-    "TM": r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", "AS": r"\d{3}[DWMY]", "CS": r"[A-Z0-9_ ]*",
+    "TM": r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?",
+    "AS": r"\d{3}[DWMY]",
+    "CS": r"[A-Z0-9_ ]*",
     "DS": r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *",
-}  # fmt: skip
+}
 WANTED = {
-    "TM": "a time HHMMSS.FFFFFF", "DA": "a date YYYYMMDD", "AS": "an age such as 060Y", "CS": "a code in capitals",
+    "TM": "a time HHMMSS.FFFFFF",
+    "DA": "a date YYYYMMDD",
+    "AS": "an age such as 060Y",
+    "CS": "a code in capitals",
     "DS": "a number",
-}  # fmt: skip
+}
 SEXES = ("M", "F", "O")
 CONTROL = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")  # all but ESC, which changes the character set
 LINES = re.compile(r"[\t\n\f\r]")  # allowed in LT
@@ -105,7 +137,7 @@ def _raw(header: FileDataset) -> Dataset:
     try:
         return pydicom.dcmread(
             path_of(header), stop_before_pixels=True, specific_tags=[CHARSET, *_keywords()], force=True
-        )  # fmt: skip
+        )
     except (OSError, *UNREADABLE):
         return header
 

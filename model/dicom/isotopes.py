@@ -9,21 +9,45 @@ from model.dicom.headers import items, path_of, tag_name, text
 from model.dicom.plausible import HALF_LIFE_S
 from model.errors import CaseError
 
-CODES = {
-    "C-111A1": "F-18", "77004003": "F-18", "C-105A1": "C-11", "40565003": "C-11", "C-107A1": "N-13",
-    "21576001": "N-13", "C-B1038": "O-15", "129504001": "O-15", "C-131A3": "Ga-68", "35337001": "Ga-68",
-    "C-127A2": "Cu-64", "3932008": "Cu-64", "C-159A2": "Rb-82", "79197006": "Rb-82", "C-162A3": "Y-86",
-    "10738001": "Y-86", "C-168A4": "Zr-89", "63360001": "Zr-89", "C-114A5": "I-124", "40937006": "I-124",
-    "C-163A8": "Tc-99m", "72454006": "Tc-99m", "C-114A4": "I-123", "21572004": "I-123", "C-114B1": "I-131",
-    "1368003": "I-131", "C-145A4": "In-111", "56609000": "In-111", "C-138A9": "Tl-201", "60057003": "Tl-201",
-    "C-131A2": "Ga-67", "2008008": "Ga-67", "C-101ED": "Lu-177", "447553000": "Lu-177", "C-172A8": "Xe-133",
-    "80751004": "Xe-133",
-}  # DICOM PS3.16, CID 18 and 4020: SNOMED-RT and SNOMED CT  # fmt: skip
+# SNOMED-RT and SNOMED CT codes of each nuclide (DICOM PS3.16, CID 18 and 4020)
+NUCLIDES = {
+    "F-18": ("C-111A1", "77004003"),
+    "C-11": ("C-105A1", "40565003"),
+    "N-13": ("C-107A1", "21576001"),
+    "O-15": ("C-B1038", "129504001"),
+    "Ga-68": ("C-131A3", "35337001"),
+    "Cu-64": ("C-127A2", "3932008"),
+    "Rb-82": ("C-159A2", "79197006"),
+    "Y-86": ("C-162A3", "10738001"),
+    "Zr-89": ("C-168A4", "63360001"),
+    "I-124": ("C-114A5", "40937006"),
+    "Tc-99m": ("C-163A8", "72454006"),
+    "I-123": ("C-114A4", "21572004"),
+    "I-131": ("C-114B1", "1368003"),
+    "In-111": ("C-145A4", "56609000"),
+    "Tl-201": ("C-138A9", "60057003"),
+    "Ga-67": ("C-131A2", "2008008"),
+    "Lu-177": ("C-101ED", "447553000"),
+    "Xe-133": ("C-172A8", "80751004"),
+}
+CODES = {code: nuclide for nuclide, codes in NUCLIDES.items() for code in codes}
 NAMES = {
-    "F": "Fluorine", "C": "Carbon", "N": "Nitrogen", "O": "Oxygen", "Ga": "Gallium", "Cu": "Copper", "Rb": "Rubidium",
-    "Y": "Yttrium", "Zr": "Zirconium", "I": "Iodine", "Tc": "Technetium", "In": "Indium", "Tl": "Thallium",
-    "Lu": "Lutetium", "Xe": "Xenon",
-}  # fmt: skip
+    "F": "Fluorine",
+    "C": "Carbon",
+    "N": "Nitrogen",
+    "O": "Oxygen",
+    "Ga": "Gallium",
+    "Cu": "Copper",
+    "Rb": "Rubidium",
+    "Y": "Yttrium",
+    "Zr": "Zirconium",
+    "I": "Iodine",
+    "Tc": "Technetium",
+    "In": "Indium",
+    "Tl": "Thallium",
+    "Lu": "Lutetium",
+    "Xe": "Xenon",
+}
 SINGLE_PHOTON = sorted(set(CODES.values()) - set(HALF_LIFE_S))
 GAMMA_CAMERA = ("PARA", "PINH", "FANB", "CONE", "SLNT", "ASTG", "DIVG")  # CollimatorType; PET has NONE or RING
 

@@ -17,9 +17,17 @@ HEIGHT_M = (1.0, 2.3)
 TIME_UNITS = (("minutes", 60.0), ("hours", 3600.0), ("days", 86400.0), ("ms", 1e-3))
 HALF_LIFE_SHARE = 0.05  # a stated half-life this far from the isotope's is another
 HALF_LIFE_S = {
-    "F-18": 6586.2, "C-11": 1221.8, "N-13": 597.9, "O-15": 122.24, "Ga-68": 4062.6, "Cu-64": 45723.6, "Rb-82": 75.45,
-    "Y-86": 53064.0, "Zr-89": 282276.0, "I-124": 360806.0,
-}  # of positron emitters; NNDC, NuDat 3  # fmt: skip
+    "F-18": 6586.2,
+    "C-11": 1221.8,
+    "N-13": 597.9,
+    "O-15": 122.24,
+    "Ga-68": 4062.6,
+    "Cu-64": 45723.6,
+    "Rb-82": 75.45,
+    "Y-86": 53064.0,
+    "Zr-89": 282276.0,
+    "I-124": 360806.0,
+}  # of positron emitters; NNDC, NuDat 3
 
 
 def check_weight(weight_kg: float, path: object) -> None:
@@ -51,9 +59,10 @@ def dose_in_bq(stated: float, path: object, warnings: list[str]) -> float:
     low, high = PET_DOSE_BQ
     if not low <= taken <= high:
         probably = [
-            f"{unit} ({stated * bq / 1e6:g} MBq)" for unit, bq in DOSE_UNITS
+            f"{unit} ({stated * bq / 1e6:g} MBq)"
+            for unit, bq in DOSE_UNITS
             if USUAL_DOSE_BQ[0] <= stated * bq <= USUAL_DOSE_BQ[1]
-        ]  # fmt: skip
+        ]
         guess = f": probably in {' or '.join(probably)}" if probably else ""
         raise CaseError(
             f"PET '{path}' has {named('RadionuclideTotalDose', f'{stated:.10g}')}, which is {taken / 1e6:g} MBq, not "

@@ -129,8 +129,9 @@ def check_units(pet: Volume, conversion: Conversion, mean_suv: float | None, lim
         )
     used = [
         f"{tag_name('PatientWeight')} {conversion.weight_kg:g} kg ({conversion.weight_from})",
-        f"{tag_name('RadionuclideTotalDose')} {conversion.dose_bq:g} Bq", units,
-    ]  # fmt: skip
+        f"{tag_name('RadionuclideTotalDose')} {conversion.dose_bq:g} Bq",
+        units,
+    ]
     if conversion.half_life_s is not None:
         used.append(f"{tag_name('RadionuclideHalfLife')} {conversion.half_life_s:g} s")
         used.append(f"{conversion.decay_s:.0f} s of decay, {conversion.injection} to {conversion.reference}")
@@ -168,9 +169,15 @@ def body_mean_suv(pet: Volume, ct: Volume) -> float | None:
     """Mean SUV where the CT, at the nearest voxel, is above -500 HU; None where it is so nowhere."""
     grid = pet.grid
     hu = sitk.Resample(
-        ct.image, grid.size, sitk.Transform(), sitk.sitkNearestNeighbor, grid.origin_mm, grid.spacing_mm,
-        grid.direction, OUTSIDE_HU,
-    )  # fmt: skip
+        ct.image,
+        grid.size,
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        grid.origin_mm,
+        grid.spacing_mm,
+        grid.direction,
+        OUTSIDE_HU,
+    )
     body = sitk.GetArrayViewFromImage(hu) > BODY_HU
     return float(pet.array[body].mean(dtype=np.float64)) if body.any() else None
 
@@ -185,9 +192,12 @@ def _only(series: Sequence[Series], modality: str, what: str, inputs: object) ->
 
 
 def _read_volume(
-    headers: Sequence[FileDataset], grid: Grid, kind: type, what: str,
+    headers: Sequence[FileDataset],
+    grid: Grid,
+    kind: type,
+    what: str,
     change: Callable[[NDArray[np.float64], Path], NDArray[np.float64]],
-) -> Volume:  # fmt: skip
+) -> Volume:
     """The slices' rescaled values, changed by `change(values, path)`, as one volume."""
     need, free = int(np.prod(grid.size)) * MEMORY_PER_VOXEL_BYTES, free_memory_bytes()
     path = path_of(headers[0])

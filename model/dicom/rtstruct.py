@@ -60,10 +60,15 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     boxes = ndimage.find_objects(segments)  # none where nothing was found
     rois, outlined, observed = [], [], []
     for number, label in enumerate(labels, start=1):
-        rois.append(_item(
-            ROINumber=number, ReferencedFrameOfReferenceUID=frame, ROIName=label, ROIDescription=RESEARCH,
-            ROIGenerationAlgorithm="AUTOMATIC",
-        ))  # fmt: skip
+        rois.append(
+            _item(
+                ROINumber=number,
+                ReferencedFrameOfReferenceUID=frame,
+                ROIName=label,
+                ROIDescription=RESEARCH,
+                ROIGenerationAlgorithm="AUTOMATIC",
+            )
+        )
         planes = range(boxes[number - 1][0].start, boxes[number - 1][0].stop) if boxes else ()
         contours = [_contour(p, z, sources[z], grid) for z in planes for p in outlines(segments[z] == number)]
         outlined.append(_item(ReferencedROINumber=number, ROIDisplayColor=RED))
@@ -82,9 +87,11 @@ def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) 
     matrix = np.array(grid.direction).reshape(3, 3) * grid.spacing_mm
     points = np.column_stack([polygon, np.full(len(polygon), float(z))]) @ matrix.T + np.array(grid.origin_mm)
     return _item(
-        ContourImageSequence=Items([_reference(source)]), ContourGeometricType="CLOSED_PLANAR",
-        NumberOfContourPoints=len(points), ContourData=[f"{value:.3f}" for value in points.ravel()],
-    )  # fmt: skip
+        ContourImageSequence=Items([_reference(source)]),
+        ContourGeometricType="CLOSED_PLANAR",
+        NumberOfContourPoints=len(points),
+        ContourData=[f"{value:.3f}" for value in points.ravel()],
+    )
 
 
 def _frame(frame: str, sources: list[Dataset]) -> Dataset:
@@ -94,9 +101,10 @@ def _frame(frame: str, sources: list[Dataset]) -> Dataset:
         for uid, part in by_series(sources).items()
     ]  # several where the PET was sent as several series
     study = _item(
-        ReferencedSOPClassUID=STUDY_CLASS, ReferencedSOPInstanceUID=sources[0].StudyInstanceUID,
+        ReferencedSOPClassUID=STUDY_CLASS,
+        ReferencedSOPInstanceUID=sources[0].StudyInstanceUID,
         RTReferencedSeriesSequence=Items(series),
-    )  # fmt: skip
+    )
     return _item(FrameOfReferenceUID=frame, RTReferencedStudySequence=Items([study]))
 
 

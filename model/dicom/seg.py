@@ -45,21 +45,29 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
 
 def _segmentation(
     segments: NDArray[np.uint8], labels: list[str], sources: list[Dataset], weights: str, run: str
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     first = sources[0]
     made: Dataset = hd.seg.Segmentation(
-        source_images=_as_one_series(sources), pixel_array=segments,
+        source_images=_as_one_series(sources),
+        pixel_array=segments,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(number, label, weights, uid_from("lesions", first.SeriesInstanceUID, run, number))
             for number, label in enumerate(labels, start=1)
         ],
-        series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run), series_number=SERIES_NUMBER,
-        sop_instance_uid=uid_from("seg", first.SeriesInstanceUID, run), instance_number=1,
-        manufacturer=MANUFACTURER, manufacturer_model_name=MODEL, software_versions=__version__,
-        device_serial_number=SERIAL, content_label="LESIONS", content_description=RESEARCH,
-        series_description=f"Lesions, {RESEARCH}", omit_empty_frames=bool(segments.any()),
-    )  # fmt: skip
+        series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uid_from("seg", first.SeriesInstanceUID, run),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MODEL,
+        software_versions=__version__,
+        device_serial_number=SERIAL,
+        content_label="LESIONS",
+        content_description=RESEARCH,
+        series_description=f"Lesions, {RESEARCH}",
+        omit_empty_frames=bool(segments.any()),
+    )
     _refer_to_parts(made, sources)
     return made
 
@@ -97,12 +105,14 @@ def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
 def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
     name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # whatever the patient's character set
     return hd.seg.SegmentDescription(
-        segment_number=number, segment_label=label,
+        segment_number=number,
+        segment_label=label,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,  # SNOMED CT 49755003
         segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
-        tracking_uid=tracking_uid, tracking_id=label,
-    )  # fmt: skip
+        tracking_uid=tracking_uid,
+        tracking_id=label,
+    )

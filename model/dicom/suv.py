@@ -23,8 +23,12 @@ SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # its elements (7053,xx00) and (7053,x
 HALF_LIVES = 10  # longest decay time: 1/1024 of the activity is left
 DAY_LONG_S = 2 * 86400.0  # tracers that may decay so long are scanned days after the injection, too
 CONSTANT = (
-    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight",
-)  # what must not change within a PET  # fmt: skip
+    "Units",
+    "SUVType",
+    "DecayCorrection",
+    "CorrectedImage",
+    "PatientWeight",
+)  # what must not change within a PET
 PART_CONSTANT = ("SeriesDate", "SeriesTime")  # nor, of a PET that was sent as several series, within each
 ITEM_CONSTANT = (
     "RadionuclideTotalDose",
@@ -103,19 +107,25 @@ def find_conversion(headers: Sequence[FileDataset], weight_kg: float | None = No
     return _by_dose(headers, scales, route, correction, weight_kg, warnings)
 
 
-def _direct(
-    route: str, units: str, correction: str, factors: Sequence[float], warnings: list[str]
-) -> Conversion:  # fmt: skip
+def _direct(route: str, units: str, correction: str, factors: Sequence[float], warnings: list[str]) -> Conversion:
     return Conversion(
-        units=units, route=route, decay_correction=correction, factor=_common(factors), slice_factors=tuple(factors),
+        units=units,
+        route=route,
+        decay_correction=correction,
+        factor=_common(factors),
+        slice_factors=tuple(factors),
         warnings=tuple(warnings),
-    )  # fmt: skip
+    )
 
 
 def _by_dose(
-    headers: Sequence[FileDataset], scales: Sequence[float], route: str, correction: str, weight_kg: float | None,
+    headers: Sequence[FileDataset],
+    scales: Sequence[float],
+    route: str,
+    correction: str,
+    weight_kg: float | None,
     warnings: list[str],
-) -> Conversion:  # fmt: skip
+) -> Conversion:
     """Factors from weight, dose and decay; `scales` turns the values of each slice into Bq/ml."""
     first = headers[0]
     item = _item(first)
@@ -145,14 +155,23 @@ def _by_dose(
         for scale, decay in zip(scales, decays, strict=True)
     ]
     return Conversion(
-        units=text(first, "Units"), route=route, decay_correction=correction, factor=_common(factors),
-        slice_factors=tuple(factors), weight_kg=weight_kg, weight_from=weight_from, dose_bq=dose_bq,
-        half_life_s=half_life_s, half_life_from=half_life_from,
-        injection=str(injection) if injection else None, injection_from=injection.source if injection else None,
+        units=text(first, "Units"),
+        route=route,
+        decay_correction=correction,
+        factor=_common(factors),
+        slice_factors=tuple(factors),
+        weight_kg=weight_kg,
+        weight_from=weight_from,
+        dose_bq=dose_bq,
+        half_life_s=half_life_s,
+        half_life_from=half_life_from,
+        injection=str(injection) if injection else None,
+        injection_from=injection.source if injection else None,
         reference=str(references[0]) if references else None,
-        reference_from=references[0].source if references else None, decay_s=decays[0],
+        reference_from=references[0].source if references else None,
+        decay_s=decays[0],
         warnings=tuple(dict.fromkeys(warnings)),
-    )  # fmt: skip
+    )
 
 
 def _references(headers: Sequence[FileDataset], warnings: list[str]) -> list[Moment]:
@@ -260,9 +279,7 @@ def _half_life(item: Dataset, header: FileDataset, warnings: list[str]) -> tuple
     return known, f"isotope {isotope}, {tag_name('RadionuclideCodeSequence')}"
 
 
-def _decay(
-    injection: Moment, reference: Moment, half_life_s: float, header: FileDataset, warnings: list[str]
-) -> float:  # fmt: skip
+def _decay(injection: Moment, reference: Moment, half_life_s: float, header: FileDataset, warnings: list[str]) -> float:
     """Seconds of decay. Raises CaseError if they are more than 10 half-lives."""
     longest_s = HALF_LIVES * half_life_s
     elapsed_s, by_date_s = seconds_after(injection, reference, longest_s)

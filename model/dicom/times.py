@@ -44,9 +44,7 @@ def seconds_after(start: Moment, end: Moment, longest_s: float) -> tuple[float, 
     return (by_date_s, None) if 0 <= by_date_s <= longest_s else (of_day_s, by_date_s)
 
 
-def reference_time(
-    headers: Sequence[FileDataset], warnings: list[str], whole: Sequence[FileDataset] = ()
-) -> Moment:  # fmt: skip
+def reference_time(headers: Sequence[FileDataset], warnings: list[str], whole: Sequence[FileDataset] = ()) -> Moment:
     """The one time that DecayCorrection START corrects a series to.
 
     SeriesTime, when it is not later than the earliest AcquisitionTime; else GE's or Siemens' private time, the earliest
@@ -82,8 +80,10 @@ def reference_time(
             f"PET '{path_of(first)}' has no {tag_name('AcquisitionTime')} in any slice, so the time that its "
             "decay is corrected to is not known; export the series again with its times"
         )
-    why = f"SeriesTime {series} is later than the earliest acquisition" if series else (
-        "SeriesTime is absent, or no time"
+    why = (
+        f"SeriesTime {series} is later than the earliest acquisition"
+        if series
+        else ("SeriesTime is absent, or no time")
     )
     warnings.append(
         f"{why}, and there is no private time of GE or Siemens: decay is taken to be corrected to the "
@@ -195,9 +195,11 @@ def _date_time(header: FileDataset, stated: str, keyword: str) -> tuple[Moment |
     own_s = scanner_offset_s(header)
     if own_s is None:
         zone = text(header, "TimezoneOffsetFromUTC")
-        lacks = f"{named('TimezoneOffsetFromUTC', zone)} is not one offset" if zone else (
-            f"there is no {tag_name('TimezoneOffsetFromUTC')}"
-        )  # fmt: skip
+        lacks = (
+            f"{named('TimezoneOffsetFromUTC', zone)} is not one offset"
+            if zone
+            else (f"there is no {tag_name('TimezoneOffsetFromUTC')}")
+        )
         return None, f"{tag_name(keyword)} with an offset from UTC, and {lacks} to convert it by"
     return shifted(moment, own_s - value.offset_s), ""
 

@@ -57,9 +57,14 @@ class Cluster:
 
 
 def run_cluster(
-    jobs: list[Job], setup: Setup, where: Cluster, journal: Journal, told: Callable[[Record], None], patience_s: float,
+    jobs: list[Job],
+    setup: Setup,
+    where: Cluster,
+    journal: Journal,
+    told: Callable[[Record], None],
+    patience_s: float,
     limit_s: float | None = None,
-) -> dict[str, Record]:  # fmt: skip
+) -> dict[str, Record]:
     """Score studies on a cluster; the record of each, in the order in which they end.
 
     Raises ConfigError if no scheduler answers, or if all its workers are gone for longer than `patience_s`; OutputError
@@ -76,9 +81,13 @@ def run_cluster(
             if job is None:
                 return
             future = client.submit(
-                score_remotely, to_json(nameless(job)), to_json(setup), limit_s, key=f"{job.name}-{this_run}",
+                score_remotely,
+                to_json(nameless(job)),
+                to_json(setup),
+                limit_s,
+                key=f"{job.name}-{this_run}",
                 pure=False,
-            )  # fmt: skip
+            )
             running[future] = job
 
         wait_for(jobs[0].root, jobs[0].output, patience_s)
@@ -130,9 +139,11 @@ def score_remotely(job: str, setup: str, limit_s: float | None) -> dict[str, Any
         return _score(job_from(json.loads(job)), setup, limit_s)
     except Exception as error:
         return {
-            "state": FAILED, "stage": "start", "message": f"unexpected {type(error).__name__} on a worker",
+            "state": FAILED,
+            "stage": "start",
+            "message": f"unexpected {type(error).__name__} on a worker",
             "remedy": "are its software, its shares and its rights those of the others?",
-        }  # fmt: skip
+        }
 
 
 def _score(asked: Job, setup: str, limit_s: float | None) -> dict[str, Any]:
@@ -163,10 +174,14 @@ def connected(where: Cluster) -> Iterator[Any]:
     if where.tls:
         ca, certificate, key = map(str, where.tls)
         security = Security(
-            tls_ca_file=ca, require_encryption=True,
-            **{f"tls_{who}_{what}": path for who in ("client", "scheduler", "worker")
-               for what, path in (("cert", certificate), ("key", key))},
-        )  # fmt: skip
+            tls_ca_file=ca,
+            require_encryption=True,
+            **{
+                f"tls_{who}_{what}": path
+                for who in ("client", "scheduler", "worker")
+                for what, path in (("cert", certificate), ("key", key))
+            },
+        )
     if where.address:
         with client_of(where.address, WAIT_S, security) as client:
             yield client
@@ -183,7 +198,9 @@ def _answer(future: Any) -> dict[str, Any]:
     except Exception as error:  # whatever a worker that is gone raises: the others go on
         kind = type(error).__name__
         return {
-            "state": FAILED, "stage": "segment", "message": f"the workers that scored it were lost ({kind})",
+            "state": FAILED,
+            "stage": "segment",
+            "message": f"the workers that scored it were lost ({kind})",
             "remedy": "give the workers more memory, or leave this study out",
-        }  # fmt: skip
+        }
     return said

@@ -85,8 +85,11 @@ class Folder:
         if not is_name(self.target.name):
             return []
         digest = digest_in(self.target.name)
-        return [path for path in self.target.parent.iterdir()
-                if path != self.target and is_name(path.name) and digest_in(path.name) == digest]  # fmt: skip
+        return [
+            path
+            for path in self.target.parent.iterdir()
+            if path != self.target and is_name(path.name) and digest_in(path.name) == digest
+        ]
 
 
 def add_files(output: Path, name: str, files: dict[str, bytes]) -> None:

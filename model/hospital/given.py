@@ -44,8 +44,11 @@ def marked(conversion: Conversion, entry: Entry) -> Conversion:
 
 def not_used(entry: Entry, conversion: Conversion | None) -> list[str]:
     """A warning of what was given, and the study's SUV did not need."""
-    unused = [name for name in entry.given if name in USED_AS
-              and (conversion is None or getattr(conversion, USED_AS[name]) is None)]  # fmt: skip
+    unused = [
+        name
+        for name in entry.given
+        if name in USED_AS and (conversion is None or getattr(conversion, USED_AS[name]) is None)
+    ]
     if not unused:
         return []
     why = f"its route is {conversion.route}" if conversion else "images hold SUV already"

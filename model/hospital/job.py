@@ -70,9 +70,15 @@ def job_from(data: dict[str, Any]) -> Job:
     entry["source"], entry["warnings"] = Path(entry["source"]), tuple(entry["warnings"])
     entry["truth"] = Path(entry["truth"]) if entry["truth"] else None
     return Job(
-        name=data["name"], entry=Entry(**entry), root=Path(data["root"]), output=Path(data["output"]),
-        key=data["key"], options=Options(**data["options"]), mask_key=data["mask_key"], stored=data["stored"],
-    )  # fmt: skip
+        name=data["name"],
+        entry=Entry(**entry),
+        root=Path(data["root"]),
+        output=Path(data["output"]),
+        key=data["key"],
+        options=Options(**data["options"]),
+        mask_key=data["mask_key"],
+        stored=data["stored"],
+    )
 
 
 def setup_from(data: dict[str, Any]) -> Setup:

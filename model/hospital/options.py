@@ -17,67 +17,151 @@ BESIDE = Path()  # --truth without a folder: masks that lie beside the studies
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The parsed and checked command line. Raises ConfigError."""
     parser = argparse.ArgumentParser(
-        prog="score.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="score.py",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment and measure tumour lesions in every PET/CT study of a folder, offline.\n" + RESEARCH,
         epilog="The same command goes on where a run was interrupted; studies that failed are tried again. Options\n"
-               "that only add outputs take the masks that are there.",
-    )  # fmt: skip
+        "that only add outputs take the masks that are there.",
+    )
     add = parser.add_argument
-    add("studies", type=Path, metavar="STUDIES",
+    add(
+        "studies",
+        type=Path,
+        metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
-             "with the columns pet and ct, and, if it likes, truth and weight_kg (kg). Cost: every DICOM header below "
-             "the folder is read once a run, some milliseconds a file")
-    add("--output", type=Path, required=True, metavar="RESULTS",
-        help="the folder for results; made if absent (cost: about 1 MB a study)")
+        "with the columns pet and ct, and, if it likes, truth and weight_kg (kg). Cost: every DICOM header below "
+        "the folder is read once a run, some milliseconds a file",
+    )
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="RESULTS",
+        help="the folder for results; made if absent (cost: about 1 MB a study)",
+    )
     add("--dry-run", action="store_true", help="list what would be done, and write nothing (default: no)")
-    add("--weights", default=os.environ.get("LESION_WEIGHTS") or None, metavar="FOLDER_OR_NAME",
+    add(
+        "--weights",
+        default=os.environ.get("LESION_WEIGHTS") or None,
+        metavar="FOLDER_OR_NAME",
         help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
-             "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
-             "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: memory of all its networks)")
-    add("--method", default=os.environ.get("LESION_METHOD") or None, choices=METHODS,
+        "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
+        "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: memory of all its networks)",
+    )
+    add(
+        "--method",
+        default=os.environ.get("LESION_METHOD") or None,
+        choices=METHODS,
         help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
-             "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)")
-    add("--device", default="auto", choices=("auto", "cuda", "cpu"),
-        help="auto takes an NVIDIA GPU where one works (default: auto; cost: the CPU is many times slower)")
-    add("--limit", action="append", default=[], metavar="NAME=VALUE",
-        help="move a limit on the input, as for process.py; may be repeated (default: the bundle's; cost: none)")
-    add("--format", default="mha", choices=tuple(MASK_ENDINGS),
-        help="of masks and maps: mha, or nifti (.nii.gz) (default: mha; cost: none)")
-    add("--rtstruct", action="store_true",
-        help="also write an RT Structure Set for studies that came as DICOM (default: no; cost: under a second)")
-    add("--disagreement", action="store_true",
+        "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)",
+    )
+    add(
+        "--device",
+        default="auto",
+        choices=("auto", "cuda", "cpu"),
+        help="auto takes an NVIDIA GPU where one works (default: auto; cost: the CPU is many times slower)",
+    )
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="move a limit on the input, as for process.py; may be repeated (default: the bundle's; cost: none)",
+    )
+    add(
+        "--format",
+        default="mha",
+        choices=tuple(MASK_ENDINGS),
+        help="of masks and maps: mha, or nifti (.nii.gz) (default: mha; cost: none)",
+    )
+    add(
+        "--rtstruct",
+        action="store_true",
+        help="also write an RT Structure Set for studies that came as DICOM (default: no; cost: under a second)",
+    )
+    add(
+        "--disagreement",
+        action="store_true",
         help="also write how far the networks disagree, as the standard deviation of their lesion probabilities, 0 "
-             "to 0.5; needs a bundle with two or more voting networks (default: no; cost: 12 bytes of memory a voxel)")
-    add("--overrides", type=Path, metavar="FILE",
+        "to 0.5; needs a bundle with two or more voting networks (default: no; cost: 12 bytes of memory a voxel)",
+    )
+    add(
+        "--overrides",
+        type=Path,
+        metavar="FILE",
         help="a CSV of what is given in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
-             "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv where it is "
-             "there; cost: the studies whose line changed are scored anew)")
-    add("--truth", nargs="?", type=Path, const=BESIDE, metavar="FOLDER",
+        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv where it is "
+        "there; cost: the studies whose line changed are scored anew)",
+    )
+    add(
+        "--truth",
+        nargs="?",
+        type=Path,
+        const=BESIDE,
+        metavar="FOLDER",
         help="compare with masks of 0 and 1 on the PET's grid: those in FOLDER under the study's path, or, without "
-             "FOLDER, those beside the images or in the CSV (default: no; cost: a second or two a study)")
-    add("--convention", default="autopet_1_2", choices=tuple(CONVENTIONS),
-        help="what empty masks score with --truth, by autoPET's edition (default: autopet_1_2; cost: none)")
-    add("--names", action="store_true",
+        "FOLDER, those beside the images or in the CSV (default: no; cost: a second or two a study)",
+    )
+    add(
+        "--convention",
+        default="autopet_1_2",
+        choices=tuple(CONVENTIONS),
+        help="what empty masks score with --truth, by autoPET's edition (default: autopet_1_2; cost: none)",
+    )
+    add(
+        "--names",
+        action="store_true",
         help="call studies by the patient's and the folder's name, and let messages name files (default: no, by a "
-             "salted hash that RESULTS/keys.csv maps back; cost: privacy)")
-    add("--cluster", metavar="ADDRESS",
+        "salted hash that RESULTS/keys.csv maps back; cost: privacy)",
+    )
+    add(
+        "--cluster",
+        metavar="ADDRESS",
         help="score on the workers of the dask scheduler at tcp://... or tls://...; see docs/cluster.md (default: no, "
-             "this machine alone and no network; cost: studies and results on a share that all workers see)")
-    add("--slurm", type=int, default=0, metavar="JOBS",
-        help="score by so many SLURM jobs, one worker each (default: no)")
+        "this machine alone and no network; cost: studies and results on a share that all workers see)",
+    )
+    add(
+        "--slurm",
+        type=int,
+        default=0,
+        metavar="JOBS",
+        help="score by so many SLURM jobs, one worker each (default: no)",
+    )
     for what in ("ca", "cert", "key"):
-        add(f"--tls-{what}", type=Path, metavar="PEM", help="with --cluster tls://...: certificate authority, "
-            "certificate, key (default: no)")
+        add(
+            f"--tls-{what}",
+            type=Path,
+            metavar="PEM",
+            help="with --cluster tls://...: certificate authority, certificate, key (default: no)",
+        )
     add("--dashboard", action="store_true", help="with --slurm: dask's dashboard on port 8787 (default: no)")
-    add("--limit-minutes", type=float, default=120, metavar="N",
-        help="give a study up after so many minutes, 0: never (default: 120; cost: none)")
-    add("--patience-minutes", type=float, default=10, metavar="N",
+    add(
+        "--limit-minutes",
+        type=float,
+        default=120,
+        metavar="N",
+        help="give a study up after so many minutes, 0: never (default: 120; cost: none)",
+    )
+    add(
+        "--patience-minutes",
+        type=float,
+        default=10,
+        metavar="N",
         help="how long to wait for a results disk that is full, a share that is gone or a cluster without workers "
-             "before stopping (default: 10)")
-    add("--debug", action="store_true",
-        help="let the scoring process print, with tracebacks that may hold names (default: no; cost: privacy)")
-    add("--version", action="version", version=f"petct-lesion-segmentation {__version__}",
-        help="print the version and stop")
+        "before stopping (default: 10)",
+    )
+    add(
+        "--debug",
+        action="store_true",
+        help="let the scoring process print, with tracebacks that may hold names (default: no; cost: privacy)",
+    )
+    add(
+        "--version",
+        action="version",
+        version=f"petct-lesion-segmentation {__version__}",
+        help="print the version and stop",
+    )
     options = parser.parse_args(words)
     check(options)
     return options
@@ -99,8 +183,10 @@ def check(options: argparse.Namespace) -> None:
     options.where = None
     if options.cluster or options.slurm:
         options.where = Cluster(
-            address=options.cluster, slurm=options.slurm, tls=tuple(tls) if all(tls) else None,
+            address=options.cluster,
+            slurm=options.slurm,
+            tls=tuple(tls) if all(tls) else None,
             dashboard=options.dashboard,
-        )  # fmt: skip
+        )
     if options.studies.resolve() == options.output.resolve():
         raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")

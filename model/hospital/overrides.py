@@ -23,8 +23,11 @@ from model.hospital.names import digest_in, is_name, name_of
 
 FILE = "overrides.csv"
 STUDY = "study"
-LIMITS = {"weight_kg": (*WEIGHT_KG, "kg"), "height_m": (0.2, 3.0, "m, not cm"),
-          "dose_MBq": (PET_DOSE_BQ[0] / 1e6, PET_DOSE_BQ[1] / 1e6, "MBq")}  # fmt: skip
+LIMITS = {
+    "weight_kg": (*WEIGHT_KG, "kg"),
+    "height_m": (0.2, 3.0, "m, not cm"),
+    "dose_MBq": (PET_DOSE_BQ[0] / 1e6, PET_DOSE_BQ[1] / 1e6, "MBq"),
+}
 INJECTION = "injection_time"
 COLUMNS = (STUDY, *LIMITS, INJECTION)
 ISO = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?")
@@ -93,9 +96,12 @@ def _with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
             f"{where} gives weight_kg {weight_kg:g}, and the list of studies {entry.weight_kg:g}; correct one of them"
         )
     return replace(
-        entry, weight_kg=entry.weight_kg if weight_kg is None else weight_kg, height_m=given.get("height_m"),
-        dose_mbq=given.get("dose_MBq"), injection_time=given.get(INJECTION),
-    )  # fmt: skip
+        entry,
+        weight_kg=entry.weight_kg if weight_kg is None else weight_kg,
+        height_m=given.get("height_m"),
+        dose_mbq=given.get("dose_MBq"),
+        injection_time=given.get(INJECTION),
+    )
 
 
 def _matching(wanted: str, items: list[Any], base: Path, salt: bytes) -> list[int]:

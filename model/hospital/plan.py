@@ -68,8 +68,15 @@ def make_plan(
         entry = _of_its_patient(entry, salt, patients)
         name, stored = _named(entry, salt, options.named, folders, records, known_as)
         key = key_of(bundle, limits, options, entry)
-        job = Job(name=name, entry=entry, root=root, output=output, key=key, options=options,
-                  mask_key=mask_key_of(bundle, limits, entry))  # fmt: skip
+        job = Job(
+            name=name,
+            entry=entry,
+            root=root,
+            output=output,
+            key=key,
+            options=options,
+            mask_key=mask_key_of(bundle, limits, entry),
+        )
         record = records.get(name)
         known = record is not None and record.state == DONE and record.key == key
         record = record if known else read_result(output, name)
@@ -99,18 +106,23 @@ def _of_its_patient(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> E
     """The entry without identities that are another patient's in the results: patients may share a StudyInstanceUID."""
     own = entry.person[1] if entry.kind == "dicom" and len(entry.person) > 1 else None
     identities = [
-        identity for identity in (entry.identity, *entry.also)
+        identity
+        for identity in (entry.identity, *entry.also)
         if own is None or patients.get(digest_in(name_of(entry, salt, identity=identity)), own) == own
-    ]  # fmt: skip
+    ]
     if not identities:
         return entry
     return dataclasses.replace(entry, identity=identities[0], also=tuple(identities[1:]))
 
 
 def _named(
-    item: Entry | Unusable, salt: bytes, named: bool, folders: Mapping[str, list[str]], records: Mapping[str, Record],
+    item: Entry | Unusable,
+    salt: bytes,
+    named: bool,
+    folders: Mapping[str, list[str]],
+    records: Mapping[str, Record],
     known_as: str = "",
-) -> tuple[str, list[str]]:  # fmt: skip
+) -> tuple[str, list[str]]:
     """What a study is called, and the folders that are its own, those of this name first.
 
     A study that has a result, or a failure, keeps the name it has there, also where it was named by another rule.
@@ -130,9 +142,13 @@ def _named(
 
 
 def _kept(
-    found: set[str], root: Path, output: Path, records: Mapping[str, Record], folders: Mapping[str, list[str]],
+    found: set[str],
+    root: Path,
+    output: Path,
+    records: Mapping[str, Record],
+    folders: Mapping[str, list[str]],
     bundle: Bundle,
-) -> dict[str, Record]:  # fmt: skip
+) -> dict[str, Record]:
     """Results, and failures, of earlier runs over other studies: the tables are of the whole folder.
 
     A failure of a study that was looked for in `root`, and is not there any more, is none.
@@ -168,9 +184,13 @@ def read_result(output: Path, name: str) -> Record | None:
     try:
         said = report["batch"] if report else {}
         return Record(
-            study=name, state=DONE, key=said["key"], input_sha256=said["input_sha256"], stat=said["stat"],
+            study=name,
+            state=DONE,
+            key=said["key"],
+            input_sha256=said["input_sha256"],
+            stat=said["stat"],
             row=said["row"],
-        )  # fmt: skip
+        )
     except (KeyError, TypeError):
         return None
 

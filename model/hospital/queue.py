@@ -31,8 +31,12 @@ class Scores(Protocol):
 
 
 def run_batch(
-    jobs: list[Job], station: Scores, journal: Journal, told: Callable[[Record], None], patience_s: float,
-) -> dict[str, Record]:  # fmt: skip
+    jobs: list[Job],
+    station: Scores,
+    journal: Journal,
+    told: Callable[[Record], None],
+    patience_s: float,
+) -> dict[str, Record]:
     """Score studies in order; the record of each, also written to the journal. `told` hears of each.
 
     A study at which the scoring process dies is tried once more, alone: the next one, read ahead, may have been the

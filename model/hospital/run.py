@@ -50,9 +50,13 @@ def run(options: Namespace) -> int:
 def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> int:
     """Score what is to do, and write the tables, also when the batch is stopped or its disk is gone."""
     setup = Setup(
-        weights=str(bundle.folder.resolve()), method=bundle.manifest.method, device=options.device,
-        limits=tuple(options.limit), debug=options.debug, networks=any(not job.stored for job in plan.todo),
-    )  # fmt: skip
+        weights=str(bundle.folder.resolve()),
+        method=bundle.manifest.method,
+        device=options.device,
+        limits=tuple(options.limit),
+        debug=options.debug,
+        networks=any(not job.stored for job in plan.todo),
+    )
     about = About(
         weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
     )
@@ -88,8 +92,11 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
     failed = plan.wanting + sum(record.state != DONE for record in records.values())
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     if failed:
-        return fail(f"{failed} of {len(plan.jobs) + plan.wanting} studies could not be scored; "
-                    f"'{options.output / 'failures.csv'}' says why", CaseError.exit_code)  # fmt: skip
+        return fail(
+            f"{failed} of {len(plan.jobs) + plan.wanting} studies could not be scored; "
+            f"'{options.output / 'failures.csv'}' says why",
+            CaseError.exit_code,
+        )
     return 0
 
 
@@ -109,9 +116,12 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     if options.overrides or overrides.is_file():
         found = with_overrides(found, overrides, options.studies, salt, options.names)
     chosen = Options(
-        mask_ending=MASK_ENDINGS[options.format], rtstruct=options.rtstruct, disagreement=options.disagreement,
-        convention=options.convention, named=options.names,
-    )  # fmt: skip
+        mask_ending=MASK_ENDINGS[options.format],
+        rtstruct=options.rtstruct,
+        disagreement=options.disagreement,
+        convention=options.convention,
+        named=options.names,
+    )
     records = read_journal(options.output)
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen)
 

@@ -118,9 +118,13 @@ def _hashes(job: Job) -> dict[str, str]:
 
 
 def score_study(
-    job: Job, loaded: Loaded, bundle: Bundle, device: Device, networks: Callable[[], list[Voter]],
+    job: Job,
+    loaded: Loaded,
+    bundle: Bundle,
+    device: Device,
+    networks: Callable[[], list[Voter]],
     at: Stage = lambda stage: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Segment, measure and write one study; returns its row of the summary. `at` hears of each stage as it begins.
 
     networks: asked for only if the study has no mask yet. Raises the errors of model/errors.py, then leaves nothing
@@ -132,7 +136,7 @@ def score_study(
     if loaded.ready is not None:
         result = segment_ready(
             loaded.ready, bundle, device, watch, those=networks(), with_disagreement=job.options.disagreement
-        )  # fmt: skip
+        )
         warnings = [*result.warnings, *([device.warning] if device.warning else [])]
     else:
         assert loaded.stored is not None
@@ -142,10 +146,19 @@ def score_study(
         measured = measure(case.pet.array, result.mask, case.pet.grid)
     at("write")
     study = Study(
-        job=job, bundle=bundle, device=device, case=case, result=result, stored=loaded.stored, measured=measured,
-        conversion=loaded.conversion, headers=loaded.headers, truth=loaded.truth, hashes=loaded.hashes,
+        job=job,
+        bundle=bundle,
+        device=device,
+        case=case,
+        result=result,
+        stored=loaded.stored,
+        measured=measured,
+        conversion=loaded.conversion,
+        headers=loaded.headers,
+        truth=loaded.truth,
+        hashes=loaded.hashes,
         mask_warnings=tuple(warnings),
-    )  # fmt: skip
+    )
     return write_study(study, watch)
 
 

@@ -51,18 +51,30 @@ class Stored:
 def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> str:
     """A hash of all that a study's results depend on besides its files."""
     depends = [
-        __version__, bundle.sha256, bundle.manifest.method, dataclasses.asdict(limits), dataclasses.asdict(options),
-        entry.kind, len(entry.pet), entry.truth is not None, entry.weight_kg,
-    ]  # fmt: skip
+        __version__,
+        bundle.sha256,
+        bundle.manifest.method,
+        dataclasses.asdict(limits),
+        dataclasses.asdict(options),
+        entry.kind,
+        len(entry.pet),
+        entry.truth is not None,
+        entry.weight_kg,
+    ]
     return _hash(depends + _further(entry, "height_m", "dose_MBq", "injection_time"))
 
 
 def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry) -> str:
     """A hash of all that a study's mask depends on besides its images."""
     depends = [
-        __version__, bundle.sha256, bundle.manifest.method, dataclasses.asdict(limits), entry.kind, len(entry.pet),
+        __version__,
+        bundle.sha256,
+        bundle.manifest.method,
+        dataclasses.asdict(limits),
+        entry.kind,
+        len(entry.pet),
         entry.weight_kg,
-    ]  # fmt: skip
+    ]
     return _hash(depends + _further(entry, "dose_MBq", "injection_time"))
 
 

@@ -180,9 +180,7 @@ def _row(study: Study, seconds: float, warnings: list[str]) -> dict[str, Any]:
     return row | {"seconds": round(seconds, 2), "warnings": [_shown(job, w) for w in warnings], "picks": picks}
 
 
-def _report(
-    study: Study, warnings: list[str], seconds: dict[str, float], row: dict[str, Any], key: str
-) -> bytes:  # fmt: skip
+def _report(study: Study, warnings: list[str], seconds: dict[str, float], row: dict[str, Any], key: str) -> bytes:
     """report.json. Of a mask that was there already, what made it stays as it was told then."""
     job, stored = study.job, study.stored
     report = make_report(study.case, study.bundle, study.device, study.result, warnings, seconds)
@@ -192,13 +190,20 @@ def _report(
     if conversion and conversion["factor"] is not None:
         conversion["slice_factors"] = []  # all of them are the factor
     report |= {
-        "totals": rounded(dataclasses.asdict(study.measured[1])), "picks": list(job.entry.picks),
-        "suv_conversion": conversion, "given": _given(job),
+        "totals": rounded(dataclasses.asdict(study.measured[1])),
+        "picks": list(job.entry.picks),
+        "suv_conversion": conversion,
+        "given": _given(job),
         "batch": {
-            "key": key, "mask_key": job.mask_key, "mask_sha256": mask_hash(study.result.mask), **study.hashes,
-            "options": dataclasses.asdict(job.options), "mask_warnings": _of_the_mask(study), "row": row,
+            "key": key,
+            "mask_key": job.mask_key,
+            "mask_sha256": mask_hash(study.result.mask),
+            **study.hashes,
+            "options": dataclasses.asdict(job.options),
+            "mask_warnings": _of_the_mask(study),
+            "row": row,
         },
-    }  # fmt: skip
+    }
     return json_bytes(_told(job, report))
 
 
@@ -228,4 +233,3 @@ def _shown(job: Job, message: str) -> str:
 def _number(value: Any) -> Any:
     """JSON has no NaN: None stands for it."""
     return None if isinstance(value, float) and np.isnan(value) else value
-

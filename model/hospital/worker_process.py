@@ -50,10 +50,14 @@ class Station:
         quiet = None if self._setup.debug else subprocess.DEVNULL  # libraries may print names of files
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "model.hospital.worker", str(writing)], stdin=subprocess.PIPE,
-            stdout=quiet, stderr=quiet, text=True, pass_fds=(writing, *self._inherited),
+            [sys.executable, "-m", "model.hospital.worker", str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=quiet,
+            stderr=quiet,
+            text=True,
+            pass_fds=(writing, *self._inherited),
             env=os.environ | {"PYTHONPATH": path},
-        )  # fmt: skip
+        )
         os.close(writing)
         self._replies = os.fdopen(reading, encoding="utf-8")
         said = self._exchange(to_json(self._setup), None)

@@ -18,9 +18,12 @@ DEVICES = ("auto", "cuda", "cpu")
 _ASKING = Lock()
 _SAID: list[str] = []  # torch says what is wrong with a driver once in a process, to whoever asks first
 OUT_OF_MEMORY = (  # what torch says of memory in errors that are no OutOfMemoryError
-    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
-    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-)  # fmt: skip
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +55,18 @@ def choose_device(wanted: str) -> Device:
         _keep_freed_memory()
         warning = f"{trouble}; the CPU is used instead" if trouble and gpu_is_there() else None
         return Device(
-            torch_device=torch.device("cpu"), precision=torch.float32,
-            name=f"CPU, {torch.get_num_threads()} threads", warning=warning,
-        )  # fmt: skip
+            torch_device=torch.device("cpu"),
+            precision=torch.float32,
+            name=f"CPU, {torch.get_num_threads()} threads",
+            warning=warning,
+        )
     brain = torch.cuda.get_device_capability() >= (8, 0)  # Ampere and later compute bfloat16 in hardware
     return Device(
-        torch_device=torch.device("cuda"), precision=torch.float16, name=torch.cuda.get_device_name(),
+        torch_device=torch.device("cuda"),
+        precision=torch.float16,
+        name=torch.cuda.get_device_name(),
         wider=(torch.bfloat16, torch.float32) if brain else (torch.float32,),
-    )  # fmt: skip
+    )
 
 
 def cuda_trouble() -> str | None:

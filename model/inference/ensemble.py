@@ -141,11 +141,13 @@ def vote(
     if unseen is not None:
         margin = torch.where(unseen < 1 - 1e-6, margin.cpu() / (1 - unseen), -0.5)
     return Vote(
-        margin=margin, rung=going.rungs[0], windows=sum(windows),
+        margin=margin,
+        rung=going.rungs[0],
+        windows=sum(windows),
         skipped=sum(windows_of(shape, part) for _, _, part in voters) - sum(windows),
         warnings=tuple(dict.fromkeys(going.warnings)),
         disagreement=spread.deviation() if spread is not None else None,
-    )  # fmt: skip
+    )
 
 
 def windows_of(shape: tuple[int, ...], part: Part) -> int:
@@ -176,9 +178,13 @@ def most_windows(device: Device, parts: list[Part], shape: tuple[int, ...]) -> i
     if device.torch_device.type == "cpu":
         return 1
     sizes = [
-        (part.network.widths[0] * (2 if part.network.fusion == "middle" else 1), math.prod(part.window_for(shape)),
-         device.precision.itemsize) for part in parts
-    ]  # fmt: skip
+        (
+            part.network.widths[0] * (2 if part.network.fusion == "middle" else 1),
+            math.prod(part.window_for(shape)),
+            device.precision.itemsize,
+        )
+        for part in parts
+    ]
     room = free_bytes() * (1 - LEFT_FREE) - 4 * STUDY_VALUES * math.prod(shape)
     fitting = max(int(room // max(slabs.peak_bytes(*size) for size in sizes)), 1)
     fitting = min(fitting, MOST_WINDOWS, *(slabs.windows_of_one_slab(*size) for size in sizes))
@@ -275,9 +281,11 @@ def _whatever_it_takes(job: _Job, device: Device, going: _Going, bundle: str) ->
 def _one(job: _Job, device: Device, going: _Going) -> Tensor:
     """One network's logit difference over the study, (X, Y, Z) float32 where it was summed."""
     rung, part, watch = going.rungs[0], job.part, going.watch
-    on = device if rung.device == device.torch_device else Device(
-        torch_device=rung.device, precision=torch.float32, name=str(rung.device)
-    )  # fmt: skip
+    on = (
+        device
+        if rung.device == device.torch_device
+        else Device(torch_device=rung.device, precision=torch.float32, name=str(rung.device))
+    )
     with watch.stage("weights"):
         network = slabs.prepared(job.network, rung.device, on.precision)
         if why := slabs.missed(job.network, rung.device, on.precision):
@@ -297,18 +305,30 @@ def _one(job: _Job, device: Device, going: _Going) -> Tensor:
             if wide:
                 going.warnings.append(_too_wide(wide, job.image.shape[3], part.window.size))
             return slide_slices(
-                job.image, difference, starts=starts, window=part.window.size, air_hu=part.intensity.ct_low_hu,
-                device=rung.device, batch=1 if rung.batch == 1 else SLICES_A_WINDOW * OTHERS, on_windows=told,
-            )  # fmt: skip
+                job.image,
+                difference,
+                starts=starts,
+                window=part.window.size,
+                air_hu=part.intensity.ct_low_hu,
+                device=rung.device,
+                batch=1 if rung.batch == 1 else SLICES_A_WINDOW * OTHERS,
+                on_windows=told,
+            )
         with watch.stage("to device"):
             if going.moved is None or going.moved[0] is not job.image:
                 going.moved = job.image, job.image.to(rung.device)
             image = going.moved[1]
         return slide(
-            image, difference, window=part.window_for(tuple(image.shape[1:])), overlap=part.window.overlap,
-            weighting=part.window.weighting, batch=rung.batch, sums_on=rung.sums_on, starts=job.starts,
+            image,
+            difference,
+            window=part.window_for(tuple(image.shape[1:])),
+            overlap=part.window.overlap,
+            weighting=part.window.weighting,
+            batch=rung.batch,
+            sums_on=rung.sums_on,
+            starts=job.starts,
             on_windows=told,
-        )[0]  # fmt: skip
+        )[0]
 
 
 def _too_wide(wide: int, slices: int, size: Size) -> str:

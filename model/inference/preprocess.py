@@ -65,9 +65,16 @@ def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any],
         image.SetDirection(view.grid.direction)
         image.SetOrigin(view.grid.origin_mm)
     moved = sitk.Resample(
-        image, las.size, sitk.Transform(), sitk.sitkLinear,
-        las.origin_mm, las.spacing_mm, las.direction, float("nan"), sitk.sitkFloat32,
-    )  # fmt: skip
+        image,
+        las.size,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        las.origin_mm,
+        las.spacing_mm,
+        las.direction,
+        float("nan"),
+        sitk.sitkFloat32,
+    )
     hu = sitk.GetArrayFromImage(moved)
     del moved, image  # two volumes less while the next ones are made
     outside = np.isnan(hu)  # values were checked to be finite: NaN can only mean outside

@@ -112,9 +112,13 @@ def segment_ready(
         empty = np.zeros(case.pet.grid.shape, dtype=bool)
         probability = empty.astype(np.float32) if with_probability else None
         return Result(
-            mask=empty, probability=probability, warnings=tuple(warnings), rung="none", windows=0,
+            mask=empty,
+            probability=probability,
+            warnings=tuple(warnings),
+            rung="none",
+            windows=0,
             disagreement=empty.astype(np.float32) if with_disagreement else None,
-        )  # fmt: skip
+        )
     those = those or voters(bundle)
     whole: torch.Tensor = first
 
@@ -132,6 +136,11 @@ def segment_ready(
             probability = put_back(placed, share.cpu().numpy())
         disagreement = put_back(placed, said.disagreement.numpy()) if said.disagreement is not None else None
     return Result(
-        mask=mask, probability=probability, warnings=(*warnings, *said.warnings),
-        rung=str(said.rung), windows=said.windows, skipped=said.skipped, disagreement=disagreement,
-    )  # fmt: skip
+        mask=mask,
+        probability=probability,
+        warnings=(*warnings, *said.warnings),
+        rung=str(said.rung),
+        windows=said.windows,
+        skipped=said.skipped,
+        disagreement=disagreement,
+    )

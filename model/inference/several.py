@@ -15,9 +15,13 @@ Item = TypeVar("Item")
 
 
 def segment_each(
-    items: Iterable[Item], read: Callable[[Item], Case], bundle: Bundle, device: Device, watch: Stopwatch,
+    items: Iterable[Item],
+    read: Callable[[Item], Case],
+    bundle: Bundle,
+    device: Device,
+    watch: Stopwatch,
     those: list[Voter] | None = None,
-) -> Iterator[tuple[Case, Result]]:  # fmt: skip
+) -> Iterator[tuple[Case, Result]]:
     """Every study and what `segment` says of it, in order, by networks loaded once, or by `those`.
 
     watch: told of what is not overlapped. In memory are the study that was given out, the present one and the next.

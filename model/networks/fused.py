@@ -148,7 +148,7 @@ def fits(network: nn.Module) -> bool:
     channels = [
         encoder.get_submodule(f"layer{stage}")[0].conv.out_channels * (2 if middle else 1)
         for stage in range(1, encoder.stages + 1)
-    ]  # fmt: skip
+    ]
     last = channels[0] // EIGHT
     return all(c % EIGHT == 0 and c <= MOST_CHANNELS for c in channels) and last & (last - 1) == 0 and last <= 32
 
@@ -170,7 +170,7 @@ def _branches(network: Any) -> list[Branch]:
             out = [
                 _branch([part.encoder], [(channel, 1)], part.decoder, network.fc)._replace(weight=weight)
                 for part, channel, weight in zip((network.pet, network.ct), (1, 0), weights, strict=True)
-            ]  # fmt: skip
+            ]
             return [out[0], out[1]._replace(bias=torch.zeros_like(out[1].bias))]
 
 
@@ -218,8 +218,9 @@ def _ready(branch: Branch) -> Branch:
         [(low, count, layer(one)) for low, count, one in branch.first],
         [[layer(one) for one in stage] for stage in branch.encoder],
         [Stage(up.half(), bias.half(), [layer(one) for one in layers]) for up, bias, layers in branch.decoder],
-        branch.weight.contiguous(), branch.bias,
-    )  # fmt: skip
+        branch.weight.contiguous(),
+        branch.bias,
+    )
 
 
 def _empty(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:

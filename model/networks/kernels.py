@@ -79,8 +79,9 @@ class Kernels:
         """Maxima of 2 x 2 x 2 voxels of an image, which may be channels of a wider one; edges are even."""
         images, channels, voxels = _sizes(image)
         size = [edge // 2 for edge in image.shape[2:]]
-        out = torch.empty((images, channels, *size), dtype=image.dtype, device=image.device,
-                          memory_format=torch.channels_last_3d)  # fmt: skip
+        out = torch.empty(
+            (images, channels, *size), dtype=image.dtype, device=image.device, memory_format=torch.channels_last_3d
+        )
         grid = (self._grid(voxels // 8 * channels // EIGHT, THREADS), images)
         self._run("pool", grid, THREADS, image, out, *image.shape[2:], channels, image.stride(4))
         return out

@@ -30,9 +30,11 @@ def lesions_csv(lesions: Sequence[Lesion]) -> str:
 def lesions_json(lesions: Sequence[Lesion], totals: Totals) -> dict[str, Any]:
     """Lesions, totals, and what the numbers mean."""
     return {
-        "notice": RESEARCH, "totals": rounded(dataclasses.asdict(totals)),
-        "lesions": [rounded(dataclasses.asdict(one)) for one in lesions], "definitions": DEFINITIONS,
-    }  # fmt: skip
+        "notice": RESEARCH,
+        "totals": rounded(dataclasses.asdict(totals)),
+        "lesions": [rounded(dataclasses.asdict(one)) for one in lesions],
+        "definitions": DEFINITIONS,
+    }
 
 
 def rounded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,9 +48,7 @@ class Totals:
     dmax_mm: float | None  # largest distance between the centroids of two lesions
 
 
-def measure(
-    suv: NDArray[Any], mask: NDArray[Any], grid: Grid
-) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:  # fmt: skip
+def measure(suv: NDArray[Any], mask: NDArray[Any], grid: Grid) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:
     """The lesions of a mask, their totals, and the number of the lesion that each voxel is of; none for an empty one.
 
     suv, mask: (z, y, x) on `grid`, any orientation; the values of the same voxels, whatever the order they lie in.
@@ -90,7 +88,7 @@ def _rank(values: dict[str, float]) -> tuple[float, ...]:
 
 def _lesion(
     suv: NDArray[Any], labels: NDArray[Any], label: int, box: tuple[slice, ...], grid: Grid
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     inside = labels[box] == label
     values = np.asarray(suv[box][inside], np.float64)
     volume_ml = len(values) * grid.voxel_ml
@@ -99,11 +97,16 @@ def _lesion(
     matrix = np.array(grid.direction).reshape(3, 3) * grid.spacing_mm
     x_mm, y_mm, z_mm = (float(v) for v in matrix @ centre + np.array(grid.origin_mm))
     return {
-        "volume_ml": volume_ml, "suv_max": float(values.max()), "suv_mean": float(values.mean()),
-        "suv_peak": _peak(suv, inside, box, grid.spacing_mm), "tlg_suv_ml": float(values.mean()) * volume_ml,
-        "centroid_x_mm": x_mm, "centroid_y_mm": y_mm, "centroid_z_mm": z_mm,
+        "volume_ml": volume_ml,
+        "suv_max": float(values.max()),
+        "suv_mean": float(values.mean()),
+        "suv_peak": _peak(suv, inside, box, grid.spacing_mm),
+        "tlg_suv_ml": float(values.mean()) * volume_ml,
+        "centroid_x_mm": x_mm,
+        "centroid_y_mm": y_mm,
+        "centroid_z_mm": z_mm,
         "long_diameter_mm": long_diameter_mm(inside, grid.spacing_mm),
-    }  # fmt: skip
+    }
 
 
 def _peak(
@@ -113,9 +116,8 @@ def _peak(
     sphere = peak_offsets(spacing_mm).astype(np.float64)
     reach = [n // 2 for n in sphere.shape]
     wide = tuple(
-        slice(max(0, part.start - r), min(n, part.stop + r))
-        for part, r, n in zip(box, reach, suv.shape, strict=True)
-    )  # fmt: skip
+        slice(max(0, part.start - r), min(n, part.stop + r)) for part, r, n in zip(box, reach, suv.shape, strict=True)
+    )
     around = np.asarray(suv[wide], np.float64)
     total = ndimage.correlate(around, sphere, mode="constant")
     count = ndimage.correlate(np.ones_like(around), sphere, mode="constant")

@@ -19,9 +19,12 @@ NUMBERED = 30  # lesions that have their number beside them: more would hide eac
 
 
 def preview(
-    suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float], caption: str,
+    suv: NDArray[Any],
+    mask: NDArray[Any],
+    spacing_mm: tuple[float, float, float],
+    caption: str,
     numbers: NDArray[Any] | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """PNG of the two projections side by side.
 
     suv, mask: (z, y, x) in LAS order; spacing_mm: (x, y, z). The patient stands upright, right side
@@ -71,7 +74,7 @@ def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, fl
     coronal = _panel(suv.max(axis=1)[::-1], np.any(mask, axis=1)[::-1], (z_mm, x_mm), THUMBNAIL_PIXEL_MM, 1)
     sagittal = _panel(
         suv.max(axis=2)[::-1, ::-1], np.any(mask, axis=2)[::-1, ::-1], (z_mm, y_mm), THUMBNAIL_PIXEL_MM, 1
-    )  # fmt: skip
+    )
     picture = Image.new("RGB", (coronal.width + sagittal.width + THUMBNAIL_GAP, coronal.height), "white")
     picture.paste(coronal, (0, 0))
     picture.paste(sagittal, (coronal.width + THUMBNAIL_GAP, 0))

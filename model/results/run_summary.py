@@ -29,27 +29,36 @@ def make_report(
         "lesions": lesions,
         "volume_ml": round(float(np.count_nonzero(result.mask)) * voxel_ml, 3),
         "pet_grid": {
-            "size": list(case.pet.grid.size), "spacing_mm": list(case.pet.grid.spacing_mm),
-            "origin_mm": list(case.pet.grid.origin_mm), "direction": list(case.pet.grid.direction),
+            "size": list(case.pet.grid.size),
+            "spacing_mm": list(case.pet.grid.spacing_mm),
+            "origin_mm": list(case.pet.grid.origin_mm),
+            "direction": list(case.pet.grid.direction),
         },
         "weights": {
-            "name": bundle.manifest.name, "method": bundle.manifest.method, "manifest_sha256": bundle.sha256,
+            "name": bundle.manifest.name,
+            "method": bundle.manifest.method,
+            "manifest_sha256": bundle.sha256,
             "members": [{"sha256": m.sha256, "weight": m.weight} for m in bundle.manifest.members],
         },
         "run": {
             "device": device.name if result.rung.startswith(device.torch_device.type) else "CPU",
             "precision": str(device.precision).removeprefix("torch.") if "cuda" in result.rung else "float32",
-            "rung": result.rung, "windows": result.windows, "windows_skipped": result.skipped,
+            "rung": result.rung,
+            "windows": result.windows,
+            "windows_skipped": result.skipped,
         },
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if device.torch_device.type == "cuda" else None,
         "warnings": warnings,
         "versions": {
-            "petct-lesion-segmentation": __version__, "python": platform.python_version(), "torch": torch.__version__,
-            "simpleitk": sitk.Version_VersionString(), "numpy": np.__version__,
+            "petct-lesion-segmentation": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "simpleitk": sitk.Version_VersionString(),
+            "numpy": np.__version__,
         },
-    }  # fmt: skip
+    }
 
 
 def summary(report: dict[str, Any], mask_path: str) -> list[str]:

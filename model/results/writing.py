@@ -17,9 +17,12 @@ from model.files import PARTIAL, Staging, remove_left_behind, silence
 from model.study.geometry import Grid, grid_of, image_on
 
 FOLDERS = {
-    1: "automated-petct-lesion-segmentation", 2: "automated-petct-lesion-segmentation",
-    3: "automated-petct-lesion-segmentation", 4: "tumor-lesion-segmentation", 5: "tumor-lesion-segmentation",
-}  # fmt: skip
+    1: "automated-petct-lesion-segmentation",
+    2: "automated-petct-lesion-segmentation",
+    3: "automated-petct-lesion-segmentation",
+    4: "tumor-lesion-segmentation",
+    5: "tumor-lesion-segmentation",
+}
 DATA_CENTRIC = "data-centric-model.json"  # autoPET III: a bare true or false; this method is no data-centric entry
 LONGEST_NAME = 255  # bytes of a file name
 
@@ -107,11 +110,20 @@ def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
         return " ".join(f"{float(number):.17g}" for number in numbers)
 
     head = [
-        "ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False",
-        "CompressedData = True", f"CompressedDataSize = {len(data)}", f"TransformMatrix = {shown(columns)}",
-        f"Offset = {shown(grid.origin_mm)}", "CenterOfRotation = 0 0 0", f"ElementSpacing = {shown(grid.spacing_mm)}",
-        f"DimSize = {' '.join(map(str, grid.size))}", "ElementType = MET_UCHAR", "ElementDataFile = LOCAL",
-    ]  # fmt: skip
+        "ObjectType = Image",
+        "NDims = 3",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        "CompressedData = True",
+        f"CompressedDataSize = {len(data)}",
+        f"TransformMatrix = {shown(columns)}",
+        f"Offset = {shown(grid.origin_mm)}",
+        "CenterOfRotation = 0 0 0",
+        f"ElementSpacing = {shown(grid.spacing_mm)}",
+        f"DimSize = {' '.join(map(str, grid.size))}",
+        "ElementType = MET_UCHAR",
+        "ElementDataFile = LOCAL",
+    ]
     return ("\n".join(head) + "\n").encode() + data
 
 

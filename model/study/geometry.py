@@ -84,9 +84,11 @@ class LasView:
 def grid_of(image: sitk.Image) -> Grid:
     """The grid of a SimpleITK image (or of a reader after ReadImageInformation)."""
     return Grid(
-        size=tuple(image.GetSize()), spacing_mm=tuple(image.GetSpacing()),
-        origin_mm=tuple(image.GetOrigin()), direction=tuple(image.GetDirection()),
-    )  # fmt: skip
+        size=tuple(image.GetSize()),
+        spacing_mm=tuple(image.GetSpacing()),
+        origin_mm=tuple(image.GetOrigin()),
+        direction=tuple(image.GetDirection()),
+    )
 
 
 def grid_from(size: Sequence[int], spacing_mm: ArrayLike, origin_mm: ArrayLike, direction: ArrayLike) -> Grid:
@@ -94,9 +96,11 @@ def grid_from(size: Sequence[int], spacing_mm: ArrayLike, origin_mm: ArrayLike, 
     x, y, z = size
     spacing, origin = (tuple(map(float, np.ravel(part))) for part in (spacing_mm, origin_mm))
     return Grid(
-        size=(x, y, z), spacing_mm=(spacing[0], spacing[1], spacing[2]), origin_mm=(origin[0], origin[1], origin[2]),
+        size=(x, y, z),
+        spacing_mm=(spacing[0], spacing[1], spacing[2]),
+        origin_mm=(origin[0], origin[1], origin[2]),
         direction=tuple(map(float, np.ravel(direction))),
-    )  # fmt: skip
+    )
 
 
 def image_on(array: NDArray[Any], grid: Grid) -> sitk.Image:

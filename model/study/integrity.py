@@ -20,9 +20,12 @@ from model.study.nrrd import nrrd_data, nrrd_header
 from model.study.stored import Refused, Stored, check_length, differences
 
 HEADERS = {
-    ".mha": metaimage_header, ".mhd": metaimage_header, ".nrrd": nrrd_header, ".nii.gz": nifti_header,
+    ".mha": metaimage_header,
+    ".mhd": metaimage_header,
+    ".nrrd": nrrd_header,
+    ".nii.gz": nifti_header,
     ".nii": nifti_header,
-}  # fmt: skip
+}
 
 
 def check_header(path: Path, what: str) -> Stored:

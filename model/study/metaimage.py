@@ -17,17 +17,38 @@ from model.study.stored import CHUNK_BYTES, SHOWN, Refused, Stored, beside, comp
 
 HEADER_LINES = 1000  # more than any header has: a file without an end mark is not read to its end
 KINDS = {
-    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
-}  # fmt: skip
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
 MATRIX, ORIGIN = ("TransformMatrix", "Rotation", "Orientation"), ("Offset", "Position", "Origin")
 BYTE_ORDER = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 DATA = "ElementDataFile"
 MATTERING = (
-    "NDims", "DimSize", "ElementSpacing", "ElementType", "ElementNumberOfChannels", "HeaderSize", "BinaryData",
-    "CompressedData", "CompressedDataSize", "DistanceUnits", "ElementToIntensityFunctionSlope",
-    "ElementToIntensityFunctionOffset", *MATRIX, *ORIGIN, *BYTE_ORDER, DATA,
-)  # fmt: skip
+    "NDims",
+    "DimSize",
+    "ElementSpacing",
+    "ElementType",
+    "ElementNumberOfChannels",
+    "HeaderSize",
+    "BinaryData",
+    "CompressedData",
+    "CompressedDataSize",
+    "DistanceUnits",
+    "ElementToIntensityFunctionSlope",
+    "ElementToIntensityFunctionOffset",
+    *MATRIX,
+    *ORIGIN,
+    *BYTE_ORDER,
+    DATA,
+)
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MOST_EDITS = 2  # between a field's name and one that is taken for it, misspelled
 
@@ -50,9 +71,14 @@ def metaimage_header(path: Path) -> Stored:
         said = fields["CompressedDataSize"]
         raise ValueError(f"its header says CompressedDataSize = {said}, and {left} bytes are there")
     stored = Stored(
-        size=tuple(size), kind=_kind(fields), channels=channels, data=data, start=start,
-        compression=compression_of(data, start) if compressed else "", grids=_grids(fields, size),
-    )  # fmt: skip
+        size=tuple(size),
+        kind=_kind(fields),
+        channels=channels,
+        data=data,
+        start=start,
+        compression=compression_of(data, start) if compressed else "",
+        grids=_grids(fields, size),
+    )
     return _after_header(fields, stored)
 
 

@@ -18,10 +18,18 @@ from model.study.geometry import Grid, grid_from
 from model.study.stored import GZIP, Refused, Stored, inflated
 
 LAYOUT = {
-    "magic": (344, "4s"), "dim": (40, "8h"), "type": (70, "2h"), "pixdim": (76, "8f"), "offset": (108, "f"),
-    "scaling": (112, "2f"), "units": (123, "B"), "codes": (252, "2h"), "quaternion": (256, "3f"),
-    "quaternion offset": (268, "3f"), "rows": (280, "12f"),
-}  # where each field is, and how it is packed  # fmt: skip
+    "magic": (344, "4s"),
+    "dim": (40, "8h"),
+    "type": (70, "2h"),
+    "pixdim": (76, "8f"),
+    "offset": (108, "f"),
+    "scaling": (112, "2f"),
+    "units": (123, "B"),
+    "codes": (252, "2h"),
+    "quaternion": (256, "3f"),
+    "quaternion offset": (268, "3f"),
+    "rows": (280, "12f"),
+}  # where each field is, and how it is packed
 MAGIC = b"n+1\0"
 HEAD_BYTES, SECOND_HEAD_BYTES = 348, 540  # sizeof_hdr of NIfTI-1 and NIfTI-2
 LEAST_OFFSET = 352  # bytes before the voxels: the header and the flag for extensions
@@ -65,10 +73,15 @@ def nifti_header(path: Path) -> Stored:
         raise ValueError(f"its header says datatype = {kind} with bitpix = {bits}")
     slope, intercept = _scaling(*fields["scaling"])
     return Stored(
-        size=tuple(size), kind=np.dtype(fields["order"] + KINDS[kind]), data=path, offset=_offset(fields),
-        compression="gzip" if compressed else "", slope=slope, intercept=intercept,
+        size=tuple(size),
+        kind=np.dtype(fields["order"] + KINDS[kind]),
+        data=path,
+        offset=_offset(fields),
+        compression="gzip" if compressed else "",
+        slope=slope,
+        intercept=intercept,
         grids=_grids(fields, size) if len(size) == 3 else (),
-    )  # fmt: skip
+    )
 
 
 def _head(path: Path, compressed: bool) -> bytes:

@@ -16,26 +16,71 @@ from model.study.stored import CHUNK_BYTES, NUMBER, SHOWN, Refused, Stored, besi
 
 HEADER_LINES = 1000
 KINDS = {
-    "i1": "signed char|int8|int8_t", "u1": "uchar|unsigned char|uint8|uint8_t",
+    "i1": "signed char|int8|int8_t",
+    "u1": "uchar|unsigned char|uint8|uint8_t",
     "i2": "short|short int|signed short|signed short int|int16|int16_t",
-    "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t", "i4": "int|signed int|int32|int32_t",
+    "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t",
+    "i4": "int|signed int|int32|int32_t",
     "u4": "uint|unsigned int|uint32|uint32_t",
     "i8": "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t",
-    "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t", "f4": "float", "f8": "double",
-}  # the names of each type of value  # fmt: skip
+    "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t",
+    "f4": "float",
+    "f8": "double",
+}  # the names of each type of value
 SPACES = {
-    "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
-    "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
-}  # what turns each into ITK's coordinates (left, posterior, superior)  # fmt: skip
-FIELDS = frozenset((
-    "dimension", "type", "block size", "encoding", "endian", "content", "min", "max", "old min", "old max", "data file",
-    "line skip", "byte skip", "number", "sample units", "sizes", "spacings", "thicknesses", "axis mins", "axis maxs",
-    "centers", "labels", "units", "kinds", "space", "space dimension", "space units", "space origin",
-    "space directions", "measurement frame",
-))  # fmt: skip
-SAME = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "oldmin": "old min",
-        "oldmax": "old max", "blocksize": "block size", "sampleunits": "sample units", "axismins": "axis mins",
-        "axismaxs": "axis maxs", "centerings": "centers"}  # fmt: skip
+    "left-posterior-superior": (1, 1, 1),
+    "lps": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1),
+    "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1),
+    "las": (1, -1, 1),
+}  # what turns each into ITK's coordinates (left, posterior, superior)
+FIELDS = frozenset(
+    (
+        "dimension",
+        "type",
+        "block size",
+        "encoding",
+        "endian",
+        "content",
+        "min",
+        "max",
+        "old min",
+        "old max",
+        "data file",
+        "line skip",
+        "byte skip",
+        "number",
+        "sample units",
+        "sizes",
+        "spacings",
+        "thicknesses",
+        "axis mins",
+        "axis maxs",
+        "centers",
+        "labels",
+        "units",
+        "kinds",
+        "space",
+        "space dimension",
+        "space units",
+        "space origin",
+        "space directions",
+        "measurement frame",
+    )
+)
+SAME = {
+    "datafile": "data file",
+    "lineskip": "line skip",
+    "byteskip": "byte skip",
+    "oldmin": "old min",
+    "oldmax": "old max",
+    "blocksize": "block size",
+    "sampleunits": "sample units",
+    "axismins": "axis mins",
+    "axismaxs": "axis maxs",
+    "centerings": "centers",
+}
 MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")
 DOMAINS = ("domain", "space", "???", "none")
 VECTOR = re.compile(r"\s*\(([^()\s]*)\)")
@@ -59,9 +104,13 @@ def nrrd_header(path: Path) -> Stored:
     if kind is None:
         raise Refused(f"its header says type: {fields.get('type', '')[:SHOWN]}, which is not supported; convert it")
     stored = Stored(
-        size=tuple(size), kind=np.dtype(_order(fields, kind) + kind), data=data, start=end if data == path else 0,
-        compression="gzip" if compressed else "", grids=_grids(fields, size),
-    )  # fmt: skip
+        size=tuple(size),
+        kind=np.dtype(_order(fields, kind) + kind),
+        data=data,
+        start=end if data == path else 0,
+        compression="gzip" if compressed else "",
+        grids=_grids(fields, size),
+    )
     return stored
 
 

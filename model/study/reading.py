@@ -26,9 +26,12 @@ from model.study.geometry import Grid, array_of, grid_of
 from model.study.integrity import check_grid_read, check_header, check_voxels
 
 IMAGE_IO = {
-    ".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nii.gz": "NiftiImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nii.gz": "NiftiImageIO",
     ".nii": "NiftiImageIO",
-}  # fmt: skip
+}
 SUFFIXES = tuple(IMAGE_IO)
 MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
 HOTTEST_SUV = 3000.0  # a syringe in view may be so hot; what is above is never SUV, and no limit is to be moved for it

@@ -126,9 +126,7 @@ def check_length(stored: Stored) -> None:
                 f"it holds {max(0, held - stored.offset)} bytes of image, its header asks for {stored.bytes}"
             )
     elif stored.bytes > held * MOST_INFLATED:
-        raise ValueError(
-            f"it holds at most {held * MOST_INFLATED} bytes of image, its header asks for {stored.bytes}"
-        )
+        raise ValueError(f"it holds at most {held * MOST_INFLATED} bytes of image, its header asks for {stored.bytes}")
 
 
 def differences(stored: Stored, voxels: NDArray[Any] | None) -> tuple[int, int]:

@@ -1,4 +1,3 @@
-
 import pytest
 from benchmark_results import result
 
@@ -46,7 +45,10 @@ def test_the_command_ends_with_1_where_something_got_worse(tmp_path, monkeypatch
 def test_what_cannot_be_compared_is_told(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "empty.json").write_text("{}")
     one, other = result(tmp_path, "one"), result(tmp_path, "other", benchmark="training")
-    for path, message in ((str(tmp_path / "empty.json"), "no result of this version"), (other, "compare two of one"),
-                          (str(tmp_path / "none.json"), "cannot read")):  # fmt: skip
+    for path, message in (
+        (str(tmp_path / "empty.json"), "no result of this version"),
+        (other, "compare two of one"),
+        (str(tmp_path / "none.json"), "cannot read"),
+    ):
         monkeypatch.setattr("sys.argv", ["compare", one, path])
         assert main() == 2 and message in capsys.readouterr().err

@@ -9,13 +9,21 @@ from benchmark.record import shown
 
 def test_the_page_holds_the_tables_as_printed_with_command_machine_and_date(tmp_path) -> None:
     one = read(tmp_path / result(tmp_path, "one"))
-    one |= {"title": "Inference", "command": "python -m benchmark.inference --runs 1", "date": "2026-01-02",
-            "commit": "abc", "printed": ["| a | b |", "| --- | --- |", "| 1 | 2 |"]}  # fmt: skip
+    one |= {
+        "title": "Inference",
+        "command": "python -m benchmark.inference --runs 1",
+        "date": "2026-01-02",
+        "commit": "abc",
+        "printed": ["| a | b |", "| --- | --- |", "| 1 | 2 |"],
+    }
     page = document([one, one | {"title": "Training"}])
     assert page.index("## Inference") < page.index("## Training")
     machine = "c, 2 cores, 2 threads used, 8 GB, no GPU; Python 3, torch 2"
-    for text in ("```\npython -m benchmark.inference --runs 1\n```", f"2026-01-02, commit abc; {machine}",
-                 "| a | b |\n| --- | --- |\n| 1 | 2 |\n"):  # fmt: skip
+    for text in (
+        "```\npython -m benchmark.inference --runs 1\n```",
+        f"2026-01-02, commit abc; {machine}",
+        "| a | b |\n| --- | --- |\n| 1 | 2 |\n",
+    ):
         assert text in page
 
 

@@ -276,21 +276,33 @@ CASES = [
     Bad(title="no PET file", make=do(lambda f, pet, ct: pet.unlink()), exit_code=3),
     Bad(title="no CT folder", make=do(lambda f, pet, ct: shutil.rmtree(ct.parent)), exit_code=3),
     Bad(title="two PET files", make=do(second), exit_code=3),
-    Bad(title="two sockets for PET in inputs.json", exit_code=3,
-        make=do(sockets(("pet-1", "images/a"), ("pet-2", "images/b"), ("ct", "images/ct")))),
-    Bad(title="entry of inputs.json without a socket", exit_code=3,
-        make=do(write("inputs.json", '[{"image": {"name": "pet"}}]'))),
+    Bad(
+        title="two sockets for PET in inputs.json",
+        exit_code=3,
+        make=do(sockets(("pet-1", "images/a"), ("pet-2", "images/b"), ("ct", "images/ct"))),
+    ),
+    Bad(
+        title="entry of inputs.json without a socket",
+        exit_code=3,
+        make=do(write("inputs.json", '[{"image": {"name": "pet"}}]')),
+    ),
     Bad(title="three input paths", make=lambda f: ["--input", "a", "b", "c"], exit_code=2),
     Bad(title="named file is not there", make=do(lambda f, pet, ct: ["--input", f"{pet}x.mha", str(ct)]), exit_code=3),
-    Bad(title="DICOM file in place of an image", exit_code=3,
-        make=do(lambda f, pet, ct: ["--input", str(pet.rename(pet.with_suffix(".dcm"))), str(ct)])),
+    Bad(
+        title="DICOM file in place of an image",
+        exit_code=3,
+        make=do(lambda f, pet, ct: ["--input", str(pet.rename(pet.with_suffix(".dcm"))), str(ct)]),
+    ),
     Bad(title="truncated MHA", make=change_bytes(0, lambda b: b[: len(b) // 2]), exit_code=3),
     Bad(title="truncated NIfTI", make=do(as_nifti), exit_code=3),
     Bad(title="damaged compressed MHA", make=do(damaged_compression), exit_code=3),
     Bad(title="random bytes", make=change_bytes(1, lambda b: bytes(np.random.default_rng(0).bytes(5000))), exit_code=3),
     Bad(title="empty file", make=change_bytes(0, lambda b: b""), exit_code=3),
-    Bad(title="Git-LFS pointer", make=change_bytes(0, lambda b: b"version https://git-lfs.github.com/spec/v1\n"),
-        exit_code=3),
+    Bad(
+        title="Git-LFS pointer",
+        make=change_bytes(0, lambda b: b"version https://git-lfs.github.com/spec/v1\n"),
+        exit_code=3,
+    ),
     Bad(title="2-D image", make=change_image(0, lambda i: i[:, :, 3]), exit_code=3),
     Bad(title="4-D image", make=change_image(0, lambda i: sitk.JoinSeries([i, i])), exit_code=3),
     Bad(title="vector pixels", make=change_image(0, lambda i: sitk.Compose([i, i, i])), exit_code=3),
@@ -306,34 +318,57 @@ CASES = [
     Bad(title="voxels of 4,000 mm", make=change_bytes(0, header(SPACING, b"ElementSpacing = 4000 4 4")), exit_code=3),
     Bad(title="zero spacing", make=change_bytes(0, header(SPACING, b"ElementSpacing = 0 4 4")), exit_code=3),
     Bad(title="infinite spacing", make=change_bytes(0, header(SPACING, b"ElementSpacing = inf 4 4")), exit_code=3),
-    Bad(title="non-orthogonal direction", exit_code=3,
-        make=change_bytes(0, header(MATRIX, b"TransformMatrix = 1 0 0 0.3 1 0 0 0 1"))),
-    Bad(title="singular direction", exit_code=3,
-        make=change_bytes(0, header(MATRIX, b"TransformMatrix = 1 0 0 1 0 0 0 0 1"))),
+    Bad(
+        title="non-orthogonal direction",
+        exit_code=3,
+        make=change_bytes(0, header(MATRIX, b"TransformMatrix = 1 0 0 0.3 1 0 0 0 1")),
+    ),
+    Bad(
+        title="singular direction",
+        exit_code=3,
+        make=change_bytes(0, header(MATRIX, b"TransformMatrix = 1 0 0 1 0 0 0 0 1")),
+    ),
     Bad(title="PET and CT do not overlap", make=change_image(1, moved), exit_code=3),
-    Bad(title="dimensions in the header larger than the file", exit_code=3,
-        make=change_bytes(0, header(SIZE, b"DimSize = 28 24 30"))),
-    Bad(title="dimensions in the header larger than the memory", exit_code=3,
-        make=change_bytes(0, header(SIZE, b"DimSize = 40000 30000 20000"))),
-    Bad(title="dimensions in the header smaller than the file", exit_code=3,
-        make=change_bytes(0, header(SIZE, b"DimSize = 24 24 20"))),
+    Bad(
+        title="dimensions in the header larger than the file",
+        exit_code=3,
+        make=change_bytes(0, header(SIZE, b"DimSize = 28 24 30")),
+    ),
+    Bad(
+        title="dimensions in the header larger than the memory",
+        exit_code=3,
+        make=change_bytes(0, header(SIZE, b"DimSize = 40000 30000 20000")),
+    ),
+    Bad(
+        title="dimensions in the header smaller than the file",
+        exit_code=3,
+        make=change_bytes(0, header(SIZE, b"DimSize = 24 24 20")),
+    ),
     Bad(title="a hundred dimensions", make=change_bytes(0, header(b"NDims = 3", b"NDims = 100")), exit_code=3),
-    Bad(title="origin that is no number", exit_code=3,
-        make=change_bytes(0, header(b"Offset = 0 0", b"Offset = nan 0"))),
+    Bad(
+        title="origin that is no number", exit_code=3, make=change_bytes(0, header(b"Offset = 0 0", b"Offset = nan 0"))
+    ),
     Bad(title="spacing that is missing", exit_code=3, make=change_bytes(0, header(SPACING + b"\n", b""))),
     Bad(title="line of a header that is none", exit_code=3, make=change_bytes(0, header(b"NDims = 3", b"NDims 3"))),
-    Bad(title="values that are to be scaled", exit_code=3, make=change_bytes(
-        0, header(SPACING, SPACING + b"\nElementToIntensityFunctionSlope = 2"))),
+    Bad(
+        title="values that are to be scaled",
+        exit_code=3,
+        make=change_bytes(0, header(SPACING, SPACING + b"\nElementToIntensityFunctionSlope = 2")),
+    ),
     Bad(title="data file elsewhere", make=do(as_header("ElementDataFile = /etc/passwd")), exit_code=3),
     Bad(title="data file that is a link to elsewhere", make=do(data_link), exit_code=3),
     Bad(title="NRRD of another size", make=do(nrrd_line("sizes: 28 24 20", "sizes: 28 24 19")), exit_code=3),
-    Bad(title="NRRD with an origin that is no number", exit_code=3,
-        make=do(nrrd_line("space origin: (0,0,0)", "space origin: (0,0,-232.n1)"))),
+    Bad(
+        title="NRRD with an origin that is no number",
+        exit_code=3,
+        make=do(nrrd_line("space origin: (0,0,0)", "space origin: (0,0,-232.n1)")),
+    ),
     Bad(title="NIfTI that says two places", make=do(nifti_field(276, "f", 50.0)), exit_code=3),
     Bad(title="NIfTI that says two sizes of a voxel", make=do(nifti_field(80, "f", 5.0)), exit_code=3),
     Bad(title="NIfTI that says no place", make=do(nifti_field(252, "2h", 0, 0)), exit_code=3),
-    Bad(title="NIfTI with a sheared sform", exit_code=3,
-        make=do(nifti_field(252, "2h24x4f", 0, 1, -4.0, 0.0, 1.0, 0.0))),
+    Bad(
+        title="NIfTI with a sheared sform", exit_code=3, make=do(nifti_field(252, "2h24x4f", 0, 1, -4.0, 0.0, 1.0, 0.0))
+    ),
     Bad(title="NIfTI without a size of a voxel", make=do(nifti_field(88, "f", float("nan"))), exit_code=3),
     Bad(title="named pipe in place of an image", make=do(pipe), exit_code=3),
     Bad(title="control characters in a name", make=do(escapes), exit_code=3),
@@ -343,30 +378,54 @@ CASES = [
     Bad(title="output holds another result", make=do(other_result), exit_code=5),
     Bad(title="input in the output folder", make=do(lambda f, pet, ct: ["--output", str(f / "input")]), exit_code=5),
     Bad(title="report where a folder is", make=do(report_in_a_folder), exit_code=5),
-    Bad(title="report in the mask's place", exit_code=5,
-        make=do(lambda f, pet, ct: ["--report", str(f / "output/images/automated-petct-lesion-segmentation/ct.mha")])),
+    Bad(
+        title="report in the mask's place",
+        exit_code=5,
+        make=do(lambda f, pet, ct: ["--report", str(f / "output/images/automated-petct-lesion-segmentation/ct.mha")]),
+    ),
     Bad(title="disk full", make=do(lambda f, pet, ct: []), exit_code=5, file_limit_bytes=20),
     Bad(title="weights are not there", make=do(lambda f, pet, ct: ["--weights", "absent"]), exit_code=4),
     Bad(title="damaged weights", make=bundle(damage_member), exit_code=4),
     Bad(title="unknown key in the manifest", make=bundle(edit_manifest(colour="red")), exit_code=4),
-    Bad(title="a number in the manifest that is none", exit_code=4,
-        make=bundle(edit_manifest(crop={"suv_above": 10**400}))),
-    Bad(title="weights of another network", exit_code=4,
-        make=bundle(edit_manifest(network={"fusion": "early", "widths": [8, 8, 16, 32, 64]}))),
-    Bad(title="DiWA of members with different starts", exit_code=2,
-        make=lambda f: [*bundle(other_start)(f), "--method", "diwa"]),
+    Bad(
+        title="a number in the manifest that is none",
+        exit_code=4,
+        make=bundle(edit_manifest(crop={"suv_above": 10**400})),
+    ),
+    Bad(
+        title="weights of another network",
+        exit_code=4,
+        make=bundle(edit_manifest(network={"fusion": "early", "widths": [8, 8, 16, 32, 64]})),
+    ),
+    Bad(
+        title="DiWA of members with different starts",
+        exit_code=2,
+        make=lambda f: [*bundle(other_start)(f), "--method", "diwa"],
+    ),
     Bad(title="unknown method", make=do(lambda f, pet, ct: ["--method", "soup"]), exit_code=2),
-    Bad(title="unknown method in the environment", make=do(lambda f, pet, ct: []), exit_code=2,
-        environment=(("LESION_METHOD", "soup"),)),
+    Bad(
+        title="unknown method in the environment",
+        make=do(lambda f, pet, ct: []),
+        exit_code=2,
+        environment=(("LESION_METHOD", "soup"),),
+    ),
     Bad(title="unknown edition", make=do(lambda f, pet, ct: ["--edition", "6"]), exit_code=2),
     Bad(title="unknown limit", make=do(lambda f, pet, ct: ["--limit", "pet_max=2000"]), exit_code=2),
     Bad(title="impossible port", make=do(lambda f, pet, ct: ["--serve", "--port", "65536"]), exit_code=2),
     Bad(title="address that is none", make=do(lambda f, pet, ct: ["--serve", "--bind", "everywhere"]), exit_code=2),
-    Bad(title="LESION_SERVE that is neither yes nor no", make=do(lambda f, pet, ct: []), exit_code=2,
-        environment=(("LESION_SERVE", "maybe"),)),
-    Bad(title="CUDA asked for and absent", make=do(lambda f, pet, ct: ["--device", "cuda"]), exit_code=2,
-        environment=(("CUDA_VISIBLE_DEVICES", ""),)),
-]  # fmt: skip
+    Bad(
+        title="LESION_SERVE that is neither yes nor no",
+        make=do(lambda f, pet, ct: []),
+        exit_code=2,
+        environment=(("LESION_SERVE", "maybe"),),
+    ),
+    Bad(
+        title="CUDA asked for and absent",
+        make=do(lambda f, pet, ct: ["--device", "cuda"]),
+        exit_code=2,
+        environment=(("CUDA_VISIBLE_DEVICES", ""),),
+    ),
+]
 
 
 def run(case: Bad) -> Outcome:
@@ -379,20 +438,50 @@ def run(case: Bad) -> Outcome:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
         done = subprocess.run(
             [sys.executable, str(ROOT / "process.py"), "--output", str(folder / "output"), *arguments],
-            capture_output=True, text=True, timeout=120, env=clean | {"OMP_NUM_THREADS": "1"} | dict(case.environment),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=clean | {"OMP_NUM_THREADS": "1"} | dict(case.environment),
             preexec_fn=lambda: _limit(case.file_limit_bytes),
-        )  # fmt: skip
+        )
         left = {p for p in folder.rglob("*") if p.is_file() and "input" not in p.parts[len(folder.parts) :]} - kept
         lines = done.stderr.strip().splitlines() or [""]
         return Outcome(
-            exit_code=done.returncode, last_line=tidy(lines[-1], folder), stderr=done.stderr,
+            exit_code=done.returncode,
+            last_line=tidy(lines[-1], folder),
+            stderr=done.stderr,
             left=tuple(sorted(str(p.relative_to(folder)) for p in left)),
-        )  # fmt: skip
+        )
 
 
 def run_all() -> list[Outcome]:
     with ThreadPoolExecutor(max_workers=2) as pool:
         return list(pool.map(run, CASES))
+
+
+PAGE = """# Errors
+
+What a user reads, as the last line on stderr, for each kind of bad input, and the exit code. No output file
+is left. This table is made by `python test/helpers/bad_inputs.py` and compared with the program's answers by
+`test/test_errors.py`. The folder of the study is shown as FOLDER, the repository as REPOSITORY, and figures
+that depend on the machine as N.
+
+Exit codes: 2 a setting or option, 3 the study, 4 the weights, 5 the output, 1 anything unexpected,
+130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves
+one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.
+
+A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground
+and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.
+
+An image may be a link to anywhere, as in studies that are folders of links. The data file that a header
+(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link
+itself, it may also lie in the folder that this leads to, so that links to a pair that lies together work.
+An absolute path, or one with .., is refused. Only regular files are opened. What a terminal would obey is
+shown as an escape.
+
+| bad input | what the user reads | exit code |
+|---|---|---|
+"""
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -401,24 +490,7 @@ def table(outcomes: list[Outcome]) -> str:
         f"| {case.title} | {outcome.last_line.replace('|', chr(92) + '|')} | {outcome.exit_code} |"
         for case, outcome in zip(CASES, outcomes, strict=True)
     ]
-    return "\n".join([
-        "# Errors", "",
-        "What a user reads, as the last line on stderr, for each kind of bad input, and the exit code. No output file",
-        "is left. This table is made by `python test/helpers/bad_inputs.py` and compared with the program's answers by",
-        "`test/test_errors.py`. The folder of the study is shown as FOLDER, the repository as REPOSITORY, and figures",
-        "that depend on the machine as N.", "",
-        "Exit codes: 2 a setting or option, 3 the study, 4 the weights, 5 the output, 1 anything unexpected,",
-        "130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves",
-        "one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.", "",
-        "A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground",
-        "and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.", "",
-        "An image may be a link to anywhere, as in studies that are folders of links. The data file that a header",
-        "(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link",
-        "itself, it may also lie in the folder that this leads to, so that links to a pair that lies together work.",
-        "An absolute path, or one with .., is refused. Only regular files are opened. What a terminal would obey is",
-        "shown as an escape.",
-        "", "| bad input | what the user reads | exit code |", "|---|---|---|", *rows, "",
-    ])  # fmt: skip
+    return PAGE + "\n".join(rows) + "\n"
 
 
 def tidy(line: str, folder: Path) -> str:

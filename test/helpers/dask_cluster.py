@@ -22,9 +22,13 @@ def running(folder: Path, kind: str, count: int, *options: str) -> Iterator[tupl
 
     def start(what: str, *words: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, *options], cwd=folder, env=online,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, *options],
+            cwd=folder,
+            env=online,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     started = [start("scheduler", "--host", f"{kind}://127.0.0.1", "--port", port, "--no-dashboard")]
     common = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", ".")

@@ -27,9 +27,14 @@ Edit = Callable[[FileDataset, int], None]
 
 
 def write_pet(
-    folder: Path, stored: np.ndarray | None = None, *, vendor: str = "ge", slopes: Sequence[float] | None = None,
-    item: dict | None = None, **changes,
-) -> list[Path]:  # fmt: skip
+    folder: Path,
+    stored: np.ndarray | None = None,
+    *,
+    vendor: str = "ge",
+    slopes: Sequence[float] | None = None,
+    item: dict | None = None,
+    **changes,
+) -> list[Path]:
     """A PET of Bq/ml = stored x slope, (z, y, x); `item` changes the radiopharmaceutical, the rest see write_series.
 
     Unchanged: 70 kg, 350 MBq of F-18 injected at 10:00, decay-corrected to 11:00, beds of 3 minutes from then on.
@@ -37,15 +42,25 @@ def write_pet(
     stored = ramp() if stored is None else stored
     slopes = slopes or [1.0 + 0.25 * z for z in range(len(stored))]
     fields = {
-        "Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "CorrectedImage": ["DECY", "ATTN", "SCAT"],
-        "SeriesType": ["WHOLE BODY", "IMAGE"], "NumberOfSlices": len(stored), "PatientWeight": WEIGHT_KG,
-        "SeriesDate": f"{SCANNED:%Y%m%d}", "SeriesTime": f"{SCANNED:%H%M%S}", "AcquisitionDate": f"{SCANNED:%Y%m%d}",
-        "ActualFrameDuration": 180_000, "CollimatorType": "NONE", "SeriesDescription": "PET AC",
+        "Modality": "PT",
+        "Units": "BQML",
+        "DecayCorrection": "START",
+        "CorrectedImage": ["DECY", "ATTN", "SCAT"],
+        "SeriesType": ["WHOLE BODY", "IMAGE"],
+        "NumberOfSlices": len(stored),
+        "PatientWeight": WEIGHT_KG,
+        "SeriesDate": f"{SCANNED:%Y%m%d}",
+        "SeriesTime": f"{SCANNED:%H%M%S}",
+        "AcquisitionDate": f"{SCANNED:%Y%m%d}",
+        "ActualFrameDuration": 180_000,
+        "CollimatorType": "NONE",
+        "SeriesDescription": "PET AC",
         "RadiopharmaceuticalInformationSequence": Items([_radiopharmaceutical(vendor, item or {})]),
-    }  # fmt: skip
+    }
     per_slice = {
-        "RescaleSlope": slopes, "AcquisitionTime": [_clock(SCANNED, 180 * (z // 3)) for z in range(len(stored))]
-    }  # fmt: skip
+        "RescaleSlope": slopes,
+        "AcquisitionTime": [_clock(SCANNED, 180 * (z // 3)) for z in range(len(stored))],
+    }
     return write_series(folder, stored, PT, fields | changes.pop("fields", {}), per_slice, vendor=vendor, **changes)
 
 
@@ -55,20 +70,33 @@ def write_ct(folder: Path, stored: np.ndarray | None = None, *, vendor: str = "g
         stored = np.full((6, 8, 10), 24, np.uint16)
         stored[:, 2:6, 2:8] = 1064
     fields = {
-        "Modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "RescaleType": "HU",
-        "SeriesDescription": "CT", "GantryDetectorTilt": 0.0,
-    }  # fmt: skip
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "RescaleType": "HU",
+        "SeriesDescription": "CT",
+        "GantryDetectorTilt": 0.0,
+    }
     per_slice = {"RescaleSlope": [1] * len(stored), "RescaleIntercept": [-1024] * len(stored)}
     changes = {"spacing_mm": (2.0, 2.0, 3.0), "series_uid": "1.2.3.8"} | changes
     return write_series(folder, stored, CT, fields | changes.pop("fields", {}), per_slice, vendor=vendor, **changes)
 
 
 def write_series(
-    folder: Path, stored: np.ndarray, storage: str, fields: dict, per_slice: dict, *, vendor: str = "ge",
-    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 3.0), origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    orientation: Sequence[float] = UPRIGHT, step: Sequence[float] | None = None, series_uid: str = "1.2.3.9",
-    edit: Edit | None = None, leave_out: Sequence[int] = (),
-) -> list[Path]:  # fmt: skip
+    folder: Path,
+    stored: np.ndarray,
+    storage: str,
+    fields: dict,
+    per_slice: dict,
+    *,
+    vendor: str = "ge",
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 3.0),
+    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    orientation: Sequence[float] = UPRIGHT,
+    step: Sequence[float] | None = None,
+    series_uid: str = "1.2.3.9",
+    edit: Edit | None = None,
+    leave_out: Sequence[int] = (),
+) -> list[Path]:
     """One file a slice of `stored` (z, y, x), integers. Returns the paths, by z.
 
     orientation: ImageOrientationPatient; slice z lies z x `step` (mm, by default the spacing along the normal) from
@@ -84,16 +112,33 @@ def write_series(
         header = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header.file_meta.MediaStorageSOPClassUID = storage
-        values = {
-            "SOPClassUID": storage, "SOPInstanceUID": generate_uid(), "SeriesInstanceUID": series_uid,
-            "StudyInstanceUID": STUDY, "FrameOfReferenceUID": FRAME, "PatientID": PATIENT, "PatientName": "Synthetic",
-            "Manufacturer": VENDORS[vendor], "InstanceNumber": len(stored) - z, "SamplesPerPixel": 1,
-            "PhotometricInterpretation": "MONOCHROME2", "Rows": plane.shape[0], "Columns": plane.shape[1],
-            "PixelSpacing": [spacing_mm[1], spacing_mm[0]], "ImageOrientationPatient": list(orientation),
-            "ImagePositionPatient": [f"{v:.10g}" for v in np.array(origin_mm) + z * step], "BitsAllocated": 16,
-            "BitsStored": 16, "HighBit": 15, "PixelRepresentation": int(plane.dtype.kind == "i"),
-            "RescaleIntercept": 0,
-        } | fields | {keyword: column[z] for keyword, column in per_slice.items()}  # fmt: skip
+        values = (
+            {
+                "SOPClassUID": storage,
+                "SOPInstanceUID": generate_uid(),
+                "SeriesInstanceUID": series_uid,
+                "StudyInstanceUID": STUDY,
+                "FrameOfReferenceUID": FRAME,
+                "PatientID": PATIENT,
+                "PatientName": "Synthetic",
+                "Manufacturer": VENDORS[vendor],
+                "InstanceNumber": len(stored) - z,
+                "SamplesPerPixel": 1,
+                "PhotometricInterpretation": "MONOCHROME2",
+                "Rows": plane.shape[0],
+                "Columns": plane.shape[1],
+                "PixelSpacing": [spacing_mm[1], spacing_mm[0]],
+                "ImageOrientationPatient": list(orientation),
+                "ImagePositionPatient": [f"{v:.10g}" for v in np.array(origin_mm) + z * step],
+                "BitsAllocated": 16,
+                "BitsStored": 16,
+                "HighBit": 15,
+                "PixelRepresentation": int(plane.dtype.kind == "i"),
+                "RescaleIntercept": 0,
+            }
+            | fields
+            | {keyword: column[z] for keyword, column in per_slice.items()}
+        )
         for keyword, value in values.items():
             if value is not None:
                 setattr(header, keyword, value)
@@ -113,17 +158,20 @@ def write_study(folder: Path, suv: sitk.Image, hu: sitk.Image, vendor: str = "ge
     number: another one is another patient, study, frame of reference and pair of series. fields: of both series.
     """
     fields = {
-        "StudyInstanceUID": f"{STUDY}.{number}", "FrameOfReferenceUID": f"{FRAME}.{number}",
+        "StudyInstanceUID": f"{STUDY}.{number}",
+        "FrameOfReferenceUID": f"{FRAME}.{number}",
         "PatientID": f"{PATIENT}{number}",
-    } | fields  # fmt: skip
+    } | fields
     series = (("pet", sitk.GetArrayFromImage(suv), suv), ("ct", sitk.GetArrayFromImage(hu), hu))
     for name, array, image in series:
         columns = np.array(image.GetDirection()).reshape(3, 3)
         place = {
-            "spacing_mm": image.GetSpacing(), "origin_mm": image.GetOrigin(),
-            "orientation": [*columns[:, 0], *columns[:, 1]], "vendor": vendor,
+            "spacing_mm": image.GetSpacing(),
+            "origin_mm": image.GetOrigin(),
+            "orientation": [*columns[:, 0], *columns[:, 1]],
+            "vendor": vendor,
             "series_uid": f"1.2.3.{number}.{8 if name == 'ct' else 9}",
-        }  # fmt: skip
+        }
         if name == "ct":
             write_ct(folder / name, (np.round(array) + 1024).clip(0, 65535).astype(np.uint16), fields=fields, **place)
             continue
@@ -174,9 +222,11 @@ def _radiopharmaceutical(vendor: str, changes: dict) -> Dataset:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "C-111A1", "SRT", "^18^Fluorine"
     values = {
-        "RadiopharmaceuticalStartTime": f"{INJECTED:%H%M%S}", "RadionuclideTotalDose": DOSE_BQ,
-        "RadionuclideHalfLife": HALF_LIFE_S, "RadionuclideCodeSequence": Items([code]),
-    }  # fmt: skip
+        "RadiopharmaceuticalStartTime": f"{INJECTED:%H%M%S}",
+        "RadionuclideTotalDose": DOSE_BQ,
+        "RadionuclideHalfLife": HALF_LIFE_S,
+        "RadionuclideCodeSequence": Items([code]),
+    }
     if vendor == "siemens":
         values["RadiopharmaceuticalStartDateTime"] = f"{INJECTED:%Y%m%d%H%M%S}.000000"
     item = Dataset()

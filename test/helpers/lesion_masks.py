@@ -1,6 +1,5 @@
 """Numbered lesions and the PET headers of a series, for SEG and RTSTRUCT."""
 
-
 import numpy as np
 import SimpleITK as sitk
 from dicom_writer import write_pet
@@ -9,10 +8,12 @@ from model.dicom.headers import find_series
 from model.dicom.series import order_slices
 
 TURNS = {
-    "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), "flipped": (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-    "oblique": tuple(np.array(sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()).reshape(3, 3)
-                     [:, :2].T.ravel()),
-}  # fmt: skip
+    "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+    "flipped": (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+    "oblique": tuple(
+        np.array(sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()).reshape(3, 3)[:, :2].T.ravel()
+    ),
+}
 
 
 def pet_headers(folder, orientation, **changes):

@@ -6,10 +6,17 @@ import numpy as np
 
 ARRAY = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6) - 50
 PLAIN = {
-    "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
-    "CompressedData": "False", "TransformMatrix": "0 1 0 -1 0 0 0 0 1", "Offset": "1 -2 3.5",
-    "ElementSpacing": "4 5 6", "DimSize": "6 5 4", "ElementType": "MET_SHORT",
-}  # fmt: skip
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "BinaryDataByteOrderMSB": "False",
+    "CompressedData": "False",
+    "TransformMatrix": "0 1 0 -1 0 0 0 0 1",
+    "Offset": "1 -2 3.5",
+    "ElementSpacing": "4 5 6",
+    "DimSize": "6 5 4",
+    "ElementType": "MET_SHORT",
+}
 
 
 def write(folder: Path, *extra: str, data: bytes | None = None, beside: str = "", **changes: str | None) -> Path:

@@ -6,10 +6,16 @@ import numpy as np
 
 ARRAY = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6) - 50
 PLAIN = {
-    "type": "short", "dimension": "3", "space": "left-posterior-superior", "sizes": "6 5 4",
-    "space directions": "(0,4,0) (-5,0,0) (0,0,6)", "kinds": "domain domain domain", "endian": "little",
-    "encoding": "raw", "space origin": "(1,-2,3.5)",
-}  # fmt: skip
+    "type": "short",
+    "dimension": "3",
+    "space": "left-posterior-superior",
+    "sizes": "6 5 4",
+    "space directions": "(0,4,0) (-5,0,0) (0,0,6)",
+    "kinds": "domain domain domain",
+    "endian": "little",
+    "encoding": "raw",
+    "space origin": "(1,-2,3.5)",
+}
 
 
 def write(folder: Path, *extra: str, data: bytes | None = None, **changes: str | None) -> Path:

@@ -10,7 +10,7 @@ from dicom_writer import (
     WEIGHT_KG,
     ramp,
     write_pet,
-)  # fmt: skip
+)
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 

@@ -23,9 +23,13 @@ def dicom_studies(root: Path, count: int = 3) -> Path:
     """`count` studies of as many patients, named so that a leak of a name is seen."""
     for number in range(count):
         write_dicom(
-            root / f"Smith_John_{number}", *small(number), VENDORS[number % 3], number + 1,
-            PatientName=f"Smith^John^{number}", SeriesDescription="Smith whole body",
-        )  # fmt: skip
+            root / f"Smith_John_{number}",
+            *small(number),
+            VENDORS[number % 3],
+            number + 1,
+            PatientName=f"Smith^John^{number}",
+            SeriesDescription="Smith whole body",
+        )
     return root
 
 
@@ -57,9 +61,18 @@ def score(*arguments: object, timeout: float = 600, **options) -> subprocess.Com
 def contents(output: Path, *but: str) -> dict[str, bytes]:
     """All files of a results folder that do not depend on the time, by their path."""
     timed = (
-        "report.json", "seg.dcm", "rtstruct.dcm", "report.html", "journal.jsonl", "keys.csv", ".lock", ".salt", *but,
-    )  # fmt: skip
+        "report.json",
+        "seg.dcm",
+        "rtstruct.dcm",
+        "report.html",
+        "journal.jsonl",
+        "keys.csv",
+        ".lock",
+        ".salt",
+        *but,
+    )
     return {
         str(path.relative_to(output)): path.read_bytes()
-        for path in sorted(output.rglob("*")) if path.is_file() and path.name not in timed
-    }  # fmt: skip
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name not in timed
+    }

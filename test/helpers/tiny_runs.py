@@ -38,10 +38,18 @@ def small_studies(folder: Path) -> list[Study]:
             image = sitk.GetImageFromArray(array)
             image.SetSpacing((5.0, 5.0, 5.0))
             sitk.WriteImage(image, str(path))
-        studies.append(Study(
-            case=f"case{seed}", patient=f"patient{seed}", diagnosis="lymphoma", tracer="FDG", site="A", **paths,
-            lesion_ml=float(truth.sum()) * 0.125, sha256=study_sha256(*paths.values()),
-        ))  # fmt: skip
+        studies.append(
+            Study(
+                case=f"case{seed}",
+                patient=f"patient{seed}",
+                diagnosis="lymphoma",
+                tracer="FDG",
+                site="A",
+                **paths,
+                lesion_ml=float(truth.sum()) * 0.125,
+                sha256=study_sha256(*paths.values()),
+            )
+        )
     return studies
 
 
@@ -77,12 +85,24 @@ def make_run(
         seen[key] = sorted({*seen[key], *names})
     config = {
         "settings": settings_to(settings or tiny_training(**changes)),
-        "train": list(train), "validate": list(FOLD.validate), "data": "", "seen": seen, "start": start, "processes": 1,
-    }  # fmt: skip
+        "train": list(train),
+        "validate": list(FOLD.validate),
+        "data": "",
+        "seen": seen,
+        "start": start,
+        "processes": 1,
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    write_json(folder / "run.json", {
-        "result": name, "sha256": sha256_of(folder / name), "epoch": 4, "start": start, "validation": {},
-    })  # fmt: skip
+    write_json(
+        folder / "run.json",
+        {
+            "result": name,
+            "sha256": sha256_of(folder / name),
+            "epoch": 4,
+            "start": start,
+            "validation": {},
+        },
+    )
     return folder
 
 

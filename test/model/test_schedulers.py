@@ -52,8 +52,11 @@ def test_futures_come_as_they_end_also_those_put_in_meanwhile(client) -> None:
 
 
 def test_without_workers_it_is_said_and_ends_after_the_limit(client, capsys) -> None:
-    with pytest.raises(ConfigError, match=r"no worker is left, for 5.5 min .*--patience-minutes.*2 tasks wait for one.*"
-                                          "the same command again"):  # fmt: skip
+    with pytest.raises(
+        ConfigError,
+        match=r"no worker is left, for 5.5 min .*--patience-minutes.*2 tasks wait for one.*"
+        "the same command again",
+    ):
         list(as_they_end(client(1, 0), {Future(1e9): 1, Future(1e9): 2}, 300))
     assert capsys.readouterr().out.count("no worker at the scheduler; 2 tasks wait for one") == 5
 

@@ -1,4 +1,3 @@
-
 import pytest
 
 from model.errors import CaseError, ConfigError, OutputError
@@ -11,12 +10,13 @@ from training.command import ENDS, check_targets, told
         (CaseError("PET 'a.mha'\n is empty"), CaseError.exit_code, "error: PET 'a.mha' is empty"),
         (KeyboardInterrupt(), 130, "error: stopped; what was finished is kept, and the same command again goes on"),
         (
-            OSError(28, "No space left on device", "/runs/log.jsonl"), OutputError.exit_code,
+            OSError(28, "No space left on device", "/runs/log.jsonl"),
+            OutputError.exit_code,
             "error: '/runs/log.jsonl': No space left on device; is it there, is there space, and may this user read "
             "and write there?",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_ends_a_command_is_one_last_line_and_an_exit_code(error, code: int, line: str, capsys) -> None:
     assert isinstance(error, ENDS) and told(error) == code
     assert capsys.readouterr().err == line + "\n"

@@ -37,7 +37,10 @@ def test_without_a_command_the_error_lists_them_all(words: list[str], message: s
 def test_a_command_ends_with_its_own_exit_code_and_line(tmp_path: Path) -> None:
     words = ["split", "absent.csv", "--output", str(tmp_path / "split.json")]
     done = subprocess.run(
-        [sys.executable, "-m", "training", "--", *words], capture_output=True, text=True, cwd=tmp_path,
+        [sys.executable, "-m", "training", "--", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == ConfigError.exit_code and "absent.csv" in done.stderr.splitlines()[-1]

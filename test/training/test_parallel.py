@@ -40,8 +40,12 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n    list(over(sleep, [1, 2], 2))\n"
     )
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "test/helpers")))
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
-                              env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     parent.kill()
     parent.wait(20)

@@ -101,8 +101,9 @@ def augmented(
     return _intensities(image, strength, rng), truth
 
 
-def resampled(image: Tensor, truth: Tensor, degrees: tuple[float, float, float], shift: Tensor | None
-              ) -> tuple[Tensor, Tensor]:  # fmt: skip
+def resampled(
+    image: Tensor, truth: Tensor, degrees: tuple[float, float, float], shift: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The crop turned about its centre and bent, image linear, truth by nearest neighbour, mirrored at its faces.
 
     degrees: about the axes x, y, z, the turn about z first. shift: (3, X, Y, Z) voxels, added before the turn; None:

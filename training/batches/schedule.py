@@ -62,14 +62,21 @@ def draw(settings: Training, path: Path) -> None:
     axes = figure.subplots()
     before = np.linspace(0, start, SAMPLES)
     base = dataclasses.replace(settings, averaging=None)
-    axes.plot(before, [rate_at(base, epoch) for epoch in before], color="#f0b400", linewidth=2.5,
-              label="before averaging")  # fmt: skip
+    axes.plot(
+        before, [rate_at(base, epoch) for epoch in before], color="#f0b400", linewidth=2.5, label="before averaging"
+    )
     corners = start + averaging.length_epochs * np.array([RISE, 1])
     after = np.unique(np.clip([*np.linspace(start, last, 4 * SAMPLES), *corners], start, last))
     for preset, style, colour in zip(RATE_PRESETS, ("-", "--"), ("#1a9641", "#0b5d27"), strict=True):
         phase = dataclasses.replace(settings, averaging=dataclasses.replace(averaging, rates=preset))
-        axes.plot(after, [rate_at(phase, epoch) for epoch in after], style, color=colour, linewidth=2,
-                  label=f"averaging, rates: {preset}")  # fmt: skip
+        axes.plot(
+            after,
+            [rate_at(phase, epoch) for epoch in after],
+            style,
+            color=colour,
+            linewidth=2,
+            label=f"averaging, rates: {preset}",
+        )
     axes.axvline(start, color="0.6", linestyle=":", linewidth=1)
     axes.annotate("$t_0$", (start, 0), xytext=(4, 4), textcoords="offset points", color="0.3")
     axes.set(xlabel="epoch", ylabel="learning rate (per step)", xlim=(0, last), ylim=(0, None))

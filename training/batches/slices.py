@@ -58,8 +58,9 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
             self.listed = epoch, self.order.epoch(epoch)
         case, z = self.listed[1][place % len(self.listed[1])]
         image, truth = slice_of_study(self.by_case[case], z, self.settings)
-        return augmented(image, truth, STRENGTHS[self.settings.augmentation], [self.settings.seed, number],
-                         self.settings.flips)  # fmt: skip
+        return augmented(
+            image, truth, STRENGTHS[self.settings.augmentation], [self.settings.seed, number], self.settings.flips
+        )
 
 
 def lesion_slices(study: Prepared) -> list[int]:
@@ -95,13 +96,22 @@ def augmented(
     axes = [-1 - axis for axis in flips if axis < 2 and rng.random() < FLIP]
     both = {"image": image.flip(axes), "truth": truth.flip(axes)} if axes else {"image": image, "truth": truth}
     chance, by = min(0.3 * strength, 1), strength
-    change = Compose([
-        RandAffined(KEYS, prob=chance, rotate_range=np.radians(15) * by, scale_range=(0.15 * by,) * 2,
-                    translate_range=(16 * by,) * 2, mode=("bilinear", "nearest"), padding_mode="border"),
-        RandGaussianSmoothd("image", prob=chance, sigma_x=(0.25, 1.0), sigma_y=(0.25, 1.0)),
-        RandScaleIntensityd("image", prob=chance, factors=0.25 * by, channel_wise=True),
-        RandGaussianNoised("image", prob=chance, std=0.1 * by),
-    ])  # fmt: skip
+    change = Compose(
+        [
+            RandAffined(
+                KEYS,
+                prob=chance,
+                rotate_range=np.radians(15) * by,
+                scale_range=(0.15 * by,) * 2,
+                translate_range=(16 * by,) * 2,
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+            ),
+            RandGaussianSmoothd("image", prob=chance, sigma_x=(0.25, 1.0), sigma_y=(0.25, 1.0)),
+            RandScaleIntensityd("image", prob=chance, factors=0.25 * by, channel_wise=True),
+            RandGaussianNoised("image", prob=chance, std=0.1 * by),
+        ]
+    )
     change.set_random_state(int(rng.integers(2**31)))
     out = change(both)
     return out["image"].as_tensor().float(), out["truth"].as_tensor().float()

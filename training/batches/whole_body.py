@@ -94,7 +94,8 @@ class SliceOrder:
 def spread(base: Sequence[Slice], added: Sequence[Slice]) -> list[Slice]:
     """Both in their orders, the added ones at even intervals: a b a b where they are as many, a a b a a b if half."""
     places = [
-        ((number + 1) / len(part), which, slice_) for which, part in enumerate((base, added))
+        ((number + 1) / len(part), which, slice_)
+        for which, part in enumerate((base, added))
         for number, slice_ in enumerate(part)
-    ]  # fmt: skip
+    ]
     return [slice_ for _, _, slice_ in sorted(places, key=lambda place: place[:2])]

@@ -171,10 +171,11 @@ def run(options: argparse.Namespace, command: list[str]) -> None:
     rows = evaluate(studies, predict, options.convention, _tell)
     result = summary(rows, options.by)
     ran = {
-        "command": ["python", "-m", "training", "evaluate", *command], "version": __version__,
+        "command": ["python", "-m", "training", "evaluate", *command],
+        "version": __version__,
         "index": _named(options.index),
         "split": _named(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
-    }  # fmt: skip
+    }
     write(rows, result, options.output, {"ran": ran, **about})
     print("\n".join(["", table(result), "", *about["notes"], f"wrote '{options.output}' and its .json"]))
 
@@ -206,10 +207,14 @@ def bundle_source(
     elif trained:
         notes += [f"{len(trained)} of {len(studies)} cases were trained or selected on: these are training scores"]
     about = {
-        "folder": str(bundle.folder), "name": bundle.manifest.name, "method": bundle.manifest.method,
-        "manifest_sha256": bundle.sha256, "members_sha256": [member.sha256 for member in bundle.manifest.members],
-        "device": device.name, "precision": str(device.precision).removeprefix("torch."),
-    }  # fmt: skip
+        "folder": str(bundle.folder),
+        "name": bundle.manifest.name,
+        "method": bundle.manifest.method,
+        "manifest_sha256": bundle.sha256,
+        "members_sha256": [member.sha256 for member in bundle.manifest.members],
+        "device": device.name,
+        "precision": str(device.precision).removeprefix("torch."),
+    }
     about = {"weights": about, "trained_or_selected_on": trained, "notes": notes}
     return from_bundle(bundle, device, studies, options.save), about
 
@@ -243,27 +248,43 @@ def check_paths(options: argparse.Namespace, studies: Sequence[Study], index: di
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training evaluate", description="Score masks, or a bundle, against the truth of an index.",
+        prog="python -m training evaluate",
+        description="Score masks, or a bundle, against the truth of an index.",
         epilog="Cost: scoring takes about 2 s a case of 400 x 400 x 326 voxels; a bundle costs what process.py does.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--index", type=Path, required=True, metavar="CSV", help="made by training index")
     add("--split", type=Path, metavar="JSON", help="made by training split; with --fold, --part (default: all cases)")
     add("--fold", metavar="NAME", help="fold of the split")
     add("--part", choices=PARTS, help="part of the fold")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--masks", type=Path, metavar="DIR", help="masks of 0 and 1, <case>.mha or <case>.nii.gz, "
-        "on the PET's grid")
+    source.add_argument(
+        "--masks", type=Path, metavar="DIR", help="masks of 0 and 1, <case>.mha or <case>.nii.gz, on the PET's grid"
+    )
     source.add_argument("--weights", metavar="BUNDLE", help="a bundle's folder, or a name under weights/")
     add("--method", choices=METHODS, help="with --weights: eoa or diwa (default: what the bundle says)")
     add("--device", choices=("auto", "cuda", "cpu"), help="with --weights (default: auto)")
-    add("--save", type=Path, metavar="DIR", help="with --weights: also write the masks there, <case>.mha, each as soon "
-        "as it is made, replacing one of that name (default: no)")
+    add(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="with --weights: also write the masks there, <case>.mha, each as soon "
+        "as it is made, replacing one of that name (default: no)",
+    )
     add("--output", type=Path, required=True, metavar="CSV", help="scores by case; the .json goes beside it")
-    add("--convention", choices=tuple(CONVENTIONS), default="autopet_1_2",
-        help="what empty masks score, by autoPET's edition (default: autopet_1_2)")
-    add("--by", nargs="*", choices=GROUPS, default=["diagnosis", "site"], help="also means of these groups "
-        "(default: diagnosis site)")
+    add(
+        "--convention",
+        choices=tuple(CONVENTIONS),
+        default="autopet_1_2",
+        help="what empty masks score, by autoPET's edition (default: autopet_1_2)",
+    )
+    add(
+        "--by",
+        nargs="*",
+        choices=GROUPS,
+        default=["diagnosis", "site"],
+        help="also means of these groups (default: diagnosis site)",
+    )
     options = parser.parse_args(arguments)
     if len({bool(options.split), bool(options.fold), bool(options.part)}) > 1:
         parser.error("--split, --fold and --part go together")

@@ -54,12 +54,24 @@ class Chosen:
 
 
 def export(
-    selection: Path, choice: str, name: str, output: Path, *,
-    data: str = UNKNOWN, licence: str = UNKNOWN, intended_use: str = USE, attribution: str | None = None,
-    half: bool = False, index: Path | None = None, check_case: str | None = None,
-    trained_on: Sequence[str] = (), wanted: str = "auto", force: bool = False,
-    skip_suv: float | None = None, skip_index: Sequence[Path] = (),
-) -> None:  # fmt: skip
+    selection: Path,
+    choice: str,
+    name: str,
+    output: Path,
+    *,
+    data: str = UNKNOWN,
+    licence: str = UNKNOWN,
+    intended_use: str = USE,
+    attribution: str | None = None,
+    half: bool = False,
+    index: Path | None = None,
+    check_case: str | None = None,
+    trained_on: Sequence[str] = (),
+    wanted: str = "auto",
+    force: bool = False,
+    skip_suv: float | None = None,
+    skip_index: Sequence[Path] = (),
+) -> None:
     """Write the bundle of a choice of `selection`, one of training.ensembles.select.TITLES, into the folder `output`.
 
     attribution: whose work it rests on, default the papers. half: float16 files, which needs the check. index:
@@ -81,7 +93,10 @@ def export(
     if tried:
         scores["skip_suv_tried_on_cases"] = [study.case for study in tried]
     origin = Provenance(
-        data=data, commit=commit(), date=time.strftime("%Y-%m-%d"), scores=scores,
+        data=data,
+        commit=commit(),
+        date=time.strftime("%Y-%m-%d"),
+        scores=scores,
         attribution=attribution or METHOD_OF[settings.network.kind],
     )
     states, weights = bundle_states(chosen)
@@ -89,11 +104,21 @@ def export(
 
     def manifest(written: tuple[Member, ...]) -> Manifest:
         return Manifest(
-            format_version=FORMAT_VERSION, name=name, kind=settings.network.kind,
-            network=settings.network, channels=CHANNELS[settings.network.kind],
-            intensity=settings.intensity, crop=chosen.crop, window=settings.window, method=chosen.choice["method"],
-            members=written, provenance=origin, intended_use=intended_use, licence=licence, skip_suv=skip_suv,
-        )  # fmt: skip
+            format_version=FORMAT_VERSION,
+            name=name,
+            kind=settings.network.kind,
+            network=settings.network,
+            channels=CHANNELS[settings.network.kind],
+            intensity=settings.intensity,
+            crop=chosen.crop,
+            window=settings.window,
+            method=chosen.choice["method"],
+            members=written,
+            provenance=origin,
+            intended_use=intended_use,
+            licence=licence,
+            skip_suv=skip_suv,
+        )
 
     def write(folder: Path, replace: bool = False) -> None:
         write_bundle(folder, states, manifest, weights=weights, start_sha256=start, half=half, force=replace)
@@ -164,10 +189,13 @@ def provenance_scores(chosen: Chosen, choice: str, trained_on: Sequence[str]) ->
     cases = chosen.report["cases"]
     used = {*cases, *chosen.report["trained_on"], *trained_on}
     return {
-        "choice": TITLES[choice], "validation": {key: chosen.choice[key] for key in ("dice", "fpv_ml", "fnv_ml")},
-        "selected_on_cases": len(cases), "selected_on_cases_with_lesion": len(chosen.report["cases_with_lesion"]),
-        TRAINED_ON: sorted(used), PATIENTS: chosen.report["patients"],
-    }  # fmt: skip
+        "choice": TITLES[choice],
+        "validation": {key: chosen.choice[key] for key in ("dice", "fpv_ml", "fnv_ml")},
+        "selected_on_cases": len(cases),
+        "selected_on_cases_with_lesion": len(chosen.report["cases_with_lesion"]),
+        TRAINED_ON: sorted(used),
+        PATIENTS: chosen.report["patients"],
+    }
 
 
 def check(chosen: Chosen, place: Path, index: Path, case: str | None, wanted: str) -> str:
@@ -209,11 +237,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_name(options.name)
         export(
-            options.selection, options.choice, options.name, options.output, data=options.data,
-            licence=options.licence, intended_use=options.intended_use, attribution=options.attribution,
-            half=options.half, index=options.index, check_case=options.check_case, wanted=options.device,
-            force=options.force, skip_suv=options.skip_suv, skip_index=options.skip_index,
-        )  # fmt: skip
+            options.selection,
+            options.choice,
+            options.name,
+            options.output,
+            data=options.data,
+            licence=options.licence,
+            intended_use=options.intended_use,
+            attribution=options.attribution,
+            half=options.half,
+            index=options.index,
+            check_case=options.check_case,
+            wanted=options.device,
+            force=options.force,
+            skip_suv=options.skip_suv,
+            skip_index=options.skip_index,
+        )
     except ENDS as error:
         return told(error)
     size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
@@ -224,9 +263,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Cost: the members once over the checked case, process.py once; twice over each case of --skip-index.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("selection", type=Path, metavar="JSON", help="what training select wrote")
     add("--choice", choices=tuple(TITLES), required=True, help="which choice of it")

@@ -75,21 +75,34 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
     kind = network.kind
     crop = Crop(suv_above=CROPS[kind] if options.crop_suv_above is None else options.crop_suv_above)
     part = Part(
-        network=network, window=Window(size=tuple(options.window or WINDOWS[kind])),
+        network=network,
+        window=Window(size=tuple(options.window or WINDOWS[kind])),
         intensity=Intensity(ct_low_hu=-1000, ct_high_hu=1000, ct_clip=kind == "slices", suv_top=40, suv_clip=False),
-    )  # fmt: skip
+    )
 
     def manifest(written: tuple[Member, ...]) -> Manifest:
         return Manifest(
-            format_version=FORMAT_VERSION, name=options.name, kind=kind, network=network, channels=CHANNELS[kind],
-            intensity=part.intensity, crop=crop, window=part.window, method=options.method,
-            combine="logits", members=written,
+            format_version=FORMAT_VERSION,
+            name=options.name,
+            kind=kind,
+            network=network,
+            channels=CHANNELS[kind],
+            intensity=part.intensity,
+            crop=crop,
+            window=part.window,
+            method=options.method,
+            combine="logits",
+            members=written,
             provenance=Provenance(
-                data=DATA.format(AUTHORS[kind]), commit="unknown", date="unknown", scores={},
+                data=DATA.format(AUTHORS[kind]),
+                commit="unknown",
+                date="unknown",
+                scores={},
                 attribution=f"{PAPERS[kind]}; imported from {origin}",
             ),
-            intended_use=USE, licence=options.licence,
-        )  # fmt: skip
+            intended_use=USE,
+            licence=options.licence,
+        )
 
     try:
         write_bundle(folder, members, manifest, weights=weights, start_sha256=None, force=options.force)
@@ -164,9 +177,7 @@ def read_authors(path: Path) -> tuple[State, Network]:
     network = network_of(found, prefix, path)
     with torch.device("meta"):
         wanted = {prefix + _theirs(name): tensor for name, tensor in build(network).state_dict().items()}
-    check_tensors(
-        found, wanted, network, path, f"the authors' middle-fusion network of widths {list(network.widths)}"
-    )
+    check_tensors(found, wanted, network, path, f"the authors' middle-fusion network of widths {list(network.widths)}")
     return {_ours(name.removeprefix(prefix)): tensor.float() for name, tensor in found.items()}, network
 
 
@@ -261,15 +272,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CKPT", help="files of torch.save (PyTorch 1.6 or later)")
     add("--name", required=True, help="name of the bundle, a folder below --output-folder")
-    add("--method", choices=METHODS, default="eoa",
-        help="eoa: mean of the members' logits; diwa: one network, so one checkpoint (default: eoa)")
+    add(
+        "--method",
+        choices=METHODS,
+        default="eoa",
+        help="eoa: mean of the members' logits; diwa: one network, so one checkpoint (default: eoa)",
+    )
     add("--weights", nargs="+", type=float, metavar="W", help="one for each checkpoint, in order (default: all 1)")
-    add("--window", nargs=3, type=int, metavar=("X", "Y", "Z"),
+    add(
+        "--window",
+        nargs=3,
+        type=int,
+        metavar=("X", "Y", "Z"),
         help="window in voxels (default: 192 192 192, the final submission of Ahn and Park, who use 160 elsewhere; "
-        "256 256 1 for networks for slices)")
-    add("--crop-suv-above", type=float, metavar="SUV",
+        "256 256 1 for networks for slices)",
+    )
+    add(
+        "--crop-suv-above",
+        type=float,
+        metavar="SUV",
         help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training mix needs the same "
-        "in all its bundles)")
+        "in all its bundles)",
+    )
     add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")

@@ -1,6 +1,6 @@
 """One bundle of several: a mixed EoA, whose networks for volumes and for slices vote by their mean probability.
 
-    python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
+python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
 """
 
 import argparse
@@ -39,15 +39,23 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
 
     def manifest(written: tuple[Member, ...]) -> Manifest:
         members = tuple(
-            replace(new, start_sha256=old.start_sha256, network=part.network, intensity=part.intensity,
-                    window=part.window)
+            replace(
+                new, start_sha256=old.start_sha256, network=part.network, intensity=part.intensity, window=part.window
+            )
             for new, (old, part) in zip(written, own, strict=True)
-        )  # fmt: skip
+        )
         return replace(
-            first, name=name, kind="mixed", channels=CHANNELS[first.network.kind], method="eoa",
-            combine="probabilities", skip_suv=None, members=members, provenance=origin(bundles),
+            first,
+            name=name,
+            kind="mixed",
+            channels=CHANNELS[first.network.kind],
+            method="eoa",
+            combine="probabilities",
+            skip_suv=None,
+            members=members,
+            provenance=origin(bundles),
             licence=" and ".join(dict.fromkeys(bundle.manifest.licence for bundle in bundles)),
-        )  # fmt: skip
+        )
 
     try:
         write_bundle(output, states, manifest, weights=weights, start_sha256=None, force=force)
@@ -65,9 +73,10 @@ def origin(bundles: list[Bundle]) -> Provenance:
     return Provenance(
         data="; ".join(dict.fromkeys(one.data for one in said)),
         commit="; ".join(dict.fromkeys(one.commit for one in said)),
-        date="; ".join(dict.fromkeys(one.date for one in said)), scores=scores,
+        date="; ".join(dict.fromkeys(one.date for one in said)),
+        scores=scores,
         attribution="; ".join(dict.fromkeys(one.attribution for one in said)),
-    )  # fmt: skip
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,9 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training mix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training mix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Cost: the members' files, once more; a study takes as long as with each of the bundles in turn.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("bundles", nargs="+", metavar="BUNDLE", help="folders, or names below weights/; the first gives intended use")
     add("--shares", nargs="+", type=float, metavar="S", help="what each bundle's vote counts (default: all 1)")

@@ -66,9 +66,7 @@ def write_bundle(
             path = partial / f"{name}.safetensors"
             save_file({k: _stored(t, half) for k, t in state.items()}, path)
             path.chmod(0o644)  # safetensors makes it private, and the container's user is another one
-            members.append(
-                Member(file=path.name, sha256=sha256_of(path), weight=weight, start_sha256=start_sha256)
-            )
+            members.append(Member(file=path.name, sha256=sha256_of(path), weight=weight, start_sha256=start_sha256))
         manifest = make_manifest(tuple(members))
         text = json.dumps(manifest_to(manifest), indent=2) + "\n"
         (partial / MANIFEST).write_text(text, encoding="utf-8")

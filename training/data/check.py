@@ -71,10 +71,17 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
         )
     pet, ct, truth = (path.resolve() for path in (found.pet, found.ct, found.truth))
     study = Study(
-        case=found.case, patient=found.patient, diagnosis=diagnosis, tracer=found.tracer or defaults.tracer,
-        site=found.site or defaults.site, pet=pet, ct=ct, truth=truth, lesion_ml=lesion_ml,
+        case=found.case,
+        patient=found.patient,
+        diagnosis=diagnosis,
+        tracer=found.tracer or defaults.tracer,
+        site=found.site or defaults.site,
+        pet=pet,
+        ct=ct,
+        truth=truth,
+        lesion_ml=lesion_ml,
         sha256=study_sha256(pet, ct, truth),
-    )  # fmt: skip
+    )
     return study, [], warnings
 
 

@@ -142,21 +142,34 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training index", description="Find and check the studies of data sets; write one table.",
+        prog="python -m training index",
+        description="Find and check the studies of data sets; write one table.",
         epilog="Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="folder of a data set as distributed, or a CSV")
     add("--output", type=Path, required=True, metavar="CSV", help="the table to write")
     add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of every ROOT (default: auto, by what is there)")
-    add("--metadata", type=Path, action="append", default=[], metavar="CSV",
-        help="table of diagnoses; may be repeated (default: the CSVs in ROOT and beside its patients)")  # fmt: skip
+    add(
+        "--metadata",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CSV",
+        help="table of diagnoses; may be repeated (default: the CSVs in ROOT and beside its patients)",
+    )
     add("--diagnosis", default=UNKNOWN, help="of studies with lesion whose diagnosis nothing says (default: unknown)")
     add("--tracer", default=FDG, help="of studies whose tracer nothing says (default: FDG)")
     add("--site", default=UNKNOWN, help="of studies whose site nothing says (default: unknown)")
-    add("--limit", action="append", default=[], metavar="NAME=VALUE", help="move a limit on the input, as process.py "
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="move a limit on the input, as process.py "
         "does, for example pet_max_suv=2000; give it to training prepare, too; may be repeated (default: those of the "
-        "container)")
+        "container)",
+    )
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
     add("--strict", action="store_true", help="write no index if anything is wrong with any study (default: list it)")
     return parser.parse_args(arguments)

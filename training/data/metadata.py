@@ -77,10 +77,11 @@ def read_metadata(paths: list[Path]) -> Metadata:
             rows[value(row, PATIENT_COLUMNS)].append(
                 Row(
                     places=frozenset(safe_name(part) for part in re.split(r"[\\/]", value(row, PLACE_COLUMNS)) if part),
-                    uid=value(row, UID_COLUMNS), date=iso_date(value(row, DATE_COLUMNS)),
+                    uid=value(row, UID_COLUMNS),
+                    date=iso_date(value(row, DATE_COLUMNS)),
                     diagnosis=diagnosis_of(value(row, DIAGNOSIS_COLUMNS)),
                 )
-            )  # fmt: skip
+            )
     return Metadata(dict(rows))
 
 

@@ -78,17 +78,22 @@ def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) 
     suv = np.ascontiguousarray(placed.suv.transpose(2, 1, 0)).astype(np.float16)
     hu = np.ascontiguousarray(np.clip(np.rint(placed.hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
     facts = key_of(study, crop) | {
-        "spacing_mm": placed.view.grid.spacing_mm, "shape": mask.shape, "warnings": case.warnings,
-        "ct_share": placed.ct_share, **_outside(whole, placed.box, placed.view.grid.voxel_ml),
-    }  # fmt: skip
+        "spacing_mm": placed.view.grid.spacing_mm,
+        "shape": mask.shape,
+        "warnings": case.warnings,
+        "ct_share": placed.ct_share,
+        **_outside(whole, placed.box, placed.view.grid.voxel_ml),
+    }
     target = cache / study.case
     if target.exists() and facts_of(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"'{target}' is there and is no prepared study: name another folder with --cache")
     hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
     points = {
-        "lesion": _points(mask), "uptake": _points(hot), "lesion_parts": _parts(mask, 1),
+        "lesion": _points(mask),
+        "uptake": _points(hot),
+        "lesion_parts": _parts(mask, 1),
         "uptake_parts": _parts(hot, least),
-    }  # fmt: skip
+    }
     store(target, {"hu": hu, "suv": suv, "truth": mask}, points, facts)
 
 
@@ -127,28 +132,37 @@ def check_disk(studies: list[Study], cache: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m training prepare", description=__doc__.splitlines()[0],
+        prog="python -m training prepare",
+        description=__doc__.splitlines()[0],
         epilog="Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
         "on disk; the sum is said before it starts.",
-    )  # fmt: skip
+    )
     parser.add_argument("index", type=Path, help="index.csv of training index")
     parser.add_argument("--cache", type=Path, required=True, help="folder to keep the prepared studies in")
     parser.add_argument(
-        "--crop-suv-above", type=float, default=0.0,
+        "--crop-suv-above",
+        type=float,
+        default=0.0,
         help="crop to the bounding box of PET above this SUV (default 0, as the paper; 0.2 cuts most of the air)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--limit", action="append", default=[], metavar="NAME=VALUE",
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="move a limit on the input, as it was for training index; may be repeated (default: the container's)",
-    )  # fmt: skip
+    )
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
     options = parser.parse_args()
     try:
         studies, limits = read_table(options.index), override_limits(LIMITS, options.limit)
         failures = prepare_all(
-            studies.values(), options.cache, Crop(suv_above=options.crop_suv_above), options.workers,
+            studies.values(),
+            options.cache,
+            Crop(suv_above=options.crop_suv_above),
+            options.workers,
             limits,
-        )  # fmt: skip
+        )
     except ENDS as error:
         return told(error)
     for case, reason in failures.items():
@@ -161,9 +175,12 @@ def main() -> int:
         case, reason = next(iter(failures.items()))
         more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
         print(
-            shown(f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then "
-                  "run this again"), file=sys.stderr,
-        )  # fmt: skip
+            shown(
+                f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then "
+                "run this again"
+            ),
+            file=sys.stderr,
+        )
         return CaseError.exit_code
     return 0
 

@@ -177,10 +177,11 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
 def main(arguments: list[str] | None = None) -> int:
     """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m training recrop", description="Write copies of studies cut at random on every side.",
+        prog="python -m training recrop",
+        description="Write copies of studies cut at random on every side.",
         epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
         "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="DIR", help="new folder for the copies and their index.csv")
@@ -192,8 +193,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
     options = parser.parse_args(arguments)
     try:
-        settings = Recrop(seed=options.seed, low_mm=options.low_mm, high_mm=options.high_mm, copies=options.copies,
-                          ending=options.format)  # fmt: skip
+        settings = Recrop(
+            seed=options.seed,
+            low_mm=options.low_mm,
+            high_mm=options.high_mm,
+            copies=options.copies,
+            ending=options.format,
+        )
         rows = recrop(options.index, options.output, settings, options.workers)
     except ENDS as error:
         return told(error)

@@ -61,9 +61,11 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     fixed = {
         part: patients_of(path, studies)
         for part, path in (
-            ("test", options.test), ("train", options.always_train), ("validate", options.always_validate),
+            ("test", options.test),
+            ("train", options.always_train),
+            ("validate", options.always_validate),
         )
-    }  # fmt: skip
+    }
     for one, other in (("test", "train"), ("test", "validate"), ("train", "validate")):
         if both := fixed[one] & fixed[other]:
             raise ConfigError(f"patients on two lists, {one} and {other}: {_some(both)}; a patient has one place")
@@ -176,9 +178,12 @@ def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: s
 def write_split(folds: list[Fold], apart: list[str], text: str, options: argparse.Namespace) -> Path:
     """Write the JSON and, beside it with the ending .txt, the report; both or none. Returns the report's path."""
     content = {
-        "index_sha256": sha256_of(options.index), "by": options.by, "seed": options.seed, "test_list": apart,
+        "index_sha256": sha256_of(options.index),
+        "by": options.by,
+        "seed": options.seed,
+        "test_list": apart,
         "folds": [asdict(fold) for fold in folds],
-    }  # fmt: skip
+    }
     beside = options.output.with_suffix(".txt")
     if beside == options.output:
         raise ConfigError(f"--output '{beside}' must not end in .txt: the report is written there; end it in .json")
@@ -215,9 +220,10 @@ def stratified_by(studies: dict[str, Study]) -> str:
         return "diagnosis"
     every = unknown == ill
     how = (
-        f"parts get their share of small, middle and large lesion volumes instead (--by {VOLUME})" if every
+        f"parts get their share of small, middle and large lesion volumes instead (--by {VOLUME})"
+        if every
         else f"they are one stratum; --by {VOLUME} goes by the volume of lesion"
-    )  # fmt: skip
+    )
     print(
         f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so that their shares of melanoma, lung "
         f"cancer and so on may differ between parts: {how}; training index --metadata reads tables of diagnoses",
@@ -229,14 +235,16 @@ def stratified_by(studies: dict[str, Study]) -> str:
 def without_lesion(folds: list[Fold], studies: dict[str, Study]) -> list[str]:
     """Warnings about parts of folds in which no study has a lesion."""
     lost = {
-        "train": "there is none to learn from", "validate": "there is no Dice to validate or select by",
+        "train": "there is none to learn from",
+        "validate": "there is no Dice to validate or select by",
         "test": "there is no Dice of it",
-    }  # fmt: skip
+    }
     return [
         f"fold {fold.name}, {part}: none of its {len(cases)} studies has a lesion: {lost[part]}"
-        for fold in folds for part in PARTS
+        for fold in folds
+        for part in PARTS
         if (cases := getattr(fold, part)) and not any(studies[case].lesion_ml > 0 for case in cases)
-    ]  # fmt: skip
+    ]
 
 
 def check_twins(studies: dict[str, Study]) -> None:
@@ -266,9 +274,10 @@ def check(options: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training split", description="Divide the patients of an index for training and validation.",
+        prog="python -m training split",
+        description="Divide the patients of an index for training and validation.",
         epilog="Cost: seconds; the index is read, and no image.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
@@ -276,20 +285,36 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the patients (default: 0.2)")
     how.add_argument("--folds", type=int, metavar="K", help="each of K folds validates, the others train")
     how.add_argument("--from-nnunet", type=Path, metavar="JSON", help="take the folds of a splits_final.json")
-    add("--nested", type=int, metavar="K2",
-        help="each of the K folds tests, and of the rest each of K2 validates; folds are named OUTER.INNER")
-    add("--positive", action="store_true", help="leave out patients none of whose studies has a lesion, unless a list "
-        "names them, as Zhong et al. do (default: all patients)")  # fmt: skip
-    add("--by", choices=BY, help="whose shares are kept: those of a column's values, or of small, middle and large "
-        "lesion volumes (default: diagnosis; volume where no patient with lesion has one)")  # fmt: skip
+    add(
+        "--nested",
+        type=int,
+        metavar="K2",
+        help="each of the K folds tests, and of the rest each of K2 validates; folds are named OUTER.INNER",
+    )
+    add(
+        "--positive",
+        action="store_true",
+        help="leave out patients none of whose studies has a lesion, unless a list "
+        "names them, as Zhong et al. do (default: all patients)",
+    )
+    add(
+        "--by",
+        choices=BY,
+        help="whose shares are kept: those of a column's values, or of small, middle and large "
+        "lesion volumes (default: diagnosis; volume where no patient with lesion has one)",
+    )
     add("--seed", type=int, default=0, help="of the shuffling (default: 0)")
     for name, where in (
         ("--test", "tested on, and in no fold that is nested"),
         ("--always-train", "trained on in every fold"),
         ("--always-validate", "validated with in every fold"),
     ):
-        add(name, type=Path, metavar="FILE", help=f"cases or patients, one a line, that are {where}; a case brings "
-            "its whole patient (default: none)")  # fmt: skip
+        add(
+            name,
+            type=Path,
+            metavar="FILE",
+            help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
+        )
     return parser.parse_args(arguments)
 
 

@@ -65,9 +65,7 @@ def draw_share(stratum_of: dict[str, str], share: float, seed: str) -> set[str]:
     """
     order = shuffled(stratum_of, seed)
     exact, half = Fraction(repr(share)), Fraction(1, 2)  # exact: 15 x 0.2 is 3
-    drawn = {
-        patient for i, patient in enumerate(order) if floor((i + 1) * exact + half) > floor(i * exact + half)
-    }  # fmt: skip
+    drawn = {patient for i, patient in enumerate(order) if floor((i + 1) * exact + half) > floor(i * exact + half)}
     if not 0 < len(drawn) < len(order):
         raise ConfigError(
             f"--validation {share:g} of {len(order)} patients are {len(drawn)}: both training and validation need one"

@@ -64,9 +64,15 @@ def read_candidate(folder: Path) -> Candidate:
     origin = start["sha256"] if start and "run" in start else None
     base = find_base(folder, Path(start["run"]), origin) if origin else None
     return Candidate(
-        name=folder.resolve().name, folder=folder, weights=weights, sha256=expected, settings=settings, start=origin,
-        base=base, seen=seen_in(config, folder / checkpoint.CONFIG),
-    )  # fmt: skip
+        name=folder.resolve().name,
+        folder=folder,
+        weights=weights,
+        sha256=expected,
+        settings=settings,
+        start=origin,
+        base=base,
+        seen=seen_in(config, folder / checkpoint.CONFIG),
+    )
 
 
 def find_base(folder: Path, base: Path, sha256: str) -> Path | None:

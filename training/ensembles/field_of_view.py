@@ -49,11 +49,13 @@ def views(margin_of: Margin, studies: Sequence[Prepared]) -> list[View]:
             rows.setdefault(f"{voxels} voxels of air", []).append(_judged(mask, study, whole))
     return [
         View(
-            name=name, studies=len(found), dice=_mean([dice for dice, _ in found if not np.isnan(dice)]),
+            name=name,
+            studies=len(found),
+            dice=_mean([dice for dice, _ in found if not np.isnan(dice)]),
             agreement=float(np.mean([agreed for _, agreed in found])),
         )
         for name, found in rows.items()
-    ]  # fmt: skip
+    ]
 
 
 def cut(study: Prepared, cut_mm: float) -> tuple[Prepared, tuple[slice, ...]]:

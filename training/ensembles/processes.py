@@ -91,9 +91,13 @@ def workers(engine: Engine, jobs: int) -> Any:
 
     if engine.parallel > 1:  # threads of this process: each only waits for the process that trains
         return LocalCluster(
-            n_workers=min(engine.parallel, jobs), threads_per_worker=1, processes=False, memory_limit=None,
-            dashboard_address=None, worker_dashboard_address=None,
-        )  # fmt: skip
+            n_workers=min(engine.parallel, jobs),
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=None,
+            dashboard_address=None,
+            worker_dashboard_address=None,
+        )
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[run_job.__module__])  # others need not find this file

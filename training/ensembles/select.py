@@ -31,16 +31,25 @@ from training.runs.leakage import check_unseen
 
 FORMAT = 1
 TITLES = {  # in the order of the paper's table 3
-    "wa_best": "WA best", "eoa_uniform": "EoA uniform", "diwa_uniform": "DiWA uniform", "eoa_greedy": "EoA greedy",
+    "wa_best": "WA best",
+    "eoa_uniform": "EoA uniform",
+    "diwa_uniform": "DiWA uniform",
+    "eoa_greedy": "EoA greedy",
     "diwa_greedy": "DiWA greedy",
-}  # fmt: skip
+}
 THRESHOLD = 0.0  # of the margin, lesion's logit minus background's: the argmax
 
 
 def select_runs(
-    runs: Iterable[Path], cache: Path, fold: Fold, keep: Path, *,
-    methods: Sequence[str] = METHODS, replacement: bool = False, wanted: str = "auto",
-) -> dict[str, Any]:  # fmt: skip
+    runs: Iterable[Path],
+    cache: Path,
+    fold: Fold,
+    keep: Path,
+    *,
+    methods: Sequence[str] = METHODS,
+    replacement: bool = False,
+    wanted: str = "auto",
+) -> dict[str, Any]:
     """What selection.json holds: members by rank, and for each name of TITLES weights, scores, seconds and steps.
 
     Every validation case of the fold is used; Dice is the mean over those with lesion, FPV and FNV over all. keep:
@@ -63,21 +72,30 @@ def select_runs(
     choices = choose(bench, ranked, methods, replacement)
     first = candidates[ranked[0]]
     return {
-        "format": FORMAT, "fold": fold.name, "cases": list(fold.validate), "cases_with_lesion": with_lesion,
+        "format": FORMAT,
+        "fold": fold.name,
+        "cases": list(fold.validate),
+        "cases_with_lesion": with_lesion,
         "trained_on": sorted(set().union(*(one.seen.cases for one in candidates.values()))),
-        "patients": sorted(set().union(
-            (study.patient for study in bench.studies.values()), *(one.seen.patients for one in candidates.values())
-        )),
-        "cache": str(cache.resolve()), "crop": dataclasses.asdict(crop), "threshold": THRESHOLD,
+        "patients": sorted(
+            set().union(
+                (study.patient for study in bench.studies.values()), *(one.seen.patients for one in candidates.values())
+            )
+        ),
+        "cache": str(cache.resolve()),
+        "crop": dataclasses.asdict(crop),
+        "threshold": THRESHOLD,
         **{key: dataclasses.asdict(getattr(first.settings, key)) for key in ("network", "intensity", "window")},
-        "device": device.name, "precision": str(device.precision).removeprefix("torch."), "replacement": replacement,
+        "device": device.name,
+        "precision": str(device.precision).removeprefix("torch."),
+        "replacement": replacement,
         "start_sha256": first.start if len({one.start for one in candidates.values()}) == 1 else None,
         "members": [
             {"rank": number, **about(candidates[name]), **scores_to(bench.eoa([name]))}
             for number, name in enumerate(ranked, start=1)
         ],
         "choices": {name: choices[name] for name in TITLES if name in choices},
-    }  # fmt: skip
+    }
 
 
 def finished(runs: Iterable[Path]) -> list[Path]:
@@ -110,9 +128,12 @@ def choose(bench: Bench, ranked: Sequence[str], methods: Sequence[str], replacem
 
 def about(one: Candidate) -> dict[str, Any]:
     return {
-        "name": one.name, "run": str(one.folder.resolve()), "sha256": one.sha256, "start_sha256": one.start,
+        "name": one.name,
+        "run": str(one.folder.resolve()),
+        "sha256": one.sha256,
+        "start_sha256": one.start,
         "base": str(one.base.resolve()) if one.base else None,
-    }  # fmt: skip
+    }
 
 
 def choice_to(choice: Choice, judged: Judged, method: str) -> dict[str, Any]:
@@ -126,9 +147,11 @@ def choice_to(choice: Choice, judged: Judged, method: str) -> dict[str, Any]:
 
 def scores_to(judged: Judged) -> dict[str, float]:
     return {
-        "dice": judged.dice, "fpv_ml": judged.fpv_ml, "fnv_ml": judged.fnv_ml,
+        "dice": judged.dice,
+        "fpv_ml": judged.fpv_ml,
+        "fnv_ml": judged.fnv_ml,
         "seconds_per_case": round(judged.seconds_per_case, 3),
-    }  # fmt: skip
+    }
 
 
 def log_of(report: dict[str, Any]) -> str:
@@ -140,9 +163,10 @@ def log_of(report: dict[str, Any]) -> str:
     lines = [
         f"Selection on fold {report['fold']}: {cases} cases, {ill} with lesion",
         f"Computed on {report['device']}, {report['precision']}",
-        "", f"rank {'member':<{width}} {head}",
+        "",
+        f"rank {'member':<{width}} {head}",
         *(f"{one['rank']:>4} {one['name']:<{width}} {_row(one)}" for one in members),
-    ]  # fmt: skip
+    ]
     for name, choice in report["choices"].items():
         if choice["steps"]:
             again = ", with replacement" if report["replacement"] else ""
@@ -176,10 +200,14 @@ def main(arguments: list[str] | None = None) -> int:
         check_targets((options.output, options.output.with_suffix(".txt")), (options.split,))
         check_output(options.output.parent)
         report = select_runs(
-            finished(options.runs), options.cache, read_fold(options.split, options.fold),
-            options.keep or options.output.parent / "margins", methods=options.method,
-            replacement=options.replacement, wanted=options.device,
-        )  # fmt: skip
+            finished(options.runs),
+            options.cache,
+            read_fold(options.split, options.fold),
+            options.keep or options.output.parent / "margins",
+            methods=options.method,
+            replacement=options.replacement,
+            wanted=options.device,
+        )
         text = log_of(report)
         write_text(options.output.with_suffix(".txt"), text)
         write_json(options.output, report)
@@ -192,22 +220,44 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training select",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Cost: every member once over the validation cases; for DiWA about as many passes of one network again.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders of training train, as a sweep leaves them; "
-        "those that have not ended are left out, and said so")
+    add(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders of training train, as a sweep leaves them; "
+        "those that have not ended are left out, and said so",
+    )
     add("--cache", type=Path, required=True, help="what training prepare wrote")
     add("--split", type=Path, required=True, help="what training split wrote")
     add("--fold", default="0", help="name of the fold whose validation cases are used (default 0)")
     add("--output", type=Path, required=True, metavar="JSON", help="the selection; the .txt goes beside it")
-    add("--method", nargs="+", choices=METHODS, default=list(METHODS), help="default: both; eoa alone takes members of "
-        "different starts, too")
-    add("--replacement", action="store_true", help="members may be chosen again, if that raises the score, up to twice "
-        "as many as there are (default no; cost: more soups)")
-    add("--keep", type=Path, metavar="DIR", help="margins and soups' scores, to be used again (default: margins/ "
-        "beside the output; cost: 2 bytes a voxel, member and case; may be deleted)")
+    add(
+        "--method",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        help="default: both; eoa alone takes members of different starts, too",
+    )
+    add(
+        "--replacement",
+        action="store_true",
+        help="members may be chosen again, if that raises the score, up to twice "
+        "as many as there are (default no; cost: more soups)",
+    )
+    add(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="margins and soups' scores, to be used again (default: margins/ "
+        "beside the output; cost: 2 bytes a voxel, member and case; may be deleted)",
+    )
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default: auto")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".json":

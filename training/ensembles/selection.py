@@ -85,11 +85,14 @@ def steps_to(choice: Choice) -> list[dict[str, Any]]:
     """The steps ready for JSON, which has no infinity: the empty set's score is null."""
     return [
         {
-            "member": step.member, "pass": step.turn, "without": None if step.without == OF_NOTHING else step.without,
-            "with": step.with_it, "kept": step.kept,
+            "member": step.member,
+            "pass": step.turn,
+            "without": None if step.without == OF_NOTHING else step.without,
+            "with": step.with_it,
+            "kept": step.kept,
         }
         for step in choice.steps
-    ]  # fmt: skip
+    ]
 
 
 def _check(names: Sequence[str]) -> None:

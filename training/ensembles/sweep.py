@@ -66,9 +66,14 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
     states = {
         name: {"state": "finished" if is_finished(plan, name, fold, origins[name]) else "pending"}
         for name in plan.members
-    }  # fmt: skip
-    report = {"base": next(iter(origins.values()), None), "cache": str(plan.cache), "split": str(plan.split),
-              "fold": plan.fold, "members": states}  # fmt: skip
+    }
+    report = {
+        "base": next(iter(origins.values()), None),
+        "cache": str(plan.cache),
+        "split": str(plan.split),
+        "fold": plan.fold,
+        "members": states,
+    }
     jobs = [job_of(plan, name, engine) for name, entry in states.items() if entry["state"] == "pending"]
     checkpoint.write_json(plan.runs / STATES, report)
     begun = time.monotonic()
@@ -90,10 +95,12 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
     if checkpoint.finished(folder) is None or not (folder / checkpoint.CONFIG).exists():
         return False
     wanted = {
-        "settings": settings_to(plan.members[name]), "start": origin, "train": list(fold.train),
+        "settings": settings_to(plan.members[name]),
+        "start": origin,
+        "train": list(fold.train),
         "validate": list(fold.validate),
         "data": digest_of(load(plan.cache, case) for case in (*fold.train, *fold.validate)),
-    }  # fmt: skip
+    }
     there = read_yaml(folder / checkpoint.CONFIG)
     return isinstance(there, dict) and not checkpoint.differing({key: there.get(key) for key in wanted}, wanted)
 
@@ -104,9 +111,14 @@ def job_of(plan: Sweep, name: str, engine: Engine) -> Job:
     settings = kept / f"{name}.yaml"
     checkpoint.write_text(settings, yaml.safe_dump(settings_to(plan.members[name]), sort_keys=False))
     options = {
-        "settings": settings, "cache": plan.cache.resolve(), "split": plan.split.resolve(), "fold": plan.fold,
-        "run": plan.runs.resolve() / name, "start": plan.base.resolve(), "device": plan.device,
-    }  # fmt: skip
+        "settings": settings,
+        "cache": plan.cache.resolve(),
+        "split": plan.split.resolve(),
+        "fold": plan.fold,
+        "run": plan.runs.resolve() / name,
+        "start": plan.base.resolve(),
+        "device": plan.device,
+    }
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     environment = {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "30"}  # a bar in a log, not on a screen
@@ -121,13 +133,23 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         plan = Sweep(
-            members=read_members(options.sweep), base=options.base, cache=options.cache, split=options.split,
-            fold=options.fold, runs=options.runs, device=options.device,
-        )  # fmt: skip
-        report = sweep(plan, Engine(
-            parallel=options.parallel, cluster=options.cluster, slurm=options.slurm,
-            patience_s=60 * options.patience_minutes,
-        ))  # fmt: skip
+            members=read_members(options.sweep),
+            base=options.base,
+            cache=options.cache,
+            split=options.split,
+            fold=options.fold,
+            runs=options.runs,
+            device=options.device,
+        )
+        report = sweep(
+            plan,
+            Engine(
+                parallel=options.parallel,
+                cluster=options.cluster,
+                slurm=options.slurm,
+                patience_s=60 * options.patience_minutes,
+            ),
+        )
         failed = [name for name, entry in report["members"].items() if entry["state"] != "finished"]
         if failed:
             raise LesionError(
@@ -142,10 +164,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m training sweep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{__doc__}\nsweep.yaml: {members.__doc__}",
         epilog="Cost: that of training train for every member.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("sweep", type=Path, metavar="YAML", help="settings, and grid or members, see above")
     add("--cache", type=Path, required=True, help="what training prepare wrote")
@@ -154,12 +177,33 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--base", type=Path, required=True, help="folder of the finished base run that every member starts from")
     add("--runs", type=Path, required=True, help="folder of the members' run folders")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="of every member (default auto)")
-    add("--parallel", type=int, default=1, metavar="N",
-        help="so many at a time on this machine, on one GPU each, in turn where there are fewer (default 1)")
-    add("--cluster", metavar="ADDRESS", help="over the workers of a dask scheduler, for example tcp://host:8786, on "
-        "machines that see the same files at the same paths; each worker should have one thread (default no)")
-    add("--slurm", type=int, default=0, metavar="JOBS", help="over so many SLURM jobs at a time, by dask-jobqueue, "
-        "whose settings (queue, cores, memory, walltime, GPU) stand in ~/.config/dask/jobqueue.yaml (default no)")
-    add("--patience-minutes", type=float, default=10, metavar="N", help="how long a cluster may be without any worker "
-        "before the sweep ends; the same command again goes on (default 10)")
+    add(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many at a time on this machine, on one GPU each, in turn where there are fewer (default 1)",
+    )
+    add(
+        "--cluster",
+        metavar="ADDRESS",
+        help="over the workers of a dask scheduler, for example tcp://host:8786, on "
+        "machines that see the same files at the same paths; each worker should have one thread (default no)",
+    )
+    add(
+        "--slurm",
+        type=int,
+        default=0,
+        metavar="JOBS",
+        help="over so many SLURM jobs at a time, by dask-jobqueue, "
+        "whose settings (queue, cores, memory, walltime, GPU) stand in ~/.config/dask/jobqueue.yaml (default no)",
+    )
+    add(
+        "--patience-minutes",
+        type=float,
+        default=10,
+        metavar="N",
+        help="how long a cluster may be without any worker "
+        "before the sweep ends; the same command again goes on (default 10)",
+    )
     return parser.parse_args(arguments)

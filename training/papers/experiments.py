@@ -61,21 +61,30 @@ from training.settings import changed
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCALES = ("paper", "small", "smoke")
 TABLE_2 = {  # network: (millions of parameters, Dice) of the paper's table 2
-    "SwinUNETR": (15.7, 0.6817), "early": (5.7, 0.6723), "middle": (15.8, 0.6934), "late": (11.5, 0.6844),
-    "early, matched": (15.4, 0.6691), "late, matched": (15.9, 0.6853),
-}  # fmt: skip
+    "SwinUNETR": (15.7, 0.6817),
+    "early": (5.7, 0.6723),
+    "middle": (15.8, 0.6934),
+    "late": (11.5, 0.6844),
+    "early, matched": (15.4, 0.6691),
+    "late, matched": (15.9, 0.6853),
+}
 TABLE_3 = {  # row: (Dice, FPV ml, FNV ml) of the paper's table 3
-    "vanilla": (0.6948, 8.5077, 13.4579), "WA best": (0.7097, 9.7973, 10.8431),
-    "EoA uniform": (0.7160, 9.9053, 11.3314), "DiWA uniform": (0.6597, 9.9179, 13.9808),
-    "EoA greedy": (0.7242, 8.8002, 11.3881), "DiWA greedy": (0.7200, 8.6254, 11.5744),
-}  # fmt: skip
+    "vanilla": (0.6948, 8.5077, 13.4579),
+    "WA best": (0.7097, 9.7973, 10.8431),
+    "EoA uniform": (0.7160, 9.9053, 11.3314),
+    "DiWA uniform": (0.6597, 9.9179, 13.9808),
+    "EoA greedy": (0.7242, 8.8002, 11.3881),
+    "DiWA greedy": (0.7200, 8.6254, 11.5744),
+}
 NONE = (float("nan"),) * 3
 WHOLE_BODY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # row: (strategy, the paper's Dice, FPV, FNV)
-    "lesion slices alone": ({"alpha": 0.0}, NONE), "whole bodies alone": ({"lesion": False}, NONE),
+    "lesion slices alone": ({"alpha": 0.0}, NONE),
+    "whole bodies alone": ({"lesion": False}, NONE),
     # 5.2258 and 7.4603 both stand under "False Negative"; by the abstract's order FPV comes first
-    "alpha 0.5": ({"alpha": 0.5}, NONE), "alpha 1": ({"alpha": 1.0}, (0.6863, 5.2258, 7.4603)),
+    "alpha 0.5": ({"alpha": 0.5}, NONE),
+    "alpha 1": ({"alpha": 1.0}, (0.6863, 5.2258, 7.4603)),
     "alpha 2": ({"alpha": 2.0}, NONE),
-}  # fmt: skip
+}
 VOLUMES = "volumes (3-D)"
 
 
@@ -118,8 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check_plan(table: str, plan: Plan) -> None:
-    """Refuse a plan that lacks what a table needs: else it is found only after hours of training. Raises ConfigError.
-    """
+    """Refuse a plan that lacks what a table needs, before hours of training. Raises ConfigError."""
     if table == "table2" and (missing := [name for name in TABLE_2 if name not in plan.networks]):
         raise ConfigError(f"the plan's networks lack {'; '.join(missing)}: table 2 compares {'; '.join(TABLE_2)}")
     if table == "table3" and not plan.members:
@@ -202,19 +210,19 @@ def table3(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
     members = base_and_members(plan, folder, data.cache, data.fold, wanted, **begin)
     vanilla = folder / "vanilla"
     carry_on(folder / "base", vanilla, changed(plan.base, {"schedule": {"stop": None}}))
-    train_run(
-        vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold, wanted=wanted, **begin
-    )
+    train_run(vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold, wanted=wanted, **begin)
     chosen = selected(members, data.cache, data.fold, folder, wanted)
     choices = {"vanilla": ("eoa", (vanilla.name,))} | choices_of(chosen)
-    scores = judged(
-        [vanilla, *members], choices, data.studies, data.fold.test, data.cache, folder / "margins", wanted
-    )
+    scores = judged([vanilla, *members], choices, data.studies, data.fold.test, data.cache, folder / "margins", wanted)
     return [
-        Line(name=name, paper=paper, parameters=millions(plan.base.network) * networks_in(choices[name]),
-             scores=scores[name])
+        Line(
+            name=name,
+            paper=paper,
+            parameters=millions(plan.base.network) * networks_in(choices[name]),
+            scores=scores[name],
+        )
         for name, paper in TABLE_3.items()
-    ]  # fmt: skip
+    ]
 
 
 def wholebody(plan: Plan, data: Data, folder: Path, wanted: str) -> list[Line]:
@@ -286,10 +294,15 @@ def write(folder: Path, options: argparse.Namespace, text: str, lines: Sequence[
     plan = options.plan or CONFIGS / f"{options.scale}.yaml"
     ran = {
         "command": ["python", "-m", "training", "experiment", *sys.argv[1:]],
-        "training_seconds": round(seconds_of(folder), 1), "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__, "cores": os.cpu_count(), "machine": choose_device(options.device).name,
-        "commit": commit(), "plan": str(plan.name), "plan_sha256": sha256_of(plan),
-    }  # fmt: skip
+        "training_seconds": round(seconds_of(folder), 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "machine": choose_device(options.device).name,
+        "commit": commit(),
+        "plan": str(plan.name),
+        "plan_sha256": sha256_of(plan),
+    }
     table = [
         {"name": line.name, "paper": line.paper, "parameters_m": line.parameters, "cases": [*map(vars, line.scores)]}
         for line in lines
@@ -324,8 +337,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")
     add("--split", type=Path, help="split.json for --index (default: 20 %% test, 20 %% of the rest validate)")
     add("--fold", default="0", help="fold of --split (default 0)")
-    add("--start", type=Path, metavar="RUN", help="table3: finished run of the same network that the base run goes on "
-        "from, training/start for one (default: random weights and a pre-trained CT encoder)")  # fmt: skip
+    add(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="table3: finished run of the same network that the base run goes on "
+        "from, training/start for one (default: random weights and a pre-trained CT encoder)",
+    )
     add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
     add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")

@@ -139,14 +139,29 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
     studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
     say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--strict")
-    check_made_from(real.with_suffix(".json"), {
-        "root": str(options.real.resolve()), "diagnosis": options.diagnosis, "site": options.site,
-        "copies": shipping.copies, "seed": shipping.seed,
-    })  # fmt: skip
+    check_made_from(
+        real.with_suffix(".json"),
+        {
+            "root": str(options.real.resolve()),
+            "diagnosis": options.diagnosis,
+            "site": options.site,
+            "copies": shipping.copies,
+            "seed": shipping.seed,
+        },
+    )
     if not real.exists() and index_main([str(word) for word in (options.real, "--output", real, *say)]):
         raise ConfigError(f"'{options.real}' cannot be indexed, see above")
-    words = (real, "--output", copied, "--seed", shipping.seed, "--copies", shipping.copies,
-             "--workers", options.workers)  # fmt: skip
+    words = (
+        real,
+        "--output",
+        copied,
+        "--seed",
+        shipping.seed,
+        "--copies",
+        shipping.copies,
+        "--workers",
+        options.workers,
+    )
     if not copied.exists() and recrop_main([str(word) for word in words]):
         raise ConfigError(f"'{real}' cannot be re-cropped, see above")
     parts: list[dict[str, list[str]]] = []
@@ -185,9 +200,11 @@ def fold_of(
 
     whole = cases(train, data.originals) if originals else ()
     return Fold(
-        name=name, train=data.phantoms.train + cases(train, data.copies) + whole,
-        validate=cases(validate, data.copies) + data.phantoms.validate, test=cases(test, data.copies),
-    )  # fmt: skip
+        name=name,
+        train=data.phantoms.train + cases(train, data.copies) + whole,
+        validate=cases(validate, data.copies) + data.phantoms.validate,
+        test=cases(test, data.copies),
+    )
 
 
 def estimate(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
@@ -246,18 +263,23 @@ def ship(shipping: Shipping, data: Data, start: Path | None, options: argparse.N
     report_phantoms(members, choices, data, options.run, options.device)
     for name in choices:
         export(
-            folder / "selection.json", CHOICES[shipping.bundles[name]], name, options.output / name,
-            half=True, force=True,
+            folder / "selection.json",
+            CHOICES[shipping.bundles[name]],
+            name,
+            options.output / name,
+            half=True,
+            force=True,
             data=f"{len(stratum_of)} patients{who}, some of them to validate; and {len(data.phantoms.train)} "
-                 "synthetic phantoms of training/phantom/study.py", licence=options.licence,
-            index=options.run / "index.csv", check_case=fold.validate[0], wanted=options.device,
+            "synthetic phantoms of training/phantom/study.py",
+            licence=options.licence,
+            index=options.run / "index.csv",
+            check_case=fold.validate[0],
+            wanted=options.device,
             trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
-        )  # fmt: skip
+        )
 
 
-def report_views(
-    choice: Choice, runs: list[Path], cases: Sequence[str], data: Data, path: Path, wanted: str
-) -> None:
+def report_views(choice: Choice, runs: list[Path], cases: Sequence[str], data: Data, path: Path, wanted: str) -> None:
     """Scores of a choice on cases that trained none of its runs, with less of the image and with air around it."""
     method, names = choice
     candidates = read_candidates(run for run in runs if run.resolve().name in names)
@@ -269,9 +291,7 @@ def report_views(
     write_json(path, [asdict(view) for view in found])
 
 
-def report_phantoms(
-    runs: list[Path], choices: dict[str, Choice], data: Data, folder: Path, wanted: str
-) -> None:
+def report_phantoms(runs: list[Path], choices: dict[str, Choice], data: Data, folder: Path, wanted: str) -> None:
     """Scores of choices on phantoms never used."""
     for name, scores in score(runs, choices, data.phantoms.test, data, folder, wanted).items():
         report(scores, folder / f"{name}-phantoms.csv", f"{name}, phantoms never used")
@@ -293,23 +313,50 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training index reads it")
     add("--run", type=Path, required=True, help="folder of everything that is made")
     add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
-    add("--start", type=Path, metavar="RUN", help="finished run on phantoms alone that base runs go on from "
-        "(default: trained as the plan says, below --run)")
-    add("--plan", type=Path, default=Path(__file__).parent.with_name("configs") / "shipped.yaml",
-        help="YAML (default training/configs/shipped.yaml)")  # fmt: skip
+    add(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="finished run on phantoms alone that base runs go on from "
+        "(default: trained as the plan says, below --run)",
+    )
+    add(
+        "--plan",
+        type=Path,
+        default=Path(__file__).parent.with_name("configs") / "shipped.yaml",
+        help="YAML (default training/configs/shipped.yaml)",
+    )
     add("--outer", type=int, default=3, help="outer folds (default 3)")
-    add("--fold", type=int, metavar="N", help="only outer fold N, counted from 0, so that several run side by side, "
-        "on a GPU or a core each; the command without it then sums up what they did (default: all, in turn)")
+    add(
+        "--fold",
+        type=int,
+        metavar="N",
+        help="only outer fold N, counted from 0, so that several run side by side, "
+        "on a GPU or a core each; the command without it then sums up what they did (default: all, in turn)",
+    )
     add("--validation", type=float, default=0.2, help="share of the patients not tested that validates (default 0.2)")
-    add("--views", action="store_true", help="also score each outer fold's whole images with less of the body and with "
-        "air around them (cost: on a GPU half a minute a fold, on two CPU cores an hour)")
+    add(
+        "--views",
+        action="store_true",
+        help="also score each outer fold's whole images with less of the body and with "
+        "air around them (cost: on a GPU half a minute a fold, on two CPU cores an hour)",
+    )
     add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
     add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
-    add("--data", default="", metavar="TEXT", help="of the bundles, after the number of patients: whose they are, "
-        "where they were published, under which licence, whom to cite (default: nothing)")
+    add(
+        "--data",
+        default="",
+        metavar="TEXT",
+        help="of the bundles, after the number of patients: whose they are, "
+        "where they were published, under which licence, whom to cite (default: nothing)",
+    )
     add("--licence", default="unknown", metavar="TEXT", help="of the bundles (default unknown)")
-    add("--output", type=Path, metavar="DIR", help="where --ship writes the bundles, in the place of those of their "
-        "names")  # fmt: skip
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where --ship writes the bundles, in the place of those of their names",
+    )
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
     options = parser.parse_args(arguments)

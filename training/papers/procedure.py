@@ -34,8 +34,10 @@ from training.settings import Training, build, changed, read_yaml, settings_from
 
 CONVENTION = "autopet_1_2"
 RANGES = {  # of phantoms' seeds
-    "train": study.TRAINING_SEEDS, "validate": study.VALIDATION_SEEDS, "test": (study.TEST_SEEDS_FROM, 2**32),
-}  # fmt: skip
+    "train": study.TRAINING_SEEDS,
+    "validate": study.VALIDATION_SEEDS,
+    "test": (study.TEST_SEEDS_FROM, 2**32),
+}
 Choice = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
 
 
@@ -134,8 +136,19 @@ def make_phantoms(plan: Plan, folder: Path, workers: int) -> tuple[Path, Fold]:
         names: list[str] = []
         for site, (first, count) in (sites or {}).items():
             names += [study_name(seed, site) for seed in range(first, first + count)]
-            _command(study.main, "--seed", first, "--count", count, "--site", site, "--output", folder / "phantoms",
-                     "--workers", workers)  # fmt: skip
+            _command(
+                study.main,
+                "--seed",
+                first,
+                "--count",
+                count,
+                "--site",
+                site,
+                "--output",
+                folder / "phantoms",
+                "--workers",
+                workers,
+            )
         parts[part] = tuple(sorted(names))
     path = folder / "phantoms.csv"
     wanted = {name for names in parts.values() for name in names}
@@ -174,9 +187,15 @@ def pretrained(plan: Plan, folder: Path, cache: Path, fold: Fold, wanted: str) -
 
 
 def base_and_members(
-    plan: Plan, folder: Path, cache: Path, fold: Fold, wanted: str, *,
-    ct_encoder: Path | None = None, start: Path | None = None,
-) -> list[Path]:  # fmt: skip
+    plan: Plan,
+    folder: Path,
+    cache: Path,
+    fold: Fold,
+    wanted: str,
+    *,
+    ct_encoder: Path | None = None,
+    start: Path | None = None,
+) -> list[Path]:
     """The base run to theta_0, then its members; the members' folders. `start`: a run the base run goes on from.
 
     Raises ConfigError if the plan has no members.
@@ -186,10 +205,17 @@ def base_and_members(
     base = folder / "base"
     train_run(base, plan.base, cache, fold, start=start, ct_encoder=ct_encoder, wanted=wanted)
     members = plan.member_settings()
-    report = sweep(Sweep(
-        members=members, base=base, cache=cache, split=write_fold(fold, folder / "split.json"), fold=fold.name,
-        runs=folder / "members", device=wanted,
-    ))  # fmt: skip
+    report = sweep(
+        Sweep(
+            members=members,
+            base=base,
+            cache=cache,
+            split=write_fold(fold, folder / "split.json"),
+            fold=fold.name,
+            runs=folder / "members",
+            device=wanted,
+        )
+    )
     failed = {name: entry for name, entry in report["members"].items() if entry["state"] != "finished"}
     if failed:
         raise ConfigError(f"members failed: {', '.join(failed)}; see '{folder / 'members' / 'sweep'}'")
@@ -216,9 +242,14 @@ def choices_of(report: Mapping[str, Any]) -> dict[str, Choice]:
 
 
 def judged(
-    runs: Iterable[Path], choices: Mapping[str, Choice], studies: Mapping[str, Study], cases: Sequence[str],
-    cache: Path, keep: Path, wanted: str,
-) -> dict[str, list[CaseScore]]:  # fmt: skip
+    runs: Iterable[Path],
+    choices: Mapping[str, Choice],
+    studies: Mapping[str, Study],
+    cases: Sequence[str],
+    cache: Path,
+    keep: Path,
+    wanted: str,
+) -> dict[str, list[CaseScore]]:
     """What choices among these runs score on prepared cases, case by case; every network runs once a case.
 
     Raises ConfigError if a run, or one it started from, was trained on one of the cases or its patient.

@@ -43,12 +43,18 @@ def facts_of(seed: int, site: str, diagnosis: str | None = None) -> Facts:
     voxel_ml = float(np.prod(phantom.pet_spacing_mm)) / 1000
     liver = phantom.pet[healthy_liver(phantom)]
     return Facts(
-        seed=seed, site=site, diagnosis=phantom.diagnosis, lesions=phantom.lesions,
-        truth_ml=float(phantom.truth.sum()) * voxel_ml, dice=threshold_dice(phantom.pet, phantom.truth, THRESHOLDS),
+        seed=seed,
+        site=site,
+        diagnosis=phantom.diagnosis,
+        lesions=phantom.lesions,
+        truth_ml=float(phantom.truth.sum()) * voxel_ml,
+        dice=threshold_dice(phantom.pet, phantom.truth, THRESHOLDS),
         body_l=float((phantom.organs > 0).sum()) * voxel_ml / 1000,
-        liver_suv=float(liver.mean()), liver_variation=float(liver.std() / liver.mean()),
-        seconds=seconds, processor_seconds=processor_seconds,
-    )  # fmt: skip
+        liver_suv=float(liver.mean()),
+        liver_variation=float(liver.std() / liver.mean()),
+        seconds=seconds,
+        processor_seconds=processor_seconds,
+    )
 
 
 def healthy_liver(phantom: Phantom) -> np.ndarray:

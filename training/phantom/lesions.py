@@ -46,16 +46,23 @@ GROUND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # For each disease: (kind, chance that it occurs, most of them, median ml, SUV low, SUV high).
 SPREAD: dict[str, list[tuple[str, float, int, float, float, float]]] = {
     "melanoma": [
-        ("skin", 0.35, 3, 2.0, 3, 15), ("soft tissue", 0.4, 4, 4.0, 3, 18), ("node", 0.65, 5, 6.0, 4, 25),
-        ("liver", 0.3, 5, 12.0, 5, 18), ("lung", 0.35, 5, 3.0, 2, 12), ("bone", 0.3, 6, 6.0, 4, 18),
+        ("skin", 0.35, 3, 2.0, 3, 15),
+        ("soft tissue", 0.4, 4, 4.0, 3, 18),
+        ("node", 0.65, 5, 6.0, 4, 25),
+        ("liver", 0.3, 5, 12.0, 5, 18),
+        ("lung", 0.35, 5, 3.0, 2, 12),
+        ("bone", 0.3, 6, 6.0, 4, 18),
     ],
     "lung cancer": [
-        ("lung", 1.0, 2, 30.0, 3, 20), ("node", 0.65, 5, 8.0, 3.5, 16), ("liver", 0.15, 4, 12.0, 5, 14),
-        ("bone", 0.25, 6, 6.0, 4, 14), ("adrenal", 0.15, 2, 10.0, 4, 14),
+        ("lung", 1.0, 2, 30.0, 3, 20),
+        ("node", 0.65, 5, 8.0, 3.5, 16),
+        ("liver", 0.15, 4, 12.0, 5, 14),
+        ("bone", 0.25, 6, 6.0, 4, 14),
+        ("adrenal", 0.15, 2, 10.0, 4, 14),
     ],
     "lymphoma": [("node", 1.0, 12, 25.0, 3, 25), ("spleen", 0.2, 3, 20.0, 5, 15), ("bone", 0.15, 5, 8.0, 4, 15)],
     "sarcoma": [("soft tissue", 1.0, 1, 90.0, 3, 16), ("lung", 0.25, 4, 3.0, 2, 8)],
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,19 @@ from training.phantom.study import Phantom, make_phantom
 
 FIRST_SEED = 199_000
 SHEET = (  # site, diagnosis; the seeds are FIRST_SEED and up
-    ("A", "lymphoma"), ("B", "lung cancer"), ("C", "melanoma"), ("D", "negative"), ("E", "lymphoma"), ("F", "melanoma"),
-    ("A", "negative"), ("B", "sarcoma"), ("C", "lung cancer"), ("D", "melanoma"), ("E", "lung cancer"),
+    ("A", "lymphoma"),
+    ("B", "lung cancer"),
+    ("C", "melanoma"),
+    ("D", "negative"),
+    ("E", "lymphoma"),
+    ("F", "melanoma"),
+    ("A", "negative"),
+    ("B", "sarcoma"),
+    ("C", "lung cancer"),
+    ("D", "melanoma"),
+    ("E", "lung cancer"),
     ("F", "lymphoma"),
-)  # fmt: skip
+)
 COLUMNS = 4
 PIXEL_MM, WIDE_MM, HIGH_MM = 2.8, 540.0, 1250.0  # of a panel
 SUV_BLACK, HU_BLACK, HU_WHITE = 10.0, -250.0, 350.0
@@ -57,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="python -m training sheet", description="A sheet of synthetic studies, their statistics and settings.",
+        prog="python -m training sheet",
+        description="A sheet of synthetic studies, their statistics and settings.",
         epilog="Cost: about 10 s and 1 GB a study.",
     )
     add = parser.add_argument

@@ -84,13 +84,19 @@ def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_
     ct, ct_origin = _scan_ct(scan_rng, frame, density, labels, scanner)
     truth = draw_truth(pairs, pet.shape, scanner.pet_spacing_mm, origin - shift)
     return Phantom(
-        pet=pet, ct=ct, truth=truth,
-        pet_spacing_mm=scanner.pet_spacing_mm, pet_origin_mm=_triple(origin + world),
-        ct_spacing_mm=scanner.ct_spacing_mm, ct_origin_mm=_triple(ct_origin + world),
+        pet=pet,
+        ct=ct,
+        truth=truth,
+        pet_spacing_mm=scanner.pet_spacing_mm,
+        pet_origin_mm=_triple(origin + world),
+        ct_spacing_mm=scanner.ct_spacing_mm,
+        ct_origin_mm=_triple(ct_origin + world),
         lesions=[_moved(lesion, shift + world) for lesion, _ in pairs],
-        diagnosis=diagnosis, seed=seed, site=site,
+        diagnosis=diagnosis,
+        seed=seed,
+        site=site,
         organs=_nearest(frame, labels, pet.shape, scanner.pet_spacing_mm, origin - shift) if keep_organs else None,
-    )  # fmt: skip
+    )
 
 
 def draw_truth(
@@ -195,10 +201,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training phantoms", description="Write synthetic PET/CT studies with their truth.",
+        prog="python -m training phantoms",
+        description="Write synthetic PET/CT studies with their truth.",
         epilog="Cost: about 10 s a study and 1 GB a process. A study that is there, files and row of studies.csv, is "
         "not made again; delete it to have it made by a changed generator.",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, required=True, help="seed of the first study")
     parser.add_argument("--site", default="A", choices=list(physics.SITES), help="scanner (default A, 4 mm voxels)")
     parser.add_argument("--diagnosis", default=None, help="a diagnosis, or positive (default: drawn, half negative)")

@@ -29,9 +29,10 @@ class WeightAverage:
         """
         if self.terms and {name: t.shape for name, t in state.items()} != {n: t.shape for n, t in self._mean.items()}:
             wrong = sorted(
-                name for name in {*state, *self._mean}
+                name
+                for name in {*state, *self._mean}
                 if name not in state or name not in self._mean or state[name].shape != self._mean[name].shape
-            )  # fmt: skip
+            )
             raise WeightsError(
                 f"the average holds another network: {len(wrong)} tensors differ, the first is {wrong[0]}; average "
                 "only states of one network"

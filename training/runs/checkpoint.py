@@ -25,8 +25,12 @@ CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.j
 LOCK = ".lock"
 WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out")  # settings that no weight hangs on
 MAY_CHANGE = (  # settings that an unfinished run may go on with: what helps where its loss is no longer finite
-    "precision", "optimizer.rate", "optimizer.clip_norm", "averaging.peak", "averaging.constant",
-)  # fmt: skip
+    "precision",
+    "optimizer.rate",
+    "optimizer.clip_norm",
+    "averaging.peak",
+    "averaging.constant",
+)
 DIVIDED = ("processes", "settings.batch", "settings.accumulate")  # they may, too, while their product stays: the crops
 # of a step are the same then, whoever draws them
 CHANGES = "changes"  # of such settings, in config.yaml: from which step on, from what, to what
@@ -189,8 +193,7 @@ def write_weights(path: Path, state: State) -> None:
 
 
 def read_weights(path: Path) -> State:
-    """A network's tensors on the host, in float32 however they are stored. Raises WeightsError if they cannot be read.
-    """
+    """Read a network's tensors into float32 on the host. Raises WeightsError if they cannot be read."""
     try:
         state: State = load_file(path)
     except Exception as error:  # safetensors raises its own kinds

@@ -25,15 +25,29 @@ ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep th
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB
 MOST_AXES = 8
 DTYPES = {
-    "torch DoubleStorage": torch.float64, "torch FloatStorage": torch.float32, "torch HalfStorage": torch.float16,
-    "torch BFloat16Storage": torch.bfloat16, "torch LongStorage": torch.int64, "torch IntStorage": torch.int32,
-    "torch ShortStorage": torch.int16, "torch CharStorage": torch.int8, "torch ByteStorage": torch.uint8,
+    "torch DoubleStorage": torch.float64,
+    "torch FloatStorage": torch.float32,
+    "torch HalfStorage": torch.float16,
+    "torch BFloat16Storage": torch.bfloat16,
+    "torch LongStorage": torch.int64,
+    "torch IntStorage": torch.int32,
+    "torch ShortStorage": torch.int16,
+    "torch CharStorage": torch.int8,
+    "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
-}  # fmt: skip
+}
 DAMAGE = (  # what Python's zipfile and pickletools, and `Machine`, raise at bytes that make no sense
-    ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, NotImplementedError, RuntimeError,
-    struct.error, zipfile.BadZipFile,
-)  # fmt: skip
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -202,13 +216,39 @@ class Machine:
 
 
 PUSH_ARGUMENT = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
-    "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE",
+    "BINUNICODE8",
+    "SHORT_BINBYTES",
+    "BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+}
 PUSH_INERT = {
-    "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_SET", "PERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER",
-}  # fmt: skip
+    "NONE",
+    "NEWTRUE",
+    "NEWFALSE",
+    "EMPTY_LIST",
+    "EMPTY_SET",
+    "PERSID",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+    "NEXT_BUFFER",
+}
 
 
 def _result(function: Any, arguments: Any) -> Any:

@@ -90,6 +90,5 @@ def check_weights(folder: Path, settings: Training, state: Mapping[str, Tensor],
     if bad:
         raise TrainingError(
             f"the weights are not finite after step {step} of '{folder}' ({len(bad)} of {len(state)} tensors, the "
-            f"first is {bad[0]}): they are not kept, and what was kept before stays as it was; "
-            + remedy(settings)
+            f"first is {bad[0]}): they are not kept, and what was kept before stays as it was; " + remedy(settings)
         )

@@ -131,12 +131,20 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
 
     def checkpoint() -> None:
         if rank() == 0:
-            write_state(run.folder / STATE, {
-                "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                "loss": learned.state_dict(),
-                "average": run.average.state_dict() if run.average else None, "step": step, "losses": losses,
-                "seconds": run.seconds, "left_out": {"epoch": run.left_out.epoch, "run": run.left_out.run},
-            })  # fmt: skip
+            write_state(
+                run.folder / STATE,
+                {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "loss": learned.state_dict(),
+                    "average": run.average.state_dict() if run.average else None,
+                    "step": step,
+                    "losses": losses,
+                    "seconds": run.seconds,
+                    "left_out": {"epoch": run.left_out.epoch, "run": run.left_out.run},
+                },
+            )
 
     saved = time.monotonic()
     batches = iter(loader(run, step, stop))
@@ -180,9 +188,13 @@ def end_of_epoch(run: Run, step: int, rate: float, losses: list[float]) -> None:
 
 
 def one_step(
-    run: Run, wrapped: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-    batches: Iterator[tuple[Tensor, Tensor]], step: int,
-) -> float | NotFinite:  # fmt: skip
+    run: Run,
+    wrapped: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    step: int,
+) -> float | NotFinite:
     """One step of the optimizer over `accumulate` batches; the mean loss.
 
     If the loss or a gradient of any process is not finite, weights and batch statistics stay as they were in all.
@@ -241,8 +253,7 @@ def losses_in(state: dict[str, Any] | None) -> list[float]:
 
 
 def check_state(state: Any, path: Path) -> None:
-    """Raise WeightsError if a checkpoint, read from `path`, does not hold what a run goes on from; None: there is none.
-    """
+    """Raise WeightsError if a checkpoint read from `path` lacks what a run resumes from. None is no checkpoint."""
     if state is None:
         return
     lacking = sorted(STATE_KEYS - (state.keys() if isinstance(state, dict) else set()))
@@ -299,11 +310,15 @@ def loader(run: Run, first_step: int, stop: int) -> Iterable[tuple[Tensor, Tenso
     if isinstance(run.data, DeviceCrops):
         return run.data.batches(numbers)
     return DataLoader(
-        run.data, batch_size=settings.batch, sampler=numbers, num_workers=settings.workers,
-        pin_memory=run.device.torch_device.type == "cuda", persistent_workers=False,
+        run.data,
+        batch_size=settings.batch,
+        sampler=numbers,
+        num_workers=settings.workers,
+        pin_memory=run.device.torch_device.type == "cuda",
+        persistent_workers=False,
         multiprocessing_context="spawn" if settings.workers else None,
         collate_fn=getattr(run.data, "together", None),  # crops may differ in size
-    )  # fmt: skip
+    )
 
 
 def write_log(path: Path, figures: dict[str, Any]) -> None:

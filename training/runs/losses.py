@@ -23,9 +23,17 @@ def loss_function(settings: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     if settings.kind == "equation_1":
         return lambda logits, truth: equation_1(logits, truth, settings.gamma, settings.batch_dice)
     dice_focal = DiceFocalLoss(
-        softmax=True, to_onehot_y=True, include_background=True, gamma=settings.gamma, lambda_dice=1.0,
-        lambda_focal=1.0, reduction="mean", batch=settings.batch_dice, smooth_nr=EPSILON, smooth_dr=EPSILON,
-    )  # fmt: skip
+        softmax=True,
+        to_onehot_y=True,
+        include_background=True,
+        gamma=settings.gamma,
+        lambda_dice=1.0,
+        lambda_focal=1.0,
+        reduction="mean",
+        batch=settings.batch_dice,
+        smooth_nr=EPSILON,
+        smooth_dr=EPSILON,
+    )
     return lambda logits, truth: dice_focal(logits.float(), truth.float())
 
 

@@ -28,6 +28,12 @@ def optimizer_for(parameters: Iterable[Parameter], settings: given.Optimizer) ->
     # eps stands inside a square root here: 1e-16 is what 1e-8 is to Adam (the advice of AdaBelief's authors).
     # Where rectify is asked for, its first steps, too few to know a variance, are plain SGD, as in their code
     return AdaBelief(
-        parameters, eps=1e-16, rectify=settings.rectify, degenerated_to_sgd=True, ams_bound=False,
-        **common, **decay, **one_path,
-    )  # fmt: skip
+        parameters,
+        eps=1e-16,
+        rectify=settings.rectify,
+        degenerated_to_sgd=True,
+        ams_bound=False,
+        **common,
+        **decay,
+        **one_path,
+    )

@@ -46,8 +46,9 @@ def draw_slices(study: Prepared, margin: np.ndarray, path: Path) -> None:
     for column, y in enumerate(rows):
         pet, ct = np.asarray(study.suv[:, y]).astype(np.float32), np.asarray(study.hu[:, y]).astype(np.float32)
         for axis, image, low, high, shades in (
-            (axes[0, column], pet, 0, SHOWN_SUV, "gray_r"), (axes[1, column], ct, -200, 300, "gray")
-        ):  # fmt: skip
+            (axes[0, column], pet, 0, SHOWN_SUV, "gray_r"),
+            (axes[1, column], ct, -200, 300, "gray"),
+        ):
             axis.imshow(image.T, cmap=shades, vmin=low, vmax=high, origin="lower", aspect=z_mm / x_mm)
             for mask, colour in ((truth[:, y], "tab:green"), (found[:, y], "tab:red")):
                 if mask.any() and not mask.all():
@@ -58,9 +59,7 @@ def draw_slices(study: Prepared, margin: np.ndarray, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_bars(
-    names: list[str], ours: list[tuple[float, float, float]], paper: list[float], path: Path
-) -> None:  # fmt: skip
+def draw_bars(names: list[str], ours: list[tuple[float, float, float]], paper: list[float], path: Path) -> None:
     """Mean Dice with its interval (mean, low, high) for each name, and the paper's on its own data, as PNG."""
     figure, axis = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
     rows = np.arange(len(names))

@@ -66,15 +66,24 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     with computing(device):
         if slices:
             out = slide_slices(
-                image, predict, starts=slice_starts(image[0].numpy(), window.size)[0], window=window.size,
-                air_hu=settings.intensity.ct_low_hu, device=device.torch_device, batch=SLICES_A_WINDOW * batch,
-            )  # fmt: skip
+                image,
+                predict,
+                starts=slice_starts(image[0].numpy(), window.size)[0],
+                window=window.size,
+                air_hu=settings.intensity.ct_low_hu,
+                device=device.torch_device,
+                batch=SLICES_A_WINDOW * batch,
+            )
         else:
             image = image.to(device.torch_device)
             out = slide(
-                image, predict, window=settings.part.window_for(tuple(image.shape[1:])), overlap=window.overlap,
-                weighting=window.weighting, batch=batch,
-            )[0]  # fmt: skip
+                image,
+                predict,
+                window=settings.part.window_for(tuple(image.shape[1:])),
+                overlap=window.overlap,
+                weighting=window.weighting,
+                batch=batch,
+            )[0]
     for module, trains in modes:
         module.training = trains
     return out.clamp(-6e4, 6e4).half().cpu().numpy()
@@ -100,9 +109,11 @@ def score_margin(out: np.ndarray, study: Prepared) -> Scores:
     found = (np.count_nonzero(mask) + np.count_nonzero(truth)) * study.voxel_ml
     dice = inside.dice * found / (found + study.lost_ml) if truth.any() else 0.0
     return replace(
-        inside, dice=dice, fnv_ml=inside.fnv_ml + study.missed_ml,
+        inside,
+        dice=dice,
+        fnv_ml=inside.fnv_ml + study.missed_ml,
         lesions_true=inside.lesions_true + study.lost_lesions,
-    )  # fmt: skip
+    )
 
 
 def validation_dice(scores: Mapping[str, Scores]) -> float | None:

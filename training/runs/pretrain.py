@@ -55,7 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Pre-train the CT encoder by the method of Models Genesis, without labels.",
         epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
         "backward; as training train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
-    )  # fmt: skip
+    )
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
     parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
     parser.add_argument("--split", type=Path, required=True, help="what training split wrote")
@@ -81,10 +81,14 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     check_apart(data.studies, fold, cache)
     held_out = DistortedCrops(cache, fold.validate, settings)
     config = {
-        "command": "pretrain", "settings": settings_to(settings), "train": list(fold.train),
-        "validate": list(fold.validate), "data": digest_of((*data.studies, *held_out.studies)),
-        "seen": seen_with(data.studies, None), "processes": processes(),
-    }  # fmt: skip
+        "command": "pretrain",
+        "settings": settings_to(settings),
+        "train": list(fold.train),
+        "validate": list(fold.validate),
+        "data": digest_of((*data.studies, *held_out.studies)),
+        "seen": seen_with(data.studies, None),
+        "processes": processes(),
+    }
     with opened(folder, config, device) as state:
         if done := checkpoint.finished(folder):
             return done
@@ -96,9 +100,14 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
             return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)
 
         run = Run(
-            folder=folder, settings=settings, network=network, data=data, loss=reconstruction_loss, device=device,
+            folder=folder,
+            settings=settings,
+            network=network,
+            data=data,
+            loss=reconstruction_loss,
+            device=device,
             at_epoch=at_epoch,
-        )  # fmt: skip
+        )
         train(run, state)
         return finish(run, held_out) if rank() == 0 else {}
 
@@ -152,10 +161,14 @@ def finish(run: Run, held_out: DistortedCrops) -> dict[str, Any]:
     check_weights(run.folder, run.settings, state, schedule.last * steps_per_epoch(run))
     checkpoint.write_weights(path, state)
     result = {
-        "result": ENCODER, "sha256": sha256_of(path), "epoch": schedule.last,
-        "validation": validate(run, held_out), "device": run.device.name, "left_out": run.left_out.run,
+        "result": ENCODER,
+        "sha256": sha256_of(path),
+        "epoch": schedule.last,
+        "validation": validate(run, held_out),
+        "device": run.device.name,
+        "left_out": run.left_out.run,
         "precision": str(run.device.precision).removeprefix("torch."),
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
-    }  # fmt: skip
+    }
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)
     return result

@@ -42,9 +42,7 @@ class CaseScore:
 def without_empty(rows: Sequence[CaseScore]) -> list[CaseScore]:
     """The same scores by convention autopet_3: neither Dice nor FNV without lesion, so means are over the rest."""
     nothing = {"dice": math.nan, "fnv_ml": math.nan}
-    return [
-        dataclasses.replace(row, convention="autopet_3", **({} if row.lesions_true else nothing)) for row in rows
-    ]
+    return [dataclasses.replace(row, convention="autopet_3", **({} if row.lesions_true else nothing)) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +97,16 @@ def interval(values: Sequence[float], patients: Sequence[str] | None = None) -> 
     if len(of) < 2:
         return mean, math.nan, math.nan
     found = stats.bootstrap(
-        (sums, counts), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True,
-        confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", batch=1000, rng=SEED,
-    ).confidence_interval  # fmt: skip
+        (sums, counts),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        confidence_level=LEVEL,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        batch=1000,
+        rng=SEED,
+    ).confidence_interval
     return mean, float(found.low), float(found.high)
 
 
@@ -145,13 +150,18 @@ def write(rows: Sequence[CaseScore], result: Summary, path: Path, more: dict[str
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
     content = {
-        "convention": result.convention, "empty_masks": CONVENTIONS[result.convention], "connectivity": 18,
+        "convention": result.convention,
+        "empty_masks": CONVENTIONS[result.convention],
+        "connectivity": 18,
         "interval": {
-            "level": LEVEL, "method": "percentile bootstrap over patients of the mean over cases",
-            "resamples": RESAMPLES, "seed": SEED,
+            "level": LEVEL,
+            "method": "percentile bootstrap over patients of the mean over cases",
+            "resamples": RESAMPLES,
+            "seed": SEED,
         },
-        **more, "groups": [dataclasses.asdict(group) for group in result.groups],
-    }  # fmt: skip
+        **more,
+        "groups": [dataclasses.asdict(group) for group in result.groups],
+    }
     with Staging() as staging:
         write_bytes(text.getvalue().encode(), path, staging)
         write_json(_without_nan(content), path.with_suffix(".json"), staging)
@@ -166,9 +176,13 @@ def _group(by: str, value: str, rows: Sequence[CaseScore]) -> Group:
         return Estimate(mean=mean, low=low, high=high, cases=len(values) - left_out, left_out=left_out)
 
     return Group(
-        by=by, value=value, cases=len(rows), **{metric: estimate(metric) for metric in METRICS},
-        lesions_true=sum(row.lesions_true for row in rows), lesions_found=sum(row.lesions_found for row in rows),
-    )  # fmt: skip
+        by=by,
+        value=value,
+        cases=len(rows),
+        **{metric: estimate(metric) for metric in METRICS},
+        lesions_true=sum(row.lesions_true for row in rows),
+        lesions_found=sum(row.lesions_found for row in rows),
+    )
 
 
 def cell(found: Estimate, digits: int) -> str:

@@ -36,8 +36,11 @@ class SliceLoss(nn.Module):
     def parts(logits: Tensor, truth: Tensor) -> list[Tensor]:
         """Dice loss, Lovasz hinge, cross-entropy."""
         margin, truth = difference_of(logits), truth.float()
-        return [dice_loss(margin, truth), lovasz_hinge(margin, truth),
-                functional.binary_cross_entropy_with_logits(margin, truth)]  # fmt: skip
+        return [
+            dice_loss(margin, truth),
+            lovasz_hinge(margin, truth),
+            functional.binary_cross_entropy_with_logits(margin, truth),
+        ]
 
 
 def dice_loss(margin: Tensor, truth: Tensor) -> Tensor:

@@ -57,27 +57,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.change:
             settings = changed(settings, read_yaml(options.change), str(options.change))
         result = train_run(
-            options.run, settings, options.cache, read_fold(options.split, options.fold),
-            start=options.start, ct_encoder=options.ct_encoder, encoder=options.encoder, wanted=options.device,
-        )  # fmt: skip
+            options.run,
+            settings,
+            options.cache,
+            read_fold(options.split, options.fold),
+            start=options.start,
+            ct_encoder=options.ct_encoder,
+            encoder=options.encoder,
+            wanted=options.device,
+        )
     except ENDS as error:
         return told(error)
     if result:
         said = validated_text(result.get("validation", {}))
         print(f"'{options.run / result['result']}' is what the run ended with{said}")
         if result.get("left_out"):
-            print(f"warning: {result['left_out']} steps were left out, whose loss or gradients were not finite; "
-                  f"{checkpoint.LOG} counts them by epoch", file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: {result['left_out']} steps were left out, whose loss or gradients were not finite; "
+                f"{checkpoint.LOG} counts them by epoch",
+                file=sys.stderr,
+            )
     return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training train", description=__doc__.splitlines()[0],
+        prog="python -m training train",
+        description=__doc__.splitlines()[0],
         epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
         "backward, and the validation cases once every validate_every epochs; training/README.md has a table of hours "
         "and hardware. On disk 12 bytes a parameter, 20 while weights are averaged, and 4 for the result.",
-    )  # fmt: skip
+    )
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
     parser.add_argument("--change", type=Path, help="YAML of settings that differ from --settings (default none)")
     parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
@@ -92,9 +102,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train_run(
-    folder: Path, settings: Training, cache: Path, fold: Fold, *,
-    start: Path | None = None, ct_encoder: Path | None = None, encoder: Path | None = None, wanted: str = "auto",
-) -> dict[str, Any]:  # fmt: skip
+    folder: Path,
+    settings: Training,
+    cache: Path,
+    fold: Fold,
+    *,
+    start: Path | None = None,
+    ct_encoder: Path | None = None,
+    encoder: Path | None = None,
+    wanted: str = "auto",
+) -> dict[str, Any]:
     """One run to its end; what run.json says of it. A finished run is not done again.
 
     encoder: a file of timm's weights for the encoder of a network for slices. start: a finished run whose result this
@@ -120,20 +137,29 @@ def train_run(
         torch.backends.cudnn.benchmark = True  # the fastest convolution is looked for once, for each size of crops
     network = starting_network(settings, start, ct_encoder, encoder)
     config = {
-        "settings": settings_to(settings), "train": list(fold.train), "validate": list(fold.validate),
+        "settings": settings_to(settings),
+        "train": list(fold.train),
+        "validate": list(fold.validate),
         "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
-        "seen": seen_with(data.studies, before), "start": origin, "processes": processes(),
-    }  # fmt: skip
+        "seen": seen_with(data.studies, before),
+        "start": origin,
+        "processes": processes(),
+    }
     with opened(folder, config, device) as state:
         if done := checkpoint.finished(folder):
             return done
         watcher = Watcher(folder, settings, cache, fold, network, device)
         run = Run(
-            folder=folder, settings=settings, network=network, data=data,
-            loss=loss_function(settings.loss), device=device,
+            folder=folder,
+            settings=settings,
+            network=network,
+            data=data,
+            loss=loss_function(settings.loss),
+            device=device,
             average=WeightAverage() if settings.averaging else None,
-            first_epoch=settings.averaging.start if settings.averaging and start else 0, at_epoch=watcher,
-        )  # fmt: skip
+            first_epoch=settings.averaging.start if settings.averaging and start else 0,
+            at_epoch=watcher,
+        )
         watcher.average = run.average
         train(run, state)
         if rank() == 0:
@@ -161,8 +187,11 @@ def check_validated(settings: Training, cache: Path, cases: list[str]) -> None:
             f"another: {remedy}"
         )
     if cases and rank() == 0:
-        print(f"warning: none of the {len(cases)} cases that are validated has a lesion: there will be no validation "
-              f"Dice; {remedy}", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: none of the {len(cases)} cases that are validated has a lesion: there will be no validation "
+            f"Dice; {remedy}",
+            file=sys.stderr,
+        )
 
 
 def validated_text(validation: Mapping[str, Any]) -> str:
@@ -304,9 +333,10 @@ class Watcher:
         if shown is not None:
             draw_slices(*shown, self.folder / "slices.png")
         self.last = {
-            "dice": validation_dice(scores), "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
+            "dice": validation_dice(scores),
+            "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
             "fnv_ml": float(np.mean([s.fnv_ml for s in scores.values()])),
-        }  # fmt: skip
+        }
         self.keep_best(epoch, network)
         if (self.folder / checkpoint.LOG).exists():
             draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
@@ -353,11 +383,18 @@ def finish(run: Run, watcher: Watcher, origin: dict[str, str] | None) -> dict[st
     else:
         checkpoint.write_weights(run.folder / name, watcher.judged().state_dict())
     result = {
-        "result": name, "sha256": sha256_of(run.folder / name), "epoch": stop, "kept_epoch": best, "start": origin,
-        "terms": run.average.terms if run.average else 0, "validation": validation,
-        "seconds": {key: round(value, 1) for key, value in run.seconds.items()}, "device": run.device.name,
-        "precision": str(run.device.precision).removeprefix("torch."), "left_out": run.left_out.run,
-    }  # fmt: skip
+        "result": name,
+        "sha256": sha256_of(run.folder / name),
+        "epoch": stop,
+        "kept_epoch": best,
+        "start": origin,
+        "terms": run.average.terms if run.average else 0,
+        "validation": validation,
+        "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
+        "device": run.device.name,
+        "precision": str(run.device.precision).removeprefix("torch."),
+        "left_out": run.left_out.run,
+    }
     draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)
     return result

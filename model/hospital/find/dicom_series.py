@@ -73,8 +73,19 @@ def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
 
 def pick_pet(pets: list[SeriesInfo]) -> SeriesInfo:
     """The PET series by the rule above."""
-    return min(join(pets), key=lambda s: (bool(s.flaw), s.rank == PICTURE, not s.corrected, s.rank,
-                                          -round(s.length_mm), -len(s.files), s.number, s.uid))  # fmt: skip
+    return min(
+        join(pets),
+        key=lambda s: (
+            bool(s.flaw),
+            s.rank == PICTURE,
+            not s.corrected,
+            s.rank,
+            -round(s.length_mm),
+            -len(s.files),
+            s.number,
+            s.uid,
+        ),
+    )
 
 
 def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
@@ -83,8 +94,18 @@ def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
     def level(series: SeriesInfo) -> int:
         return series.rank if _cover(series, pet) >= COVER_LEAST else max(series.rank, DERIVED)
 
-    return min(join(cts), key=lambda s: (bool(s.flaw), s.rank == PICTURE, s.frame != pet.frame, level(s),
-                                         -round(COVER_STEPS * _cover(s, pet)), s.number, s.uid))  # fmt: skip
+    return min(
+        join(cts),
+        key=lambda s: (
+            bool(s.flaw),
+            s.rank == PICTURE,
+            s.frame != pet.frame,
+            level(s),
+            -round(COVER_STEPS * _cover(s, pet)),
+            s.number,
+            s.uid,
+        ),
+    )
 
 
 def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: list[SeriesInfo]) -> tuple[str, ...]:
@@ -101,8 +122,15 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
     usable = [s for s in join(pets) if s.corrected or not pet.corrected]
     span = pet.span_mm(pet.body_axis)
     for what, taken, others, within in (("PET", pet, usable, None), ("CT", ct, join(cts), span)):
-        more = [s for s in others if s.files != taken.files and s.flaw in ("", ONE_SLICE) and s.rank <= DERIVED
-                and len(s.positions) and left_out_mm(taken, [s], within)]  # fmt: skip
+        more = [
+            s
+            for s in others
+            if s.files != taken.files
+            and s.flaw in ("", ONE_SLICE)
+            and s.rank <= DERIVED
+            and len(s.positions)
+            and left_out_mm(taken, [s], within)
+        ]
         least = 0.0 if within is None else (within[1] - within[0]) / COVER_STEPS
         if more and not taken.flaw and left_out_mm(taken, more, within) > least:
             why = ", ".join(f"{shown(s)}: {why_apart([taken, s]) or 'another has its place'}" for s in more)
@@ -137,14 +165,27 @@ def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: li
     pet = pick_pet(pets)
     ct = pick_ct(cts, pet)
     picks = _said("PET", pet, pets, named, _note)
-    picks += _said("CT", ct, cts, named, lambda s: s.flaw or ", ".join(filter(None, (
-        s.kind, f"covers {100 * _cover(s, pet):.0f} % of the PET"))))  # fmt: skip
+    picks += _said(
+        "CT",
+        ct,
+        cts,
+        named,
+        lambda s: s.flaw or ", ".join(filter(None, (s.kind, f"covers {100 * _cover(s, pet):.0f} % of the PET"))),
+    )
     files = (*pet.files, *ct.files)
     return Entry(
-        warnings=warnings_of(pet, ct, pets, cts), taken=taken_of(pet, ct, named),
-        identity=identity, source=common_folder(files), kind="dicom", pet=pet.files, ct=ct.files,
-        picks=tuple(picks), person=pet.person, study_uid=pet.study, also=also,
-    )  # fmt: skip
+        warnings=warnings_of(pet, ct, pets, cts),
+        taken=taken_of(pet, ct, named),
+        identity=identity,
+        source=common_folder(files),
+        kind="dicom",
+        pet=pet.files,
+        ct=ct.files,
+        picks=tuple(picks),
+        person=pet.person,
+        study_uid=pet.study,
+        also=also,
+    )
 
 
 def _note(series: SeriesInfo) -> str:
@@ -170,9 +211,11 @@ def _lone(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> U
     folder = common_folder(files)
     what = "a CT but no PET" if stage == NO_PET else "a PET but no CT"
     return Unusable(
-        identity=identity, source=folder, stage=stage,
+        identity=identity,
+        source=folder,
+        stage=stage,
         message=f"the study in '{folder}' has {what}; put the missing series below '{root}', or leave this one out",
-    )  # fmt: skip
+    )
 
 
 def common_folder(files: Iterable[Path]) -> Path:

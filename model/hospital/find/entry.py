@@ -37,8 +37,12 @@ class Entry:
     @property
     def given(self) -> dict[str, Any]:
         """What is given in place of the header's, by its column of overrides.csv."""
-        named = (("weight_kg", self.weight_kg), ("height_m", self.height_m), ("dose_MBq", self.dose_mbq),
-                 ("injection_time", self.injection_time))  # fmt: skip
+        named = (
+            ("weight_kg", self.weight_kg),
+            ("height_m", self.height_m),
+            ("dose_MBq", self.dose_mbq),
+            ("injection_time", self.injection_time),
+        )
         return {name: value for name, value in named if value is not None}
 
     @property

@@ -16,15 +16,34 @@ from model.study.reading import SUFFIXES, stem
 
 PET, CT, TRUTH = "PET", "CT", "truth"
 WORDS = {  # word -> role and rank; the lower is taken first
-    "suv": (PET, 0), "pet": (PET, 1), "pt": (PET, 1), "0001": (PET, 1),
-    "ctres": (CT, 0), "ct": (CT, 1), "0000": (CT, 1),
-    "seg": (TRUTH, 0), "truth": (TRUTH, 0), "mask": (TRUTH, 0), "label": (TRUTH, 0), "gt": (TRUTH, 0),
+    "suv": (PET, 0),
+    "pet": (PET, 1),
+    "pt": (PET, 1),
+    "0001": (PET, 1),
+    "ctres": (CT, 0),
+    "ct": (CT, 1),
+    "0000": (CT, 1),
+    "seg": (TRUTH, 0),
+    "truth": (TRUTH, 0),
+    "mask": (TRUTH, 0),
+    "label": (TRUTH, 0),
+    "gt": (TRUTH, 0),
     "segmentation": (TRUTH, 0),
-}  # fmt: skip
+}
 FOLDERS = {
-    "pet": PET, "pt": PET, "suv": PET, "ct": CT, "truth": TRUTH, "labels": TRUTH, "labelstr": TRUTH, "masks": TRUTH,
-    "seg": TRUTH, "images": "", "imagestr": "", "imagests": "",
-}  # folders that are of a role, or of none; they are not part of a study's name  # fmt: skip
+    "pet": PET,
+    "pt": PET,
+    "suv": PET,
+    "ct": CT,
+    "truth": TRUTH,
+    "labels": TRUTH,
+    "labelstr": TRUTH,
+    "masks": TRUTH,
+    "seg": TRUTH,
+    "images": "",
+    "imagestr": "",
+    "imagests": "",
+}  # folders that are of a role, or of none; they are not part of a study's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +101,12 @@ def _image(path: Path, root: Path) -> Image | None:
     if not role:
         return None
     return Image(
-        path=path, role=role, rank=rank, folder=Path(*(f for f in folders if f.lower() not in FOLDERS)),
+        path=path,
+        role=role,
+        rank=rank,
+        folder=Path(*(f for f in folders if f.lower() not in FOLDERS)),
         key="_".join(word for word in words if word not in WORDS),
-    )  # fmt: skip
+    )
 
 
 def _joined(groups: dict[tuple[Path, str], list[Image]]) -> dict[tuple[Path, str], list[Image]]:
@@ -124,6 +146,11 @@ def _entry(identity: str, members: list[Image], root: Path) -> Entry | Unusable:
         message = f"'{there}' has no {missing} beside it; add it, with {missing.lower()} in its name, or leave it out"
         return Unusable(identity=identity, source=there, message=message, stage=NO_PET if missing == PET else FIND)
     return Entry(
-        identity=identity, source=source, kind="images", pet=(taken[PET],), ct=(taken[CT],),
-        picks=tuple(picks), truth=taken.get(TRUTH),
-    )  # fmt: skip
+        identity=identity,
+        source=source,
+        kind="images",
+        pet=(taken[PET],),
+        ct=(taken[CT],),
+        picks=tuple(picks),
+        truth=taken.get(TRUTH),
+    )

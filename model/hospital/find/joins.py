@@ -136,8 +136,10 @@ def _why_another_dose(parts: Sequence[SeriesInfo]) -> str:
         return ""
     try:
         headers = [read_header(part.files[0]) for part in parts]
-        doses = {tuple(text(item, keyword) for item in radiopharmaceuticals(header) for keyword in ITEM_CONSTANT)
-                 for header in headers}  # fmt: skip
+        doses = {
+            tuple(text(item, keyword) for item in radiopharmaceuticals(header) for keyword in ITEM_CONSTANT)
+            for header in headers
+        }
     except CaseError:
         return "one of them cannot be read"
     return "they state another dose, or another time of injection" if len(doses) > 1 else ""
@@ -148,7 +150,10 @@ def _whole(parts: Sequence[SeriesInfo]) -> SeriesInfo:
     first = min(single, key=lambda s: (s.number, s.uid))
     times = [part.times for part in single if part.times]
     return replace(
-        first, files=tuple(file for part in single for file in part.files), flaw="", parts=tuple(single),
+        first,
+        files=tuple(file for part in single for file in part.files),
+        flaw="",
+        parts=tuple(single),
         positions=np.concatenate([part.positions for part in single]),
         times=(min(t[0] for t in times), max(t[1] for t in times)) if times else None,
-    )  # fmt: skip
+    )

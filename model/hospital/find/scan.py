@@ -22,12 +22,37 @@ from model.errors import CaseError
 from model.hospital.find.entry import Entry
 
 FIELDS = [
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
-    "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
-    "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "CorrectedImage", "SeriesType",
-    "SamplesPerPixel", "Rows", "Columns", "PixelSpacing", "AcquisitionDate", "AcquisitionTime", "SeriesDate",
-    "SeriesTime", "Units", "DecayCorrection", "PatientWeight", "RescaleType", "ConvolutionKernel",
-]  # fmt: skip
+    "SpecificCharacterSet",
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "PatientName",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "NumberOfFrames",
+    "CorrectedImage",
+    "SeriesType",
+    "SamplesPerPixel",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "SeriesDate",
+    "SeriesTime",
+    "Units",
+    "DecayCorrection",
+    "PatientWeight",
+    "RescaleType",
+    "ConvolutionKernel",
+]
 ALIKE = ("Units", "DecayCorrection", "CorrectedImage", "PatientWeight", "RescaleType", "ConvolutionKernel")
 
 
@@ -191,17 +216,25 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     shown += [KINDS[level]] if level > DERIVED or "DERIVED" in first["ImageType"].upper() else []
     shown += [plane(axes)] if not is_axial(axes) else []
     return SeriesInfo(
-        uid=uid, study=first["StudyInstanceUID"], frame=first["FrameOfReferenceUID"],
-        modality=first["Modality"], number=int(number) if re.fullmatch("-?[0-9]{1,12}", number) else 0,
+        uid=uid,
+        study=first["StudyInstanceUID"],
+        frame=first["FrameOfReferenceUID"],
+        modality=first["Modality"],
+        number=int(number) if re.fullmatch("-?[0-9]{1,12}", number) else 0,
         description=first["SeriesDescription"],
         person=(first["PatientName"], first["PatientID"]),
-        files=tuple(header.path for header in headers), flaw=_flaw(headers, positions @ normal),
-        rank=level, kind=", ".join(shown),
+        files=tuple(header.path for header in headers),
+        flaw=_flaw(headers, positions @ normal),
+        rank=level,
+        kind=", ".join(shown),
         corrected="ATTN" in first["CorrectedImage"].split("\\") and not says_not_corrected(first["SeriesDescription"]),
-        positions=positions, normal=normal, corners=_corners(first, axes),
+        positions=positions,
+        normal=normal,
+        corners=_corners(first, axes),
         grid=tuple(first[field] for field in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")),
-        alike=tuple(first[field] for field in ALIKE), times=_times(headers),
-    )  # fmt: skip
+        alike=tuple(first[field] for field in ALIKE),
+        times=_times(headers),
+    )
 
 
 def _corners(header: Glance, axes: NDArray[np.float64] | None) -> NDArray[np.float64]:

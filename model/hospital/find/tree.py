@@ -37,7 +37,7 @@ NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
 
 def find_studies(
     root: Path, output: Path, named: bool = False, told: Callable[[int], None] = lambda files: None
-) -> Found:  # fmt: skip
+) -> Found:
     """All studies below `root`, or in the CSV `root`; what lies in `output` is passed over.
 
     named: notes may hold what DICOM calls a series. told: hears how many files were looked at. Raises ConfigError if
@@ -196,8 +196,10 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
     person: tuple[str, ...] = ()
     study_uid = ""
     if kind == "dicom":
-        pets, cts = ([s for s in _series(paths[name]) if s.modality == modality]
-                     for name, modality in (("pet", "PT"), ("ct", "CT")))  # fmt: skip
+        pets, cts = (
+            [s for s in _series(paths[name]) if s.modality == modality]
+            for name, modality in (("pet", "PT"), ("ct", "CT"))
+        )
         if not pets or not cts:
             empty = "pet" if not pets else "ct"
             raise CaseError(f"folder '{paths[empty]}' holds no DICOM series of a {empty.upper()}; correct the path")
@@ -208,10 +210,18 @@ def _listed(cells: dict[str, str], table: Path) -> Entry:
         study_uid = taken.study
     source = common_folder((*pet, *ct)) if kind == "dicom" else _without_ending(paths["ct"])
     return Entry(
-        warnings=warnings, taken=series,
-        identity=f"csv:{cells['pet']} | {cells['ct']}", source=source, kind=kind, pet=pet, ct=ct,
-        truth=paths.get("truth"), weight_kg=weight_kg, person=person, study_uid=study_uid,
-    )  # fmt: skip
+        warnings=warnings,
+        taken=series,
+        identity=f"csv:{cells['pet']} | {cells['ct']}",
+        source=source,
+        kind=kind,
+        pet=pet,
+        ct=ct,
+        truth=paths.get("truth"),
+        weight_kg=weight_kg,
+        person=person,
+        study_uid=study_uid,
+    )
 
 
 def _series(folder: Path) -> list[SeriesInfo]:

@@ -23,12 +23,19 @@ from model.hospital.pages.tables import Failure, apart
 HTML = "report.html"
 BINS_ML = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # lower edges of the histogram, about even on a log scale
 COLUMNS = (  # name of the value, head, digits
-    ("lesions", "Lesions", 0), ("mtv_ml", "MTV (ml)", 1), ("tlg_suv_ml", "TLG (SUV ml)", 0), ("suv_max", "SUVmax", 1),
-    ("suv_peak", "SUVpeak", 1), ("dmax_mm", "Dmax (mm)", 0),
-)  # fmt: skip
+    ("lesions", "Lesions", 0),
+    ("mtv_ml", "MTV (ml)", 1),
+    ("tlg_suv_ml", "TLG (SUV ml)", 0),
+    ("suv_max", "SUVmax", 1),
+    ("suv_peak", "SUVpeak", 1),
+    ("dmax_mm", "Dmax (mm)", 0),
+)
 TRUTH_COLUMNS = (
-    ("dice", "Dice", 3), ("fpv_ml", "FPV (ml)", 1), ("fnv_ml", "FNV (ml)", 1), ("mtv_true_ml", "MTV, truth (ml)", 1),
-)  # fmt: skip
+    ("dice", "Dice", 3),
+    ("fpv_ml", "FPV (ml)", 1),
+    ("fnv_ml", "FNV (ml)", 1),
+    ("mtv_true_ml", "MTV, truth (ml)", 1),
+)
 MEANING = (
     "MTV: metabolic tumour volume, all lesions. TLG: total lesion glycolysis, SUVmean x volume. SUVpeak: highest mean "
     "in 1 ml. Dmax: largest distance between two lesions' centres. Pictures: coronal (patient's right at the left) and "

@@ -60,8 +60,10 @@ def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """One row a study that was scored; columns of the comparison with a truth where any study has one."""
     truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()
     names = [*COLUMNS, *truth, "warnings", "folder", "notice"]
-    more = ({"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
-            for row in rows)  # fmt: skip
+    more = (
+        {"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
+        for row in rows
+    )
     return csv_text(names, [dict(row) | extra for row, extra in zip(rows, more, strict=True)])
 
 
@@ -103,8 +105,7 @@ def failures_kept(output: Path, plan: Plan, root: Path) -> list[Failure]:
 
 
 def keys_of(output: Path, kept: Iterable[str] = ()) -> list[dict[str, str]]:
-    """The rows of an earlier keys.csv whose study has results there or is one of `kept`; none where it cannot be read.
-    """
+    """Rows of an earlier keys.csv whose study has results there or is one of `kept`; none if it cannot be read."""
     wanted = set(kept)
     try:
         content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
@@ -121,10 +122,14 @@ def keys_of(output: Path, kept: Iterable[str] = ()) -> list[dict[str, str]]:
 def _key(job: Job) -> dict[str, Any]:
     person = [*job.entry.person, "", ""]
     return {
-        "study": job.name, "source": str(job.entry.source), "patient": person[0], "patient_id": person[1],
-        "pet": str(job.entry.pet[0]), "ct": str(job.entry.ct[0]),
+        "study": job.name,
+        "source": str(job.entry.source),
+        "patient": person[0],
+        "patient_id": person[1],
+        "pet": str(job.entry.pet[0]),
+        "ct": str(job.entry.ct[0]),
         "found_in": str(job.root),
-    }  # fmt: skip
+    }
 
 
 def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:

@@ -55,18 +55,23 @@ def write_results(
 
 def totals_of(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int, about: About
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The batch in a few numbers; `truth`: means over the studies that have one, None where there is no number."""
     failed, passed = apart(failures)
     content: dict[str, Any] = {
-        "notice": RESEARCH, "version": __version__, "weights": about.weights, "weights_sha256": about.weights_sha256,
-        "studies_scored": len(rows), "studies_not_scored": len(failed), "studies_still_to_do": waiting,
+        "notice": RESEARCH,
+        "version": __version__,
+        "weights": about.weights,
+        "weights_sha256": about.weights_sha256,
+        "studies_scored": len(rows),
+        "studies_not_scored": len(failed),
+        "studies_still_to_do": waiting,
         "ct_without_pet": len(passed),
         "studies_with_lesions": sum(bool(row["lesions"]) for row in rows),
         "studies_with_warnings": sum(bool(row["warnings"]) for row in rows),
         "lesions": sum(row["lesions"] for row in rows),
         "mtv_ml_median": statistics.median(row["mtv_ml"] for row in rows) if rows else None,
-    }  # fmt: skip
+    }
     compared = [row for row in rows if "convention" in row]
     if compared:
         convention = compared[0]["convention"]
@@ -74,6 +79,7 @@ def totals_of(
         for name in ("dice", "fpv_ml", "fnv_ml"):
             values = [row[name] for row in compared if row[name] is not None]
             content["truth"] |= {
-                f"{name}_mean": round(statistics.fmean(values), 4) if values else None, f"{name}_studies": len(values)
+                f"{name}_mean": round(statistics.fmean(values), 4) if values else None,
+                f"{name}_studies": len(values),
             }
     return content

@@ -16,11 +16,20 @@ from model.bundle.settings import (
 from model.errors import ConfigError
 
 GOOD = {
-    "format_version": 1, "name": "x", "kind": "volumes", "network": {"fusion": "middle", "widths": [4, 4]},
-    "channels": ["CT", "PET"], "intensity": {}, "crop": {}, "window": {"size": [32, 32, 32]}, "method": "eoa",
-    "members": [{"file": "a.safetensors", "sha256": "0" * 64}], "intended_use": "tests", "licence": "MIT",
+    "format_version": 1,
+    "name": "x",
+    "kind": "volumes",
+    "network": {"fusion": "middle", "widths": [4, 4]},
+    "channels": ["CT", "PET"],
+    "intensity": {},
+    "crop": {},
+    "window": {"size": [32, 32, 32]},
+    "method": "eoa",
+    "members": [{"file": "a.safetensors", "sha256": "0" * 64}],
+    "intended_use": "tests",
+    "licence": "MIT",
     "provenance": {"data": "", "commit": "", "date": "", "scores": {}, "attribution": ""},
-}  # fmt: skip
+}
 
 
 def changed(path: str, value: object) -> dict:

@@ -59,9 +59,10 @@ class Running:
 def running(stderr: Path, *arguments: object, **environment: str) -> Iterator[Running]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
     command = [sys.executable, str(ROOT / "process.py"), "--port", "0", *map(str, arguments)]
-    with stderr.open("w") as file, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=file, text=True, env=clean | environment
-    ) as process:
+    with (
+        stderr.open("w") as file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=clean | environment) as process,
+    ):
         try:
             assert process.stdout is not None
             ready = process.stdout.readline()
@@ -178,9 +179,13 @@ def test_an_unknown_path_is_404(service) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/invoke", "POST"), ("PUT", "/invoke", "POST"), ("POST", "/health", "GET, HEAD"),
-     ("DELETE", "/health", "GET, HEAD")],
-)  # fmt: skip
+    [
+        ("GET", "/invoke", "POST"),
+        ("PUT", "/invoke", "POST"),
+        ("POST", "/health", "GET, HEAD"),
+        ("DELETE", "/health", "GET, HEAD"),
+    ],
+)
 def test_a_wrong_method_is_405(method: str, path: str, allowed: str, service) -> None:
     answer = ask(port_of(service), method, path)
     assert answer.status == 405 and answer.headers["Allow"] == allowed
@@ -226,11 +231,14 @@ def test_a_body_of_200_mib_breaks_no_pipe_and_takes_no_memory(
 @pytest.mark.parametrize(
     "sent",
     [
-        b"Content-Length: many\r\n\r\n", b"Content-Length: -5\r\n\r\n", b"Content-Length: 9\r\n\r\nshort",
-        b"Transfer-Encoding: chunked\r\n\r\nno number\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"Content-Length: many\r\n\r\n",
+        b"Content-Length: -5\r\n\r\n",
+        b"Content-Length: 9\r\n\r\nshort",
+        b"Transfer-Encoding: chunked\r\n\r\nno number\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
         b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\nA: trailer\r\n\r\n",
     ],
-)  # fmt: skip
+)
 def test_a_body_that_is_cut_off_or_malformed_does_not_keep_the_job_from_being_done(sent: bytes, service) -> None:
     Thread(target=lambda: service.answer(service.next(), 201, "done"), daemon=True).start()
     with socket.create_connection(("127.0.0.1", port_of(service)), timeout=60) as connection:

@@ -43,9 +43,13 @@ def test_values_are_rescaled_by_the_slices_own_slope(tmp_path) -> None:
     np.testing.assert_array_equal(read_values(one_slice(tmp_path)), SLICE_2)
 
 
-@pytest.mark.parametrize("compressor, syntax", [
-    ("JPEG", "1.2.840.10008.1.2.4.70"), ("JPEG2000", "1.2.840.10008.1.2.4.90"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "compressor, syntax",
+    [
+        ("JPEG", "1.2.840.10008.1.2.4.70"),
+        ("JPEG2000", "1.2.840.10008.1.2.4.90"),
+    ],
+)
 def test_compressed_files_give_the_same_values(compressor: str, syntax: str, tmp_path) -> None:
     path = one_slice(tmp_path)
     compress(path, compressor, syntax)
@@ -120,10 +124,15 @@ def test_damage_anywhere_in_a_file_is_either_refused_or_harmless(tmp_path) -> No
             assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("where, what", [
-    (b"\x18\x00\x72\x10TM", b"\x18\x00\x72\x10T\xcc"), (b"\x18\x00\x74\x10DS", b"\x18\x00\x74\x10\x44\x98"),
-    (b"\x54\x00\x16\x00SQ", b"\x54\x00\x16\x00LO"), (b"1.2.840.10008.1.2.1", b"1.2.840.10008.1\\2.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where, what",
+    [
+        (b"\x18\x00\x72\x10TM", b"\x18\x00\x72\x10T\xcc"),
+        (b"\x18\x00\x74\x10DS", b"\x18\x00\x74\x10\x44\x98"),
+        (b"\x54\x00\x16\x00SQ", b"\x54\x00\x16\x00LO"),
+        (b"1.2.840.10008.1.2.1", b"1.2.840.10008.1\\2.1"),
+    ],
+)
 def test_damage_inside_a_sequence_or_a_transfer_syntax_names_the_file(where: bytes, what: bytes, tmp_path) -> None:
     paths = write_pet(tmp_path)
     content = paths[2].read_bytes()
@@ -150,8 +159,10 @@ def test_the_series_of_a_folder_are_told_apart_by_content(tmp_path) -> None:
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     found = find_series(tmp_path)
     assert [(s.modality, s.description, len(s.files)) for s in found] == [
-        ("CT", "CT", 6), ("PT", "PET NAC", 6), ("PT", "PET AC", 6),
-    ]  # fmt: skip
+        ("CT", "CT", 6),
+        ("PT", "PET NAC", 6),
+        ("PT", "PET AC", 6),
+    ]
 
 
 def test_a_named_file_that_is_not_dicom_is_refused(tmp_path) -> None:

@@ -58,14 +58,25 @@ def both(folder: Path, values: dict[str, bytes]) -> tuple[bytes, bytes, list[str
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
-        ("PatientSex", b"U"), ("PatientSex", b"Male"), ("PatientSex", b"m"), ("PatientBirthDate", b"1981/03/02"),
-        ("PatientBirthDate", b"00000000"), ("PatientBirthDate", b"19810229"), ("StudyDate", b"2023.06.14"),
-        ("StudyTime", b"091000.1234567"), ("StudyTime", b"1:22 PM"), ("StudyTime", b"246000"),
-        ("StudyID", b"12345678901234567"), ("AccessionNumber", b"A\\B"), ("PatientID", b"4" * 65),
-        ("PatientName", b"A" * 65), ("PatientName", b"A^B^C^D^E^F"), ("PatientName", b"A\nB"),
+        ("PatientSex", b"U"),
+        ("PatientSex", b"Male"),
+        ("PatientSex", b"m"),
+        ("PatientBirthDate", b"1981/03/02"),
+        ("PatientBirthDate", b"00000000"),
+        ("PatientBirthDate", b"19810229"),
+        ("StudyDate", b"2023.06.14"),
+        ("StudyTime", b"091000.1234567"),
+        ("StudyTime", b"1:22 PM"),
+        ("StudyTime", b"246000"),
+        ("StudyID", b"12345678901234567"),
+        ("AccessionNumber", b"A\\B"),
+        ("PatientID", b"4" * 65),
+        ("PatientName", b"A" * 65),
+        ("PatientName", b"A^B^C^D^E^F"),
+        ("PatientName", b"A\nB"),
         ("ReferringPhysicianName", b"A=B=C=D"),
     ],
-)  # fmt: skip
+)
 def test_what_dicom_forbids_is_empty_and_told_without_its_value(keyword: str, value: bytes, tmp_path) -> None:
     seg, rtstruct, warnings = both(tmp_path, {keyword: value})
     assert raw(seg, keyword) == raw(rtstruct, keyword) == b""
@@ -77,11 +88,19 @@ def test_what_dicom_forbids_is_empty_and_told_without_its_value(keyword: str, va
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
-        ("PatientSex", b"F"), ("PatientBirthDate", b"19800229"), ("StudyTime", b"091000.123456"), ("StudyTime", b"09"),
-        ("StudyID", b"1234567890123456"), ("PatientID", b"4" * 64), ("PatientName", b"A" * 64), ("PatientAge", b"007M"),
-        ("PatientSize", b"1.75"), ("PatientName", b"A^B^C^D^E=F^G=H"), ("StudyDescription", b"PET: 100 % <&>"),
+        ("PatientSex", b"F"),
+        ("PatientBirthDate", b"19800229"),
+        ("StudyTime", b"091000.123456"),
+        ("StudyTime", b"09"),
+        ("StudyID", b"1234567890123456"),
+        ("PatientID", b"4" * 64),
+        ("PatientName", b"A" * 64),
+        ("PatientAge", b"007M"),
+        ("PatientSize", b"1.75"),
+        ("PatientName", b"A^B^C^D^E=F^G=H"),
+        ("StudyDescription", b"PET: 100 % <&>"),
     ],
-)  # fmt: skip
+)
 def test_what_dicom_allows_is_copied_byte_by_byte(keyword: str, value: bytes, tmp_path) -> None:
     seg, rtstruct, warnings = both(tmp_path, {keyword: value})
     assert raw(seg, keyword) == raw(rtstruct, keyword) == value and warnings == []
@@ -93,11 +112,14 @@ def test_what_dicom_allows_is_copied_byte_by_byte(keyword: str, value: bytes, tm
         (b"\\ISO 2022 IR 87", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"),  # DICOM PS3.5, H.3.1
         (b"ISO_IR 13\\ISO 2022 IR 87", b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J"),  # H.3.2
         (b"\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"),  # I.2
-        (b"ISO_IR 100", b"Buc^J\xe9r\xf4me"), (b"ISO_IR 192", "Wang^XiaoDong=王^小東".encode()),
-        (b"GB18030", b"Wang^XiaoDong=\xcd\xf5^\xd0\xa1\xb6\xab"), (b"GBK", b"Zhang^=\xd5\x5c^"),  # 5C is no backslash
-        (b"", b"M\xfcller^J"), (b"FOO", b"M\xfcller^J"),
+        (b"ISO_IR 100", b"Buc^J\xe9r\xf4me"),
+        (b"ISO_IR 192", "Wang^XiaoDong=王^小東".encode()),
+        (b"GB18030", b"Wang^XiaoDong=\xcd\xf5^\xd0\xa1\xb6\xab"),
+        (b"GBK", b"Zhang^=\xd5\x5c^"),  # 5C is no backslash
+        (b"", b"M\xfcller^J"),
+        (b"FOO", b"M\xfcller^J"),
     ],
-)  # fmt: skip
+)
 def test_names_of_every_character_set_keep_their_bytes(stated: bytes, name: bytes, tmp_path) -> None:
     values = {"PatientName": name} | ({"SpecificCharacterSet": stated} if stated else {})
     seg, rtstruct, _ = both(tmp_path, values)

@@ -122,13 +122,21 @@ def test_pet_in_bqml_that_was_called_suv_is_refused(tmp_path) -> None:
         read_dicom(study(tmp_path, {"stored": body(), "fields": {"Units": "GML"}}), Limits())
 
 
-@pytest.mark.parametrize("fields, named", [
-    ({"Units": "GML"}, ["looks like Bq/ml, not SUV", "Units (0054,1001) GML"]),
-    ({"Units": "BQML", "PatientWeight": 399}, [
-        "PatientWeight (0010,1030) 399 kg", "RadionuclideTotalDose (0018,1074) 3.5e+08",
-        "RadionuclideHalfLife (0018,1075) 6586.2 s", "3600 s of decay",
-    ]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        ({"Units": "GML"}, ["looks like Bq/ml, not SUV", "Units (0054,1001) GML"]),
+        (
+            {"Units": "BQML", "PatientWeight": 399},
+            [
+                "PatientWeight (0010,1030) 399 kg",
+                "RadionuclideTotalDose (0018,1074) 3.5e+08",
+                "RadionuclideHalfLife (0018,1075) 6586.2 s",
+                "3600 s of decay",
+            ],
+        ),
+    ],
+)
 def test_values_that_cannot_be_suv_are_refused_with_the_fields_they_are_made_from(fields, named, tmp_path) -> None:
     """And no limit is offered to be moved, by which SUV that is 1,000 times too high would pass."""
     with pytest.raises(CaseError) as refused:
@@ -190,9 +198,7 @@ def test_a_real_ge_pet_has_the_suv_of_its_published_crop(real_data, tmp_path) ->
     depth, height, width = expected.shape
     found = volume.array[:depth, 45 : 45 + height, 59 : 59 + width]
     assert np.abs(found - expected).max() <= 0.001
-    np.testing.assert_allclose(
-        volume.image.TransformIndexToPhysicalPoint((59, 45, 0)), crop.GetOrigin(), atol=1e-3
-    )  # fmt: skip
+    np.testing.assert_allclose(volume.image.TransformIndexToPhysicalPoint((59, 45, 0)), crop.GetOrigin(), atol=1e-3)
     assert volume.array.shape == (267, 128, 128) and conversion.warnings == ()
     assert conversion.factor == pytest.approx(71_000 / (388_777_472 * 2 ** (-2711 / 6588)))  # 10:35:00 to 11:20:11
 

@@ -41,7 +41,7 @@ def test_every_voxel_lies_where_the_mask_has_it(turn: str, tmp_path) -> None:
     wanted = {
         (numbers[z, y, x], *(np.round(image.TransformIndexToPhysicalPoint((int(x), int(y), int(z))), 3) + 0.0))
         for z, y, x in np.argwhere(numbers)
-    }  # fmt: skip
+    }
     assert lesion_points(dicom_seg(numbers, headers, "tiny (eoa)", "run")) == wanted
 
 
@@ -95,8 +95,9 @@ def test_highdicoms_reader_gives_every_lesion_back_under_its_number(tmp_path) ->
     headers, _ = pet_headers(tmp_path, TURNS["oblique"])
     numbers = random_lesions()
     seg = hd.seg.segread(io.BytesIO(dicom_seg(numbers, headers, "tiny", "run")))
-    back = seg.get_pixels_by_source_instance([h.SOPInstanceUID for h in headers], combine_segments=True,
-                                             assert_missing_frames_are_empty=True)  # fmt: skip
+    back = seg.get_pixels_by_source_instance(
+        [h.SOPInstanceUID for h in headers], combine_segments=True, assert_missing_frames_are_empty=True
+    )
     np.testing.assert_array_equal(back, numbers)
 
 
@@ -128,15 +129,21 @@ def test_a_series_without_frame_of_reference_or_patient_still_gives_a_file(tmp_p
 def test_slices_that_cannot_be_told_apart_are_not_referred_to(tmp_path) -> None:
     """One SOPInstanceUID for all slices, as careless de-identification leaves it: lesions would go to any of them."""
     headers, grid = pet_headers(tmp_path, TURNS["axial"], fields={"SOPInstanceUID": "1.2.3.4.5"})
-    for make in (lambda: dicom_seg(random_lesions(), headers, "tiny", "run"),
-                 lambda: dicom_rtstruct(random_lesions(), headers, grid, "run")):  # fmt: skip
+    for make in (
+        lambda: dicom_seg(random_lesions(), headers, "tiny", "run"),
+        lambda: dicom_rtstruct(random_lesions(), headers, grid, "run"),
+    ):
         with pytest.raises(CaseError, match=r"share a SOPInstanceUID \(0008,0018\)"):
             make()
 
 
 def test_equipment_that_breaks_the_rules_breaks_nothing(tmp_path) -> None:
-    fields = {"InstitutionName": "I" * 80, "StationName": "S" * 30, "SpecificCharacterSet": "ISO_IR 100",
-              "ManufacturerModelName": "Größe"}  # fmt: skip
+    fields = {
+        "InstitutionName": "I" * 80,
+        "StationName": "S" * 30,
+        "SpecificCharacterSet": "ISO_IR 100",
+        "ManufacturerModelName": "Größe",
+    }
     headers, _ = pet_headers(tmp_path, TURNS["axial"], fields=fields)
     seg = pydicom.dcmread(io.BytesIO(dicom_seg(random_lesions(), headers, "Bündel 山 (eoa)", "run")))
     assert seg.pixel_array.sum() == np.count_nonzero(random_lesions())

@@ -31,10 +31,14 @@ def turned(angles: tuple[float, float, float]) -> list[float]:
 
 
 ORIENTATIONS = {
-    "upright": [1, 0, 0, 0, 1, 0], "rows flipped": [-1, 0, 0, 0, 1, 0], "columns flipped": [1, 0, 0, 0, -1, 0],
-    "prone": [-1, 0, 0, 0, -1, 0], "sagittal": [0, 1, 0, 0, 0, -1], "coronal": [1, 0, 0, 0, 0, -1],
+    "upright": [1, 0, 0, 0, 1, 0],
+    "rows flipped": [-1, 0, 0, 0, 1, 0],
+    "columns flipped": [1, 0, 0, 0, -1, 0],
+    "prone": [-1, 0, 0, 0, -1, 0],
+    "sagittal": [0, 1, 0, 0, 0, -1],
+    "coronal": [1, 0, 0, 0, 0, -1],
     "oblique": turned((10, -20, 35)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("forward", [True, False], ids=["forward", "backward"])
@@ -124,10 +128,15 @@ def test_uneven_spacing_is_refused(tmp_path) -> None:
         ordered(tmp_path)
 
 
-@pytest.mark.parametrize("keyword, value", [
-    ("FrameOfReferenceUID", "1.2.3.77"), ("SeriesInstanceUID", "1.2.3.78"), ("PixelSpacing", [4.0, 4.1]),
-    ("ImageOrientationPatient", [0, 1, 0, -1, 0, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "keyword, value",
+    [
+        ("FrameOfReferenceUID", "1.2.3.77"),
+        ("SeriesInstanceUID", "1.2.3.78"),
+        ("PixelSpacing", [4.0, 4.1]),
+        ("ImageOrientationPatient", [0, 1, 0, -1, 0, 0]),
+    ],
+)
 def test_two_series_mixed_are_refused(keyword: str, value, tmp_path) -> None:
     def edit(header, z: int) -> None:
         if z == 4:
@@ -154,10 +163,14 @@ def test_a_scout_among_the_slices_is_refused(tmp_path) -> None:
         ordered(tmp_path, "CT")
 
 
-@pytest.mark.parametrize("fields", [
-    {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.130"}, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.128.1"},
-    {"NumberOfFrames": 6},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.130"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.128.1"},
+        {"NumberOfFrames": 6},
+    ],
+)
 def test_multi_frame_dicom_is_refused_with_a_way_out(fields: dict, tmp_path) -> None:
     write_pet(tmp_path, fields=fields)
     with pytest.raises(CaseError, match="multi-frame DICOM .* one slice a file first"):

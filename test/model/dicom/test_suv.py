@@ -1,6 +1,5 @@
 """The factor to SUV, rule by rule; expected values are arithmetic on what the writer was told."""
 
-
 import pytest
 from dicom_writer import (
     DOSE_BQ,
@@ -9,7 +8,7 @@ from dicom_writer import (
     ge_time,
     philips_factors,
     siemens_time,
-)  # fmt: skip
+)
 from pydicom.uid import ImplicitVRLittleEndian
 from suv_headers import LATE, code, convert, factor
 
@@ -94,9 +93,7 @@ def test_none_without_a_frame_duration_is_refused(tmp_path) -> None:
 def test_a_frame_duration_in_seconds_is_refused(tmp_path) -> None:
     said = "ActualFrameDuration .0018,1242. '180', which is in ms: probably in s .180000 ms"
     with pytest.raises(CaseError, match=said):
-        convert(
-            tmp_path, fields={"DecayCorrection": "NONE", "CorrectedImage": ["ATTN"], "ActualFrameDuration": 180}
-        )  # fmt: skip
+        convert(tmp_path, fields={"DecayCorrection": "NONE", "CorrectedImage": ["ATTN"], "ActualFrameDuration": 180})
 
 
 def test_absent_decay_correction_is_start_with_a_warning(tmp_path) -> None:
@@ -176,10 +173,18 @@ def test_a_late_series_time_without_acquisition_times_is_refused(tmp_path) -> No
 # Half-life, dose, weight
 
 
-@pytest.mark.parametrize("value, meaning, half_life_s", [
-    ("C-111A1", "", 6586.2), ("77004003", "", 6586.2), ("C-131A3", "", 4062.6), ("?", "18F", 6586.2),
-    ("?", "Gallium-68", 4062.6), ("?", "^18^Fluorine", 6586.2), ("?", "F18", 6586.2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, meaning, half_life_s",
+    [
+        ("C-111A1", "", 6586.2),
+        ("77004003", "", 6586.2),
+        ("C-131A3", "", 4062.6),
+        ("?", "18F", 6586.2),
+        ("?", "Gallium-68", 4062.6),
+        ("?", "^18^Fluorine", 6586.2),
+        ("?", "F18", 6586.2),
+    ],
+)
 def test_an_absent_half_life_is_that_of_the_isotope_with_a_warning(value, meaning, half_life_s, tmp_path) -> None:
     found = convert(tmp_path, item={"RadionuclideHalfLife": None, "RadionuclideCodeSequence": code(value, meaning)})
     assert found.factor == factor(3600, half_life_s=half_life_s) and "states no half-life" in found.warnings[-1]
@@ -250,13 +255,16 @@ def test_a_number_as_people_write_it_is_named_with_what_it_probably_is(stated: s
 # SPECT
 
 
-@pytest.mark.parametrize("change", [
-    {"item": {"RadionuclideCodeSequence": code("C-163A8", "^99m^Technetium")}},
-    {"item": {"RadionuclideCodeSequence": code("?", "Tc-99m")}},
-    {"fields": {"CollimatorType": "PARA"}},
-    {"fields": {"SeriesDescription": "Bone SPECT AC"}},
-    {"fields": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.20"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"item": {"RadionuclideCodeSequence": code("C-163A8", "^99m^Technetium")}},
+        {"item": {"RadionuclideCodeSequence": code("?", "Tc-99m")}},
+        {"fields": {"CollimatorType": "PARA"}},
+        {"fields": {"SeriesDescription": "Bone SPECT AC"}},
+        {"fields": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.20"}},
+    ],
+)
 def test_spect_that_says_it_is_pet_is_refused(change, tmp_path) -> None:
     with pytest.raises(CaseError, match="is SPECT, not PET"):
         convert(tmp_path, **change)

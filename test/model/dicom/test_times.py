@@ -22,10 +22,13 @@ def test_the_injections_date_and_time_come_before_its_time_alone(tmp_path) -> No
     assert "09:30:00 in RadiopharmaceuticalStartTime (0018,1072), 2400 s apart" in warning
 
 
-@pytest.mark.parametrize("item", [
-    {"RadiopharmaceuticalStartTime": "235000"},
-    {"RadiopharmaceuticalStartDateTime": "20240304235000", "RadiopharmaceuticalStartTime": None},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"RadiopharmaceuticalStartTime": "235000"},
+        {"RadiopharmaceuticalStartDateTime": "20240304235000", "RadiopharmaceuticalStartTime": None},
+    ],
+)
 def test_an_injection_before_midnight_is_of_the_day_before(item, tmp_path) -> None:
     def edit(header, z: int) -> None:
         header.AcquisitionTime = "004500"
@@ -58,12 +61,15 @@ def test_a_series_that_runs_past_midnight_without_acquisition_dates_keeps_one_re
 ALONE = {"RadiopharmaceuticalStartTime": None}  # (0018,1078) alone
 
 
-@pytest.mark.parametrize("stated, decay_s, by_date_s", [
-    ("20110721100500", 3300, (datetime(2024, 3, 5) - datetime(2011, 7, 21)).days * 86400 + 3300),  # years before
-    ("20240304100000", 3600, 90000),  # 25 h, more than 10 half-lives of F-18
-    ("20240306100000", 3600, -82800),  # the next day
-    ("20240305233000", 41400, -45000),  # of one day by its date, and before midnight by its time
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated, decay_s, by_date_s",
+    [
+        ("20110721100500", 3300, (datetime(2024, 3, 5) - datetime(2011, 7, 21)).days * 86400 + 3300),  # years before
+        ("20240304100000", 3600, 90000),  # 25 h, more than 10 half-lives of F-18
+        ("20240306100000", 3600, -82800),  # the next day
+        ("20240305233000", 41400, -45000),  # of one day by its date, and before midnight by its time
+    ],
+)
 def test_dates_that_are_not_zero_to_ten_half_lives_apart_give_way_to_times_of_day_and_that_is_said(
     stated, decay_s, by_date_s, tmp_path
 ) -> None:
@@ -77,9 +83,14 @@ def test_dates_that_are_not_zero_to_ten_half_lives_apart_give_way_to_times_of_da
 ZR = {"RadionuclideHalfLife": 282276.0, "RadionuclideCodeSequence": code("C-168A4", "^89^Zirconium")}
 
 
-@pytest.mark.parametrize("stated, decay_s", [
-    ("20240301110000", 4 * 86400), ("20240305093000.250", 5399.75), ("20240204080000", 30 * 86400 + 10800),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated, decay_s",
+    [
+        ("20240301110000", 4 * 86400),
+        ("20240305093000.250", 5399.75),
+        ("20240204080000", 30 * 86400 + 10800),
+    ],
+)
 def test_days_between_injection_and_scan_count_where_dates_state_them(stated: str, decay_s: float, tmp_path) -> None:
     found = convert(tmp_path, item=ZR | ALONE | {"RadiopharmaceuticalStartDateTime": stated})
     assert found.factor == factor(decay_s, half_life_s=282276.0) and found.decay_s == decay_s
@@ -102,20 +113,27 @@ def test_a_series_date_that_was_shifted_is_passed_over_with_a_warning(tmp_path) 
     assert found.factor == factor(3600) and "SeriesDate and AcquisitionDate" in found.warnings[0]
 
 
-@pytest.mark.parametrize("item, seconds", [
-    ({"RadiopharmaceuticalStartDateTime": "20240305110500"} | ALONE, -300),  # 5 minutes after the scan
-    ({"RadiopharmaceuticalStartTime": "163000"}, 66600),  # 18.5 h before: 10 half-lives are 18.3 h
-    ({"RadiopharmaceuticalStartTime": "110500"}, 86100),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "item, seconds",
+    [
+        ({"RadiopharmaceuticalStartDateTime": "20240305110500"} | ALONE, -300),  # 5 minutes after the scan
+        ({"RadiopharmaceuticalStartTime": "163000"}, 66600),  # 18.5 h before: 10 half-lives are 18.3 h
+        ({"RadiopharmaceuticalStartTime": "110500"}, 86100),
+    ],
+)
 def test_a_negative_decay_or_one_over_ten_half_lives_is_refused(item, seconds: int, tmp_path) -> None:
     said = rf"are {seconds} s; it must be 0 to 10 half-lives \(65862 s\); correct the times in the header, or Radionu"
     with pytest.raises(CaseError, match=said):
         convert(tmp_path, item=item)
 
 
-@pytest.mark.parametrize("keyword, value", [
-    ("RadiopharmaceuticalStartTime", "100000"), ("RadionuclideTotalDose", 35e7),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "keyword, value",
+    [
+        ("RadiopharmaceuticalStartTime", "100000"),
+        ("RadionuclideTotalDose", 35e7),
+    ],
+)
 def test_what_was_entered_outside_of_its_sequence_is_said(keyword: str, value, tmp_path) -> None:
     with pytest.raises(CaseError, match=rf"{keyword} .* in Radioph.* \(0054,0016\) \(it has {keyword}.* outside of"):
         convert(tmp_path, item={keyword: None}, fields={keyword: value})
@@ -128,14 +146,23 @@ def injected(stated: str | None, brief: str | None = None) -> dict:
     return {"RadiopharmaceuticalStartDateTime": stated, "RadiopharmaceuticalStartTime": brief}
 
 
-@pytest.mark.parametrize("stated, zone, decay_s", [
-    ("20240305080000+0000", "+0200", 3600), ("20240305080000.500000+0000", "+0200", 3599.5),
-    ("20240305100000-0500", "-0500", 3600), ("20240305050000-0500", "+0000", 3600),
-    ("20240305193000+0930", "+0000", 3600), ("20240304223000-1130", "-0000", 3600),
-    ("202403050800+0000", "+0200", 3600), ("2024030508+0000", "+0200", 3600), ("20240305100000", "+0200", 3600),
-    ("20240304230000+0000", "+0200", 36000), ("20240305080000+0000", "+02:00", 3600),
-    ("20240305080000+0000", "+0200\\+0200", 3600),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated, zone, decay_s",
+    [
+        ("20240305080000+0000", "+0200", 3600),
+        ("20240305080000.500000+0000", "+0200", 3599.5),
+        ("20240305100000-0500", "-0500", 3600),
+        ("20240305050000-0500", "+0000", 3600),
+        ("20240305193000+0930", "+0000", 3600),
+        ("20240304223000-1130", "-0000", 3600),
+        ("202403050800+0000", "+0200", 3600),
+        ("2024030508+0000", "+0200", 3600),
+        ("20240305100000", "+0200", 3600),
+        ("20240304230000+0000", "+0200", 36000),
+        ("20240305080000+0000", "+02:00", 3600),
+        ("20240305080000+0000", "+0200\\+0200", 3600),
+    ],
+)
 def test_an_offset_from_utc_is_converted_by_the_scanners(stated: str, zone: str, decay_s: float, tmp_path) -> None:
     found = convert(tmp_path, item=injected(stated), fields={"TimezoneOffsetFromUTC": zone.split("\\")})
     assert found.factor == factor(decay_s) and found.decay_s == decay_s and found.warnings == ()
@@ -203,14 +230,23 @@ def test_private_and_acquisition_times_with_an_offset_are_converted(tmp_path) ->
 # Values that are no times
 
 
-@pytest.mark.parametrize("stated, probably", [
-    ("9:15 AM", "a time of a 12-hour clock"), ("1:22 PM", "a time of a 12-hour clock"),
-    ("0922PM", "a time of a 12-hour clock"), ("91500", "a time without its leading zero"),
-    ("9:15", "a time without its leading zero"), ("091500,50", "a time with a decimal comma"),
-    ("2024-03-05T09:15:00", "an ISO 8601 date and time"),
-    ("05.03.2024 09:15", "a date with the day or the month first"),
-    ("1709630100", "seconds since 1970"), ("256100", ""), ("morning", ""), ("09 Uhr", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated, probably",
+    [
+        ("9:15 AM", "a time of a 12-hour clock"),
+        ("1:22 PM", "a time of a 12-hour clock"),
+        ("0922PM", "a time of a 12-hour clock"),
+        ("91500", "a time without its leading zero"),
+        ("9:15", "a time without its leading zero"),
+        ("091500,50", "a time with a decimal comma"),
+        ("2024-03-05T09:15:00", "an ISO 8601 date and time"),
+        ("05.03.2024 09:15", "a date with the day or the month first"),
+        ("1709630100", "seconds since 1970"),
+        ("256100", ""),
+        ("morning", ""),
+        ("09 Uhr", ""),
+    ],
+)
 def test_a_time_that_is_none_is_named_with_what_it_probably_is(stated: str, probably: str, tmp_path) -> None:
     said = f"'{stated}', which is not HHMMSS.FFFFFF" + (f" .probably {probably}." if probably else "")
     with pytest.raises(CaseError, match=rf"RadiopharmaceuticalStartTime \(0018,1072\) {said}.*correct the header"):
@@ -225,10 +261,19 @@ def test_a_time_that_is_none_is_named_with_what_it_probably_is(stated: str, prob
     assert found.factor == factor(3600) and f"SeriesTime (0008,0031) '{stated}', which is not" in found.warnings[0]
 
 
-@pytest.mark.parametrize("stated", [
-    "14-06-2023 09:15:00", "2024-03-05T10:00:00", "20240305 100000", "20240305T100000", "20240305256100",
-    "20240305100000+9900", "20240305100000+02", "x",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "14-06-2023 09:15:00",
+        "2024-03-05T10:00:00",
+        "20240305 100000",
+        "20240305T100000",
+        "20240305256100",
+        "20240305100000+9900",
+        "20240305100000+02",
+        "x",
+    ],
+)
 def test_a_date_and_time_that_is_none_gives_way_to_the_time_alone_and_is_named(stated: str, tmp_path) -> None:
     found = convert(tmp_path, item=injected(stated, "100000"))
     assert found.factor == factor(3600)
@@ -237,18 +282,38 @@ def test_a_date_and_time_that_is_none_gives_way_to_the_time_alone_and_is_named(s
         convert(tmp_path, item=injected(stated))
 
 
-@pytest.mark.parametrize("stated, decay_s", [
-    ("100000", 3600), ("1000", 3600), ("10", 3600), ("10:00", 3600), ("10:00:00", 3600), ("10:00:00.5", 3599.5),
-    ("100000.1", 3599.9), ("100000.123456", 3599.876544), ("100000.", 3600), ("100000.1234567", 3599.8765433),
-    ("095960", 3600),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated, decay_s",
+    [
+        ("100000", 3600),
+        ("1000", 3600),
+        ("10", 3600),
+        ("10:00", 3600),
+        ("10:00:00", 3600),
+        ("10:00:00.5", 3599.5),
+        ("100000.1", 3599.9),
+        ("100000.123456", 3599.876544),
+        ("100000.", 3600),
+        ("100000.1234567", 3599.8765433),
+        ("095960", 3600),
+    ],
+)
 def test_every_form_of_a_time_is_read(stated: str, decay_s: float, tmp_path) -> None:
     found = convert(tmp_path, item=injected(None, stated))
     assert found.factor == factor(decay_s) and found.warnings == ()
 
 
-@pytest.mark.parametrize("stated", ["20240305100000", "20240305100000.000000", "202403051000", "2024030510",
-                                    "00000000100000", "20240305100000&".rstrip("&")])  # fmt: skip
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "20240305100000",
+        "20240305100000.000000",
+        "202403051000",
+        "2024030510",
+        "00000000100000",
+        "20240305100000&".rstrip("&"),
+    ],
+)
 def test_every_form_of_a_date_and_time_is_read(stated: str, tmp_path) -> None:
     found = convert(tmp_path, item=injected(stated))
     assert found.factor == factor(3600) and found.warnings == ()

@@ -36,48 +36,123 @@ def test_every_compound_of_dicoms_context_group_but_fdg_is_told() -> None:
     assert len(COMPOUNDS) > 90
     for compound in COMPOUNDS:
         is_fdg = compound.value == "35321007"
-        for item in ({"RadiopharmaceuticalCodeSequence": code(compound.value, compound.meaning)},
-                     {"RadiopharmaceuticalCodeSequence": code(compound.value)},
-                     {"Radiopharmaceutical": compound.meaning}):  # fmt: skip
+        for item in (
+            {"RadiopharmaceuticalCodeSequence": code(compound.value, compound.meaning)},
+            {"RadiopharmaceuticalCodeSequence": code(compound.value)},
+            {"Radiopharmaceutical": compound.meaning},
+        ):
             found = told(**item)
             assert len(found) == (not is_fdg), (item, found)
 
 
-@pytest.mark.parametrize("label", [
-    "FDG", "F18-FDG", "18F-FDG", "[18F]FDG", "F-18 FDG", "FDG F18", "FDG -- fluorodeoxyglucose", "fdg", "18FDG",
-    "F18FDG", "Fluorodeoxyglucose", "FLUORODEOXYGLUCOSE", "Fluorodeoxyglucose F^18^", "^18^F-Fluorodeoxyglucose",
-    "2-deoxy-2-[18F]fluoro-D-glucose", "2-[F-18]-fluoro-2-deoxy-D-glucose", "Fludeoxyglucose F 18",
-    "Fluordesoxyglukose", "Fluordeoxyglucose (18F)", "Fluorod\u00e9soxyglucose", "fluorodesossiglucosio",
-    "Fluordesoxiglicose", "Florodeoksiglukoz", "Fluorodeoksyglukoza", "Glucosa F18",
-    "Fluorodesoxiglucosa", "F-18 Glucose", "FDG-PET", "Glucose",
-    "Deoxyglucose 18F", "\u6c1f\u4ee3\u8131\u6c27\u8461\u8404\u7cd6", "FDG_F18", "FDG (LIST)", "EFDEGE",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "label",
+    [
+        "FDG",
+        "F18-FDG",
+        "18F-FDG",
+        "[18F]FDG",
+        "F-18 FDG",
+        "FDG F18",
+        "FDG -- fluorodeoxyglucose",
+        "fdg",
+        "18FDG",
+        "F18FDG",
+        "Fluorodeoxyglucose",
+        "FLUORODEOXYGLUCOSE",
+        "Fluorodeoxyglucose F^18^",
+        "^18^F-Fluorodeoxyglucose",
+        "2-deoxy-2-[18F]fluoro-D-glucose",
+        "2-[F-18]-fluoro-2-deoxy-D-glucose",
+        "Fludeoxyglucose F 18",
+        "Fluordesoxyglukose",
+        "Fluordeoxyglucose (18F)",
+        "Fluorod\u00e9soxyglucose",
+        "fluorodesossiglucosio",
+        "Fluordesoxiglicose",
+        "Florodeoksiglukoz",
+        "Fluorodeoksyglukoza",
+        "Glucosa F18",
+        "Fluorodesoxiglucosa",
+        "F-18 Glucose",
+        "FDG-PET",
+        "Glucose",
+        "Deoxyglucose 18F",
+        "\u6c1f\u4ee3\u8131\u6c27\u8461\u8404\u7cd6",
+        "FDG_F18",
+        "FDG (LIST)",
+        "EFDEGE",
+    ],
+)
 def test_fdg_passes_in_silence_however_it_is_spelt(label: str) -> None:
     unicode = {"SpecificCharacterSet": "ISO_IR 192"}
     assert told(unicode, Radiopharmaceutical=label) == []
     assert told(unicode, RadiopharmaceuticalCodeSequence=code("local-7", label, "99LOCAL")) == []
 
 
-@pytest.mark.parametrize("label", [
-    "", "F18", "18F", "F-18", "^18^Fluorine", "Fluorine F^18^", "UNKNOWN", "Other", "N/A", "Solution", "None",
-    "F18 Injection", "Radiopharmaceutical",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "label",
+    [
+        "",
+        "F18",
+        "18F",
+        "F-18",
+        "^18^Fluorine",
+        "Fluorine F^18^",
+        "UNKNOWN",
+        "Other",
+        "N/A",
+        "Solution",
+        "None",
+        "F18 Injection",
+        "Radiopharmaceutical",
+    ],
+)
 def test_a_label_that_names_no_compound_passes(label: str) -> None:
     assert told(Radiopharmaceutical=label) == []
 
 
-@pytest.mark.parametrize("value, scheme", [
-    ("C-B1031", "SRT"), ("C-B1031", "SNM3"), ("35321007", "SCT"), ("C-111A1", "SRT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, scheme",
+    [
+        ("C-B1031", "SRT"),
+        ("C-B1031", "SNM3"),
+        ("35321007", "SCT"),
+        ("C-111A1", "SRT"),
+    ],
+)
 def test_codes_of_fdg_and_of_fluorine_pass(value: str, scheme: str) -> None:
     assert told(RadiopharmaceuticalCodeSequence=code(value, "", scheme)) == []
 
 
-@pytest.mark.parametrize("label", [
-    "PSMA-1007", "18F-PSMA-1007", "[18F]PSMA", "F18 DCFPyL", "PYLARIFY", "Sodium fluoride", "NaF", "18F-NaF",
-    "F18 NAF", "F-DOPA", "18F-DOPA", "FDOPA", "Fluoro-L-dopa", "FET", "18F-FET", "Fluoroethyltyrosine", "FLT",
-    "F-Choline", "Fluciclovine", "FES", "Florbetapir", "Flortaucipir", "FMISO",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "label",
+    [
+        "PSMA-1007",
+        "18F-PSMA-1007",
+        "[18F]PSMA",
+        "F18 DCFPyL",
+        "PYLARIFY",
+        "Sodium fluoride",
+        "NaF",
+        "18F-NaF",
+        "F18 NAF",
+        "F-DOPA",
+        "18F-DOPA",
+        "FDOPA",
+        "Fluoro-L-dopa",
+        "FET",
+        "18F-FET",
+        "Fluoroethyltyrosine",
+        "FLT",
+        "F-Choline",
+        "Fluciclovine",
+        "FES",
+        "Florbetapir",
+        "Flortaucipir",
+        "FMISO",
+    ],
+)
 def test_other_compounds_of_f18_are_told_with_the_field_they_stand_in(label: str) -> None:
     (warning,) = told(Radiopharmaceutical=label)
     assert f"was made with {label!r} (Radiopharmaceutical (0018,0031)), and the networks know FDG (F-18)" in warning
@@ -107,12 +182,18 @@ def test_a_description_that_names_another_compound_is_told_and_nothing_else_of_i
     assert told({"SeriesDescription": "FDG, negative in PSMA"}) == []
 
 
-@pytest.mark.parametrize("item, name", [
-    ({"RadionuclideCodeSequence": code("C-131A3", "^68^Gallium")}, "Ga-68"),
-    ({"RadionuclideCodeSequence": None, "RadionuclideHalfLife": 4062.6}, "Ga-68 (by its half-life)"),
-    ({"RadionuclideCodeSequence": None, "RadionuclideHalfLife": 1221.8}, "C-11 (by its half-life)"),
-    ({"RadionuclideCodeSequence": code("x", "^44^Scandium"), "RadionuclideHalfLife": 14292.0}, "'^44^Scandium', half"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "item, name",
+    [
+        ({"RadionuclideCodeSequence": code("C-131A3", "^68^Gallium")}, "Ga-68"),
+        ({"RadionuclideCodeSequence": None, "RadionuclideHalfLife": 4062.6}, "Ga-68 (by its half-life)"),
+        ({"RadionuclideCodeSequence": None, "RadionuclideHalfLife": 1221.8}, "C-11 (by its half-life)"),
+        (
+            {"RadionuclideCodeSequence": code("x", "^44^Scandium"), "RadionuclideHalfLife": 14292.0},
+            "'^44^Scandium', half",
+        ),
+    ],
+)
 def test_other_radionuclides_are_told_by_code_or_by_half_life(item: dict, name: str) -> None:
     assert name in told(**item)[0]
 

@@ -36,18 +36,38 @@ def test_a_study_is_scored_over_an_encrypted_connection_and_not_without_its_file
     """By a certificate of its own authority, as a hospital would make one."""
     ca, key, signed = (tmp_path / name for name in ("ca.pem", "key.pem", "cert.pem"))
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout",
-         str(key), "-out", str(ca)], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-keyout",
+            str(key),
+            "-out",
+            str(ca),
+        ],
+        check=True,
+        capture_output=True,
+    )
     signed.write_bytes(ca.read_bytes())
     files = ("--tls-ca", ca, "--tls-cert", signed, "--tls-key", key)
-    named = [word for option, path in (("ca-file", ca), ("cert", signed), ("key", key))
-             for word in (f"--tls-{option}", str(path))]  # fmt: skip
+    named = [
+        word
+        for option, path in (("ca-file", ca), ("cert", signed), ("key", key))
+        for word in (f"--tls-{option}", str(path))
+    ]
     image_study(tmp_path / "in" / "p", seed=1)
     with running(tmp_path, "tls", 1, *named) as (address, _):
         words = (tmp_path / "in", "--output", tmp_path / "out", "--weights", tiny_bundle, "--cluster", address)
-        done = subprocess.run(command(*words, *files), env=environment() | {"PYTHONPATH": ""}, capture_output=True,
-                              text=True, timeout=300)  # fmt: skip
+        done = subprocess.run(
+            command(*words, *files), env=environment() | {"PYTHONPATH": ""}, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         assert len(list((tmp_path / "out" / "studies").glob("*/mask.mha"))) == 1
         with pytest.raises(ConfigError, match="no scheduler answers"):
@@ -64,9 +84,12 @@ def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, 
         (folder / ".salt").write_text("0" * 32)
     online = environment() | {"PYTHONPATH": ""}
     scoring = subprocess.Popen(
-        command(studies, "--output", output, "--weights", tiny_bundle, "--cluster", address), env=online,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(studies, "--output", output, "--weights", tiny_bundle, "--cluster", address),
+        env=online,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while scoring.poll() is None and not list((output / "studies").glob("*")):
         time.sleep(0.02)  # until the first result is being written
     os.killpg(one.pid, signal.SIGKILL)
@@ -89,12 +112,13 @@ def test_no_scheduler_is_told(tiny_bundle, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "exclude each other"), ({"address": "tcp://a:1", "slurm": 2}, "exclude each other"),
+        ({}, "exclude each other"),
+        ({"address": "tcp://a:1", "slurm": 2}, "exclude each other"),
         ({"address": "tls://a:1"}, "all three"),
         ({"address": "tcp://a:1", "dashboard": True}, "--dashboard goes with --slurm"),
         ({"address": "tls://a:1", "tls": (Path("/no/ca"), Path("/no/cert"), Path("/no/key"))}, "is not there"),
     ],
-)  # fmt: skip
+)
 def test_where_is_checked(settings: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Cluster(**settings)
@@ -103,8 +127,14 @@ def test_where_is_checked(settings: dict, words: str) -> None:
 def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -> None:
     """The worker reads it itself, so that its messages are cleared of it."""
     files = write_pet(tmp_path / "pet")
-    entry = Entry(identity="dicom:1.2.3.4", source=tmp_path, kind="dicom", pet=tuple(files), ct=(),
-                  person=("Mueller^Anna", "4711001"))  # fmt: skip
+    entry = Entry(
+        identity="dicom:1.2.3.4",
+        source=tmp_path,
+        kind="dicom",
+        pet=tuple(files),
+        ct=(),
+        person=("Mueller^Anna", "4711001"),
+    )
     job = Job(name="s-1", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options())
     sent = to_json(nameless(job))
     assert "Mueller" not in sent and "4711001" not in sent and "1.2.3.4" not in sent

@@ -7,8 +7,12 @@ from model.files import PARTIAL
 from model.hospital.folder import Folder, locked, remove_partial
 from model.study.geometry import Grid, grid_of
 
-GRID = Grid(size=(5, 4, 3), spacing_mm=(4.0, 4.0, 3.0), origin_mm=(-10.0, 20.0, -500.5),
-            direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0))  # fmt: skip
+GRID = Grid(
+    size=(5, 4, 3),
+    spacing_mm=(4.0, 4.0, 3.0),
+    origin_mm=(-10.0, 20.0, -500.5),
+    direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0),
+)
 
 
 def test_nothing_is_seen_before_everything_is_there(tmp_path) -> None:

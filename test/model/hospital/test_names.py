@@ -12,8 +12,9 @@ from model.hospital.names import cleared, digest_in, is_name, name_of, read_salt
 ROOT = Path("/mnt/share/studies")
 PET = tuple(ROOT / "Smith John" / "PT" / f"I{i}" for i in range(3))
 CT = (ROOT / "Smith John" / "CT" / "I1",)
-ENTRY = Entry(identity="dicom:1.2.3", source=ROOT / "Smith John", kind="dicom", pet=PET, ct=CT,
-              person=("Smith^John", "4711-X"))  # fmt: skip
+ENTRY = Entry(
+    identity="dicom:1.2.3", source=ROOT / "Smith John", kind="dicom", pet=PET, ct=CT, person=("Smith^John", "4711-X")
+)
 
 
 def test_a_name_is_a_salted_hash_of_the_identity() -> None:
@@ -71,11 +72,13 @@ def test_private_files_are_private_from_the_start_and_replaced_whole(tmp_path) -
 @pytest.mark.parametrize(
     ("person", "begins"),
     [
-        ("Müller^Jürgen", "Müller_Jürgen_"), ("Mu\u0308ller", "Müller_"), ("山田^太郎", "山田_太郎_"),
+        ("Müller^Jürgen", "Müller_Jürgen_"),
+        ("Mu\u0308ller", "Müller_"),
+        ("山田^太郎", "山田_太郎_"),
         ("Ørsted/../x", "Ørsted_x_"),
         ("\udcfc\x1b[31m", "31m_"),
     ],
-)  # fmt: skip
+)
 def test_with_names_letters_of_every_script_are_kept(person: str, begins: str) -> None:
     name = name_of(replace(ENTRY, person=(person,)), b"salt", named=True)
     assert name.startswith(begins) and is_name(name) and digest_in(name) == digest_in(name_of(ENTRY, b"salt"))

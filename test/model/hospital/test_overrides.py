@@ -17,11 +17,17 @@ SALT = b"salt"
 
 
 def entry(folder: Path, number: int = 1, **changes) -> Entry:
-    return Entry(**{
-        "identity": f"dicom:1.2.{number}", "study_uid": f"1.2.{number}", "kind": "dicom",
-        "source": folder / f"p{number}",
-        "pet": (folder / f"p{number}" / "pet" / "1.dcm",), "ct": (folder / f"p{number}" / "ct" / "1.dcm",),
-    } | changes)  # fmt: skip
+    return Entry(
+        **{
+            "identity": f"dicom:1.2.{number}",
+            "study_uid": f"1.2.{number}",
+            "kind": "dicom",
+            "source": folder / f"p{number}",
+            "pet": (folder / f"p{number}" / "pet" / "1.dcm",),
+            "ct": (folder / f"p{number}" / "ct" / "1.dcm",),
+        }
+        | changes
+    )
 
 
 def table(folder: Path, text: str) -> Path:
@@ -34,41 +40,56 @@ def table(folder: Path, text: str) -> Path:
 def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None:
     found = Found(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     wanted = {
-        "name": name_of(found.entries[1], SALT), "named": name_of(found.entries[1], SALT, named=True), "uid": "1.2.2",
-        "folder": "p2", "below": "p2/pet", "file": "p2/ct/1.dcm", "absolute": str(tmp_path / "p2"),
+        "name": name_of(found.entries[1], SALT),
+        "named": name_of(found.entries[1], SALT, named=True),
+        "uid": "1.2.2",
+        "folder": "p2",
+        "below": "p2/pet",
+        "file": "p2/ct/1.dcm",
+        "absolute": str(tmp_path / "p2"),
         "backslash": "p2\\pet",
-    }[how]  # fmt: skip
+    }[how]
     (tmp_path / "p2" / "pet").mkdir(parents=True)
     head = "Study;weight_kg;height_m;dose_MBq;injection_time"
     path = table(tmp_path, f"{head}\r\n{wanted};70,5;1,75;300;2024-03-05 10:00\r\n")
     one, two = with_overrides(found, path, tmp_path, SALT, False).entries
     assert one == found.entries[0]
     assert two.given == {
-        "weight_kg": 70.5, "height_m": 1.75, "dose_MBq": 300.0, "injection_time": "2024-03-05T10:00:00"
-    }  # fmt: skip
+        "weight_kg": 70.5,
+        "height_m": 1.75,
+        "dose_MBq": 300.0,
+        "injection_time": "2024-03-05T10:00:00",
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("study,weight\np1,70\n", "has the column 'weight'; known are study, weight_kg"),
-        ("weight_kg\n70\n", "must have the column study"), ("study,weight_kg,weight_kg\np1,1,2\n", "every column once"),
+        ("weight_kg\n70\n", "must have the column study"),
+        ("study,weight_kg,weight_kg\np1,1,2\n", "every column once"),
         ("study,weight_kg\np9,70\n", "line 2: its study is none of the 2 studies found"),
         ("study,weight_kg\n.,70\n", "line 2: its study is 2 of the 2 studies found"),
-        ("study,weight_kg\n,70\n", "line 2 names no study"), ("study,weight_kg\np1,70,5\n", "more cells than the head"),
+        ("study,weight_kg\n,70\n", "line 2 names no study"),
+        ("study,weight_kg\np1,70,5\n", "more cells than the head"),
         ("study,weight_kg\np1,70\n1.2.1,70\n", "lines 2 and 3 are of one study"),
         ("study,weight_kg\np1,heavy\n", "weight_kg 'heavy' is not a number; give it in kg"),
-        ("study,weight_kg\np1,70000\n", "weight_kg is 70000"), ("study,weight_kg\np1,nan\n", "weight_kg is nan"),
+        ("study,weight_kg\np1,70000\n", "weight_kg is 70000"),
+        ("study,weight_kg\np1,nan\n", "weight_kg is nan"),
         ("study,weight_kg\np1,705\n", "weight_kg is 705; it must lie between 2.5 and 400, in kg"),
-        ("study,weight_kg\np1,1.75\n", "weight_kg is 1.75"), ("study,dose_MBq\np1,0.35\n", "dose_MBq is 0.35"),
-        ("study,,weight_kg\np1,,70\n", "has the column ''"), ("study,weight_kg,\np1,70,x\n", "more cells than"),
+        ("study,weight_kg\np1,1.75\n", "weight_kg is 1.75"),
+        ("study,dose_MBq\np1,0.35\n", "dose_MBq is 0.35"),
+        ("study,,weight_kg\np1,,70\n", "has the column ''"),
+        ("study,weight_kg,\np1,70,x\n", "more cells than"),
         ("study,height_m\np1,175\n", "height_m is 175; it must lie between 0.2 and 3, in m, not cm"),
-        ("study,dose_MBq\np1,3e8\n", "dose_MBq is 3e+08"), ("study,dose_MBq\np1,0\n", "dose_MBq is 0"),
+        ("study,dose_MBq\np1,3e8\n", "dose_MBq is 3e+08"),
+        ("study,dose_MBq\np1,0\n", "dose_MBq is 0"),
         ("study,injection_time\np1,2024-03-05\n", "injection_time '2024-03-05' cannot be read"),
         ("study,injection_time\np1,05.03.2024 10:00\n", "cannot be read; give it as ISO 8601"),
-        ("study,injection_time\np1,10:00+01:00\n", "cannot be read"), ("study,injection_time\np1,25:00\n", "cannot"),
+        ("study,injection_time\np1,10:00+01:00\n", "cannot be read"),
+        ("study,injection_time\np1,25:00\n", "cannot"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_table_is_an_error(text: str, words: str, tmp_path) -> None:
     found = Found(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     with pytest.raises(ConfigError) as error:

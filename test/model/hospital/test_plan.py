@@ -15,8 +15,15 @@ SALT = b"salt"
 
 
 def entry(folder: Path, **changes) -> Entry:
-    given = {"identity": "dicom:1.2", "also": ("csv:p | c",), "source": folder / "p", "kind": "dicom",
-             "pet": (folder / "p" / "1",), "ct": (folder / "c" / "1",), "person": ("Müller^J", "7")}  # fmt: skip
+    given = {
+        "identity": "dicom:1.2",
+        "also": ("csv:p | c",),
+        "source": folder / "p",
+        "kind": "dicom",
+        "pet": (folder / "p" / "1",),
+        "ct": (folder / "c" / "1",),
+        "person": ("Müller^J", "7"),
+    }
     return Entry(**given | changes)
 
 

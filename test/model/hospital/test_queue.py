@@ -184,8 +184,14 @@ def test_a_study_whose_seg_ends_the_process_keeps_its_mask_and_says_so(tmp_path)
     class DiesOfTheSeg(Fake):
         def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
             folder.mkdir(parents=True, exist_ok=True)
-            said = {"key": UNFINISHED + job.key, "row": {"warnings": ["w"]}, "input_sha256": "i", "stat": "t",
-                    "images_stat": stat_of(()), "images_sha256": ""}  # fmt: skip
+            said = {
+                "key": UNFINISHED + job.key,
+                "row": {"warnings": ["w"]},
+                "input_sha256": "i",
+                "stat": "t",
+                "images_stat": stat_of(()),
+                "images_sha256": "",
+            }
             (folder / REPORT).write_text(json.dumps({"warnings": ["w"], "batch": said}))
             self.asked.append(job.stored)
             raise Died("the process that scored it was ended by SIGKILL")

@@ -27,8 +27,9 @@ NAME = "s-0123456789ab"
 def study(tiny_bundle, tmp_path):
     """A study of images, its bundle, and a result as a batch wrote it before there were two keys."""
     folder = image_study(tmp_path / "in" / "a")
-    entry = Entry(identity="images:a:a", source=folder, kind="images", pet=(folder / "a_pet.mha",),
-                  ct=(folder / "a_ct.mha",))  # fmt: skip
+    entry = Entry(
+        identity="images:a:a", source=folder, kind="images", pet=(folder / "a_pet.mha",), ct=(folder / "a_ct.mha",)
+    )
     bundle = load_bundle(tiny_bundle)
     pet = sitk.ReadImage(str(entry.pet[0]))
     mask = sitk.Cast(pet > 2, sitk.sitkUInt8)
@@ -36,9 +37,12 @@ def study(tiny_bundle, tmp_path):
     target.mkdir(parents=True)
     sitk.WriteImage(mask, str(target / "mask.mha"), True)
     said = {
-        "key": old_key(bundle, Options(), entry), "input_sha256": contents_of(entry.files),
-        "stat": stat_of(entry.files), "options": dataclasses.asdict(Options()), "row": {},
-    }  # fmt: skip
+        "key": old_key(bundle, Options(), entry),
+        "input_sha256": contents_of(entry.files),
+        "stat": stat_of(entry.files),
+        "options": dataclasses.asdict(Options()),
+        "row": {},
+    }
     voxels = sitk.GetArrayFromImage(mask)
     volume_ml = float(voxels.sum()) * float(np.prod(pet.GetSpacing())) / 1000
     (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": said}))
@@ -48,25 +52,44 @@ def study(tiny_bundle, tmp_path):
 def old_key(bundle, options: Options, entry: Entry) -> str:
     """The key as it was before there were overrides: written down here once more."""
     limits = dataclasses.asdict(bundle.manifest.limits)
-    depends = [__version__, bundle.sha256, bundle.manifest.method, limits, dataclasses.asdict(options), entry.kind,
-               len(entry.pet), entry.truth is not None, entry.weight_kg]  # fmt: skip
+    depends = [
+        __version__,
+        bundle.sha256,
+        bundle.manifest.method,
+        limits,
+        dataclasses.asdict(options),
+        entry.kind,
+        len(entry.pet),
+        entry.truth is not None,
+        entry.weight_kg,
+    ]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 
 
 def job_of(entry: Entry, bundle, output: Path, **options) -> Job:
     limits = bundle.manifest.limits
     chosen = Options(**options)
-    return Job(name=NAME, entry=entry, root=output.parent, output=output, options=chosen, stored=NAME,
-               key=key_of(bundle, limits, chosen, entry), mask_key=mask_key_of(bundle, limits, entry))  # fmt: skip
+    return Job(
+        name=NAME,
+        entry=entry,
+        root=output.parent,
+        output=output,
+        options=chosen,
+        stored=NAME,
+        key=key_of(bundle, limits, chosen, entry),
+        mask_key=mask_key_of(bundle, limits, entry),
+    )
 
 
 def new_report(output: Path, job: Job, mask: np.ndarray, **changes) -> None:
     path = output / "studies" / NAME / "report.json"
     report = json.loads(path.read_text())
     report["batch"] |= {
-        "mask_key": job.mask_key, "mask_sha256": mask_hash(mask), "images_stat": stat_of(job.entry.images),
+        "mask_key": job.mask_key,
+        "mask_sha256": mask_hash(mask),
+        "images_stat": stat_of(job.entry.images),
         "images_sha256": contents_of(job.entry.images),
-    } | changes  # fmt: skip
+    } | changes
     path.write_text(json.dumps(report))
 
 
@@ -74,7 +97,7 @@ def test_keys_of_older_results_stay_what_they_are(study) -> None:
     entry, bundle, _, _ = study
     assert key_of(bundle, bundle.manifest.limits, Options(rtstruct=True), entry) == old_key(
         bundle, Options(rtstruct=True), entry
-    )  # fmt: skip
+    )
 
 
 def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(study) -> None:
@@ -84,9 +107,15 @@ def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(stu
     for same in (dataclasses.replace(entry, truth=Path("t.mha")), dataclasses.replace(entry, height_m=1.8)):
         assert mask_key_of(bundle, limits, same) == key
         assert key_of(bundle, limits, Options(), same) != key_of(bundle, limits, Options(), entry)
-    others = [mask_key_of(bundle, limits, dataclasses.replace(entry, **given)) for given in (
-        {"weight_kg": 70.0}, {"dose_mbq": 300.0}, {"injection_time": "10:00:00"}, {"dose_mbq": 301.0},
-    )]  # fmt: skip
+    others = [
+        mask_key_of(bundle, limits, dataclasses.replace(entry, **given))
+        for given in (
+            {"weight_kg": 70.0},
+            {"dose_mbq": 300.0},
+            {"injection_time": "10:00:00"},
+            {"dose_mbq": 301.0},
+        )
+    ]
     others += [mask_key_of(bundle, dataclasses.replace(Limits(), pet_max_suv=2000.0), entry)]
     others += [mask_key_of(dataclasses.replace(bundle, sha256="0" * 64), limits, entry)]
     assert len({key, *others}) == 1 + len(others)

@@ -43,7 +43,7 @@ def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypat
         assert answer["state"] == "done", answer
         assert {key: value for key, value in answer["row"].items() if key not in ("study", "seconds", "picks")} == {
             key: value for key, value in first["row"].items() if key not in ("study", "seconds", "picks")
-        }  # fmt: skip
+        }
         if job.mask == "mask.mha":
             assert (output / "studies" / job.name / "mask.mha").read_bytes() == mask
         assert len(list((output / "studies").iterdir())) == 1
@@ -103,8 +103,12 @@ def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path,
     answer = Scorer(Setup(weights=str(tiny_bundle), method=None, device="cpu")).answer(job, None)
     assert answer["state"] == "done" and "dice" not in answer["row"]
     assert {path.name for path in (output / "studies" / job.name).iterdir()} == {
-        "mask.mha", "lesions.csv", "lesions.json", "report.json", "seg.dcm",
-    }  # fmt: skip
+        "mask.mha",
+        "lesions.csv",
+        "lesions.json",
+        "report.json",
+        "seg.dcm",
+    }
     said = " | ".join(answer["row"]["warnings"])
     assert "not compared with its truth: truth" in said and "does not lie on the grid of PET" in said
     assert "no picture of PET" in said and "ZeroDivisionError: no height (the mask and the tables are whole)" in said

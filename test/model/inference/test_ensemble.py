@@ -78,8 +78,11 @@ def test_progress_counts_all_windows_of_all_voters(manifest, cpu) -> None:
 def test_the_ladder_of_a_gpu_has_four_rungs_and_of_the_cpu_two() -> None:
     gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
     assert [(r.device.type, r.batch, r.sums_on.type) for r in ladder(gpu, 2)] == [
-        ("cuda", 2, "cuda"), ("cuda", 1, "cuda"), ("cuda", 1, "cpu"), ("cpu", 1, "cpu"),
-    ]  # fmt: skip
+        ("cuda", 2, "cuda"),
+        ("cuda", 1, "cuda"),
+        ("cuda", 1, "cpu"),
+        ("cpu", 1, "cpu"),
+    ]
     host = Device(torch_device=torch.device("cpu"), precision=torch.float32, name="")
     assert [r.batch for r in ladder(host, 2)] == [2, 1]
 
@@ -194,8 +197,11 @@ def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(ma
     swin = dataclasses.replace(
         part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64))
     )
-    slices = Part(network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)), intensity=part.intensity,
-                  window=Window(size=(64, 64, 1)))  # fmt: skip
+    slices = Part(
+        network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)),
+        intensity=part.intensity,
+        window=Window(size=(64, 64, 1)),
+    )
     for parts, windows in (([part], 1), ([part, swin], 2), ([slices], 2), ([slices, part], 1)):
         assert most_windows(cpu, parts, (64, 64, 64)) == windows
 

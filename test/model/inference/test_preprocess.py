@@ -28,8 +28,11 @@ def test_it_is_linear_interpolation_as_scipy_does_it(order: str) -> None:
     las, suv = placed(pet)
     hu, share = resample_ct(volume(sitk.DICOMOrient(ct, order)), las, suv)
     z, y, x = np.indices(las.shape)
-    points = np.einsum("ij,j...->i...", np.array(las.direction).reshape(3, 3), np.stack([x, y, z]).astype(float)
-                       * np.reshape(las.spacing_mm, (3, 1, 1, 1))) + np.reshape(las.origin_mm, (3, 1, 1, 1))
+    points = np.einsum(
+        "ij,j...->i...",
+        np.array(las.direction).reshape(3, 3),
+        np.stack([x, y, z]).astype(float) * np.reshape(las.spacing_mm, (3, 1, 1, 1)),
+    ) + np.reshape(las.origin_mm, (3, 1, 1, 1))
     index = (points - np.reshape(ct.GetOrigin(), (3, 1, 1, 1))) / np.reshape(ct.GetSpacing(), (3, 1, 1, 1))
     expected = ndimage.map_coordinates(sitk.GetArrayFromImage(ct).astype(float), index[::-1], order=1, mode="nearest")
     size = np.reshape(ct.GetSize(), (3, 1, 1, 1))

@@ -48,7 +48,7 @@ def test_both_legs_are_body_and_the_window_lies_between_them() -> None:
         ((100, 300), (20, 100), (80, 200), (256, 256, 1), (-78, 21)),  # narrower than the window: around it
         ((200, 201), (0, 0), (9, 9), (256, 256, 1), (-28, -27)),
     ],
-)  # fmt: skip
+)
 def test_the_window_lies_around_the_bodys_centre(shape, low, high, window, start) -> None:
     assert slice_starts(body(shape, low, high)[..., None], window)[0] == [start]
 
@@ -58,8 +58,14 @@ def test_without_a_body_the_window_lies_around_the_slices_centre() -> None:
 
 
 def test_slices_whose_body_is_wider_than_the_window_are_counted() -> None:
-    hu = np.stack([body((400, 400), (20, 100), (390, 200)), body((400, 400), (100, 100), (300, 200)),
-                   np.full((400, 400), AIR, np.float32)], -1)  # fmt: skip
+    hu = np.stack(
+        [
+            body((400, 400), (20, 100), (390, 200)),
+            body((400, 400), (100, 100), (300, 200)),
+            np.full((400, 400), AIR, np.float32),
+        ],
+        -1,
+    )
     assert slice_starts(hu, (256, 256, 1))[1] == 1
 
 
@@ -118,8 +124,16 @@ def test_every_slice_is_run_once_pet_first_and_pasted_back() -> None:
     image = clipped_image(hu, suv, Intensity(ct_clip=True))
     told: list[int] = []
     starts, _ = slice_starts(image[0].numpy(), (64, 64, 1))
-    out = slide_slices(image, lambda patches: patches[:, :1], starts=starts, window=(64, 64, 1), air_hu=AIR,
-                       device=torch.device("cpu"), batch=3, on_windows=told.append)  # fmt: skip
+    out = slide_slices(
+        image,
+        lambda patches: patches[:, :1],
+        starts=starts,
+        window=(64, 64, 1),
+        air_hu=AIR,
+        device=torch.device("cpu"),
+        batch=3,
+        on_windows=told.append,
+    )
     assert out.shape == (90, 70, 7) and told == [3, 3, 1]
     for z, (x, y) in enumerate(starts):
         crop = suv[z, y : y + 64, x : x + 64]

@@ -7,9 +7,21 @@ from model.inference.sliding import OUTSIDE, occupied, slide, window_starts, win
 from model.networks.unet import build
 
 SHAPES = [
-    (16, 16, 16), (9, 11, 13), (16, 5, 40), (15, 16, 17), (17, 31, 33), (32, 32, 32), (33, 24, 16), (40, 17, 25),
-    (8, 8, 130), (16, 16, 24), (1, 20, 20), (23, 47, 19), (48, 16, 31), (25, 25, 25),
-]  # fmt: skip
+    (16, 16, 16),
+    (9, 11, 13),
+    (16, 5, 40),
+    (15, 16, 17),
+    (17, 31, 33),
+    (32, 32, 32),
+    (33, 24, 16),
+    (40, 17, 25),
+    (8, 8, 130),
+    (16, 16, 24),
+    (1, 20, 20),
+    (23, 47, 19),
+    (48, 16, 31),
+    (25, 25, 25),
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +57,7 @@ def test_it_returns_the_image_when_the_network_is_the_identity() -> None:
 
 
 def test_windows_step_by_half_and_the_last_ends_at_the_edge() -> None:
-    assert window_starts((10, 8, 4), (4, 4, 4), 0.5) == [
-        (x, y, 0) for x in (0, 2, 4, 6) for y in (0, 2, 4)
-    ]  # fmt: skip
+    assert window_starts((10, 8, 4), (4, 4, 4), 0.5) == [(x, y, 0) for x in (0, 2, 4, 6) for y in (0, 2, 4)]
     assert [start[0] for start in window_starts((11, 4, 4), (4, 4, 4), 0.5)] == [0, 2, 4, 6, 7]
 
 

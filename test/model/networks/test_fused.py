@@ -76,10 +76,16 @@ def test_an_edge_that_cannot_be_halved_is_refused() -> None:
 def test_only_channels_that_the_kernels_take_fit() -> None:
     """Eights; of the last features of a U-Net, a power of two of them, one for each thread of a warp at most."""
     for fusion, widths, expected in (
-        ("middle", (32, 32, 64, 128, 256), True), ("middle", (4, 4, 8), True), ("early", (4, 4, 8), False),
-        ("late", (8, 12), False), ("middle", (12, 16), False), ("early", (24, 32), False), ("middle", (16, 20), True),
-        ("middle", (256, 256), False), ("late_features", (8, 2056), False),
-    ):  # fmt: skip
+        ("middle", (32, 32, 64, 128, 256), True),
+        ("middle", (4, 4, 8), True),
+        ("early", (4, 4, 8), False),
+        ("late", (8, 12), False),
+        ("middle", (12, 16), False),
+        ("early", (24, 32), False),
+        ("middle", (16, 20), True),
+        ("middle", (256, 256), False),
+        ("late_features", (8, 2056), False),
+    ):
         with torch.device("meta"):
             assert fits(build(Network(fusion=fusion, widths=widths))) == expected, (fusion, widths)
     assert not fits(nn.Conv3d(2, 2, 1))

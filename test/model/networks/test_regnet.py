@@ -45,8 +45,12 @@ def test_logits_have_the_size_of_the_slice(classes) -> None:
     with torch.no_grad():
         features = network.encoder(torch.rand(2, 2, 64, 96))
         assert [tuple(f.shape[1:]) for f in features] == [
-            (32, 32, 48), (24, 16, 24), (56, 8, 12), (152, 4, 6), (368, 2, 3)
-        ]  # fmt: skip
+            (32, 32, 48),
+            (24, 16, 24),
+            (56, 8, 12),
+            (152, 4, 6),
+            (368, 2, 3),
+        ]
         assert network(torch.rand(2, 2, 64, 96)).shape == (2, classes, 64, 96)
 
 
@@ -77,8 +81,11 @@ def test_a_fresh_block_is_its_shortcut() -> None:
 
 
 def test_it_says_what_segmentation_models_pytorch_says() -> None:
-    smp = pytest.importorskip("segmentation_models_pytorch", reason="segmentation_models_pytorch is not here",
-                              exc_type=(ImportError, RuntimeError))  # fmt: skip
+    smp = pytest.importorskip(
+        "segmentation_models_pytorch",
+        reason="segmentation_models_pytorch is not here",
+        exc_type=(ImportError, RuntimeError),
+    )
     theirs = smp.Unet("timm-regnety_004", encoder_weights=None, in_channels=2, classes=1).eval()
     ours = build(Network(fusion="regnety_004", widths=SMP_WIDTHS, classes=1)).eval()
     state = {name.replace("encoder.model.", "encoder."): t for name, t in theirs.state_dict().items()}  # as of 0.6

@@ -85,8 +85,9 @@ def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     assert failed.returncode == 4 and "sha256" in failed.stderr
 
 
-@pytest.mark.parametrize(("fusion", "widths"), [("early", (2, 4)), ("late", (2, 4)), ("late_features", (2, 4)),
-                                                ("swin_unetr", (12,))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fusion", "widths"), [("early", (2, 4)), ("late", (2, 4)), ("late_features", (2, 4)), ("swin_unetr", (12,))]
+)
 def test_a_bundle_of_every_network_says_what_the_trained_network_says(fusion, widths, make_bundle, tmp_path) -> None:
     network = Network(fusion=fusion, widths=widths)
     folder = make_bundle(tmp_path / "b", members=1, network=network, window=Window(size=(64, 32, 32)))

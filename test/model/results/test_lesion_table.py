@@ -5,9 +5,17 @@ from model.results.lesion_table import lesions_csv, lesions_json
 from model.results.lesions import Lesion, Totals
 
 LESION = Lesion(
-    number=1, volume_ml=1.23456789, suv_max=9.0, suv_mean=4.5, suv_peak=7.25, tlg_suv_ml=5.5555555, centroid_x_mm=-1.0,
-    centroid_y_mm=2.0, centroid_z_mm=-300.125, long_diameter_mm=14.0,
-)  # fmt: skip
+    number=1,
+    volume_ml=1.23456789,
+    suv_max=9.0,
+    suv_mean=4.5,
+    suv_peak=7.25,
+    tlg_suv_ml=5.5555555,
+    centroid_x_mm=-1.0,
+    centroid_y_mm=2.0,
+    centroid_z_mm=-300.125,
+    long_diameter_mm=14.0,
+)
 TOTALS = Totals(lesions=1, mtv_ml=1.23456789, tlg_suv_ml=5.5555555, suv_max=9.0, suv_peak=7.25, dmax_mm=None)
 
 
@@ -27,6 +35,11 @@ def test_no_lesion_is_a_head_alone() -> None:
 def test_the_json_holds_lesions_totals_and_what_they_mean() -> None:
     said = lesions_json([LESION], TOTALS)
     assert said["totals"] == {
-        "lesions": 1, "mtv_ml": 1.2346, "tlg_suv_ml": 5.5556, "suv_max": 9.0, "suv_peak": 7.25, "dmax_mm": None
+        "lesions": 1,
+        "mtv_ml": 1.2346,
+        "tlg_suv_ml": 5.5556,
+        "suv_max": 9.0,
+        "suv_peak": 7.25,
+        "dmax_mm": None,
     }
     assert said["lesions"][0]["number"] == 1 and "suv_peak" in said["definitions"]

@@ -97,7 +97,10 @@ def test_a_turned_grid_moves_the_centroid_and_nothing_else() -> None:
     centre = turned.TransformContinuousIndexToPhysicalPoint((1.5, 3.0, 4.0))
     assert (other.centroid_x_mm, other.centroid_y_mm, other.centroid_z_mm) == pytest.approx(centre)
     assert (one.suv_peak, one.long_diameter_mm, one.tlg_suv_ml) == (
-        other.suv_peak, other.long_diameter_mm, other.tlg_suv_ml)  # fmt: skip
+        other.suv_peak,
+        other.long_diameter_mm,
+        other.tlg_suv_ml,
+    )
 
 
 def test_voxels_bear_the_number_of_their_lesion_in_the_table() -> None:

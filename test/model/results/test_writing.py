@@ -15,9 +15,11 @@ from model.results.writing import check_targets, mask_path, write_mask, write_pr
 from model.study.geometry import Grid, grid_of
 
 AWKWARD = Grid(
-    size=(5, 6, 7), spacing_mm=(4.07283, 4.07283, 1 / 3), origin_mm=(-347.7962875, 1e-7, 0.1 + 0.2),
+    size=(5, 6, 7),
+    spacing_mm=(4.07283, 4.07283, 1 / 3),
+    origin_mm=(-347.7962875, 1e-7, 0.1 + 0.2),
     direction=tuple(sitk.Euler3DTransform((0, 0, 0), 0.1, 0.2, 0.3).GetMatrix()),
-)  # fmt: skip
+)
 
 
 def test_the_mask_reads_back_with_its_grid_to_the_last_bit(tmp_path) -> None:
@@ -63,9 +65,14 @@ def test_another_mha_below_the_output_is_refused_and_not_deleted(tmp_path) -> No
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("images/automated-petct-lesion-segmentation/x.mha", "into one file"), ("other.mha", "only the mask"),
-     ("folder", "is a folder"), ("y" * 300 + ".json", "longer than 255"), ("file/r.json", "cannot write into")],
-)  # fmt: skip
+    [
+        ("images/automated-petct-lesion-segmentation/x.mha", "into one file"),
+        ("other.mha", "only the mask"),
+        ("folder", "is a folder"),
+        ("y" * 300 + ".json", "longer than 255"),
+        ("file/r.json", "cannot write into"),
+    ],
+)
 def test_a_second_result_that_cannot_be_written_is_refused_before_the_work(name: str, said: str, tmp_path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")

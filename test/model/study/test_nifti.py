@@ -104,8 +104,11 @@ def test_a_field_that_the_reader_would_replace_is_refused(changes: dict, said: s
 
 
 def test_a_qform_and_an_sform_50_mm_apart_are_refused_with_both(tmp_path) -> None:
-    refused(tmp_path, r"disagree, by 50 mm at a corner .*sform .*\(-97.5, -90, 12\), qform .*\(-97.5, -90, 62\)",
-            quaternion=(0, 0, 0, -97.5, -90, 62))  # fmt: skip
+    refused(
+        tmp_path,
+        r"disagree, by 50 mm at a corner .*sform .*\(-97.5, -90, 12\), qform .*\(-97.5, -90, 62\)",
+        quaternion=(0, 0, 0, -97.5, -90, 62),
+    )
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (0, 1), (1, 2)])
@@ -115,8 +118,13 @@ def test_two_sizes_of_a_voxel_are_refused_with_both(codes: tuple[int, int], tmp_
 
 def test_rows_without_a_spacing_are_refused(tmp_path) -> None:
     """An sform of ones beside a pixdim of 0.87 mm, as a PET software writes it."""
-    refused(tmp_path, "two sizes of a voxel", codes=(0, 1), rows=(1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0),
-            pixdim=(1, 0.87, 0.87, 0.8, 1, 1, 1, 1))  # fmt: skip
+    refused(
+        tmp_path,
+        "two sizes of a voxel",
+        codes=(0, 1),
+        rows=(1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0),
+        pixdim=(1, 0.87, 0.87, 0.8, 1, 1, 1, 1),
+    )
 
 
 def test_an_unused_form_may_hold_anything(tmp_path) -> None:

@@ -28,15 +28,18 @@ def test_a_case_is_named_after_the_ct_and_keeps_both_grids(tiny_study) -> None:
 @pytest.mark.parametrize(
     ("pet", "ct", "name"),
     [
-        ("PETCT_0117d7f11f/09-14-2001-NA-PET-CT Ganz-68547/SUV.nii.gz",
-         "PETCT_0117d7f11f/09-14-2001-NA-PET-CT Ganz-68547/CTres.nii.gz",
-         "PETCT_0117d7f11f_09-14-2001-NA-PET-CT-Ganz-68547"),
+        (
+            "PETCT_0117d7f11f/09-14-2001-NA-PET-CT Ganz-68547/SUV.nii.gz",
+            "PETCT_0117d7f11f/09-14-2001-NA-PET-CT Ganz-68547/CTres.nii.gz",
+            "PETCT_0117d7f11f_09-14-2001-NA-PET-CT-Ganz-68547",
+        ),
         ("PETCT_1/s2/SUV.mha", "PETCT_1/s2/CT.mha", "PETCT_1_s2"),
         ("STS_001/SUV.nii.gz", "STS_001/CTres.nii.gz", "STS_001"),
-        ("images/pet/a.mha", "images/ct/b.mha", "b"), ("x/PET.nii.gz", "x/CT.nii.gz", "CT"),
+        ("images/pet/a.mha", "images/ct/b.mha", "b"),
+        ("x/PET.nii.gz", "x/CT.nii.gz", "CT"),
         ("x/SUV.nii.gz", "x/a_CTres.nii.gz", "a_CTres"),
     ],
-)  # fmt: skip
+)
 def test_two_files_of_autopets_folders_are_named_as_training_names_them(pet, ct, name, tmp_path) -> None:
     for path in (pet, ct):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +142,7 @@ CLICKS = socket("lesion-clicks", "lesion-clicks.json", is_image_kind=False, is_p
         [{"socket": {"slug": "p"}, "interface": {"relative_path": "images/pet"}}, {"socket": CT, "interface": {}}],
     ],
     ids=["socket", "interface", "both", "null", "mixed", "clicks", "string", "twice", "slash", "pathless", "parts"],
-)  # fmt: skip
+)
 def test_inputs_json_is_read_as_the_platform_writes_it_now_and_wrote_it(entries: list, tiny_study) -> None:
     (tiny_study / "inputs.json").write_text(json.dumps(entries))
     assert [p.parent.name for p in find_pair(tiny_study)] == ["pet", "ct"]
@@ -239,9 +242,15 @@ def test_a_damaged_compressed_image_is_refused(suffix: str, tmp_path) -> None:
 
 def metaimage(path: Path, stream: bytes, size: int | None = None, order: str = "False") -> Path:
     """A compressed .mha of 4 x 3 x 2 voxels of 16 bits; `size`: of the stream, as the header says."""
-    header = ["NDims = 3", "DimSize = 4 3 2", "ElementType = MET_SHORT", f"BinaryDataByteOrderMSB = {order}",
-              "ElementSpacing = 4 4 4", "CompressedData = True",
-              f"CompressedDataSize = {len(stream) if size is None else size}"]  # fmt: skip
+    header = [
+        "NDims = 3",
+        "DimSize = 4 3 2",
+        "ElementType = MET_SHORT",
+        f"BinaryDataByteOrderMSB = {order}",
+        "ElementSpacing = 4 4 4",
+        "CompressedData = True",
+        f"CompressedDataSize = {len(stream) if size is None else size}",
+    ]
     path.write_bytes("\n".join([*header, "ElementDataFile = LOCAL\n"]).encode() + stream)
     return path
 

@@ -61,11 +61,19 @@ def test_the_probabilities_are_table_1() -> None:
 
 @pytest.mark.parametrize(
     ("row", "what", "ends"),
-    [("rotate", "degrees", (-15, 15)), ("elastic", "alpha", (100, 400)), ("elastic", "sigma", (5, 13)),
-     ("gamma", "gamma", (0.7, 1.5)), ("shift", "offset", (-0.1, 0.1)), ("scale", "factor", (-0.25, 0.25)),
-     ("smooth", "sigma", (0.25, 1.1)), ("low_resolution", "share", (0, 0.4)), ("noise", "mean", (0, 0.1)),
-     ("noise", "std", (0.001, 0.1))],
-)  # fmt: skip
+    [
+        ("rotate", "degrees", (-15, 15)),
+        ("elastic", "alpha", (100, 400)),
+        ("elastic", "sigma", (5, 13)),
+        ("gamma", "gamma", (0.7, 1.5)),
+        ("shift", "offset", (-0.1, 0.1)),
+        ("scale", "factor", (-0.25, 0.25)),
+        ("smooth", "sigma", (0.25, 1.1)),
+        ("low_resolution", "share", (0, 0.4)),
+        ("noise", "mean", (0, 0.1)),
+        ("noise", "std", (0.001, 0.1)),
+    ],
+)
 def test_the_ranges_are_table_1(row: str, what: str, ends: tuple[float, float]) -> None:
     assert TABLE_1[row].ranges[what].at(STRENGTHS["paper"]) == pytest.approx(ends)
 

@@ -50,8 +50,9 @@ def test_a_scattered_study_lies_anywhere_in_its_crops_air(tiny_cache) -> None:
     settings = tiny_training(augmentation="none", suv_tops=[20.0], **LARGE)
     middle = CropDataset(tiny_cache, CASES[:1], settings)
     crops = {"size": [64, 64, 64], "scattered": True}
-    spread = CropDataset(tiny_cache, CASES[:1], tiny_training(augmentation="none", suv_tops=[20.0],
-                                                              window=LARGE["window"], crops=crops))  # fmt: skip
+    spread = CropDataset(
+        tiny_cache, CASES[:1], tiny_training(augmentation="none", suv_tops=[20.0], window=LARGE["window"], crops=crops)
+    )
     places = set()
     for number in range(20):
         (image, truth), (centred, there) = spread[number], middle[number]
@@ -85,22 +86,29 @@ def test_every_row_on_a_gpu_is_that_of_the_cpu() -> None:
     image, truth = torch.rand(2, 40, 36, 44), (torch.rand(1, 40, 36, 44) > 0.9).float()
     shift = torch.randn(3, 40, 36, 44)
     rows = [
-        lambda image: image.flip([1]), lambda image: with_gamma(image, 0.8), lambda image: image + 0.05,
-        lambda image: image * 1.2, lambda image: smoothed(image, (0.4, 1.0, 0.7)),
+        lambda image: image.flip([1]),
+        lambda image: with_gamma(image, 0.8),
+        lambda image: image + 0.05,
+        lambda image: image * 1.2,
+        lambda image: smoothed(image, (0.4, 1.0, 0.7)),
         lambda image: lowered(image, (0.3, 0.1, 0.4)),
-    ]  # fmt: skip
+    ]
     for row in rows:
         torch.testing.assert_close(row(image.cuda()).cpu(), row(image), rtol=1e-4, atol=1e-4)
     for found, expected in zip(
         resampled(image.cuda(), truth.cuda(), (9.0, -4.0, 6.0), shift.cuda()),
-        resampled(image, truth, (9.0, -4.0, 6.0), shift), strict=True,
-    ):  # fmt: skip
+        resampled(image, truth, (9.0, -4.0, 6.0), shift),
+        strict=True,
+    ):
         assert ((found.cpu() - expected).abs() > 1e-3).float().mean() < 1e-3  # nearest may round the other way
 
 
 def test_a_study_that_does_not_fit_leaves_its_place_to_smaller_ones(tiny_cache, monkeypatch) -> None:
-    sizes = {case: sum(part.nbytes for part in (one.hu, one.suv, one.truth)) for case in CASES
-             for one in [load(tiny_cache, case)]}  # fmt: skip
+    sizes = {
+        case: sum(part.nbytes for part in (one.hu, one.suv, one.truth))
+        for case in CASES
+        for one in [load(tiny_cache, case)]
+    }
     large = replace(load(tiny_cache, "case0"), hu=np.zeros((80, 80, 80), np.int16))
     monkeypatch.setattr(crops, "load", lambda cache, case: large if case == "case0" else load(cache, case))
     monkeypatch.setattr(device_crops, "free_bytes", lambda device: float(sizes["case1"] + sizes["case2"]))

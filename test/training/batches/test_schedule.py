@@ -22,9 +22,16 @@ def averaged(rates: str, **changes: float) -> Training:
 
 @pytest.mark.parametrize(
     ("epoch", "rate"),
-    [(0, 1e-7), (50, (1e-4 + 1e-7) / 2), (100, 1e-4), (325, 1e-7 + (1e-4 - 1e-7) * (1 + 0.5**0.5) / 2),
-     (550, (1e-4 + 1e-7) / 2), (1000, 1e-7), (1200, 1e-7)],
-)  # fmt: skip
+    [
+        (0, 1e-7),
+        (50, (1e-4 + 1e-7) / 2),
+        (100, 1e-4),
+        (325, 1e-7 + (1e-4 - 1e-7) * (1 + 0.5**0.5) / 2),
+        (550, (1e-4 + 1e-7) / 2),
+        (1000, 1e-7),
+        (1200, 1e-7),
+    ],
+)
 def test_warm_up_is_linear_and_then_a_cosine_falls_to_the_floor(epoch: float, rate: float) -> None:
     assert rate_at(RUN, epoch) == pytest.approx(rate, rel=1e-9)
 
@@ -40,9 +47,15 @@ def test_before_t0_averaging_changes_nothing(epoch: float) -> None:
 
 @pytest.mark.parametrize(
     ("epoch", "rate"),
-    [(550, (1e-4 + 1e-7) / 2), (562.5, ((1e-4 + 1e-7) / 2 + 2e-4) / 2), (575, 2e-4), (587.5, (2e-4 + 3e-5) / 2),
-     (600, 3e-5), (999, 3e-5)],
-)  # fmt: skip
+    [
+        (550, (1e-4 + 1e-7) / 2),
+        (562.5, ((1e-4 + 1e-7) / 2 + 2e-4) / 2),
+        (575, 2e-4),
+        (587.5, (2e-4 + 3e-5) / 2),
+        (600, 3e-5),
+        (999, 3e-5),
+    ],
+)
 def test_preset_paper_rises_to_the_peak_falls_to_the_constant_and_stays(epoch: float, rate: float) -> None:
     assert rate_at(averaged("paper"), epoch) == pytest.approx(rate, rel=1e-9)
 
@@ -94,9 +107,13 @@ def test_the_command_draws_the_settings_it_is_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("yaml", "output", "says"),
-    [("schedule: {epochs: 20, warmup_epochs: 2}\naveraging: {start: 20}", "a.png", "inside the run of 20 epochs"),
-     ("shedule: {}", "a.png", "shedule"), (None, "a.png", "cannot read"), ("{}", "a.jpg", "must end in .png")],
-)  # fmt: skip
+    [
+        ("schedule: {epochs: 20, warmup_epochs: 2}\naveraging: {start: 20}", "a.png", "inside the run of 20 epochs"),
+        ("shedule: {}", "a.png", "shedule"),
+        (None, "a.png", "cannot read"),
+        ("{}", "a.jpg", "must end in .png"),
+    ],
+)
 def test_the_command_says_what_is_wrong_and_writes_nothing(
     yaml: str | None, output: str, says: str, tmp_path: Path, capsys
 ) -> None:

@@ -40,8 +40,14 @@ def test_a_training_slice_is_what_the_container_gives_the_network(tiny_cache) ->
 
     hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
     whole = image_of(hu, suv.astype(np.float32), settings.part)
-    slide_slices(whole, predict, starts=slice_starts(whole[0].numpy(), settings.window.size)[0],
-                 window=settings.window.size, air_hu=-1000.0, device=torch.device("cpu"))  # fmt: skip
+    slide_slices(
+        whole,
+        predict,
+        starts=slice_starts(whole[0].numpy(), settings.window.size)[0],
+        window=settings.window.size,
+        air_hu=-1000.0,
+        device=torch.device("cpu"),
+    )
     for z in lesion_slices(study):
         image, truth = slice_of_study(study, z, settings)
         torch.testing.assert_close(image, seen[z][0])

@@ -64,8 +64,14 @@ def test_the_group_changes_after_beta_epochs_and_comes_round() -> None:
 
     groups = [set(group) for group in made.groups()]
     assert [patients(epoch) for epoch in (0, 4, 5, 9, 10, 14, 15)] == [
-        groups[0], groups[0], groups[1], groups[1], groups[2], groups[2], groups[0]
-    ]  # fmt: skip
+        groups[0],
+        groups[0],
+        groups[1],
+        groups[1],
+        groups[2],
+        groups[2],
+        groups[0],
+    ]
 
 
 def test_more_than_there_are_is_all_of_them_once_and_whole_bodies_alone_have_no_list_of_lesions() -> None:

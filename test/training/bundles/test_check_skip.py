@@ -21,13 +21,27 @@ def one_sided_bundle(folder: Path, lesion: float, skip_suv: float) -> Path:
     state = build(NETWORK).state_dict()
     state["decoder.fc.bias"] = torch.tensor([0.0, lesion])
     write_bundle(
-        folder, {"m": state}, lambda found: Manifest(
-            format_version=1, name="one-sided", kind="volumes", network=NETWORK, channels=("CT", "PET"),
-            intensity=Intensity(), crop=Crop(), window=Window(size=(32, 16, 16)), method="eoa", members=found,
-            provenance=Provenance(data="", commit="", date="", scores={}, attribution=""), intended_use="tests",
-            licence="MIT", skip_suv=skip_suv,
-        ), weights=[1.0], start_sha256=None,
-    )  # fmt: skip
+        folder,
+        {"m": state},
+        lambda found: Manifest(
+            format_version=1,
+            name="one-sided",
+            kind="volumes",
+            network=NETWORK,
+            channels=("CT", "PET"),
+            intensity=Intensity(),
+            crop=Crop(),
+            window=Window(size=(32, 16, 16)),
+            method="eoa",
+            members=found,
+            provenance=Provenance(data="", commit="", date="", scores={}, attribution=""),
+            intended_use="tests",
+            licence="MIT",
+            skip_suv=skip_suv,
+        ),
+        weights=[1.0],
+        start_sha256=None,
+    )
     return folder
 
 
@@ -41,8 +55,18 @@ def half_bright(tmp_path) -> Study:
         image = sitk.GetImageFromArray(array)
         image.SetSpacing((4.0, 4.0, 4.0))
         sitk.WriteImage(image, str(path))
-    return Study(case="half", patient="p", diagnosis="negative", tracer="FDG", site="A", pet=paths[0], ct=paths[1],
-                 truth=paths[2], lesion_ml=0.0, sha256=study_sha256(*paths))  # fmt: skip
+    return Study(
+        case="half",
+        patient="p",
+        diagnosis="negative",
+        tracer="FDG",
+        site="A",
+        pet=paths[0],
+        ct=paths[1],
+        truth=paths[2],
+        lesion_ml=0.0,
+        sha256=study_sha256(*paths),
+    )
 
 
 def test_no_voxel_changes_where_a_dark_window_holds_no_lesion_anyway(half_bright, tmp_path) -> None:

@@ -56,12 +56,19 @@ def studies(tmp_path_factory) -> Path:
         sitk.WriteImage(image, str(folder / f"{what}.nii.gz"))
     rows = [
         Study(
-            case=case, patient=case[:2], diagnosis=diagnosis, tracer="FDG", site="B" if case == "p2" else "A",
-            pet=folder / "pet.nii.gz", ct=folder / "ct.nii.gz", truth=write_image(TRUTH[case], folder / f"{case}.mha"),
-            lesion_ml=0.0, sha256="0" * 64,
+            case=case,
+            patient=case[:2],
+            diagnosis=diagnosis,
+            tracer="FDG",
+            site="B" if case == "p2" else "A",
+            pet=folder / "pet.nii.gz",
+            ct=folder / "ct.nii.gz",
+            truth=write_image(TRUTH[case], folder / f"{case}.mha"),
+            lesion_ml=0.0,
+            sha256="0" * 64,
         )
         for case, diagnosis in CASES.items()
-    ]  # fmt: skip
+    ]
     write_table(rows, folder / "index.csv")
     return folder / "index.csv"
 
@@ -236,10 +243,27 @@ def run_of_bundle(studies, tiny_bundle, tmp_path_factory) -> tuple[Path, subproc
     folder = tmp_path_factory.mktemp("run")
     shutil.copytree(tiny_bundle, folder / "weights" / "mine")
     done = subprocess.run(
-        [sys.executable, "-m", "training", "evaluate", "--index", str(studies), "--weights", "mine",
-         "--device", "cpu", "--save", str(folder / "masks"), "--output", str(folder / "scores.csv")],
-        capture_output=True, text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "training",
+            "evaluate",
+            "--index",
+            str(studies),
+            "--weights",
+            "mine",
+            "--device",
+            "cpu",
+            "--save",
+            str(folder / "masks"),
+            "--output",
+            str(folder / "scores.csv"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -247,8 +271,18 @@ def run_of_bundle(studies, tiny_bundle, tmp_path_factory) -> tuple[Path, subproc
 def test_a_bundle_gives_the_mask_of_the_container(run_of_bundle, studies, tiny_bundle, tmp_path) -> None:
     folder, _ = run_of_bundle
     place = studies.parent
-    done = run_process("--input", place / "pet.nii.gz", place / "ct.nii.gz", "--output", tmp_path, "--weights",
-        tiny_bundle, "--device", "cpu", OMP_NUM_THREADS="1")  # fmt: skip
+    done = run_process(
+        "--input",
+        place / "pet.nii.gz",
+        place / "ct.nii.gz",
+        "--output",
+        tmp_path,
+        "--weights",
+        tiny_bundle,
+        "--device",
+        "cpu",
+        OMP_NUM_THREADS="1",
+    )
     assert done.returncode == 0, done.stderr
     theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(next(tmp_path.rglob("ct.mha")))))
     ours = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "masks" / "p2.mha")))

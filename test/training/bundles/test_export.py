@@ -63,8 +63,15 @@ def test_diwa_becomes_the_mean_of_weights(made, tmp_path) -> None:
 
 
 def test_the_manifest_is_that_of_the_members_and_says_where_they_come_from(made, tmp_path) -> None:
-    export(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b", data="made up", licence="CC0",
-           trained_on=["extra"])  # fmt: skip
+    export(
+        made / "selection.json",
+        "eoa_greedy",
+        "ours",
+        tmp_path / "b",
+        data="made up",
+        licence="CC0",
+        trained_on=["extra"],
+    )
     manifest = load_bundle(tmp_path / "b").manifest
     assert manifest.network.widths == (2, 2, 4) and manifest.window == Window(size=(16, 16, 16))
     assert manifest.intensity.suv_top == 20.0 and manifest.intensity.ct_clip and manifest.crop == Crop(suv_above=0.0)
@@ -86,8 +93,23 @@ def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:
 
 
 def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made, tmp_path, capsys, monkeypatch) -> None:
-    words = ["--choice", "eoa_greedy", "--name", "ours", "--output", tmp_path / "b", "--data", "made up", "--half",
-             "--licence", "CC0", "--index", made / "index.csv", "--device", "cpu"]  # fmt: skip
+    words = [
+        "--choice",
+        "eoa_greedy",
+        "--name",
+        "ours",
+        "--output",
+        tmp_path / "b",
+        "--data",
+        "made up",
+        "--half",
+        "--licence",
+        "CC0",
+        "--index",
+        made / "index.csv",
+        "--device",
+        "cpu",
+    ]
     assert main([str(word) for word in [made / "selection.json", *words]]) == 0
     told = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
     assert told and float(told[1]) >= 0.99 and int(told[2]) > 0
@@ -97,8 +119,15 @@ def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made,
 
 
 def test_a_soup_is_checked_through_process_as_well(made, tmp_path, capsys) -> None:
-    export(made / "selection.json", "diwa_greedy", "ours", tmp_path / "b", index=made / "index.csv",
-           check_case="case2", wanted="cpu")  # fmt: skip
+    export(
+        made / "selection.json",
+        "diwa_greedy",
+        "ours",
+        tmp_path / "b",
+        index=made / "index.csv",
+        check_case="case2",
+        wanted="cpu",
+    )
     assert "case case2: the masks of process.py and of the selection have Dice" in capsys.readouterr().out
 
 
@@ -107,8 +136,15 @@ def test_another_mask_than_the_selections_leaves_no_bundle(made, tmp_path, monke
     truth = read_table(made / "index.csv")["case1"].truth
     monkeypatch.setattr("training.bundles.export.run_process", lambda *_: truth)
     with pytest.raises(WeightsError, match=r"Dice 0\.\d+ .* at least 0.99 is needed"):
-        export(made / "selection.json", "eoa_greedy", "b", tmp_path / "b", index=made / "index.csv", half=half,
-               wanted="cpu")  # fmt: skip
+        export(
+            made / "selection.json",
+            "eoa_greedy",
+            "b",
+            tmp_path / "b",
+            index=made / "index.csv",
+            half=half,
+            wanted="cpu",
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,8 +237,24 @@ def test_a_level_is_written_only_where_no_mask_changed(made, tmp_path, capsys, m
         return "no voxel changes"
 
     monkeypatch.setattr("training.bundles.export.check_skip", check)
-    words = ["--choice", "eoa_greedy", "--name", "ours", "--output", tmp_path / "b", "--data", "made up", "--licence",
-             "CC0", "--skip-suv", "0.25", "--skip-index", made / "index.csv", "--device", "cpu"]  # fmt: skip
+    words = [
+        "--choice",
+        "eoa_greedy",
+        "--name",
+        "ours",
+        "--output",
+        tmp_path / "b",
+        "--data",
+        "made up",
+        "--licence",
+        "CC0",
+        "--skip-suv",
+        "0.25",
+        "--skip-index",
+        made / "index.csv",
+        "--device",
+        "cpu",
+    ]
     code = main([str(word) for word in [made / "selection.json", *words]])
     cases = ["case0", "case1", "case2", "case3"]
     assert tried == [(0.25, cases)]

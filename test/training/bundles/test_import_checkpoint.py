@@ -129,19 +129,29 @@ def test_the_submission_becomes_a_bundle_of_four_members(tmp_path: Path, four: l
     assert folder == tmp_path / "out" / "ahn-park-eoa"
     manifest = load_bundle(folder).manifest
     assert [(m.file, m.weight) for m in manifest.members] == [
-        ("c1.safetensors", 2), ("a2.safetensors", 1), ("a3.safetensors", 1), ("d2.safetensors", 1),
-    ]  # fmt: skip
+        ("c1.safetensors", 2),
+        ("a2.safetensors", 1),
+        ("a3.safetensors", 1),
+        ("d2.safetensors", 1),
+    ]
     assert {m.start_sha256 for m in manifest.members} == {None}
     read = json.loads((folder / "manifest.json").read_text())
     assert read["window"] == {
-        "size": [192, 192, 192], "overlap": 0.5, "weighting": "constant", "shrink": False,
-    }  # fmt: skip
+        "size": [192, 192, 192],
+        "overlap": 0.5,
+        "weighting": "constant",
+        "shrink": False,
+    }
     assert read["network"] == {"fusion": "middle", "widths": list(SMALL), "classes": 2, "norm": "instance"}
     assert (read["method"], read["combine"], read["licence"]) == ("eoa", "logits", "unknown")
     assert (read["channels"], read["crop"]) == (["CT", "PET"], {"suv_above": 0})
     assert read["intensity"] == {
-        "ct_low_hu": -1000, "ct_high_hu": 1000, "ct_clip": False, "suv_top": 40, "suv_clip": False,
-    }  # fmt: skip
+        "ct_low_hu": -1000,
+        "ct_high_hu": 1000,
+        "ct_clip": False,
+        "suv_top": 40,
+        "suv_clip": False,
+    }
     told = read["provenance"]
     assert (told["commit"], told["date"], told["scores"]) == ("unknown", "unknown", {})
     assert all(f"{path.name} (sha256 {sha256_of(path)})" in told["attribution"] for path in four)
@@ -350,15 +360,49 @@ def test_the_container_gives_the_mask_of_the_authors_pipeline(tmp_path: Path) ->
 
     files = [str(save(network, tmp_path / f"{name}.ckpt")) for network, name in zip(networks, SUBMITTED, strict=True)]
     subprocess.run(
-        [sys.executable, "-m", "training", "import", *files, "--weights", "2", "1", "1", "1", "--method", "eoa",
-         "--name", "ahn-park-eoa", "--window", "32", "32", "32", "--output-folder", str(tmp_path / "weights")],
-        cwd=ROOT, check=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "training",
+            "import",
+            *files,
+            "--weights",
+            "2",
+            "1",
+            "1",
+            "1",
+            "--method",
+            "eoa",
+            "--name",
+            "ahn-park-eoa",
+            "--window",
+            "32",
+            "32",
+            "32",
+            "--output-folder",
+            str(tmp_path / "weights"),
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=300,
+    )
     subprocess.run(
-        [sys.executable, "process.py", "--input", str(tmp_path / "input"), "--output", str(tmp_path / "output"),
-         "--weights", str(tmp_path / "weights" / "ahn-park-eoa"), "--device", "cpu"],
-        cwd=ROOT, check=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "process.py",
+            "--input",
+            str(tmp_path / "input"),
+            "--output",
+            str(tmp_path / "output"),
+            "--weights",
+            str(tmp_path / "weights" / "ahn-park-eoa"),
+            "--device",
+            "cpu",
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=300,
+    )
     path = tmp_path / "output" / "images" / "automated-petct-lesion-segmentation" / "ct-1.mha"
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose() > 0
     assert 0.05 < wanted[crop].mean() < 0.5 and 0.05 < mask[crop].mean() < 0.5

@@ -13,9 +13,12 @@ from model.stopwatch import Stopwatch
 from training.bundles.mix import main, mix
 
 SLICES = dict(
-    kind="slices", network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4), classes=1), channels=("PET", "CT"),
-    intensity=Intensity(ct_clip=True), window=Window(size=(64, 64, 1)),
-)  # fmt: skip
+    kind="slices",
+    network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4), classes=1),
+    channels=("PET", "CT"),
+    intensity=Intensity(ct_clip=True),
+    window=Window(size=(64, 64, 1)),
+)
 
 
 def probability(bundle, cpu) -> np.ndarray:
@@ -26,10 +29,16 @@ def probability(bundle, cpu) -> np.ndarray:
 
 
 def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle, tmp_path, cpu) -> None:
-    origin = Provenance(data="d", commit="c", date="t", attribution="a",
-                        scores={"trained_on_cases": ["x"], "trained_on_patients": ["p"]})  # fmt: skip
-    volumes = load_bundle(make_bundle(tmp_path / "v", members=2, weights=[3.0, 1.0], combine="probabilities",
-                                      provenance=origin))  # fmt: skip
+    origin = Provenance(
+        data="d",
+        commit="c",
+        date="t",
+        attribution="a",
+        scores={"trained_on_cases": ["x"], "trained_on_patients": ["p"]},
+    )
+    volumes = load_bundle(
+        make_bundle(tmp_path / "v", members=2, weights=[3.0, 1.0], combine="probabilities", provenance=origin)
+    )
     slices = load_bundle(make_bundle(tmp_path / "s", members=1, **SLICES))
     mix([volumes, slices], [1.0, 2.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")
@@ -56,8 +65,9 @@ def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_deci
 def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundle, tmp_path, cpu) -> None:
     crop = Crop(suv_above=-1.0)
     volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop, skip_suv=0.5))
-    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **SLICES | {"window": Window(size=(32, 32, 1)),
-                                                                            "crop": crop}))  # fmt: skip
+    slices = load_bundle(
+        make_bundle(tmp_path / "s", members=1, **SLICES | {"window": Window(size=(32, 32, 1)), "crop": crop})
+    )
     mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")
     assert mixed.manifest.skip_suv is None

@@ -113,8 +113,9 @@ def test_nnunet_takes_diagnoses_from_the_tables_beside_it(tmp_path, capsys) -> N
     assert run(root, "--output", tmp_path / "index.csv") == 0
     rows = read_table(tmp_path / "index.csv").values()
     assert [(s.patient, s.tracer, s.diagnosis) for s in rows] == [
-        ("PETCT_a", "FDG", "melanoma"), ("PSMA_b", "PSMA", "unknown"),
-    ]  # fmt: skip
+        ("PETCT_a", "FDG", "melanoma"),
+        ("PSMA_b", "PSMA", "unknown"),
+    ]
     assert "psma_metadata.csv' tells no diagnoses: no column 'diagnosis'" in capsys.readouterr().err
 
 

@@ -56,9 +56,10 @@ def test_nnunet_names_give_tracer_and_patient(tmp_path) -> None:
     layout, found, notes = find(tmp_path)
     assert layout == "nnunet" and notes == []
     assert [(f.tracer, f.patient, f.site) for f in found] == [
-        ("FDG", "PETCT_0011f3deaf", "UKT"), ("PSMA", "PSMA_95b833d65be26d2f", "LMU"),
+        ("FDG", "PETCT_0011f3deaf", "UKT"),
         ("PSMA", "PSMA_95b833d65be26d2f", "LMU"),
-    ]  # fmt: skip
+        ("PSMA", "PSMA_95b833d65be26d2f", "LMU"),
+    ]
     assert found[0].ct.name.endswith("_0000.nii.gz") and found[0].pet.name.endswith("_0001.nii.gz")
     assert found[0].case == "fdg_0011f3deaf_03-23-2003-NA-PET-CT-Ganzkoerper-primaer-mit-KM-10445"
 
@@ -73,8 +74,9 @@ def test_nnunet_files_that_are_no_pet_or_ct_are_noted(tmp_path) -> None:
     touch(*(tmp_path / "imagesTr" / f"{n}.nii.gz" for n in ("psma_a_1_0000", "psma_a_1_0001", "psma_a_1_0002", "x")))
     _, found, notes = find(tmp_path)
     assert len(found) == 1 and [note.split("'")[1].split("/")[-1] for note in notes] == [
-        "psma_a_1_0002.nii.gz", "x.nii.gz",
-    ]  # fmt: skip
+        "psma_a_1_0002.nii.gz",
+        "x.nii.gz",
+    ]
 
 
 def test_nnunet_folders_that_are_not_read_are_noted(tmp_path) -> None:
@@ -88,8 +90,9 @@ def test_folders_are_case_and_patient_and_take_ct_where_there_is_no_ctres(tmp_pa
     layout, found, _ = find(tmp_path)
     assert layout == "folders"
     assert [(f.case, f.patient, f.ct.name) for f in found] == [
-        ("STS_001", "STS_001", "CTres.nii.gz"), ("STS_002", "STS_002", "CT.mha"),
-    ]  # fmt: skip
+        ("STS_001", "STS_001", "CTres.nii.gz"),
+        ("STS_002", "STS_002", "CT.mha"),
+    ]
 
 
 def test_a_folder_without_its_pet_is_found_all_the_same(tmp_path) -> None:
@@ -123,9 +126,11 @@ def test_a_diagnosis_of_ones_own_csv_is_written_as_those_of_tcias_table(tmp_path
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("case,pet,ct\nA,p,c\n", "no column truth; it must have case, pet, ct, truth"),
-     ("case,pet,ct,truth\nA,p,c,t\nB,,c\n", "line 3: no value for pet, truth")],
-)  # fmt: skip
+    [
+        ("case,pet,ct\nA,p,c\n", "no column truth; it must have case, pet, ct, truth"),
+        ("case,pet,ct,truth\nA,p,c,t\nB,,c\n", "line 3: no value for pet, truth"),
+    ],
+)
 def test_a_csv_that_lacks_something_is_refused(tmp_path, text: str, message: str) -> None:
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(ConfigError, match=message):

@@ -31,13 +31,25 @@ def table(folder: Path, *cases: str, **images: sitk.Image) -> Path:
     for case in cases:
         (folder / case).mkdir(parents=True)
         images = {
-            "pet": image(noise(0, 9, np.float32)), "ct": image(noise(-1000, 900, np.int16)), "truth": image(cube()),
-        } | images  # fmt: skip
+            "pet": image(noise(0, 9, np.float32)),
+            "ct": image(noise(-1000, 900, np.int16)),
+            "truth": image(cube()),
+        } | images
         found = write(folder / case, **images)
         rows.append(
-            Study(case=case, patient=f"P{case}", diagnosis="x", tracer="FDG", site="A", pet=found.pet, ct=found.ct,
-                  truth=found.truth, lesion_ml=8**3 * 0.048, sha256=study_sha256(found.pet, found.ct, found.truth))
-        )  # fmt: skip
+            Study(
+                case=case,
+                patient=f"P{case}",
+                diagnosis="x",
+                tracer="FDG",
+                site="A",
+                pet=found.pet,
+                ct=found.ct,
+                truth=found.truth,
+                lesion_ml=8**3 * 0.048,
+                sha256=study_sha256(found.pet, found.ct, found.truth),
+            )
+        )
     write_table(rows, folder / "index.csv")
     return folder / "index.csv"
 
@@ -189,9 +201,13 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"low_mm": -1.0}, "--low-mm must be from 0"), ({"low_mm": 50.0}, "got 50 and 45"), ({"copies": 0}, "--copies"),
-     ({"seed": -1}, "--seed")],
-)  # fmt: skip
+    [
+        ({"low_mm": -1.0}, "--low-mm must be from 0"),
+        ({"low_mm": 50.0}, "got 50 and 45"),
+        ({"copies": 0}, "--copies"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(changes, message) -> None:
     with pytest.raises(ConfigError, match=message):
         Recrop(**({"seed": 0} | changes))

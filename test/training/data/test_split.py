@@ -159,10 +159,14 @@ def test_nnunets_folds_are_taken_over_by_their_safe_names(tmp_path, capsys) -> N
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [([{"train": ["n00", "twice-1"], "val": ["twice-2"]}], "trains and validates on the same patients: twice"),
-     ([{"train": ["other"], "val": []}], "no case of the index"), ([{"train": ["n00"]}], "not nnU-Net's list"),
-     ({"train": []}, "not nnU-Net's list"), ([{"train": ["n00"], "val": []}], "fold 0 has 1 patients to train and 0")],
-)  # fmt: skip
+    [
+        ([{"train": ["n00", "twice-1"], "val": ["twice-2"]}], "trains and validates on the same patients: twice"),
+        ([{"train": ["other"], "val": []}], "no case of the index"),
+        ([{"train": ["n00"]}], "not nnU-Net's list"),
+        ({"train": []}, "not nnU-Net's list"),
+        ([{"train": ["n00"], "val": []}], "fold 0 has 1 patients to train and 0"),
+    ],
+)
 def test_folds_of_nnunet_that_cannot_be_are_refused(index, tmp_path, content, message, capsys) -> None:
     (tmp_path / "s.json").write_text(json.dumps(content))
     assert run(index, "--from-nnunet", tmp_path / "s.json") == 2
@@ -171,10 +175,15 @@ def test_folds_of_nnunet_that_cannot_be_are_refused(index, tmp_path, content, me
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--nested", 2), "--nested needs --folds"), (("--validation", 1.5), "share in"), (("--folds", 99), "99 folds of"),
-     (("--folds", 36, "--nested", 36), "36 folds of 35"), (("--test", "/none"), "cannot read the list"),
-     (("--from-nnunet", "/none"), "cannot read '/none'")],
-)  # fmt: skip
+    [
+        (("--nested", 2), "--nested needs --folds"),
+        (("--validation", 1.5), "share in"),
+        (("--folds", 99), "99 folds of"),
+        (("--folds", 36, "--nested", 36), "36 folds of 35"),
+        (("--test", "/none"), "cannot read the list"),
+        (("--from-nnunet", "/none"), "cannot read '/none'"),
+    ],
+)
 def test_wrong_arguments_are_refused_and_nothing_is_written(index, arguments, message, capsys) -> None:
     assert run(index, *arguments) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
@@ -253,8 +262,11 @@ def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_
     for fold in folds(index):
         numbers = sorted(int(case[1:]) for case in fold.validate)
         assert [sum(low <= n < high for n in numbers) for low, high in ((0, 10), (10, 15), (15, 20), (20, 25))] == [
-            2, 1, 1, 1
-        ]  # fmt: skip
+            2,
+            1,
+            1,
+            1,
+        ]
 
 
 def test_where_some_have_a_diagnosis_it_is_said_what_is_lost(tmp_path, capsys) -> None:

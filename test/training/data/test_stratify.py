@@ -22,23 +22,41 @@ def patients(**counts: int) -> dict[str, str]:
 
 def test_a_patient_of_several_diagnoses_belongs_to_the_one_that_fewest_patients_have() -> None:
     """negative has 3 patients (p, q, r), melanoma 2 (p, s): p is melanoma, though two of its three studies are not."""
-    rows = [("1", "p", "negative"), ("2", "p", "negative"), ("3", "p", "melanoma"), ("4", "q", "negative"),
-            ("5", "r", "negative"), ("6", "s", "melanoma")]  # fmt: skip
+    rows = [
+        ("1", "p", "negative"),
+        ("2", "p", "negative"),
+        ("3", "p", "melanoma"),
+        ("4", "q", "negative"),
+        ("5", "r", "negative"),
+        ("6", "s", "melanoma"),
+    ]
     found = strata([study(*row) for row in rows], "diagnosis")
     assert found == {"p": "melanoma", "q": "negative", "r": "negative", "s": "melanoma"}
 
 
 def test_by_volume_a_stratum_is_a_third_of_the_patients_with_lesion_by_their_largest_study() -> None:
-    volumes = {("1", "p"): 5.0, ("2", "p"): 40.0, ("3", "q"): 1.0, ("4", "r"): 0.0, ("5", "s"): 30.0, ("6", "t"): 2.0,
-               ("7", "u"): 3.0, ("8", "v"): 90.0}  # fmt: skip
+    volumes = {
+        ("1", "p"): 5.0,
+        ("2", "p"): 40.0,
+        ("3", "q"): 1.0,
+        ("4", "r"): 0.0,
+        ("5", "s"): 30.0,
+        ("6", "t"): 2.0,
+        ("7", "u"): 3.0,
+        ("8", "v"): 90.0,
+    }
     rows = [replace(study(case, patient, "unknown"), lesion_ml=ml) for (case, patient), ml in volumes.items()]
     expected = {"q": "small", "t": "small", "u": "middle", "s": "middle", "p": "large", "v": "large", "r": "negative"}
     assert strata(rows, "volume") == strata(rows[::-1], "volume") == expected
 
 
 def test_a_patient_has_a_diagnosis_if_one_of_its_studies_with_lesion_has() -> None:
-    rows = [study("1", "p", "unknown"), study("2", "p", "melanoma"), study("3", "q", "unknown"),
-            replace(study("4", "r", "unknown"), lesion_ml=0.0)]  # fmt: skip
+    rows = [
+        study("1", "p", "unknown"),
+        study("2", "p", "melanoma"),
+        study("3", "q", "unknown"),
+        replace(study("4", "r", "unknown"), lesion_ml=0.0),
+    ]
     assert without_diagnosis(rows) == (1, 2)
 
 
@@ -64,8 +82,10 @@ def test_cards_are_dealt_on_from_stratum_to_stratum() -> None:
     """The row a a a a b b b, dealt to three: places 0, 3, 6 are a a b; 1, 4 are a b; 2, 5 are a b."""
     folds = deal(patients(a=4, b=3), 3, "0")
     assert [Counter(name[0] for name in fold) for fold in folds] == [
-        Counter(a=2, b=1), Counter(a=1, b=1), Counter(a=1, b=1),
-    ]  # fmt: skip
+        Counter(a=2, b=1),
+        Counter(a=1, b=1),
+        Counter(a=1, b=1),
+    ]
     assert sum(map(len, folds)) == len(set().union(*folds)) == 7
 
 

@@ -8,9 +8,17 @@ from model.errors import ConfigError
 from training.data.table import Study, read_table, study_sha256, write_table
 
 STUDY = Study(
-    case="b", patient="p", diagnosis="lymphoma", tracer="FDG", site="A", pet=Path("/d/pet.mha"), ct=Path("/d/ct.mha"),
-    truth=Path("/d/truth.mha"), lesion_ml=1.5, sha256="0" * 64,
-)  # fmt: skip
+    case="b",
+    patient="p",
+    diagnosis="lymphoma",
+    tracer="FDG",
+    site="A",
+    pet=Path("/d/pet.mha"),
+    ct=Path("/d/ct.mha"),
+    truth=Path("/d/truth.mha"),
+    lesion_ml=1.5,
+    sha256="0" * 64,
+)
 
 
 def test_a_table_reads_back_sorted_by_case(tmp_path) -> None:

@@ -13,9 +13,12 @@ def study(tiny_cache) -> Prepared:
     truth = np.zeros((60, 40, 40), bool)
     truth[26:34, 16:24, 16:24] = True
     return replace(
-        load(tiny_cache, "case0"), truth=truth, suv=np.where(truth, 5, 1).astype(np.float16),
-        hu=np.zeros(truth.shape, np.int16), spacing_mm=(4.0, 4.0, 5.0),
-    )  # fmt: skip
+        load(tiny_cache, "case0"),
+        truth=truth,
+        suv=np.where(truth, 5, 1).astype(np.float16),
+        hu=np.zeros(truth.shape, np.int16),
+        spacing_mm=(4.0, 4.0, 5.0),
+    )
 
 
 def test_a_cut_takes_whole_voxels_off_every_side(study) -> None:
@@ -36,8 +39,14 @@ def test_air_has_no_uptake_and_no_lesion(study) -> None:
 def test_a_threshold_says_the_same_whatever_it_sees(study) -> None:
     found = views(lambda one: np.asarray(one.suv, np.float32) - 2, [study])
     assert [view.name for view in found] == [
-        "0 mm cut", "15 mm cut", "30 mm cut", "45 mm cut", "16 voxels of air", "32 voxels of air", "64 voxels of air",
-    ]  # fmt: skip
+        "0 mm cut",
+        "15 mm cut",
+        "30 mm cut",
+        "45 mm cut",
+        "16 voxels of air",
+        "32 voxels of air",
+        "64 voxels of air",
+    ]
     assert all((view.studies, view.dice, view.agreement) == (1, 1, 1) for view in found)
 
 

@@ -40,8 +40,10 @@ OPEN_BAR = "from tqdm import tqdm; bar = tqdm(total=8, mininterval=0); bar.updat
         (f"{OPEN_BAR}; raise KeyError('x')", "KeyError: 'x'"),
         (f"{OPEN_BAR}; sys.exit('a word')", "a word"),
         (f"{OPEN_BAR}; sys.exit(9)", "exit code 9, and not a word"),
-        ("print('train.py: error: the following arguments are required: --run'); sys.exit(2)",
-         "the following arguments are required: --run"),
+        (
+            "print('train.py: error: the following arguments are required: --run'); sys.exit(2)",
+            "the following arguments are required: --run",
+        ),
         ("sys.exit(9)", "exit code 9, and not a word"),
         ("os.kill(os.getpid(), 9)", "killed by SIGKILL, most often for want of memory"),
         ("os.kill(os.getpid(), 15)", "killed by SIGTERM"),
@@ -120,9 +122,14 @@ def test_a_cluster_gets_the_jobs_by_its_address(tmp_path) -> None:
 
     jobs = [job(tmp_path, code, name) for name, code in (("a", "pass"), ("b", "sys.exit('error: b')"))]
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1",
-        dashboard_address=None, worker_dashboard_address=None,
-    ) as cluster:  # fmt: skip
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+        worker_dashboard_address=None,
+    ) as cluster:
         said = dict(results(jobs, Engine(cluster=cluster.scheduler_address)))
     assert said == {"a": None, "b": "b"}
 
@@ -198,8 +205,12 @@ def test_a_killed_workers_job_ends_with_it_and_a_sweep_without_workers_ends(tmp_
 
     def run() -> None:
         try:
-            list(results([job(tmp_path, "print(os.getpid(), flush=True); time.sleep(60)")],
-                         Engine(cluster=address, patience_s=1)))  # fmt: skip
+            list(
+                results(
+                    [job(tmp_path, "print(os.getpid(), flush=True); time.sleep(60)")],
+                    Engine(cluster=address, patience_s=1),
+                )
+            )
         except ConfigError as error:
             found.append(str(error))
 

@@ -157,15 +157,24 @@ def test_the_log_tells_every_decision_in_words() -> None:
         {"member": "b", "pass": 1, "without": 0.7, "with": 0.65, "kept": False},
         {"member": "a", "pass": 2, "without": 0.7, "with": 0.71, "kept": True},
     ]
-    text = log_of({
-        "fold": "0", "cases": ["x", "y"], "cases_with_lesion": ["x"], "device": "CPU", "precision": "float32",
-        "replacement": True, "members": [{"rank": 1, "name": "a"} | scores, {"rank": 2, "name": "b"} | scores],
-        "choices": {"eoa_greedy": {"weights": {"a": 2}, "steps": steps} | scores},
-    })  # fmt: skip
+    text = log_of(
+        {
+            "fold": "0",
+            "cases": ["x", "y"],
+            "cases_with_lesion": ["x"],
+            "device": "CPU",
+            "precision": "float32",
+            "replacement": True,
+            "members": [{"rank": 1, "name": "a"} | scores, {"rank": 2, "name": "b"} | scores],
+            "choices": {"eoa_greedy": {"weights": {"a": 2}, "steps": steps} | scores},
+        }
+    )
     assert "2 cases, 1 with lesion" in text and "EoA greedy, with replacement" in text
     assert [" ".join(line.split()) for line in text.splitlines() if "->" in line] == [
-        "accept nothing -> 0.700000 a", "reject 0.700000 -> 0.650000 b", "accept 0.700000 -> 0.710000 a (pass 2)",
-    ]  # fmt: skip
+        "accept nothing -> 0.700000 a",
+        "reject 0.700000 -> 0.650000 b",
+        "accept 0.700000 -> 0.710000 a (pass 2)",
+    ]
     assert text.splitlines()[-1].split() == ["EoA", "greedy", "0.7000", "1.250", "0.500", "2.00", "a", "x", "2"]
 
 

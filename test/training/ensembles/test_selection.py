@@ -31,8 +31,10 @@ def test_a_tie_is_kept() -> None:
 def test_every_question_is_recorded_with_both_scores() -> None:
     choice = greedy(["a", "b", "c"], table({"a": 0.70, "ab": 0.69, "ac": 0.72}))
     assert [(s.member, s.without, s.with_it, s.kept) for s in choice.steps] == [
-        ("a", -math.inf, 0.70, True), ("b", 0.70, 0.69, False), ("c", 0.70, 0.72, True),
-    ]  # fmt: skip
+        ("a", -math.inf, 0.70, True),
+        ("b", 0.70, 0.69, False),
+        ("c", 0.70, 0.72, True),
+    ]
 
 
 def test_without_replacement_there_is_one_pass() -> None:
@@ -44,17 +46,31 @@ def test_without_replacement_there_is_one_pass() -> None:
 # With replacement, a worked table. Pass 1: a 0.70, ab 0.68 no, ac 0.71 yes. Pass 2: aac 0.73 yes, aabc 0.73: b is new,
 # a tie is enough; aabcc 0.73: c is there, a tie is not enough. Pass 3: aaabc 0.72, aabbc 0.70, aabcc 0.73: all no.
 WORKED = {
-    "a": 0.70, "ab": 0.68, "ac": 0.71, "aac": 0.73, "aabc": 0.73, "aabcc": 0.73, "aaabc": 0.72, "aabbc": 0.70,
-}  # fmt: skip
+    "a": 0.70,
+    "ab": 0.68,
+    "ac": 0.71,
+    "aac": 0.73,
+    "aabc": 0.73,
+    "aabcc": 0.73,
+    "aaabc": 0.72,
+    "aabbc": 0.70,
+}
 
 
 def test_replacement_takes_a_member_again_only_for_a_higher_score() -> None:
     choice = greedy(["a", "b", "c"], table(WORKED), replacement=True)
     assert choice.weights == {"a": 2, "c": 1, "b": 1}
     assert [(s.turn, s.member, s.kept) for s in choice.steps] == [
-        (1, "a", True), (1, "b", False), (1, "c", True), (2, "a", True), (2, "b", True), (2, "c", False),
-        (3, "a", False), (3, "b", False), (3, "c", False),
-    ]  # fmt: skip
+        (1, "a", True),
+        (1, "b", False),
+        (1, "c", True),
+        (2, "a", True),
+        (2, "b", True),
+        (2, "c", False),
+        (3, "a", False),
+        (3, "b", False),
+        (3, "c", False),
+    ]
 
 
 def test_replacement_stops_at_twice_as_many_members_as_there_are_candidates() -> None:

@@ -20,7 +20,7 @@ from training.ensembles.sweep import Sweep, main, sweep
 from training.runs.checkpoint import write_json, write_weights
 from training.settings import changed, settings_to
 
-STAND_IN = '''
+STAND_IN = """
 import hashlib, json, os, sys, yaml
 o = dict(word[2:].split("=") for word in map("=".join, zip(sys.argv[1::2], sys.argv[2::2])))
 with open(os.environ["CALLS"], "a") as file:
@@ -38,7 +38,7 @@ if settings["seed"] != 99:
     open(o["run"] + "/mean.safetensors", "wb").write(weights)
     done = {"start": start, "result": "mean.safetensors", "sha256": start["sha256"], "epoch": 3}
     json.dump(done, open(o["run"] + "/run.json", "w"))
-'''
+"""
 FOLD = Fold(name="0", train=("case0", "case1"), validate=("case2",))
 OVER = {"schedule": {"epochs": 3}, "averaging": {"start": 2, "length_epochs": 1}}
 
@@ -64,10 +64,15 @@ def plan(base, tiny_cache, tmp_path, monkeypatch):
 
     def make(**seeds: int) -> Sweep:
         return Sweep(
-            members={name: changed(tiny_training(seed=seed), OVER) for name, seed in seeds.items()}, base=base,
-            cache=tiny_cache, split=tmp_path / "split.json", fold="0", runs=tmp_path / "runs", device="cpu",
+            members={name: changed(tiny_training(seed=seed), OVER) for name, seed in seeds.items()},
+            base=base,
+            cache=tiny_cache,
+            split=tmp_path / "split.json",
+            fold="0",
+            runs=tmp_path / "runs",
+            device="cpu",
             command=(sys.executable, str(tmp_path / "stand_in.py")),
-        )  # fmt: skip
+        )
 
     return make
 
@@ -79,9 +84,10 @@ def calls(folder: Path) -> list[str]:
 def test_a_failed_member_does_not_stop_the_others(plan, tmp_path) -> None:
     report = sweep(plan(a=1, b=13, c=3))
     assert report["members"] == {
-        "a": {"state": "finished"}, "b": {"state": "failed", "error": "the loss is nan at step 5"},
+        "a": {"state": "finished"},
+        "b": {"state": "failed", "error": "the loss is nan at step 5"},
         "c": {"state": "finished"},
-    }  # fmt: skip
+    }
     assert json.loads((tmp_path / "runs" / "sweep.json").read_text()) == report
     assert "nan at step 5" in (tmp_path / "runs" / "sweep" / "b.log").read_text()
 

@@ -20,9 +20,19 @@ from training.runs.scores import CaseScore, interval
 
 def scored(case: str, site: str, dice: float) -> CaseScore:
     return CaseScore(
-        case=case, patient=case, diagnosis="lymphoma", tracer="FDG", site=site, dice=dice, fpv_ml=2.0, fnv_ml=1.0,
-        lesions_true=1, lesions_found=1, seconds=1.0, convention=CONVENTION,
-    )  # fmt: skip
+        case=case,
+        patient=case,
+        diagnosis="lymphoma",
+        tracer="FDG",
+        site=site,
+        dice=dice,
+        fpv_ml=2.0,
+        fnv_ml=1.0,
+        lesions_true=1,
+        lesions_found=1,
+        seconds=1.0,
+        convention=CONVENTION,
+    )
 
 
 @pytest.fixture
@@ -35,14 +45,21 @@ def data(tmp_path) -> Data:
 def test_the_papers_figures_are_those_of_its_tables() -> None:
     """Tables 2 and 3 of the paper, typed from it."""
     assert {name: dice for name, (_, dice) in TABLE_2.items()} == {
-        "SwinUNETR": 0.6817, "early": 0.6723, "middle": 0.6934, "late": 0.6844, "early, matched": 0.6691,
+        "SwinUNETR": 0.6817,
+        "early": 0.6723,
+        "middle": 0.6934,
+        "late": 0.6844,
+        "early, matched": 0.6691,
         "late, matched": 0.6853,
-    }  # fmt: skip
+    }
     assert list(TABLE_3.items()) == [
-        ("vanilla", (0.6948, 8.5077, 13.4579)), ("WA best", (0.7097, 9.7973, 10.8431)),
-        ("EoA uniform", (0.7160, 9.9053, 11.3314)), ("DiWA uniform", (0.6597, 9.9179, 13.9808)),
-        ("EoA greedy", (0.7242, 8.8002, 11.3881)), ("DiWA greedy", (0.7200, 8.6254, 11.5744)),
-    ]  # fmt: skip
+        ("vanilla", (0.6948, 8.5077, 13.4579)),
+        ("WA best", (0.7097, 9.7973, 10.8431)),
+        ("EoA uniform", (0.7160, 9.9053, 11.3314)),
+        ("DiWA uniform", (0.6597, 9.9179, 13.9808)),
+        ("EoA greedy", (0.7242, 8.8002, 11.3881)),
+        ("DiWA greedy", (0.7200, 8.6254, 11.5744)),
+    ]
 
 
 def test_a_table_stands_beside_the_papers_with_its_interval(data) -> None:
@@ -52,9 +69,18 @@ def test_a_table_stands_beside_the_papers_with_its_interval(data) -> None:
     mean, low, high = interval([0.5, 0.7])
     head, _, row = text.splitlines()[:3]
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
-        "", "M parameters", "Dice", "FPV ml", "FNV ml", "Dice, site A", "Dice, site F",
-        "Dice, all cases", "paper: Dice", "paper: FPV", "paper: FNV",
-    ]  # fmt: skip
+        "",
+        "M parameters",
+        "Dice",
+        "FPV ml",
+        "FNV ml",
+        "Dice, site A",
+        "Dice, site F",
+        "Dice, all cases",
+        "paper: Dice",
+        "paper: FPV",
+        "paper: FNV",
+    ]
     assert f"| {mean:.4f} ({low:.4f} to {high:.4f}), n 2 |" in row and "| 0.5000 | 0.7000, n 1 | 0.4000 (" in row
     assert row.endswith("| 0.6948 | 8.5077 | 13.4579 |")
     assert "2 test cases, 1 to train, 1 to validate" in text and CONVENTION in text
@@ -63,9 +89,10 @@ def test_a_table_stands_beside_the_papers_with_its_interval(data) -> None:
 def test_a_fold_that_would_fail_after_the_training_is_refused_before(data) -> None:
     check_fold(data.fold, data.studies)
     for changes, said in (
-        ({"test": ()}, "no case with lesion to test"), ({"validate": ("case9",)}, "not in the index: case9"),
+        ({"test": ()}, "no case with lesion to test"),
+        ({"validate": ("case9",)}, "not in the index: case9"),
         ({"test": ("case0",)}, "patients both to train and to test: patient0"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ConfigError, match=said):
             check_fold(replace(data.fold, **changes), data.studies)
 
@@ -127,9 +154,12 @@ def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("table", "lacks", "said"),
-    [("table2", "networks", "networks lack SwinUNETR; early; middle"), ("table3", "members", "the plan has no members"),
-     ("wholebody", "slices", "the plan has no slices")],
-)  # fmt: skip
+    [
+        ("table2", "networks", "networks lack SwinUNETR; early; middle"),
+        ("table3", "members", "the plan has no members"),
+        ("wholebody", "slices", "the plan has no slices"),
+    ],
+)
 def test_a_plan_that_lacks_what_a_table_needs_is_refused_before_anything_is_made(
     table: str, lacks: str, said: str, tmp_path, capsys
 ) -> None:

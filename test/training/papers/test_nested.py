@@ -26,8 +26,9 @@ def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, mo
     """As long as its own schedule; a plan without such runs has nothing to go on from."""
     runs: list[tuple[str, str | None]] = []
     monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
-    data = Data(studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={},
-                cache=tmp_path)  # fmt: skip
+    data = Data(
+        studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={}, cache=tmp_path
+    )
     options = argparse.Namespace(run=tmp_path, device="cpu")
     two = replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
     assert nested.started(two, data, options) == tmp_path / "two"
@@ -42,9 +43,11 @@ def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
     copies = {s.patient: [f"{s.case}-r0", f"{s.case}-r1"] for s in studies}
     data = Data(
         studies={s.case: s for s in studies} | {c: replace(s, case=c) for s in studies for c in copies[s.patient]},
-        phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)), copies=copies,
-        originals={s.patient: [s.case] for s in studies}, cache=tmp_path,
-    )  # fmt: skip
+        phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)),
+        copies=copies,
+        originals={s.patient: [s.case] for s in studies},
+        cache=tmp_path,
+    )
     fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
     assert fold.train == ("A0", "case0-r0", "case0-r1")
     assert fold.validate == ("case1-r0", "case1-r1", "A1") and fold.test == ("case2-r0", "case2-r1")
@@ -88,8 +91,11 @@ def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
     shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "shipped.yaml")
     kept = read_yaml(CONFIGS.parent / "start" / "config.yaml")
     assert settings_from(kept["settings"]) == list(shipping.start_settings().values())[-1]
-    named = {study_name(seed, site) for site, (first, count) in shipping.plan.phantoms["train"].items()
-             for seed in range(first, first + count)}  # fmt: skip
+    named = {
+        study_name(seed, site)
+        for site, (first, count) in shipping.plan.phantoms["train"].items()
+        for seed in range(first, first + count)
+    }
     assert set(kept["train"]) == named and kept["start"]["run"] == list(shipping.starts)[-2]
 
 
@@ -97,8 +103,13 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     """The words of --data and --licence, after the number of patients; nothing of them without."""
     study = lesion_study(tmp_path, 0)
     two = {f"patient{n}": [f"case{n}"] for n in range(2)}
-    data = Data(studies={c: replace(study, case=c, patient=p) for p, (c,) in two.items()}, originals=two, copies=two,
-                phantoms=Fold(name="p", train=("A0",), validate=(), test=()), cache=tmp_path)  # fmt: skip
+    data = Data(
+        studies={c: replace(study, case=c, patient=p) for p, (c,) in two.items()},
+        originals=two,
+        copies=two,
+        phantoms=Fold(name="p", train=("A0",), validate=(), test=()),
+        cache=tmp_path,
+    )
     monkeypatch.setattr(nested, "procedure", lambda *_: ([], dict.fromkeys(shipping.bundles)))
     monkeypatch.setattr(nested, "score", lambda *_: dict.fromkeys(shipping.bundles))
     monkeypatch.setattr(nested, "report", lambda *_: None)
@@ -114,9 +125,13 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
 def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monkeypatch) -> None:
     names = [f"patient{n}" for n in range(9)]
     study = lesion_study(tmp_path, 0)
-    data = Data(studies={n: replace(study, case=n, patient=n) for n in names}, originals={n: [n] for n in names},
-                copies={n: [n] for n in names}, phantoms=Fold(name="p", train=(), validate=(), test=()),
-                cache=tmp_path)  # fmt: skip
+    data = Data(
+        studies={n: replace(study, case=n, patient=n) for n in names},
+        originals={n: [n] for n in names},
+        copies={n: [n] for n in names},
+        phantoms=Fold(name="p", train=(), validate=(), test=()),
+        cache=tmp_path,
+    )
     done: list[tuple[str, tuple[str, ...]]] = []
     told: list[str] = []
     monkeypatch.setattr(nested, "procedure", lambda *given: done.append((given[2].name, given[2].test)) or ([], {}))
@@ -132,9 +147,12 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--fold", "3"], "--fold must be from 0 to 2, got 3"), (["--outer", "1"], "--outer must be 2 or more, got 1"),
-     (["--validation", "1"], "--validation must be a share in (0, 1), got 1")],
-)  # fmt: skip
+    [
+        (["--fold", "3"], "--fold must be from 0 to 2, got 3"),
+        (["--outer", "1"], "--outer must be 2 or more, got 1"),
+        (["--validation", "1"], "--validation must be a share in (0, 1), got 1"),
+    ],
+)
 def test_numbers_that_cannot_be_are_told_before_anything_is_made(words, said, tmp_path, capsys) -> None:
     assert nested.main(["--real", "r", "--run", str(tmp_path / "run"), *words]) == ConfigError.exit_code
     assert said in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()

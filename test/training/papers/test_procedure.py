@@ -28,10 +28,12 @@ CONFIGS = ROOT / "training" / "configs"
 def plan_file(folder: Path, **changes: object) -> Path:
     settings = settings_to(tiny_training(schedule={"epochs": 6, "stop": 4, "warmup_epochs": 1}))
     content = {
-        "settings": settings, "averaging": {"length_epochs": 1},
-        "members": {"calm": {"augmentation": "weak"}, "b": None}, "networks": {},
+        "settings": settings,
+        "averaging": {"length_epochs": 1},
+        "members": {"calm": {"augmentation": "weak"}, "b": None},
+        "networks": {},
         "phantoms": {"train": {}, "validate": {}, "test": {}},
-    } | changes  # fmt: skip
+    } | changes
     (folder / "plan.yaml").write_text(yaml.safe_dump(content))
     return folder / "plan.yaml"
 
@@ -126,10 +128,12 @@ def test_a_fold_is_written_as_a_split_that_reads_back(tmp_path) -> None:
 
 
 def test_choices_are_the_members_each_as_often_as_it_counts() -> None:
-    report = {"choices": {
-        "eoa_greedy": {"method": "eoa", "weights": {"m": 2, "n": 1}},
-        "diwa_greedy": {"method": "diwa", "weights": {"n": 1}},
-    }}  # fmt: skip
+    report = {
+        "choices": {
+            "eoa_greedy": {"method": "eoa", "weights": {"m": 2, "n": 1}},
+            "diwa_greedy": {"method": "diwa", "weights": {"n": 1}},
+        }
+    }
     assert choices_of(report) == {"EoA greedy": ("eoa", ("m", "m", "n")), "DiWA greedy": ("diwa", ("n",))}
 
 

@@ -13,10 +13,18 @@ from training.phantom.tissues import LABELS
 
 def facts(dice: np.ndarray, lesions: list[Lesion]) -> Facts:
     return Facts(
-        seed=3, site="A", diagnosis="lymphoma" if lesions else "negative", lesions=lesions, truth_ml=4.0, dice=dice,
-        body_l=60.0, liver_suv=2.0, liver_variation=0.15, seconds=3.0,
+        seed=3,
+        site="A",
+        diagnosis="lymphoma" if lesions else "negative",
+        lesions=lesions,
+        truth_ml=4.0,
+        dice=dice,
+        body_l=60.0,
+        liver_suv=2.0,
+        liver_variation=0.15,
+        seconds=3.0,
         processor_seconds=2.0,
-    )  # fmt: skip
+    )
 
 
 def test_dice_of_thresholds_by_hand() -> None:

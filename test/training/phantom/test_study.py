@@ -1,6 +1,5 @@
 """The generator of synthetic studies: four phantoms are built, one of them twice (about 25 s)."""
 
-
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -42,10 +41,20 @@ def test_a_seed_gives_the_same_study_to_the_bit(ill: Phantom) -> None:
 @pytest.mark.parametrize(
     ("organ", "voxels"),
     [
-        ("liver", 3), ("spleen", 2), ("lung", 3), ("muscle", 2), ("bladder", 2), ("grey matter", 2), ("heart wall", 1),
-        ("kidney", 2), ("colon", 2), ("marrow", 2), ("fat", 2), ("cortical bone", 1),
+        ("liver", 3),
+        ("spleen", 2),
+        ("lung", 3),
+        ("muscle", 2),
+        ("bladder", 2),
+        ("grey matter", 2),
+        ("heart wall", 1),
+        ("kidney", 2),
+        ("colon", 2),
+        ("marrow", 2),
+        ("fat", 2),
+        ("cortical bone", 1),
     ],
-)  # fmt: skip
+)
 def test_mean_suv_of_an_organ_is_in_the_range_it_is_drawn_from(healthy: Phantom, organ: str, voxels: int) -> None:
     mean = inside(healthy, organ, voxels).mean()
     assert 0.9 * TISSUES[organ].suv_low < mean < 1.1 * TISSUES[organ].suv_high
@@ -54,10 +63,12 @@ def test_mean_suv_of_an_organ_is_in_the_range_it_is_drawn_from(healthy: Phantom,
 @pytest.mark.parametrize(
     ("organ", "voxels", "mean", "sd"),
     [
-        ("liver", 3, 2.17, 0.44), ("blood", 2, 1.55, 0.38),  # Boktor et al. 2013
-        ("grey matter", 2, 8.0, 2.2), ("gonad", 2, 2.57, 0.56),  # Wang et al. 2007: cerebellum, testes
+        ("liver", 3, 2.17, 0.44),
+        ("blood", 2, 1.55, 0.38),  # Boktor et al. 2013
+        ("grey matter", 2, 8.0, 2.2),
+        ("gonad", 2, 2.57, 0.56),  # Wang et al. 2007: cerebellum, testes
     ],
-)  # fmt: skip
+)
 def test_mean_suv_is_within_two_published_deviations(
     healthy: Phantom, organ: str, voxels: int, mean: float, sd: float
 ) -> None:

@@ -25,8 +25,16 @@ def made(monkeypatch) -> list[int]:
         grid = {f"{what}_spacing_mm": (4, 4, 3) for what in ("pet", "ct")}
         grid |= {f"{what}_origin_mm": (0, 0, 0) for what in ("pet", "ct")}
         pet = np.ones((8, 9, 10), np.float32)
-        return Phantom(pet=pet, ct=pet.astype(np.int16), truth=pet.astype(np.uint8), lesions=[], diagnosis=drawn,
-                       seed=seed, site=site, **grid)  # fmt: skip
+        return Phantom(
+            pet=pet,
+            ct=pet.astype(np.int16),
+            truth=pet.astype(np.uint8),
+            lesions=[],
+            diagnosis=drawn,
+            seed=seed,
+            site=site,
+            **grid,
+        )
 
     monkeypatch.setattr(study, "make_phantom", box)
     return seeds
@@ -41,8 +49,9 @@ def test_the_command_leaves_files_and_a_table_that_index_finds(made, tmp_path) -
     layout, found, notes = find(tmp_path)
     assert layout == "phantoms" and notes == []
     assert [(f.case, f.patient, f.diagnosis, f.site) for f in found] == [
-        ("B000007", "phantom-000007", "melanoma", "B"), ("B000008", "phantom-000008", "melanoma", "B"),
-    ]  # fmt: skip
+        ("B000007", "phantom-000007", "melanoma", "B"),
+        ("B000008", "phantom-000008", "melanoma", "B"),
+    ]
     assert all(path.is_file() for f in found for path in (f.pet, f.ct, f.truth))
     assert not [path for path in tmp_path.rglob(".partial-*")]
 
@@ -69,9 +78,13 @@ def test_a_study_that_is_there_with_another_diagnosis_is_refused(made, tmp_path,
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--seed", 1, "--diagnosis", "flu"), "unknown diagnosis 'flu'"), (("--seed", -1), "--seed must be 0 or more"),
-     (("--seed", 1, "--count", 0), "--count 1 or more"), (("--seed", 1, "--workers", 0), "must be at least 1, got 0")],
-)  # fmt: skip
+    [
+        (("--seed", 1, "--diagnosis", "flu"), "unknown diagnosis 'flu'"),
+        (("--seed", -1), "--seed must be 0 or more"),
+        (("--seed", 1, "--count", 0), "--count 1 or more"),
+        (("--seed", 1, "--workers", 0), "must be at least 1, got 0"),
+    ],
+)
 def test_wrong_arguments_are_refused_before_anything_is_made(made, tmp_path, arguments, message, capsys) -> None:
     assert run(tmp_path / "new", *arguments) == 2
     assert message in capsys.readouterr().err.splitlines()[-1] and made == [] and not (tmp_path / "new").exists()

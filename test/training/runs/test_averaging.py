@@ -129,9 +129,14 @@ def test_a_term_that_is_not_finite_is_refused_and_the_mean_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [{}, {"terms": 2, "mean": {}}, {"terms": 0, "mean": {"w": torch.zeros(1).double()}},
-              {"terms": 2, "mean": {"w": torch.zeros(1)}}]
-)  # fmt: skip
+    "state",
+    [
+        {},
+        {"terms": 2, "mean": {}},
+        {"terms": 0, "mean": {"w": torch.zeros(1).double()}},
+        {"terms": 2, "mean": {"w": torch.zeros(1)}},
+    ],
+)
 def test_a_state_of_something_else_is_refused(state: dict) -> None:
     with pytest.raises(WeightsError, match="no state of a weight average"):
         WeightAverage().load_state_dict(state)

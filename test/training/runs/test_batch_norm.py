@@ -37,7 +37,7 @@ def test_crops_of_volumes_make_those_of_batch_norm(tiny_cache) -> None:
         means = [
             found.ct_encoder.layer1[0].conv(data.together([data[2 * n], data[2 * n + 1]])[0][:, :1]).mean((0, 2, 3, 4))
             for n in range(BATCHES)
-        ]  # fmt: skip
+        ]
     np.testing.assert_allclose(found.ct_encoder.layer1[0].norm.running_mean, np.mean(means, 0), rtol=1e-3, atol=1e-5)
 
 

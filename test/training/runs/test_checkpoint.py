@@ -151,11 +151,14 @@ def test_settings_that_help_an_unfinished_run_may_change_and_are_recorded(tmp_pa
     there = read_yaml(run / checkpoint.CONFIG)
     assert there["settings"] == again["settings"]
     assert there["changes"] == [
-        {"step": 30, "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
-         "settings.optimizer.rate": {"from": 1e-4, "to": 5e-5},
-         "settings.precision": {"from": "float16", "to": "float32"}},
+        {
+            "step": 30,
+            "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
+            "settings.optimizer.rate": {"from": 1e-4, "to": 5e-5},
+            "settings.precision": {"from": "float16", "to": "float32"},
+        },
         {"step": 30, "settings.precision": {"from": "float32", "to": "bfloat16"}},
-    ]  # fmt: skip
+    ]
     checkpoint.open_run(run, again)
     assert len(read_yaml(run / checkpoint.CONFIG)["changes"]) == 2
     with pytest.raises(ConfigError, match=r"other settings \(settings.seed\)"):

@@ -116,16 +116,23 @@ def test_a_lightning_checkpoint_of_unknown_classes_gives_its_tensors(tmp_path: P
     path = tmp_path / "c1.ckpt"
     torch.save(
         {
-            "epoch": 999, "pytorch-lightning_version": "1.9.0", "state_dict": collections.OrderedDict(wanted),
-            "hyper_parameters": settings, "hparams_type": gone.EasyDict, "options": argparse.Namespace(b={"c": {4}}),
+            "epoch": 999,
+            "pytorch-lightning_version": "1.9.0",
+            "state_dict": collections.OrderedDict(wanted),
+            "hyper_parameters": settings,
+            "hparams_type": gone.EasyDict,
+            "options": argparse.Namespace(b={"c": {4}}),
             "scalars": [np.float64(0.5), np.float32(1), np.int64(3), np.arange(6.0).reshape(2, 3), np.dtype("int8")],
             "callbacks": {gone.Callback: gone.Callback(), "{'a': 1}": {"best": torch.tensor(0.7)}, ("x", 1): b"\0\xff"},
-            "optimizer_states": [optimizer.state_dict()], "lr_schedulers": [], "loops": {1: None, 2.5: True},
+            "optimizer_states": [optimizer.state_dict()],
+            "lr_schedulers": [],
+            "loops": {1: None, 2.5: True},
             "sets": ({1, 2}, frozenset({3}), bytearray(b"x"), 1 << 70, complex(1, 2), slice(1, 2), range(3)),
-            "untyped": torch.ones(2).untyped_storage(), "complex": torch.ones(2, dtype=torch.complex64),
+            "untyped": torch.ones(2).untyped_storage(),
+            "complex": torch.ones(2, dtype=torch.complex64),
         },
         path,
-    )  # fmt: skip
+    )
     forget(tmp_path)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
@@ -151,11 +158,16 @@ def test_a_file_that_is_nothing_but_a_state_dict_is_read(tmp_path: Path) -> None
 def test_views_of_one_storage_and_transposed_tensors_keep_their_values(tmp_path: Path) -> None:
     base = torch.arange(24.0)
     wanted = {
-        "all": base, "part": base[5:11], "even": base[::2], "turned": base.view(2, 3, 4).permute(2, 0, 1),
-        "one": base[7], "thin": base.view(4, 6)[:, 2:3],
+        "all": base,
+        "part": base[5:11],
+        "even": base[::2],
+        "turned": base.view(2, 3, 4).permute(2, 0, 1),
+        "one": base[7],
+        "thin": base.view(4, 6)[:, 2:3],
         "last": torch.rand(1, 2, 3, 4, 5).to(memory_format=torch.channels_last_3d),
-        "none": torch.empty(0, 3), "parameter": torch.nn.Parameter(torch.rand(2, 2).t()),
-    }  # fmt: skip
+        "none": torch.empty(0, 3),
+        "parameter": torch.nn.Parameter(torch.rand(2, 2).t()),
+    }
     torch.save({"state_dict": wanted}, tmp_path / "a")
     found = read_state_dict(tmp_path / "a")
     equal(found, wanted)

@@ -221,10 +221,18 @@ def test_a_study_smaller_than_the_crop_is_padded_with_air(tiny_cache) -> None:
 def study_of(hu: np.ndarray) -> Prepared:
     none, no_part = np.empty((0, 3), np.int16), np.empty((0, 4), np.int16)
     return Prepared(
-        case="x", patient="x", sha256="", hu=hu, suv=np.zeros(hu.shape, np.float16),
-        truth=np.zeros(hu.shape, bool), lesion=none, uptake=none, lesion_parts=no_part, uptake_parts=no_part,
+        case="x",
+        patient="x",
+        sha256="",
+        hu=hu,
+        suv=np.zeros(hu.shape, np.float16),
+        truth=np.zeros(hu.shape, bool),
+        lesion=none,
+        uptake=none,
+        lesion_parts=no_part,
+        uptake_parts=no_part,
         spacing_mm=(4, 4, 4),
-    )  # fmt: skip
+    )
 
 
 def test_a_crop_of_air_is_drawn_again_but_not_for_ever(monkeypatch) -> None:
@@ -243,9 +251,7 @@ def test_crops_are_drawn_anywhere_in_the_body(tiny_cache) -> None:
     rng = np.random.default_rng(0)
     first = np.array([[part.start for part in body_box(study, settings, rng)] for _ in range(600)])
     assert (first.max(0) - first.min(0) > 0.7 * np.array(study.hu.shape)).all()
-    shares = [
-        np.mean(study.truth[tuple(slice(a, a + n) for a, n in zip(at, (4, 4, 8), strict=True))]) for at in first
-    ]
+    shares = [np.mean(study.truth[tuple(slice(a, a + n) for a, n in zip(at, (4, 4, 8), strict=True))]) for at in first]
     assert np.mean(shares) < 3 * study.truth.mean()
 
 

@@ -13,8 +13,10 @@ NETWORK = Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))
 def timms(seed: int = 1) -> dict[str, torch.Tensor]:
     """A state as timm saves its classifier: three colours, a head, and no counts of batches in some versions."""
     torch.manual_seed(seed)
-    state = {name: torch.randn_like(t) if t.is_floating_point() else t
-             for name, t in build(NETWORK).encoder.state_dict().items()}  # fmt: skip
+    state = {
+        name: torch.randn_like(t) if t.is_floating_point() else t
+        for name, t in build(NETWORK).encoder.state_dict().items()
+    }
     state["stem.conv.weight"] = torch.randn(32, 3, 3, 3)
     return state | {"head.fc.weight": torch.randn(1000, 368), "head.fc.bias": torch.randn(1000)}
 

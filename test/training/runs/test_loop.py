@@ -26,9 +26,14 @@ def run_of(folder: Path, **changes: object) -> Run:
     crops = [(torch.ones(1), torch.ones(1))] * 8
     settings = tiny_training(**changes)
     return Run(
-        folder=folder, settings=settings, network=nn.Linear(1, 1), data=crops, device=choose_device("cpu"),
-        loss=lambda out, truth: out.mean(), average=WeightAverage() if settings.averaging else None,
-    )  # fmt: skip
+        folder=folder,
+        settings=settings,
+        network=nn.Linear(1, 1),
+        data=crops,
+        device=choose_device("cpu"),
+        loss=lambda out, truth: out.mean(),
+        average=WeightAverage() if settings.averaging else None,
+    )
 
 
 def log_of(folder: Path) -> list[dict]:

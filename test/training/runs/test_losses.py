@@ -51,8 +51,9 @@ def test_equation_1_of_a_perfect_prediction_is_one_half() -> None:
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_equation_1_is_monais_dice_and_summed_softmax_focal(batch: tuple[Tensor, Tensor], batch_dice: bool) -> None:
     logits, truth = batch
-    dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, batch=batch_dice, smooth_nr=EPSILON,
-                    smooth_dr=EPSILON)(logits, truth)  # fmt: skip
+    dice = DiceLoss(
+        include_background=False, softmax=True, to_onehot_y=True, batch=batch_dice, smooth_nr=EPSILON, smooth_dr=EPSILON
+    )(logits, truth)
     focal = FocalLoss(to_onehot_y=True, gamma=2.0, use_softmax=True, reduction="none")(logits, truth).sum() / 3
     loss = loss_function(Loss(kind="equation_1", batch_dice=batch_dice))(logits, truth)
     torch.testing.assert_close(loss, 0.5 + dice / 2 + focal / 2)

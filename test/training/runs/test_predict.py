@@ -64,11 +64,12 @@ def test_a_margin_is_computed_once(network, tiny_cache, tmp_path, monkeypatch) -
 def test_other_weights_another_study_window_or_precision_is_another_margin(network, tiny_cache, tmp_path) -> None:
     study, settings, seen = load(tiny_cache, "case0"), tiny_training(), set()
     for weights, of, how, device in (
-        ("a" * 64, study, settings, CPU), ("b" * 64, study, settings, CPU),
+        ("a" * 64, study, settings, CPU),
+        ("b" * 64, study, settings, CPU),
         ("a" * 64, replace(study, sha256="0"), settings, CPU),
         ("a" * 64, study, tiny_training(window={"size": [32, 32, 32]}), CPU),
         ("a" * 64, study, settings, device_for("bfloat16", "cpu")),
-    ):  # fmt: skip
+    ):
         seen.add(kept_margin(tmp_path, weights, of, network, how, device)[0])
     assert len(seen) == 5
 

@@ -36,15 +36,28 @@ def write_files(tmp_path: Path, settings: object) -> list[str]:
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings_to(settings)))
     fold = {"name": "0", "train": ["case0"], "validate": [], "test": []}
     (tmp_path / "split.json").write_text(json.dumps({"folds": [fold]}))
-    return ["--settings", str(tmp_path / "settings.yaml"), "--split", str(tmp_path / "split.json"),
-            "--run", str(tmp_path / "run"), "--device", "cpu"]  # fmt: skip
+    return [
+        "--settings",
+        str(tmp_path / "settings.yaml"),
+        "--split",
+        str(tmp_path / "split.json"),
+        "--run",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+    ]
 
 
 def test_a_run_leaves_the_encoder_its_log_a_picture_and_what_it_was(done) -> None:
     names = {path.name for path in done.iterdir()}
     assert names - {".lock"} == {
-        "config.yaml", "log.jsonl", "checkpoint.pt", "reconstructions.png", "ct_encoder.safetensors", "run.json"
-    }  # fmt: skip
+        "config.yaml",
+        "log.jsonl",
+        "checkpoint.pt",
+        "reconstructions.png",
+        "ct_encoder.safetensors",
+        "run.json",
+    }
     result = json.loads((done / "run.json").read_text())
     assert result["result"] == "ct_encoder.safetensors" and result["epoch"] == 4
     assert result["sha256"] == sha256_of(done / "ct_encoder.safetensors")
@@ -75,9 +88,11 @@ def test_the_encoder_has_learned(done) -> None:
 
 def test_pretraining_lowers_the_loss_of_other_cases_too(tiny_cache, tmp_path) -> None:
     settings = tiny_training(
-        schedule={"epochs": 3, "warmup_epochs": 1, "steps_per_epoch": 10}, batch=2, validate_every=3,
+        schedule={"epochs": 3, "warmup_epochs": 1, "steps_per_epoch": 10},
+        batch=2,
+        validate_every=3,
         optimizer={"name": "adamw", "rate": 1e-2},
-    )  # fmt: skip
+    )
     data = genesis.DistortedCrops(tiny_cache, FOLD.validate, settings)
     torch.manual_seed(0)
     untrained = genesis.network_for(settings.network)
@@ -164,8 +179,11 @@ def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> 
     arguments = write_files(tmp_path, tiny_training(workers=1, schedule={"epochs": 1, "warmup_epochs": 0}))
     run = subprocess.run(
         [sys.executable, "-m", "training", "pretrain", "--cache", str(tiny_cache), *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == f"wrote '{tmp_path / 'run' / 'ct_encoder.safetensors'}'"
     assert (tmp_path / "run" / "ct_encoder.safetensors").exists()

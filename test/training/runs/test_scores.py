@@ -15,16 +15,28 @@ NAN = math.nan
 
 def row(case: str, dice: float, diagnosis: str = "melanoma", site: str = "A", **changes: object) -> CaseScore:
     settings: dict = dict(
-        case=case, patient=f"patient-{case}", diagnosis=diagnosis, tracer="FDG", site=site, dice=dice, fpv_ml=1.0,
-        fnv_ml=2.0, lesions_true=3, lesions_found=2, seconds=NAN, convention="autopet_1_2",
-    )  # fmt: skip
+        case=case,
+        patient=f"patient-{case}",
+        diagnosis=diagnosis,
+        tracer="FDG",
+        site=site,
+        dice=dice,
+        fpv_ml=1.0,
+        fnv_ml=2.0,
+        lesions_true=3,
+        lesions_found=2,
+        seconds=NAN,
+        convention="autopet_1_2",
+    )
     return CaseScore(**settings | changes)
 
 
 ROWS = [
-    row("a", 0.5), row("b", 0.7, "lymphoma", "B"), row("c", 0.9, site="B"), row("d", NAN, "negative", lesions_true=0,
-    lesions_found=0),
-]  # fmt: skip
+    row("a", 0.5),
+    row("b", 0.7, "lymphoma", "B"),
+    row("c", 0.9, site="B"),
+    row("d", NAN, "negative", lesions_true=0, lesions_found=0),
+]
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
@@ -72,9 +84,13 @@ def test_one_value_has_a_mean_and_no_interval_and_none_has_neither() -> None:
 def test_groups_are_all_cases_then_every_diagnosis_then_every_site() -> None:
     groups = [(g.by, g.value, g.cases) for g in summary(ROWS).groups]
     assert groups == [
-        ("all", "all", 4), ("diagnosis", "lymphoma", 1), ("diagnosis", "melanoma", 2), ("diagnosis", "negative", 1),
-        ("site", "A", 2), ("site", "B", 2),
-    ]  # fmt: skip
+        ("all", "all", 4),
+        ("diagnosis", "lymphoma", 1),
+        ("diagnosis", "melanoma", 2),
+        ("diagnosis", "negative", 1),
+        ("site", "A", 2),
+        ("site", "B", 2),
+    ]
 
 
 def test_groups_are_those_that_were_asked_for() -> None:

@@ -61,8 +61,11 @@ def test_the_sum_is_that_of_the_formula_and_two_classes_count_by_their_differenc
     loss = SliceLoss()
     with torch.no_grad():
         loss.scales.copy_(torch.tensor([1.0, 0.5, 2.0]))
-    parts = [float(dice_loss(margin, truth)), float(lovasz_hinge(margin, truth)),
-             float(functional.binary_cross_entropy(margin.sigmoid(), truth))]  # fmt: skip
+    parts = [
+        float(dice_loss(margin, truth)),
+        float(lovasz_hinge(margin, truth)),
+        float(functional.binary_cross_entropy(margin.sigmoid(), truth)),
+    ]
     expected = sum(p / (2 * s * s) + math.log(1 + s * s) for p, s in zip(parts, (1, 0.5, 2), strict=True))
     assert float(loss(logits, truth)) == pytest.approx(expected, abs=1e-4)
 

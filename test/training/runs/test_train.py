@@ -34,9 +34,13 @@ FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",), te
 
 def member(**changes: object):
     """Settings of a member that starts after epoch 4 of a base run."""
-    return changed(tiny_training(**changes), {
-        "schedule": {"epochs": 7}, "averaging": {"start": 4, "length_epochs": 1, "constant": 5e-4, "peak": 1e-3},
-    })  # fmt: skip
+    return changed(
+        tiny_training(**changes),
+        {
+            "schedule": {"epochs": 7},
+            "averaging": {"start": 4, "length_epochs": 1, "constant": 5e-4, "peak": 1e-3},
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +83,14 @@ def test_fixed_statistics_stay_while_the_weights_are_trained_and_averaged(tiny_c
     """Also through validation, which runs the network in evaluation mode."""
     batch = {"network": {"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}}
     train_run(tmp_path / "base", tiny_training(**batch), tiny_cache, FOLD, wanted="cpu")
-    train_run(tmp_path / "member", member(**batch, fixed_statistics=True), tiny_cache, FOLD, start=tmp_path / "base",
-              wanted="cpu")  # fmt: skip
+    train_run(
+        tmp_path / "member",
+        member(**batch, fixed_statistics=True),
+        tiny_cache,
+        FOLD,
+        start=tmp_path / "base",
+        wanted="cpu",
+    )
     before, after = load_file(tmp_path / "base/last.safetensors"), load_file(tmp_path / "member/mean.safetensors")
     kept = [name for name in before if "running" in name or "num_batches" in name]
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
@@ -186,9 +196,12 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
     torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
     done = subprocess.run([*torchrun, *run[4:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert subprocess.run(
-        command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
-    ).returncode == 0  # fmt: skip
+    assert (
+        subprocess.run(
+            command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
+        ).returncode
+        == 0
+    )
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("two", "one"))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
@@ -221,11 +234,14 @@ def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_
     assert result["left_out"] == 2 and result["precision"] == "float32"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["settings"] == settings_to(helped)
-    assert config["changes"] == [{
-        "step": 2, "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
-        "settings.optimizer.rate": {"from": 1e-3, "to": 5e-4},
-        "settings.precision": {"from": "float16", "to": "float32"},
-    }]  # fmt: skip
+    assert config["changes"] == [
+        {
+            "step": 2,
+            "settings.optimizer.clip_norm": {"from": 0.0, "to": 1.0},
+            "settings.optimizer.rate": {"from": 1e-3, "to": 5e-4},
+            "settings.precision": {"from": "float16", "to": "float32"},
+        }
+    ]
     rates = [line["rate"] for line in lines(folder)]  # a checkpoint's rate is not gone on with
     assert rates[1:] == [rate_at(helped, epoch) for epoch in (1.5, 2.5, 3.5)]
     with pytest.raises(ConfigError, match=r"holds a run of other settings \(.*settings.precision"):
@@ -298,10 +314,15 @@ def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeyp
 @pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("adamp", "bfloat16")])
 def test_training_lowers_the_loss(optimizer: str, precision: str, tiny_cache, tmp_path) -> None:
     settings = tiny_training(
-        schedule={"epochs": 6, "warmup_epochs": 1, "steps_per_epoch": 10}, augmentation="none", batch=2,
-        optimizer={"name": optimizer, "rate": 1e-2}, crops={"size": [16, 16, 16], "pairs": True},
-        precision=precision, channels_last=True, loss={"batch_dice": True},
-    )  # fmt: skip
+        schedule={"epochs": 6, "warmup_epochs": 1, "steps_per_epoch": 10},
+        augmentation="none",
+        batch=2,
+        optimizer={"name": optimizer, "rate": 1e-2},
+        crops={"size": [16, 16, 16], "pairs": True},
+        precision=precision,
+        channels_last=True,
+        loss={"batch_dice": True},
+    )
     train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
     assert lines(tmp_path / "run")[-1]["loss"] < 0.8 * lines(tmp_path / "run")[0]["loss"]
 
@@ -341,8 +362,14 @@ def test_an_imagenet_encoder_is_loaded_into_the_encoder_alone_and_only_of_slices
     other = build(settings.network).get_submodule("encoder").state_dict()
     write_weights(tmp_path / "timm.safetensors", other)
     run = tmp_path / "run"
-    train_run(run, changed(settings, {"schedule": {"epochs": 2, "stop": 1, "warmup_epochs": 0, "steps_per_epoch": 1}}),
-              tiny_cache, FOLD, encoder=tmp_path / "timm.safetensors", wanted="cpu")  # fmt: skip
+    train_run(
+        run,
+        changed(settings, {"schedule": {"epochs": 2, "stop": 1, "warmup_epochs": 0, "steps_per_epoch": 1}}),
+        tiny_cache,
+        FOLD,
+        encoder=tmp_path / "timm.safetensors",
+        wanted="cpu",
+    )
     state = starting_network(settings, None, None, tmp_path / "timm.safetensors").state_dict()
     fresh = starting_network(settings, None, None).state_dict()
     for name in state:
@@ -451,9 +478,13 @@ def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tin
 
 def test_an_average_of_networks_for_slices_has_statistics_of_its_own(slices, tiny_cache, tmp_path) -> None:
     """The mean's statistics are made anew: they are not the mean of the statistics."""
-    settings = changed(tiny_slices(), {
-        "schedule": {"epochs": 7}, "averaging": {"start": 4, "length_epochs": 1, "constant": 5e-4, "peak": 1e-3},
-    })  # fmt: skip
+    settings = changed(
+        tiny_slices(),
+        {
+            "schedule": {"epochs": 7},
+            "averaging": {"start": 4, "length_epochs": 1, "constant": 5e-4, "peak": 1e-3},
+        },
+    )
     train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=slices, wanted="cpu")
     kept = load_file(tmp_path / "m" / "mean.safetensors")
     mean = torch.load(tmp_path / "m" / "checkpoint.pt", weights_only=True)["average"]["mean"]

@@ -77,9 +77,11 @@ ALONG = {"orientation": CORONAL, "step": (0.0, 4.0, 0.0)}  # longer along its ow
 
 def extra(folder: Path, slices: int, fields: dict, modality: str = "PT", edit=None, **place) -> None:
     """A series beside the original: of 8 rows and columns, number 1, so that it would come first."""
-    write, stored = (write_pet, np.full((slices, 8, 8), 500, np.int16)) if modality == "PT" else (
-        write_ct, np.full((slices, 8, 8), 24, np.uint16)
-    )  # fmt: skip
+    write, stored = (
+        (write_pet, np.full((slices, 8, 8), 500, np.int16))
+        if modality == "PT"
+        else (write_ct, np.full((slices, 8, 8), 24, np.uint16))
+    )
     fields = {"SeriesNumber": 1} | fields
     write(folder / "extra", stored, series_uid="1.2.3.4", fields=fields, edit=edit, **place)
 
@@ -98,25 +100,30 @@ def twice(header, z: int) -> None:
     header.ImagePositionPatient = [0, 0, 3.0 * (z // 2)]
 
 
-@pytest.mark.parametrize("fields, place, edit, said", [
-    (MIP, ALONG, None, "a projection"), (MIP, {}, turn, "a projection"), (MIP, {}, without_place, "a projection"),
-    (MIP, {}, None, "a projection or a picture"),
-    ({"ImageType": ["MIP", "DERIVED"]}, ALONG, None, "a projection"),
-    ({"SeriesDescription": "WB MIP"}, ALONG, None, "a projection or a picture, coronal"),
-    ({"SeriesDescription": "WB MIP"}, {}, None, "a projection or a picture"),
-    ({"SeriesType": ["WHOLE BODY", "REPROJECTION"]}, {}, None, "a projection"),
-    ({}, ALONG, None, "a reformat, coronal"),
-    ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, ALONG, None, "a reformat, coronal"),
-    ({}, {"orientation": SAGITTAL, "step": (4.0, 0.0, 0.0)}, None, "a reformat, sagittal"),
-    ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, None, "derived"),
-    ({"ImageType": ["DERIVED", "SECONDARY", "FUSED"]}, {}, None, "a projection or a picture"),
-    ({"SamplesPerPixel": 3}, {}, None, "in colour"),
-    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {}, None, "not single-frame PET or CT images"),
-    ({"SeriesType": ["DYNAMIC", "IMAGE"]}, {}, twice, "several slices in one place, dynamic or gated"),
-    ({"SeriesType": ["GATED", "IMAGE"]}, {}, None, "gated"),
-    ({"SeriesDescription": "PET NAC"}, {}, None, "not attenuation-corrected"),
-    ({"CorrectedImage": ["DECY"]}, {}, None, "not attenuation-corrected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, place, edit, said",
+    [
+        (MIP, ALONG, None, "a projection"),
+        (MIP, {}, turn, "a projection"),
+        (MIP, {}, without_place, "a projection"),
+        (MIP, {}, None, "a projection or a picture"),
+        ({"ImageType": ["MIP", "DERIVED"]}, ALONG, None, "a projection"),
+        ({"SeriesDescription": "WB MIP"}, ALONG, None, "a projection or a picture, coronal"),
+        ({"SeriesDescription": "WB MIP"}, {}, None, "a projection or a picture"),
+        ({"SeriesType": ["WHOLE BODY", "REPROJECTION"]}, {}, None, "a projection"),
+        ({}, ALONG, None, "a reformat, coronal"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, ALONG, None, "a reformat, coronal"),
+        ({}, {"orientation": SAGITTAL, "step": (4.0, 0.0, 0.0)}, None, "a reformat, sagittal"),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, None, "derived"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "FUSED"]}, {}, None, "a projection or a picture"),
+        ({"SamplesPerPixel": 3}, {}, None, "in colour"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {}, None, "not single-frame PET or CT images"),
+        ({"SeriesType": ["DYNAMIC", "IMAGE"]}, {}, twice, "several slices in one place, dynamic or gated"),
+        ({"SeriesType": ["GATED", "IMAGE"]}, {}, None, "gated"),
+        ({"SeriesDescription": "PET NAC"}, {}, None, "not attenuation-corrected"),
+        ({"CorrectedImage": ["DECY"]}, {}, None, "not attenuation-corrected"),
+    ],
+)
 def test_the_original_axial_pet_is_taken_before_what_was_made_of_it_however_long(
     fields, place, edit, said: str, tmp_path
 ) -> None:
@@ -129,13 +136,16 @@ def test_the_original_axial_pet_is_taken_before_what_was_made_of_it_however_long
     assert pick.startswith("PET: took series 6 (6 slices, 15 mm), not series 1 (40 slices") and f"mm, {said})" in pick
 
 
-@pytest.mark.parametrize("fields, place, said", [
-    ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, ALONG, "a reformat, coronal"),
-    ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, {}, "derived"),
-    ({"ImageType": ["DERIVED", "PRIMARY", "MIN_IP"]}, {}, "a projection or a picture"),
-    ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, ALONG, "a scout (LOCALIZER)"),
-    ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, {}, "a projection or a picture"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, place, said",
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, ALONG, "a reformat, coronal"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, {}, "derived"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "MIN_IP"]}, {}, "a projection or a picture"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, ALONG, "a scout (LOCALIZER)"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, {}, "a projection or a picture"),
+    ],
+)
 def test_the_original_axial_ct_is_taken_before_what_was_made_of_it(fields, place, said: str, tmp_path) -> None:
     pet(tmp_path / "pet")
     wanted = ct(tmp_path / "ct", slices=4, number=7)
@@ -152,10 +162,14 @@ def test_a_derived_ct_is_taken_where_the_original_covers_less_than_half_of_the_p
     assert sorted(entry.ct) == sorted(wanted) and "CT: series 2" in entry.warnings[0]
 
 
-@pytest.mark.parametrize("fields, place, said", [
-    ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, "derived"), ({}, ALONG, "a reformat, coronal"),
-    ({"SeriesDescription": "MIP"}, {}, "a projection or a picture"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, place, said",
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, "derived"),
+        ({}, ALONG, "a reformat, coronal"),
+        ({"SeriesDescription": "MIP"}, {}, "a projection or a picture"),
+    ],
+)
 def test_a_derived_pet_is_taken_with_a_warning_where_there_is_no_original(fields, place, said, tmp_path) -> None:
     extra(tmp_path, 6, fields, **place)
     ct(tmp_path / "ct")
@@ -194,10 +208,14 @@ def test_a_description_that_says_nac_where_the_header_does_not_is_warned_about(t
 def test_what_shares_the_uid_of_the_slices_and_is_none_of_them_is_set_apart(tmp_path) -> None:
     """A structure set, a screenshot, a MIP and a coronal slice under the PET's SeriesInstanceUID."""
     wanted = pet(tmp_path / "pet")
-    for number, fields in enumerate((
-        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3", "Modality": "RTSTRUCT"},
-        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, MIP, {},
-    )):  # fmt: skip
+    for number, fields in enumerate(
+        (
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3", "Modality": "RTSTRUCT"},
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+            MIP,
+            {},
+        )
+    ):
         place = {"orientation": CORONAL} if number > 1 else {}
         write_pet(tmp_path / str(number), ramp(1), fields={"SeriesNumber": 1} | fields, **place)
     ct(tmp_path / "ct")
@@ -222,10 +240,18 @@ def test_a_dicomdir_is_passed_over_under_whatever_name(name: str, tmp_path) -> N
     assert found(tmp_path / "s").unusable == ()
 
 
-@pytest.mark.parametrize("storage", [
-    "1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.88.67", "1.2.840.10008.5.1.4.1.1.11.1",
-    "1.2.840.10008.5.1.4.1.1.104.1", "1.3.12.2.1107.5.9.1", "1.2.840.113619.4.30", "1.2.840.10008.5.1.4.1.1.88.59",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "1.2.840.10008.5.1.4.1.1.66",
+        "1.2.840.10008.5.1.4.1.1.88.67",
+        "1.2.840.10008.5.1.4.1.1.11.1",
+        "1.2.840.10008.5.1.4.1.1.104.1",
+        "1.3.12.2.1107.5.9.1",
+        "1.2.840.113619.4.30",
+        "1.2.840.10008.5.1.4.1.1.88.59",
+    ],
+)
 def test_what_holds_no_image_is_passed_over_though_it_says_it_is_pet_or_ct(storage: str, tmp_path) -> None:
     pet(tmp_path / "pet")
     ct(tmp_path / "ct")

@@ -31,9 +31,13 @@ def parts(folder: Path, *cuts: range, modality: str = "PT", changes: dict | None
                 edit(header, z)
 
         write(
-            folder / f"{modality}{number}", stored, series_uid=f"1.2.3.{ord(modality[0])}.{number}", fields=fields,
-            leave_out=[z for z in range(12) if z not in cut], edit=edited,
-        )  # fmt: skip
+            folder / f"{modality}{number}",
+            stored,
+            series_uid=f"1.2.3.{ord(modality[0])}.{number}",
+            fields=fields,
+            leave_out=[z for z in range(12) if z not in cut],
+            edit=edited,
+        )
 
 
 def found(root: Path):
@@ -44,11 +48,18 @@ def read(files) -> Series:
     return joined(find_series(files))
 
 
-@pytest.mark.parametrize("cuts", [
-    (range(8), range(8, 12)), (range(4, 12), range(4)), (range(0, 12, 2), range(1, 12, 2)), (range(11), range(11, 12)),
-    (range(4), range(4, 8), range(8, 12)), (range(0, 12, 3), range(1, 12, 3), range(2, 12, 3)),
-    (range(1), range(1, 12)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        (range(8), range(8, 12)),
+        (range(4, 12), range(4)),
+        (range(0, 12, 2), range(1, 12, 2)),
+        (range(11), range(11, 12)),
+        (range(4), range(4, 8), range(8, 12)),
+        (range(0, 12, 3), range(1, 12, 3), range(2, 12, 3)),
+        (range(1), range(1, 12)),
+    ],
+)
 @pytest.mark.parametrize("modality", ["PT", "CT"])
 def test_parts_of_one_volume_are_joined_however_they_were_cut(cuts, modality: str, tmp_path) -> None:
     parts(tmp_path, *(cuts if modality == "PT" else [range(12)]))
@@ -82,15 +93,18 @@ def another_dose(header, z: int) -> None:
     header.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = 200e6
 
 
-@pytest.mark.parametrize("changes, edit, why, left_mm", [
-    ({"FrameOfReferenceUID": "1.2.3.77"}, None, "they do not share a frame of reference", 12),
-    ({"AcquisitionDate": "20240306", "SeriesDate": "20240306"}, None, "they were acquired 14", 12),
-    ({"PatientWeight": 71}, None, "their values differ in unit, correction, weight or kernel", 12),
-    ({"Rows": 4}, shifted_place, "one lies 8 mm beside the other", 12),
-    ({"Rows": 4}, beyond_a_gap, "their slices are not even: 3 to 23 mm apart", 12),
-    ({"Rows": 4}, another_time, "they were acquired 1", 12),
-    ({"Rows": 4}, another_dose, "they state another dose, or another time of injection", 12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, edit, why, left_mm",
+    [
+        ({"FrameOfReferenceUID": "1.2.3.77"}, None, "they do not share a frame of reference", 12),
+        ({"AcquisitionDate": "20240306", "SeriesDate": "20240306"}, None, "they were acquired 14", 12),
+        ({"PatientWeight": 71}, None, "their values differ in unit, correction, weight or kernel", 12),
+        ({"Rows": 4}, shifted_place, "one lies 8 mm beside the other", 12),
+        ({"Rows": 4}, beyond_a_gap, "their slices are not even: 3 to 23 mm apart", 12),
+        ({"Rows": 4}, another_time, "they were acquired 1", 12),
+        ({"Rows": 4}, another_dose, "they state another dose, or another time of injection", 12),
+    ],
+)
 def test_what_does_not_fit_is_left_out_and_said_in_mm(changes, edit, why: str, left_mm: int, tmp_path) -> None:
     parts(tmp_path, range(8), range(8, 12), changes=changes, edit=edit)
     parts(tmp_path, range(12), modality="CT")

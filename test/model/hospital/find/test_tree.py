@@ -56,14 +56,17 @@ def test_a_csv_names_studies_of_both_kinds(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("gone.mha,c.mha,,", "line 2: pet '{}/gone.mha' is not there"), (",c.mha,,", "line 2: no path in column pet"),
-        ("p.mha,c.mha,,Doe", "weight_kg is not a number"), ("p.mha,c.mha,,-3", "weight_kg is -3"),
+        ("gone.mha,c.mha,,", "line 2: pet '{}/gone.mha' is not there"),
+        (",c.mha,,", "line 2: no path in column pet"),
+        ("p.mha,c.mha,,Doe", "weight_kg is not a number"),
+        ("p.mha,c.mha,,-3", "weight_kg is -3"),
         ("p.mha,c.mha,,705", "weight_kg is 705; it must be 2.5 to 400, in kg"),
         ("p.mha,c.mha,,nan", "weight_kg is nan"),
         ("q.mha,c.mha,,", "line 3: its study stands in a line above"),
-        ("folder,c.mha,,", "one of PET and CT is a folder"), ("folder,folder,,", "holds no DICOM series of a PET"),
+        ("folder,c.mha,,", "one of PET and CT is a folder"),
+        ("folder,folder,,", "holds no DICOM series of a PET"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_row_is_told_and_the_others_are_found(row: str, words: str, tmp_path) -> None:
     touch(tmp_path / "p.mha", tmp_path / "c.mha", tmp_path / "q.mha")
     (tmp_path / "folder").mkdir()

@@ -24,9 +24,17 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def row(number: int, **changes) -> dict:
     """A study with MTV = number ml."""
     return {
-        "study": f"s-{number:04d}", "lesions": int(number > 0), "mtv_ml": float(number), "tlg_suv_ml": 4.0 * number,
-        "suv_max": 9.5, "suv_peak": 7.25, "dmax_mm": None, "seconds": 20.0, "warnings": [], "picks": [],
-    } | changes  # fmt: skip
+        "study": f"s-{number:04d}",
+        "lesions": int(number > 0),
+        "mtv_ml": float(number),
+        "tlg_suv_ml": 4.0 * number,
+        "suv_max": 9.5,
+        "suv_peak": 7.25,
+        "dmax_mm": None,
+        "seconds": 20.0,
+        "warnings": [],
+        "picks": [],
+    } | changes
 
 
 def picture(output: Path, name: str, seed: int) -> None:
@@ -98,9 +106,16 @@ def test_the_histogram_counts_every_study_once(tmp_path) -> None:
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
     counts = dict(zip(texts[1::2], texts[::2], strict=True))
     assert counts == {
-        "no lesion": "3", "below 1": "", "1 to 3": "2", "3 to 10": "1", "10 to 30": "", "30 to 100": "2",
-        "100 to 300": "1", "300 to 1000": "", "1000 and more": "1",
-    }  # fmt: skip
+        "no lesion": "3",
+        "below 1": "",
+        "1 to 3": "2",
+        "3 to 10": "1",
+        "10 to 30": "",
+        "30 to 100": "2",
+        "100 to 300": "1",
+        "300 to 1000": "",
+        "1000 and more": "1",
+    }
 
 
 def test_a_batch_without_results_is_a_page_too(tmp_path) -> None:
@@ -112,8 +127,10 @@ def browse(page: Path, *options: str, timeout: float = 300) -> bytes:
         pytest.skip("there is no Chromium (chromium, chromium-browser or google-chrome) to look at the page with")
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *options],
-        capture_output=True, timeout=timeout, cwd=page.parent,
-    )  # fmt: skip
+        capture_output=True,
+        timeout=timeout,
+        cwd=page.parent,
+    )
     return done.stdout
 
 

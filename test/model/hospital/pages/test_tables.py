@@ -10,9 +10,17 @@ from model.hospital.pages.tables import Failure, failures_csv, failures_of, keys
 from model.hospital.plan import Plan
 
 ROW = {
-    "study": "s-1", "lesions": 2, "mtv_ml": 12.5, "tlg_suv_ml": 60.25, "suv_max": 9.0, "suv_peak": 7.5, "dmax_mm": None,
-    "seconds": 3.0, "warnings": ["one", "two"], "picks": [],
-}  # fmt: skip
+    "study": "s-1",
+    "lesions": 2,
+    "mtv_ml": 12.5,
+    "tlg_suv_ml": 60.25,
+    "suv_max": 9.0,
+    "suv_peak": 7.5,
+    "dmax_mm": None,
+    "seconds": 3.0,
+    "warnings": ["one", "two"],
+    "picks": [],
+}
 
 
 def parsed(text: str) -> list[dict[str, str]]:
@@ -52,31 +60,54 @@ def test_failures_are_those_that_were_found_and_those_that_failed() -> None:
 
 
 def test_keys_say_where_a_study_lies_and_whose_it_is() -> None:
-    entry = Entry(identity="x", source=Path("/ward/7"), kind="dicom", pet=(Path("/ward/7/p"),), ct=(Path("/ward/7/c"),),
-                  person=("Smith^John", "4711"))  # fmt: skip
+    entry = Entry(
+        identity="x",
+        source=Path("/ward/7"),
+        kind="dicom",
+        pet=(Path("/ward/7/p"),),
+        ct=(Path("/ward/7/c"),),
+        person=("Smith^John", "4711"),
+    )
     job = Job(name="s-1", entry=entry, root=Path("/ward"), output=Path("/out"), key="k", options=Options())
     (row,) = parsed(keys_csv(Plan(jobs={"s-1": job}, done={}, unusable={}), job.root))
     assert row == {
-        "study": "s-1", "source": "/ward/7", "patient": "Smith^John", "patient_id": "4711", "pet": "/ward/7/p",
-        "ct": "/ward/7/c", "found_in": "/ward",
-    }  # fmt: skip
+        "study": "s-1",
+        "source": "/ward/7",
+        "patient": "Smith^John",
+        "patient_id": "4711",
+        "pet": "/ward/7/p",
+        "ct": "/ward/7/c",
+        "found_in": "/ward",
+    }
 
 
 def test_the_remedy_stands_after_the_last_semicolon_or_is_the_question() -> None:
     assert split_remedy("a; b; do this") == ("a; b", "do this")
     assert split_remedy("PET and CT do not overlap. Are they of the same study?") == (
-        "PET and CT do not overlap", "Are they of the same study?")  # fmt: skip
+        "PET and CT do not overlap",
+        "Are they of the same study?",
+    )
     assert split_remedy("odd") == ("odd", "see docs/errors.md")
 
 
 def test_keys_of_studies_that_are_no_longer_found_are_kept_while_their_results_are(tmp_path) -> None:
-    entry = Entry(identity="x", source=Path("/ward/7"), kind="dicom", pet=(Path("/ward/7/p"),), ct=(Path("/ward/7/c"),),
-                  person=("=Smith", "4711"))  # fmt: skip
+    entry = Entry(
+        identity="x",
+        source=Path("/ward/7"),
+        kind="dicom",
+        pet=(Path("/ward/7/p"),),
+        ct=(Path("/ward/7/c"),),
+        person=("=Smith", "4711"),
+    )
     here, gone = "s-0123456789ab", "s-ba9876543210"
     plans = [
-        Plan(jobs={name: Job(name=name, entry=entry, root=Path("/ward"), output=tmp_path, key="k", options=Options())},
-             done={}, unusable={}) for name in (here, gone)
-    ]  # fmt: skip
+        Plan(
+            jobs={name: Job(name=name, entry=entry, root=Path("/ward"), output=tmp_path, key="k", options=Options())},
+            done={},
+            unusable={},
+        )
+        for name in (here, gone)
+    ]
     assert keys_of(tmp_path) == []
     (tmp_path / "keys.csv").write_text(keys_csv(plans[0], Path("/ward")))
     assert keys_of(tmp_path) == []  # nothing of it is left
