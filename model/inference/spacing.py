@@ -14,7 +14,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-ANISOTROPIC = 3.0  # the largest spacing over the smallest: above it the coarse axis is resampled apart (ANISO_THRESHOLD)
+ANISOTROPIC = (
+    3.0  # the largest spacing over the smallest: above it the coarse axis is resampled apart (ANISO_THRESHOLD)
+)
 
 
 def resampled_size(size: Sequence[int], before_mm: Sequence[float], after_mm: Sequence[float]) -> tuple[int, ...]:
@@ -35,7 +37,7 @@ def coarse_axis(before_mm: Sequence[float], after_mm: Sequence[float], apart: bo
         chosen = next((mm for mm in (before_mm, after_mm) if max(mm) / min(mm) > ANISOTROPIC), None)
     if chosen is None:
         return None
-    coarsest = [axis for axis, mm in enumerate(chosen) if mm == max(chosen)]
+    coarsest = [axis for axis, mm in enumerate(chosen) if max(chosen) / mm == 1]
     return coarsest[0] if len(coarsest) == 1 else None
 
 

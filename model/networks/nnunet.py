@@ -90,7 +90,12 @@ class StridedDecoder(nn.Module):
         super().__init__()
         self.ups, self.stages = nn.ModuleList(), nn.ModuleList()
         for below in range(len(widths) - 1, 0, -1):
-            wide, width, stride, kernel = widths[below], widths[below - 1], stages[below].stride, stages[below - 1].kernel
+            wide, width, stride, kernel = (
+                widths[below],
+                widths[below - 1],
+                stages[below].stride,
+                stages[below - 1].kernel,
+            )
             self.ups.append(nn.ConvTranspose3d(wide, width, tuple(stride), tuple(stride), bias=bias))
             insides = [2 * width] + [width] * (stages[below - 1].decoder_blocks - 1)
             self.stages.append(nn.Sequential(*[Unit(i, width, kernel, (1, 1, 1), bias) for i in insides]))

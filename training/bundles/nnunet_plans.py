@@ -8,7 +8,7 @@ configurations, other networks, resampling and normalisation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from model.bundle.settings import CHANNELS, Network, Normalisation, Outputs, Preprocessing, Resampling, Stage, Window
 from model.errors import ConfigError
@@ -25,6 +25,8 @@ PET_NAMES = ("pet", "pt", "suv", "fdg")
 CT_NAMES = ("ct", "ctres")
 LESIONS = ("tumor", "tumour", "lesion", "tumors", "tumours", "lesions")
 AIR_HU = -100.0  # a channel whose least value in the plans lies below holds HU: PET has no such values
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,9 @@ def describe(
     """
     settings = resolved(plans, configuration)
     if settings.get("previous_stage") or "cascade" in configuration:
-        raise ConfigError(f"configuration '{configuration}' is a cascade, whose second network needs a first one's mask")
+        raise ConfigError(
+            f"configuration '{configuration}' is a cascade, whose second network needs a first one's mask"
+        )
     patch = settings.get("patch_size")
     if not isinstance(patch, Sequence) or len(patch) != 3:
         raise ConfigError(f"configuration '{configuration}' is 2-D (patch_size {patch}); only 3-D ones can be run")
@@ -207,7 +211,9 @@ def outputs_of(dataset: Mapping[str, Any], lesion: str | None) -> Outputs:
     if name is None:
         hits = [each for each in found if each.lower() in LESIONS]
         if len(hits) != 1:
-            raise ConfigError(f"dataset.json: labels {sorted(found)} do not tell which is the lesion: say --lesion NAME")
+            raise ConfigError(
+                f"dataset.json: labels {sorted(found)} do not tell which is the lesion: say --lesion NAME"
+            )
         name = hits[0]
     if name not in found:
         raise ConfigError(f"--lesion {name}: dataset.json has the labels {', '.join(sorted(found))}")
@@ -218,7 +224,9 @@ def outputs_of(dataset: Mapping[str, Any], lesion: str | None) -> Outputs:
         return Outputs(channels=len(every), lesion=tuple(every.index(value) for value in sorted(wanted)), regions=False)
     order = [int(value) for value in dataset.get("regions_class_order", [])]
     if len(order) != len(found):
-        raise ConfigError(f"dataset.json: regions_class_order must have one label for each of {sorted(found)}, got {order}")
+        raise ConfigError(
+            f"dataset.json: regions_class_order must have one label for each of {sorted(found)}, got {order}"
+        )
     lesions = tuple(number for number, value in enumerate(order) if value in wanted)
     if not lesions:
         raise ConfigError(f"dataset.json: no region of regions_class_order {order} writes a label of '{name}'")
@@ -286,7 +294,12 @@ def _resampling(settings: Mapping[str, Any], key: str) -> Resampling:
     mode, other = options.get("mode", "linear"), options.get("aniso_axis_mode", "nearest-exact")
     threshold = options.get("separate_z_anisotropy_threshold", 3)
     apart = options.get("force_separate_z", None if RESAMPLERS[name] else False)
-    if order not in (1, 3) or options.get("order_z", 0) != 0 or threshold != 3 or (mode, other) != ("linear", "nearest-exact"):
+    if (
+        order not in (1, 3)
+        or options.get("order_z", 0) != 0
+        or threshold != 3
+        or (mode, other) != ("linear", "nearest-exact")
+    ):
         raise ConfigError(
             f"plans.json: {key} with {options} cannot be run; order must be 1 or 3, order_z 0, mode linear, "
             "aniso_axis_mode nearest-exact and the threshold 3"
@@ -297,7 +310,9 @@ def _resampling(settings: Mapping[str, Any], key: str) -> Resampling:
 def _normalisation(settings: Mapping[str, Any], plans: Mapping[str, Any], number: int) -> Normalisation:
     scheme = settings["normalization_schemes"][number]
     if scheme not in SCHEMES:
-        raise ConfigError(f"plans.json: normalisation '{scheme}' cannot be run; those that can are {', '.join(SCHEMES)}")
+        raise ConfigError(
+            f"plans.json: normalisation '{scheme}' cannot be run; those that can are {', '.join(SCHEMES)}"
+        )
     inside = bool(settings.get("use_mask_for_norm", [False, False])[number])
     if scheme != "CTNormalization":
         return Normalisation(scheme=SCHEMES[scheme], inside=inside and scheme == "ZScoreNormalization")
@@ -334,7 +349,7 @@ def _three(value: Any) -> list[int]:
     return [int(edge) for edge in value] if isinstance(value, Sequence) else [int(value)] * 3
 
 
-def _turned[Value](values: Sequence[Value], axes: tuple[int, int, int]) -> tuple[Value, Value, Value]:
+def _turned(values: Sequence[Value], axes: tuple[int, int, int]) -> tuple[Value, Value, Value]:
     """Values of the network's axes as those of (x, y, z)."""
     x, y, z = (values[axis] for axis in axes)
     return x, y, z
