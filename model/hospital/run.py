@@ -5,11 +5,9 @@ import sys
 import time
 from argparse import Namespace
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 
-from model.bundle.manifest import Bundle, find_bundle, load_bundle
-from model.bundle.settings import override_limits
+from model.bundle.manifest import Bundle, find_bundle, load_bundle, with_limits
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.cluster import run_cluster
 from model.hospital.console import fail, list_plan, tell, tell_files, tell_plan
@@ -135,5 +133,4 @@ def chosen_bundle(options: Namespace) -> Bundle:
             f"--disagreement needs two or more networks that vote, and '{manifest.name}' by {manifest.method} has one; "
             "leave the option out, or give a bundle of several members with --weights"
         )
-    limits = override_limits(manifest.limits, options.limit)
-    return replace(bundle, manifest=replace(manifest, limits=limits))
+    return with_limits(bundle, options.limit)

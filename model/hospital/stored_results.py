@@ -25,6 +25,7 @@ from model.hospital.folder import REPORT, STUDIES, add_files
 from model.hospital.job import Job, Options
 from model.hospital.journal import DONE, contents_of, stat_of
 from model.results.writing import json_bytes
+from model.schema import to_plain
 from model.study.geometry import Grid
 from model.study.masks import check_grid, read_mask
 
@@ -54,7 +55,7 @@ def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> st
         __version__,
         bundle.sha256,
         bundle.manifest.method,
-        dataclasses.asdict(limits),
+        to_plain(limits),
         dataclasses.asdict(options),
         entry.kind,
         len(entry.pet),
@@ -70,7 +71,7 @@ def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry) -> str:
         __version__,
         bundle.sha256,
         bundle.manifest.method,
-        dataclasses.asdict(limits),
+        to_plain(limits),
         entry.kind,
         len(entry.pet),
         entry.weight_kg,

@@ -14,14 +14,12 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from model.bundle.manifest import load_bundle
-from model.bundle.settings import override_limits
+from model.bundle.manifest import load_bundle, with_limits
 from model.errors import CaseError, LesionError, shown, split_remedy
 from model.hospital.job import Job, Setup, job_from, setup_from
 from model.hospital.journal import contents_of, stat_of
@@ -45,9 +43,7 @@ class Scorer:
         from model.networks.weights import keep, voters
 
         self._load, self._score, self._clean = score_study.load, score_study.score_study, give_back_freed_memory
-        bundle = load_bundle(Path(setup.weights), setup.method)
-        limits = override_limits(bundle.manifest.limits, list(setup.limits))
-        self._bundle = replace(bundle, manifest=replace(bundle.manifest, limits=limits))
+        self._bundle = with_limits(load_bundle(Path(setup.weights), setup.method), setup.limits)
         make_deterministic()
         self._device = choose_device(setup.device)
         self._keep: Callable[[], list[Voter]] = lambda: keep(voters(self._bundle), self._device.torch_device)

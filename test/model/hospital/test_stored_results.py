@@ -18,6 +18,7 @@ from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
+from model.schema import to_plain
 from model.study.geometry import grid_of
 
 NAME = "s-0123456789ab"
@@ -51,7 +52,7 @@ def study(tiny_bundle, tmp_path):
 
 def old_key(bundle, options: Options, entry: Entry) -> str:
     """The key as it was before there were overrides: written down here once more."""
-    limits = dataclasses.asdict(bundle.manifest.limits)
+    limits = to_plain(bundle.manifest.limits)
     depends = [
         __version__,
         bundle.sha256,
@@ -116,7 +117,7 @@ def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(stu
             {"dose_mbq": 301.0},
         )
     ]
-    others += [mask_key_of(bundle, dataclasses.replace(Limits(), pet_max_suv=2000.0), entry)]
+    others += [mask_key_of(bundle, Limits(pet_max_suv=2000.0), entry)]
     others += [mask_key_of(dataclasses.replace(bundle, sha256="0" * 64), limits, entry)]
     assert len({key, *others}) == 1 + len(others)
 
