@@ -1,4 +1,4 @@
-"""Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
+"""Find a weight bundle, read its manifest.json, verify its files; without torch, so that it takes no time."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
             except (OSError, ValueError):  # a name that no file can have
                 continue
         raise WeightsError(
-            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_else(own)}; --weights takes a bundle's "
+            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_own_folder(own)}; --weights takes a bundle's "
             f"folder or one of the names {', '.join(shipped()) or '(none is shipped)'}"
         )
     try:
@@ -67,8 +67,8 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
     return folder
 
 
-def _else(own: Path) -> str:
-    """That a bundle was sought in the working folder's weights/, too, where that is another than the software's."""
+def _own_folder(own: Path) -> str:
+    """What to add to a message if the working folder has a weights/ of its own, which was searched, too."""
     return "" if own.parent.resolve() == WEIGHTS.resolve() or not own.parent.is_dir() else f" nor in '{own}'"
 
 
@@ -95,7 +95,7 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
         raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
     if method and method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    with ThreadPoolExecutor() as several:  # in order, so that of several errors the first is told
+    with ThreadPoolExecutor() as several:  # in order: of several errors the first is raised
         list(several.map(lambda member: _verify(folder / member.file, member.sha256), manifest.members))
     manifest = structs.replace(manifest, method=method or manifest.method)
     if manifest.method == "diwa":

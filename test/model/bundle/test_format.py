@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("colour", 1, "unknown keys: colour"),
         ("window.colour", 1, "manifest: window has unknown keys: colour; there are size, overlap, weighting, shrink"),
@@ -86,9 +87,14 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
         ("network", [], "must be a mapping"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(path: str, value: object, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_value_is_refused_by_name(path: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         manifest_from(changed(path, value))
+
+
+def test_a_manifest_is_the_same_in_another_process() -> None:
+    manifest = manifest_from(changed("limits", {"pet_max_suv": 2000}))
+    assert pickle.loads(pickle.dumps(manifest)) == manifest
 
 
 def test_a_missing_key_is_named() -> None:

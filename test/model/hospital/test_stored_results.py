@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
-from model.schema import to_plain
+from model.schema import build, to_plain
 from model.study.geometry import grid_of
 
 NAME = "s-0123456789ab"
@@ -120,6 +121,16 @@ def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(stu
     others += [mask_key_of(bundle, Limits(pet_max_suv=2000.0), entry)]
     others += [mask_key_of(dataclasses.replace(bundle, sha256="0" * 64), limits, entry)]
     assert len({key, *others}) == 1 + len(others)
+
+
+def test_a_masks_key_is_the_one_that_older_versions_made(monkeypatch) -> None:
+    """Written down from the version in which limits were dataclasses; a whole number in a manifest stays one."""
+    monkeypatch.setattr("model.hospital.stored_results.__version__", "1.0.0")
+    entry = Entry(identity="images:a:a", source=Path("a"), kind="images", pet=(Path("p"),), ct=(Path("c"),))
+    bundle = SimpleNamespace(sha256="0" * 64, manifest=SimpleNamespace(method="eoa"))
+    moved = build(Limits, {"pet_max_suv": 2000, "ct_max_hu": 3071.0}, "limits")
+    assert mask_key_of(bundle, Limits(), entry) == "8f3e53d1ed9907954ecdf1d6fd3bbab61bd5dad811d28bcf772c1a705fbc9bb2"
+    assert mask_key_of(bundle, moved, entry) == "04de297a73d9fbddb59e982da585f270f916c406010d3110f5adcd750b63bc9c"
 
 
 def stored_grid(entry: Entry):

@@ -12,8 +12,8 @@ from model.errors import CaseError
 from model.study.reading import read_volume
 
 
-def refused(path: Path, said: str) -> None:
-    with pytest.raises(CaseError, match=said):
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(CaseError, match=message):
         read_volume(path, "PET")
 
 
@@ -51,7 +51,7 @@ def test_an_origin_that_is_no_three_numbers_is_refused(origin: str, tmp_path) ->
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"space directions": None}, "has no space directions"),
         ({"space origin": None}, "has no space origin"),
@@ -74,8 +74,8 @@ def test_an_origin_that_is_no_three_numbers_is_refused(origin: str, tmp_path) ->
         ({"sizes": "6 5"}, "3 whole numbers"),
     ],
 )
-def test_what_the_reader_would_take_otherwise_is_refused(changes: dict, said: str, tmp_path) -> None:
-    refused(write(tmp_path, **changes), said)
+def test_what_the_reader_would_take_otherwise_is_refused(changes: dict, message: str, tmp_path) -> None:
+    refused(write(tmp_path, **changes), message)
 
 
 @pytest.mark.parametrize("line", ["a line", "sixes: 6 5 4", "space:left", "type: short"])
