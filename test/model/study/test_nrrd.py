@@ -34,7 +34,7 @@ def test_values_and_places_are_pynrrds(space: str, signs: tuple[int, ...], encod
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
 @pytest.mark.parametrize("sizes", ["5 6 4", "6 5 3", "6 5 5", "7 5 4"])
 def test_other_sizes_than_the_voxels_have_are_never_scrambled(sizes: str, encoding: str, tmp_path) -> None:
-    """5 x 6 x 4 has as many voxels as 6 x 5 x 4: only another number of them can be told."""
+    """5 x 6 x 4 has as many voxels as 6 x 5 x 4: only a wrong number of them can be noticed."""
     data = gzip.compress(ARRAY.tobytes()) if encoding == "gzip" else ARRAY.tobytes()
     path = write(tmp_path, data=data, sizes=sizes, encoding=encoding)
     if sizes == "5 6 4":
