@@ -48,8 +48,8 @@ def failures_of(plan: Plan, records: Iterable[Record], root: Path, named: bool) 
     return sorted([*found, *failed], key=lambda failure: failure.study)
 
 
-def apart(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
-    """What could not be scored, and what was passed over, each in the order it comes in."""
+def split_passed_over(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
+    """Failures, and what was passed over, each in the order given."""
     parts: tuple[list[Failure], list[Failure]] = ([], [])
     for failure in failures:
         parts[failure.passed_over].append(failure)

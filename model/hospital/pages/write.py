@@ -1,5 +1,6 @@
 """Everything that a batch writes besides the studies' own folders, all at once."""
 
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,12 @@ from model.hospital.pages.tables import (
     FAILURES,
     SUMMARY,
     Failure,
-    apart,
     failures_csv,
     failures_kept,
     failures_of,
     keys_csv,
     keys_of,
+    split_passed_over,
     summary_csv,
 )
 from model.hospital.plan import Plan
@@ -48,8 +49,10 @@ def write_results(
         write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
         write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)
         write_json(totals_of(rows, failures, waiting, about), output / TOTALS, staging)
-        page = html_report(rows, failures, output, about, waiting)
-        write_bytes(page.encode(errors="replace"), output / HTML, staging)
+        page = io.BytesIO()
+        for part in html_report(rows, failures, output, about, waiting):
+            page.write(part.encode(errors="replace"))
+        write_bytes(page.getvalue(), output / HTML, staging)
         staging.commit()
 
 
@@ -57,7 +60,7 @@ def totals_of(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int, about: About
 ) -> dict[str, Any]:
     """The batch in a few numbers; `truth`: means over the studies that have one, None where there is no number."""
-    failed, passed = apart(failures)
+    failed, passed = split_passed_over(failures)
     content: dict[str, Any] = {
         "notice": RESEARCH,
         "version": __version__,
