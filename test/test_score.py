@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
 
-from model.hospital.console import tell_plan
+from model.hospital.console import print_plan
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.plan import Plan
@@ -301,10 +301,10 @@ def test_studies_without_a_truth_are_named_where_truths_are_asked_for(tmp_path, 
             name=f"s-{number}", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options()
         )
     plan = Plan(jobs=jobs, done={}, unusable={})
-    tell_plan(plan, True)
+    print_plan(plan, True)
     said = capsys.readouterr().out
     assert "1 have a truth" in said and "without a truth: s-0, s-1, s-2, s-4, s-5 and 2 more" in said
-    tell_plan(plan, False)
+    print_plan(plan, False)
     assert "truth" not in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from model.dicom.kinds import DERIVED, ORIGINAL, PICTURE
-from model.hospital.find.entry import FIND, NO_PET, Entry, Found, Unusable
+from model.hospital.find.entry import FIND, NO_PET, Entry, FoundStudies, Unusable
 from model.hospital.find.joins import join, left_out_mm, why_apart
 from model.hospital.find.scan import ALIKE, ONE_SLICE, SeriesInfo, scan
 
@@ -35,40 +35,40 @@ def identity_with_patient(uid: str, patient: str) -> str:
     return f"dicom:{uid}:{patient}"
 
 
-def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
+def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> FoundStudies:
     """The studies among DICOM files. named: picks may hold the series' descriptions, which can name a patient."""
     series, damaged = scan(files)
     useful = [s for s in series if s.modality in ("PT", "CT")]
     studies: dict[tuple[str, str], list[SeriesInfo]] = {}
     for one in useful:
-        studies.setdefault(one.belongs, []).append(one)
+        studies.setdefault(one.study_and_patient, []).append(one)
     patients = Counter(uid for uid, _ in studies)
 
     def identity(uid: str, patient: str) -> str:
         return identity_of(uid) if patients[uid] == 1 else identity_with_patient(uid, patient)
 
-    loose = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
+    ct_only = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
     entries, unusable, taken = [], [], set[tuple[str, str]]()
     for key, members in studies.items():
-        if key in loose:
+        if key in ct_only:
             continue
         pets = [s for s in members if s.modality == "PT"]
         cts = [s for s in members if s.modality == "CT"]
         if not cts:  # of a study of its own, in the same frame of reference
             frames = {pet.frame for pet in pets} - {""}
-            cts = [s for other in loose for s in studies[other] if s.frame in frames]
-            taken |= {s.belongs for s in cts}
+            cts = [s for other in ct_only for s in studies[other] if s.frame in frames]
+            taken |= {s.study_and_patient for s in cts}
         if cts:
             whole = identity_with_patient(*key)
             also = (whole,) if identity(*key) != whole else ()
             entries.append(_entry(identity(*key), also, pets, cts, named))
         else:
-            unusable.append(_lone(identity(*key), pets, FIND, root))
-    unusable += [_lone(identity(*key), studies[key], NO_PET, root) for key in sorted(loose - taken)]
+            unusable.append(_incomplete(identity(*key), pets, FIND, root))
+    unusable += [_incomplete(identity(*key), studies[key], NO_PET, root) for key in sorted(ct_only - taken)]
     for path, why in damaged.items():
         unusable.append(Unusable(identity=f"file:{path.relative_to(root).as_posix()}", source=path, message=why))
     ignored = sum(len(s.files) for s in series) - sum(len(s.files) for s in useful)
-    return Found(entries=tuple(entries), unusable=tuple(unusable), ignored=ignored)
+    return FoundStudies(entries=tuple(entries), unusable=tuple(unusable), ignored=ignored)
 
 
 def pick_pet(pets: list[SeriesInfo]) -> SeriesInfo:
@@ -114,11 +114,11 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
     for what, taken in (("PET", pet), ("CT", ct)):
         if taken.rank != ORIGINAL and not taken.flaw:
             said.append(
-                f"{what}: {shown(taken, _note(taken))} is taken, which is not an original axial series, as there is "
+                f"{what}: {describe(taken, _note(taken))} is taken, which is not an original axial series, as there is "
                 "none that can be scored: look whether its values and its place are right"
             )
     if not pet.corrected and "ATTN" in pet.alike[ALIKE.index("CorrectedImage")]:
-        said.append(f"PET: {shown(pet)} is not corrected for attenuation by its description, and is by its header")
+        said.append(f"PET: {describe(pet)} is not corrected for attenuation by its description, and is by its header")
     usable = [s for s in join(pets) if s.corrected or not pet.corrected]
     span = pet.span_mm(pet.body_axis)
     for what, taken, others, within in (("PET", pet, usable, None), ("CT", ct, join(cts), span)):
@@ -133,16 +133,16 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
         ]
         least = 0.0 if within is None else (within[1] - within[0]) / COVER_STEPS
         if more and not taken.flaw and left_out_mm(taken, more, within) > least:
-            why = ", ".join(f"{shown(s)}: {why_apart([taken, s]) or 'another has its place'}" for s in more)
+            why = ", ".join(f"{describe(s)}: {why_apart([taken, s]) or 'another has its place'}" for s in more)
             said.append(
                 f"{what}: {left_out_mm(taken, more, within):.0f} mm of the body are left out, which lie in series that "
-                f"could not be joined with {shown(taken)} ({why})"
+                f"could not be joined with {describe(taken)} ({why})"
             )
     return tuple(said)
 
 
-def shown(series: SeriesInfo, note: str = "", named: bool = False) -> str:
-    """A series as messages show it, by its number; its description may name a patient, and is shown if `named`."""
+def describe(series: SeriesInfo, note: str = "", named: bool = False) -> str:
+    """A series as messages show it, by its number; its description may name a patient, and is describe if `named`."""
     about = filter(None, (f"{len(series.files)} slices", f"{series.length_mm:.0f} mm", note))
     name = f" '{series.description}'" if named and series.description else ""
     parts = series.parts or (series,)
@@ -158,14 +158,14 @@ def _cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
 
 def taken_of(pet: SeriesInfo, ct: SeriesInfo, named: bool) -> str:
     """Both series that were taken, as the row of a failure names them."""
-    return f"PET {shown(pet, _note(pet), named)}, CT {shown(ct, _note(ct), named)}"
+    return f"PET {describe(pet, _note(pet), named)}, CT {describe(ct, _note(ct), named)}"
 
 
 def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
     pet = pick_pet(pets)
     ct = pick_ct(cts, pet)
-    picks = _said("PET", pet, pets, named, _note)
-    picks += _said(
+    picks = _describe_pick("PET", pet, pets, named, _note)
+    picks += _describe_pick(
         "CT",
         ct,
         cts,
@@ -194,19 +194,19 @@ def _note(series: SeriesInfo) -> str:
     return series.flaw or ", ".join(filter(None, (series.kind, "not attenuation-corrected" if uncorrected else "")))
 
 
-def _said(
+def _describe_pick(
     what: str, taken: SeriesInfo, those: list[SeriesInfo], named: bool, note: Callable[[SeriesInfo], str]
 ) -> list[str]:
     """What was picked, and what was not; nothing where there was nothing to pick from."""
     if len(those) < 2:
         return []
     others = sorted((s for s in join(those) if s.files != taken.files), key=lambda s: (s.number, s.uid))
-    left = ", not " + ", ".join(shown(s, note(s), named) for s in others) if others else ""
+    left = ", not " + ", ".join(describe(s, note(s), named) for s in others) if others else ""
     together = ", joined" if taken.parts else ""
-    return [f"{what}: took {shown(taken, note(taken), named)}{together}{left}"]
+    return [f"{what}: took {describe(taken, note(taken), named)}{together}{left}"]
 
 
-def _lone(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> Unusable:
+def _incomplete(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> Unusable:
     files = [path for s in members for path in s.files]
     folder = common_folder(files)
     what = "a CT but no PET" if stage == NO_PET else "a PET but no CT"

@@ -73,15 +73,15 @@ class Unusable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundStudies:
     """All that a tree or a list holds, sorted by source; `ignored`: files that are neither."""
 
     entries: tuple[Entry, ...] = ()
     unusable: tuple[Unusable, ...] = ()
     ignored: int = 0
 
-    def __add__(self, other: "Found") -> "Found":
-        return Found(
+    def __add__(self, other: "FoundStudies") -> "FoundStudies":
+        return FoundStudies(
             entries=tuple(sorted((*self.entries, *other.entries), key=lambda e: (str(e.source), e.identity))),
             unusable=tuple(sorted((*self.unusable, *other.unusable), key=lambda u: (str(u.source), u.identity))),
             ignored=self.ignored + other.ignored,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.hospital.find.entry import FIND, NO_PET, Entry, Found, Unusable
+from model.hospital.find.entry import FIND, NO_PET, Entry, FoundStudies, Unusable
 from model.study.reading import SUFFIXES, stem
 
 PET, CT, TRUTH = "PET", "CT", "truth"
@@ -61,7 +61,7 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
-def find_images(files: Iterable[Path], root: Path) -> Found:
+def find_images(files: Iterable[Path], root: Path) -> FoundStudies:
     """The pairs among image files below a folder."""
     images = [_image(path, root) for path in sorted(files)]
     known = [image for image in images if image is not None]
@@ -76,7 +76,7 @@ def find_images(files: Iterable[Path], root: Path) -> Found:
             continue
         made = _entry(_identity(folder, key), members, root)
         (entries if isinstance(made, Entry) else unusable).append(made)  # type: ignore[arg-type]
-    return Found(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
+    return FoundStudies(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
 
 
 def identity_of(pet: Path, root: Path) -> str | None:

@@ -46,7 +46,7 @@ def why_apart(parts: Sequence[SeriesInfo]) -> str:
     first = parts[0]
     if any(part.flaw not in ("", ONE_SLICE) or not len(part.positions) for part in parts):
         return "one of them is no volume"
-    if any(part.belongs != first.belongs for part in parts):
+    if any(part.study_and_patient != first.study_and_patient for part in parts):
         return "they are of two studies"
     if not first.frame or any(part.frame != first.frame for part in parts):
         return "they do not share a frame of reference"
@@ -87,7 +87,9 @@ def _groups(series: Sequence[SeriesInfo]) -> list[list[SeriesInfo]]:
     """Series that share all that must be exactly alike."""
     found: dict[tuple[object, ...], list[SeriesInfo]] = {}
     for one in series:
-        found.setdefault((one.belongs, one.frame, one.rank, one.corrected, one.alike, one.grid[:2]), []).append(one)
+        found.setdefault(
+            (one.study_and_patient, one.frame, one.rank, one.corrected, one.alike, one.grid[:2]), []
+        ).append(one)
     return list(found.values())
 
 

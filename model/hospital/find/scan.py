@@ -61,7 +61,7 @@ FARTHEST = 1e6  # mm, pixels: no place, spacing or size is so large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Glance:
+class FileHeader:
     """What one file says in FIELDS, as text; what many say alike is in memory once."""
 
     path: Path
@@ -96,7 +96,7 @@ class SeriesInfo:
     parts: tuple["SeriesInfo", ...] = ()  # of a volume that was sent as several series
 
     @property
-    def belongs(self) -> tuple[str, str]:
+    def study_and_patient(self) -> tuple[str, str]:
         """StudyInstanceUID and PatientID: what series of one study share."""
         return self.study, self.person[1]
 
@@ -133,16 +133,16 @@ def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
     though they share a UID with the slices that they were made of. What holds no image (a DICOMDIR, a report) has no
     modality.
     """
-    series: dict[tuple[str, ...], list[Glance]] = {}
+    series: dict[tuple[str, ...], list[FileHeader]] = {}
     damaged: dict[Path, str] = {}
-    seen: dict[tuple[object, ...], Glance] = {}
+    seen: dict[tuple[object, ...], FileHeader] = {}
     doubtful: set[Path] = set()
     for path in sorted(files):
         try:
-            header = _glance(path)
+            header = _read_fields(path)
             uid = header["SOPInstanceUID"]
             whose = header["StudyInstanceUID"], header["SeriesInstanceUID"], header["PatientID"]
-            of = (*whose, *_sort_of(header))
+            of = (*whose, *_volume_kind(header))
             slice_of = (*of, uid, header["ImagePositionPatient"])
         except CaseError as error:
             damaged[path] = str(error)
@@ -171,29 +171,29 @@ def person_of(entry: Entry) -> tuple[str, ...]:
     """Name and ID of the patient in the header of a DICOM study; of images nothing. Raises CaseError."""
     if entry.kind != "dicom":
         return ()
-    header = _glance(entry.pet[0])
+    header = _read_fields(entry.pet[0])
     return header["PatientName"], header["PatientID"]
 
 
-def _glance(path: Path) -> Glance:
+def _read_fields(path: Path) -> FileHeader:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=FIELDS, force=True)
     except OSError as error:
         raise CaseError(f"'{path}' cannot be read: {error.strerror or error}; check access to it") from None
     except UNREADABLE as error:
         if is_directory(path):
-            return Glance(path=path, values=("",) * len(FIELDS))
+            return FileHeader(path=path, values=("",) * len(FIELDS))
         raise CaseError(f"'{path}' is damaged DICOM ({type(error).__name__}); copy it again") from None
     if not text(header, "SOPClassUID"):
         if is_directory(path):
-            return Glance(path=path, values=("",) * len(FIELDS))
+            return FileHeader(path=path, values=("",) * len(FIELDS))
         raise CaseError(f"'{path}' has no SOPClassUID: not DICOM, or damaged; copy it again")
     if not holds_image(header):
         header.Modality = ""
-    return Glance(path=path, values=tuple(sys.intern(str(text(header, field))) for field in FIELDS))
+    return FileHeader(path=path, values=tuple(sys.intern(str(text(header, field))) for field in FIELDS))
 
 
-def _sort_of(header: Glance) -> tuple[str, ...]:
+def _volume_kind(header: FileHeader) -> tuple[str, ...]:
     """What tells apart the volumes, and what is none, that share a UID."""
     axes = _numbers(header["ImageOrientationPatient"], 6)
     pictured = projection(header["ImageType"], header["SeriesType"], "") or header["SamplesPerPixel"] not in ("", "1")
@@ -201,7 +201,7 @@ def _sort_of(header: Glance) -> tuple[str, ...]:
     return header["Modality"], header["SOPClassUID"], other or plane(axes) or "axial"  # reading it says what lacks
 
 
-def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
+def _info(uid: str, headers: list[FileHeader]) -> SeriesInfo:
     first = headers[0]
     vectors = [_numbers(header["ImagePositionPatient"], 3) for header in headers]
     axes = _numbers(first["ImageOrientationPatient"], 6)
@@ -237,7 +237,7 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     )
 
 
-def _corners(header: Glance, axes: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def _corners(header: FileHeader, axes: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Where the middles of a slice's corner pixels lie from its position; zeros where it does not say."""
     sizes = _numbers("\\".join((header["Rows"], header["Columns"])), 2)
     spacing = _numbers(header["PixelSpacing"], 2)
@@ -247,7 +247,7 @@ def _corners(header: Glance, axes: NDArray[np.float64] | None) -> NDArray[np.flo
     return np.array([[0, 0, 0], right * axes[:3], down * axes[3:], right * axes[:3] + down * axes[3:]])
 
 
-def _times(headers: list[Glance]) -> tuple[float, float] | None:
+def _times(headers: list[FileHeader]) -> tuple[float, float] | None:
     """Seconds of the first and the last acquisition; of days alone where a header states its date alone."""
     found = []
     for header in headers:
@@ -259,7 +259,7 @@ def _times(headers: list[Glance]) -> tuple[float, float] | None:
     return (min(found), max(found)) if found else None
 
 
-def _flaw(headers: list[Glance], depth: NDArray[np.float64]) -> str:
+def _flaw(headers: list[FileHeader], depth: NDArray[np.float64]) -> str:
     first = headers[0]
     modality = first["Modality"]
     if _is_scout(first):
@@ -281,7 +281,7 @@ def _flaw(headers: list[Glance], depth: NDArray[np.float64]) -> str:
     return "" if len(depth) else "without places of its slices"
 
 
-def _is_scout(header: Glance) -> bool:
+def _is_scout(header: FileHeader) -> bool:
     return "LOCALIZER" in header["ImageType"].upper()
 
 

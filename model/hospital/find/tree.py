@@ -26,7 +26,7 @@ from model.hospital.find.dicom_series import (
     warnings_of,
 )
 from model.hospital.find.dicom_series import identity_of as identity_of_study
-from model.hospital.find.entry import Entry, Found, Unusable
+from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.find.image_pairs import find_images, is_image
 from model.hospital.find.image_pairs import identity_of as identity_of_image
 from model.hospital.find.scan import SeriesInfo, scan
@@ -37,7 +37,7 @@ NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
 
 def find_studies(
     root: Path, output: Path, named: bool = False, told: Callable[[int], None] = lambda files: None
-) -> Found:
+) -> FoundStudies:
     """All studies below `root`, or in the CSV `root`; what lies in `output` is passed over.
 
     named: notes may hold what DICOM calls a series. told: hears how many files were looked at. Raises ConfigError if
@@ -48,7 +48,7 @@ def find_studies(
     if not root.is_dir():
         raise ConfigError(f"'{root}' is neither a folder nor a CSV; give the folder that holds the studies")
     images, dicom, unusable, ignored = [], [], [], 0
-    files, blocked = _walk(root, output)
+    files, blocked = _files_below(root, output)
     for number, path in enumerate(files, start=1):
         if is_image(path):
             images.append(path)
@@ -62,16 +62,16 @@ def find_studies(
             unusable.append(_unusable(path, root, str(error)))
         told(number)
     unusable += [_unusable(path, root, why) for path, why in blocked.items()]
-    rest = Found(unusable=tuple(unusable), ignored=ignored)
+    rest = FoundStudies(unusable=tuple(unusable), ignored=ignored)
     return find_dicom(dicom, root, named) + find_images(images, root) + rest
 
 
-def without_truth(found: Found) -> Found:
+def without_truth(found: FoundStudies) -> FoundStudies:
     """The studies without the masks that lie beside them."""
     return replace(found, entries=tuple(replace(entry, truth=None) for entry in found.entries))
 
 
-def with_truth(found: Found, root: Path, folder: Path) -> Found:
+def with_truth(found: FoundStudies, root: Path, folder: Path) -> FoundStudies:
     """The studies with the masks to compare with, from a folder. Raises ConfigError if it is not there.
 
     A study's mask has there the path of its folder below `root`, or of its CT or PET, with the ending of an image.
@@ -96,7 +96,7 @@ def with_truth(found: Found, root: Path, folder: Path) -> Found:
     return replace(found, entries=tuple(matched(entry) for entry in found.entries))
 
 
-def read_list(path: Path) -> Found:
+def read_list(path: Path) -> FoundStudies:
     """The studies of a CSV. Raises ConfigError if it cannot be read or lacks a column; a bad row is an Unusable."""
     content, separator = read_csv_text(path)
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator)
@@ -114,7 +114,7 @@ def read_list(path: Path) -> Found:
         if not any(cells.values()):
             continue
         try:
-            entry = _listed(cells, path)
+            entry = _entry_of_row(cells, path)
             if entry.identity in entries:
                 raise CaseError("its study stands in a line above; remove one of them")
             entries[entry.identity] = entry
@@ -122,7 +122,9 @@ def read_list(path: Path) -> Found:
             named = tuple(path.parent / cells[name] for name in ("pet", "ct", "truth") if cells[name])
             said = f"line {rows.line_num}: {error}"
             unusable.append(Unusable(identity=f"row:{number}", source=path, message=said, paths=named))
-    return Found() + Found(entries=_named_by_what_they_are(list(entries.values()), path), unusable=tuple(unusable))
+    return FoundStudies() + FoundStudies(
+        entries=_with_lasting_identities(list(entries.values()), path), unusable=tuple(unusable)
+    )
 
 
 def read_csv_text(path: Path) -> tuple[str, str]:
@@ -135,7 +137,7 @@ def read_csv_text(path: Path) -> tuple[str, str]:
     return content, max(",;\t", key=content.partition("\n")[0].count)
 
 
-def _named_by_what_they_are(entries: list[Entry], table: Path) -> tuple[Entry, ...]:
+def _with_lasting_identities(entries: list[Entry], table: Path) -> tuple[Entry, ...]:
     """Rows of a CSV under the identities that their studies have where they are found in a folder.
 
     Rows that share a study (of other series, say) keep those of their paths, which others have beside: a result may
@@ -162,7 +164,7 @@ def _named_by_what_they_are(entries: list[Entry], table: Path) -> tuple[Entry, .
     return tuple(map(identified, entries))
 
 
-def _listed(cells: dict[str, str], table: Path) -> Entry:
+def _entry_of_row(cells: dict[str, str], table: Path) -> Entry:
     """A row of a CSV. Raises CaseError naming what is wrong."""
     paths = {}
     for name in ("pet", "ct", "truth"):
@@ -231,7 +233,7 @@ def _series(folder: Path) -> list[SeriesInfo]:
         raise CaseError(f"folder '{folder}' cannot be looked through: {error.strerror}; check access to it") from None
 
 
-def _walk(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
+def _files_below(root: Path, output: Path) -> tuple[list[Path], dict[Path, str]]:
     """Files below a folder, sorted, without those in `output`; and the folders that cannot be read, with the reason."""
     files, blocked = [], {}
     whole = output.resolve()

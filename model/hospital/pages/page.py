@@ -83,8 +83,8 @@ class Bar:
 def html_report(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], output: Path, about: About, waiting: int = 0
 ) -> Iterator[str]:
-    """The page of a run, piece by piece: failures first, then the histogram of MTV, then a row for each study, those
-    with warnings first.
+    """The page of a run, piece by piece: failures first, then the histogram of MTV, then a row for each study,
+    studies with warnings first.
 
     rows: as in the journal; thumbnails are read from the studies' folders below `output`. waiting: studies not yet
     tried.

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from tiny_batches import command, contents, environment, image_study, score
 
 from model.errors import ConfigError
-from model.hospital.cluster import Cluster, connected, nameless, score_remotely, wait_for_workers
+from model.hospital.cluster import Cluster, connected, score_remotely, wait_for_workers, without_person
 from model.hospital.find.entry import Entry
 from model.hospital.find.scan import person_of
 from model.hospital.job import Job, Options, job_from, to_json
@@ -125,7 +125,7 @@ def test_where_is_checked(settings: dict, words: str) -> None:
 
 
 def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -> None:
-    """The worker reads it itself, so that its messages are cleared of it."""
+    """The worker reads it itself, so that its messages are redacted of it."""
     files = write_pet(tmp_path / "pet")
     entry = Entry(
         identity="dicom:1.2.3.4",
@@ -136,7 +136,7 @@ def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -
         person=("Mueller^Anna", "4711001"),
     )
     job = Job(name="s-1", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options())
-    sent = to_json(nameless(job))
+    sent = to_json(without_person(job))
     assert "Mueller" not in sent and "4711001" not in sent and "1.2.3.4" not in sent
     header = dcmread(entry.pet[0])
     assert person_of(job_from(json.loads(sent)).entry) == (str(header.PatientName), header.PatientID)
@@ -184,7 +184,7 @@ class NoWorkers:
 
 
 def test_workers_are_waited_for_and_that_is_said(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("model.hospital.cluster.TELL_EVERY_S", 0.02)
+    monkeypatch.setattr("model.hospital.cluster.REPORT_EVERY_S", 0.02)
     wait_for_workers(NoWorkers(10), None)
     assert "no worker yet" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no worker came to the scheduler"):

@@ -8,8 +8,8 @@ from model.bundle.settings import Limits
 from model.dicom.headers import find_series
 from model.dicom.reading import read_study
 from model.errors import CaseError, ConfigError
-from model.hospital.find.entry import Entry, Found, Unusable
-from model.hospital.given import marked, not_used, with_given
+from model.hospital.find.entry import Entry, FoundStudies, Unusable
+from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.names import name_of
 from model.hospital.overrides import read_overrides, with_overrides
 
@@ -38,7 +38,7 @@ def table(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("how", ["name", "named", "uid", "folder", "below", "file", "absolute", "backslash"])
 def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None:
-    found = Found(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
+    found = FoundStudies(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     wanted = {
         "name": name_of(found.entries[1], SALT),
         "named": name_of(found.entries[1], SALT, named=True),
@@ -91,7 +91,7 @@ def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None
     ],
 )
 def test_what_is_wrong_with_a_table_is_an_error(text: str, words: str, tmp_path) -> None:
-    found = Found(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
+    found = FoundStudies(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     with pytest.raises(ConfigError) as error:
         with_overrides(found, table(tmp_path, text), tmp_path, SALT, False)
     assert words in str(error.value)
@@ -109,12 +109,12 @@ def test_a_table_that_is_not_there_is_an_error(tmp_path) -> None:
 
 def test_a_line_of_a_study_that_cannot_be_scored_is_none(tmp_path) -> None:
     lone = Unusable(identity="dicom:1.2.9", source=tmp_path / "p9", message="m")
-    found = Found(entries=(entry(tmp_path),), unusable=(lone,))
+    found = FoundStudies(entries=(entry(tmp_path),), unusable=(lone,))
     assert with_overrides(found, table(tmp_path, "study,weight_kg\np9,70\n"), tmp_path, SALT, False) == found
 
 
 def test_two_weights_that_differ_are_an_error(tmp_path) -> None:
-    found = Found(entries=(entry(tmp_path, weight_kg=70.0),))
+    found = FoundStudies(entries=(entry(tmp_path, weight_kg=70.0),))
     path = table(tmp_path, "study,weight_kg\np1,71\n")
     with pytest.raises(ConfigError, match="gives weight_kg 71, and the list of studies 70"):
         with_overrides(found, path, tmp_path, SALT, False)
@@ -124,7 +124,7 @@ def conversion(folder: Path, given: Entry, **changes):
     write_pet(folder / "pet", **changes)
     write_ct(folder / "ct")
     ct, pet = find_series(folder)
-    return marked(read_study(with_given(pet, given), ct, Limits(), weight_kg=given.weight_kg).conversion, given)
+    return mark_given(read_study(with_given(pet, given), ct, Limits(), weight_kg=given.weight_kg).conversion, given)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_files_are_read_as_they_are_again_afterwards(tmp_path) -> None:
 def test_what_suv_does_not_need_is_told(tmp_path) -> None:
     given = entry(tmp_path, weight_kg=80.0, height_m=1.8)
     record = conversion(tmp_path, given, slopes=[0.01] * 6, fields={"Units": "GML"})
-    (warning,) = not_used(given, record)
+    (warning,) = unused_warnings(given, record)
     assert "weight_kg given" in warning and "GML" in warning and "height_m" not in warning
-    assert "images hold SUV already" in not_used(entry(tmp_path, dose_mbq=1.0), None)[0]
-    assert not_used(entry(tmp_path), None) == []
+    assert "images hold SUV already" in unused_warnings(entry(tmp_path, dose_mbq=1.0), None)[0]
+    assert unused_warnings(entry(tmp_path), None) == []

@@ -12,7 +12,7 @@ from model.dicom.series import order_slices
 from model.errors import CaseError
 from model.hospital.find.dicom_series import find_dicom
 from model.hospital.find.entry import FIND, NO_PET
-from model.hospital.names import cleared
+from model.hospital.names import redacted
 
 NAC = {"CorrectedImage": ["DECY", "SCAT"]}
 
@@ -323,7 +323,7 @@ def test_copies_that_differ_are_both_left_out_and_told_without_their_names(tmp_p
     assert len(result.entries[0].pet) == 5 and made[2] not in result.entries[0].pet
     (item,) = result.unusable
     assert item.message.endswith("differ; keep the one that is right")
-    said = cleared(item.message, item, tmp_path, "s-1")
+    said = redacted(item.message, item, tmp_path, "s-1")
     assert "Mueller" not in said and made[2].name not in said and "copy.dcm" not in said
 
 

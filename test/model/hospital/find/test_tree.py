@@ -8,7 +8,7 @@ from dicom_writer import write_ct, write_pet
 from model.errors import ConfigError
 from model.hospital.find.entry import FIND
 from model.hospital.find.tree import find_studies, with_truth
-from model.hospital.names import cleared, name_of
+from model.hospital.names import name_of, redacted
 
 NOWHERE = Path("/nonexistent")
 
@@ -128,7 +128,7 @@ def test_a_bad_row_is_told_without_the_names_in_its_paths(tmp_path) -> None:
     table = tmp_path / "list.csv"
     table.write_text(f"pet,ct\n{elsewhere},c.mha\n../Meier/x.mha,c.mha\n")
     for line, item in enumerate(find_studies(table, NOWHERE).unusable, start=2):
-        assert cleared(item.message, item, table, "s-1") == f"line {line}: pet 's-1' is not there; correct the path"
+        assert redacted(item.message, item, table, "s-1") == f"line {line}: pet 's-1' is not there; correct the path"
 
 
 def test_paths_of_a_csv_may_lie_anywhere_and_no_name_of_a_result_comes_of_them(tmp_path) -> None:
