@@ -62,7 +62,7 @@ def test_a_csv_names_studies_of_both_kinds(tmp_path) -> None:
         ("p.mha,c.mha,,-3", "weight_kg is -3"),
         ("p.mha,c.mha,,705", "weight_kg is 705; it must be 2.5 to 400, in kg"),
         ("p.mha,c.mha,,nan", "weight_kg is nan"),
-        ("q.mha,c.mha,,", "line 3: its study stands in a line above"),
+        ("q.mha,c.mha,,", "line 3: an earlier line has the same study"),
         ("folder,c.mha,,", "one of PET and CT is a folder"),
         ("folder,folder,,", "holds no DICOM series of a PET"),
     ],
