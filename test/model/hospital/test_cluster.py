@@ -93,15 +93,15 @@ def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, 
     while scoring.poll() is None and not list((output / "studies").glob("*")):
         time.sleep(0.02)  # until the first result is being written
     os.killpg(one.pid, signal.SIGKILL)
-    _, said = scoring.communicate(timeout=900)
-    assert scoring.returncode == 0, said
+    _, errors = scoring.communicate(timeout=900)
+    assert scoring.returncode == 0, errors
     assert score(studies, "--output", alone, "--weights", tiny_bundle).returncode == 0
     assert contents(output, "summary.json") == contents(alone, "summary.json")
     journal = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
     assert len(journal) == len({record["study"] for record in journal}) == STUDIES
 
 
-def test_no_scheduler_is_told(tiny_bundle, tmp_path, monkeypatch) -> None:
+def test_a_missing_scheduler_is_an_error(tiny_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("model.hospital.cluster.WAIT_S", 0.5)
     from model.hospital.cluster import connected
 
@@ -124,7 +124,7 @@ def test_where_is_checked(settings: dict, words: str) -> None:
         Cluster(**settings)
 
 
-def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -> None:
+def test_the_patient_in_a_header_is_not_sent_over_the_network(tmp_path) -> None:
     """The worker reads it itself, so that its messages are redacted of it."""
     files = write_pet(tmp_path / "pet")
     entry = Entry(
@@ -142,9 +142,9 @@ def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -
     assert person_of(job_from(json.loads(sent)).entry) == (str(header.PatientName), header.PatientID)
 
 
-def test_whatever_goes_wrong_on_a_worker_is_an_answer(monkeypatch) -> None:
-    said = score_remotely("{}", "{}", None)
-    assert (said["state"], said["stage"]) == ("failed", "start") and "KeyError on a worker" in said["message"]
+def test_an_error_on_a_worker_becomes_an_answer(monkeypatch) -> None:
+    answer = score_remotely("{}", "{}", None)
+    assert (answer["state"], answer["stage"]) == ("failed", "start") and "KeyError on a worker" in answer["message"]
 
 
 def test_slurm_jobs_are_encrypted_with_the_files_given(tmp_path, monkeypatch) -> None:
@@ -166,8 +166,8 @@ def test_slurm_jobs_are_encrypted_with_the_files_given(tmp_path, monkeypatch) ->
             pass
         [security] = made
         for role in ("client", "scheduler", "worker"):
-            said = security.get_tls_config_for_role(role)
-            assert (said["ca_file"], said["cert"], said["key"]) == tuple(map(str, files))
+            config = security.get_tls_config_for_role(role)
+            assert (config["ca_file"], config["cert"], config["key"]) == tuple(map(str, files))
         assert security.require_encryption
 
 
@@ -183,7 +183,7 @@ class NoWorkers:
             raise TimeoutError(f"only 0/{count} workers arrived after {timeout} s")
 
 
-def test_workers_are_waited_for_and_that_is_said(monkeypatch, capsys) -> None:
+def test_waiting_for_workers_is_printed(monkeypatch, capsys) -> None:
     monkeypatch.setattr("model.hospital.cluster.REPORT_EVERY_S", 0.02)
     wait_for_workers(NoWorkers(10), None)
     assert "no worker yet" in capsys.readouterr().out

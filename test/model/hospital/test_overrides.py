@@ -90,14 +90,14 @@ def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None
         ("study,injection_time\np1,25:00\n", "cannot"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_an_error(text: str, words: str, tmp_path) -> None:
+def test_a_wrong_table_is_an_error(text: str, words: str, tmp_path) -> None:
     found = FoundStudies(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     with pytest.raises(ConfigError) as error:
         with_overrides(found, table(tmp_path, text), tmp_path, SALT, False)
     assert words in str(error.value)
 
 
-def test_columns_and_lines_that_a_spreadsheet_leaves_empty_are_none(tmp_path) -> None:
+def test_empty_columns_and_lines_of_a_spreadsheet_are_ignored(tmp_path) -> None:
     path = table(tmp_path, "study;weight_kg;;\r\np1;70,5;;\r\n;;;\r\n")
     assert read_overrides(path) == {2: {"study": "p1", "weight_kg": 70.5}}
 
@@ -107,7 +107,7 @@ def test_a_table_that_is_not_there_is_an_error(tmp_path) -> None:
         read_overrides(tmp_path / "gone.csv")
 
 
-def test_a_line_of_a_study_that_cannot_be_scored_is_none(tmp_path) -> None:
+def test_a_line_of_a_study_that_cannot_be_scored_is_ignored(tmp_path) -> None:
     lone = Unusable(identity="dicom:1.2.9", source=tmp_path / "p9", message="m")
     found = FoundStudies(entries=(entry(tmp_path),), unusable=(lone,))
     assert with_overrides(found, table(tmp_path, "study,weight_kg\np9,70\n"), tmp_path, SALT, False) == found
@@ -131,7 +131,7 @@ def conversion(folder: Path, given: Entry, **changes):
     ("injected", "decay_s"),
     [("2024-03-05T09:30:00", 5400), ("09:30:00", 5400), ("2024-03-05T10:30:00", 1800), ("10:00:30", 3570)],
 )
-def test_what_is_given_stands_in_for_the_header(injected: str, decay_s: float, tmp_path) -> None:
+def test_given_values_replace_the_headers(injected: str, decay_s: float, tmp_path) -> None:
     """The header says 70 kg, 350 MBq at 10:00, or nothing of it; the scan is of 11:00."""
     given = entry(tmp_path, weight_kg=80.0, dose_mbq=200.0, injection_time=injected)
     absent = {"RadionuclideTotalDose": None, "RadiopharmaceuticalStartTime": None}
@@ -163,7 +163,7 @@ def test_files_are_read_as_they_are_again_afterwards(tmp_path) -> None:
     assert changed.filename == pet.headers[0].filename
 
 
-def test_what_suv_does_not_need_is_told(tmp_path) -> None:
+def test_a_given_value_that_suv_does_not_need_is_a_warning(tmp_path) -> None:
     given = entry(tmp_path, weight_kg=80.0, height_m=1.8)
     record = conversion(tmp_path, given, slopes=[0.01] * 6, fields={"Units": "GML"})
     (warning,) = unused_warnings(given, record)

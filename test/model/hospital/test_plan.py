@@ -31,8 +31,8 @@ def result(output: Path, name: str, bundle, **changes) -> Record:
     folder = output / "studies" / name
     folder.mkdir(parents=True)
     row = {"study": name, "lesions": 0, "mtv_ml": 0.0, "warnings": []}
-    said = {"key": "k", "input_sha256": "i", "stat": "t", "row": row} | changes
-    (folder / "report.json").write_text(json.dumps({"weights": {"manifest_sha256": bundle.sha256}, "batch": said}))
+    batch = {"key": "k", "input_sha256": "i", "stat": "t", "row": row} | changes
+    (folder / "report.json").write_text(json.dumps({"weights": {"manifest_sha256": bundle.sha256}, "batch": batch}))
     return Record(study=name, state=DONE, key="k", input_sha256="i", stat="t", row=row)
 
 
@@ -63,7 +63,7 @@ def test_patients_who_share_a_uid_have_a_result_each(tiny_bundle, tmp_path) -> N
     assert list(plan(tmp_path, bundle, {}, [other]).jobs) == [name_of(other, SALT, identity="dicom:1.2:8")]
 
 
-def test_an_image_keeps_its_name_whatever_list_or_folder_it_is_found_from(tiny_bundle, tmp_path) -> None:
+def test_an_image_keeps_its_name_in_whatever_list_or_folder_it_is_found(tiny_bundle, tmp_path) -> None:
     bundle, name = load_bundle(tiny_bundle), "s-0123456789ab"
     files = {"pet": (tmp_path / "in" / "x_pet.mha",), "ct": (tmp_path / "in" / "x_ct.mha",)}
     one = entry(tmp_path, identity="csv:../in/x_pet.mha | ../in/x_ct.mha", also=(), kind="images", person=(), **files)

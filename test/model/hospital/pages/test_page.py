@@ -1,4 +1,4 @@
-"""The report of a batch, as text and in a real browser; the browser's tests skip where there is no Chromium."""
+"""The report of a run, as text and in a real browser; the browser's tests skip where there is no Chromium."""
 
 import base64
 import hashlib
@@ -129,7 +129,7 @@ def test_failures_stand_first_then_studies_with_warnings(tmp_path) -> None:
     assert places == sorted(places)
 
 
-def test_a_ct_without_a_pet_is_told_apart_and_is_no_failure(tmp_path) -> None:
+def test_a_ct_without_a_pet_is_listed_apart_and_is_no_failure(tmp_path) -> None:
     alone = Failure(study="s-ct", stage="no PET", message="has no PET", remedy="leave it out")
     page = page_of([row(1)], [alone], tmp_path, ABOUT)
     assert "Not scored" not in page and '<div class="card "><b>0</b><span>not scored' in page
@@ -155,7 +155,7 @@ def test_the_histogram_counts_every_study_once(tmp_path) -> None:
     }
 
 
-def test_a_batch_without_results_is_a_page_too(tmp_path) -> None:
+def test_a_run_without_results_has_a_page_too(tmp_path) -> None:
     assert "None was scored" in Tags(page_of([], [], tmp_path, ABOUT, waiting=3)).text
 
 
