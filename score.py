@@ -2,7 +2,7 @@
 
     python score.py STUDIES --output RESULTS
 
-The door: what it does is in model/hospital.
+Everything that it does is in model/hospital.
 """
 
 import signal
@@ -30,11 +30,11 @@ def main() -> int:
         return run(arguments())
     except Stopped as stopped:
         number = stopped.args[0]
-        return fail(f"stopped by {signal.Signals(number).name}; the same command goes on from here", 128 + number)
+        return fail(f"stopped by {signal.Signals(number).name}; run the same command again to go on", 128 + number)
     except LesionError as error:
         return fail(str(error), error.exit_code)
     except Died as error:
-        return fail(f"{error} before the first study; is there memory for the weights?", 1)
+        return fail(f"{error} before the first study; check that there is memory for the weights", 1)
     except Exception as error:
         if debug:
             raise
