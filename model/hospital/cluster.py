@@ -66,7 +66,6 @@ def score_on_cluster(
     journal: Journal,
     on_record: Callable[[Record], None],
     patience_s: float,
-    limit_s: float | None = None,
 ) -> dict[str, Record]:
     """Score studies on a cluster. Returns the record of each, by study, in the order in which they end.
 
@@ -80,18 +79,10 @@ def score_on_cluster(
         running: dict[Any, Job] = {}
 
         def send_next() -> None:
-            job = next(waiting, None)
-            if job is None:
+            if (job := next(waiting, None)) is None:
                 return
-            future = client.submit(
-                score_remotely,
-                to_json(without_person(job)),
-                to_json(setup),
-                limit_s,
-                key=f"{job.name}-{this_run}",
-                pure=False,
-            )
-            running[future] = job
+            sent = to_json(without_person(job)), to_json(setup)
+            running[client.submit(score_remotely, *sent, key=f"{job.name}-{this_run}", pure=False)] = job
 
         wait_until_ready(jobs[0].root, jobs[0].output, patience_s)
         wait_for_workers(client, None if cluster.slurm else patience_s)
@@ -134,13 +125,13 @@ def without_person(job: Job) -> Job:
     return replace(job, entry=replace(job.entry, identity=job.name, person=()))
 
 
-def score_remotely(job: str, setup: str, limit_s: float | None) -> dict[str, Any]:
+def score_remotely(job: str, setup: str) -> dict[str, Any]:
     """What a worker does: score one study in its scoring process, or find that it is scored already.
 
     An error becomes an answer: if it were raised, dask would write the call, with its paths, into the worker's log.
     """
     try:
-        return _score(job_from(json.loads(job)), setup, limit_s)
+        return _score(job_from(json.loads(job)), setup)
     except Exception as error:
         return {
             "state": FAILED,
@@ -150,7 +141,7 @@ def score_remotely(job: str, setup: str, limit_s: float | None) -> dict[str, Any
         }
 
 
-def _score(job: Job, setup: str, limit_s: float | None) -> dict[str, Any]:
+def _score(job: Job, setup: str) -> dict[str, Any]:
     with suppress(CaseError):  # scoring will read the file again, and say that it cannot be read
         job = replace(job, entry=replace(job.entry, person=person_of(job.entry)))
     with ONE_AT_A_TIME:
@@ -161,7 +152,7 @@ def _score(job: Job, setup: str, limit_s: float | None) -> dict[str, Any]:
             for process in PROCESSES.values():
                 process.close()
             PROCESSES.clear()
-            PROCESSES[setup] = WorkerProcess(setup_from(json.loads(setup)), limit_s)
+            PROCESSES[setup] = WorkerProcess(setup_from(json.loads(setup)))
         try:
             return ask_with_retry(PROCESSES[setup], job, None)
         except LesionError as error:

@@ -47,6 +47,7 @@ class Setup:
     """The bundle's folder, the method, the device, and changed limits.
 
     networks: whether to load the networks at the start; if not, they are loaded when the first study needs them.
+    limit_s: seconds after which a study is given up; 0: never.
     """
 
     weights: str
@@ -55,6 +56,7 @@ class Setup:
     limits: tuple[str, ...] = ()
     debug: bool = False
     networks: bool = True
+    limit_s: float = 0
 
 
 def to_json(value: Job | Setup) -> str:

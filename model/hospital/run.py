@@ -102,14 +102,15 @@ def score_todo(
         limits=tuple(options.limit),
         debug=options.debug,
         networks=any(not job.stored for job in plan.todo),
+        limit_s=options.limit_minutes * 60,
     )
-    limit_s, patience_s = options.limit_minutes * 60, options.patience_minutes * 60
+    patience_s = options.patience_minutes * 60
     if not plan.todo:
         return
     if options.workers:
-        score_on_cluster(plan.todo, setup, options.workers, journal, on_record, patience_s, limit_s)
+        score_on_cluster(plan.todo, setup, options.workers, journal, on_record, patience_s)
         return
-    with WorkerProcess(setup, limit_s, lock) as process:
+    with WorkerProcess(setup, lock) as process:
         process.start()
         score_one_by_one(plan.todo, process, journal, on_record, patience_s)
 

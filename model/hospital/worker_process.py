@@ -30,8 +30,8 @@ class TookTooLong(Died):
 class WorkerProcess:
     """One scoring process. Only one thread may call `ask` at a time. inherited: a file descriptor it keeps open."""
 
-    def __init__(self, setup: Setup, limit_s: float | None = None, inherited: int | None = None) -> None:
-        self._setup, self._limit_s = setup, limit_s
+    def __init__(self, setup: Setup, inherited: int | None = None) -> None:
+        self._setup = setup
         self._inherited = () if inherited is None else (inherited,)
         self._child: subprocess.Popen[str] | None = None
         self._replies: Any = None
@@ -60,7 +60,7 @@ class WorkerProcess:
         )
         os.close(writing)
         self._replies = os.fdopen(reading, encoding="utf-8")
-        answer = self._exchange(to_json(self._setup), None)
+        answer = self._exchange(to_json(self._setup), 0)
         if answer["state"] != "ready":
             self.close()
             raise ERRORS.get(answer["code"], LesionError)(answer["message"])
@@ -68,7 +68,7 @@ class WorkerProcess:
     def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
         """Have a study scored, and `following` read meanwhile. Returns the answer. Raises Died."""
         self.start()
-        return self._exchange(f"[{to_json(job)}, {to_json(following) if following else 'null'}]", self._limit_s)
+        return self._exchange(f"[{to_json(job)}, {to_json(following) if following else 'null'}]", self._setup.limit_s)
 
     def close(self) -> None:
         """End the process at once."""
@@ -81,8 +81,8 @@ class WorkerProcess:
                 pipe.close()  # type: ignore[union-attr]
         self._child = None
 
-    def _exchange(self, line: str, limit_s: float | None) -> dict[str, Any]:
-        """Send a line and wait for the answer. Raises Died."""
+    def _exchange(self, line: str, limit_s: float) -> dict[str, Any]:
+        """Send a line and wait for the answer, for `limit_s` at most; 0: without a limit. Raises Died."""
         assert self._child is not None and self._child.stdin is not None
         with suppress(OSError):  # a process that is gone is noticed below
             self._child.stdin.write(line + "\n")

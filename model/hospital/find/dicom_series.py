@@ -30,7 +30,7 @@ COVER_STEPS = 50  # coverage is compared in steps of 2 %
 COVER_LEAST = 0.5  # share of the PET: an original CT that covers less counts as derived
 
 
-def identity_of(uid: str) -> str:
+def identity_of_study(uid: str) -> str:
     """The identity of a DICOM study, by its StudyInstanceUID."""
     return f"dicom:{uid}"
 
@@ -50,7 +50,7 @@ def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> FoundS
     patients = Counter(uid for uid, _ in studies)
 
     def identity(uid: str, patient: str) -> str:
-        return identity_of(uid) if patients[uid] == 1 else identity_with_patient(uid, patient)
+        return identity_of_study(uid) if patients[uid] == 1 else identity_with_patient(uid, patient)
 
     ct_only = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
     entries, unusable, taken = [], [], set[tuple[str, str]]()

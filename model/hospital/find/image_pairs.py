@@ -79,7 +79,7 @@ def find_images(files: Iterable[Path], root: Path) -> FoundStudies:
     return FoundStudies(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
 
 
-def identity_of(pet: Path, root: Path) -> str | None:
+def identity_of_image(pet: Path, root: Path) -> str | None:
     """The identity of the study of a PET image; None if the file does not lie below `root` or has no name of a PET."""
     path = Path(os.path.abspath(pet))
     image = _image(path, root) if path.is_relative_to(root) else None

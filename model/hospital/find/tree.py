@@ -19,16 +19,15 @@ from model.errors import CaseError, ConfigError
 from model.hospital.find.dicom_series import (
     common_folder,
     find_dicom,
+    identity_of_study,
     identity_with_patient,
     pick_ct,
     pick_pet,
     taken_of,
     warnings_of,
 )
-from model.hospital.find.dicom_series import identity_of as identity_of_study
 from model.hospital.find.entry import Entry, FoundStudies, Unusable
-from model.hospital.find.image_pairs import find_images, is_image
-from model.hospital.find.image_pairs import identity_of as identity_of_image
+from model.hospital.find.image_pairs import find_images, identity_of_image, is_image
 from model.hospital.find.scan import SeriesInfo, scan
 from model.study.reading import SUFFIXES
 

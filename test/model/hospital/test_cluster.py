@@ -143,7 +143,7 @@ def test_the_patient_in_a_header_is_not_sent_over_the_network(tmp_path) -> None:
 
 
 def test_an_error_on_a_worker_becomes_an_answer(monkeypatch) -> None:
-    answer = score_remotely("{}", "{}", None)
+    answer = score_remotely("{}", "{}")
     assert (answer["state"], answer["stage"]) == ("failed", "start") and "KeyError on a worker" in answer["message"]
 
 
