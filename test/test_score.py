@@ -379,7 +379,7 @@ def test_a_study_keeps_its_name_and_tables_keep_every_study(tiny_bundle, tmp_pat
     assert report["suv_conversion"]["weight_kg"] == 140 and contents(output / "studies" / whole) == before
     (studies / "overrides.csv").write_text("study,weight_kg\nnobody,140\n")
     wrong = score(studies, *asked)
-    assert wrong.returncode == 2 and "its study is none of the 2 studies found" in wrong.stderr
+    assert wrong.returncode == 2 and "its study is not among the 2 studies found" in wrong.stderr
     assert len(rows(output / "summary.csv")) == 2
 
 

@@ -79,9 +79,9 @@ def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, nam
         if not matches and _matching(wanted, list(found.unusable), base, salt):
             continue  # it cannot be scored; failures.csv says why
         if len(matches) != 1:
-            there = f"{len(matches)} of the" if matches else "none of the"
+            meaning = f"could be {len(matches)} of" if matches else "is not among"
             raise ConfigError(
-                f"'{path}' line {line}: {shown} is {there} {len(entries)} studies found; give the name it has in the "
+                f"'{path}' line {line}: {shown} {meaning} the {len(entries)} studies found; give the name it has in the "
                 "results (failures.csv, summary.csv), its StudyInstanceUID, or the path of a folder that holds it alone"
             )
         (number,) = matches

@@ -56,7 +56,7 @@ def ask_with_retry(process: WorkerProcess, job: Job, following: Job | None) -> d
     except TookTooLong as reason:
         if finished := finish_without_dicom(job, str(reason)):
             return finished
-        remedy = "give it more with --limit-minutes, or leave this study out"
+        remedy = "give it more time with --limit-minutes, or leave this study out"
         return {"state": FAILED, "stage": "segment", "message": str(reason), "remedy": remedy}
     except Died:
         pass
