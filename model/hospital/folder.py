@@ -28,7 +28,7 @@ LOCK = ".lock"
 
 
 class Folder:
-    """A study's folder while it is written: it has a temporary name beside the final one until `commit` renames it."""
+    """A study's folder while it is written: under a temporary name beside the final one, renamed by `commit`."""
 
     def __init__(self, output: Path, name: str) -> None:
         """Make it. Raises OutputError if that cannot be."""
@@ -64,8 +64,8 @@ class Folder:
             raise OutputError(f"'{self.target / name}' does not read back as written; check the disk and run again")
 
     def commit(self) -> None:
-        """Flush everything to the disk, then rename the folder. It replaces older results of the study, also under the
-        other name that the study has with or without --names. Raises OutputError.
+        """Flush everything to the disk, then rename the folder; older results of the study give way, also those under
+        the name that it has with or without --names. Raises OutputError.
         """
         old = self.path.with_name(f"{self.path.name}-old")
         with _told(self.target):
@@ -93,7 +93,10 @@ class Folder:
 
 
 def add_files(output: Path, name: str, files: dict[str, bytes]) -> None:
-    """Add files to a study's existing folder, in this order, each written whole or not at all. Raises OutputError."""
+    """Put files into a study's folder that is there, each whole under another name and renamed, in order.
+
+    Raises OutputError.
+    """
     target = output / STUDIES / name
     with _told(target):
         for file, content in files.items():
@@ -111,7 +114,7 @@ def add_files(output: Path, name: str, files: dict[str, bytes]) -> None:
 
 
 def remove_partial(output: Path) -> None:
-    """Remove what interrupted runs left. Call it only while no other run works in this folder."""
+    """Remove what interrupted runs left; only while no other run works in this folder."""
     for path in [*output.glob(f"{PARTIAL}*"), *(output / STUDIES).glob(f"{PARTIAL}*")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -139,16 +142,14 @@ class _told:
 
 @contextmanager
 def locked(output: Path, patience_s: float = 60.0) -> Iterator[int | None]:
-    """Lock the results folder for this run and the processes it starts. Yields the lock's file descriptor, or None on a
-    file system without locks.
+    """Hold the results folder for this run and the processes it starts; the lock's file descriptor.
 
-    Raises OutputError if another run still works there after `patience_s`: the scoring process of a killed run takes a
-    moment to end.
+    None on a file system without locks. Raises OutputError if another run works there.
     """
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + patience_s  # a killed run's scoring process takes a moment to end, more on a busy machine
     with _told(output / LOCK):
         number = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    printed = False
+    told = False
     try:
         while True:
             try:
@@ -160,9 +161,9 @@ def locked(output: Path, patience_s: float = 60.0) -> Iterator[int | None]:
                     raise OutputError(
                         f"another run works in '{output}'; wait for it, end it, or give another --output"
                     ) from None
-                if not printed:
+                if not told:
                     say(f"another run works in '{output}'; waiting up to {patience_s:g} s for it", sys.stdout)
-                printed = True
+                told = True
                 time.sleep(0.1)
             except OSError:
                 held = None

@@ -81,7 +81,7 @@ def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, nam
         if len(matches) != 1:
             meaning = f"could be {len(matches)} of" if matches else "is not among"
             raise ConfigError(
-                f"'{path}' line {line}: {shown} {meaning} the {len(entries)} studies found; give the name it has in the "
+                f"'{path}' line {line}: {shown} {meaning} the {len(entries)} studies found; give its name in the "
                 "results (failures.csv, summary.csv), its StudyInstanceUID, or the path of a folder that holds it alone"
             )
         (number,) = matches

@@ -68,34 +68,26 @@ def make_plan(
     limits = bundle.manifest.limits
     jobs: dict[str, Job] = {}
     done: dict[str, Record] = {}
-    new = []
+    not_in_journal = []
     for entry in found.entries:
         known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM has UIDs instead
         entry = _without_other_patients(entry, salt, patients)
-        name, stored = _name_and_folders(entry, salt, options.named, folders, records, known_as)
-        key = key_of(bundle, limits, options, entry)
-        job = Job(
-            name=name,
-            entry=entry,
-            root=root,
-            output=output,
-            key=key,
-            options=options,
-            mask_key=mask_key_of(bundle, limits, entry),
-        )
+        name, own_folders = _name_and_folders(entry, salt, options.named, folders, records, known_as)
+        keys = {"key": key_of(bundle, limits, options, entry), "mask_key": mask_key_of(bundle, limits, entry)}
+        job = Job(name=name, entry=entry, root=root, output=output, options=options, **keys)
         record = records.get(name)
-        known = record is not None and record.state == DONE and record.key == key
-        record = record if known else read_result(output, name)
+        in_journal = record is not None and record.state == DONE and record.key == job.key
+        record = record if in_journal else read_result(output, name)
         if record is not None and is_done(job, record):
             done[name] = record
-            new += [] if known else [record]
+            not_in_journal += [] if in_journal else [record]
         else:
-            usable = next((folder for folder in stored if usable_mask(job, folder, bundle)), "")
+            usable = next((folder for folder in own_folders if usable_mask(job, folder, bundle)), "")
             job = dataclasses.replace(job, stored=usable)
         jobs[name] = job
     unusable = {_name_and_folders(item, salt, options.named, folders, records)[0]: item for item in found.unusable}
     earlier = _earlier_records({*jobs, *unusable}, root, output, records, folders, bundle)
-    return Plan(jobs=jobs, done=done, unusable=unusable, not_in_journal=tuple(new), earlier=earlier)
+    return Plan(jobs=jobs, done=done, unusable=unusable, not_in_journal=tuple(not_in_journal), earlier=earlier)
 
 
 def folders_by_digest(output: Path) -> dict[str, list[str]]:

@@ -128,14 +128,14 @@ def score_study(
     """
     case, watch = loaded.case, Stopwatch(seconds=loaded.seconds)
     on_stage("segment")
-    warnings: list[str] = []
     if loaded.ready is not None:
         result = segment_ready(
             loaded.ready, bundle, device, watch, those=networks(), with_disagreement=job.options.disagreement
         )
-        warnings = [*result.warnings, *([device.warning] if device.warning else [])]
+        warnings = (*result.warnings, *([device.warning] if device.warning else []))
     else:
         assert loaded.stored is not None
+        warnings = ()
         result = Result(mask=loaded.stored.mask, probability=None, warnings=(), rung="stored", windows=0)
     on_stage("measure")
     with watch.stage("measure"):
@@ -153,7 +153,7 @@ def score_study(
         headers=loaded.headers,
         truth=loaded.truth,
         hashes=loaded.hashes,
-        mask_warnings=tuple(warnings),
+        mask_warnings=warnings,
     )
     return write_study(study, watch)
 

@@ -92,8 +92,8 @@ def _wanted_dicom(study: ScoredStudy) -> list[str]:
 
 
 def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
-    """Write everything except SEG, RTSTRUCT and report. A stored mask's DICOM files and map are copied, as they depend
-    on the mask alone. Returns the copies' names.
+    """Write everything except new SEG, RTSTRUCT and report. With a stored mask, its DICOM files and its map are copied:
+    they still hold. Returns the names of the copies.
     """
     job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
     lesions, totals, _ = study.measured
