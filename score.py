@@ -8,26 +8,22 @@ Everything that it does is in model/hospital.
 import signal
 import sys
 
+from model.challenge.ending import Stopped, fail, on_signals, stop
 from model.errors import LesionError
-from model.hospital.console import fail
 from model.hospital.options import arguments
 from model.hospital.run import run
 from model.hospital.worker_process import Died
 from model.terminal import open_streams
 
 
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came."""
-
-
 def main() -> int:
-    """Run with the command line's arguments. Returns the exit code: 3 if a study could not be scored."""
+    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
     open_streams()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    on_signals(stop)
     debug = "--debug" in sys.argv
     try:
-        return run(arguments())
+        run(arguments())
+        return 0
     except Stopped as stopped:
         number = stopped.args[0]
         return fail(f"stopped by {signal.Signals(number).name}; run the same command again to go on", 128 + number)
@@ -39,10 +35,6 @@ def main() -> int:
         if debug:
             raise
         return fail(f"unexpected {type(error).__name__}; run again with --debug and report what it prints", 1)
-
-
-def stop(number: int, frame: object) -> None:
-    raise Stopped(number)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What score.py prints: the plan of a run, a line for each study, the error it ends with."""
+"""What score.py prints: the plan of a run, a line for each study."""
 
 import sys
 from argparse import Namespace
@@ -68,9 +68,3 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
 
 def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def fail(message: str, code: int) -> int:
-    """Print an error as one line on stderr; returns the exit code."""
-    say(f"error: {' '.join(message.split())}", sys.stderr)
-    return code

@@ -13,7 +13,7 @@ from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import override_limits
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.cluster import score_on_cluster
-from model.hospital.console import fail, print_dry_run, print_files_seen, print_plan, print_record
+from model.hospital.console import print_dry_run, print_files_seen, print_plan, print_record
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
 from model.hospital.job import Options, Setup
@@ -32,23 +32,23 @@ from model.terminal import say
 TABLES_EVERY_S = 300.0  # how often the tables are written during a run
 
 
-def run(options: Namespace) -> int:
-    """Score the studies that the options name. Returns the exit code. Raises the errors of model/errors.py."""
+def run(options: Namespace) -> None:
+    """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
     bundle = chosen_bundle(options)
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         print_dry_run(plan_of(options, bundle, salt), options)
-        return 0
+        return
     check_output(options.output)
     with locked(options.output) as lock:
         remove_partial(options.output)
         plan = plan_of(options, bundle, read_salt(options.output))
         print_plan(plan, options.truth is not None)
-        return score(options, bundle, plan, lock)
+        score(options, bundle, plan, lock)
 
 
-def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> int:
-    """Score what is to do. Writes the tables even if the run is stopped. Returns the exit code."""
+def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> None:
+    """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
     about = About(
         weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
     )
@@ -78,12 +78,10 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
     failed = plan.unscorable_count + sum(record.state != DONE for record in records.values())
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     if failed:
-        return fail(
+        raise CaseError(
             f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
-            f"'{options.output / 'failures.csv'}' says why",
-            CaseError.exit_code,
+            f"'{options.output / 'failures.csv'}' says why"
         )
-    return 0
 
 
 def score_todo(
