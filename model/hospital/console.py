@@ -1,4 +1,4 @@
-"""What score.py prints: the plan of a run, a line for each study."""
+"""What score.py prints: the plan of a run, and a line for each study."""
 
 import sys
 from argparse import Namespace

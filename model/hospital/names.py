@@ -47,8 +47,8 @@ def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False, identity:
     digest = hashlib.sha256(salt + b"\0" + identified).hexdigest()[:DIGITS]
     if not named:
         return f"{ANONYMOUS}{digest}"
-    shown = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
-    letters = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", shown)).strip("_")  # of any script
+    words = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
+    letters = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", words)).strip("_")  # of any script
     return f"{letters[:LONGEST_NAME] or 's'}-{digest}"
 
 

@@ -74,14 +74,14 @@ def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, nam
     entries, lines_of = list(found.entries), dict[int, int]()
     for line, given in read_overrides(path).items():
         wanted = str(given[STUDY])
-        shown = f"study '{wanted}'" if named else "its study"
+        label = f"study '{wanted}'" if named else "its study"
         matches = _matching(wanted, entries, base, salt)
         if not matches and _matching(wanted, list(found.unusable), base, salt):
             continue  # it cannot be scored; failures.csv says why
         if len(matches) != 1:
             meaning = f"could be {len(matches)} of" if matches else "is not among"
             raise ConfigError(
-                f"'{path}' line {line}: {shown} {meaning} the {len(entries)} studies found; give its name in the "
+                f"'{path}' line {line}: {label} {meaning} the {len(entries)} studies found; give its name in the "
                 "results (failures.csv, summary.csv), its StudyInstanceUID, or the path of a folder that holds it alone"
             )
         (number,) = matches

@@ -214,9 +214,9 @@ def _info(uid: str, headers: list[FileHeader]) -> SeriesInfo:
     normal = np.cross(axes[:3], axes[3:]) if whole and axes is not None else np.array([0.0, 0.0, 1.0])
     level = rank(first["ImageType"], first["SeriesType"], first["SeriesDescription"], is_axial(axes))
     timed = first["SeriesType"].upper().split("\\")[0]
-    shown = [timed.lower()] if timed in TIMED else []
-    shown += [KINDS[level]] if level > DERIVED or "DERIVED" in first["ImageType"].upper() else []
-    shown += [plane(axes)] if not is_axial(axes) else []
+    kinds = [timed.lower()] if timed in TIMED else []
+    kinds += [KINDS[level]] if level > DERIVED or "DERIVED" in first["ImageType"].upper() else []
+    kinds += [plane(axes)] if not is_axial(axes) else []
     return SeriesInfo(
         uid=uid,
         study=first["StudyInstanceUID"],
@@ -228,7 +228,7 @@ def _info(uid: str, headers: list[FileHeader]) -> SeriesInfo:
         files=tuple(header.path for header in headers),
         flaw=_flaw(headers, positions @ normal),
         rank=level,
-        kind=", ".join(shown),
+        kind=", ".join(kinds),
         corrected="ATTN" in first["CorrectedImage"].split("\\") and not says_not_corrected(first["SeriesDescription"]),
         positions=positions,
         normal=normal,
