@@ -1,7 +1,7 @@
-"""Lesions as DICOM RT Structure Set: an ROI each, outlined slice by slice along the edges of its voxels.
+"""Lesions as DICOM RT Structure Set: one ROI a lesion, outlined slice by slice along the edges of its voxels.
 
 The patient's and the study's identity are those of the PET, byte by byte, so that a PACS or a planning system
-files it beside it.
+files it beside the PET.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from model.dicom.identity import identity_of
 from model.study.geometry import Grid
 
 SERIES_NUMBER = 9002
-STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, which RT structure sets name (PS3.3, C.8.8.5)
+STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as RT structure sets require (PS3.3, C.8.8.5)
 RED = [214, 30, 30]
 
 
 def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
     """A DICOM file of the outlines of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered alike.
 
-    grid: that of numbers. run: what they are a function of, besides the PET; the same gives the same UIDs. ROIs are
-    numbered as the lesion table is; no lesion gives one without contours. Contours hold the middles of the lesion's
-    voxels and of no others.
+    grid: of numbers. run: names all that the lesions depend on besides the PET; the same run gives the same UIDs. ROIs
+    have the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses the
+    centres of the lesion's voxels and of no others.
     """
     sources = complete(headers)
     first = sources[0]
@@ -57,7 +57,7 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = frame, ""
     made.ReferencedFrameOfReferenceSequence = Items([_frame(frame, sources)])
     segments, labels = segments_of(numbers)
-    boxes = ndimage.find_objects(segments)  # none where nothing was found
+    boxes = ndimage.find_objects(segments)  # empty without lesions
     rois, outlined, observed = [], [], []
     for number, label in enumerate(labels, start=1):
         rois.append(
@@ -83,7 +83,7 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
 
 
 def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) -> Dataset:
-    """One closed polygon of a slice, in patient coordinates with 0.001 mm."""
+    """One closed polygon of a slice, in patient coordinates to 0.001 mm."""
     matrix = np.array(grid.direction).reshape(3, 3) * grid.spacing_mm
     points = np.column_stack([polygon, np.full(len(polygon), float(z))]) @ matrix.T + np.array(grid.origin_mm)
     return _item(
@@ -95,7 +95,7 @@ def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) 
 
 
 def _frame(frame: str, sources: list[Dataset]) -> Dataset:
-    """What the contours lie on: frame of reference, study, series, slices."""
+    """The frame of reference, study, series and slices that the contours lie on."""
     series = [
         _item(SeriesInstanceUID=uid, ContourImageSequence=Items([_reference(s) for s in part]))
         for uid, part in by_series(sources).items()
