@@ -129,14 +129,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def our_loop(settings: Training, place: Path, device: str) -> list[tuple[float, float]]:
+def our_loop(settings: Training, inputs: Path, device: str) -> list[tuple[float, float]]:
     ends: list[tuple[float, float]] = []
 
     def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
         ends.append((time.perf_counter(), figures["data_s"]))
         return {}
 
-    folder = place / "run"
+    folder = inputs / "run"
     folder.mkdir()
     train(
         Run(
@@ -144,7 +144,7 @@ def our_loop(settings: Training, place: Path, device: str) -> list[tuple[float, 
             settings=settings,
             network=build(settings.network),
             loss=loss_function(settings.loss),
-            data=CropDataset(place / "cache", CASES, settings),
+            data=CropDataset(inputs / "cache", CASES, settings),
             device=device_for(settings.precision, device),
             at_epoch=at_epoch,
         ),
@@ -153,12 +153,12 @@ def our_loop(settings: Training, place: Path, device: str) -> list[tuple[float, 
     return ends
 
 
-def plain_loop(settings: Training, place: Path, device: str) -> list[tuple[float, float]]:
+def plain_loop(settings: Training, inputs: Path, device: str) -> list[tuple[float, float]]:
     from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceFocalLoss
 
     on = device_for(settings.precision, device)
-    data = CacheDataset([as_dictionary(place / "cache", case) for case in CASES], transforms(settings), progress=False)
+    data = CacheDataset([as_dictionary(inputs / "cache", case) for case in CASES], transforms(settings), progress=False)
     batches = DataLoader(data, batch_size=settings.batch, shuffle=True, num_workers=0)
     network = build(settings.network).to(on.torch_device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.optimizer.rate)

@@ -46,7 +46,7 @@ REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstance
 pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs that we refer to stay as they are
 
 
-def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
+def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
     """The elements that a SEG or RTSTRUCT needs of each slice, in new datasets; required ones at least empty.
 
     Raises CaseError if a slice lacks a UID that must be referred to, or shares its own with another slice.

@@ -1,4 +1,4 @@
-"""Lesions as DICOM RT Structure Set: one ROI a lesion, outlined slice by slice along the edges of its voxels.
+"""Lesions as DICOM RT Structure Set: one ROI a lesion, contours_of_rois slice by slice along the edges of its voxels.
 
 The patient's and the study's identity are those of the PET, byte by byte, so that a PACS or a planning system
 files it beside the PET.
@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.dicom.contours import outlines
-from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, complete, segments_of, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 from model.study.geometry import Grid
@@ -34,7 +34,7 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     have the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses the
     centres of the lesion's voxels and of no others.
     """
-    sources = complete(headers)
+    sources = sources_from(headers)
     first = sources[0]
     made = Dataset()
     made.file_meta = FileMetaDataset()
@@ -56,14 +56,20 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     frame = first.FrameOfReferenceUID or uid_from("frame", first.SeriesInstanceUID)
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = frame, ""
     made.ReferencedFrameOfReferenceSequence = Items([_frame(frame, sources)])
+    _add_rois(made, numbers, sources, grid)
+    return as_bytes(made)
+
+
+def _add_rois(made: Dataset, numbers: NDArray[Any], sources: list[Dataset], grid: Grid) -> None:
+    """Add an ROI, its contours and its observation for each lesion, or one ROI for all."""
     segments, labels = segments_of(numbers)
     boxes = ndimage.find_objects(segments)  # empty without lesions
-    rois, outlined, observed = [], [], []
+    rois, contours_of_rois, observations = [], [], []
     for number, label in enumerate(labels, start=1):
         rois.append(
             _item(
                 ROINumber=number,
-                ReferencedFrameOfReferenceUID=frame,
+                ReferencedFrameOfReferenceUID=made.FrameOfReferenceUID,
                 ROIName=label,
                 ROIDescription=RESEARCH,
                 ROIGenerationAlgorithm="AUTOMATIC",
@@ -71,15 +77,14 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
         )
         planes = range(boxes[number - 1][0].start, boxes[number - 1][0].stop) if boxes else ()
         contours = [_contour(p, z, sources[z], grid) for z in planes for p in outlines(segments[z] == number)]
-        outlined.append(_item(ReferencedROINumber=number, ROIDisplayColor=RED))
+        contours_of_rois.append(_item(ReferencedROINumber=number, ROIDisplayColor=RED))
         if contours:
-            outlined[-1].ContourSequence = Items(contours)
-        observed.append(
+            contours_of_rois[-1].ContourSequence = Items(contours)
+        observations.append(
             _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
         )
-    made.StructureSetROISequence, made.ROIContourSequence = Items(rois), Items(outlined)
-    made.RTROIObservationsSequence = Items(observed)
-    return as_bytes(made)
+    made.StructureSetROISequence, made.ROIContourSequence = Items(rois), Items(contours_of_rois)
+    made.RTROIObservationsSequence = Items(observations)
 
 
 def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) -> Dataset:

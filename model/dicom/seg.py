@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
@@ -30,7 +30,7 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
     besides the PET; the same run gives the same UIDs. Without lesions there is one segment of empty frames: "nothing
     found" is a result, too. Raises CaseError, or an error of highdicom, where headers cannot be referred to.
     """
-    sources = complete(headers)
+    sources = sources_from(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
     step_mm = float(np.linalg.norm(positions[-1] - positions[0])) / (len(sources) - 1)
     for source in sources:

@@ -84,7 +84,7 @@ def reference_time(headers: Sequence[FileDataset], warnings: list[str], whole: S
     reason = (
         f"SeriesTime {series} is later than the earliest acquisition"
         if series
-        else ("SeriesTime is absent, or not a time")
+        else "SeriesTime is absent, or not a time"
     )
     warnings.append(
         f"{reason}, and there is no private time of GE or Siemens: decay is taken to be corrected to the "
@@ -203,7 +203,7 @@ def _date_time(header: FileDataset, stated: str, keyword: str) -> tuple[Moment |
         problem = (
             f"{tag_and_value('TimezoneOffsetFromUTC', zone)} is not one offset"
             if zone
-            else (f"there is no {tag_name('TimezoneOffsetFromUTC')}")
+            else f"there is no {tag_name('TimezoneOffsetFromUTC')}"
         )
         return None, f"{tag_name(keyword)} with an offset from UTC, and {problem} to convert it by"
     return shifted(moment, own_s - value.offset_s), ""
