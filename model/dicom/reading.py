@@ -44,11 +44,11 @@ def read_dicom(
     """Read the PET and the CT series in a folder (and those below it) or in a list of files.
 
     weight_kg: the patient's weight, in place of the header's. name: the case's name; the header gives none, since that
-    would identify the patient. Other modalities (RTSTRUCT, SEG) are passed over. Raises CaseError
-    unless there is exactly one PET and one CT series, and for everything that is wrong with them.
+    would identify the patient. Other modalities (RTSTRUCT, SEG) are passed over. Raises CaseError unless
+    there is exactly one PET and one CT series, and for everything that is wrong with them.
     """
     series = find_series(inputs)
-    pet, ct = (_single_series(series, modality, name, inputs) for modality, name in MODALITY_NAMES.items())
+    pet, ct = (_single_series(series, modality, inputs) for modality in MODALITY_NAMES)
     return read_study(pet, ct, limits, weight_kg=weight_kg, name=name)
 
 
@@ -70,8 +70,8 @@ def read_study(
         warnings.append(f"CT '{ct_volume.path}' shows no body where the PET is: the mean SUV is not checked")
     elif not low <= mean_suv <= high:
         warnings.append(
-            f"PET '{pet_volume.path}' has a mean SUV of {mean_suv:.3g} in the body, usual is {low:g} to {high:g}: are "
-            "weight, dose and times in its header right?"
+            f"PET '{pet_volume.path}' has a mean SUV of {mean_suv:.3g} in the body, not the usual {low:g} to {high:g}: "
+            "are weight, dose and times in its header right?"
         )
     warnings = [*conversion.warnings, *warnings, *_lossy_warnings(pet, "PET"), *_lossy_warnings(ct, "CT")]
     conversion = replace(conversion, body_mean_suv=mean_suv, warnings=tuple(warnings))
@@ -152,11 +152,11 @@ def check_frames(pet: FileDataset, ct: FileDataset, pet_volume: Volume, ct_volum
     except CaseError as error:
         if pet_frame == ct_frame:
             raise
-        raise CaseError(f"{error} Their {tag_name('FrameOfReferenceUID')} differ, too") from None
+        raise CaseError(f"{error} Their {tag_name('FrameOfReferenceUID')} differs, too") from None
     if pet_frame != ct_frame or not pet_frame:
         warnings.append(
             f"PET '{pet_volume.path}' and CT '{ct_volume.path}' share no {tag_name('FrameOfReferenceUID')}, though "
-            "they overlap in space: check in the preview that they are aligned"
+            "they overlap in space: check that they are aligned"
         )
     for keyword in ("StudyInstanceUID", "PatientID"):
         if text(pet, keyword) != text(ct, keyword):
@@ -184,13 +184,15 @@ def body_mean_suv(pet: Volume, ct: Volume) -> float | None:
     return float(pet.array[body].mean(dtype=np.float64)) if body.any() else None
 
 
-def _single_series(series: Sequence[Series], modality: str, name: str, inputs: object) -> Series:
+def _single_series(series: Sequence[Series], modality: str, inputs: object) -> Series:
     """The one series of a modality. Raises CaseError where there is none, or several."""
     found = [s for s in series if s.modality == modality]
     if len(found) != 1:
         source = f"'{inputs}'" if isinstance(inputs, Path) else "the list of files"
         listed = "".join(f"; '{s.files[0]}' ({len(s.files)} files, {s.description or 'no description'})" for s in found)
-        raise CaseError(f"{source} holds {len(found)} {name} series, not one{listed}; give the files of one")
+        raise CaseError(
+            f"{source} holds {len(found)} {MODALITY_NAMES[modality]} series, not one{listed}; give the files of one"
+        )
     return found[0]
 
 
