@@ -84,7 +84,7 @@ def main() -> None:
             task = Task(str(study), str(bundle), "", edge, 0, device.torch_device.type, options.gpu_gb)
             runs = run_in_turn(found, task, options.runs, Path(folder))
             roofline_s = runs["ours"][0]["windows"] * operations(network, (edge, edge, edge)) / rate
-            agreements = {name: least_agreement(ones, runs["ours"]) for name, ones in runs.items()}
+            agreements = {name: least_agreement(measured, runs["ours"]) for name, measured in runs.items()}
             printed += [*tables(edge, runs, agreements, roofline_s), ""]
             figures |= figures_of(edge, runs, agreements, roofline_s)
     title = (
@@ -111,13 +111,13 @@ def tables(edge: int, runs: Runs, agreements: dict[str, Agreement], roofline_s: 
     """The tables of one window size: seconds, memory and masks of each contender, and its seconds stage by stage."""
     ours = runs["ours"]
     rows, stages = [], []
-    for name, ones in runs.items():
-        rows.append([name, *row(ones, ours, agreements[name], roofline_s)])
-        medians = [statistics.median(one["seconds"].get(stage, 0.0) for one in ones) for stage in STAGES]
-        rest = median(ones, "total_s") - sum(medians)
+    for name, measured in runs.items():
+        rows.append([name, *row(measured, ours, agreements[name], roofline_s)])
+        medians = [statistics.median(one["seconds"].get(stage, 0.0) for one in measured) for stage in STAGES]
+        rest = median(measured, "total_s") - sum(medians)
         stages.append([name, *(f"{value:.2f}" for value in medians), f"{rest:.2f}"])
     rungs = ", ".join(sorted({one["rung"] for one in ours}))
-    threads = ", ".join(sorted({str(one["threads"]) for ones in runs.values() for one in ones}))
+    threads = ", ".join(sorted({str(one["threads"]) for measured in runs.values() for one in measured}))
     return [
         f"Windows of {edge}^3, medians of {len(ours)}; roofline {roofline_s:.3g} s; threads of each: {threads}; "
         f"ours ran at: {rungs}",
@@ -130,14 +130,16 @@ def tables(edge: int, runs: Runs, agreements: dict[str, Agreement], roofline_s: 
     ]
 
 
-def row(ones: list[dict[str, Any]], ours: list[dict[str, Any]], agreement: Agreement, roofline_s: float) -> list[str]:
+def row(
+    measured: list[dict[str, Any]], ours: list[dict[str, Any]], agreement: Agreement, roofline_s: float
+) -> list[str]:
     """One contender's cells under HEAD, without its name."""
-    total, network = median(ones, "total_s"), statistics.median(one["seconds"]["network"] for one in ones)
-    peak, our_peak = (max(one["peak_bytes"] for one in some) for some in (ones, ours))
-    gpu = f"{max(one['peak_gpu_bytes'] for one in ones) / 1e9:.2f}" if ones[0]["peak_gpu_bytes"] else "none"
+    total, network = median(measured, "total_s"), statistics.median(one["seconds"]["network"] for one in measured)
+    peak, our_peak = (max(one["peak_bytes"] for one in some) for some in (measured, ours))
+    gpu = f"{max(one['peak_gpu_bytes'] for one in measured) / 1e9:.2f}" if measured[0]["peak_gpu_bytes"] else "none"
     return [
-        ones[0]["precision"],
-        str(ones[0]["windows"]),
+        measured[0]["precision"],
+        str(measured[0]["windows"]),
         f"{total:.2f}",
         f"{total / median(ours, 'total_s'):.2f}",
         f"{network:.2f}",
@@ -153,23 +155,23 @@ def row(ones: list[dict[str, Any]], ours: list[dict[str, Any]], agreement: Agree
 def figures_of(edge: int, runs: Runs, agreements: dict[str, Agreement], roofline_s: float) -> dict[str, dict[str, Any]]:
     """The figures of one window size, for benchmark.compare."""
     out = {f"roofline at {edge}^3": figure([roofline_s], "s")}
-    for name, ones in runs.items():
+    for name, measured in runs.items():
         key = f"{name} at {edge}^3"
-        out[f"{key}: total"] = figure([one["total_s"] for one in ones], "s")
+        out[f"{key}: total"] = figure([one["total_s"] for one in measured], "s")
         for stage in STAGES:
-            values = [one["seconds"].get(stage, 0.0) for one in ones]
+            values = [one["seconds"].get(stage, 0.0) for one in measured]
             if any(values):
                 out[f"{key}: {stage}"] = figure(values, "s")
-        out[f"{key}: host memory"] = figure([one["peak_bytes"] / 1e9 for one in ones], "GB")
-        if ones[0]["peak_gpu_bytes"]:
-            out[f"{key}: GPU memory"] = figure([one["peak_gpu_bytes"] / 1e9 for one in ones], "GB")
+        out[f"{key}: host memory"] = figure([one["peak_bytes"] / 1e9 for one in measured], "GB")
+        if measured[0]["peak_gpu_bytes"]:
+            out[f"{key}: GPU memory"] = figure([one["peak_gpu_bytes"] / 1e9 for one in measured], "GB")
         out[f"{key}: Dice with ours"] = figure([agreements[name][0]], "", "more", LEAST_DICE)
     return out
 
 
-def least_agreement(ones: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Agreement:
+def least_agreement(measured: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Agreement:
     """The agreement of the run whose mask is least like that of our first run."""
-    return min(agreement_of(one["mask"], ours[0]["mask"]) for one in ones)
+    return min(agreement_of(one["mask"], ours[0]["mask"]) for one in measured)
 
 
 def agreement_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Agreement:
@@ -178,8 +180,8 @@ def agreement_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Agreement:
     return 2 * int((one & other).sum()) / total if total else 1.0, int((one != other).sum())
 
 
-def median(ones: list[dict[str, Any]], key: str) -> float:
-    return float(statistics.median(one[key] for one in ones))
+def median(measured: list[dict[str, Any]], key: str) -> float:
+    return float(statistics.median(one[key] for one in measured))
 
 
 if __name__ == "__main__":
