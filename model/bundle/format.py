@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from model.bundle.settings import METHODS, Crop, Intensity, Limits, Network, Part, Window
+from model.bundle.settings import METHODS, Crop, Intensity, Limits, Network, Part, Preprocessing, Window
 from model.schema import Number, SettingError, build, check_fields, one_of, text_like, to_plain
 
 FORMAT_VERSION = 1
@@ -19,7 +19,8 @@ FileName = Annotated[str, text_like(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors", 
 class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One trained network of a bundle: its file, its weight, and the network it was started from.
 
-    network, intensity, window: its own where they are not the bundle's, in a bundle of kind mixed.
+    network, intensity, window, preprocessing: its own where they are not the bundle's, in a bundle of kind mixed.
+    fold: which of nnU-Net's folds it is, 0 to 4 or all.
     """
 
     file: FileName
@@ -29,6 +30,8 @@ class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     network: Network | None = None
     intensity: Intensity | None = None
     window: Window | None = None
+    preprocessing: Preprocessing | None = None
+    fold: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -48,7 +51,11 @@ class Provenance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything inference needs to know of a bundle."""
+    """Everything inference needs to know of a bundle.
+
+    combine: logits, the mean of all members' logits; probabilities, that of all members' lesion probabilities; parts,
+    the mean of the probabilities of each network and its settings, whose members' logits are averaged first.
+    """
 
     format_version: int
     name: str
@@ -63,8 +70,10 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     provenance: Provenance
     intended_use: str
     licence: str
-    combine: Annotated[str, one_of("logits", "probabilities")] = "logits"
+    combine: Annotated[str, one_of("logits", "probabilities", "parts")] = "logits"
     limits: Limits = Limits()
+    preprocessing: Preprocessing | None = None
+    citation: str = ""
     skip_suv: Number | None = None  # windows whose PET holds nothing above it are not run; None: unknown, all are run
 
     def __post_init__(self) -> None:
@@ -87,8 +96,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def _check_kind(self) -> None:
         kinds = {self.part(member).network.kind for member in self.members}
-        own = any((m.network, m.intensity, m.window) != (None, None, None) for m in self.members)
-        if self.kind == "mixed" and self.combine != "probabilities":
+        own = any((m.network, m.intensity, m.window, m.preprocessing) != (None,) * 4 for m in self.members)
+        if self.kind == "mixed" and self.combine == "logits":
             raise SettingError("a mixed bundle combines probabilities: its networks' logits have no common scale")
         if self.kind == "mixed" and self.method != "eoa":
             raise SettingError("the members of a mixed bundle are different networks: their method is eoa")
@@ -114,6 +123,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             network=member.network or self.network,
             intensity=member.intensity or self.intensity,
             window=member.window or self.window,
+            preprocessing=member.preprocessing if member.network else self.preprocessing,
         )
 
 

@@ -3,6 +3,7 @@
 msgspec checks keys, types and ranges (model/schema.py); each class then checks what its fields must have in common.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,13 +12,18 @@ from msgspec import Meta, Struct
 from model.errors import ConfigError
 from model.schema import Number, SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
 
-FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr")  # networks for volumes
+FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr", "plain_unet", "residual_unet")  # for volumes
+OF_NNUNET = ("plain_unet", "residual_unet")
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
 NORMS = ("instance", "batch")
 METHODS = ("eoa", "diwa")
 SLICES_BODY_HU = -500.0  # above is body, for networks for slices: between lung (about -800) and fat (-100)
 
 Width = Annotated[int, Meta(ge=1, le=4096)]  # channels of a stage
+Kernel = Annotated[int, Meta(ge=1, le=15)]  # voxels
+Stride = Annotated[int, Meta(ge=1, le=8)]  # voxels
+Blocks = Annotated[int, Meta(ge=1, le=64)]
+Channel = Annotated[int, Meta(ge=0, le=255)]  # of a network's output
 Edge = Annotated[int, Meta(ge=1, le=2048)]  # of a window, in voxels
 
 
@@ -37,6 +43,20 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_fields(self)
 
 
+class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A stage of a network of nnU-Net's kind: kernel and stride (x, y, z), blocks of the encoder and of the decoder."""
+
+    kernel: tuple[Kernel, Kernel, Kernel]
+    stride: tuple[Stride, Stride, Stride]
+    blocks: Blocks
+    decoder_blocks: Blocks = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if any(edge % 2 == 0 for edge in self.kernel):
+            raise SettingError(f"kernel must have odd edges, got {list(self.kernel)}")
+
+
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which network (Ahn and Park, section 2.1 and table 2; Zhong et al., section 2.2).
 
@@ -47,15 +67,32 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     instance, the paper's, whose mean and deviation are those of the window, air and all; or batch, whose statistics
     are fixed after training, so that a voxel's logit depends on its surroundings alone, not on what else the window
     holds. Slices have batch normalisation whatever norm says.
+
+    plain_unet and residual_unet are those of nnU-Net v2 (model/networks/nnunet.py): stages, one for each width; bias of
+    their convolutions; organs, the classes of a second head, 0 without one. lesion: the output channels that are lesion.
+    regions: each output is a region of its own, by sigmoid, and a later one overwrites an earlier one; else the largest
+    output counts.
     """
 
     fusion: Annotated[str, one_of(*FUSIONS, *ENCODERS)]
     widths: tuple[Width, ...]
     classes: int = 2
     norm: Annotated[str, one_of(*NORMS)] = "instance"
+    stages: tuple[Stage, ...] = ()
+    bias: bool = True
+    organs: Channel = 0
+    lesion: tuple[Channel, ...] = (1,)
+    regions: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.fusion in OF_NNUNET:
+            self._check_nnunet()
+            return
+        if (self.stages, self.bias, self.organs, self.lesion, self.regions) != ((), True, 0, (1,), False):
+            raise SettingError(
+                f"stages, bias, organs, lesion and regions are for {' and '.join(OF_NNUNET)}: leave them out"
+            )
         if self.classes not in ((1, 2) if self.kind == "slices" else (2,)):
             raise SettingError(f"classes must be 2, or 1 with slices, got {self.classes}")
         if self.norm != "instance" and self.fusion not in FUSIONS[:4]:
@@ -71,6 +108,22 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         elif len(self.widths) < 2:
             raise SettingError(f"widths must be at least 2 whole numbers, got {list(self.widths)}")
 
+    def _check_nnunet(self) -> None:
+        if not 2 <= len(self.stages) == len(self.widths):
+            raise SettingError(
+                f"stages must be two or more, one for each of the {len(self.widths)} widths, got {len(self.stages)}"
+            )
+        if self.norm != "instance":
+            raise SettingError(f"norm of {self.fusion} must be instance, got {self.norm}")
+        if not 1 <= self.classes <= 255 or (self.classes == 1 and not self.regions):
+            raise SettingError(f"classes must be 2 to 255, or from 1 on with regions, got {self.classes}")
+        background = set() if self.regions else {0}
+        if not self.lesion or not set(self.lesion) <= set(range(self.classes)) - background:
+            raise SettingError(
+                f"lesion must name outputs among the {self.classes}{'' if self.regions else ', not 0, the background'}; "
+                f"got {list(self.lesion)}"
+            )
+
     @property
     def kind(self) -> str:
         """What it works on: volumes or slices."""
@@ -79,13 +132,24 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def divisor(self) -> int:
         """Every window edge must be a multiple of this; of slices those of x and y."""
+        if self.stages:
+            return max(self.divisors)
         return 32 if self.kind == "slices" or self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
+
+    @property
+    def divisors(self) -> tuple[int, int, int]:
+        """What an edge of each axis (x, y, z) must be a multiple of."""
+        if self.stages:
+            x, y, z = (math.prod(stage.stride[axis] for stage in self.stages) for axis in range(3))
+            return x, y, z
+        return (self.divisor, self.divisor, 1 if self.kind == "slices" else self.divisor)
 
     def check_edges(self, edges: tuple[int, ...], name: str) -> None:
         """Raise SettingError unless a window or crop of these edges (x, y, z) passes through. name: the setting's."""
-        if any(edge % self.divisor for edge in edges[: 2 if self.kind == "slices" else 3]):
-            raise SettingError(f"{name} {list(edges)} must be multiples of {self.divisor} for this network")
-        if self.kind == "volumes" and max(edges) == self.divisor:
+        if any(edge % divisor for edge, divisor in zip(edges, self.divisors, strict=True)):
+            wanted = self.divisor if len(set(self.divisors[:2])) == 1 and not self.stages else list(self.divisors)
+            raise SettingError(f"{name} {list(edges)} must be multiples of {wanted} for this network")
+        if self.kind == "volumes" and all(e == d for e, d in zip(edges, self.divisors, strict=True)):
             raise SettingError(
                 f"{name} {list(edges)}: one edge at least must be above {self.divisor}, or the deepest stage of this "
                 "network has a single voxel, which cannot be normalised"
@@ -127,17 +191,77 @@ class Crop(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sliding window: size in voxels (x, y, z) of the network's order, overlap as a share of it.
 
+    placing: monai, whose last window of an axis is moved back to end at the volume's edge, or even, as nnU-Net spreads
+    them. weighting: constant, gaussian as MONAI makes it, or nnunet, its own Gaussian. mirrored: axes along which a
+    window is also seen mirrored, in all combinations; the mean of the logits counts.
+
     shrink: where a volume is smaller than the window, the window is made smaller, too, so that less is padded with
     zeros: instance normalisation takes them for image. Only for networks trained so; false is MONAI's way, which pads.
     """
 
     size: tuple[Edge, Edge, Edge]
     overlap: ShareBelowOne = 0.5
-    weighting: Annotated[str, one_of("constant", "gaussian")] = "constant"
+    weighting: Annotated[str, one_of("constant", "gaussian", "nnunet")] = "constant"
     shrink: bool = False
+    placing: Annotated[str, one_of("monai", "even")] = "monai"
+    mirrored: tuple[Annotated[str, one_of("x", "y", "z")], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class Normalisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one channel becomes network units in nnU-Net's ways.
+
+    clip: to [low, high], then less `mean`, over `deviation`; zscore: less its own mean, over its own deviation, with
+    `inside` those of the non-zero voxels, holes filled, and the others as they are; zero_to_one: its range to [0, 1];
+    none: as it is.
+    """
+
+    scheme: Annotated[str, one_of("clip", "zscore", "zero_to_one", "none")]
+    inside: bool = False
+    low: Number = 0.0
+    high: Number = 1.0
+    mean: Number = 0.0
+    deviation: Number = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.scheme == "clip" and not (self.low < self.high and self.deviation > 0):
+            raise SettingError(
+                f"low must lie below high and deviation above 0, got {self.low}, {self.high} and {self.deviation}"
+            )
+
+
+class Resampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How voxels are resampled: splines of an order; apart: whether a coarse axis is taken apart, null: if 3 times so."""
+
+    order: Annotated[int, Meta(ge=1, le=3)]
+    apart: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.order == 2:
+            raise SettingError("order must be 1 or 3, got 2")
+
+
+class Preprocessing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """nnU-Net's way from a study to the network, in place of `crop` and `intensity`.
+
+    The box of voxels that are not zero, a normalisation a channel, then voxels of `spacing_mm` (x, y, z), by `image`;
+    logits are brought back by `logits`.
+    """
+
+    ct: Normalisation
+    pet: Normalisation
+    spacing_mm: tuple[Number, Number, Number]
+    image: Resampling = Resampling(order=3)
+    logits: Resampling = Resampling(order=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not all(0.1 <= mm <= 50 for mm in self.spacing_mm):
+            raise SettingError(f"spacing_mm must be from 0.1 to 50, got {list(self.spacing_mm)}")
 
 
 class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,9 +270,12 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     network: Network
     intensity: Intensity
     window: Window
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if (self.network.fusion in OF_NNUNET) != (self.preprocessing is not None):
+            raise SettingError(f"preprocessing is for {' and '.join(OF_NNUNET)}, and they need it")
         edges = self.window.size
         if self.network.kind == "slices" and edges[2] != 1:
             raise SettingError(f"window.size of slices must be [x, y, 1], got {list(edges)}")

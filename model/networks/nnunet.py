@@ -4,7 +4,8 @@ A unit is Conv3d (padding keeps the size) -> InstanceNorm3d(affine) -> LeakyReLU
 some units, the first with the stage's stride; a stage of the residual encoder is some blocks of two units around which
 the input is added (ResNet-D: the input is averaged over the stride, then brought to the width by a 1x1x1 convolution).
 The decoder comes up by ConvTranspose3d of the same strides, joins [up-sampled, skip] and runs plain units. Input
-(B, channels, X, Y, Z); every edge a multiple of the product of the axis's strides. Output: logits (B, classes, X, Y, Z).
+(B, channels, X, Y, Z); every edge a multiple of the product of its axis's strides. Output: logits (B,
+classes, X, Y, Z).
 
 nnU-Net's axes are (Z, Y, X): kernels and strides here are (X, Y, Z), as everywhere in the project.
 Source: nnunetv2 2.8.1, dynamic-network-architectures 0.4.4 (Isensee et al. 2021 and 2024).
@@ -17,18 +18,17 @@ from torch import Tensor, nn
 
 from model.bundle.settings import Network, Stage
 
+Three = tuple[int, int, int]  # (x, y, z)
 SLOPE = 0.01  # of LeakyReLU below zero
 
 
 class Unit(nn.Module):
     """Convolution, instance normalisation, and LeakyReLU where `act`."""
 
-    def __init__(
-        self, inside: int, outside: int, kernel: Sequence[int], stride: Sequence[int], bias: bool, act: bool = True
-    ) -> None:
+    def __init__(self, inside: int, outside: int, kernel: Three, stride: Three, bias: bool, act: bool = True) -> None:
         super().__init__()
-        padding = tuple((edge - 1) // 2 for edge in kernel)
-        self.conv = nn.Conv3d(inside, outside, tuple(kernel), tuple(stride), padding, bias=bias)
+        x, y, z = ((edge - 1) // 2 for edge in kernel)
+        self.conv = nn.Conv3d(inside, outside, kernel, stride, (x, y, z), bias=bias)
         self.norm = nn.InstanceNorm3d(outside, eps=1e-5, affine=True)
         self.act = nn.LeakyReLU(SLOPE, inplace=True) if act else nn.Identity()
 
@@ -40,11 +40,11 @@ class Unit(nn.Module):
 class ResidualBlock(nn.Module):
     """Two units, the second without LeakyReLU, plus the input; then LeakyReLU."""
 
-    def __init__(self, inside: int, outside: int, kernel: Sequence[int], stride: Sequence[int], bias: bool) -> None:
+    def __init__(self, inside: int, outside: int, kernel: Three, stride: Three, bias: bool) -> None:
         super().__init__()
         self.first = Unit(inside, outside, kernel, stride, bias)
         self.second = Unit(outside, outside, kernel, (1, 1, 1), bias, act=False)
-        self.pool = nn.AvgPool3d(tuple(stride), tuple(stride)) if max(stride) > 1 else nn.Identity()
+        self.pool = nn.AvgPool3d(stride, stride) if max(stride) > 1 else nn.Identity()
         one = (1, 1, 1)
         self.widen = Unit(inside, outside, one, one, bias=False, act=False) if inside != outside else nn.Identity()
         self.act = nn.LeakyReLU(SLOPE, inplace=True)
@@ -96,7 +96,7 @@ class StridedDecoder(nn.Module):
                 stages[below].stride,
                 stages[below - 1].kernel,
             )
-            self.ups.append(nn.ConvTranspose3d(wide, width, tuple(stride), tuple(stride), bias=bias))
+            self.ups.append(nn.ConvTranspose3d(wide, width, stride, stride, bias=bias))
             insides = [2 * width] + [width] * (stages[below - 1].decoder_blocks - 1)
             self.stages.append(nn.Sequential(*[Unit(i, width, kernel, (1, 1, 1), bias) for i in insides]))
 
