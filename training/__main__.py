@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from training.command import ENDS, given, told
+from training.command import EXPECTED_ERRORS, parse, report_error, without_dashes
 
 # In the order of use.
 COMMANDS = {
@@ -30,9 +30,12 @@ COMMANDS = {
 USAGE = "usage: python -m training COMMAND ...    python -m training COMMAND --help"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command with the words behind its name. Returns its exit code; 2 if there is no such command."""
-    name, *words = given(arguments) or [""]
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command: its name and the words behind it, sys.argv's for None. Returns the exit code.
+
+    An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command.
+    """
+    name, *rest = without_dashes(sys.argv[1:] if words is None else words) or [""]
     if name in ("-h", "--help"):
         print("\n".join([USAGE, "", *(f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items())]))
         return 0
@@ -40,11 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"there is no command '{name}'" if name else "which command?"
         print(f"{USAGE}\nerror: {what}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    sys.argv = [sys.argv[0], *words]
     try:
-        return import_module(f"training.{COMMANDS[name][0]}").main() or 0
-    except ENDS as error:
-        return told(error)
+        module = import_module(f"training.{COMMANDS[name][0]}")
+        module.run(parse(name, module, rest))
+    except EXPECTED_ERRORS as error:
+        return report_error(error)
+    return 0
 
 
 if __name__ == "__main__":

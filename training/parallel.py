@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from model.errors import ConfigError
-from training.command import end_with
+from training.command import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,5 +60,5 @@ def _begin(parent: int) -> None:
     """A worker uses one processor, for there are as many workers as processors; and it ends with its parent."""
     import SimpleITK as sitk
 
-    end_with(parent)
+    end_with_parent(parent)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

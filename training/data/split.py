@@ -19,7 +19,7 @@ from pathlib import Path
 
 from model.errors import ConfigError, shown
 from model.files import Staging, sha256_of
-from training.command import ENDS, check_targets, told
+from training.command import check_targets
 from training.data.metadata import safe_name
 from training.data.stratify import VOLUME, deal, draw_share, strata, without_diagnosis
 from training.data.table import Study, read_table
@@ -194,23 +194,18 @@ def write_split(folds: list[Fold], apart: list[str], text: str, options: argpars
     return beside
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check(options)
-        studies = read_table(options.index)
-        check_twins(studies)
-        options.by = options.by or stratified_by(studies)
-        folds, apart = split(options, studies)
-        text = report(folds, apart, studies, options.by)
-        beside = write_split(folds, apart, text, options)
-        for warning in without_lesion(folds, studies):
-            print(f"warning: {warning}", file=sys.stderr)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Write the split and its report. Raises ConfigError or CaseError."""
+    check(options)
+    studies = read_table(options.index)
+    check_twins(studies)
+    options.by = options.by or stratified_by(studies)
+    folds, apart = split(options, studies)
+    text = report(folds, apart, studies, options.by)
+    beside = write_split(folds, apart, text, options)
+    for warning in without_lesion(folds, studies):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
-    return 0
 
 
 def stratified_by(studies: dict[str, Study]) -> str:
@@ -272,12 +267,8 @@ def check(options: argparse.Namespace) -> None:
     check_targets(targets, (options.index, options.from_nnunet, *lists))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training split",
-        description="Divide the patients of an index for training and validation.",
-        epilog="Cost: seconds; the index is read, and no image.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: seconds; the index is read, and no image."
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
@@ -315,7 +306,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             metavar="FILE",
             help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
         )
-    return parser.parse_args(arguments)
 
 
 def _names(part: object) -> tuple[str, ...]:

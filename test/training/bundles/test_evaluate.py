@@ -18,7 +18,7 @@ from conftest import ROOT, run_process, tiny_images
 
 from model.bundle.settings import Provenance
 from model.files import sha256_of
-from training.bundles.evaluate import main
+from training.__main__ import main
 from training.data.table import Study, write_table
 
 CASES = {"p1-a": "melanoma", "p1-b": "melanoma", "p2": "lymphoma", "p3": "negative"}  # p1 has two studies
@@ -92,7 +92,7 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
 
 
 def evaluate(index: Path, output: Path, *arguments: object) -> int:
-    return main(["--index", str(index), "--output", str(output), *map(str, arguments)])
+    return main(["evaluate", "--index", str(index), "--output", str(output), *map(str, arguments)])
 
 
 def refused(capfd, index: Path, output: Path, *arguments: object) -> str:
@@ -205,9 +205,11 @@ def test_scores_are_not_written_over_the_index(studies, masks, capfd) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments, said, tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        evaluate(tmp_path / "index.csv", tmp_path / "scores.csv", *arguments)
-    assert stop.value.code == 2 and said in capsys.readouterr().err
+    try:
+        code = evaluate(tmp_path / "index.csv", tmp_path / "scores.csv", *arguments)
+    except SystemExit as argparse_stop:
+        code = argparse_stop.code
+    assert code == 2 and said in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ from model.bundle.settings import Network
 from model.errors import ConfigError, LesionError, OutputError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build
+from training.__main__ import main
 from training.bundles import import_checkpoint
-from training.bundles.import_checkpoint import import_checkpoints, main, member_name, parse
+from training.bundles.import_checkpoint import import_checkpoints, member_name
+from training.command import parse
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SMALL = (2, 2, 4, 4, 8)
@@ -110,7 +112,8 @@ def four(tmp_path: Path) -> list[Path]:
 
 
 def run(out: Path, *arguments: Any) -> Path:
-    return import_checkpoints(parse([str(a) for a in (*arguments, "--output-folder", out)]))
+    words = [str(word) for word in (*arguments, "--output-folder", out)]
+    return import_checkpoints(parse("import", import_checkpoint, words))
 
 
 def refused(error: type[LesionError], said: str, out: Path, *arguments: Any) -> None:
@@ -326,18 +329,18 @@ def test_a_disk_that_fills_up_leaves_no_folder(tmp_path: Path, four: list[Path],
 
 
 def test_the_error_is_the_last_line_and_the_exit_code_its_own(tmp_path: Path, four: list[Path], capsys: Any) -> None:
-    assert main([str(four[0]), "--name", "../x", "--output-folder", str(tmp_path)]) == ConfigError.exit_code
+    assert main(["import", str(four[0]), "--name", "../x", "--output-folder", str(tmp_path)]) == ConfigError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: --name must be")
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(four[0].read_bytes()[:-50])
-    assert main([str(broken), "--name", "x", "--output-folder", str(tmp_path)]) == WeightsError.exit_code
+    assert main(["import", str(broken), "--name", "x", "--output-folder", str(tmp_path)]) == WeightsError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: '{broken}' is damaged")
-    assert main([str(four[0]), "--name", "x", "--output-folder", str(tmp_path)]) == 0
+    assert main(["import", str(four[0]), "--name", "x", "--output-folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"wrote '{tmp_path / 'x'}'")
 
 
 def test_bundles_go_into_weights_by_default() -> None:
-    options = parse(["c1.ckpt", "--name", "x"])
+    options = parse("import", import_checkpoint, ["c1.ckpt", "--name", "x"])
     assert options.output_folder == ROOT / "weights"
     assert options.window is None and import_checkpoint.WINDOWS["volumes"] == (192, 192, 192)
 
@@ -461,7 +464,7 @@ def test_the_published_network_for_slices_is_known_with_its_classes(classes, pre
     state, path = slices_state(classes), tmp_path / "best.pkl"
     named = {prefix + re.sub("^encoder[.]", encoder, name): tensor for name, tensor in state.items()}
     torch.save({"model": named, "epoch": 3, "best": np.float64(0.7)}, path)
-    assert main([str(path), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0, capsys.readouterr()
+    assert main(["import", str(path), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0, capsys.readouterr()
     bundle = load_bundle(tmp_path / "zhong")
     manifest = bundle.manifest
     assert manifest.network == Network(fusion="regnety_002", widths=(16, 8, 8, 4, 4), classes=classes)
@@ -516,7 +519,7 @@ def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, 
     middle = float(np.median(logits))  # so that random weights say both
     state["segmentation_head.0.bias"] -= middle
     torch.save({"model": state}, tmp_path / "best.pkl")
-    assert main([str(tmp_path / "best.pkl"), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0
+    assert main(["import", str(tmp_path / "best.pkl"), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0
     found = segment(case_of(pet, ct), load_bundle(tmp_path / "zhong"), cpu, Stopwatch()).mask
     share = torch.tensor(logits - middle).sigmoid().numpy()
     expected = sitk.GetImageFromArray((share > 0.5).astype(np.uint8))

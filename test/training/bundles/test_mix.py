@@ -10,7 +10,8 @@ from model.bundle.settings import Crop, Intensity, Network, Provenance, Window
 from model.errors import ConfigError
 from model.inference.segment import segment
 from model.stopwatch import Stopwatch
-from training.bundles.mix import main, mix
+from training.__main__ import main
+from training.bundles.mix import mix
 
 SLICES = dict(
     kind="slices",
@@ -102,7 +103,9 @@ def test_bundles_that_crop_otherwise_and_soups_are_refused(make_bundle, tmp_path
     soup = load_bundle(make_bundle(tmp_path / "c", members=2, method="diwa"))
     with pytest.raises(ConfigError, match="averages weights"):
         mix([soup], [1], "x", tmp_path / "m")
-    assert main([str(tmp_path / "a"), "--name", "../x y", "--output", str(tmp_path / "m")]) == ConfigError.exit_code
+    assert (
+        main(["mix", str(tmp_path / "a"), "--name", "../x y", "--output", str(tmp_path / "m")]) == ConfigError.exit_code
+    )
     assert "got '../x y'" in capsys.readouterr().err and not (tmp_path / "m").exists()
-    assert main([str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
+    assert main(["mix", str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
     assert "--shares has 2 numbers, there are 1 bundles" in capsys.readouterr().err and not (tmp_path / "m").exists()

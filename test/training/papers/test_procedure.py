@@ -17,7 +17,7 @@ from training.data.prepared import load
 from training.data.split import Fold, read_fold
 from training.data.table import read_table
 from training.papers import procedure
-from training.papers.procedure import CONVENTION, choices_of, judged, make_phantoms, read_plan, write_fold
+from training.papers.procedure import CONVENTION, choices_of, make_phantoms, read_plan, score_choices, write_fold
 from training.phantom.table import COLUMNS
 from training.runs.predict import margin
 from training.settings import settings_to
@@ -100,7 +100,7 @@ def test_the_paper_scale_is_the_papers() -> None:
 
 def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) -> None:
     """The generator is a stand-in: small studies lie where it would have left phantoms."""
-    monkeypatch.setattr(procedure.study, "main", lambda _: 0)
+    monkeypatch.setattr(procedure.phantoms_command, "run", lambda _: None)
     plan = read_plan(plan_file(tmp_path, **seeds(train={"A": [7, 1]})))
 
     def phantoms(lesions: int) -> str:
@@ -149,7 +149,7 @@ def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_st
         margins.append(margin(network, study, settings, cpu).astype(np.float32))
     choices = {"e": ("eoa", ("m1", "m2", "m1")), "d": ("diwa", ("m1", "m2"))}
     index = {study.case: study for study in tiny_studies}
-    found = judged(runs, choices, index, ["case1"], tiny_cache, tmp_path / "keep", "cpu")
+    found = score_choices(runs, choices, index, ["case1"], cache=tiny_cache, keep=tmp_path / "keep", device="cpu")
     for name, expected in {"e": (2 * margins[0] + margins[1]) / 3, "d": margins[2]}.items():
         [row] = found[name]
         wanted = score(expected > 0, study.truth, 0.064)
@@ -160,7 +160,9 @@ def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_st
 def test_a_choice_is_not_scored_on_what_trained_its_members(tiny_cache, tiny_studies, tmp_path) -> None:
     runs, index = make_runs(tmp_path, 1), {study.case: study for study in tiny_studies}
     with pytest.raises(ConfigError, match="trained on 1 of the 1 cases to score on"):
-        judged(runs, {"a": ("eoa", ("m1",))}, index, ["case0"], tiny_cache, tmp_path / "keep", "cpu")
+        score_choices(
+            runs, {"a": ("eoa", ("m1",))}, index, ["case0"], cache=tiny_cache, keep=tmp_path / "keep", device="cpu"
+        )
 
 
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
