@@ -18,7 +18,7 @@ from training.data.table import Study
 
 
 def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> str:
-    """Run every study with all windows, and without those that the bundle's skip_suv leaves out.
+    """Run every study with all windows, and without the windows that the bundle's skip_suv leaves out.
 
     Returns the result as a line of text. Raises WeightsError at the first mask that differs; ConfigError if no window
     of any study was left out, for then nothing was tried.

@@ -220,7 +220,7 @@ def bundle_source(
 
 
 def studies_to_score(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
-    """The studies to evaluate: all of the index, or those of a part of a fold. Raises ConfigError."""
+    """The studies to evaluate: all of the index, or one part of a fold. Raises ConfigError."""
     if not options.split:
         return list(index.values())
     from training.data.split import read_fold

@@ -3,10 +3,10 @@
     python -m training export runs/selection.json --choice eoa_greedy --name my-eoa --output weights/my-eoa \\
         --index index.csv --data "autoPET II, 811 studies" --licence MIT
 
-EoA becomes one file a member, whose weight is how often it was chosen; DiWA one file, the mean of weights. Network,
-intensity, crop and window are those of the members. With --index, one validation case goes through process.py, and
-its mask must be the selection's own to a Dice of 0.99 (the cache rounds SUV, HU and logits); else nothing is left.
---skip-suv is written into the bundle only if no voxel of any mask changes by it in the cases of --skip-index.
+EoA becomes one file a member, weighted by how often it was chosen; DiWA one file, the mean of weights. Network,
+intensity, crop and window are the members' own. With --index, one validation case goes through process.py, and its mask
+must agree with the selection's to a Dice of 0.99 (the cache rounds SUV, HU and logits); else no bundle is written.
+--skip-suv is written into the bundle only if it changes no voxel of any mask in the cases of --skip-index.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class ExportOptions:
     selection: selection.json of training select; choice: one of training.ensembles.select.TITLES; name: in the
     manifest; output: the bundle's folder. attribution: whose work it rests on, default the papers. half: float16 files,
     which need the check. index: table of the cases, for the check; check_case: a validation case, default the first
-    with lesion. trained_on: cases to name in the provenance besides those that the runs name. skip_suv: windows whose
+    with lesion. trained_on: cases to name in the provenance besides the cases that the runs name. skip_suv: windows whose
     PET holds nothing above it are not run, if that changes no mask of the studies in the tables skip_index.
     """
 
@@ -227,9 +227,11 @@ def check_one_mask(selected: Selected, place: Path, index: Path, case: str | Non
         raise ConfigError(f"--check-case {case} is none of the cases that were selected on; give one of the selection")
     studies, cache = read_table(index), Path(selected.report["cache"])
     if case not in studies:
-        raise ConfigError(f"index '{index}' has no case {case}, which was selected on; give the index it stands in")
+        raise ConfigError(f"index '{index}' has no case {case}, which was selected on; give an index that has it")
     if not is_current(studies[case], cache, selected.crop):
-        raise ConfigError(f"the files of case {case} in '{index}' are not those that '{cache}' was prepared from")
+        raise ConfigError(
+            f"'{cache}' was not prepared from the files of case {case} in '{index}'; run training prepare again"
+        )
     scoreboard = Scoreboard(selected.members, cache, [case], place / "margins", choose_device(device))
     if selected.entry["method"] == "diwa":
         expected = scoreboard.soup_margin(selected.names, case) > 0

@@ -198,7 +198,7 @@ def slice_network_of(found: State, path: Path) -> Network:
     )
     if fusion is None:
         raise WeightsError(
-            f"'{path}' has an encoder of stages {list(stages)}, which is none of {', '.join(DESIGNS)}; only those can "
+            f"'{path}' has an encoder of stages {list(stages)}, which is none of {', '.join(DESIGNS)}; only these can "
             "be imported"
         )
     try:
@@ -209,7 +209,7 @@ def slice_network_of(found: State, path: Path) -> Network:
 
 
 def check_tensors(found: State, wanted: State, network: Network, path: Path, what: str) -> None:
-    """Raise WeightsError if the tensors are not those of the network, called `what`, in name and shape, and finite."""
+    """Raise WeightsError unless the tensors have the names and shapes of the network, called `what`, and are finite."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise WeightsError(

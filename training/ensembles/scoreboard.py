@@ -68,7 +68,7 @@ class Scoreboard:
         self, candidates: dict[str, Candidate], cache: Path, cases: Sequence[str], keep: Path, device: Device
     ) -> None:
         self.candidates, self.cache, self.keep, self.device = candidates, cache, keep, device
-        self.settings = next(iter(candidates.values())).settings  # network, intensity and window are those of all
+        self.settings = next(iter(candidates.values())).settings  # all have the same network, intensity and window
         self.studies = {case: load(cache, case) for case in cases}
         self.kept: dict[tuple[str, str], tuple[Path, float]] = {}  # (name, case): margin's file, seconds it took
         self.scores: dict[tuple[str, ...], SetScores] = {}  # by method and sorted names

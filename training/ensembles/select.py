@@ -52,7 +52,7 @@ def select_runs(
 ) -> dict[str, Any]:
     """Select; returns what selection.json holds: members by rank, and for each of TITLES weights, scores and steps.
 
-    Every validation case of the fold is used; Dice is the mean over those with lesion, FPV and FNV over all. keep: the
+    Every validation case of the fold is used; Dice is the mean over cases with lesion, FPV and FNV over all. keep: the
     folder of margins and scores that can be used again. Raises ConfigError for runs that cannot be combined (for DiWA,
     of several starts), for cases that trained one of them, or if no case has a lesion; WeightsError for wrong weights.
     """
@@ -236,7 +236,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="run folders of training train, as a sweep leaves them; those that have not ended are named and left out",
+        help="run folders of training train, as a sweep leaves them; runs that have not ended are named and left out",
     )
     add_fold_options(parser)
     add("--output", type=Path, required=True, metavar="JSON", help="the selection; the .txt goes beside it")

@@ -343,7 +343,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where --ship writes the bundles, in the place of those of their names",
+        help="where --ship writes the bundles; bundles of the same names are replaced",
     )
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add_device_option(parser)

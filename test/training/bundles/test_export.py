@@ -117,8 +117,8 @@ def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made,
         "cpu",
     ]
     assert main(["export", *map(str, [made / "selection.json", *words])]) == 0
-    told = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
-    assert told and float(told[1]) >= 0.99 and int(told[2]) > 0
+    found = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
+    assert found and float(found[1]) >= 0.99 and int(found[2]) > 0
     assert {t.dtype for t in load_file(tmp_path / "b" / "m1.safetensors").values()} == {torch.float16}
     monkeypatch.setattr("sys.argv", ["weights", str(tmp_path / "b")])
     assert verify() == 0
@@ -171,7 +171,7 @@ def test_a_bundle_that_is_there_stays_without_force_and_is_replaced_with(made, t
         ({"check_case": "case0"}, "case0 is none of the cases that were selected on"),
     ],
 )
-def test_what_cannot_be_exported_is_told(made, tmp_path, changes, message) -> None:
+def test_a_choice_that_cannot_be_exported_is_refused(made, tmp_path, changes, message) -> None:
     options = {"choice": "eoa_greedy", "name": "b", "output": tmp_path / "b"} | changes
     if "check_case" in changes:
         options["index"] = made / "index.csv"
@@ -184,7 +184,7 @@ def test_files_other_than_those_that_were_prepared_cannot_check(made, tmp_path) 
     rows = read_table(made / "index.csv")
     text = (made / "index.csv").read_text().replace(rows["case1"].sha256, "0" * 64)
     (tmp_path / "index.csv").write_text(text)
-    with pytest.raises(ConfigError, match="case case1 .* are not those that"):
+    with pytest.raises(ConfigError, match="was not prepared from the files of case case1"):
         export_bundle(made / "selection.json", "eoa_greedy", "b", tmp_path / "b", index=tmp_path / "index.csv")
 
 
@@ -219,14 +219,14 @@ def test_the_command_refuses_a_file_that_is_no_selection(tmp_path, capsys) -> No
 
 
 @pytest.mark.parametrize("cut", ["choices", "members", "crop"])
-def test_a_damaged_selection_is_told(made, tmp_path, cut) -> None:
+def test_a_damaged_selection_is_refused(made, tmp_path, cut) -> None:
     report = json.loads((made / "selection.json").read_text())
     write_json(tmp_path / "selection.json", report | {cut: [1]})
     with pytest.raises(ConfigError, match="is damaged"):
         export_bundle(tmp_path / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
 
 
-def test_skipping_is_asked_for_with_its_cases_alone(made, tmp_path) -> None:
+def test_skip_suv_and_skip_index_need_each_other(made, tmp_path) -> None:
     for options in ({"skip_suv": 0.1}, {"skip_index": [made / "index.csv"]}):
         with pytest.raises(ConfigError, match="need each other"):
             export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b", **options)
@@ -234,7 +234,7 @@ def test_skipping_is_asked_for_with_its_cases_alone(made, tmp_path) -> None:
 
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_level_is_written_only_where_no_mask_changed(made, tmp_path, capsys, monkeypatch, changes) -> None:
-    tried = []
+    tried: list[tuple[float, list[str]]] = []
 
     def check(folder, studies, device) -> str:
         tried.append((load_bundle(folder).manifest.skip_suv, [study.case for study in studies]))

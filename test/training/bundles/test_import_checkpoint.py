@@ -116,10 +116,10 @@ def run(out: Path, *arguments: Any) -> Path:
     return import_checkpoints(parse("import", import_checkpoint, words))
 
 
-def refused(error: type[LesionError], said: str, out: Path, *arguments: Any) -> None:
+def refused(error: type[LesionError], message: str, out: Path, *arguments: Any) -> None:
     """The error is raised, and the output folder holds what it held before."""
     before = sorted(out.rglob("*")) if out.exists() else []
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         run(out, *arguments)
     assert (sorted(out.rglob("*")) if out.exists() else []) == before
 
@@ -155,10 +155,10 @@ def test_the_submission_becomes_a_bundle_of_four_members(tmp_path: Path, four: l
         "suv_top": 40,
         "suv_clip": False,
     }
-    told = read["provenance"]
-    assert (told["commit"], told["date"], told["scores"]) == ("unknown", "unknown", {})
-    assert all(f"{path.name} (sha256 {sha256_of(path)})" in told["attribution"] for path in four)
-    assert "Ahn and Park" in told["data"] and "Research" in read["intended_use"]
+    provenance = read["provenance"]
+    assert (provenance["commit"], provenance["date"], provenance["scores"]) == ("unknown", "unknown", {})
+    assert all(f"{path.name} (sha256 {sha256_of(path)})" in provenance["attribution"] for path in four)
+    assert "Ahn and Park" in provenance["data"] and "Research" in read["intended_use"]
 
 
 def test_tensors_are_the_checkpoints_own_under_our_names(tmp_path: Path, four: list[Path]) -> None:
@@ -192,7 +192,7 @@ def test_a_bare_state_dict_is_imported(tmp_path: Path) -> None:
     assert all(torch.equal(bare[name], wrapped[name]) for name in wrapped) and len(bare) == len(wrapped)
 
 
-def test_entries_outside_the_network_are_left_out_and_said(tmp_path: Path, capsys: Any) -> None:
+def test_entries_outside_the_network_are_left_out_and_named(tmp_path: Path, capsys: Any) -> None:
     path = save(submitted(0), tmp_path / "c1.ckpt", lambda state: state.update({"loss.weight": torch.ones(2)}))
     run(tmp_path, path, "--name", "x")
     assert "left out 1 entries outside model.: loss.weight" in capsys.readouterr().out
@@ -264,8 +264,8 @@ def test_a_value_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
 
 def test_members_of_other_widths_are_refused(tmp_path: Path, four: list[Path]) -> None:
     other = save(submitted(0, (2, 2, 4, 4, 6)), tmp_path / "other.ckpt")
-    said = r"other\.ckpt' is middle of widths \[2, 2, 4, 4, 6\], .*c1\.ckpt' is middle of widths \[2, 2, 4, 4, 8\]"
-    refused(WeightsError, said, tmp_path / "out", four[0], other, "--name", "x")
+    message = r"other\.ckpt' is middle of widths \[2, 2, 4, 4, 6\], .*c1\.ckpt' is middle of widths \[2, 2, 4, 4, 8\]"
+    refused(WeightsError, message, tmp_path / "out", four[0], other, "--name", "x")
 
 
 def test_the_same_file_twice_is_refused(tmp_path: Path, four: list[Path]) -> None:
@@ -282,23 +282,23 @@ def test_a_name_that_is_not_plain_is_refused(tmp_path: Path, four: list[Path], n
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "message"),
     [(["1"], "1 numbers, there are 2"), (["1", "0"], "above 0"), (["1", "nan"], "above 0"), (["1", "inf"], "above 0")],
 )
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, four: list[Path], weights: list[str], said: str) -> None:
-    refused(ConfigError, said, tmp_path / "out", *four[:2], "--name", "x", "--weights", *weights)
+def test_wrong_weights_are_refused(tmp_path: Path, four: list[Path], weights: list[str], message: str) -> None:
+    refused(ConfigError, message, tmp_path / "out", *four[:2], "--name", "x", "--weights", *weights)
 
 
 def test_diwa_of_several_checkpoints_is_refused(tmp_path: Path, four: list[Path]) -> None:
     refused(ConfigError, "give one checkpoint, or use", tmp_path / "out", *four, "--name", "x", "--method", "diwa")
 
 
-@pytest.mark.parametrize(("edges", "said"), [((100, 96, 96), "multiples of 16"), ((0, 96, 96), "from 1 to 2048")])
+@pytest.mark.parametrize(("edges", "message"), [((100, 96, 96), "multiples of 16"), ((0, 96, 96), "from 1 to 2048")])
 def test_a_window_the_network_cannot_take_is_refused(
-    tmp_path: Path, four: list[Path], edges: tuple[int, int, int], said: str
+    tmp_path: Path, four: list[Path], edges: tuple[int, int, int], message: str
 ) -> None:
     (tmp_path / "out").mkdir()
-    refused(ConfigError, said, tmp_path / "out", four[0], "--name", "x", "--window", *edges)
+    refused(ConfigError, message, tmp_path / "out", four[0], "--name", "x", "--window", *edges)
 
 
 def test_an_existing_bundle_needs_force(tmp_path: Path, four: list[Path]) -> None:

@@ -72,18 +72,18 @@ def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundl
     mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")
     assert mixed.manifest.skip_suv is None
-    said = segment(case_of(*tiny_images()), mixed, cpu, Stopwatch(), with_disagreement=True).disagreement
+    disagreement = segment(case_of(*tiny_images()), mixed, cpu, Stopwatch(), with_disagreement=True).disagreement
     one, other = probability(replace_skip(volumes), cpu), probability(slices, cpu)
     mean = (one + 3 * other) / 4
     expected = np.sqrt(((one - mean) ** 2 + 3 * (other - mean) ** 2) / 4)
-    np.testing.assert_allclose(said, np.where(other > 1e-30, expected, 0), atol=2e-5)
+    np.testing.assert_allclose(disagreement, np.where(other > 1e-30, expected, 0), atol=2e-5)
 
 
 def replace_skip(bundle):
     return replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
 
 
-def test_what_trained_either_is_said(make_bundle, tmp_path) -> None:
+def test_cases_that_trained_either_bundle_are_named(make_bundle, tmp_path) -> None:
     def origin(case: str) -> Provenance:
         return Provenance(data=case, commit="c", date="t", scores={"trained_on_cases": [case]}, attribution="a")
 

@@ -41,12 +41,12 @@ def report(runs, cache, keep) -> dict:
 def tables(runs, cache) -> dict[str, dict[tuple[str, ...], float]]:
     """Dice of every set of members, by MONAI's sliding window and NumPy's and torch's means."""
     states = {run.name: load_file(run / "mean.safetensors") for run in runs}
-    said = {(name, case): logits(states[name], cache, case) for name in NAMES for case in ILL}
+    margins = {(name, case): logits(states[name], cache, case) for name in NAMES for case in ILL}
     sets = [chosen for n in (1, 2, 3) for chosen in combinations(NAMES, n)]
     found: dict[str, dict] = {"eoa": {}, "diwa": {}}
     for chosen in sets:
         mean = {n: torch.stack([states[m][n].double() for m in chosen]).mean(0).float() for n in states["m1"]}
-        eoa = [dice_of(np.mean([said[m, case] for m in chosen], axis=0), cache, case) for case in ILL]
+        eoa = [dice_of(np.mean([margins[m, case] for m in chosen], axis=0), cache, case) for case in ILL]
         diwa = [dice_of(logits(mean, cache, case), cache, case) for case in ILL]
         found["eoa"][chosen], found["diwa"][chosen] = float(np.mean(eoa)), float(np.mean(diwa))
     return found
@@ -133,8 +133,8 @@ def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, 
     stranger = make_run(tmp_path / "stranger", random_state(9), make_run(tmp_path / "base2", random_state(8)))
     with pytest.raises(ConfigError, match="several: m1 from .*stranger from .*--method eoa"):
         select_runs([runs[0], stranger], cache, FOLD, keep, device="cpu")
-    said = select_runs([runs[0], stranger], cache, FOLD, keep, methods=("eoa",), device="cpu")
-    assert said["start_sha256"] is None and set(said["choices"]) == {"wa_best", "eoa_uniform", "eoa_greedy"}
+    report = select_runs([runs[0], stranger], cache, FOLD, keep, methods=("eoa",), device="cpu")
+    assert report["start_sha256"] is None and set(report["choices"]) == {"wa_best", "eoa_uniform", "eoa_greedy"}
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_what_a_sweep_keeps_and_runs_that_have_not_ended_are_left_out(tmp_path, 
     (tmp_path / "sweep.json").write_text("{}")
     assert finished(sorted(tmp_path.iterdir())) == [done]
     assert "killed' has not ended" in capsys.readouterr().err
-    assert finished([tmp_path / "nothing"]) == [tmp_path / "nothing"]  # told by what reads it
+    assert finished([tmp_path / "nothing"]) == [tmp_path / "nothing"]  # reading it is an error

@@ -116,8 +116,8 @@ def test_a_finished_member_is_not_trained_again_when_the_base_run_moved(plan, ba
 
 def test_a_member_that_ends_without_a_result_has_failed(plan) -> None:
     report = sweep(plan(a=99))
-    said = "it ended without run.json and the weights that this names"
-    assert report["members"]["a"] == {"state": "failed", "error": said}
+    reason = "it ended without run.json and the weights that this file names"
+    assert report["members"]["a"] == {"state": "failed", "error": reason}
 
 
 def test_several_at_a_time_end_as_one_after_the_other_does(plan, tmp_path) -> None:

@@ -87,12 +87,12 @@ def test_a_table_stands_beside_the_papers_with_its_interval(data) -> None:
 
 def test_a_fold_that_would_fail_after_the_training_is_refused_before(data) -> None:
     check_fold(data.fold, data.studies)
-    for changes, said in (
+    for changes, message in (
         ({"test": ()}, "no case with lesion to test"),
         ({"validate": ("case9",)}, "not in the index: case9"),
         ({"test": ("case0",)}, "patients both to train and to test: patient0"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             check_fold(replace(data.fold, **changes), data.studies)
 
 
@@ -101,10 +101,10 @@ def test_a_split_without_an_index_is_refused(tmp_path, capsys) -> None:
     assert main(["experiment", *words]) == ConfigError.exit_code and "give that, too" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("table, said", [("table2", "--start is for table3"), ("table3", "run.json is not there")])
-def test_a_start_that_is_none_is_refused(table, said, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("table, message", [("table2", "--start is for table3"), ("table3", "run.json is not there")])
+def test_a_start_without_a_run_is_refused(table, message, tmp_path, capsys) -> None:
     words = [table, "--scale", "smoke", "--start", str(tmp_path), "--run", str(tmp_path / "run")]
-    assert main(["experiment", *words]) == ConfigError.exit_code and said in capsys.readouterr().err
+    assert main(["experiment", *words]) == ConfigError.exit_code and message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -142,17 +142,17 @@ def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, mon
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"table.md", "table.json", "table.png", "early", "members"}
     assert "| middle |" in capsys.readouterr().out
-    said = json.loads((tmp_path / "run" / "table.json").read_text())
-    assert said["lines"][0]["cases"][0]["dice"] == 0.5 and said["ran"]["cores"] >= 1
-    assert said["ran"]["training_seconds"] == 1800 and said["ran"]["machine"].startswith("CPU")
-    assert said["ran"]["command"][:5] == ["python", "-m", "training", "experiment", "table2"]
+    written = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert written["lines"][0]["cases"][0]["dice"] == 0.5 and written["ran"]["cores"] >= 1
+    assert written["ran"]["training_seconds"] == 1800 and written["ran"]["machine"].startswith("CPU")
+    assert written["ran"]["command"][:5] == ["python", "-m", "training", "experiment", "table2"]
     assert "0.50 h of training" in (tmp_path / "run" / "table.md").read_text()
     plan = sha256_of(ROOT / "training/configs/smoke.yaml")
-    assert said["ran"]["plan_sha256"] == plan and plan in (tmp_path / "run" / "table.md").read_text()
+    assert written["ran"]["plan_sha256"] == plan and plan in (tmp_path / "run" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("table", "lacks", "said"),
+    ("table", "lacks", "message"),
     [
         ("table2", "networks", "networks lack SwinUNETR; early; middle"),
         ("table3", "members", "the plan has no members"),
@@ -160,14 +160,14 @@ def test_a_run_leaves_its_table_its_picture_and_what_was_run(data, tmp_path, mon
     ],
 )
 def test_a_plan_that_lacks_what_a_table_needs_is_refused_before_anything_is_made(
-    table: str, lacks: str, said: str, tmp_path, capsys
+    table: str, lacks: str, message: str, tmp_path, capsys
 ) -> None:
     plan = yaml.safe_load((ROOT / "training/configs/smoke.yaml").read_text()) | {lacks: {}}
     if lacks == "slices":
         del plan[lacks]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     words = [table, "--plan", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "runs" / "run")]
-    assert main(["experiment", *words]) == ConfigError.exit_code and said in capsys.readouterr().err.splitlines()[-1]
+    assert main(["experiment", *words]) == ConfigError.exit_code and message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
 
 
@@ -179,7 +179,7 @@ def test_nothing_is_written_into_a_folder_in_which_no_run_was_begun(tmp_path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_plan_is_told_in_the_last_line(tmp_path, capsys) -> None:
+def test_a_wrong_plan_is_an_error_in_the_last_line(tmp_path, capsys) -> None:
     (tmp_path / "plan.yaml").write_text("members: 3\n")
     words = ["table2", "--plan", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "run")]
     assert main(["experiment", *words]) == ConfigError.exit_code

@@ -150,16 +150,16 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--fold", "3"], "--fold must be from 0 to 2, got 3"),
         (["--outer", "1"], "--outer must be 2 or more, got 1"),
         (["--validation", "1"], "--validation must be a share in (0, 1), got 1"),
     ],
 )
-def test_numbers_that_cannot_be_are_told_before_anything_is_made(words, said, tmp_path, capsys) -> None:
+def test_wrong_numbers_are_refused_before_anything_is_made(words, message, tmp_path, capsys) -> None:
     assert main(["nested", "--real", "r", "--run", str(tmp_path / "run"), *words]) == ConfigError.exit_code
-    assert said in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
+    assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("words", [["--ship"], ["--ship", "--output", "w", "--fold", "0"], ["--output", "w"]])

@@ -53,7 +53,7 @@ def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {}}, "schedule.stop must say the epoch t0"),
+        ({"settings": {}}, "schedule.stop must be the epoch t0"),
         ({"phantoms": {"train": {}}}, "must have train, validate, test"),
         ({"members": {"a": {"batsch": 1}}}, "members: a has unknown keys: batsch"),
         ({"extra": 1}, "unknown keys: extra"),
@@ -61,7 +61,10 @@ def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) 
         ({"members": {"a/b": {}}}, "members: a member cannot be called 'a/b'"),
         ({"pretrain": {"batsch": 1}}, "pretrain has unknown keys: batsch"),
         ({"networks": {"wide": {"fusion": "middel"}}}, "networks: wide"),
-        (seeds(train={"A": [99_990, 20]}), r"phantoms.train.A is seeds 99990 to 100009; those to train are 0 to 99999"),
+        (
+            seeds(train={"A": [99_990, 20]}),
+            r"phantoms.train.A is seeds 99990 to 100009; the seeds to train are 0 to 99999",
+        ),
         (seeds(validate={"A": [5, 2]}), "phantoms.validate.A is seeds 5 to 6"),
         (seeds(train={"F": [0, 2]}), "site F is for tests alone"),
         (seeds(test={"Z": [200_000, 2]}), "there is no site Z"),
@@ -83,7 +86,7 @@ def test_the_plans_of_the_three_scales_are_plans_with_six_networks(scale: str) -
 
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
 def test_seeds_of_the_plans_keep_to_their_ranges_and_site_f_to_tests(scale: str) -> None:
-    """The rule of training/README.md: below 100,000 train, below 200,000 validate, above test; F is never seen."""
+    """The rule of training/README.md: below 100,000 train, below 200,000 validate, above test; F only tests."""
     phantoms = read_plan(CONFIGS / f"{scale}.yaml").phantoms
     for part, (low, high) in {"train": (0, 1e5), "validate": (1e5, 2e5), "test": (2e5, 1e9)}.items():
         assert all(low <= first and first + count <= high for first, count in phantoms[part].values())
