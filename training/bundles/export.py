@@ -45,8 +45,8 @@ class ExportOptions:
     selection: selection.json of training select; choice: one of training.ensembles.select.TITLES; name: in the
     manifest; output: the bundle's folder. attribution: whose work it rests on, default the papers. half: float16 files,
     which need the check. index: table of the cases, for the check; check_case: a validation case, default the first
-    with lesion. trained_on: cases to name in the provenance besides the cases that the runs name. skip_suv: windows whose
-    PET holds nothing above it are not run, if that changes no mask of the studies in the tables skip_index.
+    with lesion. trained_on: cases to name in the provenance besides the runs' own. skip_suv: windows whose PET holds
+    nothing above it are not run, if that changes no mask of the studies in the tables skip_index.
     """
 
     selection: Path
