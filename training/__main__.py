@@ -1,4 +1,4 @@
-"""Every command of training: `python -m training COMMAND ...`. A command's module is imported when it is chosen."""
+"""Run a command of training: `python -m training COMMAND ...`. Only the module of that command is imported."""
 
 import sys
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from training.command import EXPECTED_ERRORS, parse, report_error, without_dashe
 
 # In the order of use.
 COMMANDS = {
-    "index": ("data.index", "find and check the studies of data sets; one table of them"),
-    "recrop": ("data.recrop", "copies of studies, cut at random on every side"),
-    "split": ("data.split", "divide patients for training, validation and test"),
+    "index": ("data.index", "find and check the studies of data sets; write one table of them"),
+    "recrop": ("data.recrop", "copy studies, cut at random on every side"),
+    "split": ("data.split", "divide patients into training, validation and test"),
     "prepare": ("data.prepare", "read, resample and crop every study once, into a cache"),
-    "pretrain": ("runs.pretrain", "the CT encoder by Models Genesis, without labels"),
-    "train": ("runs.train", "one run: a base run, or a member that starts from one"),
-    "sweep": ("ensembles.sweep", "many members of one base run"),
-    "select": ("ensembles.select", "choose members for EoA and DiWA on validation cases"),
-    "export": ("bundles.export", "a selection as a bundle that the container reads"),
-    "import": ("bundles.import_checkpoint", "the authors' published checkpoints as a bundle"),
-    "mix": ("bundles.mix", "one bundle of several, which vote by their mean probability"),
+    "pretrain": ("runs.pretrain", "pre-train the CT encoder by Models Genesis, without labels"),
+    "train": ("runs.train", "train one network: a base run, or a member that starts from one"),
+    "sweep": ("ensembles.sweep", "train many members of one base run"),
+    "select": ("ensembles.select", "choose members for EoA and DiWA by validation cases"),
+    "export": ("bundles.export", "write a selection as a bundle that the container reads"),
+    "import": ("bundles.import_checkpoint", "write a bundle of checkpoints that the papers' authors published"),
+    "mix": ("bundles.mix", "make one bundle of several, which vote by their mean probability"),
     "evaluate": ("bundles.evaluate", "score masks or a bundle: Dice, FPV, FNV with intervals"),
-    "phantoms": ("phantom.study", "synthetic PET/CT studies with their truth"),
-    "experiment": ("papers.experiments", "the papers' tables, run again: table2, table3, wholebody"),
-    "nested": ("papers.nested", "how the shipped weights were made, and their nested folds"),
-    "schedule": ("batches.schedule", "a picture of the averaging phase's learning rates"),
-    "sample": ("phantom.sample", "write the sample study of the tests anew"),
-    "sheet": ("phantom.sheet", "a picture of twelve phantoms; their statistics and settings"),
+    "phantoms": ("phantom.study", "make synthetic PET/CT studies with their truth"),
+    "experiment": ("papers.experiments", "run the papers' tables again: table2, table3, wholebody"),
+    "nested": ("papers.nested", "make the shipped weights, and score their procedure on nested folds"),
+    "schedule": ("batches.schedule", "draw the learning rates of a run, with its averaging phase"),
+    "sample": ("phantom.sample", "write the sample study of the tests"),
+    "sheet": ("phantom.sheet", "draw twelve phantoms; print their statistics and settings"),
 }
 USAGE = "usage: python -m training COMMAND ...    python -m training COMMAND --help"
 
