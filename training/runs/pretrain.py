@@ -86,6 +86,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
 
         last = settings.schedule.last
 
+        run: Run
+
         def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, float]:
             return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)
 
