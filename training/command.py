@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +38,11 @@ def parse(name: str, module: ModuleType, words: Sequence[str]) -> argparse.Names
 def without_dashes(words: Sequence[str]) -> list[str]:
     """The words of a command line without a leading `--`, which keeps torchrun from reading them."""
     return list(words[1:] if words[:1] == ["--"] else words)
+
+
+def option_words(options: Mapping[str, object]) -> list[str]:
+    """Options and their values as the words of a command line."""
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 def add_fold_options(parser: argparse.ArgumentParser) -> None:

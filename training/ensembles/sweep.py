@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from model.errors import ConfigError, LesionError
-from training.command import add_device_option, add_fold_options
+from training.command import add_device_option, add_fold_options, option_words
 from training.data.prepared import digest_of, load
 from training.data.split import Fold, read_fold
 from training.ensembles import members
@@ -119,15 +119,12 @@ def member_command(plan: Sweep, name: str, engine: Engine) -> LoggedCommand:
         "start": plan.base.resolve(),
         "device": plan.device,
     }
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    environment = {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "TQDM_MININTERVAL": "30",
-    }  # the bar goes into a log, not to a screen
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "30"}  # the bar goes into a log
     if engine.parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // engine.parallel))
-    return LoggedCommand(name=name, words=(*plan.command, *words), log=logs / f"{name}.log", environment=environment)
+    words = (*plan.command, *option_words(options))
+    return LoggedCommand(name=name, words=words, log=logs / f"{name}.log", environment=environment)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -190,7 +187,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="JOBS",
         help="over so many SLURM jobs at a time, by dask-jobqueue, "
-        "whose settings (queue, cores, memory, walltime, GPU) stand in ~/.config/dask/jobqueue.yaml (default no)",
+        "whose settings (queue, cores, memory, walltime, GPU) are in ~/.config/dask/jobqueue.yaml (default no)",
     )
     add(
         "--patience-minutes",

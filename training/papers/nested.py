@@ -21,7 +21,7 @@ from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
 from training.bundles.export import ExportOptions, export
-from training.command import add_device_option, parse
+from training.command import add_device_option, option_words, parse
 from training.data import index as index_command
 from training.data import recrop as recrop_command
 from training.data.prepared import load
@@ -38,7 +38,6 @@ from training.papers.procedure import (
     Vote,
     choices_of,
     make_phantoms,
-    option_words,
     prepare_cases,
     score_choices,
     select_members,

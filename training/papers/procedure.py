@@ -12,7 +12,7 @@ from typing import Any
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from model.inference.device import choose_device
-from training.command import parse
+from training.command import option_words, parse
 from training.data import index as index_command
 from training.data.prepare import prepare_all
 from training.data.split import PARTS, Fold
@@ -149,11 +149,6 @@ def make_phantoms(plan: ExperimentPlan, folder: Path, workers: int) -> tuple[Pat
         words = [str(folder / "phantoms"), "--strict", *option_words({"output": path, "workers": workers})]
         index_command.run(parse("index", index_command, words))
     return path, Fold(name="phantoms", **parts)
-
-
-def option_words(options: Mapping[str, object]) -> list[str]:
-    """Options and their values as the words of a command line."""
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 def changed_since(path: Path, folder: Path) -> bool:

@@ -82,12 +82,12 @@ def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
     assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
 
 
-def test_studies_made_from_something_else_are_not_used_again(tmp_path) -> None:
-    what = {"root": "/data/one", "copies": 2}
+def test_studies_from_another_source_are_not_used_again(tmp_path) -> None:
+    source = {"root": "/data/one", "copies": 2}
     for _ in range(2):
-        nested.check_made_from(tmp_path / "real.json", what)
+        nested.check_same_source(tmp_path / "real.json", source)
     with pytest.raises(ConfigError, match="give another --run"):
-        nested.check_made_from(tmp_path / "real.json", what | {"copies": 3})
+        nested.check_same_source(tmp_path / "real.json", source | {"copies": 3})
 
 
 def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
