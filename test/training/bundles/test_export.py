@@ -43,6 +43,12 @@ def export_bundle(selection: Path, choice: str, name: str, output: Path, **optio
     export(ExportOptions(selection=selection, choice=choice, name=name, output=output, **options))
 
 
+def run_export(made: Path, output: Path, *more: object) -> int:
+    """The exit code of the command, for the greedy choice of EoA."""
+    words = ["--choice", "eoa_greedy", "--name", "ours", "--data", "made up", "--licence", "CC0", "--device", "cpu"]
+    return main(["export", *map(str, (made / "selection.json", "--output", output, *words, *more))])
+
+
 def states(made) -> dict:
     return {name: load_file(made / "runs" / name / "mean.safetensors") for name in WEIGHTS}
 
@@ -99,24 +105,7 @@ def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:
 
 
 def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made, tmp_path, capsys, monkeypatch) -> None:
-    words = [
-        "--choice",
-        "eoa_greedy",
-        "--name",
-        "ours",
-        "--output",
-        tmp_path / "b",
-        "--data",
-        "made up",
-        "--half",
-        "--licence",
-        "CC0",
-        "--index",
-        made / "index.csv",
-        "--device",
-        "cpu",
-    ]
-    assert main(["export", *map(str, [made / "selection.json", *words])]) == 0
+    assert run_export(made, tmp_path / "b", "--half", "--index", made / "index.csv") == 0
     found = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
     assert found and float(found[1]) >= 0.99 and int(found[2]) > 0
     assert {t.dtype for t in load_file(tmp_path / "b" / "m1.safetensors").values()} == {torch.float16}
@@ -243,25 +232,7 @@ def test_a_level_is_written_only_where_no_mask_changed(made, tmp_path, capsys, m
         return "no voxel changes"
 
     monkeypatch.setattr("training.bundles.export.check_skip", check)
-    words = [
-        "--choice",
-        "eoa_greedy",
-        "--name",
-        "ours",
-        "--output",
-        tmp_path / "b",
-        "--data",
-        "made up",
-        "--licence",
-        "CC0",
-        "--skip-suv",
-        "0.25",
-        "--skip-index",
-        made / "index.csv",
-        "--device",
-        "cpu",
-    ]
-    code = main(["export", *map(str, [made / "selection.json", *words])])
+    code = run_export(made, tmp_path / "b", "--skip-suv", 0.25, "--skip-index", made / "index.csv")
     cases = ["case0", "case1", "case2", "case3"]
     assert tried == [(0.25, cases)]
     if changes:
