@@ -17,96 +17,42 @@ same command again goes on.
 """
 
 import argparse
-import json
-import math
-import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model.errors import ConfigError
-from model.files import sha256_of
-from model.inference.device import choose_device
 from model.networks.unet import skeleton
-from training.bundles.export import commit
 from training.command import add_device_option
-from training.data.split import PARTS, Fold, make_fold, read_fold
-from training.data.stratify import draw_share, strata
-from training.data.table import Study, read_table
+from training.papers.experiment_data import ExperimentData, data_of
 from training.papers.procedure import (
-    CONVENTION,
     ExperimentPlan,
     Vote,
     choices_of,
-    make_phantoms,
-    prepare_cases,
     pretrain_encoder,
     read_plan,
     score_choices,
     select_members,
     train_members,
 )
+from training.papers.published_tables import (
+    NOT_PUBLISHED,
+    TABLE_2,
+    TABLE_3,
+    VOLUMES,
+    WHOLE_BODY,
+    TableRow,
+    markdown,
+    write_table_files,
+)
 from training.parallel import cores
-from training.runs import checkpoint
-from training.runs.pictures import draw_bars
-from training.runs.scores import CaseScore, cell, summary, without_empty
+from training.runs.scores import CaseScore
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCALES = ("paper", "small", "smoke")
-TABLE_2 = {  # network: (millions of parameters, Dice) of the paper's table 2
-    "SwinUNETR": (15.7, 0.6817),
-    "early": (5.7, 0.6723),
-    "middle": (15.8, 0.6934),
-    "late": (11.5, 0.6844),
-    "early, matched": (15.4, 0.6691),
-    "late, matched": (15.9, 0.6853),
-}
-TABLE_3 = {  # row: (Dice, FPV ml, FNV ml) of the paper's table 3
-    "vanilla": (0.6948, 8.5077, 13.4579),
-    "WA best": (0.7097, 9.7973, 10.8431),
-    "EoA uniform": (0.7160, 9.9053, 11.3314),
-    "DiWA uniform": (0.6597, 9.9179, 13.9808),
-    "EoA greedy": (0.7242, 8.8002, 11.3881),
-    "DiWA greedy": (0.7200, 8.6254, 11.5744),
-}
-NOT_PUBLISHED = (float("nan"),) * 3
-WHOLE_BODY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # row: (strategy, the paper's Dice, FPV, FNV)
-    "lesion slices alone": ({"alpha": 0.0}, NOT_PUBLISHED),
-    "whole bodies alone": ({"lesion": False}, NOT_PUBLISHED),
-    # the paper heads both 5.2258 and 7.4603 "False Negative"; in its abstract FPV comes first
-    "alpha 0.5": ({"alpha": 0.5}, NOT_PUBLISHED),
-    "alpha 1": ({"alpha": 1.0}, (0.6863, 5.2258, 7.4603)),
-    "alpha 2": ({"alpha": 2.0}, NOT_PUBLISHED),
-}
-VOLUMES = "volumes (3-D)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentData:
-    """The studies of an experiment, prepared and divided. start: the finished run that table3's base run continues."""
-
-    studies: Mapping[str, Study]
-    cache: Path
-    fold: Fold
-    text: str
-    start: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRow:
-    """One row of a table: its name, the paper's numbers, the parameters in millions, and our scores."""
-
-    name: str
-    paper: tuple[float, ...]
-    parameters: float
-    scores: list[CaseScore]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -119,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     rows = row_function(options.table)(plan, data, folder, options.device)
     text = markdown(options.table, rows, data)
     print(text)
-    write(folder, options, text, rows, data)
+    write_table_files(folder, options, text, rows, data)
 
 
 def check_plan(table: str, plan: ExperimentPlan) -> None:
@@ -130,65 +76,6 @@ def check_plan(table: str, plan: ExperimentPlan) -> None:
         raise ConfigError("the plan has no members, and table 3 is made of them: give it one or more")
     if table == "wholebody" and plan.slices is None:
         raise ConfigError("the plan has no slices: experiment wholebody needs the settings of its runs there")
-
-
-def data_of(plan: ExperimentPlan, options: argparse.Namespace, folder: Path) -> ExperimentData:
-    """Prepare and divide the plan's phantoms, or the studies of the user's index."""
-    if options.split and not options.index:
-        raise ConfigError("--split divides the studies of --index; give that, too")
-    if options.start and options.table != "table3":
-        raise ConfigError(f"--start is for table3, whose rows share one base run; {options.table} compares networks")
-    start_sha256 = sha256_of(checkpoint.result_file(options.start)) if options.start else ""
-    shared = options.data or folder.parent / f"data-{options.scale}"
-    if options.index is None:
-        index, fold = make_phantoms(plan, shared, options.workers)
-        parts = [
-            f"{part} " + ", ".join(f"{n} of site {site} from seed {first}" for site, (first, n) in sites.items())
-            for part, sites in plan.phantoms.items()
-        ]
-        text = f"phantoms (synthetic): {'; '.join(parts)}"
-        studies = read_table(index)
-    else:
-        studies = read_table(options.index)
-        fold = read_fold(options.split, options.fold) if options.split else divide(studies)
-        check_fold(fold, studies)
-        text = f"{len(studies)} studies of {options.index.name}"
-    cache = shared / "cache"
-    prepare_cases(studies, (*fold.train, *fold.validate, *fold.test), cache, plan.crop, options.workers)
-    if start_sha256:
-        text += f"; the base run goes on from the run {options.start.resolve().name}, weights of sha256 {start_sha256}"
-    return ExperimentData(studies=studies, cache=cache, fold=fold, text=text, start=options.start)
-
-
-def check_fold(fold: Fold, studies: Mapping[str, Study]) -> None:
-    """Refuse a fold with a part that cannot be used, before hours of training. Raises ConfigError."""
-    parts = {part: getattr(fold, part) for part in PARTS}
-    for part, cases in parts.items():
-        if unknown := sorted(set(cases) - studies.keys()):
-            raise ConfigError(
-                f"fold {fold.name}, {part}: not in the index: {', '.join(unknown[:5])}; give the index that was divided"
-            )
-        if not any(studies[case].lesion_ml > 0 for case in cases):
-            raise ConfigError(
-                f"fold {fold.name} has no case with lesion to {part} ({len(cases)} cases in all): an experiment needs "
-                f"all of {', '.join(PARTS)}; training split --test or --folds with --nested makes a part to test"
-            )
-    patients = {part: {studies[case].patient for case in cases} for part, cases in parts.items()}
-    for one, other in (("train", "validate"), ("train", "test"), ("validate", "test")):
-        if both := sorted(patients[one] & patients[other]):
-            raise ConfigError(
-                f"fold {fold.name}: patients both to {one} and to {other}: {', '.join(both[:5])}; give a patient one "
-                "part"
-            )
-
-
-def divide(studies: Mapping[str, Study]) -> Fold:
-    """20 % of the patients test, 20 % of the rest validate; stratified over diagnosis, seed 0."""
-    stratum_of = strata(studies.values(), "diagnosis")
-    test = draw_share(stratum_of, 0.2, "0/test")
-    rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
-    validate = draw_share(rest, 0.2, "0")
-    return make_fold("0", rest.keys() - validate, validate, test, dict(studies))
 
 
 def table2(plan: ExperimentPlan, data: ExperimentData, folder: Path, device: str) -> list[TableRow]:
@@ -268,73 +155,6 @@ def networks_in(choice: Vote) -> int:
 def millions(network: Any) -> float:
     """Parameters of a network, in millions."""
     return sum(parameter.numel() for parameter in skeleton(network).parameters()) / 1e6
-
-
-def markdown(table: str, rows: Sequence[TableRow], data: ExperimentData) -> str:
-    """The table beside the paper's: all test cases, then each site of them."""
-    groups = [
-        (row, summary(row.scores, by=()).groups[0], summary(without_empty(row.scores), by=("site",)).groups)
-        for row in rows
-    ]
-    sites = [group.value for group in groups[0][2][1:]]
-    trained = sorted({data.studies[case].site for case in data.fold.train})
-    head = ["", "M parameters", "Dice", "FPV ml", "FNV ml"]
-    head += [*(f"Dice, site {site}" for site in sites), "Dice, all cases", "paper: Dice"]
-    if table != "table2":
-        head += ["paper: FPV", "paper: FNV"]
-    lines = [head, ["---"] * len(head)]
-    for row, everything, (with_lesion, *by_site) in groups:
-        cells = [cell(with_lesion.dice, 4), cell(everything.fpv_ml, 2), cell(everything.fnv_ml, 2)]
-        cells += [cell(group.dice, 4) for group in by_site] + [cell(everything.dice, 4)]
-        published = row.paper[1:] if table == "table2" else row.paper
-        paper = ["" if math.isnan(value) else f"{value:g}" for value in published]
-        lines.append([row.name, f"{row.parameters:.3f}", *cells, *paper])
-    note = (
-        f"{len(data.fold.test)} test cases, {len(data.fold.train)} to train, {len(data.fold.validate)} to validate and "
-        f"select; {data.text}. Trained on sites {', '.join(trained)}. Mean over cases (95 % "
-        "bootstrap interval over patients). Dice is over the cases with lesion, as members are selected by; FPV, FNV "
-        f"and 'Dice, all cases' are over all, empty masks by {CONVENTION}: there a study without lesion has Dice 0 as "
-        "soon as one voxel is found in it."
-    )
-    if table == "wholebody":
-        note += " The paper heads both of its last columns 'False Negative'; by its abstract's order FPV comes first."
-    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", note])
-
-
-def write(folder: Path, options: argparse.Namespace, text: str, rows: Sequence[TableRow], data: ExperimentData) -> None:
-    """Write table.md, table.json and table.png, with the scores of every case and a record of the run."""
-    seconds, command = round(seconds_of(folder), 1), options.command_line
-    ran = {
-        "command": command,
-        "training_seconds": seconds,
-        "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "cores": os.cpu_count(),
-        "machine": choose_device(options.device).name,
-        "commit": commit(),
-        "plan": options.plan.name,
-        "plan_sha256": sha256_of(options.plan),
-    }
-    lines = [
-        {"name": row.name, "paper": row.paper, "parameters_m": row.parameters, "cases": [*map(vars, row.scores)]}
-        for row in rows
-    ]
-    without_nan = json.loads(json.dumps({"ran": ran, "data": data.text, "lines": lines}), parse_constant=lambda _: None)
-    checkpoint.write_json(folder / "table.json", without_nan)
-    record = (
-        f"{ran['date']}, {seconds / 3600:.2f} h of training, {ran['machine']}, "
-        f"{ran['cores']} cores, torch {ran['torch']}, commit {ran['commit']}, {ran['plan']} of sha256 "
-        f"{ran['plan_sha256']}"
-    )
-    checkpoint.write_text(folder / "table.md", f"{text}\n\nRun: `{' '.join(command)}`, {record}.\n")
-    dice = [summary(without_empty(row.scores), by=()).groups[0].dice for row in rows]
-    paper = [row.paper[1] if options.table == "table2" else row.paper[0] for row in rows]
-    draw_bars([row.name for row in rows], [(d.mean, d.low, d.high) for d in dice], paper, folder / "table.png")
-
-
-def seconds_of(folder: Path) -> float:
-    """Seconds that the finished runs below a folder trained, in however many calls. Raises ConfigError."""
-    return sum(sum(checkpoint.read_json(run)["seconds"].values()) for run in folder.rglob(checkpoint.RESULT))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

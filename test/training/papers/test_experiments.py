@@ -12,8 +12,9 @@ from model.files import sha256_of
 from training.__main__ import COMMANDS, main
 from training.data.split import Fold
 from training.papers import experiments
-from training.papers.experiments import TABLE_2, TABLE_3, ExperimentData, TableRow, check_fold, divide, markdown
+from training.papers.experiment_data import ExperimentData, check_fold, divide
 from training.papers.procedure import CONVENTION, read_plan
+from training.papers.published_tables import TABLE_2, TABLE_3, TableRow, markdown
 from training.runs.scores import CaseScore, interval
 
 
