@@ -1,10 +1,11 @@
 """Check that leaving out windows without bright PET changes no voxel of any mask."""
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from tqdm import tqdm
 
 from model.bundle.manifest import load_bundle
@@ -24,7 +25,7 @@ def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> 
     of any study was left out, for then nothing was tried.
     """
     bundle, used = load_bundle(folder), choose_device(device)
-    whole = replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
+    whole = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
     level, kept_voters = bundle.manifest.skip_suv, keep(voters(bundle), used.torch_device)
     count = run = left_out = 0
     for study in tqdm(list(studies), unit="case", desc="skip", disable=None):

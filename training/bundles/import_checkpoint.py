@@ -15,20 +15,9 @@ from pathlib import Path
 
 import torch
 
+from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.manifest import WEIGHTS
-from model.bundle.settings import (
-    CHANNELS,
-    FORMAT_VERSION,
-    METHODS,
-    Crop,
-    Intensity,
-    Manifest,
-    Member,
-    Network,
-    Part,
-    Provenance,
-    Window,
-)
+from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS

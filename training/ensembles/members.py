@@ -18,13 +18,15 @@ or, in place of grid, members that differ from `settings` as they say:
 import itertools
 import random
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from model.errors import ConfigError
-from training.settings import Training, build, changed, read_settings, read_yaml, settings_from
+from model.schema import build
+from training.settings import Training, changed, read_settings, read_yaml, settings_from
 
 LOGS = "sweep"  # folder of the members' settings and logs, beside their runs
 STATES = "sweep.json"  # the state of every member, beside their runs
@@ -33,8 +35,7 @@ SMALL = 0.01  # rates below this are written as 1e-4 in names
 SHORT = {"optimizer": "name", "averaging": "constant"}  # section: the key that a plain value in a grid sets
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepFile:
+class SweepFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a sweep's YAML."""
 
     settings: Any

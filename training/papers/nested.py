@@ -13,13 +13,16 @@ import argparse
 import fcntl
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
+from model.schema import build, check_fields
 from training.bundles.export import ExportOptions, export
 from training.command import add_device_option, option_words, parse
 from training.data import index as index_command
@@ -49,13 +52,12 @@ from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_unseen
 from training.runs.scores import CaseScore, summary, table, without_empty, write
 from training.runs.train import train_run
-from training.settings import Training, build, changed, read_yaml
+from training.settings import Training, changed, read_yaml
 
 CHOICES = {title: name for name, title in TITLES.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shipping:
+class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a plan for shipped weights. plan: base run, members and phantoms. bundles: {name below weights/: the
     choice it holds, EoA greedy and the like}. starts: {name: changes of settings} of runs on phantoms alone; each goes
     on from the one before, and every base run from the last; without any, base runs begin with random weights. copies:
@@ -63,13 +65,14 @@ class Shipping:
     """
 
     plan: ExperimentPlan
-    bundles: dict[str, str]
-    starts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bundles: dict[Any, str]
+    starts: dict[Any, Any] = field(default_factory=dict)
     copies: int = 2
     originals: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unknown = sorted(set(self.bundles.values()) - set(CHOICES))
         if unknown or not self.bundles:
             raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")
