@@ -21,13 +21,14 @@ import SimpleITK as sitk
 from benchmark.record import child, figure, record, table, told
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
-from model.files import Staging, peak_memory_bytes
+from model.files import peak_memory_bytes
 from model.inference.preprocess import place, put_back
 from model.inference.segment import image_of
 from model.results.writing import mask_path, write_mask
 from model.stopwatch import Stopwatch
 from model.study.geometry import grid_of
 from model.study.reading import read_case
+from model.whole import Staging
 
 EXTENT_MM = (815.0, 815.0, 978.0)  # of the PET: 400 x 400 x 326 voxels of 2.04 x 2.04 x 3 mm
 CT_EXTENT_MM = (700.0, 700.0, 978.0)

@@ -1,110 +1,19 @@
-"""Files and memory: temporary name and rename, sha256, what is free, and silence for library chatter."""
+"""Files and memory: sha256, how much memory is free, and silence for what libraries print."""
 
-import fcntl
 import hashlib
 import os
 import resource
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
-from model.errors import OutputError
 from model.opening import open_regular
 
-PARTIAL = ".partial-"  # names that start so are never results: an interrupted run may leave one
 LFS_POINTER = b"version https://git-lfs"
 _gate = Lock()
 _silent: list[tuple[int, int]] = []  # of each thread within `silence`: copies of the streams, the same for all
-
-
-class Staging:
-    """Results written under temporary names beside their targets and renamed together.
-
-    A reader of the folder sees all of a run's files or, when anything fails before `commit`, none. Each
-    temporary file is locked while its run lives, so that `remove_left_behind` knows whose run was killed.
-    A temporary name never ends in .mha: whoever counts masks must not count it.
-    """
-
-    def __init__(self) -> None:
-        self._pairs: list[tuple[Path, Path]] = []
-        self._made: list[Path] = []
-        self._locks: list[int] = []
-
-    def __enter__(self) -> "Staging":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.discard()  # nothing is left to discard after a commit
-
-    def path(self, target: Path) -> Path:
-        """The temporary path to write for `target`; makes the folder. Raises OutputError if it cannot."""
-        ending = "" if target.suffix.lower() == ".mha" else target.suffix
-        try:
-            self._make_folder(target.parent)
-            number, name = tempfile.mkstemp(prefix=PARTIAL, suffix=ending, dir=target.parent)
-            self._locks.append(number)
-            partial = Path(name)
-            self._pairs.append((partial, target))
-            partial.chmod(0o666 & ~umask())  # mkstemp makes it private
-            with suppress(OSError):  # a file system without locks: nothing is ever cleaned up there
-                fcntl.flock(number, fcntl.LOCK_EX)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write into '{target.parent}': {error.strerror}; "
-                "the output folder must be writable by the user this runs as, and have free space"
-            ) from None
-        return partial
-
-    def commit(self) -> None:
-        """Flush every file to the disk, then rename all, the first staged last. Raises OutputError, leaving none."""
-        renamed: list[Path] = []
-        try:
-            for partial, _ in self._pairs:
-                with partial.open("rb+") as file:
-                    os.fsync(file.fileno())
-            for partial, target in reversed(self._pairs):
-                new = not target.exists()
-                os.replace(partial, target)
-                renamed += [target] if new else []
-        except OSError as error:
-            for target in renamed:
-                with suppress(OSError):
-                    target.unlink()
-            self.discard()
-            raise OutputError(f"cannot finish '{error.filename2 or error.filename}': {error.strerror}") from None
-        self._made = []
-        self.discard()
-
-    def discard(self) -> None:
-        """Remove every temporary file and every folder made for one; targets from earlier runs stay."""
-        for partial, _ in self._pairs:
-            with suppress(OSError):
-                partial.unlink()
-        for number in self._locks:
-            os.close(number)
-        for folder in reversed(self._made):
-            with suppress(OSError):
-                folder.rmdir()
-        self._pairs, self._made, self._locks = [], [], []
-
-    def _make_folder(self, folder: Path) -> None:
-        missing = [f for f in [folder, *folder.parents] if not f.exists()]
-        for step in reversed(missing):
-            step.mkdir(exist_ok=True)
-            self._made.append(step)
-
-
-def remove_left_behind(folder: Path) -> None:
-    """Remove temporary files in `folder` (not below it) whose run is gone: nobody holds their lock."""
-    for path in folder.glob(f"{PARTIAL}*"):
-        with suppress(OSError):
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its run lives
-                    path.unlink()
 
 
 def sha256_of(path: Path) -> str:
@@ -190,10 +99,3 @@ def _reclaimable_bytes(stat: Path) -> int:
         if name in ("inactive_file", "total_inactive_file"):
             return int(value)
     return 0
-
-
-def umask() -> int:
-    """The permissions that new files of this process do not get."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

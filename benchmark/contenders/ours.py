@@ -12,9 +12,10 @@ from model.background import begin
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
 from model.challenge.run import get_ready
-from model.files import Staging, peak_memory_bytes
+from model.files import peak_memory_bytes
 from model.results.writing import write_mask
 from model.study.reading import read_case
+from model.whole import Staging
 
 
 def main() -> None:

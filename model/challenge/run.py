@@ -26,9 +26,9 @@ def run(
     verified = time.perf_counter()
 
     from model.background import begin
-    from model.files import Staging
     from model.results.writing import check_output, check_targets, write_json
     from model.study.reading import read_case
+    from model.whole import Staging
 
     check_output(options.output)
     begun: list[Any] = []

@@ -18,7 +18,7 @@ from model.dicom.rtstruct import dicom_rtstruct
 from model.dicom.seg import dicom_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
-from model.hospital.folder import REPORT, Folder, add_files
+from model.hospital.folder import REPORT, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import cleared
 from model.hospital.stored_results import EXTRAS, KEPT, UNFINISHED, Stored, mask_hash
@@ -64,7 +64,7 @@ def write_study(study: Study, watch: Stopwatch) -> dict[str, Any]:
     warnings = [*study.case.warnings, *_of_the_mask(study)]
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
-    with Folder(job.output, job.name) as folder:
+    with study_folder(job.output, job.name) as folder:
         with watch.stage("write"):
             kept = _write_files(folder, study)
             warnings += _write_pictures(folder, study)
@@ -72,7 +72,6 @@ def write_study(study: Study, watch: Stopwatch) -> dict[str, Any]:
         missing = [name for name in _wanted(study) if name not in kept]
         key = UNFINISHED + job.key if missing else job.key
         folder.write(REPORT, _report(study, warnings, seconds, row, key))
-        folder.commit()
     if not missing:
         return row
     with watch.stage("write"):

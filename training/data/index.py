@@ -17,7 +17,7 @@ from pathlib import Path
 
 from model.bundle.settings import Limits, override_limits
 from model.errors import CaseError, ConfigError, shown
-from model.files import Staging
+from model.whole import Staging
 from training.command import ENDS, check_targets, told
 from training.data.check import Defaults, Problem, examine
 from training.data.layouts import FDG, LAYOUTS, Found, find, table_folders

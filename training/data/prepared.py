@@ -8,9 +8,7 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import resource
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as once
@@ -22,9 +20,9 @@ import numpy as np
 
 from model.bundle.settings import Crop, Limits
 from model.errors import ConfigError
-from model.files import PARTIAL, sha256_of
+from model.files import sha256_of
+from model.whole import locked, remove_left_behind, whole_folder
 from training.data.table import Study
-from training.placing import locked
 
 FORMAT = 5
 UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
@@ -147,30 +145,21 @@ def is_current(study: Study, cache: Path, crop: Crop) -> bool:
 def remove_unfinished(cache: Path) -> None:
     """Remove what killed processes left in the cache, unless another process writes into it now."""
     with locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
-        for folder in cache.glob(f"{PARTIAL}*") if alone else ():
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder, ignore_errors=True)
+        if alone:
+            remove_left_behind(cache, alone=True)
 
 
 def store(
     target: Path, arrays: Mapping[str, np.ndarray], points: Mapping[str, np.ndarray], facts: Mapping[str, Any]
 ) -> None:
-    """Write a prepared study under a temporary name, then put it in the place of an older one."""
+    """Write a prepared study whole, in the place of an older one. Raises OSError."""
     cache = target.parent
     cache.mkdir(parents=True, exist_ok=True)
-    hidden = cache / f"{PARTIAL}{os.getpid()}-{target.name}"
-    with locked(cache, fcntl.LOCK_SH):
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        try:
-            for name, array in arrays.items():
-                np.save(hidden / f"{name}.npy", array)
-            np.savez(hidden / "points.npz", **points)
-            (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            hidden.rename(target)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+    with locked(cache, fcntl.LOCK_SH), whole_folder(target) as folder:  # the lock tells `remove_unfinished` of us
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        np.savez(folder / "points.npz", **points)
+        (folder / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:

@@ -22,11 +22,11 @@ import SimpleITK as sitk
 from model.errors import CaseError, ConfigError, OutputError
 from model.study.geometry import Grid
 from model.study.reading import Volume, read_volume
+from model.whole import whole_folder
 from training.command import ENDS, told
 from training.data.check import check_grid
 from training.data.table import Study, read_table, study_sha256, write_table
 from training.parallel import cores, over
-from training.placing import placing
 
 FEWEST_VOXELS = 8  # on every axis of what is left
 TRIES = 100  # draws until one keeps some of the truth
@@ -165,7 +165,8 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
         raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
     jobs = [(study, copy) for study in studies.values() for copy in range(settings.copies)]
     try:
-        with placing(final) as hidden:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(final) as hidden:
             work = partial(recrop_study, settings=settings, folder=hidden, final=final)
             rows = list(over(work, jobs, workers))
             write_table(rows, hidden / "index.csv")

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model.errors import ConfigError, shown
-from model.files import Staging, sha256_of
+from model.files import sha256_of
+from model.whole import Staging
 from training.command import ENDS, check_targets, told
 from training.data.metadata import safe_name
 from training.data.stratify import VOLUME, deal, draw_share, strata, without_diagnosis

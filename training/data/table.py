@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import ConfigError
 from model.files import sha256_of
+from model.whole import whole_file
 
 UNKNOWN = "unknown"
 CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case is the name of a folder and of files
@@ -38,18 +38,13 @@ def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
 
 
 def write_table(studies: list[Study], path: Path) -> None:
-    """Write the index, sorted by case, to a temporary name that is then renamed."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    """Write the index, sorted by case, whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [item.name for item in dataclasses.fields(Study)], lineterminator="\n")
-            writer.writeheader()
-            for study in sorted(studies, key=lambda study: study.case):
-                writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [item.name for item in dataclasses.fields(Study)], lineterminator="\n")
+        writer.writeheader()
+        for study in sorted(studies, key=lambda study: study.case):
+            writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
 
 
 def read_table(path: Path) -> dict[str, Study]:

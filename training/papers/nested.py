@@ -21,6 +21,7 @@ from typing import Any
 from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
+from model.whole import locked
 from training.bundles.export import export
 from training.command import ENDS, told
 from training.data.index import main as index_main
@@ -45,7 +46,6 @@ from training.papers.procedure import (
     selected,
 )
 from training.parallel import cores
-from training.placing import locked
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_unseen
 from training.runs.scores import CaseScore, summary, table, without_empty, write

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from model.errors import ConfigError, OutputError
-from model.files import Staging
+from model.whole import Staging
 from training.command import ENDS, told
 from training.phantom.facts import facts_of, statistics, tables
 from training.phantom.physics import SEEN_SITES, SITES

@@ -12,7 +12,6 @@ training or selection, whatever the seed. What is modelled, and how well: docs/p
 """
 
 import argparse
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from model.errors import ConfigError, OutputError
-from model.files import PARTIAL
+from model.whole import Staging
 from training.command import ENDS, told
 from training.parallel import over
 from training.phantom import physics
@@ -137,18 +136,15 @@ def write_study(phantom: Phantom, folder: str | Path, name: str) -> list[Path]:
     import SimpleITK as sitk
 
     paths = study_paths(Path(folder), name)
-    partials = [path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}") for path in paths]
-    try:
-        for image, hidden in zip(to_images(phantom), partials, strict=True):
-            hidden.parent.mkdir(parents=True, exist_ok=True)
-            sitk.WriteImage(image, str(hidden), True)
-        for hidden, path in zip(partials, paths, strict=True):
-            hidden.rename(path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write study {name} into '{folder}': {error}; is there space, may you?") from None
-    finally:
-        for hidden in partials:
-            hidden.unlink(missing_ok=True)
+    with Staging() as staging:
+        try:
+            for image, path in zip(to_images(phantom), paths, strict=True):
+                sitk.WriteImage(image, str(staging.path(path, ending=".mha")), True)  # SimpleITK goes by the ending
+        except RuntimeError as error:
+            raise OutputError(
+                f"cannot write study {name} into '{folder}': {error}; check free space and write permission"
+            ) from None
+        staging.commit()
     return paths
 
 

@@ -7,11 +7,11 @@ import pytest
 from conftest import ROOT, lesion_study
 
 from model.errors import ConfigError
+from model.whole import locked
 from training.data.split import Fold
 from training.papers import nested
 from training.papers.nested import Data, Shipping, fold_of
 from training.phantom.table import study_name
-from training.placing import locked
 from training.settings import build, read_yaml, settings_from
 
 CONFIGS = ROOT / "training" / "configs"
