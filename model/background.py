@@ -10,12 +10,12 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
+def prefetched(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
     """make(item) of every item, in order; while one is used, the next is made in a thread.
 
     At most two exist at a time. An error of `make` is raised where its result would have come.
     """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetched")
     try:
         waiting: Future[Made] | None = None
         for item in items:
@@ -29,13 +29,13 @@ def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]
         thread.shutdown(cancel_futures=True)
 
 
-def begin(work: Callable[[], object]) -> Thread:
+def run_in_background(work: Callable[[], object]) -> Thread:
     """Start what will be needed later in a thread; whoever needs it finds it done, or does it and meets its error."""
 
     def quietly() -> None:
         with suppress(Exception):
             work()
 
-    thread = Thread(target=quietly, name="begin")
+    thread = Thread(target=quietly, name="background")
     thread.start()
     return thread

@@ -26,7 +26,7 @@ def client_of(address: str, wait_s: float, security: Any = None) -> Any:
         ) from None
 
 
-def as_they_end(client: Any, running: Mapping[Any, object], patience_s: float, queued: bool = False) -> Iterator[Any]:
+def as_completed(client: Any, running: Mapping[Any, object], patience_s: float, queued: bool = False) -> Iterator[Any]:
     """The futures of `running` as they end. The caller takes each out of it before the next, and may put others in.
 
     Says so every minute while the scheduler has no worker. queued: the first worker is waited for without a limit, as

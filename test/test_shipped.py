@@ -20,7 +20,7 @@ from model.stopwatch import Stopwatch
 from model.study.geometry import grid_of
 from model.study.reading import read_case
 from training.bundles.evaluate import TRAINED_ON
-from training.phantom.physics import UNSEEN_SITE
+from training.phantom.physics import HELD_OUT_SITE
 from training.phantom.study import TEST_SEEDS_FROM
 
 FRESH_SEEDS = range(200_200, 200_203)
@@ -112,7 +112,7 @@ def test_the_bundles_say_what_trained_them_and_no_test_phantom_did() -> None:
     for name in ("eoa", "diwa", "slices"):
         cases = load_bundle(find_bundle(name, None)).manifest.provenance.scores[TRAINED_ON]
         seeds = {int(case[1:]) for case in cases if re.fullmatch(r"[A-Z]\d{6}", case)}
-        assert seeds and max(seeds) < TEST_SEEDS_FROM and not any(case.startswith(UNSEEN_SITE) for case in cases)
+        assert seeds and max(seeds) < TEST_SEEDS_FROM and not any(case.startswith(HELD_OUT_SITE) for case in cases)
 
 
 def test_the_bundles_are_small_and_the_sample_is_too() -> None:

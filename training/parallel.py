@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def over(
+def map_parallel(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, unit: str = "study"
 ) -> Iterator[Result]:
     """Yield function(item) in the order of the items; with 1 worker, or 1 item, in this process.

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 from benchmark.contenders.clock import age_s
-from model.background import begin
+from model.background import run_in_background
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
 from model.challenge.run import get_ready
@@ -32,7 +32,7 @@ def main() -> None:
         limit_gpu(task["gpu_gb"])
         get_ready(bundle.manifest, task["device"])
 
-    case = read_case([Path(task["study"])], Limits(), lambda: begun.append(begin(get_ready_limited)))
+    case = read_case([Path(task["study"])], Limits(), lambda: begun.append(run_in_background(get_ready_limited)))
     read = time.perf_counter()
 
     import torch

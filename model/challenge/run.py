@@ -25,7 +25,7 @@ def run(
     """
     verified = time.perf_counter()
 
-    from model.background import begin
+    from model.background import run_in_background
     from model.results.writing import check_output, check_targets, write_json
     from model.study.reading import read_case
     from model.whole import Staging
@@ -35,7 +35,7 @@ def run(
 
     def found() -> None:
         if networks is None:
-            begun.append(begin(lambda: get_ready(bundle.manifest, options.device)))
+            begun.append(run_in_background(lambda: get_ready(bundle.manifest, options.device)))
 
     case = read_case(options.input, bundle.manifest.limits, found)
     names = targets(options, case.name)

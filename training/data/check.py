@@ -1,5 +1,6 @@
 """One study read and checked as the container checks it, with its truth: a row of the index, or what is wrong."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from model.bundle.settings import Limits
 from model.errors import CaseError
 from model.study.reading import Volume, check_hu, check_overlap, check_spacing, check_suv, read_volume
-from training.data.layouts import FDG, Found
+from training.data.layouts import FDG, StudyFiles
 from training.data.table import NEGATIVE, UNKNOWN, Study, study_sha256
 
 TRUTH_TOLERANCE_VOXEL = 0.05  # headers of one data set differ in their last digits, at 300 slices by 0.01 mm
@@ -33,7 +34,7 @@ class Defaults:
     site: str = UNKNOWN
 
 
-def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | None, list[Problem], list[str]]:
+def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[Study | None, list[Problem], list[str]]:
     """Read a study: its row and warnings; or None and every problem there is with its files."""
     volumes: dict[str, Volume] = {}
     problems = []
@@ -44,8 +45,8 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
         except CaseError as error:
             problems.append(Problem(case=found.case, file=path, reason=str(error)))
     warnings: list[str] = []
-    checks = [
-        ("PET", ("PET",), lambda: warnings.extend(check_suv(volumes["PET"], limits) + check_uptake(volumes["PET"]))),
+    checks: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [  # whose problem it is, what it needs, the check
+        ("PET", ("PET",), lambda: warnings.extend(check_pet(volumes["PET"], limits))),
         ("CT", ("CT",), lambda: warnings.extend(check_hu(volumes["CT"], limits))),
         ("CT", ("PET", "CT"), lambda: check_overlap(volumes["PET"], volumes["CT"])),
         ("truth", ("truth",), lambda: check_binary(volumes["truth"])),
@@ -85,11 +86,14 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
     return study, [], warnings
 
 
-def check_uptake(pet: Volume) -> list[str]:
-    """No warnings. Raises CaseError if no voxel of the PET is above 0: nothing would be left of it after the crop."""
+def check_pet(pet: Volume, limits: Limits) -> list[str]:
+    """Warnings about PET values. Raises CaseError if they cannot be SUV, or if none is above 0: the crop would then
+    leave nothing.
+    """
+    warnings = check_suv(pet, limits)
     if not pet.array.max() > 0:
         raise CaseError(f"PET '{pet.path}' has no value above 0: it is empty; export it again")
-    return []
+    return warnings
 
 
 def check_binary(truth: Volume) -> None:

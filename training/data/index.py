@@ -10,7 +10,7 @@ Every run reads every file again: nothing is kept from an earlier one.
 import argparse
 import csv
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,21 +19,21 @@ from model.bundle.settings import Limits, override_limits
 from model.errors import CaseError, ConfigError, shown
 from model.whole import Staging
 from training.command import ENDS, check_targets, told
-from training.data.check import Defaults, Problem, examine
-from training.data.layouts import FDG, LAYOUTS, Found, find, table_folders
+from training.data.check import Defaults, Problem, check_study
+from training.data.layouts import FDG, LAYOUTS, StudyFiles, find, table_folders
 from training.data.metadata import Metadata, csv_rows, missing_columns, read_metadata
 from training.data.table import UNKNOWN, Study, write_table
-from training.parallel import cores, over
+from training.parallel import cores, map_parallel
 
 SHOWN = 5  # cases named in one message
 
 
-def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Found], list[str]]:
+def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[StudyFiles], list[str]]:
     """The studies of all roots with their tables' diagnoses, and notes; prints what each root was taken for.
 
     Raises ConfigError if two studies have the same case name.
     """
-    everything: dict[str, Found] = {}
+    everything: dict[str, StudyFiles] = {}
     notes = []
     for root in roots:
         name, found, more = find(root, layout)
@@ -70,7 +70,7 @@ def own_tables(folders: list[Path]) -> tuple[list[Path], list[str]]:
     return tables, notes
 
 
-def with_metadata(found: list[Found], metadata: Metadata) -> tuple[list[Found], list[str]]:
+def with_metadata(found: list[StudyFiles], metadata: Metadata) -> tuple[list[StudyFiles], list[str]]:
     """The studies with the diagnosis of the tables, where these have one; and what the tables leave open."""
     known, missing = [], defaultdict(list)
     for study in found:
@@ -100,11 +100,13 @@ def index(options: argparse.Namespace) -> list[Study]:
     defaults = Defaults(diagnosis=options.diagnosis, tracer=options.tracer, site=options.site)
     limits = override_limits(Limits(), options.limit)
     studies, problems = [], []
-    for study, more, warnings in over(partial(examine, defaults=defaults, limits=limits), found, options.workers):
+    for study, more, warnings in map_parallel(
+        partial(check_study, defaults=defaults, limits=limits), found, options.workers
+    ):
         studies += [study] if study else []
         problems += more
         notes += warnings
-    for note in [*notes, *twins(studies)]:
+    for note in [*notes, *duplicates(studies)]:
         print(f"warning: {shown(note)}", file=sys.stderr)
     for problem in problems:
         print(shown(f"left out: {problem.case}: {problem.reason}"), file=sys.stderr)
@@ -117,7 +119,7 @@ def index(options: argparse.Namespace) -> list[Study]:
     return studies
 
 
-def twins(studies: list[Study]) -> list[str]:
+def duplicates(studies: list[Study]) -> list[str]:
     """Warnings about studies whose three files are the same, byte for byte, under different names."""
     same = defaultdict(list)
     for study in studies:
@@ -132,9 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         studies = index(options)
     except ENDS as error:
         return told(error)
-    kinds = defaultdict(int)
-    for study in studies:
-        kinds[study.diagnosis] += 1
+    kinds = Counter(study.diagnosis for study in studies)
     print(f"wrote '{options.output}': {len(studies)} studies of {len({s.patient for s in studies})} patients")
     print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
     return 0

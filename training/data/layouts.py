@@ -17,7 +17,7 @@ What is left aside is noted, folder by folder.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import ConfigError
@@ -34,7 +34,7 @@ SITES = {FDG: "UKT", PSMA: "LMU"}  # autoPET: FDG from Tuebingen, PSMA from Muni
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class StudyFiles:
     """A study as its place and names tell it; files need not be there. Empty text: not said."""
 
     case: str
@@ -48,7 +48,7 @@ class Found:
     site: str = ""
 
 
-def find(root: Path, layout: str = "auto") -> tuple[str, list[Found], list[str]]:
+def find(root: Path, layout: str = "auto") -> tuple[str, list[StudyFiles], list[str]]:
     """The layout of a folder (or CSV), its studies sorted by case, and notes on what was left aside.
 
     Raises ConfigError if nothing is found, or if several layouts fit.
@@ -68,7 +68,7 @@ def table_folders(root: Path, layout: str) -> list[Path]:
     return sorted({root, *(_places(root) if layout == "autopet" else ())})
 
 
-def read_csv(path: Path) -> tuple[list[Found], list[str]]:
+def read_csv(path: Path) -> tuple[list[StudyFiles], list[str]]:
     """The studies of a CSV of one's own (columns above; separated by comma, semicolon or tab).
 
     Raises ConfigError naming the file, the line and the column.
@@ -85,9 +85,19 @@ def read_csv(path: Path) -> tuple[list[Found], list[str]]:
         empty = [name for name in CSV_NEEDS if not row[name]]
         if empty:
             raise ConfigError(f"'{path}', line {line}: no value for {', '.join(empty)}")
-        texts = {"diagnosis": diagnosis_of(row.get("diagnosis", "")), **{n: row.get(n, "") for n in ("tracer", "site")}}
-        paths = {name: path.parent / row[name] for name in ("pet", "ct", "truth")}  # an absolute path stays as it is
-        found.append(Found(case=safe_name(row["case"]), patient=row.get("patient") or row["case"], **texts, **paths))
+        pet, ct, truth = (path.parent / row[name] for name in ("pet", "ct", "truth"))  # an absolute path stays as it is
+        found.append(
+            StudyFiles(
+                case=safe_name(row["case"]),
+                patient=row.get("patient") or row["case"],
+                pet=pet,
+                ct=ct,
+                truth=truth,
+                diagnosis=diagnosis_of(row.get("diagnosis", "")),
+                tracer=row.get("tracer", ""),
+                site=row.get("site", ""),
+            )
+        )
     unused = [name for name in names if name not in CSV_NEEDS + CSV_MAY]
     return found, [f"'{path}': columns not used: {', '.join(unused)}"] if unused else []
 
@@ -109,7 +119,7 @@ def _layout_of(root: Path) -> str:
     return names[0]
 
 
-def _autopet(root: Path) -> tuple[list[Found], list[str]]:
+def _autopet(root: Path) -> tuple[list[StudyFiles], list[str]]:
     places = _places(root)
     patients = [patient for place in places.values() for patient in place]
     found, notes = [], _unused(root, places, {*places, *patients})
@@ -118,12 +128,12 @@ def _autopet(root: Path) -> tuple[list[Found], list[str]]:
         if not studies or _image(patient, "SUV").is_file():
             notes.append(f"'{patient}' holds no folder of a study, or images outside one, which are not used")
         for folder in studies:
-            names = {"case": safe_name(f"{patient.name}_{folder.name}"), "patient": patient.name, "study": folder.name}
-            found.append(Found(**names, **_images(folder), tracer=FDG, site=SITES[FDG]))
+            study = _found(folder, f"{patient.name}_{folder.name}", patient.name)
+            found.append(replace(study, study=folder.name, tracer=FDG, site=SITES[FDG]))
     return found, notes
 
 
-def _nnunet(root: Path) -> tuple[list[Found], list[str]]:
+def _nnunet(root: Path) -> tuple[list[StudyFiles], list[str]]:
     channels: dict[str, dict[str, Path]] = {}
     others = [folder for folder in _subfolders(root) if folder.name not in ("imagesTr", "labelsTr")]
     notes = [f"'{folder}' is not used: only imagesTr and labelsTr are" for folder in others]
@@ -139,23 +149,23 @@ def _nnunet(root: Path) -> tuple[list[Found], list[str]]:
         ct, pet = (channels.get(case, {}).get(n, root / "imagesTr" / f"{case}_{n}.nii.gz") for n in ("0000", "0001"))
         truth = labels.get(case, root / "labelsTr" / f"{case}.nii.gz")
         match = re.fullmatch(r"(fdg|psma)_([^_]+)_(.+)", case, re.IGNORECASE)
-        names = {"patient": case}
+        study = StudyFiles(case=safe_name(case), patient=case, pet=pet, ct=ct, truth=truth)
         if match:
             tracer = match[1].upper()
             patient = f"{'PETCT' if tracer == FDG else 'PSMA'}_{match[2]}"
-            names = {"patient": patient, "study": match[3], "tracer": tracer, "site": SITES[tracer]}
+            study = replace(study, patient=patient, study=match[3], tracer=tracer, site=SITES[tracer])
         else:
             notes.append(f"{case}: not named fdg_<patient>_<study> or psma_<patient>_<date>, taken for its own patient")
-        found.append(Found(case=safe_name(case), pet=pet, ct=ct, truth=truth, **names))
+        found.append(study)
     return found, notes
 
 
-def _folders(root: Path) -> tuple[list[Found], list[str]]:
+def _folders(root: Path) -> tuple[list[StudyFiles], list[str]]:
     folders = _subfolders(root)
-    return [Found(case=safe_name(f.name), patient=f.name, **_images(f)) for f in folders], []
+    return [_found(folder, folder.name, folder.name) for folder in folders], []
 
 
-def _phantoms(root: Path) -> tuple[list[Found], list[str]]:
+def _phantoms(root: Path) -> tuple[list[StudyFiles], list[str]]:
     return read_csv(root / TABLE)
 
 
@@ -183,11 +193,13 @@ def _unused(root: Path, places: Iterable[Path], used: set[Path]) -> list[str]:
     ]
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def _found(folder: Path, case: str, patient: str) -> StudyFiles:
+    """The study whose images lie in a folder: SUV, CTres (or CT where there is none) and SEG."""
     ct = _image(folder, "CTres")
     if not ct.is_file() and _image(folder, "CT").is_file():
         ct = _image(folder, "CT")
-    return {"pet": _image(folder, "SUV"), "ct": ct, "truth": _image(folder, "SEG")}
+    pet, truth = _image(folder, "SUV"), _image(folder, "SEG")
+    return StudyFiles(case=safe_name(case), patient=patient, pet=pet, ct=ct, truth=truth)
 
 
 def _image(folder: Path, name: str) -> Path:

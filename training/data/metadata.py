@@ -22,7 +22,7 @@ DATE_COLUMNS = ("study date",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class DiagnosisRow:
     """What one row says: names of the folders it names, its study's UID, its date (YYYY-MM-DD), the diagnosis."""
 
     places: frozenset[str]
@@ -35,7 +35,7 @@ class Row:
 class Metadata:
     """Rows of all tables by patient."""
 
-    rows: dict[str, list[Row]] = field(default_factory=dict)
+    rows: dict[str, list[DiagnosisRow]] = field(default_factory=dict)
 
     def diagnosis(self, patient: str, study: str) -> tuple[str, str]:
         """The study's diagnosis and "", or "" and why there is none; without any table both are empty.
@@ -62,7 +62,7 @@ class Metadata:
 
 def read_metadata(paths: list[Path]) -> Metadata:
     """The tables as one. Raises ConfigError if one lacks a column, naming those that were looked for."""
-    rows: dict[str, list[Row]] = defaultdict(list)
+    rows: dict[str, list[DiagnosisRow]] = defaultdict(list)
     for path in paths:
         names, table = csv_rows(path)
         missing = missing_columns(names)
@@ -75,7 +75,7 @@ def read_metadata(paths: list[Path]) -> Metadata:
 
         for row in table:
             rows[value(row, PATIENT_COLUMNS)].append(
-                Row(
+                DiagnosisRow(
                     places=frozenset(safe_name(part) for part in re.split(r"[\\/]", value(row, PLACE_COLUMNS)) if part),
                     uid=value(row, UID_COLUMNS),
                     date=iso_date(value(row, DATE_COLUMNS)),

@@ -38,7 +38,7 @@ from training.data.prepared import (
     warnings_of,
 )
 from training.data.table import Study, read_table, study_sha256
-from training.parallel import cores, over
+from training.parallel import cores, map_parallel
 
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
 MOST_POINTS_OF_A_PART = 500
@@ -57,7 +57,7 @@ def prepare_all(
     remove_unfinished(cache)
     missing = [study for study in studies if not is_current(study, cache, crop)]
     check_disk(missing, cache)
-    reasons = over(partial(_reason_against, cache=cache, crop=crop, limits=limits), missing, workers)
+    reasons = map_parallel(partial(_reason_against, cache=cache, crop=crop, limits=limits), missing, workers)
     return {study.case: reason for study, reason in zip(missing, reasons, strict=True) if reason}
 
 

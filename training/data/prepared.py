@@ -27,6 +27,7 @@ from training.data.table import Study
 FORMAT = 5
 UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
 MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
+POINTS = ("lesion", "uptake", "lesion_parts", "uptake_parts")  # in points.npz
 OPEN_FILES = 3  # the arrays of a study, mapped from their files
 
 
@@ -73,7 +74,7 @@ def load(cache: Path, case: str) -> Prepared:
     try:
         hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
         with np.load(folder / "points.npz") as file:
-            points = {name: file[name] for name in ("lesion", "uptake", "lesion_parts", "uptake_parts")}
+            points = {name: file[name] for name in POINTS}
         x, y, z = facts["spacing_mm"]
         lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
         digest, patient = sha256_of(folder / "study.json"), facts["patient"]
@@ -158,7 +159,10 @@ def store(
     with locked(cache, fcntl.LOCK_SH), whole_folder(target) as folder:  # the lock tells `remove_unfinished` of us
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
-        np.savez(folder / "points.npz", **points)
+        lesion, uptake, lesion_parts, uptake_parts = (points[name] for name in POINTS)
+        np.savez(
+            folder / "points.npz", lesion=lesion, uptake=uptake, lesion_parts=lesion_parts, uptake_parts=uptake_parts
+        )
         (folder / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ from model.whole import whole_folder
 from training.command import ENDS, told
 from training.data.check import check_grid
 from training.data.table import Study, read_table, study_sha256, write_table
-from training.parallel import cores, over
+from training.parallel import cores, map_parallel
 
 FEWEST_VOXELS = 8  # on every axis of what is left
 TRIES = 100  # draws until one keeps some of the truth
@@ -149,8 +149,15 @@ def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: 
     except (OSError, RuntimeError) as error:
         raise OutputError(f"cannot write '{final / case}': {error}; is there space, may you?") from None
     lesion_ml = float(np.count_nonzero(sitk.GetArrayViewFromImage(images["truth"]))) * pet.grid.voxel_ml
-    paths = {what: final / name for what, name in names.items()}
-    return replace(study, case=case, **paths, lesion_ml=lesion_ml, sha256=sha256)
+    return replace(
+        study,
+        case=case,
+        pet=final / names["pet"],
+        ct=final / names["ct"],
+        truth=final / names["truth"],
+        lesion_ml=lesion_ml,
+        sha256=sha256,
+    )
 
 
 def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> list[Study]:
@@ -168,7 +175,7 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
         final.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(final) as hidden:
             work = partial(recrop_study, settings=settings, folder=hidden, final=final)
-            rows = list(over(work, jobs, workers))
+            rows = list(map_parallel(work, jobs, workers))
             write_table(rows, hidden / "index.csv")
     except OSError as error:
         raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, may you?") from None

@@ -22,7 +22,7 @@ from model.files import sha256_of
 from model.whole import Staging
 from training.command import ENDS, check_targets, told
 from training.data.metadata import safe_name
-from training.data.stratify import VOLUME, deal, draw_share, strata, without_diagnosis
+from training.data.stratify import VOLUME, draw_share, strata, stratified_parts, without_diagnosis
 from training.data.table import Study, read_table
 
 BY = ("diagnosis", "tracer", "site", VOLUME)
@@ -80,12 +80,12 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     stratum_of, seed = strata(free, options.by), str(options.seed)
     divided: dict[str, tuple[set[str], set[str]]] = {}  # name: validate, test
     if options.folds is not None and options.nested is not None:
-        for outer, test in enumerate(deal(stratum_of, options.folds, seed)):
+        for outer, test in enumerate(stratified_parts(stratum_of, options.folds, seed)):
             rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
-            for inner, validate in enumerate(deal(rest, options.nested, f"{seed}/{outer}")):
+            for inner, validate in enumerate(stratified_parts(rest, options.nested, f"{seed}/{outer}")):
                 divided[f"{outer}.{inner}"] = validate, test
     elif options.folds is not None:
-        parts = deal(stratum_of, options.folds, seed)
+        parts = stratified_parts(stratum_of, options.folds, seed)
         divided = {str(number): (part, fixed["test"]) for number, part in enumerate(parts)}
     else:
         divided = {"0": (draw_share(stratum_of, options.validation, seed), fixed["test"])}
@@ -185,7 +185,7 @@ def write_split(folds: list[Fold], apart: list[str], text: str, options: argpars
         "test_list": apart,
         "folds": [asdict(fold) for fold in folds],
     }
-    beside = options.output.with_suffix(".txt")
+    beside: Path = options.output.with_suffix(".txt")
     if beside == options.output:
         raise ConfigError(f"--output '{beside}' must not end in .txt: the report is written there; end it in .json")
     with Staging() as staging:
@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(options)
         studies = read_table(options.index)
-        check_twins(studies)
+        check_duplicates(studies)
         options.by = options.by or stratified_by(studies)
         folds, apart = split(options, studies)
         text = report(folds, apart, studies, options.by)
@@ -248,7 +248,7 @@ def without_lesion(folds: list[Fold], studies: dict[str, Study]) -> list[str]:
     ]
 
 
-def check_twins(studies: dict[str, Study]) -> None:
+def check_duplicates(studies: dict[str, Study]) -> None:
     """Raise ConfigError if two patients have the same study, byte for byte: one would train, the other judge."""
     first: dict[str, Study] = {}
     for study in studies.values():

@@ -33,7 +33,7 @@ def strata(studies: Iterable[Study], by: str) -> dict[str, str]:
 
 def without_diagnosis(studies: Iterable[Study]) -> tuple[int, int]:
     """How many patients with lesion have no diagnosis, and how many patients with lesion there are."""
-    known = defaultdict(bool)
+    known: dict[str, bool] = defaultdict(bool)
     for study in studies:
         if study.lesion_ml > 0:
             known[study.patient] |= study.diagnosis != UNKNOWN
@@ -50,7 +50,7 @@ def shuffled(stratum_of: dict[str, str], seed: str) -> list[str]:
     return order
 
 
-def deal(stratum_of: dict[str, str], count: int, seed: str) -> list[set[str]]:
+def stratified_parts(stratum_of: dict[str, str], count: int, seed: str) -> list[set[str]]:
     """The patients in `count` parts, dealt like cards. Raises ConfigError if there are fewer patients than parts."""
     order = shuffled(stratum_of, seed)
     if not 2 <= count <= len(order):

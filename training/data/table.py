@@ -73,11 +73,20 @@ def read_table(path: Path) -> dict[str, Study]:
                 raise ValueError
         except ValueError:
             raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume") from None
-        texts = {name: row[name] for name in ("case", "patient", "diagnosis", "tracer", "site", "sha256")}
-        paths = {name: Path(row[name]) for name in ("pet", "ct", "truth")}
         if row["case"] in studies:
             raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} stands twice")
-        studies[row["case"]] = Study(lesion_ml=lesion_ml, **texts, **paths)
+        studies[row["case"]] = Study(
+            case=row["case"],
+            patient=row["patient"],
+            diagnosis=row["diagnosis"],
+            tracer=row["tracer"],
+            site=row["site"],
+            pet=Path(row["pet"]),
+            ct=Path(row["ct"]),
+            truth=Path(row["truth"]),
+            lesion_ml=lesion_ml,
+            sha256=row["sha256"],
+        )
     if not studies:
         raise ConfigError(f"index '{path}' holds no study")
     return studies

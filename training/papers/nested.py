@@ -28,7 +28,7 @@ from training.data.index import main as index_main
 from training.data.prepared import load
 from training.data.recrop import main as recrop_main
 from training.data.split import Fold
-from training.data.stratify import deal, draw_share, strata
+from training.data.stratify import draw_share, strata, stratified_parts
 from training.data.table import Study, read_table, write_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.field_of_view import table as views_table
@@ -212,7 +212,7 @@ def estimate(shipping: Shipping, data: Data, start: Path | None, options: argpar
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
-    for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+    for number, test in enumerate(stratified_parts(stratum_of, options.outer, str(shipping.seed))):
         if options.fold not in (None, number):
             continue
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}

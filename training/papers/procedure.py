@@ -23,7 +23,7 @@ from training.ensembles.scoreboard import Bench, Judged
 from training.ensembles.select import TITLES, log_of, select_runs
 from training.ensembles.sweep import Sweep, sweep
 from training.phantom import study
-from training.phantom.physics import SITES, UNSEEN_SITE
+from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.table import study_name
 from training.runs import checkpoint
 from training.runs.leakage import check_unseen
@@ -104,7 +104,7 @@ def check_seeds(part: str, site: object, seeds: object) -> None:
     where = f"phantoms.{part}.{site}"
     if site not in SITES:
         raise ConfigError(f"{where}: there is no site {site}; the sites are {', '.join(SITES)}")
-    if site == UNSEEN_SITE and part != "test":
+    if site == HELD_OUT_SITE and part != "test":
         raise ConfigError(f"{where}: site {site} is for tests alone, so that no network has met its scanner")
     if not (isinstance(seeds, list) and len(seeds) == 2 and all(type(number) is int for number in seeds)):
         raise ConfigError(f"{where} must be [first seed, how many], got {seeds}")

@@ -42,8 +42,8 @@ SITES: dict[str, Site] = {
     "E": Site((2.04, 2.04, 3.0), 288, (2.04, 2.04, 3.0), 588, 5.5, 0.15, 1.00, 10, True, 0.7, 0.8),
     "F": Site((4.0, 4.0, 4.0), 152, (1.9, 1.9, 2.5), 500, 6.8, 0.16, 0.92, 11, True, 0.65, 0.6),
 }
-UNSEEN_SITE = "F"  # never used in training or selection: for the final scores of a scanner that no network has met
-SEEN_SITES = tuple(site for site in SITES if site != UNSEEN_SITE)
+HELD_OUT_SITE = "F"  # never used in training or selection: for the final scores of a scanner that no network has met
+TRAINING_SITES = tuple(site for site in SITES if site != HELD_OUT_SITE)
 
 
 def sample_matrix(
@@ -81,7 +81,7 @@ def breathing(z_mm: np.ndarray, dome_mm: float, depth_mm: float) -> np.ndarray:
 
 def texture(rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, ...]) -> np.ndarray:
     """Gaussian random field of mean 0 and variance 1, blurred by sigma voxels (z, y, x)."""
-    field = gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap", truncate=3)
+    field: np.ndarray = gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap", truncate=3)
     return field / np.float32(field.std())
 
 
@@ -99,7 +99,8 @@ def add_noise(rng: np.random.Generator, suv: np.ndarray, site: Site, liver_suv: 
     slice_gain = np.clip(slice_gain, 0.35, 1.6).astype(np.float32)
     field *= np.sqrt(np.maximum(suv, 0) * np.float32(liver_suv)) * np.float32(site.liver_noise)
     field *= slice_gain[:, None, None]
-    return np.maximum(suv + field, 0)
+    noisy: np.ndarray = np.maximum(suv + field, 0)
+    return noisy
 
 
 def finish_pet(rng: np.random.Generator, suv: np.ndarray, site: Site) -> np.ndarray:
@@ -128,7 +129,8 @@ def finish_ct(rng: np.random.Generator, hu: np.ndarray, body: np.ndarray, site: 
     noise = rng.standard_normal(hu.shape, np.float32)
     noise = gaussian_filter1d(gaussian_filter1d(noise, 0.6, 1, truncate=2), 0.6, 2, truncate=2) * np.float32(2.1)
     hu += np.where(body, noise * gain[:, None, None] * np.float32(site.ct_noise_hu), 0)
-    return np.clip(np.rint(hu), AIR_HU, 3071).astype(np.int16)
+    finished: np.ndarray = np.clip(np.rint(hu), AIR_HU, 3071).astype(np.int16)
+    return finished
 
 
 def add_table(hu: np.ndarray, x_mm: np.ndarray, y_mm: np.ndarray, top_mm: float) -> None:

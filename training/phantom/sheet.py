@@ -19,8 +19,9 @@ from scipy import ndimage
 from model.errors import ConfigError, OutputError
 from model.whole import Staging
 from training.command import ENDS, told
-from training.phantom.facts import facts_of, statistics, tables
-from training.phantom.physics import SEEN_SITES, SITES
+from training.phantom.facts import measure, statistics, tables
+from training.phantom.physics import SITES, TRAINING_SITES
+from training.phantom.shapes import Triple
 from training.phantom.study import Phantom, make_phantom
 
 FIRST_SEED = 199_000
@@ -53,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.tables:
             print(tables())
         if options.statistics is not None:
-            sites = (options.site,) if options.site else SEEN_SITES
-            facts = [facts_of(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
+            sites = (options.site,) if options.site else TRAINING_SITES
+            facts = [measure(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
             print(statistics(facts))
         if options.output is not None:
             write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
@@ -73,7 +74,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, metavar="PNG", help="write the sheet of 12 phantoms there (about a minute)")
     add("--statistics", type=int, metavar="COUNT", help="make COUNT studies, print what they hold (3 to 8 s each)")
-    add("--site", help=f"all statistics at this site (default: {', '.join(SEEN_SITES)} in turn)")
+    add("--site", help=f"all statistics at this site (default: {', '.join(TRAINING_SITES)} in turn)")
     add("--seed", type=int, default=FIRST_SEED, help=f"first seed of the statistics (default {FIRST_SEED})")
     add("--tables", action="store_true", help="print the sites, tissues and diseases as Markdown tables")
     return parser.parse_args(arguments)
@@ -122,7 +123,7 @@ def caption(phantom: Phantom) -> str:
 
 def palette(greys: int = 64) -> Image.Image:
     """An image that carries the sheet's colours, so few that its file stays small: greys and RED."""
-    colours = np.append(np.repeat(np.linspace(0, 255, greys).round().astype(np.uint8), 3), np.uint8(RED))
+    colours = np.append(np.repeat(np.linspace(0, 255, greys).round().astype(np.uint8), 3), np.array(RED, np.uint8))
     carrier = Image.new("P", (1, 1))
     carrier.putpalette(colours.tobytes())
     return carrier
@@ -183,14 +184,18 @@ def middle_of_interest(phantom: Phantom) -> float:
 
 def rows_near(y_mm: float, count: int, step_mm: float, start_mm: float) -> np.ndarray:
     """Which of a volume's coronal planes lie in the slab around y_mm: bool (count,), at least one inside the volume."""
-    return np.abs(start_mm + step_mm * np.arange(count) - y_mm) <= max(SLAB_MM, step_mm) / 2
+    near: np.ndarray = np.abs(start_mm + step_mm * np.arange(count) - y_mm) <= max(SLAB_MM, step_mm) / 2
+    return near
 
 
-def onto(plane: np.ndarray, lines_mm: tuple[np.ndarray, np.ndarray], spacing, origin, outside: float) -> np.ndarray:
+def onto(
+    plane: np.ndarray, lines_mm: tuple[np.ndarray, np.ndarray], spacing: Triple, origin: Triple, outside: float
+) -> np.ndarray:
     """A coronal plane (z, x) of a volume with this spacing and origin (x, y, z), linearly at lines_mm (z, x)."""
     places = [(line - origin[axis]) / spacing[axis] for line, axis in zip(lines_mm, (2, 0), strict=True)]
     index = np.meshgrid(*places, indexing="ij")
-    return ndimage.map_coordinates(plane.astype(np.float32), index, order=1, cval=outside)
+    found: np.ndarray = ndimage.map_coordinates(plane.astype(np.float32), index, order=1, cval=outside)
+    return found
 
 
 def outlined(white: np.ndarray, lesion: np.ndarray) -> Image.Image:

@@ -8,13 +8,13 @@ from found_studies import ct, image, mask, pet, write
 from model.bundle.settings import Limits
 from model.files import sha256_of
 from model.study.reading import read_volume
-from training.data.check import Defaults, check_grid, examine
-from training.data.layouts import Found
+from training.data.check import Defaults, check_grid, check_study
+from training.data.layouts import StudyFiles
 from training.data.table import study_sha256
 
 
-def look(found: Found, **defaults: str):
-    return examine(found, Defaults(**defaults), Limits())
+def look(found: StudyFiles, **defaults: str):
+    return check_study(found, Defaults(**defaults), Limits())
 
 
 def test_a_good_study_has_its_volume_and_the_hash_of_its_files(tmp_path) -> None:
