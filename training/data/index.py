@@ -100,9 +100,8 @@ def index(options: argparse.Namespace) -> list[Study]:
     defaults = Defaults(diagnosis=options.diagnosis, tracer=options.tracer, site=options.site)
     limits = override_limits(Limits(), options.limit)
     studies, problems = [], []
-    for study, more, warnings in map_parallel(
-        partial(check_study, defaults=defaults, limits=limits), found, options.workers
-    ):
+    check = partial(check_study, defaults=defaults, limits=limits)
+    for study, more, warnings in map_parallel(check, found, options.workers):
         studies += [study] if study else []
         problems += more
         notes += warnings

@@ -124,13 +124,22 @@ def tables() -> str:
         "|---" * 13 + "|",
     ]
     for name, site in SITES.items():
-        lines.append(
-            f"| {name}{' (held out)' if name == HELD_OUT_SITE else ''} | {_by(site.pet_spacing_mm)} | {site.pet_matrix} "
-            f"| {site.pet_matrix * site.pet_spacing_mm[0]:.0f} | {site.blur_mm:g} | {site.liver_noise:.2f} "
-            f"| {site.calibration:.2f} | {_by(site.ct_spacing_mm)} | {site.ct_field_mm:g} | {site.ct_noise_hu:g} "
-            f"| {'vertex' if site.whole_head else 'skull base'} | {site.arms_up_share:.0%} "
-            f"| {site.contrast_share:.0%} |"
+        cells = (
+            f"{name}{' (held out)' if name == HELD_OUT_SITE else ''}",
+            _by(site.pet_spacing_mm),
+            f"{site.pet_matrix}",
+            f"{site.pet_matrix * site.pet_spacing_mm[0]:.0f}",
+            f"{site.blur_mm:g}",
+            f"{site.liver_noise:.2f}",
+            f"{site.calibration:.2f}",
+            _by(site.ct_spacing_mm),
+            f"{site.ct_field_mm:g}",
+            f"{site.ct_noise_hu:g}",
+            "vertex" if site.whole_head else "skull base",
+            f"{site.arms_up_share:.0%}",
+            f"{site.contrast_share:.0%}",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| tissue | HU | HU with contrast | SUV |", "|---" * 4 + "|"]
     for name, tissue in TISSUES.items():
         suv = f"{tissue.suv_low:g} to {tissue.suv_high:g}"
