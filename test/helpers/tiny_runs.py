@@ -12,8 +12,8 @@ from monai.inferers import sliding_window_inference
 from model.bundle.settings import Crop
 from model.files import sha256_of
 from model.networks.unet import build
+from training.data.folds import Fold
 from training.data.prepare import prepare_one
-from training.data.split import Fold
 from training.data.table import Study, study_sha256
 from training.runs.checkpoint import write_json, write_weights
 from training.settings import settings_to

@@ -224,7 +224,7 @@ def chosen(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
     """The studies to evaluate: all of the index, or those of a part of a fold. Raises ConfigError."""
     if not options.split:
         return list(index.values())
-    from training.data.split import read_fold
+    from training.data.folds import read_fold
 
     cases = getattr(read_fold(options.split, options.fold), options.part)
     if unknown := [case for case in cases if case not in index]:

@@ -13,48 +13,18 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from model.errors import ConfigError, shown
+from model.errors import ConfigError
 from model.files import sha256_of
 from model.whole import Staging
 from training.command import ENDS, check_targets, told
-from training.data.metadata import safe_name
+from training.data.folds import PARTS, Fold, cases_of, from_nnunet, make_fold, some_of
 from training.data.stratify import VOLUME, draw_share, strata, stratified_parts, without_diagnosis
 from training.data.table import Study, read_table
 
 BY = ("diagnosis", "tracer", "site", VOLUME)
-PARTS = ("train", "validate", "test")
-SHOWN = 5  # names in one message
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """One way to divide the studies: case names, sorted; no patient is in two of the three."""
-
-    name: str
-    train: tuple[str, ...]
-    validate: tuple[str, ...]
-    test: tuple[str, ...] = ()
-
-
-def read_fold(path: Path, name: str) -> Fold:
-    """A fold of a split file. Raises ConfigError if the file cannot be read or has no such fold."""
-    try:
-        folds = json.loads(path.read_text(encoding="utf-8"))["folds"]
-        known = {fold["name"]: Fold(name=fold["name"], **{p: _names(fold[p]) for p in PARTS}) for fold in folds}
-    except OSError as error:
-        raise ConfigError(f"cannot read the split '{path}': {error.strerror}; make it with training split") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"'{path}' is not a split file; make it with training split") from None
-    if name not in known:
-        raise ConfigError(f"split '{path}' has no fold {name!r}; it has {', '.join(known)}")
-    parts = [set(getattr(known[name], part)) for part in PARTS]
-    if twice := parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]:
-        raise ConfigError(f"split '{path}', fold {name}: in two of {', '.join(PARTS)}: {_some(twice)}; make it again")
-    return known[name]
 
 
 def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[Fold], list[str]]:
@@ -69,7 +39,7 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     }
     for one, other in (("test", "train"), ("test", "validate"), ("train", "validate")):
         if both := fixed[one] & fixed[other]:
-            raise ConfigError(f"patients on two lists, {one} and {other}: {_some(both)}; a patient has one place")
+            raise ConfigError(f"patients on two lists, {one} and {other}: {some_of(both)}; a patient has one place")
     apart = cases_of(fixed["test"], studies)
     free = [study for study in studies.values() if study.patient not in set().union(*fixed.values())]
     if options.positive:
@@ -96,45 +66,6 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     return folds, apart
 
 
-def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]]) -> list[Fold]:
-    """The folds of nnU-Net's splits_final.json, with the patients of the lists in their places.
-
-    Cases that are not in the index are left out, and said so. Raises ConfigError if the file cannot be read, has no
-    case of the index, or divides a patient.
-    """
-    try:
-        listed = [(set(map(safe_name, fold["train"])), set(map(safe_name, fold["val"]))) for fold in _json(path)]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"'{path}' is not nnU-Net's list of folds with train and val") from None
-    everything = set().union(*(part for fold in listed for part in fold))
-    if not everything & studies.keys():
-        raise ConfigError(f"'{path}' names {_some(everything)} and no case of the index, as {_some(studies)}")
-    for what, cases in (
-        (f"named in '{path}' and not in the index", everything - studies.keys()),
-        (f"in the index and not named in '{path}'", studies.keys() - everything),
-    ):
-        if cases:
-            print(shown(f"warning: {len(cases)} cases {what}: {_some(cases)}"), file=sys.stderr)
-    placed = set().union(*fixed.values())
-    folds = []
-    for number, (train, validate) in enumerate(listed):
-        parts = [{studies[c].patient for c in part & studies.keys()} - placed for part in (train, validate)]
-        if both := parts[0] & parts[1]:
-            raise ConfigError(f"'{path}', fold {number}, trains and validates on the same patients: {_some(both)}")
-        folds.append(
-            make_fold(str(number), parts[0] | fixed["train"], parts[1] | fixed["validate"], fixed["test"], studies)
-        )
-    return folds
-
-
-def make_fold(name: str, train: set[str], validate: set[str], test: set[str], studies: dict[str, Study]) -> Fold:
-    """The fold of these patients. Raises ConfigError if nobody is left to train on or to validate with."""
-    if not (train and validate):
-        raise ConfigError(f"fold {name} has {len(train)} patients to train and {len(validate)} to validate: give more")
-    parts = {part: tuple(cases_of(p, studies)) for part, p in zip(PARTS, (train, validate, test), strict=True)}
-    return Fold(name=name, **parts)
-
-
 def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
     """The patients of a list of case or patient names, one a line; empty without a file.
 
@@ -151,13 +82,8 @@ def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
     by_name |= {case: study.patient for case, study in studies.items() if case not in by_name}
     unknown = names - by_name.keys()
     if unknown:
-        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {_some(unknown)}")
+        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {some_of(unknown)}")
     return {by_name[name] for name in names}
-
-
-def cases_of(patients: set[str], studies: dict[str, Study]) -> list[str]:
-    """All cases of these patients, sorted."""
-    return sorted(case for case, study in studies.items() if study.patient in patients)
 
 
 def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: str) -> str:
@@ -317,24 +243,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
         )
     return parser.parse_args(arguments)
-
-
-def _names(part: object) -> tuple[str, ...]:
-    if not isinstance(part, list) or not all(isinstance(name, str) for name in part):
-        raise TypeError
-    return tuple(part)
-
-
-def _json(path: Path) -> list[dict[str, list[str]]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
-    if not isinstance(content, list) or not content:
-        raise ValueError("not a list of folds")
-    return content
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

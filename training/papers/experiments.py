@@ -35,7 +35,7 @@ from model.inference.device import choose_device
 from model.networks.unet import skeleton
 from training.command import ENDS, told
 from training.commit import commit
-from training.data.split import PARTS, Fold, make_fold, read_fold
+from training.data.folds import PARTS, Fold, make_fold, read_fold
 from training.data.stratify import draw_share, strata
 from training.data.table import Study, read_table
 from training.papers.procedure import (

@@ -24,10 +24,10 @@ from model.results.writing import check_output
 from model.whole import locked
 from training.bundles.export import export
 from training.command import ENDS, told
+from training.data.folds import Fold
 from training.data.index import main as index_main
 from training.data.prepared import load
 from training.data.recrop import main as recrop_main
-from training.data.split import Fold
 from training.data.stratify import draw_share, strata, stratified_parts
 from training.data.table import Study, read_table, write_table
 from training.ensembles.candidates import read_candidates

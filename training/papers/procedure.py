@@ -13,9 +13,9 @@ from typing import Any
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from model.inference.device import choose_device
+from training.data.folds import PARTS, Fold
 from training.data.index import main as index_main
 from training.data.prepare import prepare_all
-from training.data.split import PARTS, Fold
 from training.data.table import Study, read_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.members import check_name

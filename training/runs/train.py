@@ -32,8 +32,8 @@ from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
 from training.batches.slices import SliceDataset
 from training.command import ENDS, given, told
+from training.data.folds import Fold, read_fold
 from training.data.prepared import Prepared, digest_of, load, one_crop
-from training.data.split import Fold, read_fold
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.batch_norm import refreshed

@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import Fold, main, read_fold
+from training.data.folds import Fold, read_fold
+from training.data.split import main
 from training.data.table import Study, write_table
 
 KINDS = {"negative": 20, "melanoma": 10, "lung cancer": 5}  # patients of one study each

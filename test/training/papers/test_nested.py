@@ -8,7 +8,7 @@ from conftest import ROOT, lesion_study
 
 from model.errors import ConfigError
 from model.whole import locked
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.papers import nested
 from training.papers.nested import Data, Shipping, fold_of
 from training.phantom.table import study_name
