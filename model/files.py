@@ -12,12 +12,12 @@ from threading import Lock
 from model.opening import open_regular
 
 LFS_POINTER = b"version https://git-lfs"
-_gate = Lock()
-_silent: list[tuple[int, int]] = []  # of each thread within `silence`: copies of the streams, the same for all
+_silence_lock = Lock()
+_silent: list[tuple[int, int]] = []  # one entry for each thread within `silence`: the copies of the two streams
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256 as 64 hexadecimal digits. Raises OSError, also for what is no regular file."""
+    """The file's sha256 as 64 hexadecimal digits. Raises OSError, also for anything else than a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -29,9 +29,9 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def free_memory_bytes() -> int | None:
-    """Bytes this process may still take: the machine's free memory or the container's limit, whichever is less.
+    """Bytes this process may still take: the machine's free memory, or what the container's limit leaves if less.
 
-    Where neither can be read (not Linux), all of the machine's memory; None where that is unknown too.
+    Where neither can be read (not Linux), all of the machine's memory; None where that is unknown, too.
     """
     free: list[int] = []
     with suppress(OSError, ValueError, IndexError):
@@ -52,9 +52,9 @@ def free_memory_bytes() -> int | None:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held so far.
+    """The most memory this process has held so far, in bytes.
 
-    On Linux from /proc: getrusage's figure is handed down from the process that started this one.
+    On Linux it is read from /proc, because getrusage starts from the figure of the parent process.
     """
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -67,15 +67,15 @@ def peak_memory_bytes() -> int:
 def silence() -> Iterator[None]:
     """Keep what C++ libraries print to the two standard streams away from the user.
 
-    MetaIO and NRRD write to file descriptors 1 and 2 directly, so the descriptors are redirected: by the first of
-    several threads that comes, and back by the last that goes.
+    MetaIO and NRRD write to file descriptors 1 and 2 directly, so the descriptors are redirected. Of several threads,
+    the first to enter redirects them and the last to leave restores them.
     """
-    with _gate:
+    with _silence_lock:
         _silent.append(_silent[0] if _silent else _redirected())
     try:
         yield
     finally:
-        with _gate:
+        with _silence_lock:
             copies = _silent.pop()
             if not _silent:
                 for number, copy in zip((1, 2), copies, strict=True):
@@ -84,7 +84,7 @@ def silence() -> Iterator[None]:
 
 
 def _redirected() -> tuple[int, int]:
-    """Point the two standard streams at nothing; copies of what they were."""
+    """Point the two standard streams at the null device. Returns copies of what they were."""
     copies, sink = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
@@ -93,7 +93,7 @@ def _redirected() -> tuple[int, int]:
 
 
 def _reclaimable_bytes(stat: Path) -> int:
-    """Page cache that the kernel gives back when memory is asked for; it counts as used in a cgroup's figure."""
+    """Bytes of page cache, which a cgroup counts as used, but which the kernel frees when memory is needed."""
     for line in stat.read_text().splitlines():
         name, _, value = line.partition(" ")
         if name in ("inactive_file", "total_inactive_file"):

@@ -63,9 +63,9 @@ def test_an_error_is_the_last_line_on_a_terminal_whose_bar_is_not_at_its_end() -
     termios.tcsetwinsize(outer, (24, 80))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=inner, timeout=60)
     os.close(inner)
-    said = os.read(outer, 100_000).decode()
-    assert done.returncode == 5 and "0/3" in said
-    assert said.splitlines()[-1].startswith("error: full; ")
+    printed = os.read(outer, 100_000).decode()
+    assert done.returncode == 5 and "0/3" in printed
+    assert printed.splitlines()[-1].startswith("error: full; ")
 
 
 def test_no_workers_are_refused() -> None:

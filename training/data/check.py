@@ -1,4 +1,4 @@
-"""One study read and checked as the container checks it, with its truth: a row of the index, or what is wrong."""
+"""Check one study as the container does, with its truth: the result is a row of the index, or what is wrong."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from model.study.reading import Volume, check_hu, check_overlap, check_spacing, 
 from training.data.layouts import FDG, StudyFiles
 from training.data.table import NEGATIVE, UNKNOWN, Study, study_sha256
 
-TRUTH_TOLERANCE_VOXEL = 0.05  # headers of one data set differ in their last digits, at 300 slices by 0.01 mm
+TRUTH_TOLERANCE_VOXEL = 0.05  # headers of one data set differ in their last digits: by 0.01 mm over 300 slices
 SHOWN = 5  # values named in one message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Why a study is not in the index, and which of its files is the reason."""
+    """Why a study is left out of the index, and because of which file."""
 
     case: str
     file: Path
@@ -27,7 +27,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What is written where neither the data set's names nor its tables say it."""
+    """Values to write where neither the data set's names nor its tables give one."""
 
     diagnosis: str = UNKNOWN
     tracer: str = FDG
@@ -35,7 +35,7 @@ class Defaults:
 
 
 def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[Study | None, list[Problem], list[str]]:
-    """Read a study: its row and warnings; or None and every problem there is with its files."""
+    """Read and check a study. Returns its row (None if anything is wrong), all problems of its files, and warnings."""
     volumes: dict[str, Volume] = {}
     problems = []
     for what, path in (("PET", found.pet), ("CT", found.ct), ("truth", found.truth)):
@@ -45,7 +45,7 @@ def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[
         except CaseError as error:
             problems.append(Problem(case=found.case, file=path, reason=str(error)))
     warnings: list[str] = []
-    checks: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [  # whose problem it is, what it needs, the check
+    checks: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [  # file at fault, files needed, check
         ("PET", ("PET",), lambda: warnings.extend(check_pet(volumes["PET"], limits))),
         ("CT", ("CT",), lambda: warnings.extend(check_hu(volumes["CT"], limits))),
         ("CT", ("PET", "CT"), lambda: check_overlap(volumes["PET"], volumes["CT"])),
@@ -63,12 +63,15 @@ def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[
     lesion_ml = float(np.count_nonzero(volumes["truth"].array)) * volumes["PET"].grid.voxel_ml
     diagnosis = found.diagnosis or (defaults.diagnosis if lesion_ml else NEGATIVE)
     if lesion_ml and diagnosis == NEGATIVE:
-        warnings.append(f"{found.case}: said to be {NEGATIVE}, and its truth holds {lesion_ml:.2f} ml: {UNKNOWN} then")
+        warnings.append(
+            f"{found.case}: {NEGATIVE} by its names or tables, but its truth holds {lesion_ml:.2f} ml: "
+            f"taken as {UNKNOWN}"
+        )
         diagnosis = UNKNOWN
     if not lesion_ml and diagnosis not in (NEGATIVE, UNKNOWN):
         warnings.append(
-            f"{found.case}: said to be {diagnosis}, and its truth '{found.truth}' is empty: it trains as a study "
-            "without lesion; export the truth again if that is wrong"
+            f"{found.case}: {diagnosis} by its names or tables, but its truth '{found.truth}' is empty: it trains as a "
+            "study without lesion; export the truth again if that is wrong"
         )
     pet, ct, truth = (path.resolve() for path in (found.pet, found.ct, found.truth))
     study = Study(

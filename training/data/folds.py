@@ -1,22 +1,20 @@
-"""Folds: which studies train, validate and test. Read from a split file or from nnU-Net's, or made of patients."""
+"""Folds say which studies train, validate and test. They are made of patients, or read from a file."""
 
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import ConfigError, shown
 from training.data.metadata import safe_name
-from training.data.table import Study
+from training.data.table import Study, some_of
 
 PARTS = ("train", "validate", "test")
-SHOWN = 5  # names in one message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One way to divide the studies: case names, sorted; no patient is in two of the three."""
+    """One way to divide the studies: sorted case names. No patient is in two of the three parts."""
 
     name: str
     train: tuple[str, ...]
@@ -44,8 +42,8 @@ def read_fold(path: Path, name: str) -> Fold:
 def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]]) -> list[Fold]:
     """The folds of nnU-Net's splits_final.json, with the patients of the lists in their places.
 
-    Cases that are not in the index are left out, and said so. Raises ConfigError if the file cannot be read, has no
-    case of the index, or divides a patient.
+    Warns on stderr about cases that only one of file and index names, and leaves them out. Raises ConfigError if the
+    file cannot be read, has no case of the index, or divides a patient.
     """
     try:
         listed = [(set(map(safe_name, fold["train"])), set(map(safe_name, fold["val"]))) for fold in _json(path)]
@@ -60,10 +58,10 @@ def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]
     ):
         if cases:
             print(shown(f"warning: {len(cases)} cases {what}: {some_of(cases)}"), file=sys.stderr)
-    placed = set().union(*fixed.values())
+    on_lists = set().union(*fixed.values())
     folds = []
     for number, (train, validate) in enumerate(listed):
-        parts = [{studies[c].patient for c in part & studies.keys()} - placed for part in (train, validate)]
+        parts = [{studies[c].patient for c in part & studies.keys()} - on_lists for part in (train, validate)]
         if both := parts[0] & parts[1]:
             raise ConfigError(f"'{path}', fold {number}, trains and validates on the same patients: {some_of(both)}")
         folds.append(
@@ -73,7 +71,7 @@ def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]
 
 
 def make_fold(name: str, train: set[str], validate: set[str], test: set[str], studies: dict[str, Study]) -> Fold:
-    """The fold of these patients. Raises ConfigError if nobody is left to train on or to validate with."""
+    """The fold of these patients. Raises ConfigError if none is left to train on or to validate with."""
     if not (train and validate):
         raise ConfigError(f"fold {name} has {len(train)} patients to train and {len(validate)} to validate: give more")
     parts = {part: tuple(cases_of(p, studies)) for part, p in zip(PARTS, (train, validate, test), strict=True)}
@@ -83,12 +81,6 @@ def make_fold(name: str, train: set[str], validate: set[str], test: set[str], st
 def cases_of(patients: set[str], studies: dict[str, Study]) -> list[str]:
     """All cases of these patients, sorted."""
     return sorted(case for case, study in studies.items() if study.patient in patients)
-
-
-def some_of(names: Iterable[str]) -> str:
-    """The first names of many, sorted, for a message."""
-    names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _names(part: object) -> tuple[str, ...]:

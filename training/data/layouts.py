@@ -1,18 +1,18 @@
-"""Where the studies of a data set lie, and what its names and tables say of them; no image is read here.
+"""Find the studies of a data set, and what its names and tables say of them. No image is read here.
 
 Five layouts, as distributed:
 
 autopet   `PETCT_<id>/<study>/{SUV,CTres,CT,SEG}.nii.gz` (autoPET I and II, TCIA's FDG-PET-CT-Lesions), below the
-          folder, one level deeper, or both. CTres is taken, which is on the PET grid; CT where there is none.
+          folder, one level deeper, or both. CTres, which is on the PET grid, is taken; CT where there is none.
 nnunet    `imagesTr/<case>_0000` (CT) and `_0001` (PET), `labelsTr/<case>` (autoPET III). Cases named
-          fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient, so that the studies of a patient
-          stay together, and under the name they have in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
+          fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient. A patient's studies stay together,
+          under the patient's name in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
 folders   `<case>/{SUV,CTres,CT,SEG}.nii.gz`; the folder is both case and patient.
 phantoms  a folder with studies.csv, as training phantoms writes it.
-csv       a CSV file with the columns case, pet, ct, truth, and, if it likes, patient (else the case), diagnosis,
+csv       a CSV file with the columns case, pet, ct, truth and, optionally, patient (else the case), diagnosis,
           tracer, site. Relative paths are relative to the CSV.
 
-What is left aside is noted, folder by folder.
+A note names each folder that is not used.
 """
 
 import re
@@ -35,23 +35,23 @@ SITES = {FDG: "UKT", PSMA: "LMU"}  # autoPET: FDG from Tuebingen, PSMA from Muni
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFiles:
-    """A study as its place and names tell it; files need not be there. Empty text: not said."""
+    """A study by the place and names of its files, which need not be there. An empty text means: not given."""
 
     case: str
     patient: str
     pet: Path
     ct: Path
     truth: Path
-    study: str = ""  # what tells the patient's studies apart in the data set's table
+    study: str = ""  # its name among the patient's studies in the data set's table
     diagnosis: str = ""
     tracer: str = ""
     site: str = ""
 
 
 def find(root: Path, layout: str = "auto") -> tuple[str, list[StudyFiles], list[str]]:
-    """The layout of a folder (or CSV), its studies sorted by case, and notes on what was left aside.
+    """The layout of a folder (or CSV), its studies sorted by case, and notes on what is not used.
 
-    Raises ConfigError if nothing is found, or if several layouts fit.
+    Raises ConfigError if no study is found, or if more than one layout matches.
     """
     if not root.exists():
         raise ConfigError(f"'{root}' is not there; give a data set's folder, or a CSV")
@@ -105,13 +105,13 @@ def read_csv(path: Path) -> tuple[list[StudyFiles], list[str]]:
 def _layout_of(root: Path) -> str:
     if root.is_file():
         return "csv"
-    fits = {
+    matches = {
         "phantoms": (root / TABLE).is_file(),
         "nnunet": (root / "imagesTr").is_dir(),
         "autopet": bool(_places(root)),
     }
-    fits["folders"] = not fits["autopet"] and any(_image(folder, "SUV").is_file() for folder in _subfolders(root))
-    names = [name for name, fit in fits.items() if fit]
+    matches["folders"] = not matches["autopet"] and any(_image(folder, "SUV").is_file() for folder in _subfolders(root))
+    names = [name for name, matched in matches.items() if matched]
     if len(names) != 1:
         raise ConfigError(
             f"'{root}' looks like {' and '.join(names) or 'none of the layouts'}; name one with --layout: {_wanted()}"
@@ -155,7 +155,7 @@ def _nnunet(root: Path) -> tuple[list[StudyFiles], list[str]]:
             patient = f"{'PETCT' if tracer == FDG else 'PSMA'}_{match[2]}"
             study = replace(study, patient=patient, study=match[3], tracer=tracer, site=SITES[tracer])
         else:
-            notes.append(f"{case}: not named fdg_<patient>_<study> or psma_<patient>_<date>, taken for its own patient")
+            notes.append(f"{case}: not named fdg_<patient>_<study> or psma_<patient>_<date>, taken as its own patient")
         found.append(study)
     return found, notes
 
@@ -170,9 +170,9 @@ def _phantoms(root: Path) -> tuple[list[StudyFiles], list[str]]:
 
 
 def _places(root: Path) -> dict[Path, list[Path]]:
-    """Patients' folders PETCT_<id> by the folder they lie in: the root, or one below it.
+    """The patients' folders PETCT_<id>, by the folder they lie in: the root, or one below it.
 
-    Where each of a folder's PETCT_<id> is a study itself, they are no patients.
+    If every PETCT_<id> in a folder holds images itself, these are studies, not patients.
     """
     places = {}
     for place in (root, *(folder for folder in _subfolders(root) if not folder.name.startswith(PATIENT))):

@@ -23,7 +23,7 @@ DATE_COLUMNS = ("study date",)
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosisRow:
-    """What one row says: names of the folders it names, its study's UID, its date (YYYY-MM-DD), the diagnosis."""
+    """One row of a table: the folders it names, the study's UID and date (YYYY-MM-DD), the diagnosis."""
 
     places: frozenset[str]
     uid: str
@@ -40,8 +40,8 @@ class Metadata:
     def diagnosis(self, patient: str, study: str) -> tuple[str, str]:
         """The study's diagnosis and "", or "" and why there is none; without any table both are empty.
 
-        A row fits by the study's folder name, else by its UID's last digits, else by its date, else by the
-        patient alone; the first that fits any row decides.
+        Rows are matched by the study's folder name, else by its UID's last digits, else by its date, else by the
+        patient alone; the first of these that matches any row decides.
         """
         rows = self.rows.get(patient, [])
         if not rows:
@@ -53,15 +53,15 @@ class Metadata:
             lambda row: date and row.date == date,
             lambda row: True,
         )
-        fitting = next(fit for test in tests if (fit := [row for row in rows if test(row)]))
-        found = sorted({row.diagnosis for row in fitting} - {""})
+        matching = next(some for test in tests if (some := [row for row in rows if test(row)]))
+        found = sorted({row.diagnosis for row in matching} - {""})
         if len(found) == 1:
             return found[0], ""
         return "", f"with several diagnoses in the tables ({', '.join(found)})" if found else "without a diagnosis"
 
 
 def read_metadata(paths: list[Path]) -> Metadata:
-    """The tables as one. Raises ConfigError if one lacks a column, naming those that were looked for."""
+    """Read all tables into one. Raises ConfigError if one lacks a column, naming the columns looked for."""
     rows: dict[str, list[DiagnosisRow]] = defaultdict(list)
     for path in paths:
         names, table = csv_rows(path)
@@ -86,13 +86,13 @@ def read_metadata(paths: list[Path]) -> Metadata:
 
 
 def missing_columns(names: list[str]) -> list[str]:
-    """What a table of these columns lacks to tell diagnoses, as text that names the columns looked for."""
+    """The columns of which a table needs one more to give diagnoses: each as a text of its possible names."""
     found = {_plain(name) for name in names}
     return [" or ".join(map(repr, wanted)) for wanted in (PATIENT_COLUMNS, DIAGNOSIS_COLUMNS) if not found & {*wanted}]
 
 
 def diagnosis_of(text: str) -> str:
-    """A diagnosis as every table of ours writes it: LUNG_CANCER is lung cancer."""
+    """A diagnosis in the words of our tables: LUNG_CANCER becomes lung cancer."""
     return text.replace("_", " ").lower()
 
 

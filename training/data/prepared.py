@@ -25,8 +25,8 @@ from model.whole import locked, remove_left_behind, whole_folder
 from training.data.table import Study
 
 FORMAT = 5
-UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
-MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
+UPTAKE_SUV = 2.5  # physiological uptake above this can be mistaken for a lesion
+MOST_POINTS = 20_000  # kept of each kind: crops are drawn around them
 POINTS = ("lesion", "uptake", "lesion_parts", "uptake_parts")  # in points.npz
 OPEN_FILES = 3  # the arrays of a study, mapped from their files
 
@@ -93,13 +93,13 @@ def load(cache: Path, case: str) -> Prepared:
 
 @once
 def _allow_open_files() -> None:
-    """Let this process open as many files as the system lets it: 1024, a common limit, are not 350 studies."""
+    """Raise this process's limit of open files to the most allowed: a common 1024 is too few for 350 studies."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def digest_of(studies: Iterable[Prepared]) -> str:
-    """What these studies are, in one sha256: the same for equal studies, wherever their cache lies."""
+    """One sha256 for these studies: the same for equal studies, wherever their cache lies."""
     return hashlib.sha256("".join(study.sha256 for study in studies).encode()).hexdigest()
 
 
@@ -127,7 +127,7 @@ def patient_of(cache: Path, case: str) -> str | None:
 
 
 def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
-    """What a user should know of a prepared case: what the container would warn about, and truth that is cut off."""
+    """Warnings about a prepared case: those of the container, and truth that the crop cuts off."""
     facts = facts_of(cache / case) or {}
     warnings: list[str] = list(facts.get("warnings", ()))
     if (share := facts.get("ct_share", 1.0)) < limits.ct_coverage_warn:
@@ -138,13 +138,13 @@ def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
 
 
 def is_current(study: Study, cache: Path, crop: Crop) -> bool:
-    """Whether the cache holds this study, prepared from the files that the index knows, with the same settings."""
+    """Whether the cache holds this study, prepared from the files of the index with the same settings."""
     facts = facts_of(cache / study.case)
     return facts is not None and all(facts.get(key) == value for key, value in key_of(study, crop).items())
 
 
 def remove_unfinished(cache: Path) -> None:
-    """Remove what killed processes left in the cache, unless another process writes into it now."""
+    """Remove what killed processes left in the cache, unless another process is writing into it."""
     with locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
         if alone:
             remove_left_behind(cache, alone=True)
@@ -156,7 +156,7 @@ def store(
     """Write a prepared study whole, in the place of an older one. Raises OSError."""
     cache = target.parent
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache, fcntl.LOCK_SH), whole_folder(target) as folder:  # the lock tells `remove_unfinished` of us
+    with locked(cache, fcntl.LOCK_SH), whole_folder(target) as folder:  # the lock keeps `remove_unfinished` out
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
         lesion, uptake, lesion_parts, uptake_parts = (points[name] for name in POINTS)
@@ -167,13 +167,13 @@ def store(
 
 
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:
-    """What a prepared study is current by: its files, its crop and the format of the cache."""
+    """What must be the same for a prepared study to be current: its files, its crop and the format of the cache."""
     about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
     return {"format": FORMAT, **about, "crop": asdict(crop)}
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
-    """What study.json of a case's folder says; None if there is none."""
+    """The content of study.json in a case's folder; None if it cannot be read."""
     try:
         facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

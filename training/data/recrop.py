@@ -1,12 +1,12 @@
-r"""Copies of studies, cut at random on every side.
+r"""Copy studies and cut the copies at random on every side.
 
     python -m training recrop index.csv --output DIR --seed 1
 
-A data set whose images end at a fixed distance from the contour shows a network where the lesion is; after a random
-cut the border says nothing. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default, drawn
-from the seed, the case and the copy alone; PET, CT and truth are cut alike. A truth near a side loses what is cut
-there, but never everything. DIR gets a folder a copy and an index.csv of its own: cases <case>-r<copy>, patients as
-before, so that a split keeps copies together.
+If a data set's images all end at the same distance from the contour, a network can learn from the border where the
+lesion is. A random cut prevents that. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default,
+drawn from the seed, the case and the copy alone; PET, CT and truth are cut alike. Truth near a side may be cut, but
+never all of it. DIR gets a folder for each copy, and an index.csv: cases are <case>-r<copy>, patients stay the same,
+so a split keeps copies together.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def covering_cut(ct: Volume, target: sitk.Image) -> Cut:
 
 
 def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: Path) -> Study:
-    """Write one copy below `folder` and return its row, whose paths say `final` for it.
+    """Write one copy below `folder` and return its row, whose paths lie below `final`, where the folder will be.
 
     Raises CaseError if the study cannot be read or cut, OutputError if the copy cannot be written.
     """
@@ -147,7 +147,7 @@ def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: 
             sitk.WriteImage(image, str(folder / names[what]), True)
         sha256 = study_sha256(*(folder / name for name in names.values()))
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write '{final / case}': {error}; is there space, may you?") from None
+        raise OutputError(f"cannot write '{final / case}': {error}; check free space and write permission") from None
     lesion_ml = float(np.count_nonzero(sitk.GetArrayViewFromImage(images["truth"]))) * pet.grid.voxel_ml
     return replace(
         study,
@@ -178,7 +178,9 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
             rows = list(map_parallel(work, jobs, workers))
             write_table(rows, hidden / "index.csv")
     except OSError as error:
-        raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, may you?") from None
+        raise OutputError(
+            f"cannot write '{output}': {error.strerror or error}; check free space and write permission"
+        ) from None
     return rows
 
 

@@ -1,12 +1,12 @@
-r"""Which studies train, validate and test: by patient, never by study, and stratified.
+r"""Decide which studies train, validate and test. Patients are divided, never a patient's studies.
 
     python -m training split index.csv --output split.json                        80:20 over the diagnosis
     python -m training split index.csv --output split.json --folds 5              each fold validates once
     python -m training split index.csv --output split.json --folds 3 --nested 4   outer folds test, inner ones validate
     python -m training split index.csv --output split.json --from-nnunet splits_final.json
 
-How patients are dealt: training/data/stratify.py. The lists (--test, --always-train, --always-validate) name cases or
-patients, and a case brings its whole patient.
+Every part gets its share of each stratum (training/data/stratify.py). The lists (--test, --always-train,
+--always-validate) name cases or patients; a case brings its whole patient.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.whole import Staging
 from training.command import ENDS, check_targets, told
-from training.data.folds import PARTS, Fold, cases_of, from_nnunet, make_fold, some_of
+from training.data.folds import PARTS, Fold, cases_of, from_nnunet, make_fold
 from training.data.stratify import VOLUME, draw_share, strata, stratified_parts, without_diagnosis
-from training.data.table import Study, read_table
+from training.data.table import Study, read_table, some_of
 
 BY = ("diagnosis", "tracer", "site", VOLUME)
 
@@ -40,15 +40,15 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     for one, other in (("test", "train"), ("test", "validate"), ("train", "validate")):
         if both := fixed[one] & fixed[other]:
             raise ConfigError(f"patients on two lists, {one} and {other}: {some_of(both)}; a patient has one place")
-    apart = cases_of(fixed["test"], studies)
+    test_list = cases_of(fixed["test"], studies)
     free = [study for study in studies.values() if study.patient not in set().union(*fixed.values())]
     if options.positive:
         positive = {study.patient for study in studies.values() if study.lesion_ml > 0}
         free = [study for study in free if study.patient in positive]
     if options.from_nnunet:
-        return from_nnunet(options.from_nnunet, studies, fixed), apart
+        return from_nnunet(options.from_nnunet, studies, fixed), test_list
     stratum_of, seed = strata(free, options.by), str(options.seed)
-    divided: dict[str, tuple[set[str], set[str]]] = {}  # name: validate, test
+    divided: dict[str, tuple[set[str], set[str]]] = {}  # by the fold's name: who validates, who tests
     if options.folds is not None and options.nested is not None:
         for outer, test in enumerate(stratified_parts(stratum_of, options.folds, seed)):
             rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
@@ -63,7 +63,7 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     for name, (validate, test) in divided.items():
         train = stratum_of.keys() - validate - test | fixed["train"]
         folds.append(make_fold(name, train, validate | fixed["validate"], test, studies))
-    return folds, apart
+    return folds, test_list
 
 
 def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
@@ -86,15 +86,15 @@ def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
     return {by_name[name] for name in names}
 
 
-def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: str) -> str:
-    """A table: for each fold and part, patients and studies, and how the patients of each stratum are shared."""
+def report(folds: list[Fold], test_list: list[str], studies: dict[str, Study], by: str) -> str:
+    """A table of each fold and part: its patients, its studies, and its share of each stratum's patients."""
     stratum_of = strata(studies.values(), by)
     whole = Counter(stratum_of.values())
     names = sorted(whole)
     width = max(12, *(len(name) + 2 for name in names))
     lines = [f"{'fold':<6}{'part':<10}{'patients':>9}{'studies':>9}" + "".join(f"{name:>{width}}" for name in names)]
     rows = [("all", "", list(studies)), *((fold.name, part, getattr(fold, part)) for fold in folds for part in PARTS)]
-    for fold, part, cases in [*rows, ("", "test list", apart)]:
+    for fold, part, cases in [*rows, ("", "test list", test_list)]:
         patients = {studies[case].patient for case in cases}
         counts = Counter(stratum_of[patient] for patient in patients)
         cells = "".join(f"{f'{counts[name]} ({counts[name] / whole[name]:.0%})':>{width}}" for name in names)
@@ -102,13 +102,13 @@ def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: s
     return "\n".join([f"patients of each {by} (share of all its patients)", *lines]) + "\n"
 
 
-def write_split(folds: list[Fold], apart: list[str], text: str, options: argparse.Namespace) -> Path:
-    """Write the JSON and, beside it with the ending .txt, the report; both or none. Returns the report's path."""
+def write_split(folds: list[Fold], test_list: list[str], text: str, options: argparse.Namespace) -> Path:
+    """Write the JSON and, beside it, the report as .txt: both or none. Returns the report's path."""
     content = {
         "index_sha256": sha256_of(options.index),
         "by": options.by,
         "seed": options.seed,
-        "test_list": apart,
+        "test_list": test_list,
         "folds": [asdict(fold) for fold in folds],
     }
     beside: Path = options.output.with_suffix(".txt")
@@ -129,9 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
         studies = read_table(options.index)
         check_duplicates(studies)
         options.by = options.by or stratified_by(studies)
-        folds, apart = split(options, studies)
-        text = report(folds, apart, studies, options.by)
-        beside = write_split(folds, apart, text, options)
+        folds, test_list = split(options, studies)
+        text = report(folds, test_list, studies, options.by)
+        beside = write_split(folds, test_list, text, options)
         for warning in without_lesion(folds, studies):
             print(f"warning: {warning}", file=sys.stderr)
     except ENDS as error:
@@ -141,33 +141,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stratified_by(studies: dict[str, Study]) -> str:
-    """Diagnosis, or, where no patient with lesion has one, the volume of lesion; says on stderr what is lost."""
+    """Diagnosis, or lesion volume if no patient with lesion has a diagnosis. Warns on stderr if any has none."""
     unknown, ill = without_diagnosis(studies.values())
     if not unknown:
         return "diagnosis"
-    every = unknown == ill
     how = (
         f"parts get their share of small, middle and large lesion volumes instead (--by {VOLUME})"
-        if every
-        else f"they are one stratum; --by {VOLUME} goes by the volume of lesion"
+        if unknown == ill
+        else f"they are one stratum; --by {VOLUME} divides by the volume of lesion instead"
     )
     print(
-        f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so that their shares of melanoma, lung "
+        f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so the shares of melanoma, lung "
         f"cancer and so on may differ between parts: {how}; training index --metadata reads tables of diagnoses",
         file=sys.stderr,
     )
-    return VOLUME if every else "diagnosis"
+    return VOLUME if unknown == ill else "diagnosis"
 
 
 def without_lesion(folds: list[Fold], studies: dict[str, Study]) -> list[str]:
     """Warnings about parts of folds in which no study has a lesion."""
-    lost = {
+    effects = {
         "train": "there is none to learn from",
         "validate": "there is no Dice to validate or select by",
-        "test": "there is no Dice of it",
+        "test": "there is no Dice to report",
     }
     return [
-        f"fold {fold.name}, {part}: none of its {len(cases)} studies has a lesion: {lost[part]}"
+        f"fold {fold.name}, {part}: none of its {len(cases)} studies has a lesion: {effects[part]}"
         for fold in folds
         for part in PARTS
         if (cases := getattr(fold, part)) and not any(studies[case].lesion_ml > 0 for case in cases)
@@ -175,13 +174,13 @@ def without_lesion(folds: list[Fold], studies: dict[str, Study]) -> list[str]:
 
 
 def check_duplicates(studies: dict[str, Study]) -> None:
-    """Raise ConfigError if two patients have the same study, byte for byte: one would train, the other judge."""
+    """Raise ConfigError if two patients have the same study, byte for byte: it could train and validate at once."""
     first: dict[str, Study] = {}
     for study in studies.values():
         other = first.setdefault(study.sha256, study)
         if other.patient != study.patient:
             raise ConfigError(
-                f"cases {other.case} and {study.case} are the same three files, and of two patients, {other.patient} "
+                f"cases {other.case} and {study.case} are the same three files under two patients, {other.patient} "
                 f"and {study.patient}: leave one out of the index, or give both one patient"
             )
 
@@ -191,7 +190,7 @@ def check(options: argparse.Namespace) -> None:
     if options.nested is not None and options.folds is None:
         raise ConfigError("--nested needs --folds: the outer folds, which test")
     if options.positive and options.from_nnunet is not None:
-        raise ConfigError("--positive and --from-nnunet exclude each other: that file says which cases there are")
+        raise ConfigError("--positive and --from-nnunet exclude each other: that file already names the cases")
     if not 0 < options.validation < 1:
         raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
     lists = (options.test, options.always_train, options.always_validate)

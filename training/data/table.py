@@ -1,9 +1,10 @@
-"""The index: one row a study, as CSV; what every command of the chain reads to know its cases."""
+"""The index, a CSV with one row for each study: every later command reads its cases from it."""
 
 import csv
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from model.files import sha256_of
 from model.whole import whole_file
 
 UNKNOWN = "unknown"
-CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case is the name of a folder and of files
+CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case names a folder and files
+SHOWN = 5  # names in one message
 NEGATIVE = "negative"  # the diagnosis of a study without lesion
 
 
@@ -33,7 +35,7 @@ class Study:
 
 
 def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
-    """One hash for the three files of a study: sha256 of their sha256, PET, CT, truth."""
+    """One hash for the three files of a study: the sha256 of the sha256 of PET, CT and truth."""
     return hashlib.sha256("".join(sha256_of(path) for path in (pet, ct, truth)).encode()).hexdigest()
 
 
@@ -45,6 +47,12 @@ def write_table(studies: list[Study], path: Path) -> None:
         writer.writeheader()
         for study in sorted(studies, key=lambda study: study.case):
             writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
+
+
+def some_of(names: Iterable[str]) -> str:
+    """The first few of many names, sorted, for a message."""
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def read_table(path: Path) -> dict[str, Study]:
@@ -74,7 +82,7 @@ def read_table(path: Path) -> dict[str, Study]:
         except ValueError:
             raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume") from None
         if row["case"] in studies:
-            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} stands twice")
+            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} is there twice")
         studies[row["case"]] = Study(
             case=row["case"],
             patient=row["patient"],

@@ -29,7 +29,7 @@ def test_a_good_study_has_its_volume_and_the_hash_of_its_files(tmp_path) -> None
 def test_an_empty_truth_is_negative_unless_a_table_says_otherwise(tmp_path) -> None:
     assert look(write(tmp_path, truth=image(mask(0))), diagnosis="sarcoma")[0].diagnosis == "negative"
     study, _, warnings = look(write(tmp_path, "lymphoma", truth=image(mask(0))))
-    assert study.diagnosis == "lymphoma" and "said to be lymphoma, and its truth" in warnings[0]
+    assert study.diagnosis == "lymphoma" and "lymphoma by its names or tables, but its truth" in warnings[0]
 
 
 def test_a_table_goes_before_the_default(tmp_path) -> None:

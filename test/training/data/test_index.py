@@ -145,8 +145,8 @@ def test_autopet_one_level_deeper_takes_the_table_beside_its_patients(tmp_path, 
     (place / "meta.csv").write_text("Subject ID,Study Date,diagnosis\nPETCT_a,3/23/2003,LYMPHOMA\n")
     assert run(tmp_path / "set", "--output", tmp_path / "index.csv") == 0
     (row,) = read_table(tmp_path / "index.csv").values()
-    said = capsys.readouterr()
-    assert row.diagnosis == "lymphoma" and f"diagnoses from '{place / 'meta.csv'}'" in said.out and not said.err
+    printed = capsys.readouterr()
+    assert row.diagnosis == "lymphoma" and f"diagnoses from '{place / 'meta.csv'}'" in printed.out and not printed.err
 
 
 def test_a_table_without_diagnosis_that_was_named_is_an_error(tmp_path, capsys) -> None:

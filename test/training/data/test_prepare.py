@@ -129,9 +129,9 @@ def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys,
         sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
     )
     assert prepare.main() == CaseError.exit_code
-    said = capsys.readouterr()
-    assert "not prepared: case9: truth" in said.err and "must lie on the PET's grid" in said.err
-    assert "1 of 2 studies" in said.out and "at most" in said.out
+    printed = capsys.readouterr()
+    assert "not prepared: case9: truth" in printed.err and "must lie on the PET's grid" in printed.err
+    assert "1 of 2 studies" in printed.out and "at most" in printed.out
     assert is_current(tiny_studies[0], tmp_path / "cache", Crop())
 
 

@@ -233,7 +233,7 @@ def test_one_study_under_two_patients_names_is_refused(tmp_path, capsys) -> None
     one = study("a", "anna", "lymphoma")
     write_table([one, replace(one, case="b", patient="berta")], tmp_path / "index.csv")
     assert main([str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
-    assert "of two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()
+    assert "under two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()
 
 
 def test_the_index_is_not_written_over(index, capsys) -> None:
@@ -256,9 +256,9 @@ def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_
     """5 folds of 15 with lesion and 10 without: one small, one middle and one large of each fold, and two without."""
     index = unnamed(tmp_path, [0.0] * 10 + [10.0 * n for n in range(1, 16)])
     assert run(index, "--folds", 5) == 0
-    said = capsys.readouterr()
-    assert "15 of 15 patients with lesion have no diagnosis" in said.err and "--metadata" in said.err
-    assert said.out.startswith("patients of each volume")
+    printed = capsys.readouterr()
+    assert "15 of 15 patients with lesion have no diagnosis" in printed.err and "--metadata" in printed.err
+    assert printed.out.startswith("patients of each volume")
     assert json.loads(index.with_name("split.json").read_text())["by"] == "volume"
     for fold in folds(index):
         numbers = sorted(int(case[1:]) for case in fold.validate)
@@ -273,14 +273,14 @@ def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_
 def test_where_some_have_a_diagnosis_it_is_said_what_is_lost(tmp_path, capsys) -> None:
     index = unnamed(tmp_path, [1.0] * 10, a0="melanoma")
     assert run(index) == 0
-    said = capsys.readouterr()
-    assert "9 of 10 patients with lesion have no diagnosis" in said.err and "one stratum" in said.err
-    assert said.out.startswith("patients of each diagnosis")
+    printed = capsys.readouterr()
+    assert "9 of 10 patients with lesion have no diagnosis" in printed.err and "one stratum" in printed.err
+    assert printed.out.startswith("patients of each diagnosis")
     assert run(index, "--by", "site") == 0 and "no diagnosis" not in capsys.readouterr().err
 
 
 def test_a_part_without_a_lesion_is_warned_about(tmp_path, capsys) -> None:
     index = unnamed(tmp_path, [0.0] * 10 + [5.0])
     assert run(index, "--always-train", names(tmp_path, "a10")) == 0
-    said = capsys.readouterr().err
-    assert "fold 0, validate: none of its 2 studies has a lesion: there is no Dice to validate or select by" in said
+    printed = capsys.readouterr().err
+    assert "fold 0, validate: none of its 2 studies has a lesion: there is no Dice to validate or select by" in printed
