@@ -42,7 +42,7 @@ def client(monkeypatch):
     return make
 
 
-def test_futures_come_as_they_end_also_those_put_in_meanwhile(client) -> None:
+def test_futures_come_as_they_end_also_ones_added_meanwhile(client) -> None:
     running, seen = {Future(4): "b", Future(0, "error"): "a"}, []
     for future in as_completed(client(1), running, 60):
         seen.append(running.pop(future))
@@ -51,7 +51,7 @@ def test_futures_come_as_they_end_also_those_put_in_meanwhile(client) -> None:
     assert seen == ["a", "c", "b"]
 
 
-def test_without_workers_it_is_said_and_ends_after_the_limit(client, capsys) -> None:
+def test_without_workers_it_warns_and_ends_after_the_limit(client, capsys) -> None:
     with pytest.raises(
         ConfigError,
         match=r"no worker is left, for 5.5 min .*--patience-minutes.*2 tasks wait for one.*"
@@ -75,6 +75,6 @@ def test_queued_jobs_are_waited_for_without_a_limit_until_the_first_has_come(cli
         list(as_completed(client(*[0] * 50, 1, 0), {Future(1e9): "a"}, 60, queued=True))
 
 
-def test_a_scheduler_that_is_lost_is_told(client) -> None:
+def test_a_scheduler_that_is_lost_is_an_error(client) -> None:
     with pytest.raises(ConfigError, match="connection to the scheduler was lost; start it and its workers again"):
         list(as_completed(client(1), {Future(0): "a", Future(0, "cancelled"): "b"}, 60))

@@ -42,7 +42,7 @@ def test_a_failure_leaves_no_file_and_no_new_folder_and_keeps_what_was_there(tmp
     assert old.read_text() == "kept" and list(tmp_path.iterdir()) == [old]
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with Staging() as staging, pytest.raises(OutputError, match="cannot write into"):
         staging.path(tmp_path / "file" / "a.txt")
@@ -232,7 +232,7 @@ def test_a_folder_is_removed_with_all_it_holds(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_another_holds_is_told_from_a_disk_without_locks(tmp_path) -> None:
+def test_a_lock_that_another_holds_differs_from_a_disk_without_locks(tmp_path) -> None:
     number = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(number, fcntl.LOCK_EX)
     with locked(tmp_path, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:

@@ -29,7 +29,7 @@ def test_what_the_function_raises_is_raised_here() -> None:
         list(map_parallel(refuse, [1, 2], 2))
 
 
-def test_a_process_that_is_killed_is_told_with_the_remedy() -> None:
+def test_a_process_that_is_killed_is_named_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="fewer --workers"):
         list(map_parallel(die, [1, 2], 2))
 

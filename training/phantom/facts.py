@@ -1,4 +1,4 @@
-"""What phantoms hold, as numbers: statistics of studies that were made, and the generator's settings as tables."""
+"""Phantoms in numbers: statistics of studies, and the generator's settings as tables."""
 
 import time
 from collections import Counter
@@ -15,7 +15,7 @@ from training.phantom.tissues import LABELS, TISSUES
 
 THRESHOLDS = np.array([1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 12, 15, 20])
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-EDGE_MM = 10.0  # further in, neither blur nor breathing mixes in what lies beside: 15 and 20 mm give the same figures
+EDGE_MM = 10.0  # further inside, blur and breathing mix in nothing from outside: 15 and 20 mm give the same figures
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def organs_of(phantom: Phantom) -> np.ndarray:
 
 
 def healthy_liver(phantom: Phantom) -> np.ndarray:
-    """Voxels of the liver, bool (z, y, x), more than EDGE_MM from its surface and from lesions; needs the organs."""
+    """Voxels of the liver, bool (z, y, x), more than EDGE_MM from its surface and from lesions."""
     mask: np.ndarray = np.equal(organs_of(phantom), LABELS["liver"])
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     healthy = np.pad(mask[box] & (phantom.truth[box] == 0), 1)  # padded: the box's border is the liver's surface
@@ -85,7 +85,7 @@ def threshold_dice(suv: np.ndarray, truth: np.ndarray, thresholds: np.ndarray) -
 
 
 def statistics(studies: list[Facts]) -> str:
-    """What the studies hold, as lines to print: diagnoses, lesions, liver, thresholds, seconds."""
+    """Statistics of studies, as lines to print: diagnoses, lesions, liver, thresholds, seconds."""
     ill = [study for study in studies if study.lesions]
     every = [lesion for study in ill for lesion in study.lesions]
     sites = sorted({study.site for study in studies})

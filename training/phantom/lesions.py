@@ -1,9 +1,9 @@
 """Lesions of the phantom: where each disease puts them, their shape, uptake and truth.
 
-A lesion is a cloud of small cubes on a lattice of its own, from which its share of every voxel of any
-grid is computed. Sites of disease follow the usual patterns of spread; uptake spans from hardly above
-the surroundings to SUV 25, volumes 0.3 to 300 ml. Lymphoma is the greatest
-burden: 220 ml of MTV divide low from high (Vercellino et al., Blood 135:1396, 2020).
+A lesion is a cloud of small cubes on a lattice of its own, so its share of every voxel can be computed on any
+grid. Lesions lie where each disease usually spreads. Uptake ranges from hardly above the surroundings to
+SUV 25, volume from 0.3 to 300 ml. Lymphoma is the greatest burden:
+220 ml of MTV divide low from high (Vercellino et al., Blood 135:1396, 2020).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ OUTSIDE = 255  # no tissue's label
 LOW_CONTRAST_SHARE, LOW_CONTRAST = 0.12, (1.7, 2.4)  # of the lesions; their uptake over what lies beneath
 COLD_SHARE, COLD_FROM_ML = 0.35, 4.0  # of the lesions above this volume: with a dead, cold centre
 DIAGNOSES = {"negative": 0.50, "melanoma": 0.18, "lung cancer": 0.16, "lymphoma": 0.13, "sarcoma": 0.03}
-# Chains of lymph nodes as lines of body coordinates; those on one side are mirrored.
+# Chains of lymph nodes as lines of body coordinates; the ones that are not in MIDLINE have a mirror image.
 CHAINS: dict[str, list[Triple]] = {
     "cervical": [(42, 2, 735), (48, 5, 700), (50, 15, 668)],
     "supraclavicular": [(40, 0, 655), (85, 5, 645)],
@@ -32,7 +32,7 @@ CHAINS: dict[str, list[Triple]] = {
 }
 MIDLINE = {"mediastinal", "para-aortic", "mesenteric"}
 SOFT = ("muscle", "fat", "cavity fat", "lung", "skin", "breast", "vessel wall", "small bowel", "gland")
-# What a kind of lesion may replace, and where its centre is sought when it is no node.
+# For each kind of lesion: where its centre is sought (in no tissue: see _seek), and which tissues it may cover.
 GROUND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "node": ((), SOFT),
     "skin": (("skin",), ("skin", "fat", "muscle", "air")),
@@ -120,7 +120,7 @@ def draw_diagnosis(rng: np.random.Generator, wanted: str | None) -> str:
 def draw_lesions(
     rng: np.random.Generator, frame: Frame, labels: np.ndarray, suv: np.ndarray, diagnosis: str
 ) -> list[tuple[PhantomLesion, Cloud]]:
-    """Draw the lesions of a disease; at least one unless it is "negative"."""
+    """Draw the lesions of a disease: at least one, or none if it is "negative"."""
     found: list[tuple[PhantomLesion, Cloud]] = []
     if diagnosis == "negative":
         return found
@@ -144,10 +144,10 @@ def draw_lesions(
 def occupancy(
     cloud: Cloud, keep: np.ndarray, shape: tuple[int, ...], spacing_mm: Vector, origin_mm: Vector
 ) -> tuple[Box, np.ndarray]:
-    """Share of each voxel that a cloud fills: a box of slices (z, y, x) and float32 in it.
+    """The share of each voxel that a cloud fills: a box of slices (z, y, x), and the float32 shares in it.
 
     Every point is a small cube, cut exactly at the voxels' borders. keep: bool (n,) chooses the points;
-    spacing_mm and origin_mm (x, y, z) are the grid's, spacing not below the cube's side.
+    spacing_mm and origin_mm (x, y, z) are the grid's; a voxel must not be smaller than a cube.
     """
     side = (cloud.point_ml * 1000) ** (1 / 3)
     low = (cloud.points_mm[keep] - side / 2 - origin_mm) / spacing_mm + 0.5  # of the cubes, in voxels
@@ -170,7 +170,7 @@ def occupancy(
 
 
 def _draw_chains(rng: np.random.Generator, diagnosis: str) -> list[tuple[str, int]]:
-    """Chains of nodes (name, side -1 or 1) that are ill, neighbours of each other in lymphoma."""
+    """The chains of nodes (name, side -1 or 1) with disease: neighbours in lymphoma."""
     names = list(CHAINS)
     if diagnosis == "lung cancer":
         return [("mediastinal", 1), ("hilar", int(rng.choice([-1, 1]))), ("supraclavicular", 1)]
@@ -216,7 +216,7 @@ def _place(
 
 
 def _seek(rng: np.random.Generator, body: Body, kind: str, chains: list[tuple[str, int]]) -> np.ndarray | None:
-    """A centre in the phantom's mm: on a chain, above a kidney, or in a voxel of the tissue sought."""
+    """A centre in the phantom's mm: on a chain, above a kidney, or in a tissue of GROUND. None if none is found."""
     if kind == "node":
         name, side = chains[int(rng.integers(len(chains)))]
         line = np.array(CHAINS[name])
@@ -237,9 +237,9 @@ def _seek(rng: np.random.Generator, body: Body, kind: str, chains: list[tuple[st
 
 
 def _shape(rng: np.random.Generator, centre: np.ndarray, volume_ml: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Points (n, 3) of an irregular shape, their level (0 centre, 1 surface), and ml a point.
+    """Points (n, 3) of an irregular shape, their level (0 in the centre, 1 on the surface), and ml per point.
 
-    One to four overlapping ellipsoids with a rippled surface, scaled to the volume wanted.
+    One to four overlapping ellipsoids with a rippled surface, scaled to volume_ml.
     """
     radius = (3 * volume_ml * 1000 / (4 * np.pi)) ** (1 / 3)
     lobes = 1 if volume_ml < 2 else int(rng.integers(1, 5))

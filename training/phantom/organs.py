@@ -1,6 +1,6 @@
 """Organs of the phantom, after its outline and skeleton: chest, abdomen, pelvis, neck and head.
 
-Same conventions as training/phantom/anatomy.py. What takes up FDG without being a lesion is here:
+Same conventions as training/phantom/anatomy.py. Everything here takes up FDG without being a lesion:
 brain, heart wall, kidneys, ureters, bladder, bowel, tonsils, glands, brown fat, worked muscle.
 """
 

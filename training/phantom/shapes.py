@@ -37,7 +37,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What an organ is painted on, and the stream its random choices come from."""
+    """The grid and labels that organs are painted on, and the generator for their random choices."""
 
     frame: Frame
     labels: np.ndarray  # uint8 (z, y, x), painted in place
@@ -103,7 +103,7 @@ def rotation(about_x: float = 0.0, about_y: float = 0.0, about_z: float = 0.0) -
 
 
 def ripple(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, z: np.ndarray, wavelength_mm: float) -> np.ndarray:
-    """Smooth random field in about [-1, 1] on the coordinates given: a sum of three products of sines."""
+    """A smooth random field in about [-1, 1] on these coordinates: a sum of three products of sines."""
     field: np.ndarray = np.zeros((), np.float32)
     for _ in range(3):
         k = (2 * np.pi / (wavelength_mm * rng.uniform(0.6, 1.5, 3))).astype(np.float32)

@@ -1,11 +1,11 @@
-"""What the phantoms look like and what they hold: a sheet of twelve, their statistics, their settings as tables.
+"""Show phantoms: a picture of twelve, statistics, and the generator's settings as tables.
 
     python -m training sheet --output docs/phantoms.png
     python -m training sheet --statistics 40 [--site F] [--seed 199000]
     python -m training sheet --tables
 
-The seeds, from FIRST_SEED on, are of the end of the validation range; nothing else uses them. docs/phantoms.md
-holds what is printed.
+The seeds, from FIRST_SEED on, are the end of the validation range; nothing else uses them. docs/phantoms.md has the
+printed tables.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for options that ask for nothing or for what is not there."""
+    """Raise ConfigError for options that are wrong, or if there is nothing to do."""
     if options.output is None and options.statistics is None and not options.tables:
         raise ConfigError("nothing to do: give --output PNG, --statistics COUNT or --tables")
     if options.statistics is not None and options.statistics < 1:
@@ -98,7 +98,7 @@ def write_sheet(path: Path, studies: Iterable[tuple[int, str, str]]) -> None:
     """Draw phantoms (seed, site, diagnosis) as one PNG and write it. Raises OutputError if it cannot."""
     cells = []
     with Staging() as staging:
-        partial = staging.path(path)  # before the work, so that a wrong path is told at once
+        partial = staging.path(path)  # before the work, so that a wrong path is an error at once
         for seed, site, diagnosis in studies:
             phantom = make_phantom(seed, site, diagnosis)
             cells.append(cell(phantom))
@@ -107,13 +107,13 @@ def write_sheet(path: Path, studies: Iterable[tuple[int, str, str]]) -> None:
         try:
             picture.save(partial, "PNG", optimize=True)
         except OSError as error:
-            raise OutputError(f"cannot write '{path}': {error.strerror}; is there space?") from None
+            raise OutputError(f"cannot write '{path}': {error.strerror}; check free space") from None
         staging.commit()
     print(f"wrote '{path}', {path.stat().st_size / 1000:.0f} kB")
 
 
 def caption(phantom: Phantom) -> str:
-    """Diagnosis, how many lesions (they may overlap), and how many ml of truth they are."""
+    """Diagnosis, number of lesions (they may overlap) and ml of their truth."""
     count = len(phantom.lesions)
     if not count:
         return phantom.diagnosis
@@ -130,7 +130,7 @@ def palette(greys: int = 64) -> Image.Image:
 
 
 def sheet(cells: list[Image.Image]) -> Image.Image:
-    """Cells in rows of COLUMNS, under a line that says what they are."""
+    """Cells in rows of COLUMNS, under a line of explanation."""
     wide, high = cells[0].size
     gap, top = 14, 46
     rows = -(-len(cells) // COLUMNS)

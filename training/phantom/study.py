@@ -1,12 +1,12 @@
 """Synthetic whole-body FDG PET/CT studies with lesions, to train and test without patients.
 
-`make_phantom(seed)` draws a body, paints its organs and lesions, and images it on one of six scanners;
-the same seed and site give the same study to the bit on one machine and set of libraries. Anatomy,
-uptake, lesions and scan have random streams of their own.
+`make_phantom(seed)` draws a body, paints its organs and lesions, and images it on one of six scanners. The same
+seed and site give the same study, to the bit, on one machine and set of libraries. Anatomy, uptake, lesions and
+scan have random streams of their own.
 
 Seeds: 0 to 99,999 train, 100,000 to 199,999 validate and select, 200,000 and above test; the sample
 study of the tests comes from the last range. Site F (training.phantom.physics.HELD_OUT_SITE) is never used in
-training or selection, whatever the seed. What is modelled, and how well: docs/phantoms.md.
+training or selection, whatever the seed. docs/phantoms.md says what is modelled, and how well.
 
     python -m training phantoms --seed 7 --site A --output DIR --count 3
 """
@@ -76,7 +76,7 @@ def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_
     suv, hu = draw_suv(tissue_rng), draw_hu(tissue_rng, bool(tissue_rng.random() < scanner.contrast_share))
     pairs = draw_lesions(lesion_rng, frame, labels, suv, diagnosis)
     activity, density = fill(frame, labels, suv, hu, pairs)
-    world = np.round(scan_rng.uniform((-20, -20, -900), (20, 20, 100)), 2)  # where the room's zero is
+    world = np.round(scan_rng.uniform((-20, -20, -900), (20, 20, 100)), 2)  # zero of the scanner room
     shift = scan_rng.normal(0, (1.0, 1.0, 1.6)) + (0, 0, scan_rng.uniform(-1, 1))
     shift *= min(1.0, float(4 / np.linalg.norm(shift)))
     pet, origin = scan_pet(scan_rng, frame, activity, scanner, float(suv[LABELS["liver"]]), shift)
@@ -130,10 +130,10 @@ def to_images(phantom: Phantom) -> tuple["SimpleITK.Image", "SimpleITK.Image", "
 
 
 def write_study(phantom: Phantom, folder: str | Path, name: str) -> list[Path]:
-    """Write images/pet/<name>_pet.mha, images/ct/<name>_ct.mha and truth/<name>_ct.mha, compressed.
+    """Write images/pet/<name>_pet.mha, images/ct/<name>_ct.mha and truth/<name>_ct.mha, compressed: all or none.
 
-    The truth is named after the CT, as a prediction is. The files are renamed into place when all three are
-    written. Returns the three paths. Raises OutputError if they cannot be written.
+    The truth is named after the CT, as a prediction is. Returns the three paths. Raises OutputError if they cannot
+    be written.
     """
     import SimpleITK as sitk
 
@@ -160,7 +160,7 @@ def missing_seeds(options: argparse.Namespace) -> list[int]:
     rows, missing = read_rows(options.output), []
     for seed in range(options.seed, options.seed + options.count):
         name = study_name(seed, options.site)
-        try:  # the stream of lesions is drawn from as in make_phantom
+        try:  # drawn from the same stream as in make_phantom
             wanted = draw_diagnosis(np.random.default_rng(np.random.SeedSequence(seed).spawn(4)[2]), options.diagnosis)
         except ValueError as error:
             raise ConfigError(f"--diagnosis: {error}") from None
@@ -168,14 +168,14 @@ def missing_seeds(options: argparse.Namespace) -> list[int]:
             missing.append(seed)
         elif rows[name]["diagnosis"] != wanted:
             raise ConfigError(
-                f"'{options.output}' holds {name} as {rows[name]['diagnosis']!r} and {wanted!r} is asked for; "
+                f"'{options.output}' holds {name} as {rows[name]['diagnosis']!r}, but {wanted!r} is asked for; "
                 "give another folder, or delete it there"
             )
     return missing
 
 
 def make_study(seed: int, site: str, diagnosis: str | None, folder: Path) -> str:
-    """Make one study, write its files and its row. Returns a line about it."""
+    """Make one study; write its files and its row. Returns a line to print about it."""
     phantom = make_phantom(seed, site, diagnosis)
     write_study(phantom, folder, study_name(seed, site))
     write_row(folder, seed, site, phantom.diagnosis)

@@ -1,4 +1,4 @@
-"""A folder of phantoms on the disk: where a study's files lie, and studies.csv, which tells what each one is."""
+"""A folder of phantoms on the disk: the paths of a study's files, and studies.csv with a row for each study."""
 
 import csv
 import fcntl
@@ -36,7 +36,7 @@ def read_rows(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_row(folder: Path, seed: int, site: str, diagnosis: str) -> None:
-    """Put a study's row into studies.csv, sorted by case. Other processes may do the same meanwhile.
+    """Put a study's row into studies.csv, sorted by case. Other processes may add rows at the same time.
 
     The patient is the seed: at two sites it is the same body with the same lesions. Paths are relative to the table.
     """

@@ -76,13 +76,13 @@ def test_a_results_folder_serves_one_run_at_a_time(tmp_path) -> None:
         pass
 
 
-def test_a_lock_that_cannot_be_made_is_told(tmp_path) -> None:
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path) -> None:
     (tmp_path / ".lock").mkdir()
     with pytest.raises(OutputError, match="cannot write"), locked(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path) -> None:
     (tmp_path / "studies").touch()
     with pytest.raises(OutputError, match="cannot write"):
         study_folder(tmp_path, "s-1").__enter__()

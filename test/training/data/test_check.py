@@ -72,7 +72,7 @@ def test_a_truncated_file_is_a_problem(tmp_path) -> None:
     assert study is None and problem.file == found.ct and "cut off or damaged" in problem.reason
 
 
-def test_every_bad_file_of_a_study_is_told_at_once(tmp_path) -> None:
+def test_every_bad_file_of_a_study_is_named_at_once(tmp_path) -> None:
     _, problems, _ = look(write(tmp_path, pet=image(pet() * 5000), ct=image(pet()), truth=image(mask() * 2)))
     assert [p.file.name for p in problems] == ["pet.nii.gz", "ct.nii.gz", "truth.nii.gz"]
 

@@ -205,7 +205,7 @@ def test_the_report_gives_the_shares(index) -> None:
     assert "16 (80%)" in train and "4 (20%)" in validate
 
 
-def test_a_fold_that_is_not_there_is_named_with_those_that_are(index) -> None:
+def test_a_fold_that_is_not_there_is_named_with_the_ones_that_are(index) -> None:
     run(index, "--folds", 2)
     with pytest.raises(ConfigError, match="no fold '7'; it has 0, 1"):
         read_fold(index.with_name("split.json"), "7")
@@ -252,7 +252,7 @@ def unnamed(folder: Path, volumes: list[float], **diagnoses: str) -> Path:
     return folder / "index.csv"
 
 
-def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_is_said(tmp_path, capsys) -> None:
+def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_with_a_warning(tmp_path, capsys) -> None:
     """5 folds of 15 with lesion and 10 without: one small, one middle and one large of each fold, and two without."""
     index = unnamed(tmp_path, [0.0] * 10 + [10.0 * n for n in range(1, 16)])
     assert run(index, "--folds", 5) == 0
@@ -270,7 +270,7 @@ def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_
         ]
 
 
-def test_where_some_have_a_diagnosis_it_is_said_what_is_lost(tmp_path, capsys) -> None:
+def test_where_some_have_a_diagnosis_a_warning_counts_the_others(tmp_path, capsys) -> None:
     index = unnamed(tmp_path, [1.0] * 10, a0="melanoma")
     assert run(index) == 0
     printed = capsys.readouterr()
