@@ -114,10 +114,9 @@ def whole_file(target: Path, *, private: bool = False, folder: Path | None = Non
 def whole_folder(target: Path) -> Iterator[Path]:
     """An empty hidden folder to fill, which takes the place of `target` when the block ends well, and else goes.
 
-    What was there before goes only after the new one is in its place. What killed processes left of this target is
-    put in order first (`recover`). The folder that it lies in must be there. Raises OSError.
+    An older `target` is removed only when the new one is in its place; `recover` and `remove_left_behind` put it back
+    after a kill between the two. The folder that it lies in must be there. Raises OSError.
     """
-    recover(target)
     hidden = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=target.parent))
     new, old = hidden / NEW / target.name, hidden / OLD / target.name
     try:

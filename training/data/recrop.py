@@ -22,7 +22,7 @@ import SimpleITK as sitk
 from model.errors import CaseError, ConfigError, OutputError
 from model.study.geometry import Grid
 from model.study.reading import Volume, read_volume
-from model.whole import whole_folder
+from model.whole import recover, whole_folder
 from training.command import ENDS, told
 from training.data.check import check_grid
 from training.data.table import Study, read_table, study_sha256, write_table
@@ -168,6 +168,7 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
     """
     studies = read_table(index)
     final = output.resolve()
+    recover(final)
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
     jobs = [(study, copy) for study in studies.values() for copy in range(settings.copies)]

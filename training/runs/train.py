@@ -27,7 +27,7 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import Device, make_deterministic
 from model.networks.unet import build
-from model.whole import whole_folder
+from model.whole import recover, whole_folder
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
 from training.batches.slices import SliceDataset
@@ -218,6 +218,7 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
     They may differ from the base run's in `stop` alone: "vanilla" in table 3 is the base run, never averaged.
     Raises ConfigError if they differ in anything else.
     """
+    recover(folder)
     if folder.exists():
         return
     config = read_yaml(base / checkpoint.CONFIG)
