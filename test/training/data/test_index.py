@@ -116,7 +116,7 @@ def test_nnunet_takes_diagnoses_from_the_tables_beside_it(tmp_path, capsys) -> N
         ("PETCT_a", "FDG", "melanoma"),
         ("PSMA_b", "PSMA", "unknown"),
     ]
-    assert "psma_metadata.csv' tells no diagnoses: no column 'diagnosis'" in capsys.readouterr().err
+    assert "psma_metadata.csv' holds no diagnoses: no column 'diagnosis'" in capsys.readouterr().err
 
 
 def test_nnunet_without_tables_tells_negative_by_the_truth(tmp_path, capsys) -> None:
