@@ -10,7 +10,7 @@ import hashlib
 import json
 import resource
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from model.bundle.settings import Crop, Limits
 from model.errors import ConfigError
 from model.files import sha256_of
+from model.schema import to_plain
 from model.whole import locked, remove_left_behind, whole_folder
 from training.data.table import Study
 
@@ -169,7 +170,7 @@ def store(
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:
     """What must be the same for a prepared study to be current: its files, its crop and the format of the cache."""
     about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
-    return {"format": FORMAT, **about, "crop": asdict(crop)}
+    return {"format": FORMAT, **about, "crop": to_plain(crop)}
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
