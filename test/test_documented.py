@@ -19,6 +19,7 @@ from training.settings import Averaging, Training, changed, read_settings, setti
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "training/README.md",
     ROOT / "weights/README.md",
@@ -130,6 +131,12 @@ def test_commands_are_found_wherever_there_are_some() -> None:
         "training/runs/train.py",
     }
     assert len(FOUND) > 100
+
+
+def test_the_page_on_benchmarks_names_every_one() -> None:
+    files = [path for path in (ROOT / "benchmark").rglob("*.py") if "def main(" in path.read_text()]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    assert set(re.findall(r"`(?:python -m )?(benchmark\.[a-z_.]+)", (ROOT / "docs/benchmarks.md").read_text())) == names
 
 
 @pytest.mark.parametrize("option", ["--run", "--start"])
