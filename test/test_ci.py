@@ -81,6 +81,7 @@ def test_wheels_asks_for_every_pin_but_torch_with_the_image_s_python(tree: Path)
     assert f"Python {base()[2]}" in output and "scipy==" in output and "numpy" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", LOCKS)
 def test_install_waits_for_another_process_s_lock_and_for_nothing_else(lock: str, tree: Path) -> None:
     (tree / ".ci").mkdir()

@@ -1,14 +1,14 @@
 """test/compare_output.py on a small sample."""
 
+import io
 import shutil
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT
+from compare_output import main
 
 MASK = "images/automated-petct-lesion-segmentation/ct-1.mha"
 
@@ -157,8 +157,8 @@ def write(file: Path, array: np.ndarray) -> None:
 
 
 def compare(sample: Path, status: int, *edition: str) -> str:
-    folders = [str(sample / name) for name in ("input", "expected", "output")]
-    command = [sys.executable, str(ROOT / "test/compare_output.py"), *folders, *edition]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert run.returncode == status, run.stdout + run.stderr
-    return run.stdout + run.stderr
+    """What compare_output.py prints, after a check of its exit status."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        assert main([*(str(sample / name) for name in ("input", "expected", "output")), *edition]) == status
+    return printed.getvalue()

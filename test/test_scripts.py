@@ -19,6 +19,7 @@ def test_bash_can_read(script: str) -> None:
     subprocess.run([BASH, "-n", str(ROOT / script)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing() -> None:
     subprocess.run(["shellcheck", "-x", *SCRIPTS], cwd=ROOT, check=True)
