@@ -1,9 +1,9 @@
 """Inputs that must be refused, and the table of what the user reads.
 
-`python test/helpers/bad_inputs.py` rewrites docs/errors.md.
+`python test/helpers/bad_inputs.py` writes docs/errors.md; so does `make docs`.
 
 Each case is a function (folder) -> process.py's arguments, an optional limit on the process, and the
-exit code. test_errors.py runs every case, and fails when docs/errors.md says anything else.
+exit code. test_errors.py runs every case, and compares the messages with docs/errors.md.
 """
 
 import json
@@ -461,23 +461,23 @@ def run_all() -> list[Outcome]:
 
 PAGE = """# Errors
 
-What a user reads, as the last line on stderr, for each kind of bad input, and the exit code. No output file
-is left. This table is made by `python test/helpers/bad_inputs.py` and compared with the program's answers by
-`test/test_errors.py`. The folder of the study is shown as FOLDER, the repository as REPOSITORY, and figures
-that depend on the machine as N.
+What the user reads for each kind of bad input: the last line on stderr, and the exit code. No output
+file is left. `make docs` writes this page from `test/helpers/bad_inputs.py`; `test/test_errors.py`
+compares it with what the program prints. FOLDER stands for the study's folder, REPOSITORY for the
+repository, N for a number that depends on the machine.
 
 Exit codes: 2 a setting or option, 3 the study, 4 the weights, 5 the output, 1 anything unexpected,
-130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves
-one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.
+130 interrupted (SIGINT), 143 terminated (SIGTERM). `--debug` adds a traceback. Limits on values are
+settings: `--limit NAME=VALUE` moves one for one run, a bundle's manifest for every run with it.
 
-A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground
-and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.
+Some things are warnings, on stderr and in the report, and the mask is written: a PET maximum above
+200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground, and a
+lesion-clicks.json that is not used.
 
-An image may be a link to anywhere, as in studies that are folders of links. The data file that a header
-(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link
-itself, it may also lie in the folder that this leads to, so that links to a pair that lies together work.
-An absolute path, or one with .., is refused. Only regular files are opened. What a terminal would obey is
-shown as an escape.
+An image may be a link to anywhere, as in studies that are folders of links. The data file that a
+header (.mhd, .nrrd) names must lie in the header's folder or below it. If the header is itself a
+link, the data file may also lie in the folder that the link leads to. An absolute path, or one with
+.., is refused, and so is anything but a regular file. Control characters are shown as escapes.
 
 | bad input | what the user reads | exit code |
 |---|---|---|
