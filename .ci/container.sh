@@ -121,7 +121,7 @@ IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/studies" "$work/result
 ls "$work"/results/report.html "$work"/results/studies/*/mask.mha "$work"/results/studies/*/report.json > /dev/null
 say "score.sh scores"
 
-# 4. What the platform's flags did, and what the image is made of, seen from inside.
+# 4. From inside: what the platform's flags did, and what the image holds.
 . ./engine.sh # IMAGE, VERSION, MEMORY, PLATFORM_FLAGS
 rm -rf "$work/inside"
 mkdir -m 777 "$work/inside"
@@ -212,7 +212,7 @@ refuses "no CT" "$work/lone" images/ct
 refuses "read-only output" "$PWD/test/input" /output ro
 say "broken inputs are refused"
 
-# 6. A test that cannot fail is none: with another expected mask test.sh must.
+# 6. With another expected mask test.sh must fail.
 rm -rf "$work/wrong"
 mkdir -p "$work/wrong"
 cp -R test/input test/expected_output "$work/wrong/"
@@ -234,8 +234,8 @@ grep 'DIFFERENT: the mask is another one' "$work/wrong.log" || {
 }
 say "test.sh fails where it should"
 
-# 7. An image for another purpose, by the same scripts: invoke mode, edition IV, one other bundle, and what the platform
-#    of 2026 puts beside the images.  The first image keeps its layers meanwhile, and gets its name back.
+# 7. An image for another purpose, by the same scripts: invoke mode, edition IV, another bundle, and the files that the
+#    platform of 2026 puts beside the images. The first image gets its name back afterwards.
 "$engine" tag "$IMAGE" localhost/kept
 rm -rf "$work/platform"
 mkdir -p "$work/platform"
@@ -281,8 +281,8 @@ say "exported and loaded again"
 SKIP_BUILD=1 ./test.sh
 say "the loaded image passes"
 
-# 9. The Dockerfile's other branch: a base that carries torch (here an empty package of that name, with a
-#    version that requirements.txt does not ask for) keeps it.
+# 9. The Dockerfile's other branch: a base that carries torch keeps it. Here torch is an empty package with a version that
+#    requirements.txt does not ask for.
 site=$("$engine" run --rm --network=none --entrypoint python3 "$BASE_IMAGE" -c \
   'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$work/carrier"
