@@ -1,4 +1,4 @@
-"""What the tests share: a tiny bundle of random weights, a tiny study, the sample, the real data if it is there."""
+"""What the tests share: a tiny bundle of random weights, tiny studies, the sample, the real data if there is any."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real studies; the test skips where it is absent."""
+    """The folder of real studies. If there is none, the test is skipped."""
     if not (DATA / "sts").is_dir():
         pytest.skip(f"real data is not at '{DATA}' (set PETCT_DATA)")
     return DATA
@@ -38,7 +38,7 @@ def cpu():
 
 @pytest.fixture(scope="session")
 def make_bundle() -> Callable[..., Path]:
-    """make_bundle(folder, members=2, **changes of the manifest): a bundle of random networks, written as any other."""
+    """make_bundle(folder, members=2, **changes of the manifest) writes a bundle of random networks."""
 
     def make(
         folder: Path,
@@ -69,7 +69,7 @@ def make_bundle() -> Callable[..., Path]:
         for number in range(members):
             torch.manual_seed(number)
             network = build(settings["network"])
-            with torch.no_grad():  # so that random networks say both classes
+            with torch.no_grad():  # so that random networks find both classes
                 for name, parameter in network.named_parameters():
                     if name.endswith("fc.bias"):
                         parameter.zero_()
@@ -108,7 +108,7 @@ def tiny_images() -> tuple[sitk.Image, sitk.Image]:
 
 
 def write_study(folder: Path, pet: sitk.Image, ct: sitk.Image) -> Path:
-    """The study as grand-challenge lays it out; returns the folder."""
+    """Write the study as grand-challenge.org lays it out. Returns the folder."""
     for what, image in (("pet", pet), ("ct", ct)):
         path = folder / "images" / what / f"{what}-{folder.name}.mha"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def tiny_training(**changes: object):
 
 
 def run_process(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """process.py in a process of its own, with this environment added."""
+    """Run process.py in a process of its own, with this environment added."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
     return subprocess.run(
         [sys.executable, str(ROOT / "process.py"), *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""The shipped bundles: what they find on the sample and on fresh phantoms, never used in training or selection."""
+"""What the shipped bundles find on the sample and on phantoms that were never used in training or selection."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle:
 
 @pytest.mark.slow
 def test_process_py_finds_most_of_the_sample_s_tumour_by_the_network_for_slices(tmp_path) -> None:
-    """Of volume, not of lesions: one slice alone tells little of what is small."""
+    """Most of the volume, not of the lesions: one slice shows little of a small lesion."""
     command = [
         sys.executable,
         str(ROOT / "process.py"),
@@ -113,7 +113,7 @@ def test_both_bundles_come_from_one_start() -> None:
     assert len(starts) == 1 and None not in starts and len(diwa.manifest.members) == 1
 
 
-def test_the_bundles_say_what_trained_them_and_no_test_phantom_did() -> None:
+def test_the_manifests_name_what_trained_the_bundles_and_no_test_phantom_is_among_it() -> None:
     for name in ("eoa", "diwa", "slices"):
         cases = load_bundle(find_bundle(name, None)).manifest.provenance.scores[TRAINED_ON]
         seeds = {int(case[1:]) for case in cases if re.fullmatch(r"[A-Z]\d{6}", case)}
