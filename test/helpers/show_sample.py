@@ -29,7 +29,9 @@ def main() -> int:
     name = report["case"]
     preview = options.output / f"{name}_preview.png"
     if options.picture:
-        Image.open(preview).quantize(64).save(options.picture, optimize=True)
+        picture = Image.open(preview).convert("RGB")
+        picture = picture.quantize(96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps the red
+        picture.save(options.picture, optimize=True)
         return 0
     mask = options.output / "images" / "automated-petct-lesion-segmentation" / f"{name}.mha"
     found, truth = read_volume(mask, "mask"), read_volume(options.truth / f"{name}.mha", "truth")
