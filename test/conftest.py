@@ -10,7 +10,8 @@ from program import run_process  # noqa: F401
 from tiny_settings import tiny_slices, tiny_training  # noqa: F401
 from tiny_studies import lesion_study, tiny_images, write_study
 
-from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.bundle.format import Manifest, Provenance
+from model.bundle.settings import Crop, Intensity, Network, Window
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.bundles.write import write_bundle
