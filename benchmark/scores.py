@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from model.bundle.manifest import find_bundle, load_bundle
 from model.bundle.settings import Limits
 from model.inference.device import choose_device, make_deterministic
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from model.results.metrics import Scores, score
-from model.stopwatch import Stopwatch
 from model.study.reading import Case, read_case, read_volume, volume_of
 from training.phantom.study import TEST_SEEDS_FROM, make_phantom, to_images
 
@@ -43,7 +43,7 @@ def main() -> None:
     print("| case | Dice | FPV ml | FNV ml | lesions found | seconds |\n|---|---|---|---|---|---|")
     for case, truth in cases:
         begun = time.perf_counter()
-        mask = segment(case, bundle, device, Stopwatch()).mask
+        mask = segment(case, SegmentOptions(bundle=bundle, device=device)).mask
         seconds = time.perf_counter() - begun
         print(row(case.name, score(mask, truth, case.pet.grid.voxel_ml), seconds), flush=True)
 

@@ -29,9 +29,10 @@ from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits, Network
 from model.files import peak_memory_bytes
 from model.inference.device import choose_device, make_deterministic
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from model.inference.several import segment_each
-from model.networks.weights import keep, voters
+from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
 
@@ -96,7 +97,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     make_deterministic()
     device, bundle = choose_device(options.device), load_bundle(options.place / "bundle")
     watch = Stopwatch(wait=torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None)
-    those = keep(voters(bundle), device.torch_device)
+    networks = load_now(voters(bundle), device.torch_device)
+    how = SegmentOptions(bundle=bundle, device=device, voters=networks)
     studies = [options.place / "study"] * options.studies
     begun: list[float] = []
 
@@ -106,9 +108,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         return case
 
     if options.one == "ahead":
-        done = segment_each(studies, read, bundle, device, watch, those)
+        done = segment_each(studies, read, how, watch)
     else:
-        done = ((None, segment(read(study), bundle, device, watch, those=those)) for study in studies)
+        done = ((None, segment(read(study), how, watch)) for study in studies)
     peaks = [peak_memory_bytes() for _ in done]
     total_s = time.perf_counter() - begun[0]
     busy_s = sum(watch.seconds.get(stage, 0.0) for stage in BUSY)

@@ -43,6 +43,7 @@ def run(
     read = time.perf_counter()
 
     from model.inference.device import choose_device, make_deterministic
+    from model.inference.options import SegmentOptions
     from model.inference.segment import make_ready, segment_ready
     from model.results.run_summary import make_report, summary
     from model.stopwatch import Stopwatch
@@ -61,7 +62,14 @@ def run(
         with watch.stage("import"):
             for thread in begun:
                 thread.join()
-        result = segment_ready(ready, bundle, device, watch, progress, options.save_probabilities, networks)
+        how = SegmentOptions(
+            bundle=bundle,
+            device=device,
+            voters=networks,
+            with_probability=options.save_probabilities,
+            on_windows=progress,
+        )
+        result = segment_ready(ready, how, watch)
     tell(list(result.warnings))
     with Staging() as staging:
         with watch.stage("write"):
@@ -81,10 +89,10 @@ def get_ready(manifest: Any, device: str) -> None:
     import model.inference.segment  # noqa: F401
     import model.results.run_summary  # noqa: F401  what comes after the study, and torch with it
     from model.inference.device import choose_device, make_deterministic
-    from model.inference.ensemble import rehearse
+    from model.inference.warm_up import warm_up
 
     make_deterministic()
-    rehearse(manifest, choose_device(device))
+    warm_up(manifest, choose_device(device))
 
 
 def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:

@@ -21,10 +21,10 @@ def serve(options: argparse.Namespace, start: float) -> None:
         import model.results.run_summary  # noqa: F401  the whole road, so that no job waits for an import
         import model.results.writing  # noqa: F401
         from model.inference.device import choose_device, give_back_freed_memory, make_deterministic
-        from model.networks.weights import keep, voters
+        from model.networks.weights import load_now, voters
 
         make_deterministic()
-        networks = keep(voters(bundle), choose_device(options.device).torch_device)
+        networks = load_now(voters(bundle), choose_device(options.device).torch_device)
         on_signals(service.stop)
         service.ready = True
         say(f"ready after {time.perf_counter() - start:.1f} s: {service.address}", sys.stdout)

@@ -66,7 +66,7 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
     return network
 
 
-def missed(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
+def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
     """Why `prepared` makes no `Fused` of a network that could be one there; None where it does, or never could."""
     return trouble(device) if precision == torch.float16 and fits(network) else None
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,31 +19,41 @@ from model.terminal import say
 
 State = dict[str, Tensor]
 STATISTICS = ("running_mean", "running_var")  # of batch normalisation, as torch names them
-Voter = tuple[float, Callable[[], nn.Module], Part]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voter:
+    """One network of an ensemble: its weight in the mean, its part of the manifest, and the function that loads it."""
+
+    weight: float
+    part: Part
+    load: Callable[[], nn.Module]
 
 
 def voters(bundle: Bundle) -> list[Voter]:
-    """What is to be run, as (weight, function that loads the network, its part of the manifest): every member for
-    EoA, one soup for DiWA.
-    """
+    """The networks to run: every member for EoA, one soup for DiWA."""
     manifest = bundle.manifest
     if manifest.method == "diwa":
-        whole = manifest.part(manifest.members[0])
-        return [(1.0, lambda: as_network(whole.network, soup(bundle), bundle.folder), whole)]
+        part = manifest.part(manifest.members[0])
+        return [Voter(weight=1.0, part=part, load=lambda: as_network(part.network, soup(bundle), bundle.folder))]
 
     def load(member: Member) -> nn.Module:
         return as_network(manifest.part(member).network, read_state(bundle, member), bundle.folder)
 
-    return [(member.weight, partial(load, member), manifest.part(member)) for member in manifest.members]
+    return [
+        Voter(weight=member.weight, part=manifest.part(member), load=partial(load, member))
+        for member in manifest.members
+    ]
 
 
-def keep(those: list[Voter], device: torch.device) -> list[Voter]:
+def load_now(voters: list[Voter], device: torch.device) -> list[Voter]:
     """The same voters with their networks loaded now, onto the device: for a process that runs many studies."""
 
-    def kept(network: nn.Module) -> Callable[[], nn.Module]:
-        return lambda: network
+    def loaded(voter: Voter) -> Voter:
+        network = voter.load().to(device)
+        return replace(voter, load=lambda: network)
 
-    return [(weight, kept(load().to(device)), part) for weight, load, part in those]
+    return [loaded(voter) for voter in voters]
 
 
 def read_state(bundle: Bundle, member: Member) -> State:
@@ -101,6 +112,11 @@ def as_network(network: Network, state: State, where: Path) -> nn.Module:
     return module.eval()
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return bool(torch.isfinite(torch.stack(values.aminmax())).all())  # takes no more memory, unlike values.isfinite()
+
+
 def _check_tensors(state: State, network: Network, path: Path) -> None:
     expected = skeleton(network).state_dict()
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
@@ -115,7 +131,7 @@ def _check_tensors(state: State, network: Network, path: Path) -> None:
                 f"'{path}': {name} has shape {tuple(tensor.shape)}, the manifest's network needs "
                 f"{tuple(expected[name].shape)}; the manifest belongs to other weights"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise WeightsError(f"'{path}': {name} holds NaN or infinite values; the training went wrong")
 
 

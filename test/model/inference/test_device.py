@@ -98,12 +98,13 @@ def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
         pytest.skip("no NVIDIA GPU here")
     from model.bundle.manifest import load_bundle
     from model.inference.ensemble import vote
+    from model.inference.options import SegmentOptions
     from model.networks.weights import voters
 
     bundle = load_bundle(make_bundle(tmp_path / "gpu"))
     image = torch.rand(2, 70, 50, 60)
     masks = [
-        vote(lambda _: image, voters(bundle), bundle.manifest, device, 2).margin.cpu() > 0
+        vote(lambda _: image, voters(bundle), SegmentOptions(bundle=bundle, device=device)).margin.cpu() > 0
         for device in (cpu, choose_device("cuda"))
     ]
     assert 0.01 < masks[0].float().mean() < 0.99
