@@ -136,7 +136,7 @@ def way_to_run(way: str, network: nn.Module, device: Any) -> Step:
         ready = ready.plain
     if way == "grouped":
         return lambda image: grouped(ready, image)
-    kept: slabs.Kept = {}
+    kept: slabs.Buffers = {}
     gpu = device.torch_device.type == "cuda"
     if way == "graph":
         return graphed(lambda image: slabs.forward(ready, image))

@@ -1,4 +1,4 @@
-"""One study of process.py, from the input to the renamed mask; no algorithm here."""
+"""One study of process.py, from the input to the mask under its final name; no algorithm here."""
 
 import argparse
 import signal
@@ -6,38 +6,41 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from model import RESEARCH
 from model.bundle.manifest import MOUNTED, Bundle, find_bundle, load_bundle
-from model.bundle.settings import override_limits
-from model.challenge.ending import on_signals, tell
+from model.bundle.settings import Manifest, override_limits
+from model.challenge.ending import on_signals, warn
 from model.terminal import Progress, say
+
+if TYPE_CHECKING:  # numpy, SimpleITK and torch come in when they are needed
+    from model.files import Staging
+    from model.inference.segment import Result
+    from model.networks.weights import Voter
+    from model.study.reading import Case
 
 
 def run(
-    options: argparse.Namespace, bundle: Bundle, start: float, networks: Any = None, then: Any = signal.SIG_IGN
+    options: argparse.Namespace,
+    bundle: Bundle,
+    start: float,
+    networks: "list[Voter] | None" = None,
+    on_signal_at_end: Any = signal.SIG_IGN,
 ) -> Path:
-    """One study, from the input to the renamed mask. Raises the errors of model/errors.py, then leaves no file.
+    """Run one study. Returns the mask's path. Raises the errors of model/errors.py, and then leaves no file.
 
-    networks: those a service holds; without them each is loaded when its turn comes. then: who is told of signals
-    once the result is complete. Returns the mask's path.
+    start: when the run began, by time.perf_counter. networks: loaded already, by a service; without them each is loaded
+    when its turn comes. on_signal_at_end: handles signals once the result is complete.
     """
     verified = time.perf_counter()
 
-    from model.background import begin
     from model.files import Staging
     from model.results.writing import check_output, check_targets, write_json
-    from model.study.reading import read_case
 
     check_output(options.output)
-    begun: list[Any] = []
-
-    def found() -> None:
-        if networks is None:
-            begun.append(begin(lambda: get_ready(bundle.manifest, options.device)))
-
-    case = read_case(options.input, bundle.manifest.limits, found)
+    case, preparing = read_study(options, bundle, in_background=networks is None)
     names = targets(options, case.name)
     check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path])
     read = time.perf_counter()
@@ -55,12 +58,12 @@ def run(
     )
     warnings = [*case.warnings, *([device.warning] if device.warning else [])]
     warnings += [f"{MOUNTED} holds no manifest.json and is not used"] if options.unused_mount else []
-    tell(warnings)
+    warn(warnings)
     say(f"{bundle.manifest.name} ({bundle.manifest.method}) on {device.name}", sys.stdout)
     with Progress(sys.stderr) as progress:
         ready = make_ready(case, bundle, watch)
         with watch.stage("import"):
-            for thread in begun:
+            for thread in preparing:
                 thread.join()
         how = SegmentOptions(
             bundle=bundle,
@@ -70,24 +73,38 @@ def run(
             on_windows=progress,
         )
         result = segment_ready(ready, how, watch)
-    tell(list(result.warnings))
+    warn(result.warnings)
     with Staging() as staging:
         with watch.stage("write"):
-            warnings += [*result.warnings, *write(names, case, result, staging)]
+            warnings += [*result.warnings, *stage_results(names, case, result, staging)]
         report = make_report(case, bundle, device, result, warnings, watch.seconds)
         if "report" in names:
             write_json(report, names["report"], staging)
-        on_signals(then)  # from here on the result is complete
+        on_signals(on_signal_at_end)
         staging.commit()
     for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
     return names["mask"]
 
 
-def get_ready(manifest: Any, device: str) -> None:
-    """Import torch and the road, and wake the GPU: seconds, in which the study is read."""
+def read_study(options: argparse.Namespace, bundle: Bundle, in_background: bool) -> "tuple[Case, list[Thread]]":
+    """The study; and, with in_background, the thread that runs `get_ready` from when its files are found."""
+    from model.background import begin
+    from model.study.reading import read_case
+
+    threads: list[Thread] = []
+
+    def on_found() -> None:
+        if in_background:
+            threads.append(begin(lambda: get_ready(bundle.manifest, options.device)))
+
+    return read_case(options.input, bundle.manifest.limits, on_found), threads
+
+
+def get_ready(manifest: Manifest, device: str) -> None:
+    """Import torch and inference, and warm up the GPU: this takes seconds, during which the study is read."""
     import model.inference.segment  # noqa: F401
-    import model.results.run_summary  # noqa: F401  what comes after the study, and torch with it
+    import model.results.run_summary  # noqa: F401
     from model.inference.device import choose_device, make_deterministic
     from model.inference.warm_up import warm_up
 
@@ -96,17 +113,17 @@ def get_ready(manifest: Any, device: str) -> None:
 
 
 def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
-    """Every file that this run writes, the mask first."""
+    """The path of every file that this run writes, by what it is; the mask first."""
     from model.results.writing import DATA_CENTRIC, mask_path
 
-    wanted = {
+    paths = {
         "mask": mask_path(options.output, name, options.edition),
         "data-centric": options.output / DATA_CENTRIC if options.edition == 3 else None,
         "probabilities": options.output / f"{name}_probabilities.nrrd" if options.save_probabilities else None,
         "preview": options.output / f"{name}_preview.png" if options.preview else None,
         "report": options.report,
     }
-    return {what: path for what, path in wanted.items() if path}
+    return {what: path for what, path in paths.items() if path}
 
 
 def chosen_bundle(options: argparse.Namespace) -> Bundle:
@@ -116,8 +133,8 @@ def chosen_bundle(options: argparse.Namespace) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, limits=limits))
 
 
-def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[str]:
-    """Stage the mask and whatever else was asked for, but the report; a warning of a picture that cannot be drawn."""
+def stage_results(names: dict[str, Path], case: "Case", result: "Result", staging: "Staging") -> list[str]:
+    """Stage the mask and what else was asked for, except the report. A preview that fails is returned as a warning."""
     from model.results import writing
 
     writing.write_mask(result.mask, case.pet.grid, names["mask"], staging)
@@ -133,9 +150,9 @@ def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[
         suv, mask = view.to_las(case.pet.array), view.to_las(result.mask)
         try:
             picture = preview(suv, mask, view.grid.spacing_mm, f"{case.name}  {RESEARCH}")
-        except Exception as error:  # an extra: the mask is written, and the reason told
+        except Exception as error:  # only an extra: the mask is written all the same
             warning = f"no preview was made: {type(error).__name__}: {error} (the mask is whole)"
-            tell([warning])
+            warn([warning])
             return [warning]
         writing.write_bytes(picture, names["preview"], staging)
     return []

@@ -92,7 +92,9 @@ class _Run:
     watch: Stopwatch
     warnings: list[str]
     on_windows: Callable[[int], None]
-    buffers: slabs.Kept = field(default_factory=dict)  # for the next window; on a GPU torch itself keeps freed memory
+    buffers: slabs.Buffers = field(
+        default_factory=dict
+    )  # for the next window; on a GPU torch itself keeps freed memory
     moved: tuple[Tensor, Tensor] | None = None  # an image and its copy on the device
 
     def on_device(self, image: Tensor, device: torch.device) -> Tensor:

@@ -1,4 +1,7 @@
-"""Member files into networks, one at a time; the weight soup of DiWA. `-m model.networks.weights FOLDER ...` checks."""
+"""Load members' files into networks; average weights for DiWA.
+
+`python -m model.networks.weights FOLDER ...` verifies bundles.
+"""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -57,7 +60,7 @@ def load_now(voters: list[Voter], device: torch.device) -> list[Voter]:
 
 
 def read_state(bundle: Bundle, member: Member) -> State:
-    """A member's tensors in float32, on the host. Raises WeightsError if the file or a tensor is not as it must be."""
+    """A member's tensors in float32, on the host. Raises WeightsError if they do not fit the manifest."""
     path = bundle.folder / member.file
     try:
         state = load_file(path)
@@ -70,7 +73,7 @@ def read_state(bundle: Bundle, member: Member) -> State:
 def soup(bundle: Bundle) -> State:
     """The weighted mean of all members' weights (DiWA; Ahn and Park, algorithm 2).
 
-    Raises ConfigError if they keep batch statistics that differ: the mean of statistics is that of no network.
+    Raises ConfigError if their batch statistics differ: the mean of statistics belongs to no network.
     """
     members = bundle.manifest.members
     total = sum(member.weight for member in members)
@@ -104,7 +107,7 @@ def mean_of(states: Iterable[tuple[float, State]]) -> State:
 
 def as_network(network: Network, state: State, where: Path) -> nn.Module:
     """The network with these tensors, in evaluation mode, on the host."""
-    module = skeleton(network)  # no time spent on random weights that are thrown away
+    module = skeleton(network)  # random weights would cost time and be overwritten
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -114,7 +117,7 @@ def as_network(network: Network, state: State, where: Path) -> nn.Module:
 
 def all_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
-    return bool(torch.isfinite(torch.stack(values.aminmax())).all())  # takes no more memory, unlike values.isfinite()
+    return bool(torch.isfinite(torch.stack(values.aminmax())).all())  # unlike values.isfinite(), needs no memory
 
 
 def _check_tensors(state: State, network: Network, path: Path) -> None:

@@ -65,11 +65,11 @@ def test_logits_are_those_of_the_training_forward(fusion: str, slab_bytes: int, 
 def test_buffers_of_another_window_change_nothing(fusion: str, monkeypatch) -> None:
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
     network, images = slabs.prepared(network_of(fusion), CPU, torch.float32), torch.rand(2, 1, 2, 8, 8, 12)
-    kept: slabs.Kept = {}
+    buffers: slabs.Buffers = {}
     with torch.no_grad():
         alone = [slabs.forward(network, image) for image in images]
-        in_turn = [slabs.forward(network, image, kept) for image in (images[0], images[1], images[0])]
-    assert len(kept) == 3  # one a stage
+        in_turn = [slabs.forward(network, image, buffers) for image in (images[0], images[1], images[0])]
+    assert len(buffers) == 3  # one a stage
     for found, number in zip(in_turn, (0, 1, 0), strict=True):
         assert torch.equal(found, alone[number])
 
