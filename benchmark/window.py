@@ -28,7 +28,7 @@ from benchmark.floor import PAPER_WIDTHS
 from benchmark.record import child, figure, record, table, told
 from model.bundle.settings import Network
 from model.files import peak_memory_bytes
-from model.inference.device import Device, choose_device, computing, cuda_trouble, make_deterministic
+from model.inference.device import Device, choose_device, computing, make_deterministic, why_no_cuda
 from model.networks import slabs
 from model.networks.fused import Fused
 from model.networks.unet import MiddleFusion, build
@@ -121,7 +121,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
 
 def device_of(way: str, wanted: str) -> Device:
     """As process.py chooses it; but the plain forward on a CPU without what process.py asks of glibc, which is ours."""
-    if way in ("plain", "compile") and wanted != "cuda" and (wanted == "cpu" or cuda_trouble()):
+    if way in ("plain", "compile") and wanted != "cuda" and (wanted == "cpu" or why_no_cuda()):
         return Device(torch_device=torch.device("cpu"), precision=torch.float32, name="CPU")
     return choose_device(wanted)
 

@@ -140,7 +140,7 @@ def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> N
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
-    said = b""
+    output = b""
     while True:
         try:
             chunk = os.read(master, 4096)
@@ -148,8 +148,8 @@ def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> N
             break
         if not chunk:
             break
-        said += chunk
-    assert process.wait() == 0 and b"window" in said and b"%|" in said
+        output += chunk
+    assert process.wait() == 0 and b"window" in output and b"%|" in output
 
 
 def test_the_version_is_printed() -> None:
@@ -229,7 +229,7 @@ def test_a_folder_that_may_not_be_used_is_named_and_is_no_surprise() -> None:
     import process
 
     error = PermissionError(13, "Permission denied", "/studies/a")
-    assert process.reason(error) == ("'/studies/a' cannot be used: Permission denied; check access to '/studies/a'", 3)
+    assert process.explain(error) == ("'/studies/a' cannot be used: Permission denied; check access to '/studies/a'", 3)
 
 
 @pytest.mark.parametrize("what", ["image", "data file", "inputs.json", "manifest", "member"])

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.bundle.settings import Part
 from model.inference.device import Device, free_bytes
 from model.inference.preprocess import scale_suv
-from model.inference.sliding import Size, occupied, window_starts
+from model.inference.sliding import Size, window_starts, windows_above
 from model.networks import slabs
 
 MOST_WINDOWS = 16  # at a time
@@ -30,8 +30,8 @@ def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Si
     """The windows that hold PET above `skip_suv`, for an image as a network needs it; None: no window is left out."""
     if skip_suv is None:
         return None
-    above = scale_suv(torch.tensor([skip_suv]).numpy(), part.intensity)
-    return occupied(image[1], part.window_for(tuple(image.shape[1:])), part.window.overlap, float(above[0]))
+    threshold = scale_suv(torch.tensor([skip_suv]).numpy(), part.intensity)
+    return windows_above(image[1], part.window_for(tuple(image.shape[1:])), part.window.overlap, float(threshold[0]))
 
 
 def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...]) -> int:

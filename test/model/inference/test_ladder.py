@@ -15,7 +15,7 @@ MARGIN = torch.full((2, 2, 2), 1.5)
 
 
 class Work:
-    """A margin that fails as it is told to, call by call; notes where it ran and in which precision."""
+    """A margin that fails call by call as planned; notes where it ran and in which precision."""
 
     def __init__(self, *outcomes: object) -> None:
         self.outcomes, self.runs, self.freed = list(outcomes), [], 0

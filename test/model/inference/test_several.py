@@ -32,7 +32,7 @@ def test_the_next_study_is_read_before_the_present_one_is_done(tiny_bundle, cpu)
     assert read[1].wait(30) and not read[2].is_set()
 
 
-def test_a_study_that_cannot_be_read_is_told_when_its_turn_comes(tiny_bundle, cpu) -> None:
+def test_an_error_of_reading_is_raised_when_the_study_s_turn_comes(tiny_bundle, cpu) -> None:
     case, done = case_of(*tiny_images()), 0
 
     def read(number: int):

@@ -27,7 +27,7 @@ def replace_member(folder, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("decoder.fc.bias"), r"1 tensors missing \['decoder.fc.bias'\]"),
         (lambda s: s.update(extra=torch.zeros(1)), r"1 superfluous \['extra'\]"),
@@ -36,11 +36,11 @@ def replace_member(folder, change) -> None:
     ],
     ids=["missing", "superfluous", "shape", "nan"],
 )
-def test_tensors_that_do_not_fit_are_refused(change, said: str, make_bundle, tmp_path) -> None:
+def test_tensors_that_do_not_fit_are_refused(change, message: str, make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "bad")
     replace_member(folder, change)
     bundle = load_bundle(folder)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         read_state(bundle, bundle.manifest.members[0])
 
 
