@@ -140,7 +140,7 @@ def stage_results(names: dict[str, Path], case: "Case", result: "Result", stagin
     writing.write_mask(result.mask, case.pet.grid, names["mask"], staging)
     if "data-centric" in names:
         writing.write_json(False, names["data-centric"], staging)
-    if "probabilities" in names:
+    if "probabilities" in names and result.probability is not None:
         writing.write_probabilities(result.probability, case.pet.grid, names["probabilities"], staging)
     if "preview" in names:
         from model.results.preview import preview
