@@ -84,8 +84,9 @@ def vote(
 
 @dataclass(kw_only=True)
 class _Run:
-    """What the networks of one study share. starts: the windows to run, None: all. on_windows: is given how many were
-    done by all networks together.
+    """What the networks of one study share.
+
+    starts: the windows to run, None: all. on_windows: called with how many windows all networks have done.
     """
 
     starts: list[Size] | None
@@ -94,7 +95,7 @@ class _Run:
     on_windows: Callable[[int], None]
     buffers: slabs.Buffers = field(
         default_factory=dict
-    )  # for the next window; on a GPU torch itself keeps freed memory
+    )  # for the next window; a GPU needs none: torch keeps its memory
     moved: tuple[Tensor, Tensor] | None = None  # an image and its copy on the device
 
     def on_device(self, image: Tensor, device: torch.device) -> Tensor:
