@@ -2,7 +2,7 @@
 
 import torch
 
-from model.bundle.settings import Manifest
+from model.bundle.format import Manifest
 from model.inference.device import Device, computing, is_out_of_memory
 from model.inference.windows import windows_at_a_time
 from model.networks import slabs

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
+from msgspec.structs import replace
 from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
@@ -42,7 +43,7 @@ def part_of(bundle: Bundle) -> Part:
 
 
 def changed(bundle: Bundle, **manifest) -> Bundle:
-    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, **manifest))
+    return dataclasses.replace(bundle, manifest=replace(bundle.manifest, **manifest))
 
 
 def run(networks: list[tuple[float, nn.Module]], bundle: Bundle, device: Device, image=None, part=None, **options):
@@ -100,7 +101,7 @@ def test_a_window_that_shrinks_gives_what_monai_gives_with_the_smaller_window(bu
     """A volume of 26 x 41 x 9 voxels and a window of 32^3: the network, of three stages, sees 28 x 32 x 12."""
     torch.manual_seed(0)
     part = part_of(bundle)
-    part = dataclasses.replace(part, window=dataclasses.replace(part.window, size=(32, 32, 32), shrink=True))
+    part = replace(part, window=replace(part.window, size=(32, 32, 32), shrink=True))
     network, image = build(part.network).eval(), torch.rand(2, 26, 41, 9)
     found = run([(1.0, network)], bundle, cpu, image, part, windows_at_a_time=2)
     with torch.no_grad():

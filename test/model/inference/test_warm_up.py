@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from model.bundle.format import Manifest
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Manifest
 from model.inference.device import Device, choose_device
 from model.inference.warm_up import warm_up
 

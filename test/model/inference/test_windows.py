@@ -1,7 +1,6 @@
-import dataclasses
-
 import pytest
 import torch
+from msgspec.structs import replace
 
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Network, Part, Window
@@ -27,9 +26,7 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(part, monkeypatch)
 
 
 def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(part, cpu) -> None:
-    swin = dataclasses.replace(
-        part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64))
-    )
+    swin = replace(part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64)))
     slices = Part(
         network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)),
         intensity=part.intensity,
