@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT, SAMPLE
+from phantom_cases import phantom_case
 
-from benchmark.scores import phantom_case
 from model.bundle.manifest import find_bundle, load_bundle
 from model.bundle.settings import Limits
 from model.inference.options import SegmentOptions
