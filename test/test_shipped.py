@@ -14,9 +14,9 @@ from phantom_cases import phantom_case
 
 from model.bundle.manifest import find_bundle, load_bundle
 from model.bundle.settings import Limits
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from model.results.metrics import score
-from model.stopwatch import Stopwatch
 from model.study.geometry import grid_of
 from model.study.reading import read_case
 from training.bundles.evaluate import TRAINED_ON
@@ -34,7 +34,7 @@ def sample_truth(name: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def sample_mask(cpu) -> tuple[str, np.ndarray, float]:
     case = read_case([SAMPLE], Limits())
-    mask = segment(case, load_bundle(find_bundle("eoa", None)), cpu, Stopwatch()).mask
+    mask = segment(case, SegmentOptions(bundle=load_bundle(find_bundle("eoa", None)), device=cpu)).mask
     return case.name, mask, case.pet.grid.voxel_ml
 
 
@@ -43,7 +43,9 @@ def sample_mask(cpu) -> tuple[str, np.ndarray, float]:
 def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: str, sample_mask, cpu) -> None:
     name, mask, voxel_ml = sample_mask
     if bundle != "eoa":
-        mask = segment(read_case([SAMPLE], Limits()), load_bundle(find_bundle(bundle, None)), cpu, Stopwatch()).mask
+        mask = segment(
+            read_case([SAMPLE], Limits()), SegmentOptions(bundle=load_bundle(find_bundle(bundle, None)), device=cpu)
+        ).mask
     scores = score(mask, sample_truth(name), voxel_ml)
     assert scores.lesions_found >= scores.lesions_true / 2 and scores.fpv_ml < 25 and scores.dice > 0.6, scores
 
@@ -55,7 +57,7 @@ def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle:
     code = (
         "import sys; from pathlib import Path; from model.bundle.manifest import load_bundle; "
         "from model.networks.weights import voters; "
-        f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
+        f"[voter.load() for voter in voters(load_bundle(Path('weights/{bundle}')))]; "
         f"sys.exit('torch._inductor' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
@@ -99,7 +101,7 @@ def test_eoa_finds_half_of_the_lesions_of_fresh_phantoms_with_little_else(cpu) -
     bundle, found, true, dice = load_bundle(find_bundle("eoa", None)), 0, 0, []
     for seed in FRESH_SEEDS:
         case, truth = phantom_case(seed)
-        scores = score(segment(case, bundle, cpu, Stopwatch()).mask, truth, case.pet.grid.voxel_ml)
+        scores = score(segment(case, SegmentOptions(bundle=bundle, device=cpu)).mask, truth, case.pet.grid.voxel_ml)
         assert scores.fpv_ml < 50, (seed, scores)
         found, true = found + scores.lesions_found, true + scores.lesions_true
         dice.append(scores.dice)

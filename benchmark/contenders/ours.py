@@ -39,6 +39,7 @@ def main() -> None:
 
     from benchmark.contenders.monai import limit_gpu
     from model.inference.device import choose_device, make_deterministic
+    from model.inference.options import SegmentOptions
     from model.inference.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
@@ -53,7 +54,7 @@ def main() -> None:
     with watch.stage("import"):
         for thread in threads:
             thread.join()
-    result = segment_ready(ready, bundle, device, watch)
+    result = segment_ready(ready, SegmentOptions(bundle=bundle, device=device), watch)
     with watch.stage("write"), Staging() as staging:
         write_mask(result.mask, case.pet.grid, Path(task["mask"]), staging)
         staging.commit()

@@ -101,13 +101,13 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
+    from model.inference.options import SegmentOptions
     from model.inference.several import segment_each  # torch comes in here: scoring masks needs none
-    from model.stopwatch import Stopwatch
 
     def read(study: Study) -> Case:
         return read_case([study.pet, study.ct], bundle.manifest.limits)
 
-    segmented = segment_each(studies, read, bundle, device, Stopwatch())
+    segmented = segment_each(studies, read, SegmentOptions(bundle=bundle, device=device))
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()
