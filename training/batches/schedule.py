@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from model.errors import ConfigError, OutputError
-from model.files import Staging
+from model.whole import Staging
 from training.settings import RATE_PRESETS, Averaging, Training, read_settings
 
 RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak; the paper gives none, this is ours

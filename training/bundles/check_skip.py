@@ -11,8 +11,9 @@ from tqdm import tqdm
 from model.bundle.manifest import load_bundle
 from model.errors import ConfigError, WeightsError
 from model.inference.device import choose_device
+from model.inference.options import SegmentOptions
 from model.inference.segment import make_ready, segment_ready
-from model.networks.weights import keep, voters
+from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
 from training.data.table import Study
@@ -26,12 +27,13 @@ def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> 
     """
     bundle, used = load_bundle(folder), choose_device(device)
     whole = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
-    level, kept_voters = bundle.manifest.skip_suv, keep(voters(bundle), used.torch_device)
+    level, networks = bundle.manifest.skip_suv, load_now(voters(bundle), used.torch_device)
+    ways = [SegmentOptions(bundle=one, device=used, voters=networks) for one in (whole, bundle)]
     count = run = left_out = 0
     for study in tqdm(list(studies), unit="case", desc="skip", disable=None):
         case = read_case([study.pet, study.ct], bundle.manifest.limits)
         ready = make_ready(case, bundle, Stopwatch())
-        every, some = (segment_ready(ready, one, used, Stopwatch(), those=kept_voters) for one in (whole, bundle))
+        every, some = (segment_ready(ready, way) for way in ways)
         if differ := int(np.count_nonzero(every.mask != some.mask)):
             raise WeightsError(
                 f"case {study.case}: {differ} voxels of the mask change when windows without PET above {level:g} are "

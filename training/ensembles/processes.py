@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
-from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
+from model.schedulers import WAIT_S, as_completed, client_of, slurm_cluster
 
 # Starts the command in its arguments, which ends when the process of the first argument, its parent, ends.
 START_TIED = """
@@ -81,7 +81,7 @@ def run_commands(commands: list[LoggedCommand], engine: Engine) -> Generator[tup
     with workers(engine, len(commands)) as cluster, Client(cluster, timeout=WAIT_S) as client:
         names = {client.submit(_task(one, gpus), key=one.name, pure=False): one.name for one in commands}
         try:
-            for future in as_they_end(client, names, engine.patience_s, queued=bool(engine.slurm)):
+            for future in as_completed(client, names, engine.patience_s, queued=bool(engine.slurm)):
                 yield names.pop(future), _result(future)
         finally:
             stop_all()  # before the workers are closed, which wait for them

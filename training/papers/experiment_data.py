@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import PARTS, Fold, make_fold, read_fold
+from training.data.folds import PARTS, Fold, make_fold, read_fold
 from training.data.stratify import draw_share, strata
 from training.data.table import Study, read_table
 from training.papers.procedure import ExperimentPlan, make_phantoms, prepare_cases

@@ -23,13 +23,14 @@ from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
 from model.schema import build, check_fields
+from model.whole import locked
 from training.bundles.export import ExportOptions, export
 from training.command import add_device_option, option_words, parse
 from training.data import index as index_command
 from training.data import recrop as recrop_command
+from training.data.folds import Fold
 from training.data.prepared import load
-from training.data.split import Fold
-from training.data.stratify import deal, draw_share, strata
+from training.data.stratify import draw_share, strata, stratified_parts
 from training.data.table import Study, read_table, write_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.field_of_view import table as views_table
@@ -47,7 +48,6 @@ from training.papers.procedure import (
     train_members,
 )
 from training.parallel import cores
-from training.placing import locked
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_unseen
 from training.runs.scores import CaseScore, summary, table, without_empty, write
@@ -200,7 +200,7 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
-    for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+    for number, test in enumerate(stratified_parts(stratum_of, options.outer, str(shipping.seed))):
         if options.fold not in (None, number):
             continue
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}

@@ -17,8 +17,8 @@ from model.inference.device import choose_device
 from model.schema import Number, build, check_fields
 from training.command import option_words, parse
 from training.data import index as index_command
+from training.data.folds import PARTS, Fold
 from training.data.prepare import prepare_all
-from training.data.split import PARTS, Fold
 from training.data.table import Study, read_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.members import check_member_name
@@ -26,7 +26,7 @@ from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.select import TITLES, select_runs, write_selection
 from training.ensembles.sweep import Sweep, check_finished, sweep
 from training.phantom import study as phantoms_command
-from training.phantom.physics import SITES, UNSEEN_SITE
+from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.table import study_name
 from training.runs import checkpoint
 from training.runs.leakage import check_unseen
@@ -106,7 +106,7 @@ def check_seeds(part: str, site: object, seeds: object) -> None:
     where = f"phantoms.{part}.{site}"
     if site not in SITES:
         raise ConfigError(f"{where}: there is no site {site}; the sites are {', '.join(SITES)}")
-    if site == UNSEEN_SITE and part != "test":
+    if site == HELD_OUT_SITE and part != "test":
         raise ConfigError(
             f"{where}: site {site} is for tests alone, so that no network was trained on its scanner; give another site"
         )

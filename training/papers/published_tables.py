@@ -14,7 +14,7 @@ import torch
 
 from model.files import sha256_of
 from model.inference.device import choose_device
-from training.bundles.export import commit
+from training.commit import commit
 from training.papers.experiment_data import ExperimentData
 from training.papers.procedure import CONVENTION
 from training.runs import checkpoint

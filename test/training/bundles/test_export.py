@@ -17,8 +17,9 @@ from model.networks.weights import main as verify
 from model.networks.weights import read_state
 from training.__main__ import main
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
-from training.bundles.export import ExportOptions, commit, export
+from training.bundles.export import ExportOptions, export
 from training.bundles.write import state_sha256
+from training.commit import commit
 from training.data.table import read_table, write_table
 from training.ensembles.select import select_runs
 from training.runs.checkpoint import write_json

@@ -10,7 +10,7 @@ from conftest import ROOT, lesion_study
 from model.errors import ConfigError
 from model.files import sha256_of
 from training.__main__ import COMMANDS, main
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.papers import experiments
 from training.papers.experiment_data import ExperimentData, check_fold, divide
 from training.papers.procedure import CONVENTION, read_plan

@@ -9,14 +9,14 @@ from msgspec import structs
 
 from model.errors import ConfigError
 from model.schema import build
+from model.whole import locked
 from training.__main__ import main
 from training.bundles.export import ExportOptions
 from training.command import parse
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.papers import nested
 from training.papers.nested import NestedData, Shipping, fold_of
 from training.phantom.table import study_name
-from training.placing import locked
 from training.settings import read_yaml, settings_from
 
 CONFIGS = ROOT / "training" / "configs"
