@@ -27,7 +27,7 @@ NAME = "s-0123456789ab"
 
 @pytest.fixture
 def study(tiny_bundle, tmp_path):
-    """A study of images, its bundle, and a result as a batch wrote it before there were two keys."""
+    """A study of images, its bundle, and a result as score.py wrote it before there were two keys."""
     folder = image_study(tmp_path / "in" / "a")
     entry = Entry(
         identity="images:a:a", source=folder, kind="images", pet=(folder / "a_pet.mha",), ct=(folder / "a_ct.mha",)
@@ -38,7 +38,7 @@ def study(tiny_bundle, tmp_path):
     target = tmp_path / "out" / "studies" / NAME
     target.mkdir(parents=True)
     sitk.WriteImage(mask, str(target / "mask.mha"), True)
-    said = {
+    batch = {
         "key": old_key(bundle, Options(), entry),
         "input_sha256": contents_of(entry.files),
         "stat": stat_of(entry.files),
@@ -47,7 +47,7 @@ def study(tiny_bundle, tmp_path):
     }
     voxels = sitk.GetArrayFromImage(mask)
     volume_ml = float(voxels.sum()) * float(np.prod(pet.GetSpacing())) / 1000
-    (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": said}))
+    (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": batch}))
     return entry, bundle, tmp_path / "out", voxels
 
 
@@ -95,14 +95,14 @@ def new_report(output: Path, job: Job, mask: np.ndarray, **changes) -> None:
     path.write_text(json.dumps(report))
 
 
-def test_keys_of_older_results_stay_what_they_are(study) -> None:
+def test_keys_of_older_results_do_not_change(study) -> None:
     entry, bundle, _, _ = study
     assert key_of(bundle, bundle.manifest.limits, Options(rtstruct=True), entry) == old_key(
         bundle, Options(rtstruct=True), entry
     )
 
 
-def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(study) -> None:
+def test_a_masks_key_holds_what_decides_the_mask_and_no_option_that_adds_outputs(study) -> None:
     entry, bundle, _, _ = study
     limits = bundle.manifest.limits
     key = mask_key_of(bundle, limits, entry)
@@ -154,7 +154,7 @@ def test_options_that_add_outputs_take_the_mask_that_is_there(options: dict, new
         assert read_stored(job, stored_grid(entry), "0" * 64) is None
 
 
-def test_the_mask_is_read_from_the_folder_that_was_found_usable_whatever_the_study_is_called_now(study) -> None:
+def test_the_mask_is_read_from_the_usable_folder_even_if_the_study_has_another_name_now(study) -> None:
     entry, bundle, output, mask = study
     job = job_of(entry, bundle, output)
     new_report(output, job, mask)
@@ -199,7 +199,7 @@ def test_a_truth_that_is_added_or_changed_leaves_the_mask(study) -> None:
 
 @pytest.mark.parametrize("new", [False, True])
 @pytest.mark.parametrize("how", ["edited", "damaged", "gone", "elsewhere"])
-def test_a_mask_that_is_not_what_its_report_says_is_made_anew(how: str, new: bool, study) -> None:
+def test_a_mask_that_differs_from_its_report_is_made_anew(how: str, new: bool, study) -> None:
     entry, bundle, output, mask = study
     job = job_of(entry, bundle, output)
     if new:
