@@ -12,7 +12,7 @@ from pydicom.dataset import FileDataset
 
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Limits
-from model.dicom.headers import Series, find_series, joined
+from model.dicom.headers import Series, find_series, join_series
 from model.dicom.reading import read_study
 from model.dicom.series import order_slices
 from model.dicom.suv import Conversion
@@ -24,6 +24,7 @@ from model.hospital.journal import hash_of_hashes, stat_of
 from model.hospital.stored_results import StoredMask, read_stored
 from model.hospital.study_results import ScoredStudy, write_study
 from model.inference.device import Device
+from model.inference.options import SegmentOptions
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
 from model.results.lesions import measure
@@ -129,9 +130,10 @@ def score_study(
     case, watch = loaded.case, Stopwatch(seconds=loaded.seconds)
     on_stage("segment")
     if loaded.ready is not None:
-        result = segment_ready(
-            loaded.ready, bundle, device, watch, those=networks(), with_disagreement=job.options.disagreement
+        how = SegmentOptions(
+            bundle=bundle, device=device, voters=networks(), with_disagreement=job.options.disagreement
         )
+        result = segment_ready(loaded.ready, how, watch)
         warnings = (*result.warnings, *([device.warning] if device.warning else []))
     else:
         assert loaded.stored is not None
@@ -162,4 +164,4 @@ def _series(files: tuple[Path, ...]) -> Series:
     found = find_series(files)
     if len({one.modality for one in found}) != 1:
         raise CaseError(f"'{files[0]}' or a file beside it changed after the search; run again")
-    return joined(found)
+    return join_series(found)

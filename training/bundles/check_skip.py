@@ -11,8 +11,9 @@ from tqdm import tqdm
 from model.bundle.manifest import load_bundle
 from model.errors import ConfigError, WeightsError
 from model.inference.device import choose_device
+from model.inference.options import SegmentOptions
 from model.inference.segment import make_ready, segment_ready
-from model.networks.weights import keep, voters
+from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
 from training.data.table import Study
@@ -27,12 +28,13 @@ def check_skip(folder: Path, studies: Iterable[Study], wanted: str = "auto") -> 
     """
     bundle, device = load_bundle(folder), choose_device(wanted)
     whole = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
-    level, those = bundle.manifest.skip_suv, keep(voters(bundle), device.torch_device)
+    level, networks = bundle.manifest.skip_suv, load_now(voters(bundle), device.torch_device)
+    ways = [SegmentOptions(bundle=one, device=device, voters=networks) for one in (whole, bundle)]
     count = run = left_out = 0
     for study in tqdm(list(studies), unit="case", desc="skip", disable=None):
         case = read_case([study.pet, study.ct], bundle.manifest.limits)
         ready = make_ready(case, bundle, Stopwatch())
-        every, some = (segment_ready(ready, one, device, Stopwatch(), those=those) for one in (whole, bundle))
+        every, some = (segment_ready(ready, options) for options in ways)
         if differ := int(np.count_nonzero(every.mask != some.mask)):
             raise WeightsError(
                 f"case {study.case}: {differ} voxels of the mask change when windows without PET above {level:g} are "

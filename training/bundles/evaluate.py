@@ -24,12 +24,13 @@ from model import __version__
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import METHODS
 from model.errors import CaseError, ConfigError, WeightsError, shown
-from model.files import Staging, sha256_of, silence
+from model.files import sha256_of, silence
 from model.results.metrics import CONVENTIONS, score
 from model.results.writing import check_output, write_mask
 from model.study.geometry import Grid, grid_of
 from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case, stem
+from model.whole import Staging
 from training.command import ENDS, check_targets, told
 from training.data.table import Study, read_table
 from training.runs.scores import CaseScore, summary, table, write
@@ -100,13 +101,13 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
+    from model.inference.options import SegmentOptions
     from model.inference.several import segment_each  # torch comes in here: scoring masks needs none
-    from model.stopwatch import Stopwatch
 
     def read(study: Study) -> Case:
         return read_case([study.pet, study.ct], bundle.manifest.limits)
 
-    segmented = segment_each(studies, read, bundle, device, Stopwatch())
+    segmented = segment_each(studies, read, SegmentOptions(bundle=bundle, device=device))
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()
@@ -223,7 +224,7 @@ def chosen(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
     """The studies to evaluate: all of the index, or those of a part of a fold. Raises ConfigError."""
     if not options.split:
         return list(index.values())
-    from training.data.split import read_fold
+    from training.data.folds import read_fold
 
     cases = getattr(read_fold(options.split, options.fold), options.part)
     if unknown := [case for case in cases if case not in index]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from model.errors import ConfigError, WeightsError
 from model.inference.device import Device, choose_device, computing
-from model.inference.ensemble import SLICES_A_WINDOW, difference_of
+from model.inference.ladder import SLICES_A_WINDOW
+from model.inference.member import difference_of
 from model.inference.segment import image_of
 from model.inference.slices import slice_starts, slide_slices
 from model.inference.sliding import slide

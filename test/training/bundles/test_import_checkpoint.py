@@ -492,8 +492,8 @@ def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, 
     from cases import case_of
     from conftest import tiny_images
 
+    from model.inference.options import SegmentOptions
     from model.inference.segment import segment
-    from model.stopwatch import Stopwatch
 
     pet, ct = tiny_images()
     las = sitk.DICOMOrient(pet, "LAS")
@@ -517,7 +517,7 @@ def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, 
     state["segmentation_head.0.bias"] -= middle
     torch.save({"model": state}, tmp_path / "best.pkl")
     assert main([str(tmp_path / "best.pkl"), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0
-    found = segment(case_of(pet, ct), load_bundle(tmp_path / "zhong"), cpu, Stopwatch()).mask
+    found = segment(case_of(pet, ct), SegmentOptions(bundle=load_bundle(tmp_path / "zhong"), device=cpu)).mask
     share = torch.tensor(logits - middle).sigmoid().numpy()
     expected = sitk.GetImageFromArray((share > 0.5).astype(np.uint8))
     expected.CopyInformation(las)

@@ -10,8 +10,8 @@ from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Intensity, Network, Window
 from model.errors import ConfigError
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
-from model.stopwatch import Stopwatch
 from training.bundles.mix import main, mix
 
 SLICES = dict(
@@ -24,7 +24,7 @@ SLICES = dict(
 
 
 def probability(bundle, cpu) -> np.ndarray:
-    found = segment(case_of(*tiny_images()), bundle, cpu, Stopwatch(), with_probability=True)
+    found = segment(case_of(*tiny_images()), SegmentOptions(bundle=bundle, device=cpu, with_probability=True))
     assert found.probability is not None
     np.testing.assert_array_equal(found.mask, found.probability > 0.5)
     return found.probability
@@ -73,7 +73,9 @@ def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundl
     mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")
     assert mixed.manifest.skip_suv is None
-    said = segment(case_of(*tiny_images()), mixed, cpu, Stopwatch(), with_disagreement=True).disagreement
+    said = segment(
+        case_of(*tiny_images()), SegmentOptions(bundle=mixed, device=cpu, with_disagreement=True)
+    ).disagreement
     one, other = probability(replace_skip(volumes), cpu), probability(slices, cpu)
     mean = (one + 3 * other) / 4
     expected = np.sqrt(((one - mean) ** 2 + 3 * (other - mean) ** 2) / 4)
