@@ -132,11 +132,11 @@ def read_pickle(program: bytes) -> Any:
 def check_program(program: bytes) -> None:
     """Refuse a pickle that could take far more memory or time than it has bytes. Raises ValueError.
 
-    genops sees to it that every string and number lies within the pickle. The unpickler's memo is an array as long as
-    its highest number. A tuple that is a key is hashed item by item: (a, a) of a = (b, b) and so on takes 2^n steps, and
-    one inside the other overflow the C stack; so every object on the stack is followed by how many items it has.
+    genops checks that every string and number lies within the pickle. The unpickler's memo is an array as long as its
+    highest number. A tuple that is a key is hashed item by item: (a, a), where a is (b, b) and so on, takes 2^n steps,
+    and a deep one overflows the C stack; so this counts, for every object on the stack, the items that a hash visits.
     """
-    stack: list[int] = []  # of every object: items that hashing it visits
+    stack: list[int] = []  # of every object, the items that a hash visits
     marks: list[int] = []  # where in the stack
     memo: dict[int, int] = {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(program), start=1):

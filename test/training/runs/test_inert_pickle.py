@@ -1,4 +1,4 @@
-"""training/runs/inert_pickle.py: nothing a pickle names is run, and none takes far more memory or time than its bytes."""
+"""training/runs/inert_pickle.py: nothing that a pickle names is run, and a small one takes little memory and time."""
 
 import collections
 import copyreg
