@@ -36,7 +36,8 @@ class Range:
         """The two ends at this strength."""
         if self.neutral is None:
             return self.low, self.high
-        return tuple(self.neutral + strength * (end - self.neutral) for end in (self.low, self.high))
+        low, high = (self.neutral + strength * (end - self.neutral) for end in (self.low, self.high))
+        return low, high
 
     def draw(self, strength: float, rng: np.random.Generator) -> float:
         return float(rng.uniform(*self.at(strength)))
@@ -101,9 +102,7 @@ def augmented(
     return _intensities(image, strength, rng), truth
 
 
-def resampled(
-    image: Tensor, truth: Tensor, degrees: tuple[float, float, float], shift: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def resampled(image: Tensor, truth: Tensor, degrees: Sequence[float], shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """The crop turned about its centre and bent, image linear, truth by nearest neighbour, mirrored at its faces.
 
     degrees: about the axes x, y, z, the turn about z first. shift: (3, X, Y, Z) voxels, added before the turn; None:
@@ -132,7 +131,7 @@ def with_gamma(image: Tensor, gamma: float) -> Tensor:
     return ((image - low) / span) ** gamma * span + low
 
 
-def smoothed(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
+def smoothed(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z. Outside is as the nearest voxel."""
     if image.device.type == "cpu":
         return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
@@ -157,7 +156,7 @@ def convolved(image: Tensor, sigmas: Sequence[float], truncate: float, outside: 
     return out[0]
 
 
-def lowered(image: Tensor, shares: tuple[float, float, float]) -> Tensor:
+def lowered(image: Tensor, shares: Sequence[float]) -> Tensor:
     """The image on a grid that has lost these shares of its voxels along x, y, z, brought back to its size.
 
     A larger voxel holds the mean of what it covers, as a scanner's does; the way back is linear.
@@ -188,10 +187,10 @@ def generator_of(rng: np.random.Generator, device: torch.device) -> torch.Genera
 
 def _bent(image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Rows 2 and 3 in one resampling, none if neither happens."""
-    degrees, shift = (0.0, 0.0, 0.0), None
+    degrees, shift = [0.0, 0.0, 0.0], None
     turns = (row := TABLE_1["rotate"]).happens(strength, rng)
     if turns:
-        degrees = tuple(row.ranges["degrees"].draw(strength, rng) for _ in range(3))
+        degrees = [row.ranges["degrees"].draw(strength, rng) for _ in range(3)]
     if (row := TABLE_1["elastic"]).happens(strength, rng):
         alpha, sigma = (row.ranges[name].draw(strength, rng) for name in ("alpha", "sigma"))
         shift = displacement(tuple(image.shape[1:]), alpha, sigma, rng, image.device)
@@ -218,9 +217,9 @@ def _intensities(image: Tensor, strength: float, rng: np.random.Generator) -> Te
     if TABLE_1["scale"].happens(strength, rng):
         image = image * (1 + draw("scale", "factor"))
     if TABLE_1["smooth"].happens(strength, rng):
-        image = smoothed(image, tuple(draw("smooth", "sigma") for _ in range(3)))
+        image = smoothed(image, [draw("smooth", "sigma") for _ in range(3)])
     if TABLE_1["low_resolution"].happens(strength, rng):
-        image = lowered(image, tuple(draw("low_resolution", "share") for _ in range(3)))
+        image = lowered(image, [draw("low_resolution", "share") for _ in range(3)])
     if TABLE_1["noise"].happens(strength, rng):
         mean = 0.0 if rng.random() < NOISE_WITHOUT_MEAN else draw("noise", "mean")
         image = image + noise_like(image, rng).mul_(draw("noise", "std")).add_(mean)

@@ -74,7 +74,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     def _in_turn(self, pool: list[Prepared], draw: int, paired: bool) -> Prepared:
         """The study of a draw: every pass over the pool is a permutation of its own."""
         order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
-        return pool[order[draw % len(pool)]]
+        return pool[int(order[draw % len(pool)])]
 
 
 def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesion: bool = False) -> Box:
@@ -105,7 +105,8 @@ def drawn(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One of the voxels (n, 3); of (n, 4) first one of the parts that come first, then one of its voxels."""
     if points.shape[1] == 4:
         points = points[points[:, 0] == rng.choice(np.unique(points[:, 0]))][:, 1:]
-    return points[rng.integers(len(points))]
+    point: np.ndarray = points[rng.integers(len(points))]
+    return point
 
 
 def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

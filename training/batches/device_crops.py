@@ -36,7 +36,8 @@ class DeviceCrops(CropDataset):
             needed = sum(array.nbytes for array in arrays)
             if needed <= left_bytes:  # one that does not fit leaves its place to a smaller one
                 left_bytes -= needed
-                arrays = tuple(torch.from_numpy(np.array(array)).to(device) for array in arrays)
+                hu, suv, truth = (torch.from_numpy(np.array(array)).to(device) for array in arrays)
+                arrays = hu, suv, truth
             self.arrays[study.case] = arrays
 
     def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

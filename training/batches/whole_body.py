@@ -60,7 +60,8 @@ class SliceOrder:
         first = 0
         again, least = self.settings.overlap, 2 if self.settings.overlap else 1
         while self.wanted and first < len(circle):
-            group, slices = [], 0
+            group: list[str] = []
+            slices = 0
             while (slices < self.wanted or len(group) < least) and len(group) < len(circle):
                 group.append(circle[(first + len(group)) % len(circle)])
                 slices += len(self.whole[group[-1]])

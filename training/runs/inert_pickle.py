@@ -2,7 +2,7 @@
 
 A pickle may name any function and have it called. Here `find_class` hands out only classes of this file: three that
 describe what a state dict is made of, and for every other name an inert class, which takes anything and does nothing.
-Before that, one pass over the instructions refuses those that could take far more memory or time than they have bytes.
+Before that, one pass over the instructions refuses a pickle that could take far more memory or time than it has bytes.
 """
 
 import io
@@ -13,8 +13,8 @@ from typing import Any
 
 MOST_INSTRUCTIONS = 4_000_000  # a checkpoint has some 100,000; an empty set is 1 byte in a file and 216 in memory
 MOST_NAMES = 10_000  # of functions and classes, about 1 kB of memory each; a checkpoint has under 100
-MOST_BITS = 2**13  # of a whole number; those of random generators' states have 128
-MOST_IN_KEY = 1000  # items of a tuple that is a key, those of tuples in it among them
+MOST_BITS = 2**13  # of a whole number; the states of random generators have 128
+MOST_IN_KEY = 1000  # items of a tuple that is a key, and of all tuples in it
 REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}  # torch.save writes none; EXT avoids find_class
 
 
@@ -171,7 +171,7 @@ def check_program(program: bytes) -> None:
 
 
 def _keys(name: str, items: list[int]) -> list[int]:
-    """Those of the objects an instruction takes that it hashes."""
+    """Of the objects that an instruction takes, the ones that it hashes."""
     match name:
         case "SETITEM":
             return items[1:2]

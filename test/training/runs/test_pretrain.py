@@ -14,7 +14,7 @@ from model.files import sha256_of
 from training.data.split import Fold
 from training.runs import genesis, pretrain
 from training.runs.pretrain import main, pretrain_run
-from training.runs.train import starting_network
+from training.runs.start import starting_network
 from training.settings import settings_to
 
 FOLD = Fold(name="0", train=("case0", "case1"), validate=("case2",), test=("case3",))

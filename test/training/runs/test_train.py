@@ -24,7 +24,8 @@ from training.runs import checkpoint
 from training.runs.checkpoint import write_weights
 from training.runs.finite import TrainingError
 from training.runs.loop import Run
-from training.runs.train import carry_on, main, starting_network, train_run
+from training.runs.start import starting_network
+from training.runs.train import carry_on, main, train_run
 from training.settings import changed, settings_to
 
 README = ROOT / "training/README.md"
@@ -254,7 +255,7 @@ def test_a_run_divided_otherwise_on_the_way_is_the_same_run(tiny_cache, tmp_path
     two, four = (tiny_training(schedule=schedule, batch=b, accumulate=a) for b, a in ((2, 2), (1, 4)))
     train_run(tmp_path / "whole", two, tiny_cache, FOLD, wanted="cpu")
     with monkeypatch.context() as killed:
-        killed.setattr("training.runs.train.Watcher.validated", lambda self, epoch: 1 / (2 - epoch) and {})
+        killed.setattr("training.runs.validation.Validation.scores", lambda self, epoch: 1 / (2 - epoch) and {})
         with pytest.raises(ZeroDivisionError):
             train_run(tmp_path / "divided", two, tiny_cache, FOLD, wanted="cpu")
     train_run(tmp_path / "divided", four, tiny_cache, FOLD, wanted="cpu")
@@ -295,7 +296,7 @@ def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path
         out = real(network, study, settings, device)
         return out if device.precision == torch.float32 else out * float("nan")
 
-    monkeypatch.setattr("training.runs.train.margin", overflowing)
+    monkeypatch.setattr("training.runs.validation.margin", overflowing)
     settings = tiny_training(precision="bfloat16", schedule=SCHEDULE | {"epochs": 2, "steps_per_epoch": 1})
     result = train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
     assert seen == [torch.bfloat16, torch.float32] and 0 <= result["validation"]["dice"] <= 1
@@ -458,15 +459,15 @@ def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
 
 
 def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tiny_cache, tmp_path, monkeypatch) -> None:
-    import training.runs.train as module
+    import training.runs.validation as module
 
     def stop(self, epoch: int, figures: dict) -> dict:
         if epoch == 3:
             raise KeyboardInterrupt
         return found(self, epoch, figures)
 
-    found = module.Watcher.__call__
-    monkeypatch.setattr(module.Watcher, "__call__", stop)
+    found = module.Validation.__call__
+    monkeypatch.setattr(module.Validation, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
         train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, FOLD, wanted="cpu")
     monkeypatch.undo()
