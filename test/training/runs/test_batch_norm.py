@@ -23,8 +23,8 @@ def test_statistics_are_the_mean_of_the_batches_the_weights_see(tiny_cache) -> N
     data = SliceDataset(tiny_cache, CASES, settings.changed_to(augmentation="none"))
     images = torch.stack([data[number][0] for number in range(data.an_epoch)])
     with torch.no_grad():  # the first convolution of every batch, by hand
-        said = [found.encoder.stem.conv(part) for part in images.split(settings.batch)]
-    mean = np.mean([part.mean((0, 2, 3)).numpy() for part in said], 0)
+        parts = [found.encoder.stem.conv(part) for part in images.split(settings.batch)]
+    mean = np.mean([part.mean((0, 2, 3)).numpy() for part in parts], 0)
     np.testing.assert_allclose(found.encoder.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-6)
 
 

@@ -281,7 +281,7 @@ def test_a_memo_number_of_four_thousand_million_takes_no_memory(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "numel", "offset", "size", "stride", "said"),
+    ("content", "numel", "offset", "size", "stride", "message"),
     [
         (bytes(16), 5, 0, (5,), (1,), "16 bytes, not 5 values of 4"),
         (bytes(16), 3, 0, (3,), (1,), "16 bytes, not 3 values of 4"),
@@ -306,9 +306,9 @@ def test_a_memo_number_of_four_thousand_million_takes_no_memory(tmp_path: Path) 
     ],
 )
 def test_a_tensor_that_lies_is_refused(
-    tmp_path: Path, content: bytes, numel: Any, offset: Any, size: Any, stride: Any, said: str
+    tmp_path: Path, content: bytes, numel: Any, offset: Any, size: Any, stride: Any, message: str
 ) -> None:
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         read_state_dict(tensor_file(tmp_path / "a", content, numel, offset, size, stride))
 
 
@@ -393,7 +393,7 @@ def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "said"),
+    ("root", "message"),
     [
         ([1, 2], "holds list; a checkpoint is a dictionary"),
         ({"net": {"w": 1}, "epoch": 3}, "has no state_dict but net, epoch"),
@@ -411,9 +411,9 @@ def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
         ({"state_dict": {"w": torch._neg_view(torch.ones(2))}}, "not a plain tensor but 'torch._utils _rebuild_tensor"),
     ],
 )
-def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path, root: Any, said: str) -> None:
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path, root: Any, message: str) -> None:
     torch.save(root, tmp_path / "a")
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         read_state_dict(tmp_path / "a")
 
 

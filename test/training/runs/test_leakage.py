@@ -12,8 +12,8 @@ from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_wit
 
 def test_a_run_has_seen_what_it_and_its_start_were_trained_on(tiny_cache, tmp_path) -> None:
     base = make_run(tmp_path / "base", random_state(0), train=("case0",))
-    said = seen_with([load(tiny_cache, "case2"), load(tiny_cache, "case1")], base)
-    assert said == {"cases": ["case0", "case1", "case2"], "patients": ["patient0", "patient1", "patient2"]}
+    seen = seen_with([load(tiny_cache, "case2"), load(tiny_cache, "case1")], base)
+    assert seen == {"cases": ["case0", "case1", "case2"], "patients": ["patient0", "patient1", "patient2"]}
 
 
 def test_a_folder_that_is_no_run_has_seen_nothing(tmp_path) -> None:

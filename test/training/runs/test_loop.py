@@ -182,8 +182,8 @@ def test_weights_that_are_not_finite_stop_the_run_and_leave_the_checkpoint(tmp_p
 def test_weights_that_are_not_finite_do_not_enter_the_average(tmp_path, monkeypatch) -> None:
     poison(monkeypatch, 2)
     run = run_of(tmp_path, averaging={"length_epochs": 1, "per_step": True})
-    said = r"after step 3.*a lower averaging.peak \(0.0001\) and averaging.constant \(5e-05\)"  # which give the rate
-    with pytest.raises(TrainingError, match=said):
+    message = r"after step 3.*a lower averaging.peak \(0.0001\) and averaging.constant \(5e-05\)"  # which give the rate
+    with pytest.raises(TrainingError, match=message):
         train(run, None)
     assert run.average.terms == 3  # theta at t0 and two steps
 

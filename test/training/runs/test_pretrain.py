@@ -154,7 +154,7 @@ def test_a_finished_run_is_not_done_again(done, tiny_cache) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "fold", "said"),
+    ("changes", "fold", "message"),
     [
         ({"network": {"fusion": "early", "widths": [2, 2, 4]}}, FOLD, "'early': only 'middle' has a CT encoder"),
         ({"averaging": {"start": 2}}, FOLD, "averaging is set, and pre-training has none"),
@@ -163,9 +163,9 @@ def test_a_finished_run_is_not_done_again(done, tiny_cache) -> None:
     ],
 )
 def test_what_cannot_be_pretrained_is_refused_before_a_folder_is_made(
-    changes: dict, fold: Fold, said: str, tiny_cache, tmp_path
+    changes: dict, fold: Fold, message: str, tiny_cache, tmp_path
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         pretrain_run(tmp_path / "run", tiny_training(**changes), tiny_cache, fold, "cpu")
     assert not (tmp_path / "run").exists()
 
@@ -194,5 +194,5 @@ def test_the_command_tells_what_is_wrong_in_its_last_line(wrong: str, tiny_cache
     arguments = write_files(tmp_path, tiny_training())
     (tmp_path / wrong).write_text("batsch: 1\n")
     assert main(["--cache", str(tiny_cache), *arguments]) == ConfigError.exit_code
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ") and wrong in said and not (tmp_path / "run").exists()
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ") and wrong in message and not (tmp_path / "run").exists()

@@ -193,8 +193,14 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
-    said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
-    torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
+    words = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
+    torchrun = [
+        str(Path(sys.executable).with_name(words[1])),
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *words[2].split(),
+    ]
     done = subprocess.run([*torchrun, *run[4:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (
@@ -276,9 +282,9 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
     split["folds"][0] |= {"train": list(fold.train), "validate": list(fold.validate)}
     (tmp_path / "split.json").write_text(json.dumps(split))
     assert main(words) == 0
-    said = capsys.readouterr()
-    assert "none of the 1 cases that are validated has a lesion" in said.err
-    assert said.out.endswith("validation Dice n/a: no validated case has a lesion\n")
+    printed = capsys.readouterr()
+    assert "none of the 1 cases that are validated has a lesion" in printed.err
+    assert printed.out.endswith("validation Dice n/a: no validated case has a lesion\n")
     assert [line.get("dice", "none") for line in lines(run)] == ["none", None, "none", None]
     assert json.loads((run / "run.json").read_text())["validation"]["dice"] is None
     assert "NaN" not in (run / "log.jsonl").read_text() + (run / "run.json").read_text()
