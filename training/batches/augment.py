@@ -71,14 +71,12 @@ TABLE_1: Mapping[str, Row] = MappingProxyType(
         "shift": Row(0.2, {"offset": Range(-0.1, 0.1)}),  # in network units
         "scale": Row(0.2, {"factor": Range(-0.25, 0.25)}),  # values times 1 + factor
         "smooth": Row(0.2, {"sigma": Range(0.25, 1.1)}),  # voxels, drawn for each axis
-NOISE_WITHOUT_MEAN = 0.5  # share of the noise with mean 0: the paper has noise with and without mean, no share
+        # "randomly determined" in the paper; numbers of the authors' code. share: of the voxels, lost on each axis
         "low_resolution": Row(0.3, {"share": Range(0, 0.4)}),
         "noise": Row(0.2, {"mean": Range(0, 0.1), "std": Range(0.001, 0.1)}),
     }
 )
-NOISE_WITHOUT_MEAN = (
-    0.5  # share of the noise with mean 0: the paper has noise with and without mean; the share is ours
-)
+NOISE_WITHOUT_MEAN = 0.5  # share of the noise with mean 0: the paper has noise with and without mean; the share is ours
 
 
 def augmented(

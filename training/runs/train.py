@@ -121,17 +121,11 @@ def train_run(
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
     data = data_for(settings, cache, fold, device)  # whatever is wrong shows before the folder is made
-    if isinstance(data, SliceDataset) and data.warning and rank() == 0:
-        print(f"warning: {data.warning}", file=sys.stderr)
-    one_crop(cache, (*fold.train, *fold.validate))
-    check_apart(data.studies, fold, cache)
-    check_validation_cases(settings, cache, validation_cases(settings, fold))
+    check_data(data, settings, cache, fold)
     if settings.deterministic:
         make_deterministic()
     else:
-        torch.backends.cudnn.benchmark = (
-            True  # time the ways of a convolution once for each size of crops, and take the fastest
-        )
+        torch.backends.cudnn.benchmark = True  # tries every way of a convolution once for each size of crops
     network = starting_network(settings, start, ct_encoder, encoder)
     config = {
         "settings": settings_to(settings),
@@ -162,6 +156,15 @@ def train_run(
         if rank() == 0:
             return finish(run, validation, origin)
     return {}
+
+
+def check_data(data: CropDataset | SliceDataset, settings: Training, cache: Path, fold: Fold) -> None:
+    """Print what may be wrong with a fold's cases. Raises ConfigError for what is wrong."""
+    if isinstance(data, SliceDataset) and data.warning and rank() == 0:
+        print(f"warning: {data.warning}", file=sys.stderr)
+    one_crop(cache, (*fold.train, *fold.validate))
+    check_apart(data.studies, fold, cache)
+    check_validation_cases(settings, cache, validation_cases(settings, fold))
 
 
 def validated_text(validation: Mapping[str, Any]) -> str:
