@@ -7,16 +7,14 @@ averaged, and the first process writes. A step whose loss or gradients are not f
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -26,13 +24,13 @@ from model.inference.device import Device
 from training.batches.device_crops import DeviceCrops
 from training.batches.schedule import rate_at, steps_of
 from training.runs.averaging import WeightAverage
-from training.runs.checkpoint import LOG, STATE, cut_log, open_run, write_state
+from training.runs.checkpoint import LOG, STATE, cut_log, write_state
 from training.runs.finite import LeftOut, NotFinite, check_left_out, check_weights, gradient_norm, not_finite_reason
 from training.runs.optimizers import optimizer_for
 from training.runs.predict import layout_of
+from training.runs.torchrun import average_gradients, in_any_process, mean_over_processes, processes, rank
 from training.settings import Training
 
-WAIT = timedelta(hours=6)
 STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -66,38 +64,6 @@ class TrainingProgress:
     loss: nn.Module  # the loss's own weights; an empty module for a loss without
     step: int  # of the run, as many as are done
     losses: list[float] = field(default_factory=lambda: [0.0, 0])  # sum and number in the epoch begun
-
-
-def rank() -> int:
-    """This process's number under torchrun, 0 without."""
-    return int(os.environ.get("RANK", 0))
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-@contextlib.contextmanager
-def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dict[str, Any] | None]:
-    """Begin or resume the run in its folder, in torchrun's process group if there is one; gives its last state.
-
-    The first process opens the folder before the others do. Raises ConfigError as `open_run` does.
-    """
-    if processes() == 1:
-        yield open_run(folder, config)
-        return
-    state = open_run(folder, config) if rank() == 0 else None
-    gpu = device.torch_device.type == "cuda"
-    if gpu:
-        torch.cuda.set_device(device.torch_device)  # NCCL uses the current one; by default every process has the first
-    backend = "nccl" if gpu else "gloo"
-    distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
-    try:
-        distributed.barrier()
-        yield state if rank() == 0 else open_run(folder, config, hold=False)
-    finally:
-        distributed.destroy_process_group()
 
 
 def train(run: Run, state: dict[str, Any] | None) -> None:
@@ -297,29 +263,6 @@ def mean_loss(losses: list[float], device: Device) -> float | None:
     """
     total, count = (mean_over_processes(value, device) for value in losses)
     return total / count if count else None
-
-
-def in_any_process(happened: bool, device: Device) -> bool:
-    """Whether something happened in one of the processes: the same answer in all."""
-    return mean_over_processes(float(happened), device) > 0
-
-
-def mean_over_processes(value: float, device: Device) -> float:
-    """The mean of what every process gives."""
-    if processes() == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float64, device=device.torch_device)
-    distributed.all_reduce(total)
-    return float(total) / processes()
-
-
-def average_gradients(loss: nn.Module) -> None:
-    """Give every process the mean gradients of the loss's own weights, as it has those of the network."""
-    if processes() > 1:
-        for parameter in loss.parameters():
-            if parameter.grad is not None:
-                distributed.all_reduce(parameter.grad)
-                parameter.grad /= processes()
 
 
 def steps_per_epoch(run: Run) -> int:

@@ -27,8 +27,9 @@ from training.runs import checkpoint
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
-from training.runs.loop import Run, opened, processes, rank, steps_per_epoch, train
+from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.predict import device_for
+from training.runs.torchrun import opened, processes, rank
 from training.settings import Training, read_settings, settings_to
 
 ENCODER, PICTURE = "ct_encoder.safetensors", "reconstructions.png"

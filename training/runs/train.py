@@ -33,11 +33,12 @@ from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.finite import check_weights
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
-from training.runs.loop import Run, opened, processes, rank, steps_per_epoch, train
+from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.losses import loss_function
 from training.runs.pictures import draw_curves
 from training.runs.predict import device_for
 from training.runs.start import starting_network, starting_point
+from training.runs.torchrun import opened, processes, rank
 from training.runs.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
 from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
 

@@ -16,9 +16,9 @@ from training.data.split import Fold
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.batch_norm import refreshed
-from training.runs.loop import rank
 from training.runs.pictures import draw_curves, draw_slices
 from training.runs.predict import finite, margin, score_margin, validation_dice
+from training.runs.torchrun import rank
 from training.settings import Training
 
 BEST, BEST_NOTE = "best.safetensors", "best.json"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.errors import WeightsError
 from model.inference.device import choose_device
-from training.runs import checkpoint, loop
+from training.runs import checkpoint, loop, torchrun
 from training.runs.averaging import WeightAverage
 from training.runs.finite import TrainingError
 from training.runs.loop import Run, losses_in, train
@@ -131,7 +131,7 @@ TWO = """
 import sys; sys.path[:0] = [".", "test/training/runs", "test", "test/helpers"]
 from pathlib import Path
 from test_loop import *
-from training.runs.loop import opened, rank
+from training.runs.torchrun import opened, rank
 class Crops:
     def __len__(self): return 16
     def __getitem__(self, number): return torch.full((1,), float(number)), torch.ones(1)
@@ -139,7 +139,7 @@ run = run_of(Path(sys.argv[1]))
 run.data = Crops()
 torch.manual_seed(0)
 run.network = nn.Linear(1, 1)
-run.loss = lambda out, truth: out.mean() * loop.distributed.get_rank() + 1 / (out.mean() * 0 + left.pop(0))
+run.loss = lambda out, truth: out.mean() * torch.distributed.get_rank() + 1 / (out.mean() * 0 + left.pop(0))
 left = [0.0 if rank() == 1 and step == 3 else 1.0 for step in range(8)]  # 1 / 0: one process alone is not finite
 with opened(Path(sys.argv[1]), {}, run.device) as state:
     train(run, state)
@@ -211,10 +211,10 @@ def test_the_losses_of_a_checkpoint_are_the_first_processs(monkeypatch) -> None:
 def test_an_epochs_loss_counts_every_step_alike(monkeypatch) -> None:
     """After a resumed epoch one process has three losses that sum to 6, another one loss of 4: 10 / 4."""
     others = iter([4.0, 1.0])
-    monkeypatch.setattr(loop, "processes", lambda: 2)
+    monkeypatch.setattr(torchrun, "processes", lambda: 2)
 
     def add(total: Tensor) -> None:
         total += next(others)
 
-    monkeypatch.setattr(loop.distributed, "all_reduce", add)
+    monkeypatch.setattr(torchrun.distributed, "all_reduce", add)
     assert loop.mean_loss([6.0, 3], choose_device("cpu")) == pytest.approx(2.5)
