@@ -266,7 +266,7 @@ def test_no_module_is_imported(tmp_path: Path) -> None:
     assert "wave" not in sys.modules
 
 
-def test_a_nested_dozen_of_doublings_takes_no_memory(tmp_path: Path) -> None:
+def test_nested_doublings_take_no_memory(tmp_path: Path) -> None:
     program = b"\x80\x02}U\nstate_dict}U\x01w)" + b"2\x86" * 200 + b"ss."  # 2 ** 200 empty tuples, if written out
     with pytest.raises(WeightsError, match="not a plain tensor but tuple"):
         read_state_dict(zipped(tmp_path / "a", program))
@@ -305,7 +305,7 @@ def test_a_memo_number_of_four_thousand_million_takes_no_memory(tmp_path: Path) 
         (bytes(16), "4", 0, (4,), (1,), "stored as"),
     ],
 )
-def test_a_tensor_that_lies_is_refused(
+def test_a_tensor_that_does_not_match_its_storage_is_refused(
     tmp_path: Path, content: bytes, numel: Any, offset: Any, size: Any, stride: Any, message: str
 ) -> None:
     with pytest.raises(WeightsError, match=message):
@@ -332,7 +332,7 @@ def test_a_legacy_file_is_refused_with_a_remedy(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "old.ckpt")
 
 
-def test_a_web_page_is_told_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_web_page_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("<!DOCTYPE html><title>Quota exceeded</title>")
     with pytest.raises(WeightsError, match="is a web page"):
         read_state_dict(tmp_path / "a")
@@ -353,7 +353,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
         read_state_dict(tmp_path / "b")
 
 
-def test_a_zip_of_checkpoints_says_to_unpack_it(tmp_path: Path) -> None:
+def test_the_message_for_a_zip_of_checkpoints_says_to_unpack_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "ckpt.zip", "w") as file:
         file.writestr("ckpt/c1.ckpt", b"x")
     with pytest.raises(WeightsError, match=r"holds ckpt/c1\.ckpt: if these are checkpoints, unpack it"):

@@ -52,7 +52,7 @@ def names_of(value: Any) -> str:
         (b"Pos.system\n.", "persistent id"),
     ],
 )
-def test_every_name_and_all_that_is_made_with_it_is_inert(
+def test_every_name_and_everything_made_with_it_is_inert(
     program: bytes, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def test_every_name_and_all_that_is_made_with_it_is_inert(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_nested_class_of_protocol_2_is_inert_though_a_call_gives_it() -> None:
+def test_a_nested_class_of_protocol_2_is_inert() -> None:
     """Protocol 2 writes Outer.Inner as getattr(Outer, 'Inner'), and makes instances of what that returns."""
     assert names_of(read_pickle(b"\x80\x02c__builtin__\ngetattr\ncm\nOuter\nX\x05\0\0\0Inner\x86R)\x81}b.")) == (
         "__builtin__ getattr"
@@ -85,7 +85,7 @@ def test_build_changes_no_storage() -> None:
     assert isinstance(found, Storage) and (found.kind, found.key, found.numel) == ("torch FloatStorage", "0", 4)
 
 
-def test_a_dictionary_is_made_empty_alone() -> None:
+def test_only_an_empty_dictionary_is_made() -> None:
     """OrderedDict((key, value), ...) would hash what check_program does not see."""
     assert names_of(read_pickle(b"\x80\x02" + ORDERED + b"]]K\x01aK\x02aa\x85R.")) == "collections OrderedDict"
     assert read_pickle(pickle.dumps(collections.OrderedDict(a=1, b=(2,)))) == {"a": 1, "b": (2,)}
@@ -194,6 +194,6 @@ def test_plain_values_of_every_protocol_are_as_pickle_reads_them(protocol: int) 
 
 
 @pytest.mark.parametrize("program", [b"", b".", b"N", b"\x80\xffN.", b"h\x05.", b"\xff", b"(.", b"NNR."])
-def test_what_is_no_pickle_raises_what_pickle_raises(program: bytes) -> None:
+def test_bytes_that_are_no_pickle_raise_the_errors_of_pickle(program: bytes) -> None:
     with pytest.raises((ValueError, IndexError, EOFError, TypeError, pickle.UnpicklingError)):
         read_pickle(program)

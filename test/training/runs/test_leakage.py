@@ -26,7 +26,7 @@ def test_a_run_that_does_not_say_what_it_has_seen_is_refused(tmp_path) -> None:
         seen_by(tmp_path)
 
 
-def test_cases_that_trained_a_run_are_not_to_judge_it_by(tiny_cache, tmp_path) -> None:
+def test_cases_that_trained_a_run_may_not_judge_it(tiny_cache, tmp_path) -> None:
     run = make_run(tmp_path / "m", random_state(0), make_run(tmp_path / "base", random_state(0), train=("case3",)))
     check_not_seen(run, seen_by(run), ["case1", "case2"], tiny_cache, "select by")
     with pytest.raises(ConfigError, match=r"trained on 2 of the 3 cases to select by.*\(case0, case3\)"):

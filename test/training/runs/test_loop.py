@@ -76,7 +76,7 @@ def test_a_step_left_out_leaves_weights_and_optimizer_as_they_were(tmp_path) -> 
     assert same == [False, False, False, True, False, False, False]
 
 
-def test_batch_statistics_do_not_take_up_what_was_left_out(tmp_path) -> None:
+def test_batch_statistics_ignore_a_step_left_out(tmp_path) -> None:
     run = run_of(tmp_path, batch=2)
     run.network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
     good, bad = (torch.ones(1), torch.ones(1)), (torch.full((1,), float("nan")), torch.ones(1))
@@ -115,7 +115,7 @@ def test_too_many_steps_left_out_in_a_row_end_the_run_with_the_batch_and_a_remed
     assert checkpoint.read_state(tmp_path / checkpoint.STATE)["left_out"] == {"epoch": 0, "run": 4}
 
 
-def test_a_run_that_ended_so_goes_on_in_another_precision(tmp_path) -> None:
+def test_a_run_that_ended_so_resumes_in_another_precision(tmp_path) -> None:
     run = run_of(tmp_path, most_left_out=1)
     run.device = replace(run.device, precision=torch.float16)
     run.loss = loss_that_is({call: float("nan") for call in (5, 6)})
@@ -196,7 +196,9 @@ def test_weights_are_checked_before_a_checkpoint_within_an_epoch(tmp_path, monke
 
 
 @pytest.mark.parametrize("state", [{"step": 3}, [1]])
-def test_a_checkpoint_of_something_else_is_refused_by_what_it_lacks(state: object, tmp_path) -> None:
+def test_a_checkpoint_of_something_else_is_refused_and_the_message_says_what_is_missing(
+    state: object, tmp_path
+) -> None:
     with pytest.raises(WeightsError, match=r"checkpoint.pt' lacks average, loss, losses, .*delete it to start"):
         train(run_of(tmp_path), state)
 

@@ -48,7 +48,7 @@ def write_files(tmp_path: Path, settings: object) -> list[str]:
     ]
 
 
-def test_a_run_leaves_the_encoder_its_log_a_picture_and_what_it_was(done) -> None:
+def test_a_run_leaves_the_encoder_a_log_a_picture_and_its_settings(done) -> None:
     names = {path.name for path in done.iterdir()}
     assert names - {".lock"} == {
         "config.yaml",
@@ -130,9 +130,7 @@ def test_a_fold_without_validation_cases_is_no_error(tiny_cache, tmp_path) -> No
     assert result["validation"] == {} and not (tmp_path / "run" / "reconstructions.png").exists()
 
 
-def test_a_run_that_broke_off_ends_with_the_encoder_of_one_that_did_not(
-    done, tiny_cache, tmp_path, monkeypatch
-) -> None:
+def test_an_interrupted_run_ends_with_the_same_encoder(done, tiny_cache, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -190,7 +188,7 @@ def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> 
 
 
 @pytest.mark.parametrize("wrong", ["settings.yaml", "split.json"])
-def test_the_command_tells_what_is_wrong_in_its_last_line(wrong: str, tiny_cache, tmp_path, capsys) -> None:
+def test_the_last_line_of_the_command_says_what_is_wrong(wrong: str, tiny_cache, tmp_path, capsys) -> None:
     arguments = write_files(tmp_path, tiny_training())
     (tmp_path / wrong).write_text("batsch: 1\n")
     assert main(["--cache", str(tiny_cache), *arguments]) == ConfigError.exit_code
