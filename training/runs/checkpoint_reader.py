@@ -23,6 +23,7 @@ from training.runs.inert_pickle import Inert, Storage, Stored, read_pickle
 ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep the tensors
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB
 MOST_AXES = 8
+MOST_SHARED = 10  # all tensors together to the file: several tensors may share a storage, such as tied weights
 DTYPES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,
@@ -59,7 +60,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as file:
             archive = _archive(path, file)
             state = _state_of(archive)
-            return {name: _tensor(archive, name, value) for name, value in state.items()}
+            views = {name: _view(archive, name, value) for name, value in state.items()}
+            if sum(view.nbytes for view in views.values()) > MOST_SHARED * path.stat().st_size:
+                raise WeightsError(_damaged(path, f"its tensors have over {MOST_SHARED} times the file's size"))
+            return {name: view.clone(memory_format=torch.contiguous_format) for name, view in views.items()}
     except OSError as error:
         if error.errno == errno.EINVAL:  # a position before the file's beginning
             raise WeightsError(_damaged(path, "places outside the file")) from None
@@ -86,7 +90,7 @@ class Archive:
 
 
 def _archive(path: Path, file: zipfile.ZipFile) -> Archive:
-    """Raises WeightsError unless the entries are as torch.save writes them: stored as they are, little-endian."""
+    """Check that the entries are as torch.save writes them: not compressed, little-endian. Raises WeightsError."""
     entries = file.infolist()
     names = [entry.filename for entry in entries]
     programs = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -120,31 +124,33 @@ def _state_of(archive: Archive) -> dict[str, Stored]:
         )
     root = read_pickle(archive.file.read(program))
     if not isinstance(root, dict):
-        raise WeightsError(f"'{path}' holds {_kind(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
+        raise WeightsError(f"'{path}' holds {_describe(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
     key = next((key for key in ROOTS if key in root), None)
     if key is None and not all(isinstance(value, Stored) for value in root.values()):
         holds = ", ".join(key[:40] for key in root if isinstance(key, str))
         raise WeightsError(f"'{path}' has no state_dict but {holds[:200] or 'nothing'}; give a network's checkpoint")
     state, key = (root[key], key) if key else (root, ROOTS[0])
     if not isinstance(state, dict):
-        raise WeightsError(f"'{path}': {key} is not a dictionary of names and tensors but {_kind(state)}")
+        raise WeightsError(f"'{path}': {key} is not a dictionary of names and tensors but {_describe(state)}")
     for name, value in state.items():
         if not isinstance(name, str):
             raise WeightsError(f"'{path}': {key} has a name that is not text; is the file damaged?")
         if not isinstance(value, Stored):
             raise WeightsError(
-                f"'{path}': {key}['{name}'] is not a plain tensor but {_kind(value)}; only tensors are read: "
+                f"'{path}': {key}['{name}'] is not a plain tensor but {_describe(value)}; only tensors are read: "
                 "save the network's state_dict alone"
             )
     return state
 
 
-def _tensor(archive: Archive, name: str, stored: Stored) -> Tensor:
-    """Read one tensor, after checking that it lies within its storage and the storage fills its entry."""
+def _view(archive: Archive, name: str, stored: Stored) -> Tensor:
+    """One tensor, a view of its storage, after checking that it lies within it and the storage fills its entry."""
     storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
     where = f"'{archive.path}': {name}"
     if not isinstance(storage, Storage) or storage.kind not in DTYPES:
-        raise WeightsError(f"{where} is stored as {_kind(storage)}; read are {', '.join(k.split()[1] for k in DTYPES)}")
+        raise WeightsError(
+            f"{where} is stored as {_describe(storage)}; read are {', '.join(k.split()[1] for k in DTYPES)}"
+        )
     dtype = DTYPES[storage.kind]
     try:
         found = archive.file.getinfo(f"{archive.prefix}data/{storage.key}").file_size
@@ -153,7 +159,7 @@ def _tensor(archive: Archive, name: str, stored: Stored) -> Tensor:
     if found != storage.numel * dtype.itemsize:
         sizes = f"{found} bytes, not {storage.numel} values of {dtype.itemsize}"
         raise WeightsError(_damaged(archive.path, f"{name}: its storage has {sizes}"))
-    if not _whole(offset, size, stride) or len(size) != len(stride) or len(size) > MOST_AXES:
+    if not _are_sizes(offset, size, stride) or len(size) != len(stride) or len(size) > MOST_AXES:
         raise WeightsError(_damaged(archive.path, f"{name}: size, stride or offset make no sense"))
     if 0 in size:
         return torch.empty(size, dtype=dtype)
@@ -165,24 +171,25 @@ def _tensor(archive: Archive, name: str, stored: Stored) -> Tensor:
         )
     flat = torch.frombuffer(archive.storage(storage.key), dtype=dtype)
     steps = [step if n > 1 else 1 for n, step in zip(size, stride, strict=True)]
-    return flat.as_strided(size, steps, offset).clone(memory_format=torch.contiguous_format)
+    return flat.as_strided(size, steps, offset)
 
 
-def _whole(offset: Any, size: Any, stride: Any) -> bool:
+def _are_sizes(offset: Any, size: Any, stride: Any) -> bool:
+    """Whether size and stride are tuples and all numbers whole and at least 0."""
     if not isinstance(size, tuple) or not isinstance(stride, tuple):
         return False
     return all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
 
 
-def _kind(value: Any) -> str:
-    """A name to show; never the value's repr, which a file can make endless."""
+def _describe(value: Any) -> str:
+    """A value in a message: its kind, never its repr, which a file can make endless."""
     if isinstance(value, type) and issubclass(value, Inert):
         return f"'{value.name[:80]}'"
     return f"'{value.kind[:80]}'" if isinstance(value, Storage) else type(value).__name__
 
 
 def _why_not_zip(path: Path) -> str | None:
-    """Words for a file that does not begin as a zip archive; None for one that does."""
+    """The message for a file that does not begin as a zip archive; None for one that does."""
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"PK\x03\x04"):

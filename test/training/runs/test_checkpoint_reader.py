@@ -277,6 +277,15 @@ def test_a_memo_number_of_four_thousand_million_takes_no_memory(tmp_path: Path) 
         read_state_dict(zipped(tmp_path / "a", b"\x80\x02K\x01r\xff\xff\xff\xff}U\x01xK\x01s."))
 
 
+def test_names_that_share_one_storage_take_no_more_memory_than_ten_files(tmp_path: Path) -> None:
+    values = torch.zeros(100_000)
+    torch.save({"state_dict": {str(number): values for number in range(9)}}, tmp_path / "a")
+    assert len(read_state_dict(tmp_path / "a")) == 9
+    torch.save({"state_dict": {str(number): values for number in range(100)}}, tmp_path / "b")
+    with pytest.raises(WeightsError, match="over 10 times the file's size"):
+        read_state_dict(tmp_path / "b")
+
+
 # files that are not right
 
 
