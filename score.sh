@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Score every PET/CT study below a folder with the container image, without network and without root:
 #   ./score.sh STUDIES RESULTS [OPTIONS of score.py]
-# It needs nothing beside it but Docker or podman and the image.  --truth FOLDER, --weights FOLDER and
-# --overrides FILE are of this machine.
-#   CONTAINER_ENGINE  docker or podman; default: the first of the two that answers
-#   IMAGE             default: the newest petct-lesion-segmentation that the engine holds
-#   MEMORY            limit of the container, for example 30g; default none
-#   GPU               none: the CPU, on a machine whose engine cannot hand an NVIDIA GPU to containers
+# It needs only Docker or podman, and the image.  --truth FOLDER, --weights FOLDER and --overrides FILE are
+# paths on this machine.
+#   CONTAINER_ENGINE  docker or podman; default: the first of the two that works
+#   IMAGE             default: the newest petct-lesion-segmentation image that the engine has
+#   MEMORY            the container's memory limit, for example 30g; default: none
+#   GPU               none: use the CPU, where the engine cannot give an NVIDIA GPU to containers
 set -euo pipefail
 
 fail() {
@@ -28,9 +28,9 @@ for name in ${CONTAINER_ENGINE:-docker podman}; do
 done
 [ -n "$engine" ] || fail "no usable container engine: install Docker or podman, or name one in CONTAINER_ENGINE"
 image=${IMAGE:-$("$engine" images --format '{{.Repository}}:{{.Tag}}' | grep 'petct-lesion-segmentation:' | head -n 1 || true)}
-[ -n "$image" ] || fail "the engine holds no image petct-lesion-segmentation: load it with $engine load -i FILE"
+[ -n "$image" ] || fail "the engine has no image petct-lesion-segmentation: load it with $engine load -i FILE"
 
-# A CSV is found in its folder, and the files it names must lie below that.
+# The folder of a CSV is mounted, so the files that it names must lie below that folder.
 inside=/studies
 case $studies in
   *.csv | *.CSV)
@@ -39,13 +39,13 @@ case $studies in
     studies=$(dirname "$studies")
     ;;
 esac
-[ -d "$studies" ] || fail "there is no folder '$studies'"
-mkdir -p "$results" || fail "cannot make the folder '$results'"
+[ -d "$studies" ] || fail "there is no folder '$studies': give the folder, or the CSV, of the studies"
+mkdir -p "$results" || fail "cannot make the folder '$results': give a folder that you may write to"
 studies=$(cd "$studies" && pwd)
 results=$(cd "$results" && pwd)
 mounts=(-v "$studies:/studies:ro" -v "$results:/results")
 
-# Folders that options name are mounted too; everything else is handed on.
+# Folders and files in options are mounted too; every other option is passed on.
 gpu_wanted=${GPU:-}
 options=()
 while [ $# -gt 0 ]; do
@@ -71,7 +71,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# Results belong to who calls; root's are made by the image's own user, to whom the folder is opened.
+# Results belong to the user who runs this.  For root, the image's own user writes them, and owns the folder.
 user=()
 if [ "$(id -u)" -ne 0 ]; then
   user=(--user "$(id -u):$(id -g)")
@@ -88,7 +88,7 @@ if [ "$gpu_wanted" != none ] && { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; }; t
   esac
 fi
 
-# An init forwards signals; score.py does without one where podman came without it.
+# An init process forwards signals.  Some installations of podman have none; score.py also works without.
 init=(--init)
 case $("$engine" --version) in *podman*) [ -e /usr/libexec/podman/catatonit ] || init=() ;; esac
 

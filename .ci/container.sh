@@ -159,6 +159,7 @@ check("torch distributions", len({(d.version, str(d.locate_file(""))) for d in d
 
 allowed = re.compile(
     r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/([a-z]+/){0,2}\w+\.py|model/networks/kernels\.cu"
+    r"|model/hospital/pages/report\.(html\.j2|css|js)"
     r"|(model/([a-z]+/){0,2})?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
 )
 needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa", "slices"))}

@@ -36,7 +36,8 @@ from benchmark.contenders.monai import Task
 from benchmark.floor import EDGE, PAPER_WIDTHS, matrix_rate, operations
 from benchmark.record import ROOT, figure, record, table, told
 from benchmark.road import make_study
-from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.bundle.format import Manifest, Provenance
+from model.bundle.settings import Crop, Intensity, Network, Window
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.bundles.write import write_bundle

@@ -19,8 +19,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from benchmark.record import child, figure, record, table, told
+from model.bundle.format import Manifest, Member, Provenance
 from model.bundle.manifest import Bundle
-from model.bundle.settings import Crop, Intensity, Limits, Manifest, Member, Network, Provenance, Window
+from model.bundle.settings import Crop, Intensity, Limits, Network, Window
 from model.files import Staging, peak_memory_bytes
 from model.inference.preprocess import place, put_back
 from model.inference.segment import image_of

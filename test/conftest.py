@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.bundle.format import Manifest, Provenance
+from model.bundle.settings import Crop, Intensity, Network, Window
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.bundles.write import write_bundle

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
 
-from model.hospital.console import tell_plan
+from model.hospital.console import print_plan
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.plan import Plan
@@ -31,7 +31,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def batch(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+def first_run(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     """Three DICOM studies, a pair of images, a damaged one, a PET and a CT alone: (studies, results, run)."""
     root = tmp_path_factory.mktemp("batch")
     studies, output = dicom_studies(root / "ward"), root / "results"
@@ -48,8 +48,8 @@ def batch(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.Complet
     return studies, output, done
 
 
-def test_what_could_be_scored_is_and_the_rest_is_said(batch) -> None:
-    _, output, done = batch
+def test_studies_that_can_be_scored_are_and_the_others_are_listed(first_run) -> None:
+    _, output, done = first_run
     assert done.returncode == 3 and done.stderr.splitlines()[-1].startswith("error: 2 of 6 studies could not be scored")
     assert len(rows(output / "summary.csv")) == 4
     stages = {row["stage"]: row for row in rows(output / "failures.csv")}
@@ -59,8 +59,8 @@ def test_what_could_be_scored_is_and_the_rest_is_said(batch) -> None:
     assert "has no CT beside it" in stages["find"]["message"]
 
 
-def test_a_study_has_all_its_files_and_they_agree(batch) -> None:
-    _, output, _ = batch
+def test_a_study_has_all_its_files_and_they_agree(first_run) -> None:
+    _, output, _ = first_run
     dicom = 0
     for row in rows(output / "summary.csv"):
         folder = output / row["folder"]
@@ -82,8 +82,8 @@ def test_a_study_has_all_its_files_and_they_agree(batch) -> None:
     assert dicom == 3
 
 
-def test_research_use_is_said_in_every_table_and_page(batch) -> None:
-    _, output, _ = batch
+def test_every_table_and_page_says_research_use(first_run) -> None:
+    _, output, _ = first_run
     for path in output.rglob("*"):
         if path.suffix in (".html", ".json") or path.name in ("lesions.csv", "summary.csv"):
             assert "Research use only" in path.read_text(), path
@@ -91,19 +91,19 @@ def test_research_use_is_said_in_every_table_and_page(batch) -> None:
         assert b"Research use only" in path.read_bytes()[:2000], path
 
 
-def test_no_name_is_written_anywhere_but_where_it_must_be(batch) -> None:
-    _, output, done = batch
+def test_no_name_is_written_anywhere_but_where_it_must_be(first_run) -> None:
+    _, output, done = first_run
     names = re.compile(rb"smith|meier|mueller|huber|vogel|ward", re.IGNORECASE)
     for path in output.rglob("*"):
         assert not names.search(str(path.relative_to(output)).encode())
         if path.is_file() and path.name not in ("keys.csv", "seg.dcm", "rtstruct.dcm"):
             assert not names.search(path.read_bytes()), path
-    said = (done.stdout + done.stderr).replace(str(output), "")
-    assert not names.search(said.encode())
+    printed = (done.stdout + done.stderr).replace(str(output), "")
+    assert not names.search(printed.encode())
 
 
-def test_keys_map_names_back_and_are_private(batch) -> None:
-    studies, output, _ = batch
+def test_keys_map_names_back_and_are_private(first_run) -> None:
+    studies, output, _ = first_run
     keys = rows(output / "keys.csv")
     assert stat.S_IMODE((output / "keys.csv").stat().st_mode) == 0o600
     assert {Path(row["source"]).relative_to(studies).parts[0] for row in keys} == {
@@ -120,8 +120,8 @@ def test_keys_map_names_back_and_are_private(batch) -> None:
     }
 
 
-def test_again_nothing_is_done_but_what_failed(batch, tiny_bundle) -> None:
-    studies, output, _ = batch
+def test_a_second_run_tries_only_what_failed(first_run, tiny_bundle) -> None:
+    studies, output, _ = first_run
     before = contents(output)
     times = {path: path.stat().st_mtime_ns for path in (output / "studies").rglob("*")}
     again = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
@@ -130,13 +130,13 @@ def test_again_nothing_is_done_but_what_failed(batch, tiny_bundle) -> None:
     assert {path: path.stat().st_mtime_ns for path in (output / "studies").rglob("*")} == times
 
 
-def test_a_dry_run_writes_nothing_and_says_what_would_be_done(batch, tiny_bundle, tmp_path) -> None:
-    studies, _, _ = batch
+def test_a_dry_run_writes_nothing_and_lists_what_would_be_done(first_run, tiny_bundle, tmp_path) -> None:
+    studies, _, _ = first_run
     done = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
     assert done.returncode == 0 and done.stdout.count("\nto do  s-") == 5 and done.stdout.count("\nnot    s-") == 2
     assert not (tmp_path / "new").exists() and "Smith" not in done.stdout
     again = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
-    names = [set(re.findall(r"s-[0-9a-f]{12}", said.stdout)) for said in (done, again)]
+    names = [set(re.findall(r"s-[0-9a-f]{12}", run.stdout)) for run in (done, again)]
     assert len(names[0]) == 7 and not names[0] & names[1], "a hash without a secret could be guessed"
     named = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run", "--names")
     assert "Smith_John_0" in named.stdout
@@ -208,7 +208,7 @@ def test_names_are_used_if_asked_for(tiny_bundle, tmp_path) -> None:
     assert folder.name.startswith("Smith_John_0_SYNTHETIC1_Smith_John_0-") and (folder / "mask.nii.gz").is_file()
 
 
-def test_a_study_whose_results_do_not_fit_the_disk_is_told_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
+def test_a_study_whose_results_do_not_fit_on_the_disk_fails_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
     studies, output = tmp_path / "in", tmp_path / "out"
     pet, ct = small()
     for name, image in (("big", sitk.Expand(pet, (3, 3, 3))), ("fine", pet)):
@@ -230,7 +230,7 @@ def test_a_study_whose_results_do_not_fit_the_disk_is_told_and_the_others_are_sc
     assert len(rows(output / "summary.csv")) == 2
 
 
-def test_a_study_that_takes_all_memory_is_told_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
+def test_a_study_that_takes_all_memory_fails_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
     """What the kernel does when memory runs out is done here by the test: it ends the scoring process, twice."""
     studies, output = tmp_path / "in", tmp_path / "out"
     for name in ("a", "b"):
@@ -250,9 +250,9 @@ def test_a_study_that_takes_all_memory_is_told_and_the_others_are_scored(tiny_bu
                 os.kill(child, signal.SIGKILL)
                 killed.add(child)
         time.sleep(0.02)
-    _, said = running.communicate(timeout=600)
+    _, errors = running.communicate(timeout=600)
     assert hog.is_file() and len(killed) == 2
-    assert len(rows(output / "summary.csv")) + len(rows(output / "failures.csv")) == 2, said
+    assert len(rows(output / "summary.csv")) + len(rows(output / "failures.csv")) == 2, errors
     for failure in rows(output / "failures.csv"):
         assert "SIGKILL" in failure["message"] and "more memory" in failure["remedy"]
     assert score(studies, "--output", output, "--weights", tiny_bundle).returncode == 0
@@ -277,7 +277,7 @@ def children(pid: int) -> set[int]:
         ([".", "--disagreement", "--method", "diwa"], 2, "--disagreement needs two or more networks"),
     ],
 )
-def test_a_command_that_cannot_be_done_is_told(
+def test_a_command_that_cannot_be_done_is_an_error(
     arguments: list[str], code: int, words: str, tiny_bundle, tmp_path
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -301,10 +301,10 @@ def test_studies_without_a_truth_are_named_where_truths_are_asked_for(tmp_path, 
             name=f"s-{number}", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options()
         )
     plan = Plan(jobs=jobs, done={}, unusable={})
-    tell_plan(plan, True)
-    said = capsys.readouterr().out
-    assert "1 have a truth" in said and "without a truth: s-0, s-1, s-2, s-4, s-5 and 2 more" in said
-    tell_plan(plan, False)
+    print_plan(plan, True)
+    printed = capsys.readouterr().out
+    assert "1 have a truth" in printed and "without a truth: s-0, s-1, s-2, s-4, s-5 and 2 more" in printed
+    print_plan(plan, False)
     assert "truth" not in capsys.readouterr().out
 
 
@@ -316,7 +316,7 @@ def uids(output: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_what_only_adds_outputs_leaves_masks_and_uids_as_they_are(tiny_bundle, tmp_path) -> None:
+def test_options_that_only_add_outputs_leave_masks_and_uids_as_they_are(tiny_bundle, tmp_path) -> None:
     """Each study is one folder, whatever it is called; two folders of results made in another order agree, too."""
     studies, output = dicom_studies(tmp_path / "in", 2), tmp_path / "out"
     asked = [studies, "--output", output, "--weights", tiny_bundle]
@@ -379,7 +379,7 @@ def test_a_study_keeps_its_name_and_tables_keep_every_study(tiny_bundle, tmp_pat
     assert report["suv_conversion"]["weight_kg"] == 140 and contents(output / "studies" / whole) == before
     (studies / "overrides.csv").write_text("study,weight_kg\nnobody,140\n")
     wrong = score(studies, *asked)
-    assert wrong.returncode == 2 and "its study is none of the 2 studies found" in wrong.stderr
+    assert wrong.returncode == 2 and "its study is not among the 2 studies found" in wrong.stderr
     assert len(rows(output / "summary.csv")) == 2
 
 

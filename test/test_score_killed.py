@@ -1,4 +1,4 @@
-"""A batch that is killed at random moments, and goes on each time as if nothing had been."""
+"""A run that is killed at random moments: the next one goes on where it was, with the same results."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def studies(tmp_path_factory) -> Path:
     return root
 
 
-def test_after_twenty_kills_the_results_are_those_of_a_run_without(studies, tiny_bundle, tmp_path) -> None:
+def test_after_twenty_kills_the_results_are_the_same_as_without(studies, tiny_bundle, tmp_path) -> None:
     """Half the kills come at any time up to a run's first result, half while a result is written, or soon after."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     output.mkdir()

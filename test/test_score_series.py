@@ -1,4 +1,4 @@
-"""score.py on studies whose series must be picked, joined, or told: what stands in summary.csv and failures.csv."""
+"""score.py on studies whose series must be picked or joined: what summary.csv and failures.csv say."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def split(folder: Path, count: int, **fields) -> None:
     edited(paths[-count:], SeriesInstanceUID="1.2.3.99.1", SeriesNumber=7, NumberOfSlices=count, **fields)
 
 
-def test_split_projected_and_other_tracers_series_are_told_in_the_tables(tiny_bundle, tmp_path) -> None:
+def test_split_and_projected_series_and_other_tracers_are_in_the_tables(tiny_bundle, tmp_path) -> None:
     root, output = tmp_path / "studies", tmp_path / "out"
     study(root, 1)
     split(study(root, 2), 3)
@@ -64,7 +64,7 @@ def test_split_projected_and_other_tracers_series_are_told_in_the_tables(tiny_bu
     assert "'18F-PSMA-1007'" in summary[by_number["n5"]]["warnings"]
 
 
-def test_the_folders_of_a_csv_are_joined_and_told_alike(tiny_bundle, tmp_path) -> None:
+def test_the_folders_of_a_csv_are_joined_in_the_same_way(tiny_bundle, tmp_path) -> None:
     folder = study(tmp_path, 1)
     split(folder, 3)
     (tmp_path / "list.csv").write_text("pet,ct\nn1/pet,n1/ct\n")

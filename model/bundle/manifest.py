@@ -1,13 +1,18 @@
-"""Find a weight bundle, read its manifest.json, verify its files. No torch: a bad bundle is told at once."""
+"""Find a weight bundle, read its manifest.json, verify its files; without torch, so that it takes no time."""
 
+import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.bundle.settings import METHODS, Manifest, manifest_from
+from msgspec import structs
+
+from model.bundle.format import Manifest, manifest_from
+from model.bundle.settings import METHODS, override_limits
 from model.errors import ConfigError, WeightsError
 from model.files import is_lfs_pointer, sha256_of
 from model.opening import read_regular
@@ -45,7 +50,7 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
             except (OSError, ValueError):  # a name that no file can have
                 continue
         raise WeightsError(
-            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_else(own)}; --weights takes a bundle's "
+            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_own_folder(own)}; --weights takes a bundle's "
             f"folder or one of the names {', '.join(shipped()) or '(none is shipped)'}"
         )
     try:
@@ -62,8 +67,8 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
     return folder
 
 
-def _else(own: Path) -> str:
-    """That a bundle was sought in the working folder's weights/, too, where that is another than the software's."""
+def _own_folder(own: Path) -> str:
+    """What to add to a message if the working folder has a weights/ of its own, which was searched, too."""
     return "" if own.parent.resolve() == WEIGHTS.resolve() or not own.parent.is_dir() else f" nor in '{own}'"
 
 
@@ -80,21 +85,28 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = manifest_from(json.loads(read_regular(path).decode(), object_pairs_hook=_no_key_twice))
+        data = json.loads(read_regular(path).decode(), object_pairs_hook=_no_key_twice)
+        manifest = manifest_from(data, f"'{path}'")
     except OSError as error:
         raise _unreadable(path, error) from None
     except ConfigError as error:
-        raise WeightsError(f"'{path}': {error}") from None
+        raise WeightsError(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
     if method and method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    with ThreadPoolExecutor() as several:  # in order, so that of several errors the first is told
+    with ThreadPoolExecutor() as several:  # in order: of several errors the first is raised
         list(several.map(lambda member: _verify(folder / member.file, member.sha256), manifest.members))
-    manifest = replace(manifest, method=method or manifest.method)
+    manifest = structs.replace(manifest, method=method or manifest.method)
     if manifest.method == "diwa":
         _check_one_start(folder, manifest)
     return Bundle(folder=folder, manifest=manifest, sha256=sha256_of(path))
+
+
+def with_limits(bundle: Bundle, settings: Sequence[str]) -> Bundle:
+    """The bundle with its limits as NAME=VALUE settings (from --limit) say. Raises ConfigError."""
+    limits = override_limits(bundle.manifest.limits, settings)
+    return dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, limits=limits))
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:

@@ -4,13 +4,11 @@ import argparse
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model import RESEARCH
-from model.bundle.manifest import MOUNTED, Bundle, find_bundle, load_bundle
-from model.bundle.settings import override_limits
+from model.bundle.manifest import MOUNTED, Bundle, find_bundle, load_bundle, with_limits
 from model.challenge.ending import on_signals, tell
 from model.terminal import Progress, say
 
@@ -104,8 +102,7 @@ def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
 def chosen_bundle(options: argparse.Namespace) -> Bundle:
     """The bundle that the options or the environment name, verified, with --limit applied."""
     bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
-    limits = override_limits(bundle.manifest.limits, options.limit)
-    return replace(bundle, manifest=replace(bundle.manifest, limits=limits))
+    return with_limits(bundle, options.limit)
 
 
 def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[str]:

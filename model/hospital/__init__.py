@@ -1,1 +1,1 @@
-"""score.py's batches."""
+"""score.py: many studies, offline."""

@@ -1,8 +1,8 @@
-"""Studies scored by the workers of a dask cluster; the journal is kept by the one that hands them out.
+"""Studies scored by the workers of a dask cluster. The process that sends them out keeps the journal.
 
-Workers need this software, and STUDIES and RESULTS under the same paths. Each keeps one scoring process, so that
-weights are loaded once, and a study that takes all memory ends that process alone. A worker that is gone gives its
-study to another; a result that it had finished is taken as it is.
+Workers need this software, and STUDIES and RESULTS under the same paths. Each worker keeps one scoring process, so that
+weights are loaded once, and a study that takes all memory ends that process alone. If a worker is lost, another gets
+its study; a result that it had finished is kept.
 """
 
 import json
@@ -20,21 +20,21 @@ from model.hospital.find.scan import person_of
 from model.hospital.job import Job, Setup, job_from, setup_from, to_json
 from model.hospital.journal import DONE, FAILED, Journal, Record
 from model.hospital.plan import is_done, read_result
-from model.hospital.queue import answer_of, record_of, wait_for
-from model.hospital.worker_process import Station
+from model.hospital.queue import ask_with_retry, record_of, wait_until_ready
+from model.hospital.worker_process import WorkerProcess
 from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
 from model.terminal import say
 
-TELL_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # for workers
-AHEAD = 2  # studies a worker that are handed out at a time
-STATIONS: dict[str, Station] = {}  # of a worker: the one scoring process, by its setup
+REPORT_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # while workers are waited for
+JOBS_PER_WORKER = 2  # studies that are sent out at a time, for each worker
+PROCESSES: dict[str, WorkerProcess] = {}  # on a worker: its one scoring process, by the setup it was started with
 ONE_AT_A_TIME = Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Where the workers are: `address` of a dask scheduler, or `slurm`, so many jobs by dask-jobqueue, which reads
-    ~/.config/dask/jobqueue.yaml. tls: files of certificate authority, certificate and key, as PEM.
+    """Where the workers are. address: of a dask scheduler; or slurm: number of jobs that dask-jobqueue submits as
+    ~/.config/dask/jobqueue.yaml says. tls: PEM files of certificate authority, certificate and key.
     """
 
     address: str | None = None
@@ -44,75 +44,69 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if bool(self.address) == bool(self.slurm):
-            raise ConfigError("--cluster and --slurm exclude each other")
+            raise ConfigError("--cluster and --slurm exclude each other; give one of them")
         if self.address and self.address.startswith("tls:") != bool(self.tls):
             raise ConfigError(
-                f"--cluster {self.address}: --tls-ca, --tls-cert and --tls-key go with an address tls://..., all three"
+                f"--cluster {self.address}: an address tls://... needs --tls-ca, --tls-cert and --tls-key, all three, "
+                "and another address takes none of them; correct the address or the options"
             )
         if self.address and self.dashboard:
-            raise ConfigError("--dashboard goes with --slurm; a scheduler that runs already has its own")
+            raise ConfigError(
+                "--dashboard goes with --slurm alone; a scheduler that runs already has its own: open that"
+            )
         for path in self.tls or ():
             if not path.is_file():
                 raise ConfigError(f"the TLS file '{path}' is not there; give a PEM file")
 
 
-def run_cluster(
+def score_on_cluster(
     jobs: list[Job],
     setup: Setup,
-    where: Cluster,
+    cluster: Cluster,
     journal: Journal,
-    told: Callable[[Record], None],
+    on_record: Callable[[Record], None],
     patience_s: float,
-    limit_s: float | None = None,
 ) -> dict[str, Record]:
-    """Score studies on a cluster; the record of each, in the order in which they end.
+    """Score studies on a cluster. Returns the record of each, by study, in the order in which they end.
 
-    Raises ConfigError if no scheduler answers, or if all its workers are gone for longer than `patience_s`; OutputError
-    as `model.hospital.queue.run_batch`.
+    Each record is also added to the journal and given to `on_record`. Raises ConfigError if no scheduler answers, or if
+    all its workers are gone for longer than `patience_s`; OutputError as `model.hospital.queue.score_one_by_one`.
     """
     records: dict[str, Record] = {}
-    this_run = secrets.token_hex(6)  # what a killed run left on the workers is not taken for this one's
+    this_run = secrets.token_hex(6)  # in dask's keys, so that answers to a killed run are not taken for this run's
     waiting = iter(jobs)
-    with connected(where) as client:
+    with connected(cluster) as client:
         running: dict[Any, Job] = {}
 
-        def hand_out() -> None:
-            job = next(waiting, None)
-            if job is None:
+        def send_next() -> None:
+            if (job := next(waiting, None)) is None:
                 return
-            future = client.submit(
-                score_remotely,
-                to_json(nameless(job)),
-                to_json(setup),
-                limit_s,
-                key=f"{job.name}-{this_run}",
-                pure=False,
-            )
-            running[future] = job
+            sent = to_json(without_person(job)), to_json(setup)
+            running[client.submit(score_remotely, *sent, key=f"{job.name}-{this_run}", pure=False)] = job
 
-        wait_for(jobs[0].root, jobs[0].output, patience_s)
-        wait_for_workers(client, None if where.slurm else patience_s)
-        workers = max(where.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
-        for _ in range(AHEAD * workers):
-            hand_out()
+        wait_until_ready(jobs[0].root, jobs[0].output, patience_s)
+        wait_for_workers(client, None if cluster.slurm else patience_s)
+        workers = max(cluster.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
+        for _ in range(JOBS_PER_WORKER * workers):
+            send_next()
         for future in as_they_end(client, running, patience_s):
             job = running.pop(future)
             records[job.name] = record_of(job, _answer(future))
             journal.add(records[job.name])
-            told(records[job.name])
-            wait_for(job.root, job.output, patience_s)
-            hand_out()
+            on_record(records[job.name])
+            wait_until_ready(job.root, job.output, patience_s)
+            send_next()
     return records
 
 
 def wait_for_workers(client: Any, patience_s: float | None) -> None:
-    """Wait until the scheduler has a worker, saying so every minute; without a limit for SLURM's, which may be queued.
+    """Wait until the scheduler has a worker, and print a line every minute.
 
-    Raises ConfigError when patience is over.
+    patience_s: None for no limit, as for SLURM, whose jobs may be queued for long. Raises ConfigError after it.
     """
     waited = 0.0
     while True:
-        longest = TELL_EVERY_S if patience_s is None else min(TELL_EVERY_S, patience_s - waited)
+        longest = REPORT_EVERY_S if patience_s is None else min(REPORT_EVERY_S, patience_s - waited)
         try:
             client.wait_for_workers(1, timeout=max(longest, LEAST_WAIT_S))
             return
@@ -120,59 +114,60 @@ def wait_for_workers(client: Any, patience_s: float | None) -> None:
             waited += longest
         if patience_s is not None and waited >= patience_s:
             raise ConfigError(
-                f"no worker came to the scheduler within {waited / 60:.0f} min; start workers, then run this again"
+                f"no worker came to the scheduler within {waited / 60:.0f} min (--patience-minutes); start workers, "
+                "then run the same command again"
             )
         say(f"no worker yet, for {waited / 60:.0f} min", sys.stdout)
 
 
-def nameless(job: Job) -> Job:
-    """The job without what the headers say of the patient and the study: a worker reads that itself."""
+def without_person(job: Job) -> Job:
+    """The job without the patient's name and ID and the study's UID: a worker reads them from the files itself."""
     return replace(job, entry=replace(job.entry, identity=job.name, person=()))
 
 
-def score_remotely(job: str, setup: str, limit_s: float | None) -> dict[str, Any]:
+def score_remotely(job: str, setup: str) -> dict[str, Any]:
     """What a worker does: score one study in its scoring process, or find that it is scored already.
 
-    Whatever goes wrong is an answer: dask would write the call, with its paths, into the worker's log.
+    An error becomes an answer: if it were raised, dask would write the call, with its paths, into the worker's log.
     """
     try:
-        return _score(job_from(json.loads(job)), setup, limit_s)
+        return _score(job_from(json.loads(job)), setup)
     except Exception as error:
         return {
             "state": FAILED,
             "stage": "start",
             "message": f"unexpected {type(error).__name__} on a worker",
-            "remedy": "are its software, its shares and its rights those of the others?",
+            "remedy": "check that the worker has the same software, shares and access rights as the others",
         }
 
 
-def _score(asked: Job, setup: str, limit_s: float | None) -> dict[str, Any]:
-    with suppress(CaseError):  # that it cannot be read is told when it is read
-        asked = replace(asked, entry=replace(asked.entry, person=person_of(asked.entry)))
+def _score(job: Job, setup: str) -> dict[str, Any]:
+    with suppress(CaseError):  # scoring will read the file again, and say that it cannot be read
+        job = replace(job, entry=replace(job.entry, person=person_of(job.entry)))
     with ONE_AT_A_TIME:
-        finished = read_result(asked.output, asked.name)
-        if finished is not None and is_done(asked, finished):  # by a worker that was lost before it could say so
+        finished = read_result(job.output, job.name)
+        if finished is not None and is_done(job, finished):  # by a worker that was lost before it answered
             return {"state": DONE, "row": finished.row, "input_sha256": finished.input_sha256, "stat": finished.stat}
-        if setup not in STATIONS:
-            for station in STATIONS.values():
-                station.close()
-            STATIONS.clear()
-            STATIONS[setup] = Station(setup_from(json.loads(setup)), limit_s)
+        if setup not in PROCESSES:
+            for process in PROCESSES.values():
+                process.close()
+            PROCESSES.clear()
+            PROCESSES[setup] = WorkerProcess(setup_from(json.loads(setup)))
         try:
-            return answer_of(STATIONS[setup], asked, None)
+            return ask_with_retry(PROCESSES[setup], job, None)
         except LesionError as error:
             return {"state": FAILED, "stage": "start", "message": str(error), "remedy": "correct it on the workers"}
 
 
 @contextmanager
-def connected(where: Cluster) -> Iterator[Any]:
-    """A client of the scheduler, and the workers that SLURM gives, while they are needed. Raises ConfigError."""
+def connected(cluster: Cluster) -> Iterator[Any]:
+    """A client of the scheduler; SLURM's jobs run while it is open. Raises ConfigError."""
     from distributed import Client
     from distributed.security import Security
 
     security = None
-    if where.tls:
-        ca, certificate, key = map(str, where.tls)
+    if cluster.tls:
+        ca, certificate, key = map(str, cluster.tls)
         security = Security(
             tls_ca_file=ca,
             require_encryption=True,
@@ -182,20 +177,22 @@ def connected(where: Cluster) -> Iterator[Any]:
                 for what, path in (("cert", certificate), ("key", key))
             },
         )
-    if where.address:
-        with client_of(where.address, WAIT_S, security) as client:
+    if cluster.address:
+        with client_of(cluster.address, WAIT_S, security) as client:
             yield client
         return
-    made = slurm_cluster(where.slurm, where.dashboard, security)
-    with made as cluster, Client(cluster, timeout=WAIT_S, security=security) as client:
+    with (
+        slurm_cluster(cluster.slurm, cluster.dashboard, security) as jobs,
+        Client(jobs, timeout=WAIT_S, security=security) as client,
+    ):
         yield client
 
 
 def _answer(future: Any) -> dict[str, Any]:
-    """A worker's answer; what dask says of workers that were lost over a study is a failure of that study."""
+    """A worker's answer; a failure of the study if the workers that scored it were lost."""
     try:
-        said: dict[str, Any] = future.result()
-    except Exception as error:  # whatever a worker that is gone raises: the others go on
+        answer: dict[str, Any] = future.result()
+    except Exception as error:  # dask raises many kinds; the other studies go on
         kind = type(error).__name__
         return {
             "state": FAILED,
@@ -203,4 +200,4 @@ def _answer(future: Any) -> dict[str, Any]:
             "message": f"the workers that scored it were lost ({kind})",
             "remedy": "give the workers more memory, or leave this study out",
         }
-    return said
+    return answer

@@ -1,4 +1,4 @@
-"""The results of one study in a folder of its own, which appears under its name only when everything is in it."""
+"""The results of one study in a folder of its own. The folder gets its name only when everything is in it."""
 
 import fcntl
 import os

@@ -1,6 +1,6 @@
-"""What is given in place of a PET's header: weight, dose and time of injection, put into the headers that are read.
+"""Put the dose and time of injection that overrides.csv gives into the PET headers that were read.
 
-So every check of the header holds for what was given, too. Files are never changed.
+So every check of the header is made on these values too. Files are never changed.
 """
 
 from copy import deepcopy
@@ -15,11 +15,13 @@ from model.dicom.isotopes import radiopharmaceuticals
 from model.dicom.suv import Conversion
 from model.hospital.find.entry import Entry
 
-USED_AS = {"weight_kg": "weight_kg", "dose_MBq": "dose_bq", "injection_time": "injection"}  # of a Conversion
+FIELDS = {"weight_kg": "weight_kg", "dose_MBq": "dose_bq", "injection_time": "injection"}  # their names in a Conversion
 
 
 def with_given(series: Series, entry: Entry) -> Series:
-    """A PET series whose headers hold the dose and the time of injection that were given; the weight goes beside it."""
+    """The PET series with the given dose and time of injection in its headers. The weight is not put there: the reader
+    takes it as an argument.
+    """
     if entry.dose_mbq is None and entry.injection_time is None:
         return series
     headers = []
@@ -35,30 +37,30 @@ def with_given(series: Series, entry: Entry) -> Series:
     return replace(series, headers=tuple(headers))
 
 
-def marked(conversion: Conversion, entry: Entry) -> Conversion:
-    """The record of a conversion, saying of what was given that it was."""
+def mark_given(conversion: Conversion, entry: Entry) -> Conversion:
+    """The record of a conversion, which then says that the time of injection was given."""
     if entry.injection_time is not None and conversion.injection is not None:
         return replace(conversion, injection_from="given")
     return conversion
 
 
-def not_used(entry: Entry, conversion: Conversion | None) -> list[str]:
-    """A warning of what was given, and the study's SUV did not need."""
+def unused_warnings(entry: Entry, conversion: Conversion | None) -> list[str]:
+    """A warning if the study's SUV did not need a value that was given; else none."""
     unused = [
         name
         for name in entry.given
-        if name in USED_AS and (conversion is None or getattr(conversion, USED_AS[name]) is None)
+        if name in FIELDS and (conversion is None or getattr(conversion, FIELDS[name]) is None)
     ]
     if not unused:
         return []
-    why = f"its route is {conversion.route}" if conversion else "images hold SUV already"
+    why = f"its SUV does not need that ({conversion.route})" if conversion else "images hold SUV already"
     return [f"{', '.join(unused)} given for PET '{entry.pet[0]}' is not used: {why}"]
 
 
 def _set_time(item: Dataset, given: str) -> None:
-    """Date and time, or a time of day, into (0018,1078) and (0018,1072), so that the two never contradict.
+    """Put a date and time, or a time of day, into (0018,1078) and (0018,1072), so that the two never contradict.
 
-    A time with an offset from UTC stands in (0018,1078) alone, where it is converted.
+    A time with an offset from UTC goes into (0018,1078) alone, where it is converted.
     """
     for keyword in ("RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"):
         if keyword in item:

@@ -1,4 +1,4 @@
-"""One study to score and where its results go: what the process that hands out studies tells the one that scores."""
+"""What is sent to a scoring process: once the setup, then a job for each study. All of it travels as JSON."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -10,20 +10,21 @@ from model.hospital.find.entry import Entry
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is made of every study. mask_ending: .mha or .nii.gz."""
+    """What to write for every study. mask_ending: .mha or .nii.gz."""
 
     mask_ending: str = ".mha"
     rtstruct: bool = False
     disagreement: bool = False
-    convention: str = "autopet_1_2"  # of empty masks, where there is a truth
+    convention: str = "autopet_1_2"  # how empty masks are scored against a truth
     named: bool = False  # whether messages may hold the names of files and patients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A study under the name it has in the results. key: hash of the weights and of everything else that counts;
-    mask_key: of what the mask depends on besides its images. stored: the study's folder in the results whose mask was
-    made with that mask_key from the same images, if there is one: then no network is needed.
+    """One study and where its results go. name: the study's name in the results. key: hash of the weights and of
+    everything else that the results depend on; mask_key: hash of what the mask depends on besides its images.
+    stored: name of the study's folder in the results if its mask was made with this mask_key from the same images:
+    then no network is needed; else "".
     """
 
     name: str
@@ -37,15 +38,16 @@ class Job:
 
     @property
     def mask(self) -> str:
-        """The mask's file in the study's folder."""
+        """The name of the mask's file in the study's folder."""
         return f"mask{self.options.mask_ending}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a scoring process is told once: the bundle's folder, the method, the device, and moved limits.
+    """The bundle's folder, the method, the device, and changed limits.
 
-    networks: whether any study needs them; without, they are loaded when the first one does after all.
+    networks: whether to load the networks at the start; if not, they are loaded when the first study needs them.
+    limit_s: seconds after which a study is given up; 0: never.
     """
 
     weights: str
@@ -54,10 +56,11 @@ class Setup:
     limits: tuple[str, ...] = ()
     debug: bool = False
     networks: bool = True
+    limit_s: float = 0
 
 
 def to_json(value: Job | Setup) -> str:
-    """One line; file names that are no text are kept (as lone surrogates, which JSON escapes)."""
+    """One line. File names that are not UTF-8 survive: they hold lone surrogates, which JSON escapes."""
     return json.dumps(asdict(value), default=str)
 
 

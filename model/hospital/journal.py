@@ -1,6 +1,6 @@
-"""The journal of a batch: one line of JSON for each study that was scored or failed; the last line of a study counts.
+"""The journal of a run: one line of JSON for each study that was scored or failed. The last line of a study counts.
 
-A line is written whole and flushed to the disk after its results are; a line cut short by a crash is passed over.
+A line is written and flushed to the disk after the study's results. A line that a crash cut short is ignored.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ DONE, FAILED = "done", "failed"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """How a study ended. key: hash of the weights and settings; input_sha256: of its files' contents, in order.
+    """How a study ended. key: hash of the weights and settings. input_sha256: hash of its files' contents, in order.
 
-    stat: hash of the files' sizes, times and places on the disk: where it is as it was, contents need not be read.
-    row: what the summary shows of a study that was scored; stage, message, remedy: of one that failed.
+    stat: hash of the files' sizes, times and inode numbers; while it is unchanged, contents need not be read again.
+    row: what the summary shows of a scored study. stage, message, remedy: of a failed one.
     """
 
     study: str
@@ -40,7 +40,7 @@ class Record:
 
 
 def read_journal(output: Path) -> dict[str, Record]:
-    """The last record of every study; none where there is no journal. Raises OutputError if it cannot be read."""
+    """The last record of every study, by name; empty without a journal. Raises OutputError if it cannot be read."""
     records: dict[str, Record] = {}
     path = output / JOURNAL
     try:
@@ -48,7 +48,7 @@ def read_journal(output: Path) -> dict[str, Record]:
     except FileNotFoundError:
         return records
     except OSError as error:
-        raise OutputError(f"cannot read '{path}': {error.strerror}; it must be readable by this user") from None
+        raise OutputError(f"cannot read '{path}': {error.strerror}; give this user the right to read it") from None
     for line in lines:
         with suppress(ValueError, TypeError):  # a line cut short, or of another version
             record = Record(**json.loads(line))
@@ -57,19 +57,19 @@ def read_journal(output: Path) -> dict[str, Record]:
 
 
 class Journal:
-    """Appends records; what cannot be written, as the disk is full or gone, is kept and tried again with the next."""
+    """Appends records. A record that cannot be written (the disk is full or gone) is kept and tried with the next."""
 
     def __init__(self, output: Path) -> None:
         self._path = output / JOURNAL
         self._waiting: list[Record] = []
 
     def add(self, record: Record) -> bool:
-        """Write a record, and those that wait; False if that was not possible."""
+        """Write a record, and the ones that wait. Returns False if that was not possible."""
         self._waiting.append(record)
         return self.flush()
 
     def flush(self) -> bool:
-        """Write what waits; False if that was not possible."""
+        """Write the records that wait. Returns False if that was not possible."""
         content = b"".join(json.dumps(dataclasses.asdict(record)).encode() + b"\n" for record in self._waiting)
         if not content:
             return True
@@ -78,9 +78,9 @@ class Journal:
             try:
                 size = os.fstat(number).st_size
                 if size and os.pread(number, 1, size - 1) != b"\n":
-                    content = b"\n" + content  # after a line that was cut short
+                    content = b"\n" + content  # the last line was cut short
                 if os.write(number, content) != len(content):
-                    return False  # the disk filled up within a line, which the next one leaves behind
+                    return False  # the disk filled up within a line; the next call starts a new line
                 os.fsync(number)
             finally:
                 os.close(number)
@@ -91,12 +91,12 @@ class Journal:
 
 
 def stat_of(files: Iterable[Path]) -> str:
-    """A hash of what the file system says of files: size, times, number; any write changes it. Raises OSError."""
-    said = []
+    """A hash of the size, times and inode number of each file; any write changes it. Raises OSError."""
+    lines = []
     for path in files:
         stat = path.stat()
-        said.append(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+        lines.append(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def contents_of(files: Iterable[Path]) -> str:

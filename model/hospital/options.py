@@ -11,7 +11,7 @@ from model.hospital.cluster import Cluster
 from model.results.metrics import CONVENTIONS
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
-BESIDE = Path()  # --truth without a folder: masks that lie beside the studies
+BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -22,16 +22,54 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment and measure tumour lesions in every PET/CT study of a folder, offline.\n" + RESEARCH,
         epilog="The same command goes on where a run was interrupted; studies that failed are tried again. Options\n"
-        "that only add outputs take the masks that are there.",
+        "that only add outputs use the masks that are there.",
     )
-    add = parser.add_argument
+    _add_folders(parser)
+    _add_networks(parser)
+    _add_input(parser)
+    _add_outputs(parser)
+    _add_truth(parser)
+    _add_cluster(parser)
+    _add_behaviour(parser)
+    options = parser.parse_args(words)
+    check(options)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for values that no run can use. Makes paths absolute, and `workers` a Cluster or None."""
+    for name in ("limit_minutes", "patience_minutes"):
+        if not 0 <= getattr(options, name) <= 1e5:
+            raise ConfigError(f"--{name.replace('_', '-')} must be 0 to 100000 min, got {getattr(options, name):g}")
+    if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
+        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
+    tls = [options.tls_ca, options.tls_cert, options.tls_key]
+    if any(tls) and not all(tls):
+        raise ConfigError("--tls-ca, --tls-cert and --tls-key go together; give all three or none")
+    if not 0 <= options.slurm <= 1000:
+        raise ConfigError(f"--slurm must be 0 to 1000 jobs, got {options.slurm}")
+    options.workers = None
+    if options.cluster or options.slurm:
+        options.workers = Cluster(
+            address=options.cluster,
+            slurm=options.slurm,
+            tls=tuple(tls) if all(tls) else None,
+            dashboard=options.dashboard,
+        )
+    if options.studies.resolve() == options.output.resolve():
+        raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("studies and results").add_argument
     add(
         "studies",
         type=Path,
         metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
-        "with the columns pet and ct, and, if it likes, truth and weight_kg (kg). Cost: every DICOM header below "
-        "the folder is read once a run, some milliseconds a file",
+        "with the columns pet and ct, and optionally truth and weight_kg (kg). Cost: each run reads every DICOM "
+        "header below the folder, some milliseconds a file",
     )
     add(
         "--output",
@@ -41,6 +79,10 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         help="the folder for results; made if absent (cost: about 1 MB a study)",
     )
     add("--dry-run", action="store_true", help="list what would be done, and write nothing (default: no)")
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("networks").add_argument
     add(
         "--weights",
         default=os.environ.get("LESION_WEIGHTS") or None,
@@ -62,6 +104,10 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         choices=("auto", "cuda", "cpu"),
         help="auto takes an NVIDIA GPU where one works (default: auto; cost: the CPU is many times slower)",
     )
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input").add_argument
     add(
         "--limit",
         action="append",
@@ -69,6 +115,18 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="move a limit on the input, as for process.py; may be repeated (default: the bundle's; cost: none)",
     )
+    add(
+        "--overrides",
+        type=Path,
+        metavar="FILE",
+        help="a CSV of values to use in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
+        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv if there is one; "
+        "cost: the studies whose line changed are scored anew)",
+    )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("outputs").add_argument
     add(
         "--format",
         default="mha",
@@ -87,13 +145,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "to 0.5; needs a bundle with two or more voting networks (default: no; cost: 12 bytes of memory a voxel)",
     )
     add(
-        "--overrides",
-        type=Path,
-        metavar="FILE",
-        help="a CSV of what is given in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
-        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv where it is "
-        "there; cost: the studies whose line changed are scored anew)",
+        "--names",
+        action="store_true",
+        help="call studies by the patient's and the folder's name, and let messages name files (default: no, by a "
+        "salted hash that RESULTS/keys.csv maps back; cost: privacy)",
     )
+
+
+def _add_truth(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("comparison").add_argument
     add(
         "--truth",
         nargs="?",
@@ -109,12 +169,10 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         choices=tuple(CONVENTIONS),
         help="what empty masks score with --truth, by autoPET's edition (default: autopet_1_2; cost: none)",
     )
-    add(
-        "--names",
-        action="store_true",
-        help="call studies by the patient's and the folder's name, and let messages name files (default: no, by a "
-        "salted hash that RESULTS/keys.csv maps back; cost: privacy)",
-    )
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("other machines").add_argument
     add(
         "--cluster",
         metavar="ADDRESS",
@@ -126,7 +184,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="JOBS",
-        help="score by so many SLURM jobs, one worker each (default: no)",
+        help="score on this many SLURM jobs, one worker each (default: no)",
     )
     for what in ("ca", "cert", "key"):
         add(
@@ -136,20 +194,24 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
             help="with --cluster tls://...: certificate authority, certificate, key (default: no)",
         )
     add("--dashboard", action="store_true", help="with --slurm: dask's dashboard on port 8787 (default: no)")
+
+
+def _add_behaviour(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("behaviour").add_argument
     add(
         "--limit-minutes",
         type=float,
         default=120,
         metavar="N",
-        help="give a study up after so many minutes, 0: never (default: 120; cost: none)",
+        help="give a study up after this many minutes, 0: never (default: 120; cost: none)",
     )
     add(
         "--patience-minutes",
         type=float,
         default=10,
         metavar="N",
-        help="how long to wait for a results disk that is full, a share that is gone or a cluster without workers "
-        "before stopping (default: 10)",
+        help="how long to wait for a full results disk, a share that is gone or a cluster without workers before the "
+        "run stops (default: 10)",
     )
     add(
         "--debug",
@@ -162,31 +224,3 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         version=f"petct-lesion-segmentation {__version__}",
         help="print the version and stop",
     )
-    options = parser.parse_args(words)
-    check(options)
-    return options
-
-
-def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for values that no run can use."""
-    for name in ("limit_minutes", "patience_minutes"):
-        if not 0 <= getattr(options, name) <= 1e5:
-            raise ConfigError(f"--{name.replace('_', '-')} must be 0 to 100000, got {getattr(options, name):g}")
-    if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
-        raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
-    options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
-    tls = [options.tls_ca, options.tls_cert, options.tls_key]
-    if any(tls) and not all(tls):
-        raise ConfigError("--tls-ca, --tls-cert and --tls-key go together")
-    if not 0 <= options.slurm <= 1000:
-        raise ConfigError(f"--slurm must be 0 to 1000, got {options.slurm}")
-    options.where = None
-    if options.cluster or options.slurm:
-        options.where = Cluster(
-            address=options.cluster,
-            slurm=options.slurm,
-            tls=tuple(tls) if all(tls) else None,
-            dashboard=options.dashboard,
-        )
-    if options.studies.resolve() == options.output.resolve():
-        raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")

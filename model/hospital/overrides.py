@@ -1,7 +1,7 @@
-"""A table of what is given in place of headers: overrides.csv, one line a study.
+"""overrides.csv: values to use in place of headers, one line for each study.
 
 Columns: study (its name in the results, its StudyInstanceUID, or a path that holds this study alone), weight_kg,
-height_m, dose_MBq, injection_time; separated by comma, semicolon or tab; an empty cell gives nothing.
+height_m, dose_MBq, injection_time; separated by comma, semicolon or tab. An empty cell overrides nothing.
 """
 
 import csv
@@ -11,17 +11,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from model.dicom.plausible import PET_DOSE_BQ, WEIGHT_KG
 from model.errors import ConfigError
-from model.hospital.find.entry import Entry, Found, Unusable
+from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.find.tree import read_csv_text
 from model.hospital.names import digest_in, is_name, name_of
 
-FILE = "overrides.csv"
+OVERRIDES = "overrides.csv"
 STUDY = "study"
 LIMITS = {
     "weight_kg": (*WEIGHT_KG, "kg"),
@@ -31,13 +30,14 @@ LIMITS = {
 INJECTION = "injection_time"
 COLUMNS = (STUDY, *LIMITS, INJECTION)
 ISO = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?")
-ISO_SHOWN = "ISO 8601, such as 2024-03-05T10:00:00, 2024-03-05T10:00:00+01:00 or 10:00:00"
+ISO_EXAMPLES = "ISO 8601, such as 2024-03-05T10:00:00, 2024-03-05T10:00:00+01:00 or 10:00:00"
 
 
 def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
-    """The lines of the table by their number: `study`, and the values that are given.
+    """The lines of the table, by their number in the file: `study`, and the values that are given.
 
-    Raises ConfigError for a file that cannot be read, an unknown or doubled column, no study, and impossible values.
+    Raises ConfigError for a file that cannot be read, an unknown or repeated column, a line without a study, and an
+    impossible value.
     """
     content, separator = read_csv_text(path)
     rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
@@ -46,7 +46,10 @@ def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
         head.pop()
     names = [_column(name, path) for name in head]
     if STUDY not in names or len(set(names)) != len(names):
-        raise ConfigError(f"'{path}' must have the column {STUDY}, and every column once; it has {', '.join(names)}")
+        raise ConfigError(
+            f"'{path}' must have the column {STUDY}, and every column once; it has {', '.join(names) or 'none'}: "
+            "correct its first line"
+        )
     lines: dict[int, dict[str, Any]] = {}
     for cells in rows:
         stripped = [cell.strip() for cell in cells]
@@ -54,7 +57,7 @@ def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
             continue
         where = f"'{path}' line {rows.line_num}"
         if any(stripped[len(names) :]):
-            raise ConfigError(f"{where} has more cells than the head has columns; quote cells that hold a separator")
+            raise ConfigError(f"{where} has more cells than the head has columns; quote a cell that holds a separator")
         given = {name: cell for name, cell in zip(names, stripped, strict=False) if cell}
         if STUDY not in given:
             raise ConfigError(f"{where} names no study; give its name, its StudyInstanceUID or its path")
@@ -62,34 +65,34 @@ def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
     return lines
 
 
-def with_overrides(found: Found, path: Path, root: Path, salt: bytes, named: bool) -> Found:
-    """The studies with what the table gives. named: whether messages may hold what it calls a study.
+def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, named: bool) -> FoundStudies:
+    """The studies with the table's values. named: whether messages may hold what the table calls a study.
 
-    Raises ConfigError where a line's study was not found, is not one alone, or stands in another line, too.
+    Raises ConfigError if a line's study was not found, is several studies, or has another line already.
     """
     base = root if root.is_dir() else root.parent
     entries, lines_of = list(found.entries), dict[int, int]()
     for line, given in read_overrides(path).items():
         wanted = str(given[STUDY])
-        shown = f"study '{wanted}'" if named else "its study"
+        label = f"study '{wanted}'" if named else "its study"
         matches = _matching(wanted, entries, base, salt)
         if not matches and _matching(wanted, list(found.unusable), base, salt):
-            continue  # it cannot be scored, which is told with its reason
+            continue  # it cannot be scored; failures.csv says why
         if len(matches) != 1:
-            there = f"{len(matches)} of the" if matches else "none of the"
+            meaning = f"could be {len(matches)} of" if matches else "is not among"
             raise ConfigError(
-                f"'{path}' line {line}: {shown} is {there} {len(entries)} studies found; give the name it has in the "
+                f"'{path}' line {line}: {label} {meaning} the {len(entries)} studies found; give its name in the "
                 "results (failures.csv, summary.csv), its StudyInstanceUID, or the path of a folder that holds it alone"
             )
         (number,) = matches
         if number in lines_of:
             raise ConfigError(f"'{path}' lines {lines_of[number]} and {line} are of one study; remove one of them")
         lines_of[number] = line
-        entries[number] = _with(entries[number], given, f"'{path}' line {line}")
+        entries[number] = _entry_with(entries[number], given, f"'{path}' line {line}")
     return replace(found, entries=tuple(entries))
 
 
-def _with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
+def _entry_with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
     weight_kg = given.get("weight_kg")
     if weight_kg is not None and entry.weight_kg not in (None, weight_kg):
         raise ConfigError(
@@ -105,11 +108,11 @@ def _with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
 
 
 def _matching(wanted: str, items: list[Any], base: Path, salt: bytes) -> list[int]:
-    """Which of the studies a cell means: by name, then by UID, then by path."""
+    """The places in `items` of the studies that a cell means: by name, else by UID, else by path."""
     tests: list[Callable[[Entry | Unusable], bool]] = [
         lambda item: is_name(wanted) and digest_in(wanted) in _digests(item, salt),
         lambda item: wanted == getattr(item, "study_uid", None),
-        lambda item: _holds(wanted, item, base),
+        lambda item: _is_path_of(wanted, item, base),
     ]
     for test in tests:
         if matches := [number for number, item in enumerate(items) if test(item)]:
@@ -122,8 +125,8 @@ def _digests(item: Entry | Unusable, salt: bytes) -> set[str]:
     return {digest_in(name_of(item, salt, identity=identity)) for identity in identities}
 
 
-def _holds(wanted: str, item: Entry | Unusable, base: Path) -> bool:
-    """Whether a path, with either kind of slashes, is the study's, or a folder above it or above its files."""
+def _is_path_of(wanted: str, item: Entry | Unusable, base: Path) -> bool:
+    """Whether a path, with either kind of slashes, is the study's folder or file, or a folder above them."""
     files = (*item.pet, *item.ct) if isinstance(item, Entry) else item.paths
     for text in {wanted, wanted.replace("\\", "/")}:
         path = Path(os.path.abspath(base / text))
@@ -140,7 +143,7 @@ def _column(name: str, path: Path) -> str:
 
 
 def _value(name: str, cell: str, where: str) -> Any:
-    """A cell as what its column holds. Raises ConfigError."""
+    """A cell's value, by its column. Raises ConfigError."""
     if name == STUDY:
         return cell
     if name == INJECTION:
@@ -150,7 +153,7 @@ def _value(name: str, cell: str, where: str) -> Any:
         value = float(cell.replace(",", "."))
     except ValueError:
         raise ConfigError(f"{where}: {name} '{cell}' is not a number; give it in {unit}") from None
-    if not (isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # also refuses NaN
         raise ConfigError(f"{where}: {name} is {value:g}; it must lie between {low:g} and {high:g}, in {unit}")
     return value
 
@@ -162,5 +165,5 @@ def _time(cell: str, where: str) -> str:
             raise ValueError
         moment = datetime.fromisoformat(cell if match[1] else f"2000-01-01T{cell}")
     except ValueError:
-        raise ConfigError(f"{where}: injection_time '{cell}' cannot be read; give it as {ISO_SHOWN}") from None
+        raise ConfigError(f"{where}: injection_time '{cell}' cannot be read; give it as {ISO_EXAMPLES}") from None
     return moment.isoformat() if match[1] else moment.time().isoformat()

@@ -1,4 +1,4 @@
-"""What is to do in a batch: which studies are scored already, with these weights, settings and files, and which not."""
+"""What a run has to do: which studies are scored already, with these weights, settings and files, and which are not."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.bundle.manifest import Bundle
-from model.hospital.find.entry import NO_PET, Entry, Found, Unusable
+from model.hospital.find.entry import NO_PET, Entry, FoundStudies, Unusable
 from model.hospital.folder import REPORT, STUDIES
 from model.hospital.job import Job, Options
 from model.hospital.journal import DONE, Record, contents_of, stat_of
 from model.hospital.names import (
-    NAMELESS,
+    ANONYMOUS,
     digest_in,
     files_of,
     found_elsewhere,
@@ -24,76 +24,74 @@ from model.hospital.names import (
 from model.hospital.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
 
 OTHER_WEIGHTS = "scored by an earlier run with other weights than the last run's (report.json says which)"
-NO_DICOM_YET = "the run that scored it was ended before its SEG was written; run over its folder of studies again"
+NO_DICOM_YET = "the run that scored it ended before its SEG was written; run over its folder of studies again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """jobs: every study, by name. done: records of those that need not be scored. unusable: by name. kept: records of
-    studies that this run did not find, whose results, or failures, are of this folder.
+    """jobs: every study, by name. done: records of the studies that need not be scored. unusable: what cannot be
+    scored, by name. earlier: records of studies that this run did not find, but which have a result or a failure here.
     """
 
     jobs: dict[str, Job]
     done: dict[str, Record]
     unusable: dict[str, Unusable]
-    unrecorded: tuple[Record, ...] = ()  # of those done: results that the journal does not know of
-    kept: dict[str, Record] = field(default_factory=dict)
+    not_in_journal: tuple[Record, ...] = ()  # the part of done that has a result, but no line in the journal
+    earlier: dict[str, Record] = field(default_factory=dict)
 
     @property
     def todo(self) -> list[Job]:
         return [job for name, job in self.jobs.items() if name not in self.done]
 
     @property
-    def passed_over(self) -> int:
-        """How many of the unusable are a CT without a PET: no study to score."""
+    def passed_over_count(self) -> int:
+        """How many of the unusable are a CT without a PET: that is no study, and no failure."""
         return sum(item.stage == NO_PET for item in self.unusable.values())
 
     @property
-    def wanting(self) -> int:
+    def unscorable_count(self) -> int:
         """How many of the unusable should have been scored."""
-        return len(self.unusable) - self.passed_over
+        return len(self.unusable) - self.passed_over_count
 
 
 def make_plan(
-    found: Found, root: Path, output: Path, salt: bytes, records: dict[str, Record], bundle: Bundle, options: Options
+    found: FoundStudies,
+    root: Path,
+    output: Path,
+    salt: bytes,
+    records: dict[str, Record],
+    bundle: Bundle,
+    options: Options,
 ) -> Plan:
-    """Names for all that was found, and what of it is done: by the journal, or by a result that it does not know of."""
+    """Name everything that was found, and look which of it is done, by the journal or by results that it lacks."""
     folders, names, patients = folders_by_digest(output), names_by_files(output), patients_by_digest(output)
     limits = bundle.manifest.limits
     jobs: dict[str, Job] = {}
     done: dict[str, Record] = {}
-    new = []
+    not_in_journal = []
     for entry in found.entries:
-        known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM says itself whose it is
-        entry = _of_its_patient(entry, salt, patients)
-        name, stored = _named(entry, salt, options.named, folders, records, known_as)
-        key = key_of(bundle, limits, options, entry)
-        job = Job(
-            name=name,
-            entry=entry,
-            root=root,
-            output=output,
-            key=key,
-            options=options,
-            mask_key=mask_key_of(bundle, limits, entry),
-        )
+        known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM has UIDs instead
+        entry = _without_other_patients(entry, salt, patients)
+        name, own_folders = _name_and_folders(entry, salt, options.named, folders, records, known_as)
+        keys = {"key": key_of(bundle, limits, options, entry), "mask_key": mask_key_of(bundle, limits, entry)}
+        job = Job(name=name, entry=entry, root=root, output=output, options=options, **keys)
         record = records.get(name)
-        known = record is not None and record.state == DONE and record.key == key
-        record = record if known else read_result(output, name)
+        in_journal = record is not None and record.state == DONE and record.key == job.key
+        record = record if in_journal else read_result(output, name)
         if record is not None and is_done(job, record):
             done[name] = record
-            new += [] if known else [record]
+            not_in_journal += [] if in_journal else [record]
         else:
-            usable = next((folder for folder in stored if usable_mask(job, folder, bundle)), "")
+            usable = next((folder for folder in own_folders if usable_mask(job, folder, bundle)), "")
             job = dataclasses.replace(job, stored=usable)
         jobs[name] = job
-    unusable = {_named(item, salt, options.named, folders, records)[0]: item for item in found.unusable}
-    kept = _kept({*jobs, *unusable}, root, output, records, folders, bundle)
-    return Plan(jobs=jobs, done=done, unusable=unusable, unrecorded=tuple(new), kept=kept)
+    unusable = {_name_and_folders(item, salt, options.named, folders, records)[0]: item for item in found.unusable}
+    earlier = _earlier_records({*jobs, *unusable}, root, output, records, folders, bundle)
+    return Plan(jobs=jobs, done=done, unusable=unusable, not_in_journal=tuple(not_in_journal), earlier=earlier)
 
 
 def folders_by_digest(output: Path) -> dict[str, list[str]]:
-    """The studies' folders that are there, by the hash in their names."""
+    """The names of the studies' folders in the results, by the hash in them."""
     found: dict[str, list[str]] = {}
     with suppress(OSError):
         for path in sorted((output / STUDIES).iterdir()):
@@ -102,8 +100,8 @@ def folders_by_digest(output: Path) -> dict[str, list[str]]:
     return found
 
 
-def _of_its_patient(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> Entry:
-    """The entry without identities that are another patient's in the results: patients may share a StudyInstanceUID."""
+def _without_other_patients(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> Entry:
+    """The entry without identities that are another patient's in keys.csv: patients may share a StudyInstanceUID."""
     own = entry.person[1] if entry.kind == "dicom" and len(entry.person) > 1 else None
     identities = [
         identity
@@ -115,7 +113,7 @@ def _of_its_patient(entry: Entry, salt: bytes, patients: Mapping[str, str]) -> E
     return dataclasses.replace(entry, identity=identities[0], also=tuple(identities[1:]))
 
 
-def _named(
+def _name_and_folders(
     item: Entry | Unusable,
     salt: bytes,
     named: bool,
@@ -123,10 +121,10 @@ def _named(
     records: Mapping[str, Record],
     known_as: str = "",
 ) -> tuple[str, list[str]]:
-    """What a study is called, and the folders that are its own, those of this name first.
+    """A study's name, and the names of its folders in the results, its own name first.
 
-    A study that has a result, or a failure, keeps the name it has there, also where it was named by another rule.
-    known_as: what keys.csv calls the study of these files, or "".
+    A study that has a result or a failure keeps the name it has there, even if another rule would name it differently
+    now. known_as: what keys.csv calls the study of these files, or "".
     """
     identities = (item.identity, *getattr(item, "also", ()))
     names = [name_of(item, salt, named, identity) for identity in identities]
@@ -134,14 +132,14 @@ def _named(
     digests = [digest_in(name) for name in names]
     recorded = {digest_in(name) for name in records}
     digest = next((d for d in digests if d in folders), next((d for d in digests if d in recorded), digests[0]))
-    there = folders.get(digest, [])
+    own_folders = folders.get(digest, [])
     name = names[digests.index(digest)]
-    if named and name not in there:  # a name that an earlier version made with other letters
-        name = next((one for one in there if not one.startswith(NAMELESS) and one in records), name)
-    return name, sorted(there, key=lambda folder: folder != name)
+    if named and name not in own_folders:  # an earlier version may have made a name with other letters
+        name = next((old for old in own_folders if not old.startswith(ANONYMOUS) and old in records), name)
+    return name, sorted(own_folders, key=lambda folder: folder != name)
 
 
-def _kept(
+def _earlier_records(
     found: set[str],
     root: Path,
     output: Path,
@@ -149,26 +147,26 @@ def _kept(
     folders: Mapping[str, list[str]],
     bundle: Bundle,
 ) -> dict[str, Record]:
-    """Results, and failures, of earlier runs over other studies: the tables are of the whole folder.
+    """Results and failures of earlier runs over other studies: the tables show the whole results folder.
 
-    A failure of a study that was looked for in `root`, and is not there any more, is none.
+    A failure is left out if its study was in `root` and is no longer there.
     """
     digests = {digest_in(name) for name in found}
-    names = {folder for there in folders.values() for folder in there} | set(records)
+    names = {name for own_folders in folders.values() for name in own_folders} | set(records)
     elsewhere = found_elsewhere(output, root)
-    kept = {}
+    earlier = {}
     for name in sorted(name for name in names if is_name(name) and digest_in(name) not in digests):
         record = records.get(name)
         if record is not None and record.state != DONE:
             if name in elsewhere:
-                kept[name] = record
-        elif name in folders.get(digest_in(name), []) and (result := _row_of_earlier(output, name, bundle)):
-            kept[name] = result
-    return kept
+                earlier[name] = record
+        elif name in folders.get(digest_in(name), []) and (result := _earlier_result(output, name, bundle)):
+            earlier[name] = result
+    return earlier
 
 
-def _row_of_earlier(output: Path, name: str, bundle: Bundle) -> Record | None:
-    """The record of a result of an earlier run, warned about where it is not as this run would make it."""
+def _earlier_result(output: Path, name: str, bundle: Bundle) -> Record | None:
+    """The record of a result of an earlier run, with a warning if this run would make it differently."""
     report, result = read_report(output, name), read_result(output, name)
     if report is None or result is None or not isinstance(result.row.get("warnings"), list):
         return None
@@ -179,24 +177,27 @@ def _row_of_earlier(output: Path, name: str, bundle: Bundle) -> Record | None:
 
 
 def read_result(output: Path, name: str) -> Record | None:
-    """The record of a result that is complete, from its own report: the run may have ended before it was journalled."""
+    """The record of a complete result, from its report: the run may have ended before it wrote the journal's line.
+
+    None if there is no such result.
+    """
     report = read_report(output, name)
     try:
-        said = report["batch"] if report else {}
+        batch = report["batch"] if report else {}
         return Record(
             study=name,
             state=DONE,
-            key=said["key"],
-            input_sha256=said["input_sha256"],
-            stat=said["stat"],
-            row=said["row"],
+            key=batch["key"],
+            input_sha256=batch["input_sha256"],
+            stat=batch["stat"],
+            row=batch["row"],
         )
     except (KeyError, TypeError):
         return None
 
 
 def is_done(job: Job, record: Record) -> bool:
-    """Whether the result of a record is there, made by the same weights and settings of what the files hold now."""
+    """Whether a record's result is there, made with the same weights and settings from the files as they are."""
     folder = job.output / STUDIES / record.study
     if record.key != job.key or not all((folder / name).is_file() for name in (REPORT, job.mask)):
         return False

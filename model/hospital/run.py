@@ -1,54 +1,96 @@
-"""One batch of score.py: find studies, plan, hand them out one by one, keep the journal, write the tables."""
+"""One run of score.py: find studies, plan, score them one by one, keep the journal, write the tables."""
 
 import secrets
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 
-from model.bundle.manifest import Bundle, find_bundle, load_bundle
-from model.bundle.settings import override_limits
+from model.bundle.manifest import Bundle, find_bundle, load_bundle, with_limits
 from model.errors import CaseError, ConfigError, OutputError
-from model.hospital.cluster import run_cluster
-from model.hospital.console import fail, list_plan, tell, tell_files, tell_plan
+from model.hospital.cluster import score_on_cluster
+from model.hospital.console import print_dry_run, print_files_seen, print_plan, print_record
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
 from model.hospital.job import Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import FILE as OVERRIDES
-from model.hospital.overrides import with_overrides
+from model.hospital.overrides import OVERRIDES, with_overrides
 from model.hospital.pages.page import About
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan
-from model.hospital.queue import Left, run_batch, size_of
-from model.hospital.worker_process import Station
+from model.hospital.queue import TimeLeft, score_one_by_one, size_of
+from model.hospital.worker_process import WorkerProcess
 from model.results.writing import check_output
 from model.terminal import say
 
-TABLES_EVERY_S = 300.0  # how often the tables are written while a batch runs
+TABLES_EVERY_S = 300.0  # how often the tables are written during a run
 
 
-def run(options: Namespace) -> int:
-    """One batch, from the tree of studies to its tables. Raises the errors of model/errors.py."""
+def run(options: Namespace) -> None:
+    """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
     bundle = chosen_bundle(options)
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
-        list_plan(plan_of(options, bundle, salt), options)
-        return 0
+        print_dry_run(plan_of(options, bundle, salt), options)
+        return
     check_output(options.output)
     with locked(options.output) as lock:
         remove_partial(options.output)
         plan = plan_of(options, bundle, read_salt(options.output))
-        tell_plan(plan, options.truth is not None)
-        return score(options, bundle, plan, lock)
+        print_plan(plan, options.truth is not None)
+        score(options, bundle, plan, lock)
 
 
-def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> int:
-    """Score what is to do, and write the tables, also when the batch is stopped or its disk is gone."""
+def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> None:
+    """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
+    about = About(
+        weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
+    )
+    journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
+    tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
+
+    def write_tables() -> None:
+        nonlocal tables_written
+        write_results(options.output, options.studies, plan, records, options.names, about)
+        tables_written = time.monotonic()
+
+    def on_record(record: Record) -> None:
+        records[record.study] = record
+        print_record(record, len(records), len(plan.todo), left.after(record.study, time.monotonic() - begun))
+        if time.monotonic() - tables_written > TABLES_EVERY_S:
+            with suppress(OutputError):  # a full disk is waited for before the next study
+                write_tables()
+
+    try:
+        for record in plan.not_in_journal:
+            journal.add(record)
+        score_todo(options, bundle, plan, lock, journal, on_record)
+    finally:
+        remove_partial(options.output)  # what scoring processes left that were ended while they wrote
+        journal.flush()
+        write_tables()
+    failed = plan.unscorable_count + sum(record.state != DONE for record in records.values())
+    say(f"results: {options.output / 'report.html'}", sys.stdout)
+    if failed:
+        raise CaseError(
+            f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
+            f"'{options.output / 'failures.csv'}' says why"
+        )
+
+
+def score_todo(
+    options: Namespace,
+    bundle: Bundle,
+    plan: Plan,
+    lock: int | None,
+    journal: Journal,
+    on_record: Callable[[Record], None],
+) -> None:
+    """Score the studies that are to do, in a scoring process of this machine or on a cluster."""
     setup = Setup(
         weights=str(bundle.folder.resolve()),
         method=bundle.manifest.method,
@@ -56,53 +98,22 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> i
         limits=tuple(options.limit),
         debug=options.debug,
         networks=any(not job.stored for job in plan.todo),
+        limit_s=options.limit_minutes * 60,
     )
-    about = About(
-        weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
-    )
-    journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
-    written, left = begun, Left({job.name: size_of(job) for job in plan.todo})
-
-    def write() -> None:
-        nonlocal written
-        write_results(options.output, options.studies, plan, records, options.names, about)
-        written = time.monotonic()
-
-    def told(record: Record) -> None:
-        records[record.study] = record
-        tell(record, len(records), len(plan.todo), left.after(record.study, time.monotonic() - begun))
-        if time.monotonic() - written > TABLES_EVERY_S:
-            with suppress(OutputError):  # a full disk is waited for before the next study
-                write()
-
-    try:
-        for record in plan.unrecorded:
-            journal.add(record)
-        limit_s, patience_s = options.limit_minutes * 60, options.patience_minutes * 60
-        if plan.todo and options.where:
-            run_cluster(plan.todo, setup, options.where, journal, told, patience_s, limit_s)
-        elif plan.todo:
-            with Station(setup, limit_s, lock) as station:
-                station.start()
-                run_batch(plan.todo, station, journal, told, patience_s)
-    finally:
-        remove_partial(options.output)  # of scoring processes that were ended while they wrote
-        journal.flush()
-        write()
-    failed = plan.wanting + sum(record.state != DONE for record in records.values())
-    say(f"results: {options.output / 'report.html'}", sys.stdout)
-    if failed:
-        return fail(
-            f"{failed} of {len(plan.jobs) + plan.wanting} studies could not be scored; "
-            f"'{options.output / 'failures.csv'}' says why",
-            CaseError.exit_code,
-        )
-    return 0
+    patience_s = options.patience_minutes * 60
+    if not plan.todo:
+        return
+    if options.workers:
+        score_on_cluster(plan.todo, setup, options.workers, journal, on_record, patience_s)
+        return
+    with WorkerProcess(setup, lock) as process:
+        process.start()
+        score_one_by_one(plan.todo, process, journal, on_record, patience_s)
 
 
 def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
-    """What there is to do. Raises ConfigError if nothing is found."""
-    found = find_studies(options.studies, options.output, options.names, tell_files)
+    """Find the studies and compare them with the results. Raises ConfigError if there is none."""
+    found = find_studies(options.studies, options.output, options.names, print_files_seen)
     if options.truth is None:
         found = without_truth(found)
     elif options.truth != BESIDE:
@@ -127,7 +138,10 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
 
 
 def chosen_bundle(options: Namespace) -> Bundle:
-    """The bundle that the options or the environment name, verified, with --limit applied. Raises as those do."""
+    """The bundle that the options or the environment name, verified, with --limit applied.
+
+    Raises WeightsError, or ConfigError for a limit that does not exist and for --disagreement with one network.
+    """
     bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
     manifest = bundle.manifest
     if options.disagreement and (manifest.method != "eoa" or len(manifest.members) < 2):
@@ -135,5 +149,4 @@ def chosen_bundle(options: Namespace) -> Bundle:
             f"--disagreement needs two or more networks that vote, and '{manifest.name}' by {manifest.method} has one; "
             "leave the option out, or give a bundle of several members with --weights"
         )
-    limits = override_limits(manifest.limits, options.limit)
-    return replace(bundle, manifest=replace(manifest, limits=limits))
+    return with_limits(bundle, options.limit)

@@ -1,4 +1,4 @@
-"""One study of a batch: from its files, or from its mask that is there already, to its folder of results."""
+"""Score one study: from its files, or from the mask of an earlier run, to its folder of results."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from model.dicom.series import order_slices
 from model.dicom.suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
-from model.hospital.given import marked, not_used, with_given
+from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
-from model.hospital.stored_results import Stored, read_stored
-from model.hospital.study_results import Study, write_study
+from model.hospital.stored_results import StoredMask, read_stored
+from model.hospital.study_results import ScoredStudy, write_study
 from model.inference.device import Device
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
@@ -31,18 +31,16 @@ from model.stopwatch import Stopwatch
 from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case
 
-Stage = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A study ready for the networks (`ready`), or with the mask that it has already (`stored`). headers: of the PET's
-    slices in the order of its volume, none where it is an image; seconds: of each stage so far.
+    """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). headers: of the PET's
+    slices, in the order of its volume; empty for an image. seconds: of each stage so far.
     """
 
     case: Case
     ready: Ready | None
-    stored: Stored | None
+    stored: StoredMask | None
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
@@ -51,14 +49,12 @@ class Loaded:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the journal knows the files by."""
+        """The hashes by which the journal recognises the files."""
         return {name: self.hashes[name] for name in ("input_sha256", "stat")}
 
 
 def load(job: Job, bundle: Bundle) -> Loaded:
-    """Read and check a study, and do with it all that needs no network. Raises CaseError, also if a file was written to
-    while it was read.
-    """
+    """Read and check a study, and prepare it for the networks. Raises CaseError, also if a file changed meanwhile."""
     watch = Stopwatch()
     with watch.stage("read"):
         found = _read(job, bundle.manifest.limits)
@@ -74,27 +70,27 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         hashes = _hashes(job)
     except OSError as error:
         raise CaseError(
-            f"'{error.filename}' cannot be read: {error.strerror}; is the share still there, and may this user read it?"
+            f"'{error.filename}' cannot be read: {error.strerror}; check that it is there and this user may read it"
         ) from None
     conversion: Conversion | None = None
     headers: tuple[FileDataset, ...] = ()
     if entry.kind == "dicom":
         pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct)
         study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=job.name)
-        case, conversion = study.case, marked(study.conversion, entry)
+        case, conversion = study.case, mark_given(study.conversion, entry)
         headers = tuple(order_slices(pet, "PT")[0])
     else:
         case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
     truth, not_compared = _truth(job, case)
-    warnings = (*entry.warnings, *case.warnings, *not_used(entry, conversion), *not_compared)
+    warnings = (*entry.warnings, *case.warnings, *unused_warnings(entry, conversion), *not_compared)
     case = dataclasses.replace(case, warnings=warnings)
     if stat_of(entry.files) != hashes["stat"]:
-        raise CaseError(f"a file of '{entry.source}' was changed while it was read; run again when it is complete")
+        raise CaseError(f"a file of '{entry.source}' changed while it was read; run again when it is complete")
     return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
 
 
 def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
-    """The mask to compare with; None, and a warning, where it cannot be: the study is scored all the same."""
+    """The mask to compare with; None and a warning if it cannot be compared: the study is scored without it."""
     path = job.entry.truth
     if path is None:
         return None, []
@@ -107,7 +103,7 @@ def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
 
 
 def _hashes(job: Job) -> dict[str, str]:
-    """Of all files and of the images alone: of what the file system says, and of contents. Raises OSError."""
+    """Hashes of all files and of the images alone, by `stat_of` and by contents. Raises OSError."""
     files, images = job.entry.files, job.entry.images
     stats = {"stat": stat_of(files), "images_stat": stat_of(images)}
     contents = {path: sha256_of(path) for path in files}
@@ -123,29 +119,29 @@ def score_study(
     bundle: Bundle,
     device: Device,
     networks: Callable[[], list[Voter]],
-    at: Stage = lambda stage: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
-    """Segment, measure and write one study; returns its row of the summary. `at` hears of each stage as it begins.
+    """Segment, measure and write one study. Returns its row of the summary. `on_stage` is called as a stage begins.
 
-    networks: asked for only if the study has no mask yet. Raises the errors of model/errors.py, then leaves nothing
-    but what was finished before.
+    networks: called only if the study has no mask yet. Raises the errors of model/errors.py; what was finished before
+    then stays, and nothing else.
     """
     case, watch = loaded.case, Stopwatch(seconds=loaded.seconds)
-    at("segment")
-    warnings: list[str] = []
+    on_stage("segment")
     if loaded.ready is not None:
         result = segment_ready(
             loaded.ready, bundle, device, watch, those=networks(), with_disagreement=job.options.disagreement
         )
-        warnings = [*result.warnings, *([device.warning] if device.warning else [])]
+        warnings = (*result.warnings, *([device.warning] if device.warning else []))
     else:
         assert loaded.stored is not None
+        warnings = ()
         result = Result(mask=loaded.stored.mask, probability=None, warnings=(), rung="stored", windows=0)
-    at("measure")
+    on_stage("measure")
     with watch.stage("measure"):
         measured = measure(case.pet.array, result.mask, case.pet.grid)
-    at("write")
-    study = Study(
+    on_stage("write")
+    study = ScoredStudy(
         job=job,
         bundle=bundle,
         device=device,
@@ -157,7 +153,7 @@ def score_study(
         headers=loaded.headers,
         truth=loaded.truth,
         hashes=loaded.hashes,
-        mask_warnings=tuple(warnings),
+        mask_warnings=warnings,
     )
     return write_study(study, watch)
 
@@ -165,5 +161,5 @@ def score_study(
 def _series(files: tuple[Path, ...]) -> Series:
     found = find_series(files)
     if len({one.modality for one in found}) != 1:
-        raise CaseError(f"'{files[0]}' and the files beside it were changed since they were found; run again")
+        raise CaseError(f"'{files[0]}' or a file beside it changed after the search; run again")
     return joined(found)

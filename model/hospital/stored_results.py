@@ -1,7 +1,7 @@
-"""Results that are there: which of them is a study's, what it was made with, and its mask for outputs that are added.
+"""Results of earlier runs: whether a result is still what this run would make, and whether its mask can be used again.
 
-What decides a mask is its images, the weights, the method, the limits and what was given in place of a header; every
-other option (names, formats, RTSTRUCT, a truth) decides what is written of it. So a result has two keys.
+A mask depends on its images, the weights, the method, the limits and what overrides.csv gives. Every other option
+(names, formats, RTSTRUCT, a truth) only decides what is written beside it. So a result has two keys.
 """
 
 import dataclasses
@@ -25,26 +25,26 @@ from model.hospital.folder import REPORT, STUDIES, add_files
 from model.hospital.job import Job, Options
 from model.hospital.journal import DONE, contents_of, stat_of
 from model.results.writing import json_bytes
+from model.schema import to_plain
 from model.study.geometry import Grid
 from model.study.masks import check_grid, read_mask
 
-UNFINISHED = "unfinished "  # before the key of a result that lacks its SEG or RTSTRUCT still
-KEPT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "versions")  # of the mask's making
-VOLUME_ML = 0.01  # how far a mask's volume may lie from its report's, by rounding
-EXTRAS = ("seg.dcm", "rtstruct.dcm")  # functions of the mask alone: kept as they are
+UNFINISHED = "unfinished "  # before the key of a result whose SEG or RTSTRUCT is not written yet
+VOLUME_TOLERANCE_ML = 0.01  # a mask's volume may differ by this from its report's, which is rounded
+DICOM_FILES = ("seg.dcm", "rtstruct.dcm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """A mask that is there, bool (z, y, x) on the PET's grid, in the file `path`; report: what its report.json says."""
+class StoredMask:
+    """A mask of an earlier run, bool (z, y, x) on the PET's grid, from the file `path`; report: its report.json."""
 
     mask: NDArray[np.bool_]
     path: Path
     report: dict[str, Any]
 
     @property
-    def said(self) -> dict[str, Any]:
-        """What only a batch's report holds."""
+    def batch(self) -> dict[str, Any]:
+        """The part of the report that only score.py writes."""
         return dict(self.report["batch"])
 
 
@@ -54,14 +54,14 @@ def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> st
         __version__,
         bundle.sha256,
         bundle.manifest.method,
-        dataclasses.asdict(limits),
+        to_plain(limits),
         dataclasses.asdict(options),
         entry.kind,
         len(entry.pet),
         entry.truth is not None,
         entry.weight_kg,
     ]
-    return _hash(depends + _further(entry, "height_m", "dose_MBq", "injection_time"))
+    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time"))
 
 
 def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry) -> str:
@@ -70,12 +70,12 @@ def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry) -> str:
         __version__,
         bundle.sha256,
         bundle.manifest.method,
-        dataclasses.asdict(limits),
+        to_plain(limits),
         entry.kind,
         len(entry.pet),
         entry.weight_kg,
     ]
-    return _hash(depends + _further(entry, "dose_MBq", "injection_time"))
+    return _hash(depends + _given_values(entry, "dose_MBq", "injection_time"))
 
 
 def mask_hash(mask: NDArray[Any]) -> str:
@@ -84,7 +84,7 @@ def mask_hash(mask: NDArray[Any]) -> str:
 
 
 def read_report(output: Path, name: str) -> dict[str, Any] | None:
-    """A study's report, None where there is none that a batch wrote."""
+    """A study's report; None if there is none that score.py wrote."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         report: dict[str, Any] = json.loads((output / STUDIES / name / REPORT).read_text(encoding="utf-8"))
         if isinstance(report.get("batch"), dict):
@@ -93,62 +93,63 @@ def read_report(output: Path, name: str) -> dict[str, Any] | None:
 
 
 def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
-    """Whether the folder `name` holds this study's mask, made of these images as it would be made now.
+    """Whether the results' folder `name` holds this study's mask, and a run now would make the same.
 
-    With --disagreement its map must be there, too: that takes the networks.
+    With --disagreement its map must be there too, as only the networks can make it.
     """
     report = read_report(job.output, name)
     try:
         if report is None:
             return False
-        said = report["batch"]
-        wanted = [f"mask{said['options']['mask_ending']}"]
+        batch = report["batch"]
+        ending = batch["options"]["mask_ending"]
+        wanted = [f"mask{ending}"]
         if job.options.disagreement:
-            wanted.append(f"disagreement{said['options']['mask_ending']}")
-            if said["options"]["mask_ending"] != job.options.mask_ending:
-                return False  # a map is not written anew
+            wanted.append(f"disagreement{ending}")
+            if ending != job.options.mask_ending:
+                return False  # a map is not converted into another format
         folder = job.output / STUDIES / name
         if not all((folder / file).is_file() for file in wanted):
             return False
-        if "mask_key" in said:
-            if said["mask_key"] != job.mask_key:
+        if "mask_key" in batch:
+            if batch["mask_key"] != job.mask_key:
                 return False
-            return _same(job.entry, said["images_stat"], said["images_sha256"])
-        return _usable_of_old(job.entry, said, bundle)
+            return _same_images(job.entry, batch["images_stat"], batch["images_sha256"])
+        return _usable_with_one_key(job.entry, batch, bundle)
     except (OSError, KeyError, TypeError, ValueError):
         return False
 
 
-def without_dicom(job: Job, reason: str) -> dict[str, Any] | None:
-    """What a scoring process would answer of a study that is finished but for SEG and RTSTRUCT, of which it died.
+def finish_without_dicom(job: Job, reason: str) -> dict[str, Any] | None:
+    """Finish a study whose scoring process ended while it made SEG or RTSTRUCT: add a warning to the study's report.
 
-    The warning goes into the study's report, too. None where there is no such result. Raises OutputError.
+    Returns what the process would have answered; None if the study has no mask yet. Raises OutputError.
     """
-    report = read_report(job.output, job.name) if is_begun(job) else None
+    report = read_report(job.output, job.name) if lacks_only_dicom(job) else None
     if report is None:
         return None
     warning = f"no SEG or RTSTRUCT was made: {reason} (the mask and the tables are whole)"
-    said = report["batch"]
-    row = said["row"] | {"warnings": [*said["row"]["warnings"], warning]}
-    report |= {"warnings": [*report["warnings"], warning], "batch": said | {"key": job.key, "row": row}}
+    batch = report["batch"]
+    row = batch["row"] | {"warnings": [*batch["row"]["warnings"], warning]}
+    report |= {"warnings": [*report["warnings"], warning], "batch": batch | {"key": job.key, "row": row}}
     add_files(job.output, job.name, {REPORT: json_bytes(report)})
-    return {"state": DONE, "row": row, "input_sha256": said["input_sha256"], "stat": said["stat"]}
+    return {"state": DONE, "row": row, "input_sha256": batch["input_sha256"], "stat": batch["stat"]}
 
 
-def is_begun(job: Job) -> bool:
-    """Whether the study's folder holds the result of this very job, finished but for SEG and RTSTRUCT."""
+def lacks_only_dicom(job: Job) -> bool:
+    """Whether the study's folder holds the result of this very job, complete except for SEG and RTSTRUCT."""
     report = read_report(job.output, job.name)
     if report is None or report["batch"].get("key") != UNFINISHED + job.key:
         return False
     try:
-        return _same(job.entry, report["batch"]["images_stat"], report["batch"]["images_sha256"])
+        return _same_images(job.entry, report["batch"]["images_stat"], report["batch"]["images_sha256"])
     except (OSError, KeyError):
         return False
 
 
-def read_stored(job: Job, grid: Grid, images_sha256: str) -> Stored | None:
-    """The mask that `job.stored` names; None where it is not what its report says, or of other images: then it is made
-    anew.
+def read_stored(job: Job, grid: Grid, images_sha256: str) -> StoredMask | None:
+    """The mask in the folder `job.stored`; None if the mask is not what its report says, or is of other images. Then it
+    is made anew.
     """
     report = read_report(job.output, job.stored) if job.stored else None
     if report is None:
@@ -157,33 +158,35 @@ def read_stored(job: Job, grid: Grid, images_sha256: str) -> Stored | None:
         path = job.output / STUDIES / job.stored / f"mask{report['batch']['options']['mask_ending']}"
         mask, found = read_mask(path, "mask")
         check_grid(found, f"mask '{path}'", grid, "its PET")
-        said = report["batch"].get("mask_sha256")
+        stated = report["batch"].get("mask_sha256")
         volume_ml = float(np.count_nonzero(mask)) * grid.voxel_ml
-        same = mask_hash(mask) == said if said else abs(volume_ml - report["volume_ml"]) < VOLUME_ML
+        same = mask_hash(mask) == stated if stated else abs(volume_ml - report["volume_ml"]) < VOLUME_TOLERANCE_ML
     except (CaseError, OSError, KeyError, TypeError, ValueError):
         return None
-    same = same and report["batch"].get("images_sha256", images_sha256) == images_sha256  # of newer results
-    return Stored(mask=mask, path=path, report=report) if same else None
+    same = same and report["batch"].get("images_sha256", images_sha256) == images_sha256  # older reports lack it
+    return StoredMask(mask=mask, path=path, report=report) if same else None
 
 
-def _usable_of_old(entry: Entry, said: Mapping[str, Any], bundle: Bundle) -> bool:
-    """The same of a report that has one key for all: whether the key is of these weights with the options it names."""
-    then = Options(**said["options"])
+def _usable_with_one_key(entry: Entry, batch: Mapping[str, Any], bundle: Bundle) -> bool:
+    """`usable_mask` for an older report, which has one key for everything: its key must be that of these weights and
+    limits with the options that it names.
+    """
+    options = Options(**batch["options"])
     for truth in (None, entry.truth) if entry.truth else (None,):
-        one = dataclasses.replace(entry, truth=truth)
-        if key_of(bundle, bundle.manifest.limits, then, one) == said["key"]:
-            return bool(stat_of(one.files) == said["stat"] or contents_of(one.files) == said["input_sha256"])
+        as_then = dataclasses.replace(entry, truth=truth)
+        if key_of(bundle, bundle.manifest.limits, options, as_then) == batch["key"]:
+            return bool(stat_of(as_then.files) == batch["stat"] or contents_of(as_then.files) == batch["input_sha256"])
     return False
 
 
-def _same(entry: Entry, stat: str, contents: str) -> bool:
+def _same_images(entry: Entry, stat: str, contents: str) -> bool:
     return stat_of(entry.images) == stat or contents_of(entry.images) == contents
 
 
-def _further(entry: Entry, *names: str) -> list[Any]:
-    """What else was given, and nothing where nothing was: so that the keys of older results stay what they are."""
-    further = {name: value for name, value in entry.given.items() if name in names}
-    return [further] if further else []
+def _given_values(entry: Entry, *names: str) -> list[Any]:
+    """The given values of these names as one item; no item if none is given: so older results keep their keys."""
+    given = {name: value for name, value in entry.given.items() if name in names}
+    return [given] if given else []
 
 
 def _hash(depends: list[Any]) -> str:

@@ -1,5 +1,6 @@
-"""What is written of a scored study: mask, tables, pictures and report first, which then stay whatever becomes of the
-SEG and the RTSTRUCT; what of these cannot be made is a warning.
+"""Write the results of a scored study: first mask, tables, pictures and report, then SEG and RTSTRUCT.
+
+The first stay whatever happens to SEG and RTSTRUCT. A SEG, an RTSTRUCT or a picture that cannot be made is a warning.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
 from model.hospital.folder import REPORT, Folder, add_files
 from model.hospital.job import Job
-from model.hospital.names import cleared
-from model.hospital.stored_results import EXTRAS, KEPT, UNFINISHED, Stored, mask_hash
+from model.hospital.names import redacted
+from model.hospital.stored_results import DICOM_FILES, UNFINISHED, StoredMask, mask_hash
 from model.inference.device import Device
 from model.inference.segment import Result
 from model.results.lesion_table import lesions_csv, lesions_json, rounded
@@ -34,14 +35,15 @@ from model.stopwatch import Stopwatch
 from model.study.geometry import las_view
 from model.study.reading import Case
 
-LONGEST_REASON = 200  # characters of what a library says
+LONGEST_REASON = 200  # characters of a library's message
+KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A study that is segmented and measured. stored: the result that its mask is from, if it was there already.
+class ScoredStudy:
+    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any.
 
-    hashes: of its files, as `model.hospital.stored_results` compares them. mask_warnings: of the mask's making, now.
+    hashes: of its files, as `model.hospital.stored_results` compares them. mask_warnings: from making the mask now.
     """
 
     job: Job
@@ -49,7 +51,7 @@ class Study:
     device: Device
     case: Case
     result: Result
-    stored: Stored | None
+    stored: StoredMask | None
     measured: tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
@@ -58,18 +60,18 @@ class Study:
     mask_warnings: tuple[str, ...]
 
 
-def write_study(study: Study, watch: Stopwatch) -> dict[str, Any]:
-    """Write all files of a study; its row of the summary. Raises OutputError: then what was finished stays."""
+def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
+    """Write all files of a study. Returns its row of the summary. Raises OutputError; what was finished then stays."""
     job = study.job
-    warnings = [*study.case.warnings, *_of_the_mask(study)]
+    warnings = [*study.case.warnings, *_mask_warnings(study)]
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
     with Folder(job.output, job.name) as folder:
         with watch.stage("write"):
-            kept = _write_files(folder, study)
+            copied = _write_files(folder, study)
             warnings += _write_pictures(folder, study)
         row = _row(study, sum(seconds.values()), warnings)
-        missing = [name for name in _wanted(study) if name not in kept]
+        missing = [name for name in _wanted_dicom(study) if name not in copied]
         key = UNFINISHED + job.key if missing else job.key
         folder.write(REPORT, _report(study, warnings, seconds, row, key))
         folder.commit()
@@ -82,15 +84,17 @@ def write_study(study: Study, watch: Stopwatch) -> dict[str, Any]:
     return row
 
 
-def _wanted(study: Study) -> list[str]:
-    """The DICOM objects that are to be there: SEG, and RTSTRUCT if asked for, where the study came as DICOM."""
+def _wanted_dicom(study: ScoredStudy) -> list[str]:
+    """The DICOM files to write: of a DICOM study SEG, and RTSTRUCT if asked for; of images none."""
     if not study.headers:
         return []
-    return [name for name in EXTRAS if name != "rtstruct.dcm" or study.job.options.rtstruct]
+    return [name for name in DICOM_FILES if name != "rtstruct.dcm" or study.job.options.rtstruct]
 
 
-def _write_files(folder: Folder, study: Study) -> set[str]:
-    """Everything but SEG, RTSTRUCT and report; of a mask that was there already these are taken over. Their names."""
+def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
+    """Write everything except new SEG, RTSTRUCT and report. With a stored mask, its DICOM files and its map are copied:
+    they still hold. Returns the names of the copies.
+    """
     job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
     lesions, totals, _ = study.measured
     old = study.stored.path.parent if study.stored else None
@@ -102,17 +106,17 @@ def _write_files(folder: Folder, study: Study) -> set[str]:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     folder.write("lesions.csv", lesions_csv(lesions).encode())
     folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
-    kept = set()
+    copied = set()
     if old is not None:
-        for path in (*(old / name for name in EXTRAS), *old.glob("disagreement.*")):
+        for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
             if path.is_file():
                 folder.write(path.name, path.read_bytes())
-                kept.add(path.name)
-    return kept
+                copied.add(path.name)
+    return copied
 
 
-def _write_pictures(folder: Folder, study: Study) -> list[str]:
-    """Preview and thumbnail, and a warning where they cannot be drawn: whatever a library raises over a volume."""
+def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
+    """Write preview and thumbnail. Returns a warning if they cannot be drawn, whatever a library raises."""
     view = las_view(study.case.pet.grid)
     spacing_mm = view.grid.spacing_mm
     try:
@@ -122,15 +126,15 @@ def _write_pictures(folder: Folder, study: Study) -> list[str]:
             "preview.png": preview(suv, mask, spacing_mm, f"{study.job.name}  {RESEARCH}", numbers),
             "thumbnail.png": thumbnail(suv, mask, spacing_mm),
         }
-    except Exception as error:  # an extra: the mask stays, and the reason is told
+    except Exception as error:  # pictures are extras: the mask stays
         return [f"no picture of PET '{study.case.pet.path}' was made: {_reason(error)}"]
     for name, content in pictures.items():
         folder.write(name, content)
     return []
 
 
-def _make_dicom(study: Study, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
-    """SEG and RTSTRUCT, and a warning for each that cannot be made: whatever a library raises over a header."""
+def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
+    """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers = study.job, study.measured[2], study.headers
     run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
     weights = f"{study.bundle.manifest.name} ({study.bundle.manifest.method})"
@@ -142,33 +146,36 @@ def _make_dicom(study: Study, names: list[str]) -> tuple[dict[str, bytes], list[
     for name in names:
         try:
             made[name] = makers[name]()
-        except Exception as error:  # an extra: the mask stays, and the reason is told
+        except Exception as error:  # DICOM files are extras: the mask stays
             what = "SEG" if name == "seg.dcm" else "RTSTRUCT"
             warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in one line, of the project's own errors their words alone."""
-    said = " ".join(str(error).split())
-    reason = said if isinstance(error, LesionError) else f"{type(error).__name__}: {said[:LONGEST_REASON]}"
+    """What went wrong, in one line. Errors of other libraries are named and cut short."""
+    message = " ".join(str(error).split())
+    reason = message if isinstance(error, LesionError) else f"{type(error).__name__}: {message[:LONGEST_REASON]}"
     return f"{reason} (the mask and the tables are whole)"
 
 
-def _of_the_mask(study: Study) -> list[str]:
-    """Warnings of the mask's making: of this time, or those that its report holds beyond what reading says."""
+def _mask_warnings(study: ScoredStudy) -> list[str]:
+    """Warnings from making the mask: now, or when a stored mask was made. An older report does not list them apart:
+    there they are the warnings that reading the study does not give.
+    """
     if study.stored is None:
         return list(study.mask_warnings)
-    said = study.stored.said
-    if "mask_warnings" in said:
-        return list(said["mask_warnings"])
+    if "mask_warnings" in study.stored.batch:
+        return list(study.stored.batch["mask_warnings"])
     job = study.job
-    read = {*study.case.warnings}
-    read |= {cleared(warning, job.entry, job.root, name) for warning in read for name in (job.name, job.stored)}
-    return [warning for warning in study.stored.report["warnings"] if warning not in read]
+    from_reading = {*study.case.warnings}
+    from_reading |= {
+        redacted(warning, job.entry, job.root, name) for warning in from_reading for name in (job.name, job.stored)
+    }
+    return [warning for warning in study.stored.report["warnings"] if warning not in from_reading]
 
 
-def _row(study: Study, seconds: float, warnings: list[str]) -> dict[str, Any]:
+def _row(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str, Any]:
     """What summary.csv and report.html show of a study."""
     job, totals, voxel_ml = study.job, study.measured[1], study.case.pet.grid.voxel_ml
     row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(totals))}
@@ -176,16 +183,16 @@ def _row(study: Study, seconds: float, warnings: list[str]) -> dict[str, Any]:
         scores = score(study.result.mask, study.truth, voxel_ml, job.options.convention)
         row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
         row["mtv_true_ml"] = round(float(np.count_nonzero(study.truth)) * voxel_ml, 4)
-    picks = [_shown(job, pick) for pick in job.entry.picks]
-    return row | {"seconds": round(seconds, 2), "warnings": [_shown(job, w) for w in warnings], "picks": picks}
+    picks = [_for_readers(job, pick) for pick in job.entry.picks]
+    return row | {"seconds": round(seconds, 2), "warnings": [_for_readers(job, w) for w in warnings], "picks": picks}
 
 
-def _report(study: Study, warnings: list[str], seconds: dict[str, float], row: dict[str, Any], key: str) -> bytes:
-    """report.json. Of a mask that was there already, what made it stays as it was told then."""
+def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], row: dict[str, Any], key: str) -> bytes:
+    """report.json. With a stored mask, what the earlier report says of its making stays."""
     job, stored = study.job, study.stored
     report = make_report(study.case, study.bundle, study.device, study.result, warnings, seconds)
     if stored:
-        report |= {name: stored.report[name] for name in KEPT if name in stored.report}
+        report |= {name: stored.report[name] for name in KEPT_FROM_REPORT if name in stored.report}
     conversion = dataclasses.asdict(study.conversion) if study.conversion else None
     if conversion and conversion["factor"] is not None:
         conversion["slice_factors"] = []  # all of them are the factor
@@ -200,36 +207,36 @@ def _report(study: Study, warnings: list[str], seconds: dict[str, float], row: d
             "mask_sha256": mask_hash(study.result.mask),
             **study.hashes,
             "options": dataclasses.asdict(job.options),
-            "mask_warnings": _of_the_mask(study),
+            "mask_warnings": _mask_warnings(study),
             "row": row,
         },
     }
-    return json_bytes(_told(job, report))
+    return json_bytes(_redacted_all(job, report))
 
 
 def _given(job: Job) -> dict[str, Any]:
-    """What was given in place of the header's; of a time the time of day alone, as a date would identify."""
+    """The values from overrides.csv; of a date and time only the time of day, as a date would identify a patient."""
     given = job.entry.given
     if "injection_time" in given:
         given["injection_time"] = given["injection_time"].split("T")[-1]
     return given
 
 
-def _told(job: Job, value: Any) -> Any:
-    """A report in which no text names a file or a patient, unless names are wanted."""
+def _redacted_all(job: Job, value: Any) -> Any:
+    """The report without names of files and patients in any text, unless names are wanted."""
     if isinstance(value, str):
-        return _shown(job, value)
+        return _for_readers(job, value)
     if isinstance(value, dict):
-        return {key: _told(job, item) for key, item in value.items()}
+        return {key: _redacted_all(job, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_told(job, item) for item in value]
+        return [_redacted_all(job, item) for item in value]
     return value
 
 
-def _shown(job: Job, message: str) -> str:
-    return shown(message if job.options.named else cleared(message, job.entry, job.root, job.name))
+def _for_readers(job: Job, message: str) -> str:
+    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name))
 
 
 def _number(value: Any) -> Any:
-    """JSON has no NaN: None stands for it."""
+    """The value, or None for NaN, which JSON does not have."""
     return None if isinstance(value, float) and np.isnan(value) else value

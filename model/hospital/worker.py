@@ -1,9 +1,9 @@
-"""The process that scores studies, one by one, for the one that hands them out: `python -m model.hospital.worker FD`.
+"""The scoring process, `python -m model.hospital.worker FD`: it scores the studies that its parent sends, one by one.
 
-One line of JSON a job on standard input, one line of answer on the file descriptor FD. The weights are loaded once.
-While the networks work on a study, the next one is read and resampled. It ends with its standard input: results are
-never written for a run that is gone. A process of its own, so that a study which takes all memory, or a crash, ends
-this one alone.
+Each job is a line of JSON on standard input, each answer a line on the file descriptor FD. The weights are loaded once.
+While the networks work on a study, the next one is read and resampled. The process ends when its standard input ends,
+so it never writes results for a run that is gone. It is a process of its own, so that a study which takes all memory,
+or a crash, ends this process alone.
 """
 
 import json
@@ -14,29 +14,27 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from model.bundle.manifest import load_bundle
-from model.bundle.settings import override_limits
+from model.bundle.manifest import load_bundle, with_limits
 from model.errors import CaseError, LesionError, shown, split_remedy
 from model.hospital.job import Job, Setup, job_from, setup_from
 from model.hospital.journal import contents_of, stat_of
-from model.hospital.names import cleared
+from model.hospital.names import redacted
 
-if TYPE_CHECKING:  # torch comes in when who hands out studies is listened for: see main
+if TYPE_CHECKING:  # torch is imported only after main listens to standard input
     from model.hospital.score_study import Loaded
     from model.networks.weights import Voter
 
-FIRST_TO_GO = "1000"  # oom_score_adj: when memory runs out, the kernel is to end this process and not its parent
+OOM_SCORE_ADJ = "1000"  # when memory runs out, the kernel ends this process before its parent
 NO_MEMORY = "the study does not fit into memory; use a machine with more, or a bundle with a smaller window"
 
 
 class Scorer:
-    """A loaded bundle, and the study that is being read ahead."""
+    """A loaded bundle, and the next study, which is read in the background."""
 
     def __init__(self, setup: Setup) -> None:
         """Load the weights, unless no study needs them. Raises WeightsError or ConfigError."""
@@ -45,35 +43,33 @@ class Scorer:
         from model.networks.weights import keep, voters
 
         self._load, self._score, self._clean = score_study.load, score_study.score_study, give_back_freed_memory
-        bundle = load_bundle(Path(setup.weights), setup.method)
-        limits = override_limits(bundle.manifest.limits, list(setup.limits))
-        self._bundle = replace(bundle, manifest=replace(bundle.manifest, limits=limits))
+        self._bundle = with_limits(load_bundle(Path(setup.weights), setup.method), setup.limits)
         make_deterministic()
         self._device = choose_device(setup.device)
         self._keep: Callable[[], list[Voter]] = lambda: keep(voters(self._bundle), self._device.torch_device)
         self._networks: list[Voter] | None = self._keep() if setup.networks else None
         self._debug = setup.debug
         self._reader = ThreadPoolExecutor(max_workers=1)
-        self._ahead: tuple[Job, Future[Loaded]] | None = None
+        self._prefetched: tuple[Job, Future[Loaded]] | None = None
 
     def answer(self, job: Job, following: Job | None) -> dict[str, Any]:
-        """Score a study, reading `following` meanwhile. Whatever goes wrong is part of the answer."""
+        """Score a study, and read `following` meanwhile. An error becomes an answer too: a failure with its reason."""
         stage = "read"
 
-        def at(name: str) -> None:
+        def on_stage(name: str) -> None:
             nonlocal stage
             stage = name
 
         try:
             loaded = self._take(job)
             if following is not None:
-                self._ahead = (following, self._reader.submit(self._load, following, self._bundle))
-            row = self._score(job, loaded, self._bundle, self._device, self._voters, at)
+                self._prefetched = (following, self._reader.submit(self._load, following, self._bundle))
+            row = self._score(job, loaded, self._bundle, self._device, self._voters, on_stage)
             return {"state": "done", "row": row} | loaded.identity
         except Exception as error:
             if self._debug:
                 traceback.print_exc()
-            return {"state": "failed", "stage": stage} | _reason(error, job) | _identity(job)
+            return {"state": "failed", "stage": stage} | _reason(error, job) | _file_hashes(job)
         finally:
             self._clean()
 
@@ -84,31 +80,32 @@ class Scorer:
         return self._networks
 
     def _take(self, job: Job) -> "Loaded":
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] == job:
-            with suppress(Exception):  # perhaps for want of memory beside the study before: tried again alone
-                return ahead[1].result()
+        prefetched, self._prefetched = self._prefetched, None
+        if prefetched is not None and prefetched[0] == job:
+            with suppress(Exception):  # memory may have been short beside the study before: it is read again alone
+                return prefetched[1].result()
         return self._load(job, self._bundle)
 
 
 def _reason(error: Exception, job: Job) -> dict[str, str]:
+    """What went wrong and what to do, without names unless they are wanted."""
     if isinstance(error, MemoryError):
-        said = NO_MEMORY
+        whole = NO_MEMORY
     elif isinstance(error, LesionError):
-        said = str(error)
+        whole = str(error)
     elif isinstance(error, OSError):
         why = error.strerror or error
-        said = f"'{error.filename}': {why}; is the disk there, has it space, and may this user use it?"
+        whole = f"'{error.filename}': {why}; check that the disk is there, has space, and may be used by this user"
     else:
-        said = f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints"
-    said = " ".join(said.split())
-    said = said if job.options.named else cleared(said, job.entry, job.root, job.name)
-    message, remedy = split_remedy(shown(said))
+        whole = f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints"
+    whole = " ".join(whole.split())
+    whole = whole if job.options.named else redacted(whole, job.entry, job.root, job.name)
+    message, remedy = split_remedy(shown(whole))
     return {"message": message, "remedy": remedy}
 
 
-def _identity(job: Job) -> dict[str, str]:
-    """What a failed study's files were, where they can be read."""
+def _file_hashes(job: Job) -> dict[str, str]:
+    """The hashes of a failed study's files; none where they cannot be read."""
     try:
         return {"stat": stat_of(job.entry.files), "input_sha256": contents_of(job.entry.files)}
     except OSError:
@@ -116,15 +113,15 @@ def _identity(job: Job) -> dict[str, str]:
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers a Ctrl-C
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
     replies = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
     lines: SimpleQueue[str] = SimpleQueue()
-    Thread(target=_listen, args=(lines,), daemon=True).start()
+    Thread(target=_read_lines, args=(lines,), daemon=True).start()
 
-    def reply(said: dict[str, Any]) -> None:
-        replies.write(json.dumps(said) + "\n")
+    def reply(answer: dict[str, Any]) -> None:
+        replies.write(json.dumps(answer) + "\n")
         replies.flush()
 
     try:
@@ -139,10 +136,10 @@ def main() -> int:
         reply(scorer.answer(job_from(job), job_from(following) if following else None))
 
 
-def _listen(lines: "SimpleQueue[str]") -> None:
+def _read_lines(lines: "SimpleQueue[str]") -> None:
     for line in sys.stdin:
         lines.put(line)
-    os._exit(0)  # who hands out studies is done, or gone
+    os._exit(0)  # the parent is done, or gone
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A scoring process as seen from the one that hands out studies: started when needed, and again when it dies."""
+"""The parent's side of a scoring process: it is started when needed, and again when it dies."""
 
 import json
 import os
@@ -15,35 +15,35 @@ from model.errors import CaseError, ConfigError, LesionError, WeightsError
 from model.hospital.job import Job, Setup, to_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SLICE_S = 0.2  # how often a waiting parent looks whether it should go on waiting
+POLL_S = 0.2  # how often the parent checks the time limit while it waits
 ERRORS = {kind.exit_code: kind for kind in (ConfigError, CaseError, WeightsError)}
 
 
 class Died(Exception):
-    """The scoring process ended, or was ended for taking too long, before it answered; says why."""
+    """The scoring process ended before it answered. The message says why."""
 
 
 class TookTooLong(Died):
-    """It was ended for taking too long: once more would take as long again."""
+    """The scoring process was ended because it took too long. A second try would take as long again."""
 
 
-class Station:
-    """One scoring process. `ask` is called by one thread at a time; `inherited`: a file descriptor it keeps open."""
+class WorkerProcess:
+    """One scoring process. Only one thread may call `ask` at a time. inherited: a file descriptor it keeps open."""
 
-    def __init__(self, setup: Setup, limit_s: float | None = None, inherited: int | None = None) -> None:
-        self._setup, self._limit_s = setup, limit_s
+    def __init__(self, setup: Setup, inherited: int | None = None) -> None:
+        self._setup = setup
         self._inherited = () if inherited is None else (inherited,)
         self._child: subprocess.Popen[str] | None = None
         self._replies: Any = None
 
-    def __enter__(self) -> "Station":
+    def __enter__(self) -> "WorkerProcess":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def start(self) -> None:
-        """Start the process and wait until its weights are loaded. Raises what it says is wrong with them, or Died."""
+        """Start the process and wait until its weights are loaded. Raises Died, or the error that it reports."""
         if self._child is not None:
             return
         reading, writing = os.pipe()
@@ -60,15 +60,15 @@ class Station:
         )
         os.close(writing)
         self._replies = os.fdopen(reading, encoding="utf-8")
-        said = self._exchange(to_json(self._setup), None)
-        if said["state"] != "ready":
+        answer = self._exchange(to_json(self._setup), 0)
+        if answer["state"] != "ready":
             self.close()
-            raise ERRORS.get(said["code"], LesionError)(said["message"])
+            raise ERRORS.get(answer["code"], LesionError)(answer["message"])
 
     def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
-        """Have a study scored, and `following` read meanwhile; the answer. Raises Died."""
+        """Have a study scored, and `following` read meanwhile. Returns the answer. Raises Died."""
         self.start()
-        return self._exchange(f"[{to_json(job)}, {to_json(following) if following else 'null'}]", self._limit_s)
+        return self._exchange(f"[{to_json(job)}, {to_json(following) if following else 'null'}]", self._setup.limit_s)
 
     def close(self) -> None:
         """End the process at once."""
@@ -81,28 +81,29 @@ class Station:
                 pipe.close()  # type: ignore[union-attr]
         self._child = None
 
-    def _exchange(self, line: str, limit_s: float | None) -> dict[str, Any]:
+    def _exchange(self, line: str, limit_s: float) -> dict[str, Any]:
+        """Send a line and wait for the answer, for `limit_s` at most; 0: without a limit. Raises Died."""
         assert self._child is not None and self._child.stdin is not None
-        with suppress(OSError):  # a process that is gone is found out below
+        with suppress(OSError):  # a process that is gone is noticed below
             self._child.stdin.write(line + "\n")
             self._child.stdin.flush()
         begun = time.monotonic()
-        while not select.select([self._replies], [], [], SLICE_S)[0]:
+        while not select.select([self._replies], [], [], POLL_S)[0]:
             if limit_s and time.monotonic() - begun > limit_s:
                 self.close()
                 raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
-        said = self._replies.readline()
-        if said.endswith("\n"):
-            answer: dict[str, Any] = json.loads(said)
+        reply = self._replies.readline()
+        if reply.endswith("\n"):
+            answer: dict[str, Any] = json.loads(reply)
             return answer
         code = self._child.wait()
         self.close()
-        raise Died(_how(code))
+        raise Died(_how_it_ended(code))
 
 
-def _how(code: int) -> str:
+def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"the process that scored it ended with exit code {code}"
     name = signal.Signals(-code).name
-    why = ", most often for want of memory" if name == "SIGKILL" else ""
+    why = ", most often because memory ran out" if name == "SIGKILL" else ""
     return f"the process that scored it was ended by {name}{why}"

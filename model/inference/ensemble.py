@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from model.background import ahead
-from model.bundle.settings import Manifest, Part
+from model.bundle.format import Manifest
+from model.bundle.settings import Part
 from model.errors import CaseError, WeightsError
 from model.inference.device import Device, computing, free_bytes, is_out_of_memory
 from model.inference.preprocess import scale_suv

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.bundle.format import Member
 from model.bundle.manifest import Bundle, load_bundle
-from model.bundle.settings import Member, Network, Part
+from model.bundle.settings import Network, Part
 from model.errors import ConfigError, LesionError, WeightsError
 from model.networks.unet import skeleton
 from model.terminal import say

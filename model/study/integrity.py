@@ -1,7 +1,7 @@
-"""Refuse image files that the image libraries take without a word: empty, cut off, damaged, or of headers that lie.
+"""Refuse image files that the image libraries accept in silence: empty, cut off, damaged, or with a wrong header.
 
-Before an image is read, its header is read strictly and the length of its file held against it; after that, the grid
-and the voxels that were read are held against the header and against what is stored.
+The header is read strictly before the image is, and compared with the length of the file. Once the image is read, its
+grid is compared with the header, and its voxels with the stored data.
 """
 
 import zlib
@@ -31,8 +31,8 @@ HEADERS = {
 def check_header(path: Path, what: str) -> Stored:
     """How an image is stored.
 
-    Raises CaseError if the file is empty, a Git-LFS pointer, or shorter than its header says, or if the header cannot
-    be read whole or asks for what is not supported; OSError if the file cannot be opened.
+    Raises CaseError if the file is empty, a Git-LFS pointer or of another length than its header says, or if the header
+    is damaged or asks for something that is not supported; OSError if the file cannot be opened.
     """
     check_regular(path)
     if path.stat().st_size == 0:
@@ -43,42 +43,42 @@ def check_header(path: Path, what: str) -> Stored:
         stored = _read_header(path)
         check_length(stored)
         if stored.compression == "gzip" and stored.data != path:
-            differences(stored, None)  # NrrdIO leaves a data file open whose stream it cannot read
+            differences(stored, None)  # NrrdIO never closes a data file whose stream it cannot read
     except (EOFError, ValueError, zlib.error) as error:
         raise _refusal(path, what, error) from None
     return stored
 
 
 def check_grid_read(stored: Stored, path: Path, what: str, grid: Grid) -> None:
-    """Raise CaseError if a 3-D image was put on another grid than its header says."""
-    if not any(one.equals(grid) for one in stored.grids):
-        said = stored.grids[0] if stored.grids else None
-        raise _refusal(path, what, ValueError(f"it was read onto the grid {grid}, and its header says {said}"))
+    """Raise CaseError if the grid that a 3-D image was read onto is not the one in its header."""
+    if not any(stated.equals(grid) for stated in stored.grids):
+        expected = stored.grids[0] if stored.grids else None
+        raise _refusal(path, what, ValueError(f"it was read onto the grid {grid}, and its header says {expected}"))
 
 
 def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | None) -> None:
-    """Raise CaseError if what was read (z, y, x) is not what is stored, or if NaN or infinity was made another value.
+    """Raise CaseError if the voxels that were read (z, y, x) differ from the stored ones, or if these are not finite.
 
-    voxels: None where nothing could be read: then only the stream is tried, and how it ended is the reader's to say.
+    voxels: None if the reader failed; then only a damaged stream is an error here, and the caller reports the rest.
     """
     try:
-        different, strange = differences(stored, voxels)
+        different, not_finite = differences(stored, voxels)
     except (EOFError, ValueError, zlib.error) as error:
         raise _refusal(path, what, error) from None
-    if strange:
-        raise CaseError(f"{what} '{path}' has {strange} voxels that are NaN or infinite; replace them first")
+    if not_finite:
+        raise CaseError(f"{what} '{path}' has {not_finite} voxels that are NaN or infinite; replace them first")
     if different and voxels is not None:
         hint = " (is its header's CompressedDataSize right?)" if stored.compression == "zlib" else ""
         raise _refusal(path, what, ValueError(f"{different} voxels were read otherwise than it holds them{hint}"))
 
 
 def data_file(path: Path) -> Path | None:
-    """The file beside a MetaImage or NRRD header that holds its voxels; None where they are in it, or none is there."""
-    place = {".mha": metaimage_data, ".mhd": metaimage_data, ".nrrd": nrrd_data}.get(path.suffix.lower())
-    if place is None:
+    """The data file beside a MetaImage or NRRD header; None if the voxels are in the header's file, or nowhere."""
+    find_data = {".mha": metaimage_data, ".mhd": metaimage_data, ".nrrd": nrrd_data}.get(path.suffix.lower())
+    if find_data is None:
         return None
     try:
-        data = place(path)
+        data = find_data(path)
     except (OSError, EOFError, ValueError, zlib.error):
         return None
     return data if data != path else None

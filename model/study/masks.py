@@ -1,4 +1,4 @@
-"""Masks that come from elsewhere: read as 0 and 1, and on the grid that they must be on."""
+"""Read masks that others made, and check that they lie on the right grid."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
 """A MetaImage's header (.mha, and .mhd with its data beside it), read strictly.
 
-MetaIO takes 0 or 1 for a number that it cannot read, leaves out a field whose name is misspelled, and ignores fields
-that change values or lengths: all of these are refused here. Fields that only describe are passed over.
+MetaIO replaces a number that it cannot read by 0 or 1, skips a field whose name is misspelled, and ignores some fields
+that change values or lengths. All of these are refused here. Fields that only describe the image are skipped.
 Source: https://itk.org/Wiki/ITK/MetaIO/Documentation, and what MetaIO itself does with each field.
 """
 
@@ -15,7 +15,7 @@ from model.opening import open_regular
 from model.study.geometry import Grid, grid_from
 from model.study.stored import CHUNK_BYTES, SHOWN, Refused, Stored, beside, compression_of, numbers, whole_numbers
 
-HEADER_LINES = 1000  # more than any header has: a file without an end mark is not read to its end
+HEADER_LINES = 1000  # more than any header has; stops the reading of a file that has no end mark
 KINDS = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -31,7 +31,7 @@ KINDS = {
 MATRIX, ORIGIN = ("TransformMatrix", "Rotation", "Orientation"), ("Offset", "Position", "Origin")
 BYTE_ORDER = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 DATA = "ElementDataFile"
-MATTERING = (
+USED_FIELDS = (
     "NDims",
     "DimSize",
     "ElementSpacing",
@@ -50,7 +50,7 @@ MATTERING = (
     DATA,
 )
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-MOST_EDITS = 2  # between a field's name and one that is taken for it, misspelled
+MOST_EDITS = 2  # between a field's name and its misspelling
 
 
 def metaimage_header(path: Path) -> Stored:
@@ -63,13 +63,13 @@ def metaimage_header(path: Path) -> Stored:
         raise ValueError(f"its header says NDims = {dimensions}")
     size = whole_numbers("DimSize", fields.get("DimSize", ""), dimensions)
     (channels,) = whole_numbers("ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"), 1)
-    compressed = _yes(fields, "CompressedData", False)
+    compressed = _is_true(fields, "CompressedData", False)
     _check_supported(fields)
-    data, start = _place(fields, path, end)
+    data, start = _find_data(fields, path, end)
     left = data.stat().st_size - start
     if compressed and "CompressedDataSize" in fields and not 0 < _count(fields, "CompressedDataSize") <= left:
-        said = fields["CompressedDataSize"]
-        raise ValueError(f"its header says CompressedDataSize = {said}, and {left} bytes are there")
+        stated = fields["CompressedDataSize"]
+        raise ValueError(f"its header says CompressedDataSize = {stated}, and {left} bytes are there")
     stored = Stored(
         size=tuple(size),
         kind=_kind(fields),
@@ -79,19 +79,20 @@ def metaimage_header(path: Path) -> Stored:
         compression=compression_of(data, start) if compressed else "",
         grids=_grids(fields, size),
     )
-    return _after_header(fields, stored)
+    _check_header_size(fields, stored)
+    return stored
 
 
 def metaimage_data(path: Path) -> Path:
     """The file that holds the voxels, whatever else the header says. Raises as `metaimage_header`."""
     with open_regular(path) as file:
-        return _place(_fields(file), path, 0)[0]
+        return _find_data(_fields(file), path, 0)[0]
 
 
 def _fields(file: BinaryIO) -> dict[str, str]:
-    """The lines up to that of the data; blank ones are passed over, as MetaIO does.
+    """The fields, up to the one that names the data; blank lines are skipped, as in MetaIO.
 
-    Control characters are no part of a field that matters; names of patients, for example, may hold them (ISO 2022).
+    A field that is used must hold no control characters; others may, for example names of patients (ISO 2022).
     """
     fields: dict[str, str] = {}
     for number in range(1, HEADER_LINES + 1):
@@ -102,10 +103,10 @@ def _fields(file: BinaryIO) -> dict[str, str]:
             continue
         name, equals, value = line.partition("=")
         name, value = name.strip(), value.strip()
-        if not equals or not name or CONTROL.search(name if name not in MATTERING else line.rstrip("\r\n")):
+        if not equals or not name or CONTROL.search(name if name not in USED_FIELDS else line.rstrip("\r\n")):
             raise ValueError(f"line {number} of its header is no 'field = value'")
         if name in fields and fields[name] != value:
-            raise ValueError(f"line {number} of its header says otherwise what a line before it says")
+            raise ValueError(f"line {number} of its header contradicts an earlier line")
         fields[name] = value
         if name == DATA:
             _check_names(fields)
@@ -114,17 +115,17 @@ def _fields(file: BinaryIO) -> dict[str, str]:
 
 
 def _check_names(fields: dict[str, str]) -> None:
-    """Raise ValueError for a field that seems to be one that matters, misspelled: it would be left out in silence."""
+    """Raise ValueError for a field that looks like a misspelled one of USED_FIELDS: MetaIO would skip it in silence."""
     known = {name for group in (MATRIX, ORIGIN, BYTE_ORDER) if fields.keys() & set(group) for name in group}
-    missing = [name for name in MATTERING if name not in fields and name not in known]
+    missing = [name for name in USED_FIELDS if name not in fields and name not in known]
     for name in fields:
-        if name not in MATTERING:
-            meant = next((other for other in missing if _near(name.lower(), other.lower())), None)
+        if name not in USED_FIELDS:
+            meant = next((other for other in missing if _is_similar(name.lower(), other.lower())), None)
             if meant:
                 raise ValueError(f"its header has the field {name[:SHOWN]!r} and no {meant}: is it misspelled?")
 
 
-def _near(one: str, other: str) -> bool:
+def _is_similar(one: str, other: str) -> bool:
     """Whether at most MOST_EDITS letters are changed, missing or added."""
     if abs(len(one) - len(other)) > MOST_EDITS:
         return False
@@ -137,7 +138,7 @@ def _near(one: str, other: str) -> bool:
 
 
 def _check_supported(fields: dict[str, str]) -> None:
-    """Raise Refused for fields that MetaIO or ITK leaves out, and that change values or places."""
+    """Raise Refused for fields that change values or positions and that MetaIO or ITK ignores."""
     slope, offset = "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"
     for name, plain in ((slope, 1.0), (offset, 0.0)):
         if name in fields and numbers(name, fields[name], 1) != [plain]:
@@ -148,14 +149,14 @@ def _check_supported(fields: dict[str, str]) -> None:
     units = fields.get("DistanceUnits", "mm")
     if units not in ("mm", "?", ""):
         raise Refused(f"its header says DistanceUnits = {units[:SHOWN]}, which is not supported; write lengths in mm")
-    if not _yes(fields, "BinaryData", True):
+    if not _is_true(fields, "BinaryData", True):
         raise Refused("its header says BinaryData = False, which is not supported; write the voxels as binary data")
     if fields.get("ObjectType", "Image").lower() != "image":
         raise Refused(f"its header says ObjectType = {fields['ObjectType'][:SHOWN]}; give an image")
 
 
-def _yes(fields: dict[str, str], name: str, otherwise: bool) -> bool:
-    value = fields.get(name, str(otherwise))
+def _is_true(fields: dict[str, str], name: str, default: bool) -> bool:
+    value = fields.get(name, str(default))
     if value.lower() not in ("true", "false", "1", "0"):
         raise ValueError(f"its header says {name} = {value[:SHOWN]}, and True or False must stand there")
     return value.lower() in ("true", "1")
@@ -167,12 +168,12 @@ def _count(fields: dict[str, str], name: str) -> int:
     return int(fields[name])
 
 
-def _one_of(fields: dict[str, str], names: tuple[str, ...], otherwise: str) -> tuple[str, str]:
-    """The one of several names of a field that is there, and its value. Raises ValueError if two contradict."""
-    there = [name for name in names if name in fields]
-    if len({fields[name] for name in there}) > 1:
-        raise ValueError(f"its header says {' and '.join(f'{name} = {fields[name][:SHOWN]}' for name in there)}")
-    return (there[0], fields[there[0]]) if there else (names[0], otherwise)
+def _one_of(fields: dict[str, str], names: tuple[str, ...], default: str) -> tuple[str, str]:
+    """A field that has several names: the name in this header, and its value. Raises ValueError if two contradict."""
+    present = [name for name in names if name in fields]
+    if len({fields[name] for name in present}) > 1:
+        raise ValueError(f"its header says {' and '.join(f'{name} = {fields[name][:SHOWN]}' for name in present)}")
+    return (present[0], fields[present[0]]) if present else (names[0], default)
 
 
 def _kind(fields: dict[str, str]) -> np.dtype[Any]:
@@ -184,10 +185,10 @@ def _kind(fields: dict[str, str]) -> np.dtype[Any]:
             f"{', '.join(KINDS)}"
         )
     order, _ = _one_of(fields, BYTE_ORDER, "False")
-    return np.dtype((">" if _yes(fields, order, False) else "<") + kind)
+    return np.dtype((">" if _is_true(fields, order, False) else "<") + kind)
 
 
-def _place(fields: dict[str, str], path: Path, end: int) -> tuple[Path, int]:
+def _find_data(fields: dict[str, str], path: Path, end: int) -> tuple[Path, int]:
     """The file with the voxels, and where they begin in it."""
     name = fields[DATA]
     if name.upper() == "LOCAL":
@@ -200,16 +201,16 @@ def _place(fields: dict[str, str], path: Path, end: int) -> tuple[Path, int]:
     return beside(path, name), 0
 
 
-def _after_header(fields: dict[str, str], stored: Stored) -> Stored:
-    """The same, with the bytes that HeaderSize says come before the voxels: -1 means that these are at the end."""
+def _check_header_size(fields: dict[str, str], stored: Stored) -> None:
+    """Raise Refused if HeaderSize puts bytes before the voxels. -1 says that the file ends with the voxels."""
     skipped = _count(fields, "HeaderSize") if "HeaderSize" in fields else 0
     if skipped == 0 or (skipped == -1 and stored.data.stat().st_size - stored.start == stored.bytes):
-        return stored
+        return
     raise Refused(f"its header says HeaderSize = {skipped}, which is not supported; cut these bytes off the data file")
 
 
 def _grids(fields: dict[str, str], size: list[int]) -> tuple[Grid, ...]:
-    """Where the voxels lie: the lines of the matrix are the directions of the axes, so ITK's columns."""
+    """Where the voxels lie. A row of the matrix is the direction of an axis; in ITK that is a column."""
     count = len(size)
     if "ElementSpacing" not in fields:
         raise ValueError("its header has no ElementSpacing: the size of a voxel is not known")

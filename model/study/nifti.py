@@ -1,7 +1,7 @@
 """A NIfTI-1 header (.nii, .nii.gz, of either byte order), read strictly.
 
-Source: nifti1.h (https://nifti.nimh.nih.gov). The reader library takes 0 or 1 for fields that it cannot use, and picks
-one of the two places that a header may give (qform, sform): here both must be good and agree.
+Source: nifti1.h (https://nifti.nimh.nih.gov). The reader library replaces fields that it cannot use by 0 or 1, and uses
+one of the two positions that a header may give (qform, sform). Here both must be valid and agree.
 """
 
 import math
@@ -36,8 +36,8 @@ LEAST_OFFSET = 352  # bytes before the voxels: the header and the flag for exten
 KINDS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 MM_OR_UNKNOWN, LENGTH_UNITS = (0, 2), {0: "unknown", 1: "metres", 2: "mm", 3: "micrometres"}
 ORTHOGONAL = 1e-4  # largest |D'D - I| of the directions of the axes that ITK takes from NIfTI
-AGREE_VOXEL = 0.25  # how far qform and sform may put a corner apart, in voxel edges: quaternions are float32
-AGREE_SPACING = 1e-3  # how far pixdim and sform's steps may differ
+AGREE_VOXEL = 0.25  # largest distance of a corner by qform from the same by sform, in voxel edges (float32)
+AGREE_SPACING = 1e-3  # largest relative difference of pixdim and sform's steps
 ROUNDED = 1e-6  # by how much b^2 + c^2 + d^2 of a quaternion in float32 may exceed 1
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's coordinates grow to the right and to anterior
 
@@ -85,7 +85,7 @@ def nifti_header(path: Path) -> Stored:
 
 
 def _head(path: Path, compressed: bool) -> bytes:
-    """The first bytes, as many as the header has, inflated."""
+    """The bytes of the header, inflated."""
     with open_regular(path) as file:
         if not compressed:
             return file.read(HEAD_BYTES)
@@ -137,7 +137,7 @@ def _scaling(slope: float, intercept: float) -> tuple[float, float]:
 
 
 def _grids(fields: dict[str, Any], size: list[int]) -> tuple[Grid, ...]:
-    """Where the voxels lie: by qform and by sform, each with the spacing of pixdim, and by sform with its own."""
+    """Where the voxels lie by sform and by qform, each with the spacing of pixdim and with its own."""
     units = fields["units"][0] & 7
     if units not in MM_OR_UNKNOWN:
         name = LENGTH_UNITS.get(units, f"unit {units}")
@@ -161,23 +161,23 @@ def _grids(fields: dict[str, Any], size: list[int]) -> tuple[Grid, ...]:
         points = [place.affine[:3, :3] @ corners + place.affine[:3, 3:] for place in places]
         apart = float(np.linalg.norm(points[0] - points[1], axis=0).max())
         if apart > AGREE_VOXEL * min(spacing):
-            said = ", ".join(f"{p.name} {_shown(p.steps)} and {_shown(p.affine[:3, 3])}" for p in places)
+            both = ", ".join(f"{p.name} {_shown(p.steps)} and {_shown(p.affine[:3, 3])}" for p in places)
             raise Refused(
-                f"its qform and its sform disagree, by {apart:.3g} mm at a corner (voxel and origin in mm: {said}), "
+                f"its qform and its sform disagree, by {apart:.3g} mm at a corner (voxel and origin in mm: {both}), "
                 "and which is right is not known; set the code of the wrong one to 0, or convert it again from DICOM"
             )
     return tuple(grids)
 
 
 def _places(fields: dict[str, Any], spacing: NDArray[np.float64]) -> list[_Place]:
-    """sform and qform, those whose code is above 0."""
+    """sform and qform; each only if its code is above 0."""
     by_quaternion, by_rows = fields["codes"]
     if not (0 <= by_quaternion <= 5 and 0 <= by_rows <= 5):
         raise ValueError(f"its header says qform_code = {by_quaternion} and sform_code = {by_rows}, not 0 to 5")
     places = []
-    turned = (*fields["quaternion"], *fields["quaternion offset"])
-    for name, code, fill in (("sform", by_rows, fields["rows"]), ("qform", by_quaternion, turned)):
-        if code and not all(map(math.isfinite, fill)):
+    quaternion = (*fields["quaternion"], *fields["quaternion offset"])
+    for name, code, values in (("sform", by_rows, fields["rows"]), ("qform", by_quaternion, quaternion)):
+        if code and not all(map(math.isfinite, values)):
             raise ValueError(f"its header's {name} holds NaN or infinite numbers")
     if by_rows:
         places.append(_Place(name="sform", affine=np.vstack([np.reshape(fields["rows"], (3, 4)), [0, 0, 0, 1]])))
@@ -211,7 +211,7 @@ def _quaternion_affine(fields: dict[str, Any], spacing: NDArray[np.float64]) -> 
 
 
 def _check_steps(place: _Place, spacing: NDArray[np.float64]) -> None:
-    """Raise Refused for axes that are no right angles apart, or steps of another length than pixdim's."""
+    """Raise Refused if the axes are not at right angles, or if the steps along them differ from pixdim."""
     steps = place.steps
     if not steps.all():
         raise ValueError(f"its header's {place.name} has an axis of length 0")

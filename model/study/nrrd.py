@@ -1,7 +1,7 @@
 """An NRRD's header (.nrrd, with its data in it or beside it), read strictly.
 
-Source: http://teem.sourceforge.net/nrrd/format.html. What changes values or places and is not read by ITK (quantised
-values, units other than mm), and what is rare (data in several files, text, bzip2), is refused.
+Source: http://teem.sourceforge.net/nrrd/format.html. Refused is what changes values or positions but is ignored by ITK
+(quantised values, units other than mm), and what is rare (data in several files, text, bzip2).
 """
 
 import re
@@ -34,7 +34,7 @@ SPACES = {
     "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1),
     "las": (1, -1, 1),
-}  # what turns each into ITK's coordinates (left, posterior, superior)
+}  # signs that turn each into ITK's coordinates (left, posterior, superior)
 FIELDS = frozenset(
     (
         "dimension",
@@ -69,7 +69,7 @@ FIELDS = frozenset(
         "measurement frame",
     )
 )
-SAME = {
+SYNONYMS = {
     "datafile": "data file",
     "lineskip": "line skip",
     "byteskip": "byte skip",
@@ -89,7 +89,7 @@ VECTOR = re.compile(r"\s*\(([^()\s]*)\)")
 def nrrd_header(path: Path) -> Stored:
     """What the header says. Raises ValueError for one that is damaged, Refused for what is not supported."""
     with open_regular(path) as file:
-        fields, ended = _fields(file)
+        fields, has_end = _fields(file)
         end = file.tell()
     (dimensions,) = whole_numbers("dimension", fields.get("dimension", ""), 1)
     if dimensions > 16:
@@ -98,7 +98,7 @@ def nrrd_header(path: Path) -> Stored:
     _check_supported(fields)
     compressed = _compressed(fields)
     data = _data(fields, path)
-    if data == path and not ended:
+    if data == path and not has_end:
         raise ValueError("its header does not end: an empty line must stand before the voxels")
     kind = next((kind for kind, names in KINDS.items() if fields.get("type", "") in names.split("|")), None)
     if kind is None:
@@ -146,7 +146,7 @@ def _fields(file: BinaryIO) -> tuple[dict[str, str], bool]:
         if line.startswith("#") or ":=" in line.partition(": ")[0]:
             continue  # a comment, or a key with its value
         name, colon, value = line.partition(": ")
-        name = SAME.get(name, name)
+        name = SYNONYMS.get(name, name)
         if not colon or name not in FIELDS:
             raise ValueError(f"line {number} of its header is no field of an NRRD")
         if name in fields:
@@ -194,10 +194,10 @@ def _grids(fields: dict[str, str], size: list[int]) -> tuple[Grid, ...]:
         return ()
     space = fields.get("space", "").lower()
     if space not in SPACES:
-        said = f"says space: {space[:SHOWN]}, which is not supported" if space else "says nothing of a space"
+        problem = f"says space: {space[:SHOWN]}, which is not supported" if space else "says nothing of a space"
         raise Refused(
-            f"its header {said}: where the patient's left is is not known; write space: left-posterior-superior with "
-            "space directions and space origin"
+            f"its header {problem}: which side is the patient's left is not known; write space: "
+            "left-posterior-superior with space directions and space origin"
         )
     for name in ("space directions", "space origin"):
         if name not in fields:

@@ -1,6 +1,6 @@
-"""From /input (or two named files) to a `Case`: PET in SUV and CT in HU, each on its own grid.
+"""Read a study from /input, or from two named files: PET in SUV and CT in HU, each on its own grid.
 
-Everything that cannot be right is refused here, with the file, the value, the limit and the remedy.
+A study that cannot be right is refused with a message that names the file, the value, the limit and the remedy.
 """
 
 import json
@@ -33,8 +33,8 @@ IMAGE_IO = {
     ".nii": "NiftiImageIO",
 }
 SUFFIXES = tuple(IMAGE_IO)
-MEMORY_PER_VOXEL_BYTES = 8  # the volume as stored and once as float32: what reading itself may take
-HOTTEST_SUV = 3000.0  # a syringe in view may be so hot; what is above is never SUV, and no limit is to be moved for it
+MEMORY_PER_VOXEL_BYTES = 8  # for reading: the volume as stored, and once more as float32
+HOTTEST_SUV = 3000.0  # a syringe in view may be as hot; above it is never SUV, so no message offers to move the limit
 ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
 
 
@@ -50,9 +50,7 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A PET/CT study; `name` is the CT file's name without its ending (grand-challenge's contract), or see
-    `name_of`.
-    """
+    """A PET/CT study. name: the CT file's name without its ending (grand-challenge's contract), or see `name_of`."""
 
     name: str
     pet: Volume
@@ -60,14 +58,14 @@ class Case:
     warnings: tuple[str, ...]
 
 
-def read_case(inputs: list[Path], limits: Limits, found: Callable[[], object] = lambda: None) -> Case:
+def read_case(inputs: list[Path], limits: Limits, on_found: Callable[[], object] = lambda: None) -> Case:
     """Read a study from a folder that holds images/pet and images/ct, or from the files [PET, CT].
 
-    found: called once it is known which files are read, for what can be got ready meanwhile.
+    on_found: called when both files are found, before they are read, to start other work meanwhile.
     Raises CaseError for everything that is wrong with the input.
     """
     pet_path, ct_path = inputs if len(inputs) == 2 else find_pair(inputs[0])
-    found()
+    on_found()
     with ThreadPoolExecutor(max_workers=2) as both:  # inflating keeps a core busy
         ct, pet = both.map(read_volume, (ct_path, pet_path), ("CT", "PET"))
     for volume, what in ((ct, "CT"), (pet, "PET")):
@@ -81,8 +79,10 @@ def read_case(inputs: list[Path], limits: Limits, found: Callable[[], object] = 
 
 
 def name_of(pet: Path, ct: Path) -> str:
-    """What the study of two named files is called: as the CT, unless that name is every study's (SUV and CTres, or
-    CT, as autoPET's folders hold them): then by its folders, PETCT_<id>_<study>, or <folder> where it lies in no such.
+    """The name of a study of two named files: the CT's, without its ending.
+
+    In autoPET's folders every study's files are called SUV and CTres, or SUV and CT. Such a study is named by its
+    folders, PETCT_<id>_<study>, or by the one folder if that lies in no PETCT_ folder.
     """
     if (stem(pet), stem(ct)) not in (("SUV", "CTres"), ("SUV", "CT")):
         return stem(ct)
@@ -92,7 +92,7 @@ def name_of(pet: Path, ct: Path) -> str:
 
 
 def find_pair(folder: Path) -> tuple[Path, Path]:
-    """PET and CT paths below an input folder: by inputs.json where there is one, else images/pet and images/ct.
+    """PET and CT paths below an input folder: by inputs.json if it is there, else images/pet and images/ct.
 
     Raises CaseError unless there is exactly one image of each.
     """
@@ -115,7 +115,7 @@ def stem(path: Path) -> str:
 
 
 def read_volume(path: Path, what: str) -> Volume:
-    """Read one 3-D scalar image; its values are not judged here. Raises CaseError if it cannot be read."""
+    """Read one 3-D scalar image, whatever its values are. Raises CaseError if it cannot be read."""
     _check_file(path, what)
     stored = None
     try:
@@ -132,7 +132,7 @@ def read_volume(path: Path, what: str) -> Volume:
         check_voxels(stored, path, what, array_of(image))
     except RuntimeError as error:
         if stored is not None:
-            check_voxels(stored, path, what, None)  # which may tell why
+            check_voxels(stored, path, what, None)  # its error is more exact, if it finds one
         raise CaseError(f"{what} '{path}' cannot be read: {_reason(error)}; copy or convert it again") from None
     except MemoryError:
         raise CaseError(f"{what} '{path}' does not fit into memory; use a machine with more") from None
@@ -142,7 +142,7 @@ def read_volume(path: Path, what: str) -> Volume:
 
 
 def unreadable(path: Path, what: str, error: OSError) -> CaseError:
-    """What a user is told who may not read a file or a folder, or whose disk fails."""
+    """The error for a file or folder that cannot be read for want of permission, or because the disk fails."""
     return CaseError(f"{what} '{path}' cannot be read: {error.strerror or error}; check access to '{path}'")
 
 
@@ -170,7 +170,7 @@ def volume_of(image: sitk.Image, path: Path) -> Volume:
 
 
 def check_spacing(volume: Volume, what: str, limits: Limits) -> None:
-    """Raise CaseError for voxels that no scanner makes: the header is wrong, or not in mm."""
+    """Raise CaseError for voxels of a size that no scanner makes: the header is wrong, or not in mm."""
     spacing = volume.grid.spacing_mm
     if min(spacing) < limits.spacing_min_mm or max(spacing) > limits.spacing_max_mm:
         shown = " x ".join(f"{s:.6g}" for s in spacing)
@@ -342,7 +342,7 @@ def _range(volume: Volume, what: str) -> tuple[float, float]:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The telling line of an ITK exception, without source paths and addresses."""
+    """The line of an ITK exception that says what is wrong, without source paths and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else "unknown reason"
     if any("orthonormal" in line for line in lines):

@@ -1,8 +1,8 @@
-"""How an image file holds its voxels, by its header; and these voxels, decoded here and held against what was read.
+"""How a header says that an image's voxels are stored; decode them and compare them with what was read.
 
-The image libraries take a cut-off stream, a number that is none or a wrong length without a word. So each format's
-header is read strictly (model/study/metaimage.py, nrrd.py, nifti.py), the length of the data is held against it, and
-the voxels are compared: by the checksum at the end of a zlib stream where that settles it, else one by one.
+The image libraries accept a stream that is cut off, a word in the place of a number or a wrong length in silence. So
+each format's header is read strictly (model/study/metaimage.py, nrrd.py, nifti.py), the length of the data is compared
+with it, and so are the voxels: by the checksum at the end of a zlib stream if it agrees, else one by one.
 """
 
 import math
@@ -31,17 +31,17 @@ SHOWN = 80  # characters of a header's value in a message
 
 
 class Refused(ValueError):
-    """A header that is whole and asks for what is not supported; the text ends with a remedy."""
+    """An undamaged header asks for something that is not supported; the message ends with a remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """What a header says.
 
-    size: voxels (x, y, z, ...). kind: of one value, with its byte order. channels: values a voxel. data: the file that
-    holds the voxels; offset: bytes before them, after inflating. compression: "", "zlib" or "gzip", of all of `data`
-    from `start` on. slope, intercept: value = stored x slope + intercept. grids: where the voxels lie, every way that
-    the header says it; empty unless there are three dimensions.
+    size: voxels (x, y, z, ...). kind: type of one value, with its byte order. channels: values a voxel. data: the file
+    that holds the voxels; offset: bytes before them, after inflating. compression: "", "zlib" or "gzip", of all of
+    `data` from `start` on. slope, intercept: value = stored x slope + intercept. grids: where the voxels lie, one for
+    each way in which the header says it; empty unless there are three dimensions.
     """
 
     size: tuple[int, ...]
@@ -66,7 +66,7 @@ class Stored:
 
 
 def numbers(field: str, text: str, count: int) -> list[float]:
-    """`count` finite numbers in decimal notation, apart by blanks. Raises ValueError."""
+    """`count` finite decimal numbers, separated by blanks. Raises ValueError."""
     words = text.split()
     values = [float(word) if NUMBER.fullmatch(word) else math.nan for word in words]
     if len(values) != count or not all(map(math.isfinite, values)):
@@ -75,7 +75,7 @@ def numbers(field: str, text: str, count: int) -> list[float]:
 
 
 def whole_numbers(field: str, text: str, count: int) -> list[int]:
-    """`count` whole numbers from 1 on. Raises ValueError."""
+    """`count` whole numbers of 1 or more, separated by blanks. Raises ValueError."""
     words = text.split()
     if len(words) != count or not all(re.fullmatch(r"\+?\d{1,18}", word, re.ASCII) and int(word) for word in words):
         raise ValueError(f"its header says {field} = {text[:SHOWN]}, and {count} whole numbers must stand there")
@@ -85,8 +85,8 @@ def whole_numbers(field: str, text: str, count: int) -> list[int]:
 def beside(header: Path, name: str) -> Path:
     """The file beside a header that holds its voxels. Raises Refused, or ValueError if it is not there.
 
-    It must lie in the header's folder or below, whatever links lead there; where the header itself is a link, also in
-    the folder that it leads to. So a header cannot name a file of somebody else.
+    It must lie in the header's folder or below, with links followed; if the header is itself a link, the folder of its
+    target counts, too. So a header cannot name a file of somebody else.
     """
     if not name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         raise ValueError(f"its header names no data file, but {name[:SHOWN]!r}")
@@ -109,16 +109,14 @@ def beside(header: Path, name: str) -> Path:
 
 
 def compression_of(path: Path, start: int) -> str:
-    """How the stream from `start` on is compressed: "gzip", or "zlib" for all else."""
+    """How the stream from `start` on is compressed: "gzip" or, for anything else, "zlib"."""
     with open_regular(path) as file:
         file.seek(start)
         return "gzip" if file.read(len(GZIP)) == GZIP else "zlib"
 
 
 def check_length(stored: Stored) -> None:
-    """Raise ValueError if the file cannot hold the voxels that its header asks for, or holds more, as far as its size
-    tells.
-    """
+    """Raise ValueError if the size of the file shows that it holds fewer or more voxels than its header says."""
     held = stored.data.stat().st_size - stored.start
     if not stored.compression:
         if held - stored.offset != stored.bytes:
@@ -130,30 +128,30 @@ def check_length(stored: Stored) -> None:
 
 
 def differences(stored: Stored, voxels: NDArray[Any] | None) -> tuple[int, int]:
-    """Voxels were read otherwise than they are stored, and those around these are stored as NaN or infinite.
+    """Two counts: voxels that were read with another value than is stored; stored values that are not finite.
 
-    voxels: as read (z, y, x), in memory order; None where nothing could be read: then the stream is only tried, and
-    all of them count.
-    Raises EOFError or ValueError for another length, zlib.error for a damaged stream.
+    The second count covers only the parts of the file in which something differs.
+    voxels: as read (z, y, x), in memory order; None if nothing could be read: then every voxel counts as different.
+    Raises EOFError or ValueError for a wrong length, zlib.error for a damaged stream.
     """
     if voxels is not None and _checksum_agrees(stored, voxels):
         return 0, 0
     flat = None if voxels is None else voxels.reshape(-1)
-    different, strange, place, left = 0, 0, 0, b""
+    different, not_finite, place, left = 0, 0, 0, b""
     with closing(_decoded(stored)) as parts:
         for part in parts:
             part = left + part if left else part
             values = np.frombuffer(part, stored.kind, len(part) // stored.kind.itemsize)
             left = part[values.nbytes :]
             wrong = values.size if flat is None else _different(stored, values, flat[place : place + values.size])
-            if wrong and stored.kind.kind == "f":  # NIfTI's reader makes zeros of them
-                strange += values.size - int(np.count_nonzero(np.isfinite(values)))
+            if wrong and stored.kind.kind == "f":  # NIfTI's reader replaces them by zeros
+                not_finite += values.size - int(np.count_nonzero(np.isfinite(values)))
             different, place = different + wrong, place + values.size
-    return different, strange
+    return different, not_finite
 
 
 def _different(stored: Stored, values: NDArray[Any], read: NDArray[Any]) -> int:
-    """How many of these values were read as another one."""
+    """How many of these stored values were read as another value."""
     if values.size != read.size:
         return int(values.size)
     if not stored.scaled:
@@ -168,10 +166,10 @@ def _different(stored: Stored, values: NDArray[Any], read: NDArray[Any]) -> int:
 
 
 def _checksum_agrees(stored: Stored, voxels: NDArray[Any]) -> bool:
-    """Whether the checksum at the end of a zlib stream is that of what was read: then nothing needs inflating.
+    """Whether the checksum at the end of a zlib stream is the one of the voxels as read: then nothing needs inflating.
 
-    False where it is not, or cannot be told: values in another byte order, bytes behind the stream. A gzip stream's may
-    be that of the last of several, and is not asked.
+    False also if that cannot be known: values in another byte order, or bytes after the stream. The checksum of a gzip
+    stream is not used, since it may cover only the last of several members.
     """
     if stored.compression != "zlib" or voxels.dtype != stored.kind or not voxels.flags.c_contiguous:
         return False
@@ -181,7 +179,7 @@ def _checksum_agrees(stored: Stored, voxels: NDArray[Any]) -> bool:
 
 
 def _decoded(stored: Stored) -> Generator[bytes, None, None]:
-    """The bytes of the voxels, in parts, and no others."""
+    """The bytes of the voxels, in parts."""
     wanted, skipped, given = stored.bytes, stored.offset, 0
     with open_regular(stored.data) as file:
         file.seek(stored.start)
@@ -198,7 +196,7 @@ def _decoded(stored: Stored) -> Generator[bytes, None, None]:
 
 
 def inflated(data: BinaryIO) -> Iterator[bytes]:
-    """What a zlib or gzip stream holds, in parts.
+    """The content of a zlib or gzip stream, in parts.
 
     Raises zlib.error for a wrong checksum, EOFError for a stream that does not end, ValueError if anything but zeros
     follows a gzip stream (a zlib stream's header says where it ends).
@@ -208,7 +206,7 @@ def inflated(data: BinaryIO) -> Iterator[bytes]:
     while not stream.eof and (chunk := stream.unconsumed_tail or data.read(CHUNK_BYTES)):
         begin = begin or chunk[: len(GZIP)]
         yield stream.decompress(chunk, CHUNK_BYTES)
-        while stream.eof and (rest := _behind(stream.unused_data, data)).startswith(GZIP):
+        while stream.eof and (rest := _bytes_after(stream.unused_data, data)).startswith(GZIP):
             stream = zlib.decompressobj(wbits=47)  # another gzip member follows, as bgzip writes them
             yield stream.decompress(rest, CHUNK_BYTES)
     if not stream.eof:
@@ -217,6 +215,6 @@ def inflated(data: BinaryIO) -> Iterator[bytes]:
         raise ValueError("other bytes follow its compressed data")
 
 
-def _behind(rest: bytes, data: BinaryIO) -> bytes:
-    """What follows a stream's end, enough of it to see whether another begins."""
+def _bytes_after(rest: bytes, data: BinaryIO) -> bytes:
+    """The bytes after a stream's end, at least as many as show whether another stream begins."""
     return rest if len(rest) >= len(GZIP) else rest + data.read(CHUNK_BYTES)

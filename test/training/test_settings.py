@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_what_is_written_reads_back() -> None:
     assert settings_from(settings_to(settings)) == settings
 
 
+def test_settings_are_the_same_in_another_process() -> None:
+    settings = Training(averaging=Averaging(constant=1e-5), crops=Crops(size=(32, 32, 16)))
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_a_whole_number_stays_one_in_what_a_run_writes_down(tmp_path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("intensity: {suv_top: 20}\nschedule: {warmup_epochs: 5}\n")
+    plain = settings_to(read_settings(path))
+    assert repr(plain["intensity"]["suv_top"]) == "20" and repr(plain["schedule"]["warmup_epochs"]) == "5"
+
+
 def test_yaml_becomes_settings(tmp_path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("network: {fusion: early, widths: [2, 4]}\ncrops: {size: [16, 16, 16]}\nbatch: 1\n")
@@ -54,8 +67,8 @@ def test_a_change_touches_only_what_it_names() -> None:
         ("batsch: 2", "unknown keys: batsch"),
         ("optimizer: {name: sgd}", "name must be one of adamp, adamw, adabelief, got 'sgd'"),
         ("optimizer: {rate: -1}", "rate must be a number from 1e-12 to 10, got -1"),
-        ("augmentation: huge", "must be one of none, weak, paper, strong, got 'huge'"),
-        ("crops: {size: [160, 160]}", "three whole numbers"),
+        ("augmentation: huge", "augmentation must be one of none, weak, paper, strong, got 'huge'"),
+        ("crops: {size: [160, 160]}", "crops.size must be a list of 3, each a whole number from 1"),
         ("crops: {size: [24, 24, 20]}", "must be multiples of 16"),
         ("crops: {size: [16, 16, 16]}", "must be above 16"),
         ("crops: {positive: 0, negative: 0}", "both 0"),
@@ -63,17 +76,24 @@ def test_a_change_touches_only_what_it_names() -> None:
         ("fixed_statistics: true", "fixed_statistics is for network.norm: batch"),
         ("network: {fusion: swin_unetr, widths: [24], norm: batch}", "norm is for U-Nets"),
         ("schedule: {epochs: 10, stop: 11, warmup_epochs: 1}", "stop must be from 1 to 10, got 11"),
-        ("averaging: {start: -1}", "start must be a number from 0"),
-        ("suv_tops: []", "suv_tops must be numbers above 0"),
-        ("seed: abc", "seed must be a whole number, got 'abc'"),
-        ("batch: 1.5", "batch must be a whole number, got 1.5"),
+        ("averaging: {start: -1}", "averaging.start must be a whole number from 0"),
+        ("suv_tops: []", "suv_tops must be a list of one or more, each a number above 0, got"),
+        ("seed: abc", "seed must be a whole number from 0 to 2147483648, got 'abc'"),
+        ("flips: !!set {0: null, 1: null}", "holds a set"),
+        ("{1: 2}", "has unknown keys: 1; there are network, intensity"),
+        ("schedule: {epochs: 10, warmup_epochs: 11}", "schedule: warmup_epochs must be at most 10"),
+        ("batch: true", "batch must be a whole number"),
+        ("batch: 1.5", "batch must be a whole number from 1 to 1000000, got 1.5"),
         ("channels_last: 'no'", "channels_last must be true or false, got 'no'"),
-        ("crops: {pairs: 'no'}", "crops: pairs must be true or false"),
+        ("crops: {pairs: 'no'}", "crops.pairs must be true or false"),
         ("loss: null", "loss must be a mapping, got None"),
-        ("flips: 0", "flips must be a list, each a whole number, got 0"),
-        ("suv_tops: [.inf]", "suv_tops must be a list, each a number"),
-        ("optimizer: {rate: 5e-5}", r"rate must be a number \(in YAML 5.0e-5, not 5e-5\), got '5e-5'"),
-        ("validate_at_most: -1", "validate_at_most must be a number from 1"),
+        ("flips: 0", "flips must be a list, each a whole number from 0 to 2, got 0"),
+        ("suv_tops: [.inf]", r"suv_tops\[0\] must be a number above 0, got inf"),
+        (
+            "optimizer: {rate: 5e-5}",
+            "rate must be a number from 1e-12 to 10, got '5e-5'; write it .* in YAML as 5.0e-5",
+        ),
+        ("validate_at_most: -1", "validate_at_most must be a whole number from 1 to 1000000000 or null, got -1"),
         ("optimizer: 3", "must be a mapping"),
         ("{", "is not YAML"),
     ],

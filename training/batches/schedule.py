@@ -6,11 +6,11 @@ draws the rate of a run before and after t0, with both presets of the averaging 
 """
 
 import argparse
-import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from model.errors import ConfigError, OutputError
 from model.files import Staging
@@ -61,14 +61,14 @@ def draw(settings: Training, path: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     before = np.linspace(0, start, SAMPLES)
-    base = dataclasses.replace(settings, averaging=None)
+    base = replace(settings, averaging=None)
     axes.plot(
         before, [rate_at(base, epoch) for epoch in before], color="#f0b400", linewidth=2.5, label="before averaging"
     )
     corners = start + averaging.length_epochs * np.array([RISE, 1])
     after = np.unique(np.clip([*np.linspace(start, last, 4 * SAMPLES), *corners], start, last))
     for preset, style, colour in zip(RATE_PRESETS, ("-", "--"), ("#1a9641", "#0b5d27"), strict=True):
-        phase = dataclasses.replace(settings, averaging=dataclasses.replace(averaging, rates=preset))
+        phase = replace(settings, averaging=replace(averaging, rates=preset))
         axes.plot(
             after,
             [rate_at(phase, epoch) for epoch in after],

@@ -1,10 +1,11 @@
 """Whether windows without bright PET may be left out: only where that changes no voxel of any mask that was tried."""
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from tqdm import tqdm
 
 from model.bundle.manifest import load_bundle
@@ -25,7 +26,7 @@ def check_skip(folder: Path, studies: Iterable[Study], wanted: str = "auto") -> 
     was tried.
     """
     bundle, device = load_bundle(folder), choose_device(wanted)
-    whole = replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
+    whole = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
     level, those = bundle.manifest.skip_suv, keep(voters(bundle), device.torch_device)
     count = run = left_out = 0
     for study in tqdm(list(studies), unit="case", desc="skip", disable=None):

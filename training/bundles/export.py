@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.bundle.settings import CHANNELS, FORMAT_VERSION, Crop, Manifest, Member, Provenance
+from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.settings import Crop
 from model.errors import ConfigError, OutputError, WeightsError
 from model.inference.device import choose_device
 from training.bundles.check_mask import compare, in_crop, run_process

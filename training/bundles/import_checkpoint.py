@@ -16,20 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.manifest import WEIGHTS
-from model.bundle.settings import (
-    CHANNELS,
-    FORMAT_VERSION,
-    METHODS,
-    Crop,
-    Intensity,
-    Manifest,
-    Member,
-    Network,
-    Part,
-    Provenance,
-    Window,
-)
+from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
 from model.errors import ConfigError, OutputError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS

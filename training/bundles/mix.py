@@ -4,11 +4,12 @@ python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --ou
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from model.bundle.format import CHANNELS, Manifest, Member, Provenance
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
-from model.bundle.settings import CHANNELS, Manifest, Member, Provenance
 from model.errors import ConfigError, OutputError
 from model.networks.weights import read_state
 from training.bundles.evaluate import PATIENTS, TRAINED_ON

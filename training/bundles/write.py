@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.bundle.format import Manifest, Member, manifest_from, manifest_to
 from model.bundle.manifest import MANIFEST, load_bundle
-from model.bundle.settings import Manifest, Member, manifest_from, manifest_to
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.weights import read_state

@@ -12,7 +12,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 from model.bundle.settings import Crop, Limits
 from model.errors import ConfigError
 from model.files import PARTIAL, sha256_of
+from model.schema import to_plain
 from training.data.table import Study
 from training.placing import locked
 
@@ -176,7 +177,7 @@ def store(
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:
     """What a prepared study is current by: its files, its crop and the format of the cache."""
     about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
-    return {"format": FORMAT, **about, "crop": asdict(crop)}
+    return {"format": FORMAT, **about, "crop": to_plain(crop)}
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:

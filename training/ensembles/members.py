@@ -18,13 +18,15 @@ or, in place of grid, members that differ from `settings` as they say:
 import itertools
 import random
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from model.errors import ConfigError
-from training.settings import Training, build, changed, read_settings, read_yaml, settings_from
+from model.schema import build
+from training.settings import Training, changed, read_settings, read_yaml, settings_from
 
 KEPT, STATES = "sweep", "sweep.json"  # the folder of settings and logs, and the list of states, beside the members'
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # a folder, and a file of a bundle
@@ -32,8 +34,7 @@ SMALL = 0.01  # rates below are named as 1e-4
 SHORT = {"optimizer": "name", "averaging": "constant"}  # what a grid's plain value stands for in its section
 
 
-@dataclass(frozen=True, kw_only=True)
-class File:
+class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a sweep's YAML."""
 
     settings: Any

@@ -8,7 +8,6 @@ of each case is kept (--keep), so that the same command again, or one with more 
 """
 
 import argparse
-import dataclasses
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
+from model.schema import to_plain
 from training.command import ENDS, check_targets, told
 from training.data.prepared import one_crop
 from training.data.split import Fold, read_fold
@@ -83,9 +83,9 @@ def select_runs(
             )
         ),
         "cache": str(cache.resolve()),
-        "crop": dataclasses.asdict(crop),
+        "crop": to_plain(crop),
         "threshold": THRESHOLD,
-        **{key: dataclasses.asdict(getattr(first.settings, key)) for key in ("network", "intensity", "window")},
+        **{key: to_plain(getattr(first.settings, key)) for key in ("network", "intensity", "window")},
         "device": device.name,
         "precision": str(device.precision).removeprefix("torch."),
         "replacement": replacement,

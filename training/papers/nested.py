@@ -14,13 +14,16 @@ import argparse
 import fcntl
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
+from model.schema import build, check_fields
 from training.bundles.export import export
 from training.command import ENDS, told
 from training.data.index import main as index_main
@@ -50,13 +53,12 @@ from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
 from training.runs.scores import CaseScore, summary, table, without_empty, write
 from training.runs.train import train_run
-from training.settings import Training, build, changed, read_yaml
+from training.settings import Training, changed, read_yaml
 
 CHOICES = {title: name for name, title in TITLES.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shipping:
+class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """plan: base run, members and phantoms; copies: re-crops of a real study; originals: whole images train, too;
     bundles: {name below weights/: the choice it holds, EoA greedy and the like}; starts: {name: changes of settings}
     of runs on phantoms alone, each of which goes on from the one before, and every base run from the last; none: base
@@ -64,13 +66,14 @@ class Shipping:
     """
 
     plan: Plan
-    bundles: dict[str, str]
-    starts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bundles: dict[Any, str]
+    starts: dict[Any, Any] = field(default_factory=dict)
     copies: int = 2
     originals: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unknown = sorted(set(self.bundles.values()) - set(CHOICES))
         if unknown or not self.bundles:
             raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")

@@ -6,13 +6,16 @@ training/configs holds those of this project.
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from model.inference.device import choose_device
+from model.schema import Number, build, check_fields
 from training.data.index import main as index_main
 from training.data.prepare import prepare_all
 from training.data.split import PARTS, Fold
@@ -30,7 +33,7 @@ from training.runs.leakage import check_not_seen
 from training.runs.pretrain import pretrain_run
 from training.runs.scores import CaseScore
 from training.runs.train import train_run
-from training.settings import Training, build, changed, read_yaml, settings_from
+from training.settings import Training, changed, read_yaml, settings_from
 
 CONVENTION = "autopet_1_2"
 RANGES = {  # of phantoms' seeds
@@ -41,8 +44,7 @@ RANGES = {  # of phantoms' seeds
 Choice = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """phantoms: {part: {site: [first seed, how many]}}; members: {name: changes of settings}.
 
     settings: of the base run, which ends at schedule.stop (t0); members run from there to schedule.epochs.
@@ -51,16 +53,17 @@ class Plan:
     crop_suv_above: SUV, see training prepare.
     """
 
-    settings: dict[str, Any]
-    members: dict[str, Any]
-    averaging: dict[str, Any]
-    phantoms: dict[str, Any]
-    networks: dict[str, Any]
-    pretrain: dict[str, Any] | None = None
-    slices: dict[str, Any] | None = None
-    crop_suv_above: float = 0.0
+    settings: dict[Any, Any]
+    members: dict[Any, Any]
+    averaging: dict[Any, Any]
+    phantoms: dict[Any, Any]
+    networks: dict[Any, Any]
+    pretrain: dict[Any, Any] | None = None
+    slices: dict[Any, Any] | None = None
+    crop_suv_above: Number = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.base.schedule.stop is None:
             raise ConfigError("settings.schedule.stop must say the epoch t0 at which members leave the base run")
         if set(self.phantoms) != set(PARTS):

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,6 +20,7 @@ from model.inference.segment import image_of
 from model.inference.slices import slice_starts, slide_slices
 from model.inference.sliding import slide
 from model.results.metrics import Scores, score
+from model.schema import to_plain
 from training.data.prepared import Prepared
 from training.runs.checkpoint import replacing
 from training.settings import Training
@@ -146,7 +147,7 @@ def read_margin(path: Path) -> np.ndarray:
 
 def how_computed(settings: Training, device: Device) -> list[object]:
     """All that a margin depends on besides weights and study."""
-    return [asdict(settings.intensity), asdict(settings.window), device.torch_device.type, str(device.precision)]
+    return [to_plain(settings.intensity), to_plain(settings.window), device.torch_device.type, str(device.precision)]
 
 
 def digest(what: object) -> str:

@@ -1,14 +1,19 @@
-"""Which PET and which CT of many DICOM series make a study, told by what they hold, not by the names of folders.
+"""Pick the PET and the CT of each study among many DICOM series, by their headers, not by the names of folders.
 
-Series belong together by StudyInstanceUID and PatientID (de-identification may give many patients one UID); a PET
-whose study has no CT takes one of its FrameOfReferenceUID. Series that are parts of one volume are joined first.
-PET: of those that could be one (no projection, no single slice, no multi-frame object, not several slices in one place)
-a series corrected for attenuation before one that is not; of these original axial slices before derived ones, and those
-before reformats; of these the longest along the body; then the most slices; then the lowest series number.
-CT: of those that could be one (no scout besides) a series of the PET's frame of reference before another; of these the
-original before derived and reformats, unless it covers less than half of the PET; of these the one that covers most of
-the PET; then the lowest series number. A series that could not be one is taken only where there is no other, so that
-reading it says what is wrong. PET without CT, and CT without PET, cannot be scored.
+Series belong to one study if they share StudyInstanceUID and PatientID (de-identification may give many patients one
+UID). A PET whose study has no CT takes a CT with its FrameOfReferenceUID. Series that are parts of one volume are
+joined first. Each rule below decides only between series that the rules before it leave equal.
+
+PET: 1. a series that can be scored (no projection, no single slice, no multi-frame object, not several slices in one
+place); 2. corrected for attenuation; 3. original axial slices, then derived ones, then reformats; 4. the longest along
+the body; 5. the most slices; 6. the lowest series number.
+
+CT: 1. a series that can be scored (nor a scout); 2. in the PET's frame of reference; 3. original, then derived, then
+reformats, but an original that covers less than half of the PET counts as derived; 4. the one that covers most of the
+PET; 5. the lowest series number.
+
+A series that cannot be scored is taken only if there is no other; reading it then says what is wrong with it. A PET
+without CT, and a CT without PET, cannot be scored.
 """
 
 import os
@@ -17,62 +22,62 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from model.dicom.kinds import DERIVED, ORIGINAL, PICTURE
-from model.hospital.find.entry import FIND, NO_PET, Entry, Found, Unusable
+from model.hospital.find.entry import FIND, NO_PET, Entry, FoundStudies, Unusable
 from model.hospital.find.joins import join, left_out_mm, why_apart
 from model.hospital.find.scan import ALIKE, ONE_SLICE, SeriesInfo, scan
 
-COVER_STEPS = 50  # coverage counts in steps of 2 %: less does not tell one CT from another
-COVER_LEAST = 0.5  # of the PET: an original CT that covers less is not taken before a derived one
+COVER_STEPS = 50  # coverage is compared in steps of 2 %
+COVER_LEAST = 0.5  # share of the PET: an original CT that covers less counts as derived
 
 
-def identity_of(uid: str) -> str:
-    """What names a study of DICOM: its StudyInstanceUID."""
+def identity_of_study(uid: str) -> str:
+    """The identity of a DICOM study, by its StudyInstanceUID."""
     return f"dicom:{uid}"
 
 
 def identity_with_patient(uid: str, patient: str) -> str:
-    """The same where several patients share the UID."""
+    """The identity of a DICOM study if several patients share its StudyInstanceUID."""
     return f"dicom:{uid}:{patient}"
 
 
-def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> Found:
-    """The studies among DICOM files. named: picks may hold the series' descriptions, which can name a patient."""
+def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> FoundStudies:
+    """The studies among DICOM files. named: picks may hold descriptions of series, which can name a patient."""
     series, damaged = scan(files)
     useful = [s for s in series if s.modality in ("PT", "CT")]
     studies: dict[tuple[str, str], list[SeriesInfo]] = {}
-    for one in useful:
-        studies.setdefault(one.belongs, []).append(one)
+    for info in useful:
+        studies.setdefault(info.study_and_patient, []).append(info)
     patients = Counter(uid for uid, _ in studies)
 
     def identity(uid: str, patient: str) -> str:
-        return identity_of(uid) if patients[uid] == 1 else identity_with_patient(uid, patient)
+        return identity_of_study(uid) if patients[uid] == 1 else identity_with_patient(uid, patient)
 
-    loose = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
+    ct_only = {key for key, members in studies.items() if not any(s.modality == "PT" for s in members)}
     entries, unusable, taken = [], [], set[tuple[str, str]]()
     for key, members in studies.items():
-        if key in loose:
+        if key in ct_only:
             continue
         pets = [s for s in members if s.modality == "PT"]
         cts = [s for s in members if s.modality == "CT"]
-        if not cts:  # of a study of its own, in the same frame of reference
+        if not cts:  # take the CTs of another study in the same frame of reference
             frames = {pet.frame for pet in pets} - {""}
-            cts = [s for other in loose for s in studies[other] if s.frame in frames]
-            taken |= {s.belongs for s in cts}
+            cts = [s for other in ct_only for s in studies[other] if s.frame in frames]
+            taken |= {s.study_and_patient for s in cts}
         if cts:
             whole = identity_with_patient(*key)
             also = (whole,) if identity(*key) != whole else ()
             entries.append(_entry(identity(*key), also, pets, cts, named))
         else:
-            unusable.append(_lone(identity(*key), pets, FIND, root))
-    unusable += [_lone(identity(*key), studies[key], NO_PET, root) for key in sorted(loose - taken)]
+            unusable.append(_incomplete(identity(*key), pets, FIND, root))
+    unusable += [_incomplete(identity(*key), studies[key], NO_PET, root) for key in sorted(ct_only - taken)]
     for path, why in damaged.items():
         unusable.append(Unusable(identity=f"file:{path.relative_to(root).as_posix()}", source=path, message=why))
     ignored = sum(len(s.files) for s in series) - sum(len(s.files) for s in useful)
-    return Found(entries=tuple(entries), unusable=tuple(unusable), ignored=ignored)
+    return FoundStudies(entries=tuple(entries), unusable=tuple(unusable), ignored=ignored)
 
 
 def pick_pet(pets: list[SeriesInfo]) -> SeriesInfo:
-    """The PET series by the rule above."""
+    """The PET series by the rules above."""
     return min(
         join(pets),
         key=lambda s: (
@@ -89,7 +94,7 @@ def pick_pet(pets: list[SeriesInfo]) -> SeriesInfo:
 
 
 def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
-    """The CT series by the rule above."""
+    """The CT series by the rules above."""
 
     def level(series: SeriesInfo) -> int:
         return series.rank if _cover(series, pet) >= COVER_LEAST else max(series.rank, DERIVED)
@@ -109,40 +114,51 @@ def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
 
 
 def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: list[SeriesInfo]) -> tuple[str, ...]:
-    """What the one who reads the results must know of the series that were taken of these."""
-    said = []
-    for what, taken in (("PET", pet), ("CT", ct)):
-        if taken.rank != ORIGINAL and not taken.flaw:
-            said.append(
-                f"{what}: {shown(taken, _note(taken))} is taken, which is not an original axial series, as there is "
-                "none that can be scored: look whether its values and its place are right"
+    """What a reader of the results must know about the picked series `pet` and `ct`. pets, cts: to pick from."""
+    warnings = []
+    for modality, picked in (("PET", pet), ("CT", ct)):
+        if picked.rank != ORIGINAL and not picked.flaw:
+            warnings.append(
+                f"{modality}: {describe(picked, _note(picked))} is taken, which is not an original axial series, as "
+                "there is none that can be scored: look whether its values and its place are right"
             )
     if not pet.corrected and "ATTN" in pet.alike[ALIKE.index("CorrectedImage")]:
-        said.append(f"PET: {shown(pet)} is not corrected for attenuation by its description, and is by its header")
+        warnings.append(
+            f"PET: {describe(pet)} is not corrected for attenuation by its description, and is by its header: find out "
+            "which is right"
+        )
     usable = [s for s in join(pets) if s.corrected or not pet.corrected]
     span = pet.span_mm(pet.body_axis)
-    for what, taken, others, within in (("PET", pet, usable, None), ("CT", ct, join(cts), span)):
-        more = [
-            s
-            for s in others
-            if s.files != taken.files
-            and s.flaw in ("", ONE_SLICE)
-            and s.rank <= DERIVED
-            and len(s.positions)
-            and left_out_mm(taken, [s], within)
-        ]
-        least = 0.0 if within is None else (within[1] - within[0]) / COVER_STEPS
-        if more and not taken.flaw and left_out_mm(taken, more, within) > least:
-            why = ", ".join(f"{shown(s)}: {why_apart([taken, s]) or 'another has its place'}" for s in more)
-            said.append(
-                f"{what}: {left_out_mm(taken, more, within):.0f} mm of the body are left out, which lie in series that "
-                f"could not be joined with {shown(taken)} ({why})"
-            )
-    return tuple(said)
+    warnings += _left_out("PET", pet, usable, None) + _left_out("CT", ct, join(cts), span)
+    return tuple(warnings)
 
 
-def shown(series: SeriesInfo, note: str = "", named: bool = False) -> str:
-    """A series as messages show it, by its number; its description may name a patient, and is shown if `named`."""
+def _left_out(
+    modality: str, picked: SeriesInfo, others: list[SeriesInfo], within: tuple[float, float] | None
+) -> list[str]:
+    """A warning if other series show more of the body; else none. within: count only this part of the body, mm."""
+    longer = [
+        s
+        for s in others
+        if s.files != picked.files
+        and s.flaw in ("", ONE_SLICE)
+        and s.rank <= DERIVED
+        and len(s.positions)
+        and left_out_mm(picked, [s], within)
+    ]
+    length_mm = left_out_mm(picked, longer, within)
+    least_mm = 0.0 if within is None else (within[1] - within[0]) / COVER_STEPS
+    if picked.flaw or length_mm <= least_mm:
+        return []
+    why = ", ".join(f"{describe(s)}: {why_apart([picked, s]) or 'another has its place'}" for s in longer)
+    return [
+        f"{modality}: {length_mm:.0f} mm of the body are left out, which lie in series that could not be joined with "
+        f"{describe(picked)} ({why})"
+    ]
+
+
+def describe(series: SeriesInfo, note: str = "", named: bool = False) -> str:
+    """A series in a message: its number, slices and length. named: also its description, which may name a patient."""
     about = filter(None, (f"{len(series.files)} slices", f"{series.length_mm:.0f} mm", note))
     name = f" '{series.description}'" if named and series.description else ""
     parts = series.parts or (series,)
@@ -150,28 +166,27 @@ def shown(series: SeriesInfo, note: str = "", named: bool = False) -> str:
 
 
 def _cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
-    """Share of the PET's length that a CT covers."""
+    """Share of the PET's length that a CT covers, in [0, 1]."""
     low, high = pet.span_mm(pet.body_axis)
     first, last = ct.span_mm(pet.body_axis)
     return max(0.0, min(high, last) - max(low, first)) / (high - low) if high > low else 0.0
 
 
 def taken_of(pet: SeriesInfo, ct: SeriesInfo, named: bool) -> str:
-    """Both series that were taken, as the row of a failure names them."""
-    return f"PET {shown(pet, _note(pet), named)}, CT {shown(ct, _note(ct), named)}"
+    """Both series that were taken, as a failure's message names them."""
+    return f"PET {describe(pet, _note(pet), named)}, CT {describe(ct, _note(ct), named)}"
 
 
 def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
     pet = pick_pet(pets)
     ct = pick_ct(cts, pet)
-    picks = _said("PET", pet, pets, named, _note)
-    picks += _said(
-        "CT",
-        ct,
-        cts,
-        named,
-        lambda s: s.flaw or ", ".join(filter(None, (s.kind, f"covers {100 * _cover(s, pet):.0f} % of the PET"))),
-    )
+
+    def ct_note(series: SeriesInfo) -> str:
+        return series.flaw or ", ".join(
+            filter(None, (series.kind, f"covers {100 * _cover(series, pet):.0f} % of the PET"))
+        )
+
+    picks = _describe_pick("PET", pet, pets, named, _note) + _describe_pick("CT", ct, cts, named, ct_note)
     files = (*pet.files, *ct.files)
     return Entry(
         warnings=warnings_of(pet, ct, pets, cts),
@@ -189,24 +204,24 @@ def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: li
 
 
 def _note(series: SeriesInfo) -> str:
-    """What a series is, if it is not an original axial one that is corrected for attenuation."""
+    """How a series differs from original axial slices that are corrected for attenuation; "" if it does not."""
     uncorrected = series.modality == "PT" and not series.corrected
     return series.flaw or ", ".join(filter(None, (series.kind, "not attenuation-corrected" if uncorrected else "")))
 
 
-def _said(
-    what: str, taken: SeriesInfo, those: list[SeriesInfo], named: bool, note: Callable[[SeriesInfo], str]
+def _describe_pick(
+    modality: str, picked: SeriesInfo, series: list[SeriesInfo], named: bool, note: Callable[[SeriesInfo], str]
 ) -> list[str]:
-    """What was picked, and what was not; nothing where there was nothing to pick from."""
-    if len(those) < 2:
+    """A line that says which series was picked and which were not; none if there was no choice."""
+    if len(series) < 2:
         return []
-    others = sorted((s for s in join(those) if s.files != taken.files), key=lambda s: (s.number, s.uid))
-    left = ", not " + ", ".join(shown(s, note(s), named) for s in others) if others else ""
-    together = ", joined" if taken.parts else ""
-    return [f"{what}: took {shown(taken, note(taken), named)}{together}{left}"]
+    others = sorted((s for s in join(series) if s.files != picked.files), key=lambda s: (s.number, s.uid))
+    rest = ", not " + ", ".join(describe(s, note(s), named) for s in others) if others else ""
+    joined = ", joined" if picked.parts else ""
+    return [f"{modality}: took {describe(picked, note(picked), named)}{joined}{rest}"]
 
 
-def _lone(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> Unusable:
+def _incomplete(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> Unusable:
     files = [path for s in members for path in s.files]
     folder = common_folder(files)
     what = "a CT but no PET" if stage == NO_PET else "a PET but no CT"
@@ -219,5 +234,5 @@ def _lone(identity: str, members: list[SeriesInfo], stage: str, root: Path) -> U
 
 
 def common_folder(files: Iterable[Path]) -> Path:
-    """The deepest folder that holds all of them."""
+    """The deepest folder that holds all files."""
     return Path(os.path.commonpath([path.parent for path in files]))

@@ -1,4 +1,4 @@
-"""What a batch has to score: studies with their files, and what looks like a study and cannot be scored."""
+"""What a search finds: studies with their files, and what looks like a study but cannot be scored."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ FIND, NO_PET = "find", "no PET"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One study to score. `identity` names it within the batch, whatever else lies there; `source` is where it lies.
+    """One study to score. identity: does not depend on what else was found; the study's name is made from it. source:
+    the folder or file where the study lies.
 
     kind: dicom (the slices of one PET and one CT series) or images (one file each). picks: which series or files were
-    taken of several. person: name and ID of the patient in the header, which nothing shows unless asked.
+    taken of several. person: the patient's name and ID in the header; never shown unless --names asks for it.
     """
 
     identity: str
@@ -23,20 +24,20 @@ class Entry:
     pet: tuple[Path, ...]
     ct: tuple[Path, ...]
     picks: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()  # about them: what was left out, what is not original
-    taken: str = ""  # the series taken, as a failure names them
+    warnings: tuple[str, ...] = ()  # about the series: what was left out, what is not original
+    taken: str = ""  # the series that were taken, in words; a failure's message ends with it
     truth: Path | None = None
-    weight_kg: float | None = None  # this and the next three: given in place of the header's
+    weight_kg: float | None = None  # this and the next three: given in place of the header's value
     height_m: float | None = None
     dose_mbq: float | None = None
     injection_time: str | None = None  # ISO 8601
     person: tuple[str, ...] = ()
     study_uid: str = ""  # StudyInstanceUID, of DICOM
-    also: tuple[str, ...] = ()  # other identities under which it may have results
+    also: tuple[str, ...] = ()  # other identities by which earlier runs may have named it
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is given in place of the header's, by its column of overrides.csv."""
+        """The values given in place of the header's, by their columns in overrides.csv."""
         named = (
             ("weight_kg", self.weight_kg),
             ("height_m", self.height_m),
@@ -47,22 +48,22 @@ class Entry:
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """Everything that its mask depends on."""
+        """The files that the mask depends on, with the data files of image headers."""
         named = (*self.pet, *self.ct)
         return (*named, *(path for head in named if (path := data_file(head)) is not None))
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Everything that its result depends on."""
+        """The files that the result depends on: the images and the truth."""
         named = (*self.pet, *self.ct, *((self.truth,) if self.truth else ()))
         return (*named, *(path for head in named if (path := data_file(head)) is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
-    """What was found and cannot be scored, and why; the message names the remedy after its last semicolon.
+    """What was found and cannot be scored, and why. The message has the remedy after its last semicolon.
 
-    stage: FIND, or NO_PET of a CT without a PET: no study to score, told but no failure. paths: what the message names.
+    stage: FIND; or NO_PET for a CT without a PET, which is listed but is no failure. paths: the paths in the message.
     """
 
     identity: str
@@ -73,15 +74,15 @@ class Unusable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """All that a tree or a list holds, sorted by source; `ignored`: files that are neither."""
+class FoundStudies:
+    """Everything in a folder or list, sorted by source. ignored: number of files that are no part of any of it."""
 
     entries: tuple[Entry, ...] = ()
     unusable: tuple[Unusable, ...] = ()
     ignored: int = 0
 
-    def __add__(self, other: "Found") -> "Found":
-        return Found(
+    def __add__(self, other: "FoundStudies") -> "FoundStudies":
+        return FoundStudies(
             entries=tuple(sorted((*self.entries, *other.entries), key=lambda e: (str(e.source), e.identity))),
             unusable=tuple(sorted((*self.unusable, *other.unusable), key=lambda u: (str(u.source), u.identity))),
             ignored=self.ignored + other.ignored,

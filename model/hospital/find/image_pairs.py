@@ -1,8 +1,8 @@
-"""Pairs of PET and CT among image files (MHA, MHD, NRRD, NIfTI), told by the words in their names and folders.
+"""Find pairs of PET and CT among image files (MHA, MHD, NRRD, NIfTI), by the words in the names of files and folders.
 
-PET: suv before pet or pt. CT: ctres (on the PET's grid) before ct. Truth: seg, truth, mask, label, gt, or anything in
-a folder named so. nnU-Net: <case>_0000 is CT and <case>_0001 PET. Two files belong together if, without these words,
-their names are the same, and so are their folders; and so do the only PET and the only CT of a folder.
+PET: suv, else pet or pt. CT: ctres (on the PET's grid), else ct. Truth: seg, truth, mask, label, gt, or anything in a
+folder with such a name. nnU-Net: <case>_0000 is CT and <case>_0001 PET. Two files belong to one study if their names
+and folders are the same without these words, or if they are the only PET and the only CT of a folder.
 """
 
 import os
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.hospital.find.entry import FIND, NO_PET, Entry, Found, Unusable
+from model.hospital.find.entry import FIND, NO_PET, Entry, FoundStudies, Unusable
 from model.study.reading import SUFFIXES, stem
 
 PET, CT, TRUTH = "PET", "CT", "truth"
-WORDS = {  # word -> role and rank; the lower is taken first
+WORDS = {  # word -> role and rank; the lowest rank is taken
     "suv": (PET, 0),
     "pet": (PET, 1),
     "pt": (PET, 1),
@@ -43,12 +43,12 @@ FOLDERS = {
     "images": "",
     "imagestr": "",
     "imagests": "",
-}  # folders that are of a role, or of none; they are not part of a study's name
+}  # names of folders -> role, or ""; these folders do not separate studies
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One image: what it is, how much it is preferred, and what it shares with the others of its study."""
+    """One image file: its role and rank, and the folder and key that it shares with the others of its study."""
 
     path: Path
     role: str
@@ -61,8 +61,8 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
-def find_images(files: Iterable[Path], root: Path) -> Found:
-    """The pairs among image files below a folder."""
+def find_images(files: Iterable[Path], root: Path) -> FoundStudies:
+    """The studies among image files below a folder."""
     images = [_image(path, root) for path in sorted(files)]
     known = [image for image in images if image is not None]
     groups: dict[tuple[Path, str], list[Image]] = {}
@@ -76,11 +76,11 @@ def find_images(files: Iterable[Path], root: Path) -> Found:
             continue
         made = _entry(_identity(folder, key), members, root)
         (entries if isinstance(made, Entry) else unusable).append(made)  # type: ignore[arg-type]
-    return Found(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
+    return FoundStudies(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
 
 
-def identity_of(pet: Path, root: Path) -> str | None:
-    """What names the study of a PET image below a folder; None where its path says nothing of the kind."""
+def identity_of_image(pet: Path, root: Path) -> str | None:
+    """The identity of the study of a PET image; None if the file does not lie below `root` or has no name of a PET."""
     path = Path(os.path.abspath(pet))
     image = _image(path, root) if path.is_relative_to(root) else None
     return _identity(image.folder, image.key) if image is not None and image.role == PET else None
@@ -110,7 +110,7 @@ def _image(path: Path, root: Path) -> Image | None:
 
 
 def _joined(groups: dict[tuple[Path, str], list[Image]]) -> dict[tuple[Path, str], list[Image]]:
-    """The groups, and in a folder where one PET and one CT are alone under different names, these two as one."""
+    """The groups, where a folder's only PET and only CT are one group even if their names differ."""
     by_folder: dict[Path, list[tuple[Path, str]]] = {}
     for group in groups:
         by_folder.setdefault(group[0], []).append(group)
@@ -130,21 +130,24 @@ def _entry(identity: str, members: list[Image], root: Path) -> Entry | Unusable:
     picks: list[str] = []
     source = root / members[0].folder / members[0].key
     for role in (PET, CT, TRUTH):
-        those = sorted((image for image in members if image.role == role), key=lambda image: (image.rank, image.path))
-        best = [image for image in those if image.rank == those[0].rank]
+        images = sorted((image for image in members if image.role == role), key=lambda image: (image.rank, image.path))
+        best = [image for image in images if image.rank == images[0].rank]
         if len(best) > 1:
             names = ", ".join(f"'{image.path}'" for image in best)
             message = f"{len(best)} files could be the {role} of one study: {names}; keep one, or name them in a CSV"
             return Unusable(identity=identity, source=source, message=message)
         if best:
             taken[role] = best[0].path
-            if len(those) > 1 and role != TRUTH:
-                picks.append(f"{role}: took '{those[0].path}', not " + ", ".join(f"'{i.path}'" for i in those[1:]))
+            if len(images) > 1 and role != TRUTH:
+                picks.append(f"{role}: took '{images[0].path}', not " + ", ".join(f"'{i.path}'" for i in images[1:]))
     missing = next((role for role in (PET, CT) if role not in taken), None)
     if missing:
-        there = next(iter(taken.values()))
-        message = f"'{there}' has no {missing} beside it; add it, with {missing.lower()} in its name, or leave it out"
-        return Unusable(identity=identity, source=there, message=message, stage=NO_PET if missing == PET else FIND)
+        alone = next(iter(taken.values()))
+        message = (
+            f"'{alone}' has no {missing} beside it; add the {missing}, with {missing.lower()} in its name, or leave "
+            "this file out"
+        )
+        return Unusable(identity=identity, source=alone, message=message, stage=NO_PET if missing == PET else FIND)
     return Entry(
         identity=identity,
         source=source,

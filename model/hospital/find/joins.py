@@ -1,9 +1,9 @@
-"""Series that are parts of one volume, joined; and how much of the body is left out by what is not.
+"""Join series that are parts of one volume, and measure how much of the body is left out by series that are not.
 
 A PET of several beds, or a CT, may be sent as several series: by the scanner, by an archive that splits at a number of
-slices, or by a program that gives new UIDs. They are joined where patient, study, frame of reference, grid, and what
-their values mean are the same, where together they are evenly spaced slices, each place once, and where they were
-acquired within half an hour of each other.
+slices, or by a program that gives new UIDs. They are joined if they share patient, study, frame of reference, grid and
+the meaning of their values, if together they are evenly spaced slices, each position once, and if they were acquired
+within half an hour of each other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,23 +22,25 @@ from model.hospital.find.scan import ONE_SLICE, SeriesInfo
 
 LONGEST_PAUSE_S = 1800.0  # between the acquisitions of two parts
 SAME_GRID = 1e-3  # of spacings in mm, and of orientations
-LEAST_LEFT_OUT = 0.75  # of a slice: less of the body is not told
+LEAST_LEFT_OUT = 0.75  # of a slice's thickness: less of the body is not reported
 
 
 def join(series: Sequence[SeriesInfo]) -> list[SeriesInfo]:
-    """The series of one modality with those that are parts of one volume made one, by lowest number, then UID.
+    """The series of one modality, with the parts of one volume joined into one series, sorted by number, then UID.
 
-    A joined one has the number, the UID and the description of its first part.
+    A joined series has the number, the UID and the description of its first part.
     """
-    left = sorted(series, key=lambda s: (s.number, s.uid))
+    result = sorted(series, key=lambda s: (s.number, s.uid))
     while True:
-        several = [g for g in _groups(left) if len(g) > 2]  # parts may fit only all together: every third slice
-        pairs = [list(pair) for pair in combinations(left, 2)]
-        fitting = next((group for group in (*several, *pairs) if not why_apart(group)), None)
-        if fitting is None:
-            return left
-        left = [one for one in left if all(one is not part for part in fitting)]
-        left = sorted([*left, _whole(fitting)], key=lambda s: (s.number, s.uid))
+        groups = [
+            group for group in _groups(result) if len(group) > 2
+        ]  # three parts may make a volume, two of them not
+        pairs = [list(pair) for pair in combinations(result, 2)]
+        parts = next((group for group in (*groups, *pairs) if not why_apart(group)), None)
+        if parts is None:
+            return result
+        others = [info for info in result if all(info is not part for part in parts)]
+        result = sorted([*others, _joined_series(parts)], key=lambda s: (s.number, s.uid))
 
 
 def why_apart(parts: Sequence[SeriesInfo]) -> str:
@@ -46,7 +48,7 @@ def why_apart(parts: Sequence[SeriesInfo]) -> str:
     first = parts[0]
     if any(part.flaw not in ("", ONE_SLICE) or not len(part.positions) for part in parts):
         return "one of them is no volume"
-    if any(part.belongs != first.belongs for part in parts):
+    if any(part.study_and_patient != first.study_and_patient for part in parts):
         return "they are of two studies"
     if not first.frame or any(part.frame != first.frame for part in parts):
         return "they do not share a frame of reference"
@@ -60,7 +62,7 @@ def why_apart(parts: Sequence[SeriesInfo]) -> str:
 
 
 def left_out_mm(taken: SeriesInfo, others: Iterable[SeriesInfo], within: tuple[float, float] | None = None) -> float:
-    """How much of the body others show, in mm along it, and `taken` does not; within: of that part of the body."""
+    """How many mm of the body, along it, the others show and `taken` does not. within: count only this part, mm."""
     axis = taken.body_axis
     low, high = _edges(taken, axis)
     spans = []
@@ -69,41 +71,42 @@ def left_out_mm(taken: SeriesInfo, others: Iterable[SeriesInfo], within: tuple[f
         if within:
             first, last = max(first, within[0]), min(last, within[1])
         spans += [(first, min(last, low)), (max(first, high), last)]
-    left, end = 0.0, -np.inf
+    total, end = 0.0, -np.inf
     for first, last in sorted(span for span in spans if span[1] > span[0]):
-        left += max(0.0, last - max(first, end))
+        total += max(0.0, last - max(first, end))
         end = max(end, last)
-    return left if left > LEAST_LEFT_OUT * (taken.step_mm or 1.0) else 0.0
+    return total if total > LEAST_LEFT_OUT * (taken.step_mm or 1.0) else 0.0
 
 
 def _edges(series: SeriesInfo, axis: NDArray[np.float64]) -> tuple[float, float]:
-    """Where a series begins and ends, with half a slice beyond the middles of the outer ones."""
+    """Where a series begins and ends along an axis, mm: half a slice beyond the centres of its outer slices."""
     low, high = series.span_mm(axis)
     half = series.step_mm / 2 * abs(float(series.normal @ axis))
     return low - half, high + half
 
 
 def _groups(series: Sequence[SeriesInfo]) -> list[list[SeriesInfo]]:
-    """Series that share all that must be exactly alike."""
-    found: dict[tuple[object, ...], list[SeriesInfo]] = {}
-    for one in series:
-        found.setdefault((one.belongs, one.frame, one.rank, one.corrected, one.alike, one.grid[:2]), []).append(one)
-    return list(found.values())
+    """The series in groups that share everything which must be exactly equal."""
+    groups: dict[tuple[object, ...], list[SeriesInfo]] = {}
+    for info in series:
+        key = (info.study_and_patient, info.frame, info.rank, info.corrected, info.alike, info.grid[:2])
+        groups.setdefault(key, []).append(info)
+    return list(groups.values())
 
 
 def _differ(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether rows and columns differ, or spacing or orientation by more than rounding."""
+    """Whether two grids differ by more than rounding, in rows, columns, spacing or orientation."""
     if one == other:
         return False
     try:
-        numbers = [np.array([float(part) for said in grid for part in said.split("\\")]) for grid in (one, other)]
+        numbers = [np.array([float(part) for field in grid for part in field.split("\\")]) for grid in (one, other)]
     except ValueError:
         return True
     return len(numbers[0]) != len(numbers[1]) or float(np.abs(numbers[0] - numbers[1]).max()) > SAME_GRID
 
 
 def _why_uneven(parts: Sequence[SeriesInfo]) -> str:
-    """As `order_slices` would say of the whole."""
+    """Why the slices are not one evenly spaced stack, by the limits of `order_slices`; "" if they are."""
     positions, normal = np.concatenate([part.positions for part in parts]), parts[0].normal
     depth = positions @ normal
     positions, depth = positions[np.argsort(depth)], np.sort(depth)
@@ -121,7 +124,7 @@ def _why_uneven(parts: Sequence[SeriesInfo]) -> str:
 
 
 def _why_later(parts: Sequence[SeriesInfo]) -> str:
-    """By their acquisitions, in the order of time; what states none does not hinder."""
+    """Whether a pause between acquisitions is too long; "" if not. Series without times are left out."""
     times = sorted(part.times for part in parts if part.times)
     ends = list(np.maximum.accumulate([end for _, end in times]))
     for (start, _), end in zip(times[1:], ends, strict=False):
@@ -131,7 +134,7 @@ def _why_later(parts: Sequence[SeriesInfo]) -> str:
 
 
 def _why_another_dose(parts: Sequence[SeriesInfo]) -> str:
-    """Whether parts of a PET state another injection; looked up only where all else fits."""
+    """Whether parts of a PET state different injections; "" if not. It reads files, so it is checked last."""
     if parts[0].modality != "PT":
         return ""
     try:
@@ -145,7 +148,7 @@ def _why_another_dose(parts: Sequence[SeriesInfo]) -> str:
     return "they state another dose, or another time of injection" if len(doses) > 1 else ""
 
 
-def _whole(parts: Sequence[SeriesInfo]) -> SeriesInfo:
+def _joined_series(parts: Sequence[SeriesInfo]) -> SeriesInfo:
     single = [piece for part in parts for piece in (part.parts or (part,))]
     first = min(single, key=lambda s: (s.number, s.uid))
     times = [part.times for part in single if part.times]

@@ -1,6 +1,6 @@
-"""Many DICOM files at a glance: the few header fields that tell which series are there, without the rest.
+"""Find the series among many DICOM files. Only the few header fields that are needed for it are read.
 
-What is read here decides which files a study is made of; whether they are right is found out when it is read.
+These fields decide which files a study is made of. Whether the files are right is checked when the study is read.
 """
 
 import filecmp
@@ -54,15 +54,13 @@ FIELDS = [
     "ConvolutionKernel",
 ]
 ALIKE = ("Units", "DecayCorrection", "CorrectedImage", "PatientWeight", "RescaleType", "ConvolutionKernel")
-
-
 ONE_SLICE = "a single slice"
-FARTHEST = 1e6  # mm, pixels: no place, spacing or size is so large
+LARGEST = 1e6  # mm or pixels: a larger position, spacing or size is an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Glance:
-    """What one file says in FIELDS, as text; what many say alike is in memory once."""
+class FileHeader:
+    """One file's FIELDS, as text. Equal texts of many files are in memory once."""
 
     path: Path
     values: tuple[str, ...]
@@ -73,7 +71,7 @@ class Glance:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesInfo:
-    """One series: whose it is, what it is, and where its slices lie ((n, 3), mm; empty where a slice does not say)."""
+    """One series: its patient, its kind, and its slices' positions ((n, 3), mm; empty if a slice has none)."""
 
     uid: str
     study: str
@@ -83,25 +81,25 @@ class SeriesInfo:
     description: str
     person: tuple[str, ...]
     files: tuple[Path, ...]
-    flaw: str  # why it is no volume to score: a scout, a projection, another kind of image; "" if it may be one
-    rank: int  # of model/dicom/kinds.py: original slices first, then what was made of them
-    kind: str  # the same in words, with the plane if it is not axial; "" of original axial slices
+    flaw: str  # why it cannot be scored: a scout, a projection, another kind of image; "" if it can
+    rank: int  # of model/dicom/kinds.py: original slices first, then what was made from them
+    kind: str  # the rank in words, with the plane if it is not axial; "" for original axial slices
     corrected: bool  # for attenuation
     positions: NDArray[np.float64]
     normal: NDArray[np.float64]
-    corners: NDArray[np.float64]  # of a slice, from its position, (4, 3), mm
+    corners: NDArray[np.float64]  # of a slice, relative to its position, (4, 3), mm
     grid: tuple[str, ...]  # Rows, Columns, PixelSpacing, ImageOrientationPatient
-    alike: tuple[str, ...]  # what else series of one volume share: ALIKE
-    times: tuple[float, float] | None  # seconds of its first and last acquisition, on a common clock
-    parts: tuple["SeriesInfo", ...] = ()  # of a volume that was sent as several series
+    alike: tuple[str, ...]  # the fields ALIKE, which all series of one volume share
+    times: tuple[float, float] | None  # seconds of the first and last acquisition, on a common clock
+    parts: tuple["SeriesInfo", ...] = ()  # the series that were joined into this one; empty for a plain series
 
     @property
-    def belongs(self) -> tuple[str, str]:
+    def study_and_patient(self) -> tuple[str, str]:
         """StudyInstanceUID and PatientID: what series of one study share."""
         return self.study, self.person[1]
 
     def span_mm(self, normal: NDArray[np.float64]) -> tuple[float, float]:
-        """Lowest and highest place of its slices along a direction; (0, 0) where positions are not known."""
+        """Lowest and highest position of its slices along a direction; (0, 0) without positions."""
         if not len(self.positions):
             return 0.0, 0.0
         along, across = self.positions @ normal, self.corners @ normal
@@ -109,7 +107,7 @@ class SeriesInfo:
 
     @property
     def body_axis(self) -> NDArray[np.float64]:
-        """The direction along the body: that of the slices where they are axial, else the patient's z."""
+        """The direction along the body: the slices' normal if they are axial, else the patient's z."""
         return self.normal if self.rank < REFORMAT else np.array([0.0, 0.0, 1.0])
 
     @property
@@ -120,88 +118,92 @@ class SeriesInfo:
 
     @property
     def step_mm(self) -> float:
-        """The distance of its slices; 0 of one slice."""
+        """The distance between slices; 0 for a single slice."""
         depth = np.sort(self.positions @ self.normal)
         return float(np.median(np.diff(depth))) if len(depth) > 1 else 0.0
 
 
 def scan(files: Iterable[Path]) -> tuple[list[SeriesInfo], dict[Path, str]]:
-    """The series that DICOM files belong to, by study and UID; and the files that cannot be read, with the reason.
+    """The series among DICOM files, sorted by study and UID, and the files that cannot be used, each with the reason.
 
-    Copies of a slice (one SOPInstanceUID, one place) count once: the first by path. Where their contents differ, none
-    does, since it is not known which is right. Scouts, projections, pictures and reformats are series of their own,
-    though they share a UID with the slices that they were made of. What holds no image (a DICOMDIR, a report) has no
+    Of copies of a slice (same SOPInstanceUID, same position) the first by path counts. If their contents differ, none
+    counts, since nobody knows which is right. Scouts, projections, pictures and reformats are series of their own, even
+    if they share a UID with the slices that they were made from. What holds no image (a DICOMDIR, a report) has no
     modality.
     """
-    series: dict[tuple[str, ...], list[Glance]] = {}
+    series: dict[tuple[str, ...], list[FileHeader]] = {}
     damaged: dict[Path, str] = {}
-    seen: dict[tuple[object, ...], Glance] = {}
+    seen: dict[tuple[object, ...], FileHeader] = {}
     doubtful: set[Path] = set()
     for path in sorted(files):
         try:
-            header = _glance(path)
+            header = _read_fields(path)
             uid = header["SOPInstanceUID"]
-            whose = header["StudyInstanceUID"], header["SeriesInstanceUID"], header["PatientID"]
-            of = (*whose, *_sort_of(header))
-            slice_of = (*of, uid, header["ImagePositionPatient"])
+            uids = header["StudyInstanceUID"], header["SeriesInstanceUID"], header["PatientID"]
+            key = (*uids, *_volume_kind(header))
+            slice_key = (*key, uid, header["ImagePositionPatient"])
         except CaseError as error:
             damaged[path] = str(error)
             continue
-        first = seen.setdefault(slice_of, header) if uid else header
+        first = seen.setdefault(slice_key, header) if uid else header
         if first is header:
-            series.setdefault(of, []).append(header)
-        elif trouble := _difference(first.path, path):
+            series.setdefault(key, []).append(header)
+        elif reason := _why_no_copy(first.path, path):
             doubtful.add(first.path)
-            damaged[path] = trouble
-    left = {of: [one for one in headers if one.path not in doubtful] for of, headers in series.items()}
-    return [_info(uid, headers) for (_, uid, *_), headers in sorted(left.items()) if headers], damaged
+            damaged[path] = reason
+    usable = {key: [header for header in headers if header.path not in doubtful] for key, headers in series.items()}
+    return [_info(uid, headers) for (_, uid, *_), headers in sorted(usable.items()) if headers], damaged
 
 
-def _difference(one: Path, other: Path) -> str | None:
-    """What is wrong with two files that say they are one slice; None where they are alike."""
+def _why_no_copy(one: Path, other: Path) -> str | None:
+    """Why a file is no copy of another with the same SOPInstanceUID; None if it is one."""
     try:
         if filecmp.cmp(one, other, shallow=False):
             return None
     except OSError as error:
         return f"'{other}' cannot be read: {error.strerror or error}; check access to it"
-    return f"'{other}' and '{one}' are one slice by their SOPInstanceUID, and differ; keep the one that is right"
+    return f"'{other}' and '{one}' have the same SOPInstanceUID and differ; keep the one that is right"
 
 
 def person_of(entry: Entry) -> tuple[str, ...]:
-    """Name and ID of the patient in the header of a DICOM study; of images nothing. Raises CaseError."""
+    """Name and ID of the patient in a DICOM study's header; empty for images. Raises CaseError."""
     if entry.kind != "dicom":
         return ()
-    header = _glance(entry.pet[0])
+    header = _read_fields(entry.pet[0])
     return header["PatientName"], header["PatientID"]
 
 
-def _glance(path: Path) -> Glance:
+def _read_fields(path: Path) -> FileHeader:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=FIELDS, force=True)
     except OSError as error:
         raise CaseError(f"'{path}' cannot be read: {error.strerror or error}; check access to it") from None
     except UNREADABLE as error:
         if is_directory(path):
-            return Glance(path=path, values=("",) * len(FIELDS))
+            return FileHeader(path=path, values=("",) * len(FIELDS))
         raise CaseError(f"'{path}' is damaged DICOM ({type(error).__name__}); copy it again") from None
     if not text(header, "SOPClassUID"):
         if is_directory(path):
-            return Glance(path=path, values=("",) * len(FIELDS))
+            return FileHeader(path=path, values=("",) * len(FIELDS))
         raise CaseError(f"'{path}' has no SOPClassUID: not DICOM, or damaged; copy it again")
     if not holds_image(header):
         header.Modality = ""
-    return Glance(path=path, values=tuple(sys.intern(str(text(header, field))) for field in FIELDS))
+    return FileHeader(path=path, values=tuple(sys.intern(str(text(header, field))) for field in FIELDS))
 
 
-def _sort_of(header: Glance) -> tuple[str, ...]:
-    """What tells apart the volumes, and what is none, that share a UID."""
+def _volume_kind(header: FileHeader) -> tuple[str, ...]:
+    """What distinguishes volumes (and what is no volume) that share a SeriesInstanceUID."""
     axes = _numbers(header["ImageOrientationPatient"], 6)
     pictured = projection(header["ImageType"], header["SeriesType"], "") or header["SamplesPerPixel"] not in ("", "1")
     other = "scout" if _is_scout(header) else "picture" if pictured else ""
-    return header["Modality"], header["SOPClassUID"], other or plane(axes) or "axial"  # reading it says what lacks
+    return (
+        header["Modality"],
+        header["SOPClassUID"],
+        other or plane(axes) or "axial",
+    )  # missing fields are reported when the study is read
 
 
-def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
+def _info(uid: str, headers: list[FileHeader]) -> SeriesInfo:
     first = headers[0]
     vectors = [_numbers(header["ImagePositionPatient"], 3) for header in headers]
     axes = _numbers(first["ImageOrientationPatient"], 6)
@@ -212,9 +214,9 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     normal = np.cross(axes[:3], axes[3:]) if whole and axes is not None else np.array([0.0, 0.0, 1.0])
     level = rank(first["ImageType"], first["SeriesType"], first["SeriesDescription"], is_axial(axes))
     timed = first["SeriesType"].upper().split("\\")[0]
-    shown = [timed.lower()] if timed in TIMED else []
-    shown += [KINDS[level]] if level > DERIVED or "DERIVED" in first["ImageType"].upper() else []
-    shown += [plane(axes)] if not is_axial(axes) else []
+    kinds = [timed.lower()] if timed in TIMED else []
+    kinds += [KINDS[level]] if level > DERIVED or "DERIVED" in first["ImageType"].upper() else []
+    kinds += [plane(axes)] if not is_axial(axes) else []
     return SeriesInfo(
         uid=uid,
         study=first["StudyInstanceUID"],
@@ -226,7 +228,7 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
         files=tuple(header.path for header in headers),
         flaw=_flaw(headers, positions @ normal),
         rank=level,
-        kind=", ".join(shown),
+        kind=", ".join(kinds),
         corrected="ATTN" in first["CorrectedImage"].split("\\") and not says_not_corrected(first["SeriesDescription"]),
         positions=positions,
         normal=normal,
@@ -237,8 +239,8 @@ def _info(uid: str, headers: list[Glance]) -> SeriesInfo:
     )
 
 
-def _corners(header: Glance, axes: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Where the middles of a slice's corner pixels lie from its position; zeros where it does not say."""
+def _corners(header: FileHeader, axes: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The centres of a slice's corner pixels relative to its position; zeros if the header lacks a field for it."""
     sizes = _numbers("\\".join((header["Rows"], header["Columns"])), 2)
     spacing = _numbers(header["PixelSpacing"], 2)
     if axes is None or sizes is None or spacing is None:
@@ -247,8 +249,8 @@ def _corners(header: Glance, axes: NDArray[np.float64] | None) -> NDArray[np.flo
     return np.array([[0, 0, 0], right * axes[:3], down * axes[3:], right * axes[:3] + down * axes[3:]])
 
 
-def _times(headers: list[Glance]) -> tuple[float, float] | None:
-    """Seconds of the first and the last acquisition; of days alone where a header states its date alone."""
+def _times(headers: list[FileHeader]) -> tuple[float, float] | None:
+    """Seconds of the first and last acquisition, with the day if headers state one; None if no header has a time."""
     found = []
     for header in headers:
         for date, time in (("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime")):
@@ -259,7 +261,8 @@ def _times(headers: list[Glance]) -> tuple[float, float] | None:
     return (min(found), max(found)) if found else None
 
 
-def _flaw(headers: list[Glance], depth: NDArray[np.float64]) -> str:
+def _flaw(headers: list[FileHeader], depth: NDArray[np.float64]) -> str:
+    """Why a series cannot be scored; "" if it can. depth: its slices' positions along their normal, mm."""
     first = headers[0]
     modality = first["Modality"]
     if _is_scout(first):
@@ -275,19 +278,22 @@ def _flaw(headers: list[Glance], depth: NDArray[np.float64]) -> str:
         return "in colour"
     if len(headers) == 1:
         return ONE_SLICE
+    if not len(depth):
+        return "without positions of its slices"
     gaps = np.diff(np.sort(depth))
     if (gaps < SAME_PLACE_MM).sum() >= max(2.0, len(gaps) / 3):
         return "several slices in one place, dynamic or gated"
-    return "" if len(depth) else "without places of its slices"
+    return ""
 
 
-def _is_scout(header: Glance) -> bool:
+def _is_scout(header: FileHeader) -> bool:
     return "LOCALIZER" in header["ImageType"].upper()
 
 
 def _numbers(stated: str, length: int) -> NDArray[np.float64] | None:
+    """The numbers of a DICOM value; None unless there are `length` plausible ones."""
     try:
         values = np.array([float(part) for part in stated.split("\\")])
     except ValueError:
         return None
-    return values if len(values) == length and (np.abs(values) < FARTHEST).all() else None
+    return values if len(values) == length and (np.abs(values) < LARGEST).all() else None

@@ -1,1 +1,1 @@
-"""Tables and pages of a batch."""
+"""The tables and the page of a run."""

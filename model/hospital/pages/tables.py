@@ -1,4 +1,4 @@
-"""Tables of a batch: what was found (summary.csv), what was not done and why (failures.csv), who is who (keys.csv)."""
+"""The tables of a run: summary.csv (results), failures.csv (what was not scored and why), keys.csv (who is who)."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from model.hospital.find.entry import FIND, NO_PET, Unusable
 from model.hospital.folder import STUDIES
 from model.hospital.job import Job
 from model.hospital.journal import Record
-from model.hospital.names import KEYS, cleared, digest_in, found_elsewhere, is_name
+from model.hospital.names import KEYS, digest_in, found_elsewhere, is_name, redacted
 from model.hospital.plan import Plan
 from model.results.lesion_table import csv_text, without_apostrophe
 
@@ -26,9 +26,9 @@ KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct", "found_i
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A study that could not be scored: at which stage (find, read, segment, measure, write), why, and what to do.
+    """A study that could not be scored: the stage (find, read, segment, measure, write), the reason and the remedy.
 
-    Or, at stage "no PET", a CT alone, which is passed over.
+    With stage "no PET" it is a CT without a PET, which is passed over and no failure.
     """
 
     study: str
@@ -42,14 +42,14 @@ class Failure:
 
 
 def failures_of(plan: Plan, records: Iterable[Record], root: Path, named: bool) -> list[Failure]:
-    """What was found and could not be scored, then what failed, by name."""
+    """What the search found and cannot be scored, and the records of studies that failed, sorted by name."""
     found = [_unusable(name, item, root, named) for name, item in plan.unusable.items()]
     failed = [Failure(study=r.study, stage=r.stage, message=r.message, remedy=r.remedy) for r in records]
     return sorted([*found, *failed], key=lambda failure: failure.study)
 
 
-def apart(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
-    """What could not be scored, and what was passed over, each in the order it comes in."""
+def split_passed_over(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
+    """Failures, and what was passed over, each in the order given."""
     parts: tuple[list[Failure], list[Failure]] = ([], [])
     for failure in failures:
         parts[failure.passed_over].append(failure)
@@ -57,7 +57,7 @@ def apart(failures: Iterable[Failure]) -> tuple[list[Failure], list[Failure]]:
 
 
 def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row a study that was scored; columns of the comparison with a truth where any study has one."""
+    """One row for each scored study. The columns of the comparison are there if any study has a truth."""
     truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()
     names = [*COLUMNS, *truth, "warnings", "folder", "notice"]
     more = (
@@ -68,13 +68,13 @@ def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def failures_csv(failures: Sequence[Failure]) -> str:
-    """One row a study that was not scored; the head alone where all were."""
+    """One row for each study that was not scored; only the head if all were."""
     return csv_text(FAILURE_COLUMNS, [vars(failure) | {"notice": RESEARCH} for failure in failures])
 
 
 def keys_csv(plan: Plan, root: Path, before: Iterable[Mapping[str, Any]] = ()) -> str:
-    """Which study is which: where it lies, and whose it is. root: the folder or list it was found in. before: rows of
-    `keys_of` that are kept for what is not in the plan.
+    """Which study is which: its source, patient and files. root: the folder or list it was found in. before: rows of
+    `earlier_keys`; the rows of studies that are not in the plan stay.
     """
     rows: dict[str, Mapping[str, Any]] = {row["study"]: row for row in before}
     for name, item in plan.unusable.items():
@@ -83,30 +83,29 @@ def keys_csv(plan: Plan, root: Path, before: Iterable[Mapping[str, Any]] = ()) -
     return csv_text(KEY_COLUMNS, [rows[name] for name in sorted(rows)])
 
 
-def failures_kept(output: Path, plan: Plan, root: Path) -> list[Failure]:
-    """What earlier runs over other studies found, and could not score, by their failures.csv.
+def earlier_failures(output: Path, plan: Plan, root: Path) -> list[Failure]:
+    """What earlier runs over other studies could not score, by the failures.csv that is there.
 
-    Neither what lies below `root`, where it would have been found again, nor a study of this run.
+    Left out are studies of this run, and what lies below `root`: this run would have found it again.
     """
     try:
         content = (output / FAILURES).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return []
     elsewhere = found_elsewhere(output, root)
-    found = {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.kept)}
-    kept = []
+    found = {digest_in(name) for name in (*plan.jobs, *plan.unusable, *plan.earlier)}
+    earlier = []
     for row in csv.DictReader(io.StringIO(content, newline="")):
-        one = {name: without_apostrophe(row.get(name) or "") for name in FAILURE_COLUMNS[:4]}
-        if one["stage"] not in (FIND, NO_PET) or not is_name(one["study"]) or digest_in(one["study"]) in found:
-            continue
-        if one["study"] in elsewhere:
-            kept.append(Failure(**one))
-    return kept
+        cells = {name: without_apostrophe(row.get(name) or "") for name in FAILURE_COLUMNS[:4]}
+        name = cells["study"]
+        if cells["stage"] in (FIND, NO_PET) and is_name(name) and digest_in(name) not in found and name in elsewhere:
+            earlier.append(Failure(**cells))
+    return earlier
 
 
-def keys_of(output: Path, kept: Iterable[str] = ()) -> list[dict[str, str]]:
-    """Rows of an earlier keys.csv whose study has results there or is one of `kept`; none if it cannot be read."""
-    wanted = set(kept)
+def earlier_keys(output: Path, studies: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Rows of the keys.csv that is there, of studies with results and of `studies`; empty if it cannot be read."""
+    wanted = set(studies)
     try:
         content = (output / KEYS).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -133,6 +132,6 @@ def _key(job: Job) -> dict[str, Any]:
 
 
 def _unusable(name: str, item: Unusable, root: Path, named: bool) -> Failure:
-    said = item.message if named else cleared(item.message, item, root, name)
-    message, remedy = split_remedy(shown(said))
+    whole = item.message if named else redacted(item.message, item, root, name)
+    message, remedy = split_remedy(shown(whole))
     return Failure(study=name, stage=item.stage, message=message, remedy=remedy)

@@ -1,5 +1,6 @@
-"""Everything that a batch writes besides the studies' own folders, all at once."""
+"""Write the tables and the page of a run, all at once. The studies' own folders are written elsewhere."""
 
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,12 @@ from model.hospital.pages.tables import (
     FAILURES,
     SUMMARY,
     Failure,
-    apart,
+    earlier_failures,
+    earlier_keys,
     failures_csv,
-    failures_kept,
     failures_of,
     keys_csv,
-    keys_of,
+    split_passed_over,
     summary_csv,
 )
 from model.hospital.plan import Plan
@@ -32,32 +33,34 @@ TOTALS = "summary.json"
 def write_results(
     output: Path, root: Path, plan: Plan, records: Mapping[str, Record], named: bool, about: About
 ) -> None:
-    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study; what
-    earlier runs wrote of other studies stays in the tables.
+    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study. Studies
+    of earlier runs stay in the tables.
 
-    Raises OutputError, then leaves what was there.
+    Raises OutputError; then the tables that were there stay.
     """
-    ended = dict(plan.kept) | dict(plan.done) | dict(records)
+    ended = dict(plan.earlier) | dict(plan.done) | dict(records)
     rows = [ended[name].row for name in sorted(ended) if ended[name].state == DONE]
     failures = failures_of(plan, (r for r in ended.values() if r.state == FAILED), root, named)
-    earlier = failures_kept(output, plan, root)
+    earlier = earlier_failures(output, plan, root)
     failures = sorted([*failures, *earlier], key=lambda failure: failure.study)
     waiting = len(plan.todo) - len(records)
-    write_private(keys_csv(plan, root, keys_of(output, (failure.study for failure in failures))), output / KEYS)
+    write_private(keys_csv(plan, root, earlier_keys(output, (failure.study for failure in failures))), output / KEYS)
     with Staging() as staging:
         write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
         write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)
         write_json(totals_of(rows, failures, waiting, about), output / TOTALS, staging)
-        page = html_report(rows, failures, output, about, waiting)
-        write_bytes(page.encode(errors="replace"), output / HTML, staging)
+        page = io.BytesIO()
+        for part in html_report(rows, failures, output, about, waiting):
+            page.write(part.encode(errors="replace"))
+        write_bytes(page.getvalue(), output / HTML, staging)
         staging.commit()
 
 
 def totals_of(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure], waiting: int, about: About
 ) -> dict[str, Any]:
-    """The batch in a few numbers; `truth`: means over the studies that have one, None where there is no number."""
-    failed, passed = apart(failures)
+    """The run in a few numbers. `truth`: means over the studies that have a truth; None if no study has that number."""
+    failed, passed = split_passed_over(failures)
     content: dict[str, Any] = {
         "notice": RESEARCH,
         "version": __version__,

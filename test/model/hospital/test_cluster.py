@@ -16,7 +16,7 @@ from pydicom import dcmread
 from tiny_batches import command, contents, environment, image_study, score
 
 from model.errors import ConfigError
-from model.hospital.cluster import Cluster, connected, nameless, score_remotely, wait_for_workers
+from model.hospital.cluster import Cluster, connected, score_remotely, wait_for_workers, without_person
 from model.hospital.find.entry import Entry
 from model.hospital.find.scan import person_of
 from model.hospital.job import Job, Options, job_from, to_json
@@ -93,15 +93,15 @@ def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, 
     while scoring.poll() is None and not list((output / "studies").glob("*")):
         time.sleep(0.02)  # until the first result is being written
     os.killpg(one.pid, signal.SIGKILL)
-    _, said = scoring.communicate(timeout=900)
-    assert scoring.returncode == 0, said
+    _, errors = scoring.communicate(timeout=900)
+    assert scoring.returncode == 0, errors
     assert score(studies, "--output", alone, "--weights", tiny_bundle).returncode == 0
     assert contents(output, "summary.json") == contents(alone, "summary.json")
     journal = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
     assert len(journal) == len({record["study"] for record in journal}) == STUDIES
 
 
-def test_no_scheduler_is_told(tiny_bundle, tmp_path, monkeypatch) -> None:
+def test_a_missing_scheduler_is_an_error(tiny_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("model.hospital.cluster.WAIT_S", 0.5)
     from model.hospital.cluster import connected
 
@@ -124,8 +124,8 @@ def test_where_is_checked(settings: dict, words: str) -> None:
         Cluster(**settings)
 
 
-def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -> None:
-    """The worker reads it itself, so that its messages are cleared of it."""
+def test_the_patient_in_a_header_is_not_sent_over_the_network(tmp_path) -> None:
+    """The worker reads it itself, so that its messages are redacted of it."""
     files = write_pet(tmp_path / "pet")
     entry = Entry(
         identity="dicom:1.2.3.4",
@@ -136,15 +136,15 @@ def test_what_a_header_says_of_the_patient_does_not_go_over_the_wire(tmp_path) -
         person=("Mueller^Anna", "4711001"),
     )
     job = Job(name="s-1", entry=entry, root=tmp_path, output=tmp_path, key="k", options=Options())
-    sent = to_json(nameless(job))
+    sent = to_json(without_person(job))
     assert "Mueller" not in sent and "4711001" not in sent and "1.2.3.4" not in sent
     header = dcmread(entry.pet[0])
     assert person_of(job_from(json.loads(sent)).entry) == (str(header.PatientName), header.PatientID)
 
 
-def test_whatever_goes_wrong_on_a_worker_is_an_answer(monkeypatch) -> None:
-    said = score_remotely("{}", "{}", None)
-    assert (said["state"], said["stage"]) == ("failed", "start") and "KeyError on a worker" in said["message"]
+def test_an_error_on_a_worker_becomes_an_answer(monkeypatch) -> None:
+    answer = score_remotely("{}", "{}")
+    assert (answer["state"], answer["stage"]) == ("failed", "start") and "KeyError on a worker" in answer["message"]
 
 
 def test_slurm_jobs_are_encrypted_with_the_files_given(tmp_path, monkeypatch) -> None:
@@ -166,8 +166,8 @@ def test_slurm_jobs_are_encrypted_with_the_files_given(tmp_path, monkeypatch) ->
             pass
         [security] = made
         for role in ("client", "scheduler", "worker"):
-            said = security.get_tls_config_for_role(role)
-            assert (said["ca_file"], said["cert"], said["key"]) == tuple(map(str, files))
+            config = security.get_tls_config_for_role(role)
+            assert (config["ca_file"], config["cert"], config["key"]) == tuple(map(str, files))
         assert security.require_encryption
 
 
@@ -183,8 +183,8 @@ class NoWorkers:
             raise TimeoutError(f"only 0/{count} workers arrived after {timeout} s")
 
 
-def test_workers_are_waited_for_and_that_is_said(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("model.hospital.cluster.TELL_EVERY_S", 0.02)
+def test_waiting_for_workers_is_printed(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("model.hospital.cluster.REPORT_EVERY_S", 0.02)
     wait_for_workers(NoWorkers(10), None)
     assert "no worker yet" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no worker came to the scheduler"):

@@ -24,7 +24,7 @@ def test_nothing_is_seen_before_everything_is_there(tmp_path) -> None:
     assert [path.name for path in (tmp_path / "studies").iterdir()] == ["s-1"]
 
 
-def test_a_study_is_one_folder_under_whatever_name(tmp_path) -> None:
+def test_a_study_has_one_folder_under_either_name(tmp_path) -> None:
     """Older results of the same hash give way when the new one is there; others, and what is no result, stay."""
     names = ("s-0123456789ab", "Doe_Jane-0123456789ab", "s-ba9876543210", "notes-of-0123456789ab")
     for name in names:
@@ -64,7 +64,7 @@ def test_images_are_read_back_by_simpleitk_where_they_were(name: str, tmp_path) 
     assert any("Research use" in image.GetMetaData(key) for key in image.GetMetaDataKeys())
 
 
-def test_what_killed_runs_left_is_removed(tmp_path) -> None:
+def test_leftovers_of_killed_runs_are_removed(tmp_path) -> None:
     (tmp_path / "studies" / f"{PARTIAL}x").mkdir(parents=True)
     (tmp_path / "studies" / f"{PARTIAL}x" / "mask.mha").touch()
     (tmp_path / f"{PARTIAL}y").touch()
@@ -81,13 +81,13 @@ def test_a_results_folder_serves_one_run_at_a_time(tmp_path) -> None:
         pass
 
 
-def test_a_lock_that_cannot_be_made_is_told(tmp_path) -> None:
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path) -> None:
     (tmp_path / ".lock").mkdir()
     with pytest.raises(OutputError, match="cannot write"), locked(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path) -> None:
     (tmp_path / "studies").touch()
     with pytest.raises(OutputError, match="cannot write"):
         Folder(tmp_path, "s-1")

@@ -31,7 +31,7 @@ def test_there_need_be_no_journal(tmp_path) -> None:
     assert read_journal(tmp_path) == {}
 
 
-def test_what_cannot_be_written_is_kept_and_written_with_the_next(tmp_path) -> None:
+def test_a_record_that_cannot_be_written_is_written_with_the_next(tmp_path) -> None:
     journal = Journal(tmp_path / "gone")
     assert not journal.add(RECORD)
     (tmp_path / "gone").mkdir()

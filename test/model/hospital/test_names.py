@@ -7,7 +7,7 @@ import pytest
 
 from model.errors import shown
 from model.hospital.find.entry import Entry, Unusable
-from model.hospital.names import cleared, digest_in, is_name, name_of, read_salt, write_private
+from model.hospital.names import digest_in, is_name, name_of, read_salt, redacted, write_private
 
 ROOT = Path("/mnt/share/studies")
 PET = tuple(ROOT / "Smith John" / "PT" / f"I{i}" for i in range(3))
@@ -22,7 +22,7 @@ def test_a_name_is_a_salted_hash_of_the_identity() -> None:
     assert name_of(ENTRY, b"salt") != name_of(ENTRY, b"other")
 
 
-def test_with_names_it_is_a_file_name_whatever_the_header_says() -> None:
+def test_with_names_a_study_has_a_valid_file_name_whatever_the_header_holds() -> None:
     person = ("../../etc<script>", "=1+1")
     wild = Entry(identity="x", source=Path("/a/../..b"), kind="images", pet=(), ct=(), person=person)
     name = name_of(wild, b"salt", named=True)
@@ -30,29 +30,31 @@ def test_with_names_it_is_a_file_name_whatever_the_header_says() -> None:
 
 
 def test_messages_lose_files_folders_patients_and_uids() -> None:
-    said = (
+    message = (
         f"PET '{PET[1]}' of Smith^John (4711-X) in '{ENTRY.source}', study 1.2.840.113619.2.5.1, beside '{CT[0]}'; "
         f"put it below '{ROOT}'"
     )
-    assert cleared(said, ENTRY, ROOT, "s-1") == (
+    assert redacted(message, ENTRY, ROOT, "s-1") == (
         "PET 's-1/PET/file 2 of 3' of (patient) ((patient)) in 's-1', study (UID), beside 's-1/CT'; "
         "put it below the folder of studies"
     )
 
 
 def test_a_path_that_is_not_known_is_cut_off() -> None:
-    said = cleared(f"'{ROOT}/Meier Anna/x' is odd; remove it", ENTRY, ROOT, "s-1")
-    assert "Meier" not in said and said.startswith("'a file of this study")
+    message = redacted(f"'{ROOT}/Meier Anna/x' is odd; remove it", ENTRY, ROOT, "s-1")
+    assert "Meier" not in message and message.startswith("'a file of this study")
 
 
 def test_a_results_folder_beside_the_studies_is_no_name() -> None:
-    said = f"cannot write '{ROOT}-results/studies/s-1/mask.mha': No space left on device; free some space"
-    assert cleared(said, ENTRY, ROOT, "s-1") == said
+    message = f"cannot write '{ROOT}-results/studies/s-1/mask.mha': No space left on device; free some space"
+    assert redacted(message, ENTRY, ROOT, "s-1") == message
 
 
 def test_a_file_that_is_unusable_is_called_by_its_hash() -> None:
     item = Unusable(identity="file:x", source=ROOT / "O'Brien" / "bad.dcm", message="")
-    assert cleared(f"'{item.source}' is damaged; copy it again", item, ROOT, "s-2") == "'s-2' is damaged; copy it again"
+    assert (
+        redacted(f"'{item.source}' is damaged; copy it again", item, ROOT, "s-2") == "'s-2' is damaged; copy it again"
+    )
 
 
 def test_the_salt_is_made_once_and_is_its_owners_alone(tmp_path) -> None:
@@ -95,10 +97,10 @@ def test_a_name_shown_with_escapes_is_no_longer_a_name() -> None:
     odd = ROOT / "Doe\x1b[2J\u202eJane" / "pet.mha"
     entry = Entry(identity="images:x", source=odd.parent, kind="images", pet=(odd,), ct=(odd.with_name("ct.mha"),))
     for form in (str(odd), shown(str(odd)), repr(str(odd))):
-        said = cleared(f"PET {form} is odd; remove it", entry, ROOT, "s-3")
-        assert "Doe" not in said and "Jane" not in said and "s-3/PET" in said
+        message = redacted(f"PET {form} is odd; remove it", entry, ROOT, "s-3")
+        assert "Doe" not in message and "Jane" not in message and "s-3/PET" in message
 
 
-def test_what_a_header_calls_its_data_file_is_no_name() -> None:
-    said = cleared("its header names the data file '/home/smith john.raw', outside; move it", ENTRY, ROOT, "s-1")
-    assert said == "its header names a data file, outside; move it"
+def test_the_name_of_a_headers_data_file_is_redacted() -> None:
+    message = redacted("its header names the data file '/home/smith john.raw', outside; move it", ENTRY, ROOT, "s-1")
+    assert message == "its header names a data file, outside; move it"

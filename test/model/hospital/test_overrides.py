@@ -8,8 +8,8 @@ from model.bundle.settings import Limits
 from model.dicom.headers import find_series
 from model.dicom.reading import read_study
 from model.errors import CaseError, ConfigError
-from model.hospital.find.entry import Entry, Found, Unusable
-from model.hospital.given import marked, not_used, with_given
+from model.hospital.find.entry import Entry, FoundStudies, Unusable
+from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.names import name_of
 from model.hospital.overrides import read_overrides, with_overrides
 
@@ -38,7 +38,7 @@ def table(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("how", ["name", "named", "uid", "folder", "below", "file", "absolute", "backslash"])
 def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None:
-    found = Found(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
+    found = FoundStudies(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     wanted = {
         "name": name_of(found.entries[1], SALT),
         "named": name_of(found.entries[1], SALT, named=True),
@@ -68,8 +68,8 @@ def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None
         ("study,weight\np1,70\n", "has the column 'weight'; known are study, weight_kg"),
         ("weight_kg\n70\n", "must have the column study"),
         ("study,weight_kg,weight_kg\np1,1,2\n", "every column once"),
-        ("study,weight_kg\np9,70\n", "line 2: its study is none of the 2 studies found"),
-        ("study,weight_kg\n.,70\n", "line 2: its study is 2 of the 2 studies found"),
+        ("study,weight_kg\np9,70\n", "line 2: its study is not among the 2 studies found"),
+        ("study,weight_kg\n.,70\n", "line 2: its study could be 2 of the 2 studies found"),
         ("study,weight_kg\n,70\n", "line 2 names no study"),
         ("study,weight_kg\np1,70,5\n", "more cells than the head"),
         ("study,weight_kg\np1,70\n1.2.1,70\n", "lines 2 and 3 are of one study"),
@@ -90,14 +90,14 @@ def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None
         ("study,injection_time\np1,25:00\n", "cannot"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_an_error(text: str, words: str, tmp_path) -> None:
-    found = Found(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
+def test_a_wrong_table_is_an_error(text: str, words: str, tmp_path) -> None:
+    found = FoundStudies(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
     with pytest.raises(ConfigError) as error:
         with_overrides(found, table(tmp_path, text), tmp_path, SALT, False)
     assert words in str(error.value)
 
 
-def test_columns_and_lines_that_a_spreadsheet_leaves_empty_are_none(tmp_path) -> None:
+def test_empty_columns_and_lines_of_a_spreadsheet_are_ignored(tmp_path) -> None:
     path = table(tmp_path, "study;weight_kg;;\r\np1;70,5;;\r\n;;;\r\n")
     assert read_overrides(path) == {2: {"study": "p1", "weight_kg": 70.5}}
 
@@ -107,14 +107,14 @@ def test_a_table_that_is_not_there_is_an_error(tmp_path) -> None:
         read_overrides(tmp_path / "gone.csv")
 
 
-def test_a_line_of_a_study_that_cannot_be_scored_is_none(tmp_path) -> None:
+def test_a_line_of_a_study_that_cannot_be_scored_is_ignored(tmp_path) -> None:
     lone = Unusable(identity="dicom:1.2.9", source=tmp_path / "p9", message="m")
-    found = Found(entries=(entry(tmp_path),), unusable=(lone,))
+    found = FoundStudies(entries=(entry(tmp_path),), unusable=(lone,))
     assert with_overrides(found, table(tmp_path, "study,weight_kg\np9,70\n"), tmp_path, SALT, False) == found
 
 
 def test_two_weights_that_differ_are_an_error(tmp_path) -> None:
-    found = Found(entries=(entry(tmp_path, weight_kg=70.0),))
+    found = FoundStudies(entries=(entry(tmp_path, weight_kg=70.0),))
     path = table(tmp_path, "study,weight_kg\np1,71\n")
     with pytest.raises(ConfigError, match="gives weight_kg 71, and the list of studies 70"):
         with_overrides(found, path, tmp_path, SALT, False)
@@ -124,14 +124,14 @@ def conversion(folder: Path, given: Entry, **changes):
     write_pet(folder / "pet", **changes)
     write_ct(folder / "ct")
     ct, pet = find_series(folder)
-    return marked(read_study(with_given(pet, given), ct, Limits(), weight_kg=given.weight_kg).conversion, given)
+    return mark_given(read_study(with_given(pet, given), ct, Limits(), weight_kg=given.weight_kg).conversion, given)
 
 
 @pytest.mark.parametrize(
     ("injected", "decay_s"),
     [("2024-03-05T09:30:00", 5400), ("09:30:00", 5400), ("2024-03-05T10:30:00", 1800), ("10:00:30", 3570)],
 )
-def test_what_is_given_stands_in_for_the_header(injected: str, decay_s: float, tmp_path) -> None:
+def test_given_values_replace_the_headers(injected: str, decay_s: float, tmp_path) -> None:
     """The header says 70 kg, 350 MBq at 10:00, or nothing of it; the scan is of 11:00."""
     given = entry(tmp_path, weight_kg=80.0, dose_mbq=200.0, injection_time=injected)
     absent = {"RadionuclideTotalDose": None, "RadiopharmaceuticalStartTime": None}
@@ -163,10 +163,10 @@ def test_files_are_read_as_they_are_again_afterwards(tmp_path) -> None:
     assert changed.filename == pet.headers[0].filename
 
 
-def test_what_suv_does_not_need_is_told(tmp_path) -> None:
+def test_a_given_value_that_suv_does_not_need_is_a_warning(tmp_path) -> None:
     given = entry(tmp_path, weight_kg=80.0, height_m=1.8)
     record = conversion(tmp_path, given, slopes=[0.01] * 6, fields={"Units": "GML"})
-    (warning,) = not_used(given, record)
+    (warning,) = unused_warnings(given, record)
     assert "weight_kg given" in warning and "GML" in warning and "height_m" not in warning
-    assert "images hold SUV already" in not_used(entry(tmp_path, dose_mbq=1.0), None)[0]
-    assert not_used(entry(tmp_path), None) == []
+    assert "images hold SUV already" in unused_warnings(entry(tmp_path, dose_mbq=1.0), None)[0]
+    assert unused_warnings(entry(tmp_path), None) == []

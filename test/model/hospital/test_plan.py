@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.bundle.manifest import load_bundle
-from model.hospital.find.entry import Entry, Found
+from model.hospital.find.entry import Entry, FoundStudies
 from model.hospital.job import Options
 from model.hospital.journal import DONE, FAILED, Record
 from model.hospital.names import name_of
@@ -31,13 +31,13 @@ def result(output: Path, name: str, bundle, **changes) -> Record:
     folder = output / "studies" / name
     folder.mkdir(parents=True)
     row = {"study": name, "lesions": 0, "mtv_ml": 0.0, "warnings": []}
-    said = {"key": "k", "input_sha256": "i", "stat": "t", "row": row} | changes
-    (folder / "report.json").write_text(json.dumps({"weights": {"manifest_sha256": bundle.sha256}, "batch": said}))
+    batch = {"key": "k", "input_sha256": "i", "stat": "t", "row": row} | changes
+    (folder / "report.json").write_text(json.dumps({"weights": {"manifest_sha256": bundle.sha256}, "batch": batch}))
     return Record(study=name, state=DONE, key="k", input_sha256="i", stat="t", row=row)
 
 
 def plan(output: Path, bundle, records, entries, root: Path = Path("/studies"), **options):
-    return make_plan(Found(entries=tuple(entries)), root, output, SALT, records, bundle, Options(**options))
+    return make_plan(FoundStudies(entries=tuple(entries)), root, output, SALT, records, bundle, Options(**options))
 
 
 def test_a_study_that_was_named_by_its_row_of_a_csv_keeps_that_name(tiny_bundle, tmp_path) -> None:
@@ -53,7 +53,7 @@ def test_a_study_that_was_named_by_its_row_of_a_csv_keeps_that_name(tiny_bundle,
 
 
 def test_patients_who_share_a_uid_have_a_result_each(tiny_bundle, tmp_path) -> None:
-    """Found one after the other, from two folders: the second does not take the first one's place."""
+    """FoundStudies one after the other, from two folders: the second does not take the first one's place."""
     bundle, one = load_bundle(tiny_bundle), entry(tmp_path, also=("dicom:1.2:7",))
     name = name_of(one, SALT)
     result(tmp_path, name, bundle)
@@ -63,7 +63,7 @@ def test_patients_who_share_a_uid_have_a_result_each(tiny_bundle, tmp_path) -> N
     assert list(plan(tmp_path, bundle, {}, [other]).jobs) == [name_of(other, SALT, identity="dicom:1.2:8")]
 
 
-def test_an_image_keeps_its_name_whatever_list_or_folder_it_is_found_from(tiny_bundle, tmp_path) -> None:
+def test_an_image_keeps_its_name_in_whatever_list_or_folder_it_is_found(tiny_bundle, tmp_path) -> None:
     bundle, name = load_bundle(tiny_bundle), "s-0123456789ab"
     files = {"pet": (tmp_path / "in" / "x_pet.mha",), "ct": (tmp_path / "in" / "x_ct.mha",)}
     one = entry(tmp_path, identity="csv:../in/x_pet.mha | ../in/x_ct.mha", also=(), kind="images", person=(), **files)
@@ -95,17 +95,17 @@ def test_results_of_studies_that_this_run_does_not_find_are_kept(tiny_bundle, tm
     records = {name: result(tmp_path, name, bundle) for name in (here, named)}
     records[gone] = replace(records[here], study=gone)  # its folder was removed
     made = plan(tmp_path, bundle, records, [one])
-    assert list(made.kept) == [here] and made.kept[here].row["warnings"] == []
+    assert list(made.earlier) == [here] and made.earlier[here].row["warnings"] == []
     other = plan(tmp_path, replace(bundle, sha256="0" * 64), records, [one])
-    assert other.kept[here].row["warnings"] == [OTHER_WEIGHTS]
+    assert other.earlier[here].row["warnings"] == [OTHER_WEIGHTS]
 
 
 def test_a_failure_is_kept_unless_its_study_was_looked_for_and_is_gone(tiny_bundle, tmp_path) -> None:
     bundle, name = load_bundle(tiny_bundle), "s-0123456789ab"
     (tmp_path / "keys.csv").write_text(f"study,source\n{name},/ward/7\n")
     records = {name: Record(study=name, state=FAILED, key="k", stage="read", message="m")}
-    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).kept) == [name]
-    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/ward")).kept == {}
+    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).earlier) == [name]
+    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/ward")).earlier == {}
     (tmp_path / "keys.csv").write_text(f"study,source,found_in\n{name},/ward/7,/lists/two.csv\n")
-    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).kept == {}  # its line is gone
-    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/one.csv")).kept) == [name]
+    assert plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/two.csv")).earlier == {}  # its line is gone
+    assert list(plan(tmp_path, bundle, records, [entry(tmp_path)], Path("/lists/one.csv")).earlier) == [name]

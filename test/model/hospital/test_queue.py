@@ -1,4 +1,4 @@
-"""The order of a batch, with a station that scores nothing."""
+"""The order in which studies are scored, with a scoring process that scores nothing."""
 
 import json
 from dataclasses import replace
@@ -14,13 +14,13 @@ from model.hospital.find.entry import Entry
 from model.hospital.folder import LOCK, REPORT, STUDIES
 from model.hospital.job import Job, Options
 from model.hospital.journal import DONE, FAILED, Journal, read_journal, stat_of
-from model.hospital.queue import Left, run_batch, size_of
+from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.stored_results import UNFINISHED
 from model.hospital.worker_process import Died, TookTooLong
 
 
 class Fake:
-    """Answers done, dies of the studies in `deadly`, and of those in `heavy` when another is read meanwhile."""
+    """Answers done; dies at the studies in `deadly`, and at the ones in `heavy` if another is read meanwhile."""
 
     def __init__(self, deadly: set[str] = frozenset(), heavy: set[str] = frozenset()) -> None:
         self.deadly, self.heavy, self.asked = deadly, heavy, []
@@ -39,19 +39,19 @@ def jobs(output: Path, *names: str) -> list[Job]:
     return [Job(name=n, entry=entry, root=output.parent, output=output, key="k", options=Options()) for n in names]
 
 
-def test_the_next_study_is_always_named_so_that_it_is_read_ahead(tmp_path) -> None:
-    station = Fake()
-    run_batch(jobs(tmp_path, "a", "b", "c"), station, Journal(tmp_path), lambda record: None, 0)
-    assert station.asked == [("a", "b"), ("b", "c"), ("c", None)]
+def test_the_next_study_is_always_sent_along_so_that_it_can_be_read(tmp_path) -> None:
+    process = Fake()
+    score_one_by_one(jobs(tmp_path, "a", "b", "c"), process, Journal(tmp_path), lambda record: None, 0)
+    assert process.asked == [("a", "b"), ("b", "c"), ("c", None)]
     assert {name: record.state for name, record in read_journal(tmp_path).items()} == dict.fromkeys("abc", DONE)
 
 
 def test_a_study_that_ends_the_process_twice_is_a_failure_and_the_others_go_on(tmp_path) -> None:
-    station = Fake(deadly={"b"})
-    told = []
-    records = run_batch(jobs(tmp_path, "a", "b", "c"), station, Journal(tmp_path), told.append, 0)
+    process = Fake(deadly={"b"})
+    seen = []
+    records = score_one_by_one(jobs(tmp_path, "a", "b", "c"), process, Journal(tmp_path), seen.append, 0)
     # once beside a, which then is tried alone; then b, read ahead or alone, twice
-    assert [record.state for record in records.values()] == [DONE, FAILED, DONE] == [r.state for r in told]
+    assert [record.state for record in records.values()] == [DONE, FAILED, DONE] == [r.state for r in seen]
     assert "SIGKILL, twice" in records["b"].message and "more memory" in records["b"].remedy
     assert read_journal(tmp_path)["b"].stage == "segment"
 
@@ -59,9 +59,9 @@ def test_a_study_that_ends_the_process_twice_is_a_failure_and_the_others_go_on(t
 def test_a_failure_names_the_series_that_were_taken(tmp_path) -> None:
     (job,) = jobs(tmp_path, "a")
     job = replace(job, entry=replace(job.entry, taken="PET series 3 (6 slices, 15 mm), CT series 2 (...)"))
-    record = run_batch([job], Fake(deadly={"a"}), Journal(tmp_path), lambda record: None, 0)["a"]
+    record = score_one_by_one([job], Fake(deadly={"a"}), Journal(tmp_path), lambda record: None, 0)["a"]
     assert record.message.endswith("(taken: PET series 3 (6 slices, 15 mm), CT series 2 (...))")
-    assert "taken" not in run_batch([job], Fake(), Journal(tmp_path), lambda record: None, 0)["a"].message
+    assert "taken" not in score_one_by_one([job], Fake(), Journal(tmp_path), lambda record: None, 0)["a"].message
 
 
 def test_a_study_that_takes_too_long_is_not_tried_again(tmp_path) -> None:
@@ -70,19 +70,19 @@ def test_a_study_that_takes_too_long_is_not_tried_again(tmp_path) -> None:
             super().ask(job, following)
             raise TookTooLong("it took longer than 120 minutes")
 
-    station = Slow()
-    records = run_batch(jobs(tmp_path, "a"), station, Journal(tmp_path), lambda record: None, 0)
-    assert len(station.asked) == 1 and records["a"].state == FAILED and "--limit-minutes" in records["a"].remedy
+    process = Slow()
+    records = score_one_by_one(jobs(tmp_path, "a"), process, Journal(tmp_path), lambda record: None, 0)
+    assert len(process.asked) == 1 and records["a"].state == FAILED and "--limit-minutes" in records["a"].remedy
 
 
 def test_a_study_that_is_too_much_beside_another_is_scored_alone(tmp_path) -> None:
-    station = Fake(heavy={"b"})
-    records = run_batch(jobs(tmp_path, "a", "b", "c"), station, Journal(tmp_path), lambda record: None, 0)
+    process = Fake(heavy={"b"})
+    records = score_one_by_one(jobs(tmp_path, "a", "b", "c"), process, Journal(tmp_path), lambda record: None, 0)
     assert {record.state for record in records.values()} == {DONE}
-    assert station.asked == [("a", "b"), ("a", None), ("b", "c"), ("b", None), ("c", None)]
+    assert process.asked == [("a", "b"), ("a", None), ("b", "c"), ("b", None), ("c", None)]
 
 
-def test_a_results_folder_that_is_gone_ends_the_batch_and_keeps_what_is_done(tmp_path) -> None:
+def test_a_results_folder_that_is_gone_ends_the_run_and_keeps_what_is_done(tmp_path) -> None:
     output = tmp_path / "out"
     output.mkdir()
 
@@ -91,7 +91,7 @@ def test_a_results_folder_that_is_gone_ends_the_batch_and_keeps_what_is_done(tmp
             output.rename(tmp_path / "elsewhere")
 
     with pytest.raises(OutputError, match="is gone.*what is done is kept"):
-        run_batch(jobs(output, "a", "b", "c"), Fake(), Journal(output), vanish, 0)
+        score_one_by_one(jobs(output, "a", "b", "c"), Fake(), Journal(output), vanish, 0)
     assert set(read_journal(tmp_path / "elsewhere")) == {"a", "b"}
 
 
@@ -99,37 +99,37 @@ def test_a_share_that_comes_back_in_time_is_waited_for(tmp_path, monkeypatch) ->
     output, away = tmp_path / "out", tmp_path / "away"
     away.mkdir()
     monkeypatch.setattr(queue.time, "sleep", lambda seconds: away.exists() and away.rename(output))
-    assert len(run_batch(jobs(output, "a"), Fake(), Journal(output), lambda record: None, 600)) == 1
+    assert len(score_one_by_one(jobs(output, "a"), Fake(), Journal(output), lambda record: None, 600)) == 1
 
 
-def test_what_a_share_looks_like_when_it_is_gone_is_told(tmp_path, monkeypatch) -> None:
+def test_a_share_that_is_gone_is_recognised(tmp_path, monkeypatch) -> None:
     """An empty mount point, results made anew below one, and a share that refuses every question."""
     studies, output = tmp_path / "studies", tmp_path / "output"
     for folder in (studies, output):
         folder.mkdir()
     (output / LOCK).touch()
-    assert "are gone" in queue._trouble(studies, output)
+    assert "are gone" in queue._why_unavailable(studies, output)
     (studies / "a").touch()
-    assert queue._trouble(studies, output) == ""
+    assert queue._why_unavailable(studies, output) == ""
     (output / LOCK).unlink()
-    assert "the results folder" in queue._trouble(studies, output)
+    assert "the results folder" in queue._why_unavailable(studies, output)
 
     def stale(path: Path) -> bool:
         raise OSError(116, "Stale file handle")
 
     monkeypatch.setattr(Path, "exists", stale)
-    assert "cannot be reached: Stale file handle" in queue._trouble(studies, output)
+    assert "cannot be reached: Stale file handle" in queue._why_unavailable(studies, output)
 
 
-def test_a_full_disk_ends_the_batch_before_another_study_is_begun(tmp_path, monkeypatch) -> None:
-    station = Fake()
+def test_a_full_disk_ends_the_run_before_another_study_is_begun(tmp_path, monkeypatch) -> None:
+    process = Fake()
     monkeypatch.setattr(queue, "LEAST_FREE_BYTES", 1 << 70)
-    with pytest.raises(OutputError, match="MB free, and a study is begun with"):
-        run_batch(jobs(tmp_path, "a"), station, Journal(tmp_path), lambda record: None, 0)
-    assert station.asked == []
+    with pytest.raises(OutputError, match="MB free, and a study needs"):
+        score_one_by_one(jobs(tmp_path, "a"), process, Journal(tmp_path), lambda record: None, 0)
+    assert process.asked == []
 
 
-def test_a_wait_is_said_once_with_its_reason_and_its_end(tmp_path, monkeypatch, capsys) -> None:
+def test_a_wait_is_printed_once_with_its_reason_and_its_end(tmp_path, monkeypatch, capsys) -> None:
     output, away, slept = tmp_path / "out", tmp_path / "away", []
     away.mkdir()
     (away / LOCK).touch()
@@ -140,26 +140,26 @@ def test_a_wait_is_said_once_with_its_reason_and_its_end(tmp_path, monkeypatch, 
             away.rename(output)
 
     monkeypatch.setattr(queue.time, "sleep", sleep)
-    queue.wait_for(tmp_path, output, 600)
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and said[1] == "going on"
-    assert said[0].startswith("waiting, up to 10.0 min: the results folder") and "is gone" in said[0]
+    queue.wait_until_ready(tmp_path, output, 600)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1] == "going on"
+    assert lines[0].startswith("waiting, up to 10.0 min: the results folder") and "is gone" in lines[0]
 
 
-def test_a_wait_for_space_is_said_once_though_the_space_changes(tmp_path, monkeypatch, capsys) -> None:
+def test_a_wait_for_space_is_printed_once_though_the_space_changes(tmp_path, monkeypatch, capsys) -> None:
     free = iter([10, 20, 30, 250])
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "a").touch()
     (tmp_path / LOCK).touch()
     monkeypatch.setattr(queue.os, "statvfs", lambda path: SimpleNamespace(f_bavail=next(free), f_frsize=1_000_000))
     monkeypatch.setattr(queue.time, "sleep", lambda seconds: None)
-    queue.wait_for(tmp_path / "studies", tmp_path, 60)
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and "has 10 MB free, and a study is begun with 200 MB or more" in said[0]
+    queue.wait_until_ready(tmp_path / "studies", tmp_path, 60)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "has 10 MB free, and a study needs 200 MB or more to begin" in lines[0]
 
 
-def test_what_is_left_follows_the_sizes_of_the_studies() -> None:
-    left = Left({"small": 10, "alike": 10, "large": 480})
+def test_the_time_left_follows_the_sizes_of_the_studies() -> None:
+    left = TimeLeft({"small": 10, "alike": 10, "large": 480})
     assert left.after("small", 20) == 20 / 10 * 490  # 2 s a unit: 980 s, not 40
     assert left.after("alike", 40) == 40 / 20 * 480
     assert left.after("large", 1000) == 0
@@ -184,7 +184,7 @@ def test_a_study_whose_seg_ends_the_process_keeps_its_mask_and_says_so(tmp_path)
     class DiesOfTheSeg(Fake):
         def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
             folder.mkdir(parents=True, exist_ok=True)
-            said = {
+            batch = {
                 "key": UNFINISHED + job.key,
                 "row": {"warnings": ["w"]},
                 "input_sha256": "i",
@@ -192,13 +192,13 @@ def test_a_study_whose_seg_ends_the_process_keeps_its_mask_and_says_so(tmp_path)
                 "images_stat": stat_of(()),
                 "images_sha256": "",
             }
-            (folder / REPORT).write_text(json.dumps({"warnings": ["w"], "batch": said}))
+            (folder / REPORT).write_text(json.dumps({"warnings": ["w"], "batch": batch}))
             self.asked.append(job.stored)
             raise Died("the process that scored it was ended by SIGKILL")
 
-    station = DiesOfTheSeg()
-    record = run_batch([job], station, Journal(tmp_path), lambda record: None, 0)["a"]
-    assert station.asked == ["", "a"] and record.state == DONE and record.input_sha256 == "i"
+    process = DiesOfTheSeg()
+    record = score_one_by_one([job], process, Journal(tmp_path), lambda record: None, 0)["a"]
+    assert process.asked == ["", "a"] and record.state == DONE and record.input_sha256 == "i"
     report = json.loads((folder / REPORT).read_text())
     assert record.row["warnings"] == report["warnings"] == report["batch"]["row"]["warnings"]
     assert record.row["warnings"][0] == "w" and "no SEG or RTSTRUCT was made: the process" in record.row["warnings"][1]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
+from model.schema import build, to_plain
 from model.study.geometry import grid_of
 
 NAME = "s-0123456789ab"
@@ -25,7 +27,7 @@ NAME = "s-0123456789ab"
 
 @pytest.fixture
 def study(tiny_bundle, tmp_path):
-    """A study of images, its bundle, and a result as a batch wrote it before there were two keys."""
+    """A study of images, its bundle, and a result as score.py wrote it before there were two keys."""
     folder = image_study(tmp_path / "in" / "a")
     entry = Entry(
         identity="images:a:a", source=folder, kind="images", pet=(folder / "a_pet.mha",), ct=(folder / "a_ct.mha",)
@@ -36,7 +38,7 @@ def study(tiny_bundle, tmp_path):
     target = tmp_path / "out" / "studies" / NAME
     target.mkdir(parents=True)
     sitk.WriteImage(mask, str(target / "mask.mha"), True)
-    said = {
+    batch = {
         "key": old_key(bundle, Options(), entry),
         "input_sha256": contents_of(entry.files),
         "stat": stat_of(entry.files),
@@ -45,13 +47,13 @@ def study(tiny_bundle, tmp_path):
     }
     voxels = sitk.GetArrayFromImage(mask)
     volume_ml = float(voxels.sum()) * float(np.prod(pet.GetSpacing())) / 1000
-    (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": said}))
+    (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": batch}))
     return entry, bundle, tmp_path / "out", voxels
 
 
 def old_key(bundle, options: Options, entry: Entry) -> str:
     """The key as it was before there were overrides: written down here once more."""
-    limits = dataclasses.asdict(bundle.manifest.limits)
+    limits = to_plain(bundle.manifest.limits)
     depends = [
         __version__,
         bundle.sha256,
@@ -93,14 +95,14 @@ def new_report(output: Path, job: Job, mask: np.ndarray, **changes) -> None:
     path.write_text(json.dumps(report))
 
 
-def test_keys_of_older_results_stay_what_they_are(study) -> None:
+def test_keys_of_older_results_do_not_change(study) -> None:
     entry, bundle, _, _ = study
     assert key_of(bundle, bundle.manifest.limits, Options(rtstruct=True), entry) == old_key(
         bundle, Options(rtstruct=True), entry
     )
 
 
-def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(study) -> None:
+def test_a_masks_key_holds_what_decides_the_mask_and_no_option_that_adds_outputs(study) -> None:
     entry, bundle, _, _ = study
     limits = bundle.manifest.limits
     key = mask_key_of(bundle, limits, entry)
@@ -116,9 +118,19 @@ def test_what_only_adds_outputs_is_not_in_a_masks_key_and_what_decides_it_is(stu
             {"dose_mbq": 301.0},
         )
     ]
-    others += [mask_key_of(bundle, dataclasses.replace(Limits(), pet_max_suv=2000.0), entry)]
+    others += [mask_key_of(bundle, Limits(pet_max_suv=2000.0), entry)]
     others += [mask_key_of(dataclasses.replace(bundle, sha256="0" * 64), limits, entry)]
     assert len({key, *others}) == 1 + len(others)
+
+
+def test_a_masks_key_is_the_one_that_older_versions_made(monkeypatch) -> None:
+    """Written down from the version in which limits were dataclasses; a whole number in a manifest stays one."""
+    monkeypatch.setattr("model.hospital.stored_results.__version__", "1.0.0")
+    entry = Entry(identity="images:a:a", source=Path("a"), kind="images", pet=(Path("p"),), ct=(Path("c"),))
+    bundle = SimpleNamespace(sha256="0" * 64, manifest=SimpleNamespace(method="eoa"))
+    moved = build(Limits, {"pet_max_suv": 2000, "ct_max_hu": 3071.0}, "limits")
+    assert mask_key_of(bundle, Limits(), entry) == "8f3e53d1ed9907954ecdf1d6fd3bbab61bd5dad811d28bcf772c1a705fbc9bb2"
+    assert mask_key_of(bundle, moved, entry) == "04de297a73d9fbddb59e982da585f270f916c406010d3110f5adcd750b63bc9c"
 
 
 def stored_grid(entry: Entry):
@@ -142,7 +154,7 @@ def test_options_that_add_outputs_take_the_mask_that_is_there(options: dict, new
         assert read_stored(job, stored_grid(entry), "0" * 64) is None
 
 
-def test_the_mask_is_read_from_the_folder_that_was_found_usable_whatever_the_study_is_called_now(study) -> None:
+def test_the_mask_is_read_from_the_usable_folder_even_if_the_study_has_another_name_now(study) -> None:
     entry, bundle, output, mask = study
     job = job_of(entry, bundle, output)
     new_report(output, job, mask)
@@ -187,7 +199,7 @@ def test_a_truth_that_is_added_or_changed_leaves_the_mask(study) -> None:
 
 @pytest.mark.parametrize("new", [False, True])
 @pytest.mark.parametrize("how", ["edited", "damaged", "gone", "elsewhere"])
-def test_a_mask_that_is_not_what_its_report_says_is_made_anew(how: str, new: bool, study) -> None:
+def test_a_mask_that_differs_from_its_report_is_made_anew(how: str, new: bool, study) -> None:
     entry, bundle, output, mask = study
     job = job_of(entry, bundle, output)
     if new:

@@ -109,6 +109,9 @@ def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path,
         "report.json",
         "seg.dcm",
     }
-    said = " | ".join(answer["row"]["warnings"])
-    assert "not compared with its truth: truth" in said and "does not lie on the grid of PET" in said
-    assert "no picture of PET" in said and "ZeroDivisionError: no height (the mask and the tables are whole)" in said
+    warnings = " | ".join(answer["row"]["warnings"])
+    assert "not compared with its truth: truth" in warnings and "does not lie on the grid of PET" in warnings
+    assert (
+        "no picture of PET" in warnings
+        and "ZeroDivisionError: no height (the mask and the tables are whole)" in warnings
+    )

@@ -1,14 +1,15 @@
-import dataclasses
 import math
 import threading
 
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
+from msgspec.structs import replace
 from torch import nn
 
+from model.bundle.format import Manifest
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Manifest, Network, Part, Window
+from model.bundle.settings import Network, Part, Window
 from model.errors import CaseError, WeightsError
 from model.inference.device import Device, choose_device
 from model.inference.ensemble import ladder, most_windows, rehearse, vote
@@ -49,7 +50,7 @@ def test_it_is_the_weighted_mean_of_logit_differences(manifest, cpu) -> None:
 
 
 def test_probabilities_are_averaged_if_the_bundle_says_so(manifest, cpu) -> None:
-    asked = dataclasses.replace(manifest, combine="probabilities")
+    asked = replace(manifest, combine="probabilities")
     networks = [(1, Constant(4.0)), (2, Constant(-1.5))]
     expected = (1 / (1 + math.exp(-4)) + 2 / (1 + math.exp(1.5))) / 3 - 0.5
     torch.testing.assert_close(run(networks, asked, cpu).margin, torch.full((40, 20, 20), expected))
@@ -134,7 +135,7 @@ def test_a_window_that_shrinks_gives_what_monai_gives_with_the_smaller_window(ma
     """A volume of 26 x 41 x 9 voxels and a window of 32^3: the network, of three stages, sees 28 x 32 x 12."""
     torch.manual_seed(0)
     part = manifest.part(manifest.members[0])
-    part = dataclasses.replace(part, window=dataclasses.replace(part.window, size=(32, 32, 32), shrink=True))
+    part = replace(part, window=replace(part.window, size=(32, 32, 32), shrink=True))
     network, image = build(part.network).eval(), torch.rand(2, 26, 41, 9)
     said = vote(lambda _: image, [(1.0, lambda: network, part)], manifest, cpu, 2)
     with torch.no_grad():
@@ -152,7 +153,7 @@ def test_windows_without_bright_pet_are_not_run_and_counted(manifest, cpu) -> No
     part = manifest.part(manifest.members[0])
     for level, run_ in ((2.9, 2), (3.1, 0), (None, 8)):
         network, told = Constant(1.5), []
-        asked = dataclasses.replace(manifest, skip_suv=level)
+        asked = replace(manifest, skip_suv=level)
         voters = [(1.0, lambda network=network: network, part)]
         said = vote(lambda _: image, voters, asked, cpu, 1, lambda done, total, told=told: told.append((done, total)))
         assert (said.windows, said.skipped, network.calls, len(told)) == (run_, 8 - run_, run_, run_)
@@ -194,9 +195,7 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(manifest, monkeypa
 
 def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(manifest, cpu) -> None:
     part = manifest.part(manifest.members[0])
-    swin = dataclasses.replace(
-        part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64))
-    )
+    swin = replace(part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64)))
     slices = Part(
         network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)),
         intensity=part.intensity,

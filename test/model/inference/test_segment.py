@@ -7,6 +7,7 @@ import torch
 from cases import case_of
 from conftest import tiny_images
 from monai.inferers import sliding_window_inference
+from msgspec import structs
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Limits
@@ -105,7 +106,7 @@ def test_no_foreground_gives_an_empty_mask_and_a_warning(bundle, cpu) -> None:
 
 def test_probabilities_are_above_one_half_where_the_mask_is(bundle, cpu) -> None:
     for combine in ("logits", "probabilities"):
-        asked = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, combine=combine))
+        asked = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, combine=combine))
         result = run(*tiny_images(), asked, cpu, with_probability=True)
         assert result.probability is not None and 0 <= result.probability.min() <= result.probability.max() <= 1
         np.testing.assert_array_equal(result.probability > 0.5, result.mask)

@@ -111,7 +111,7 @@ def test_streams_in_a_row_are_one_and_zeros_may_follow(behind: bytes, tmp_path) 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (gzip.compress(ARRAY.tobytes()) + b"more", "other bytes follow"),
         (gzip.compress(ARRAY.tobytes() + b"x"), "holds more than the 240 bytes"),
@@ -122,8 +122,8 @@ def test_streams_in_a_row_are_one_and_zeros_may_follow(behind: bytes, tmp_path) 
         (b"", "holds at most 0 bytes"),
     ],
 )
-def test_a_stream_of_another_length_is_refused(data: bytes, said: str, tmp_path) -> None:
-    with pytest.raises(CaseError, match=said):
+def test_a_stream_of_another_length_is_refused(data: bytes, message: str, tmp_path) -> None:
+    with pytest.raises(CaseError, match=message):
         read_volume(nrrd_writer.write(tmp_path, data=data, encoding="gzip"), "PET")
 
 
@@ -149,6 +149,6 @@ def test_a_file_that_the_reader_refuses_is_refused_for_its_reason(tmp_path) -> N
     with pytest.raises(CaseError, match="cannot be read: .*has a direction vector, and so can't have min"):
         read_volume(path, "PET")
     path = nrrd_writer.write(tmp_path, **{"dimension": "4", "sizes": "2 3 4 1", "kinds": "domain domain domain list"})
-    with pytest.raises(CaseError) as told:
+    with pytest.raises(CaseError) as caught:
         read_volume(path, "PET")
-    assert "0x" not in str(told.value) and "read otherwise" not in str(told.value)
+    assert "0x" not in str(caught.value) and "read otherwise" not in str(caught.value)

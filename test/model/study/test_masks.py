@@ -38,10 +38,11 @@ def test_another_grid_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "end", "said"), [((0, 0), None, "does not say where the patient is"), ((1, 1), -3, "cut off or damaged")]
+    ("codes", "end", "message"),
+    [((0, 0), None, "does not say where the patient is"), ((1, 1), -3, "cut off or damaged")],
 )
-def test_a_truth_is_read_by_the_same_rules_as_an_image(codes, end, said: str, tmp_path) -> None:
+def test_a_truth_is_read_by_the_same_rules_as_an_image(codes, end, message: str, tmp_path) -> None:
     content = nifti_writer.content(np.zeros((4, 5, 6), np.uint8), codes=codes)
     (tmp_path / "truth.nii").write_bytes(content[:end])
-    with pytest.raises(CaseError, match=said):
+    with pytest.raises(CaseError, match=message):
         read_mask(tmp_path / "truth.nii", "truth")

@@ -12,8 +12,8 @@ from model.study.integrity import data_file
 from model.study.reading import read_volume
 
 
-def refused(path: Path, said: str) -> None:
-    with pytest.raises(CaseError, match=said):
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(CaseError, match=message):
         read_volume(path, "PET")
 
 
@@ -56,7 +56,7 @@ def test_a_wrong_length_of_the_stream_is_refused(size: str, beside: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"ElementToIntensityFunctionSlope": "2"}, "Slope = 2, which is not supported; apply it"),
         ({"ElementToIntensityFunctionOffset": "-1024"}, "Offset = -1024, which is not supported"),
@@ -82,8 +82,8 @@ def test_a_wrong_length_of_the_stream_is_refused(size: str, beside: str, tmp_pat
         ({"ObjectType": "Tube"}, "ObjectType = Tube"),
     ],
 )
-def test_a_line_that_the_reader_would_take_otherwise_is_refused(changes: dict, said: str, tmp_path) -> None:
-    refused(write(tmp_path, **changes), said)
+def test_a_line_that_the_reader_would_take_otherwise_is_refused(changes: dict, message: str, tmp_path) -> None:
+    refused(write(tmp_path, **changes), message)
 
 
 @pytest.mark.parametrize(

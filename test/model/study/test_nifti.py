@@ -22,8 +22,8 @@ def write(folder: Path, data: bytes, packed: bool = False) -> Path:
     return path
 
 
-def refused(folder: Path, said: str, packed: bool = False, **changes: object) -> None:
-    with pytest.raises(CaseError, match=said):
+def refused(folder: Path, message: str, packed: bool = False, **changes: object) -> None:
+    with pytest.raises(CaseError, match=message):
         read_volume(write(folder, content(**changes), packed), "PET")
 
 
@@ -72,7 +72,7 @@ def test_a_length_of_one_in_the_fourth_dimension_is_no_dimension(tmp_path) -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"pixdim": (1, float("nan"), 5, 4, 1, 1, 1, 1)}, "pixdim = .nan, 5, 4."),
         ({"pixdim": (1, 0, 5, 4, 1, 1, 1, 1)}, "pixdim = .0, 5, 4."),
@@ -99,8 +99,8 @@ def test_a_length_of_one_in_the_fourth_dimension_is_no_dimension(tmp_path) -> No
         ({"rows": (5, 0, 0, float("nan"), *ROWS[4:])}, "sform holds NaN"),
     ],
 )
-def test_a_field_that_the_reader_would_replace_is_refused(changes: dict, said: str, tmp_path) -> None:
-    refused(tmp_path, said, **changes)
+def test_a_field_that_the_reader_would_replace_is_refused(changes: dict, message: str, tmp_path) -> None:
+    refused(tmp_path, message, **changes)
 
 
 def test_a_qform_and_an_sform_50_mm_apart_are_refused_with_both(tmp_path) -> None:

@@ -12,8 +12,8 @@ from model.errors import CaseError
 from model.study.reading import read_volume
 
 
-def refused(path: Path, said: str) -> None:
-    with pytest.raises(CaseError, match=said):
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(CaseError, match=message):
         read_volume(path, "PET")
 
 
@@ -34,7 +34,7 @@ def test_values_and_places_are_pynrrds(space: str, signs: tuple[int, ...], encod
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
 @pytest.mark.parametrize("sizes", ["5 6 4", "6 5 3", "6 5 5", "7 5 4"])
 def test_other_sizes_than_the_voxels_have_are_never_scrambled(sizes: str, encoding: str, tmp_path) -> None:
-    """5 x 6 x 4 has as many voxels as 6 x 5 x 4: only another number of them can be told."""
+    """5 x 6 x 4 has as many voxels as 6 x 5 x 4: only a wrong number of them can be noticed."""
     data = gzip.compress(ARRAY.tobytes()) if encoding == "gzip" else ARRAY.tobytes()
     path = write(tmp_path, data=data, sizes=sizes, encoding=encoding)
     if sizes == "5 6 4":
@@ -51,7 +51,7 @@ def test_an_origin_that_is_no_three_numbers_is_refused(origin: str, tmp_path) ->
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"space directions": None}, "has no space directions"),
         ({"space origin": None}, "has no space origin"),
@@ -74,8 +74,8 @@ def test_an_origin_that_is_no_three_numbers_is_refused(origin: str, tmp_path) ->
         ({"sizes": "6 5"}, "3 whole numbers"),
     ],
 )
-def test_what_the_reader_would_take_otherwise_is_refused(changes: dict, said: str, tmp_path) -> None:
-    refused(write(tmp_path, **changes), said)
+def test_what_the_reader_would_take_otherwise_is_refused(changes: dict, message: str, tmp_path) -> None:
+    refused(write(tmp_path, **changes), message)
 
 
 @pytest.mark.parametrize("line", ["a line", "sixes: 6 5 4", "space:left", "type: short"])

@@ -91,7 +91,7 @@ def test_inputs_json_is_matched_by_a_word_of_the_slug_else(tiny_study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sockets", "said"),
+    ("sockets", "message"),
     [
         ([("pet", "images/a"), ("pet-2", "images/b"), ("ct", "images/ct")], "names 2 sockets for PET"),
         ([("pet", "images/pet")], "names 0 sockets for CT"),
@@ -102,9 +102,9 @@ def test_inputs_json_is_matched_by_a_word_of_the_slug_else(tiny_study) -> None:
     ],
     ids=["two", "none", "both", "outside", "absolute", "hidden"],
 )
-def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, said: str, tiny_study) -> None:
+def test_inputs_json_that_is_ambiguous_or_leads_away_is_refused(sockets, message: str, tiny_study) -> None:
     listing(tiny_study, *sockets)
-    with pytest.raises(CaseError, match=said):
+    with pytest.raises(CaseError, match=message):
         find_pair(tiny_study)
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_image_is_not_taken_for_its_slug(tiny_study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ({"socket": PET, "interface": CT}, "entry 1 has two relative paths: images/ct and images/pet"),
         ({"socket": "pet-image"}, "entry 1 has no socket"),
@@ -167,9 +167,9 @@ def test_a_file_that_is_no_image_is_not_taken_for_its_slug(tiny_study) -> None:
         ({"socket": {"slug": "pet", "relative_path": ["images/pet"]}}, "entry 1 has the slug 'pet' and"),
     ],
 )
-def test_an_entry_of_inputs_json_that_is_no_socket_is_named(entry: object, said: str, tiny_study) -> None:
+def test_an_entry_of_inputs_json_that_is_no_socket_is_named(entry: object, message: str, tiny_study) -> None:
     (tiny_study / "inputs.json").write_text(json.dumps([entry, {"socket": CT}]))
-    with pytest.raises(CaseError, match=said):
+    with pytest.raises(CaseError, match=message):
         find_pair(tiny_study)
 
 

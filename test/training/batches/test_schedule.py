@@ -1,12 +1,12 @@
 """The learning rate at points whose value is known by hand; the picture; the command's errors."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from matplotlib.image import imread
+from msgspec.structs import replace
 
 from training.batches.schedule import main, rate_at
 from training.settings import Averaging, Optimizer, Schedule, Training
@@ -17,7 +17,7 @@ RUN = Training(optimizer=Optimizer(rate=1e-4), schedule=Schedule(epochs=1000, wa
 def averaged(rates: str, **changes: float) -> Training:
     """t0 = 550, where the base cosine is half way: a rate of (1e-4 + 1e-7) / 2."""
     averaging = Averaging(start=550, rates=rates, peak=2e-4, length_epochs=50, constant=3e-5)
-    return dataclasses.replace(RUN, averaging=dataclasses.replace(averaging, **changes))
+    return replace(RUN, averaging=replace(averaging, **changes))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_warm_up_is_linear_and_then_a_cosine_falls_to_the_floor(epoch: float, ra
 
 
 def test_without_warm_up_the_first_step_has_the_peak() -> None:
-    assert rate_at(dataclasses.replace(RUN, schedule=Schedule(epochs=10, warmup_epochs=0)), 0) == 1e-4
+    assert rate_at(replace(RUN, schedule=Schedule(epochs=10, warmup_epochs=0)), 0) == 1e-4
 
 
 @pytest.mark.parametrize("epoch", [0, 10.5, 100, 549.99])

@@ -5,7 +5,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from model.bundle.settings import Crop, Intensity, Manifest, Network, Provenance, Window
+from model.bundle.format import Manifest, Provenance
+from model.bundle.settings import Crop, Intensity, Network, Window
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
 from training.bundles.check_skip import check_skip

@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import ROOT, run_process, tiny_images
 
-from model.bundle.settings import Provenance
+from model.bundle.format import Provenance
 from model.files import sha256_of
 from training.bundles.evaluate import main
 from training.data.table import Study, write_table

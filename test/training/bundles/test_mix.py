@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from cases import case_of
 from conftest import tiny_images
+from msgspec import structs
 
+from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Crop, Intensity, Network, Provenance, Window
+from model.bundle.settings import Crop, Intensity, Network, Window
 from model.errors import ConfigError
 from model.inference.segment import segment
 from model.stopwatch import Stopwatch
@@ -79,7 +81,7 @@ def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundl
 
 
 def replace_skip(bundle):
-    return replace(bundle, manifest=replace(bundle.manifest, skip_suv=None))
+    return replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
 
 
 def test_what_trained_either_is_said(make_bundle, tmp_path) -> None:

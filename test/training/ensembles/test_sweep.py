@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import tiny_training
+from msgspec import structs
 
 from model.errors import ConfigError
 from model.files import sha256_of
@@ -172,4 +173,4 @@ def test_the_command_says_what_is_wrong_with_the_yaml(tmp_path, capsys) -> None:
 def test_a_member_that_is_not_averaged_is_refused(plan) -> None:
     there = plan(one=1)
     with pytest.raises(ConfigError, match="member one has no averaging"):
-        sweep(replace(there, members={"one": replace(there.members["one"], averaging=None)}))
+        sweep(replace(there, members={"one": structs.replace(there.members["one"], averaging=None)}))

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import pytest
 from conftest import ROOT, lesion_study
+from msgspec import structs
 
 from model.errors import ConfigError
+from model.schema import build
 from training.data.split import Fold
 from training.papers import nested
 from training.papers.nested import Data, Shipping, fold_of
 from training.phantom.table import study_name
 from training.placing import locked
-from training.settings import build, read_yaml, settings_from
+from training.settings import read_yaml, settings_from
 
 CONFIGS = ROOT / "training" / "configs"
 
@@ -30,12 +32,12 @@ def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, mo
         studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={}, cache=tmp_path
     )
     options = argparse.Namespace(run=tmp_path, device="cpu")
-    two = replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
+    two = structs.replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
     assert nested.started(two, data, options) == tmp_path / "two"
     assert runs == [(tmp_path / "one", None), (tmp_path / "two", tmp_path / "one")]
     schedules = [settings.schedule for settings in two.start_settings().values()]
     assert [(s.epochs, s.stop) for s in schedules] == [(7, None), (9, None)]
-    assert nested.started(replace(two, starts={}), data, options) is None and len(runs) == 2
+    assert nested.started(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
 
 
 def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
@@ -65,9 +67,9 @@ def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> Non
 
 def test_no_copy_and_no_choice_are_refused(shipping) -> None:
     with pytest.raises(ConfigError, match="copies must be 1 or more, got 0"):
-        replace(shipping, copies=0)
+        structs.replace(shipping, copies=0)
     with pytest.raises(ConfigError, match="bundles must name choices out of WA best, EoA uniform"):
-        replace(shipping, bundles={"eoa": "EoA"})
+        structs.replace(shipping, bundles={"eoa": "EoA"})
 
 
 def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:

@@ -12,7 +12,17 @@ from model.inference.segment import image_of
 from model.networks.unet import build
 from model.results.metrics import score
 from training.data.prepared import load
-from training.runs.predict import device_for, kept_margin, margin, read_margin, score_margin, validation_dice
+from training.runs.predict import (
+    device_for,
+    digest,
+    how_computed,
+    kept_margin,
+    margin,
+    read_margin,
+    score_margin,
+    validation_dice,
+)
+from training.settings import settings_from
 
 CPU = device_for("float32", "cpu")
 
@@ -21,6 +31,11 @@ CPU = device_for("float32", "cpu")
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
     return build(tiny_training().network)
+
+
+def test_a_kept_margin_is_found_under_the_name_that_older_versions_gave_it() -> None:
+    settings = settings_from({"intensity": {"suv_top": 20, "ct_clip": True}})
+    assert digest(how_computed(settings, CPU)) == "f3398e1f67d19862"
 
 
 def test_the_margin_equals_monais_sliding_window(network, tiny_cache) -> None:

@@ -1,4 +1,4 @@
-"""Which series make a study: told by content, whatever folders and files are called."""
+"""Which series make a study, by their headers, whatever folders and files are called."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from model.dicom.series import order_slices
 from model.errors import CaseError
 from model.hospital.find.dicom_series import find_dicom
 from model.hospital.find.entry import FIND, NO_PET
-from model.hospital.names import cleared
+from model.hospital.names import redacted
 
 NAC = {"CorrectedImage": ["DECY", "SCAT"]}
 
@@ -48,8 +48,8 @@ def test_the_corrected_pet_is_taken_though_the_other_is_longer(tmp_path) -> None
     ct(tmp_path / "ct")
     (entry,) = found(tmp_path).entries
     assert sorted(entry.pet) == sorted(wanted)
-    (said,) = entry.picks
-    assert said == "PET: took series 5 (6 slices, 15 mm), not series 1 (9 slices, 24 mm, not attenuation-corrected)"
+    (pick,) = entry.picks
+    assert pick == "PET: took series 5 (6 slices, 15 mm), not series 1 (9 slices, 24 mm, not attenuation-corrected)"
 
 
 def test_of_two_corrected_pets_the_longest_then_the_lowest_number_is_taken(tmp_path) -> None:
@@ -67,7 +67,7 @@ def test_scouts_projections_and_single_slices_are_not_taken(tmp_path) -> None:
     pet(tmp_path / "pet", number=6)
     (entry,) = found(tmp_path).entries
     assert sorted(entry.ct) == sorted(wanted) and len(entry.pet) == 6
-    assert any("not series 1 (2 slices, 3 mm, a scout (LOCALIZER))" in said for said in entry.picks)
+    assert any("not series 1 (2 slices, 3 mm, a scout (LOCALIZER))" in pick for pick in entry.picks)
 
 
 CORONAL, SAGITTAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -101,7 +101,7 @@ def twice(header, z: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields, place, edit, said",
+    "fields, place, edit, note",
     [
         (MIP, ALONG, None, "a projection"),
         (MIP, {}, turn, "a projection"),
@@ -124,8 +124,8 @@ def twice(header, z: int) -> None:
         ({"CorrectedImage": ["DECY"]}, {}, None, "not attenuation-corrected"),
     ],
 )
-def test_the_original_axial_pet_is_taken_before_what_was_made_of_it_however_long(
-    fields, place, edit, said: str, tmp_path
+def test_the_original_axial_pet_is_taken_before_series_made_from_it_however_long(
+    fields, place, edit, note: str, tmp_path
 ) -> None:
     wanted = pet(tmp_path / "pet", number=6)
     extra(tmp_path, 40, fields, edit=edit, **place)
@@ -133,11 +133,11 @@ def test_the_original_axial_pet_is_taken_before_what_was_made_of_it_however_long
     (entry,) = found(tmp_path).entries
     assert sorted(entry.pet) == sorted(wanted)
     (pick,) = entry.picks
-    assert pick.startswith("PET: took series 6 (6 slices, 15 mm), not series 1 (40 slices") and f"mm, {said})" in pick
+    assert pick.startswith("PET: took series 6 (6 slices, 15 mm), not series 1 (40 slices") and f"mm, {note})" in pick
 
 
 @pytest.mark.parametrize(
-    "fields, place, said",
+    "fields, place, note",
     [
         ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, ALONG, "a reformat, coronal"),
         ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, {}, "derived"),
@@ -146,12 +146,12 @@ def test_the_original_axial_pet_is_taken_before_what_was_made_of_it_however_long
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, {}, "a projection or a picture"),
     ],
 )
-def test_the_original_axial_ct_is_taken_before_what_was_made_of_it(fields, place, said: str, tmp_path) -> None:
+def test_the_original_axial_ct_is_taken_before_series_made_from_it(fields, place, note: str, tmp_path) -> None:
     pet(tmp_path / "pet")
     wanted = ct(tmp_path / "ct", slices=4, number=7)
     extra(tmp_path, 40, fields, "CT", **place)
     (entry,) = found(tmp_path).entries
-    assert sorted(entry.ct) == sorted(wanted) and said in entry.picks[0]
+    assert sorted(entry.ct) == sorted(wanted) and note in entry.picks[0]
 
 
 def test_a_derived_ct_is_taken_where_the_original_covers_less_than_half_of_the_pet(tmp_path) -> None:
@@ -163,20 +163,20 @@ def test_a_derived_ct_is_taken_where_the_original_covers_less_than_half_of_the_p
 
 
 @pytest.mark.parametrize(
-    "fields, place, said",
+    "fields, place, note",
     [
         ({"ImageType": ["DERIVED", "SECONDARY"]}, {}, "derived"),
         ({}, ALONG, "a reformat, coronal"),
         ({"SeriesDescription": "MIP"}, {}, "a projection or a picture"),
     ],
 )
-def test_a_derived_pet_is_taken_with_a_warning_where_there_is_no_original(fields, place, said, tmp_path) -> None:
+def test_a_derived_pet_is_taken_with_a_warning_where_there_is_no_original(fields, place, note, tmp_path) -> None:
     extra(tmp_path, 6, fields, **place)
     ct(tmp_path / "ct")
     (entry,) = found(tmp_path).entries
     assert len(entry.pet) == 6 and entry.picks == ()
     (warning,) = entry.warnings
-    assert warning.startswith("PET: series 1 (6 slices") and said in entry.taken and f"{said}) is taken" in warning
+    assert warning.startswith("PET: series 1 (6 slices") and note in entry.taken and f"{note}) is taken" in warning
     assert "not an original axial series, as there is none that can be scored" in warning
 
 
@@ -205,7 +205,7 @@ def test_a_description_that_says_nac_where_the_header_does_not_is_warned_about(t
     assert "is not corrected for attenuation by its description, and is by its header" in warning
 
 
-def test_what_shares_the_uid_of_the_slices_and_is_none_of_them_is_set_apart(tmp_path) -> None:
+def test_other_objects_with_the_uid_of_the_slices_are_set_apart(tmp_path) -> None:
     """A structure set, a screenshot, a MIP and a coronal slice under the PET's SeriesInstanceUID."""
     wanted = pet(tmp_path / "pet")
     for number, fields in enumerate(
@@ -224,7 +224,7 @@ def test_what_shares_the_uid_of_the_slices_and_is_none_of_them_is_set_apart(tmp_
 
 
 @pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "DICOMDIR.dcm", "index", "IMG0001.dcm"])
-def test_a_dicomdir_is_passed_over_under_whatever_name(name: str, tmp_path) -> None:
+def test_a_dicomdir_is_ignored_under_any_name(name: str, tmp_path) -> None:
     made = pet(tmp_path / "s/pet", StudyDate="20240305", StudyTime="100000", StudyID="1", InstanceNumber=1)
     ct(tmp_path / "s/ct")
     files = FileSet()
@@ -252,7 +252,7 @@ def test_a_dicomdir_is_passed_over_under_whatever_name(name: str, tmp_path) -> N
         "1.2.840.10008.5.1.4.1.1.88.59",
     ],
 )
-def test_what_holds_no_image_is_passed_over_though_it_says_it_is_pet_or_ct(storage: str, tmp_path) -> None:
+def test_an_object_without_an_image_is_ignored_though_its_modality_is_pet_or_ct(storage: str, tmp_path) -> None:
     pet(tmp_path / "pet")
     ct(tmp_path / "ct")
     for modality in ("PT", "CT"):
@@ -294,7 +294,7 @@ def test_two_patients_are_two_studies_though_their_series_share_a_uid(tmp_path) 
     assert one.identity != two.identity and not {*one.files} & {*two.files}
 
 
-def test_pet_without_ct_and_ct_without_pet_are_told(tmp_path) -> None:
+def test_pet_without_ct_and_ct_without_pet_are_unusable(tmp_path) -> None:
     pet(tmp_path / "p", StudyInstanceUID="1.2.9.1", FrameOfReferenceUID="1.2.8.1")
     ct(tmp_path / "c", StudyInstanceUID="1.2.9.2", FrameOfReferenceUID="1.2.8.2")
     result = found(tmp_path)
@@ -313,7 +313,7 @@ def test_copies_of_slices_count_once_and_other_modalities_not_at_all(tmp_path) -
     assert len(result.entries[0].pet) == 6 and result.ignored == 3
 
 
-def test_copies_that_differ_are_both_left_out_and_told_without_their_names(tmp_path) -> None:
+def test_copies_that_differ_are_both_left_out_and_listed_without_their_names(tmp_path) -> None:
     """The series then lacks a slice, which is refused when it is read."""
     made = pet(tmp_path / "p")
     ct(tmp_path / "c")
@@ -323,11 +323,11 @@ def test_copies_that_differ_are_both_left_out_and_told_without_their_names(tmp_p
     assert len(result.entries[0].pet) == 5 and made[2] not in result.entries[0].pet
     (item,) = result.unusable
     assert item.message.endswith("differ; keep the one that is right")
-    said = cleared(item.message, item, tmp_path, "s-1")
-    assert "Mueller" not in said and made[2].name not in said and "copy.dcm" not in said
+    message = redacted(item.message, item, tmp_path, "s-1")
+    assert "Mueller" not in message and made[2].name not in message and "copy.dcm" not in message
 
 
-def test_a_damaged_file_is_told_and_hinders_nothing(tmp_path) -> None:
+def test_a_damaged_file_is_listed_and_the_study_is_found(tmp_path) -> None:
     pet(tmp_path / "p")
     ct(tmp_path / "c")
     (tmp_path / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
@@ -337,7 +337,7 @@ def test_a_damaged_file_is_told_and_hinders_nothing(tmp_path) -> None:
     assert "bad.dcm" in item.message and item.message.endswith("copy it again")
 
 
-def test_descriptions_are_said_only_if_names_may_be(tmp_path) -> None:
+def test_descriptions_are_shown_only_with_names(tmp_path) -> None:
     pet(tmp_path / "a", "1.2.3.7", number=1, SeriesDescription="Smith WB")
     pet(tmp_path / "b", "1.2.3.9", number=2, SeriesDescription="Smith head")
     ct(tmp_path / "c")

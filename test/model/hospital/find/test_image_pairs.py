@@ -34,29 +34,29 @@ def test_a_pair_is_found_with_its_truth(layout: str, tmp_path) -> None:
     assert entry.truth == (tmp_path / names[2] if names[2] else None) and result.unusable == ()
 
 
-def test_pairs_of_one_folder_are_told_apart_by_their_names(tmp_path) -> None:
+def test_pairs_in_one_folder_are_separated_by_their_names(tmp_path) -> None:
     result = found(tmp_path, "a_pet.mha", "a_ct.mha", "b_ct.mha", "b_pet.mha")
     names = [(entry.pet[0].name, entry.ct[0].name) for entry in result.entries]
     assert names == [("a_pet.mha", "a_ct.mha"), ("b_pet.mha", "b_ct.mha")]
     assert len({entry.identity for entry in result.entries}) == 2
 
 
-def test_suv_is_taken_before_pet_and_ctres_before_ct_and_that_is_said(tmp_path) -> None:
+def test_suv_is_taken_before_pet_and_ctres_before_ct_and_listed_as_picks(tmp_path) -> None:
     (entry,) = found(tmp_path, "s/PET.nii.gz", "s/SUV.nii.gz", "s/CT.nii.gz", "s/CTres.nii.gz").entries
     assert entry.pet[0].name == "SUV.nii.gz" and entry.ct[0].name == "CTres.nii.gz"
-    assert [said[:9] for said in entry.picks] == ["PET: took", "CT: took "]
+    assert [pick[:9] for pick in entry.picks] == ["PET: took", "CT: took "]
 
 
-def test_what_is_missing_or_there_twice_is_told(tmp_path) -> None:
+def test_a_missing_and_a_doubled_image_cannot_be_scored(tmp_path) -> None:
     result = found(tmp_path, "one/a_pet.mha", "two/b_ct.mha", "three/c_pet.mha", "three/c_pet.nii.gz", "three/c_ct.mha")
     assert result.entries == ()
-    said = " ".join(item.message for item in result.unusable)
-    assert "a_pet.mha' has no CT beside it" in said and "b_ct.mha' has no PET beside it" in said
-    assert "2 files could be the PET of one study" in said
+    messages = " ".join(item.message for item in result.unusable)
+    assert "a_pet.mha' has no CT beside it" in messages and "b_ct.mha' has no PET beside it" in messages
+    assert "2 files could be the PET of one study" in messages
     assert [item.stage for item in result.unusable if "b_ct.mha" in item.message] == [NO_PET]
 
 
-def test_files_without_a_word_for_what_they_are_are_ignored(tmp_path) -> None:
+def test_files_without_a_word_for_a_role_are_ignored(tmp_path) -> None:
     result = found(tmp_path, "atlas.nii.gz", "s/x_pet.mha", "s/x_ct.mha")
     assert len(result.entries) == 1 and result.ignored == 1
 
@@ -75,6 +75,6 @@ def test_voxels_beside_a_header_belong_to_the_study(ending: str, tmp_path) -> No
     assert {path.name for path in entry.files} == {f"pet{ending}", f"ct{ending}"} | beside
 
 
-def test_a_header_that_names_a_file_that_is_not_there_is_told_when_it_is_read(tmp_path) -> None:
+def test_a_header_of_a_missing_data_file_has_none_until_it_is_read(tmp_path) -> None:
     (tmp_path / "pet.mhd").write_text("NDims = 3\nElementDataFile = gone.raw\n")
     assert data_file(tmp_path / "pet.mhd") is None and data_file(tmp_path / "absent.mhd") is None

@@ -1,4 +1,4 @@
-"""One PET or CT that was sent as several series: joined where it fits, else what is left out is said in mm."""
+"""A PET or CT that was sent as several series: it is joined if it can be, else a warning says what is left out."""
 
 import io
 from pathlib import Path
@@ -66,9 +66,9 @@ def test_parts_of_one_volume_are_joined_however_they_were_cut(cuts, modality: st
     parts(tmp_path, *(cuts if modality == "CT" else [range(12)]), modality="CT")
     (entry,) = found(tmp_path).entries
     assert (len(entry.pet), len(entry.ct), entry.warnings) == (12, 12, ())
-    (said,) = entry.picks
+    (pick,) = entry.picks
     numbers = " + ".join(str(n + 1) for n in range(len(cuts)))
-    assert f"took series {numbers} (12 slices, 33 mm" in said and said.endswith(", joined")
+    assert f"took series {numbers} (12 slices, 33 mm" in pick and pick.endswith(", joined")
     volume = read_pet(read(entry.pet))[0] if modality == "PT" else read_ct(read(entry.ct))
     whole = tmp_path / "whole"
     parts(whole, range(12), modality=modality)
@@ -105,7 +105,9 @@ def another_dose(header, z: int) -> None:
         ({"Rows": 4}, another_dose, "they state another dose, or another time of injection", 12),
     ],
 )
-def test_what_does_not_fit_is_left_out_and_said_in_mm(changes, edit, why: str, left_mm: int, tmp_path) -> None:
+def test_a_part_that_cannot_be_joined_is_left_out_with_a_warning_in_mm(
+    changes, edit, why: str, left_mm: int, tmp_path
+) -> None:
     parts(tmp_path, range(8), range(8, 12), changes=changes, edit=edit)
     parts(tmp_path, range(12), modality="CT")
     (entry,) = found(tmp_path).entries
@@ -115,14 +117,14 @@ def test_what_does_not_fit_is_left_out_and_said_in_mm(changes, edit, why: str, l
     assert "series 2 (4 slices, 9 mm): " in warning and "with series 1 (8 slices, 21 mm)" in warning
 
 
-def test_parts_that_overlap_are_not_joined_and_what_lies_beyond_is_said(tmp_path) -> None:
+def test_parts_that_overlap_are_not_joined_and_the_rest_is_a_warning(tmp_path) -> None:
     parts(tmp_path, range(8), range(5, 12))
     parts(tmp_path, range(12), modality="CT")
     (entry,) = found(tmp_path).entries
     assert len(entry.pet) == 8 and "PET: 12 mm of the body" in entry.warnings[0] and "overlap" in entry.warnings[0]
 
 
-def test_a_ct_in_two_parts_that_do_not_fit_is_said_as_far_as_the_pet_goes(tmp_path) -> None:
+def test_the_warning_of_a_ct_in_two_parts_counts_only_what_the_pet_shows(tmp_path) -> None:
     parts(tmp_path, range(12))
     parts(tmp_path, range(7), range(7, 12), modality="CT", changes={"ConvolutionKernel": "B80f"})
     (entry,) = found(tmp_path).entries

@@ -8,7 +8,7 @@ from dicom_writer import write_ct, write_pet
 from model.errors import ConfigError
 from model.hospital.find.entry import FIND
 from model.hospital.find.tree import find_studies, with_truth
-from model.hospital.names import cleared, name_of
+from model.hospital.names import name_of, redacted
 
 NOWHERE = Path("/nonexistent")
 
@@ -20,7 +20,7 @@ def touch(*paths: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_an_image_that_is_no_file_is_told_and_not_passed_over(kind: str, tmp_path) -> None:
+def test_an_image_that_is_no_file_is_listed_as_unusable(kind: str, tmp_path) -> None:
     """A link to a file that was not fetched, as git-annex leaves it, beside a CT that is there."""
     (tmp_path / "a_ct.mha").write_bytes(b"")
     if kind == "link":
@@ -62,12 +62,12 @@ def test_a_csv_names_studies_of_both_kinds(tmp_path) -> None:
         ("p.mha,c.mha,,-3", "weight_kg is -3"),
         ("p.mha,c.mha,,705", "weight_kg is 705; it must be 2.5 to 400, in kg"),
         ("p.mha,c.mha,,nan", "weight_kg is nan"),
-        ("q.mha,c.mha,,", "line 3: its study stands in a line above"),
+        ("q.mha,c.mha,,", "line 3: an earlier line has the same study"),
         ("folder,c.mha,,", "one of PET and CT is a folder"),
         ("folder,folder,,", "holds no DICOM series of a PET"),
     ],
 )
-def test_a_bad_row_is_told_and_the_others_are_found(row: str, words: str, tmp_path) -> None:
+def test_a_bad_row_is_unusable_and_the_others_are_found(row: str, words: str, tmp_path) -> None:
     touch(tmp_path / "p.mha", tmp_path / "c.mha", tmp_path / "q.mha")
     (tmp_path / "folder").mkdir()
     (tmp_path / "list.csv").write_text(f"pet,ct,truth,weight_kg\n{row}\nq.mha,c.mha,,\n")
@@ -89,7 +89,7 @@ def test_no_folder_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_told(tmp_path) -> None:
+def test_a_folder_that_may_not_be_read_is_unusable(tmp_path) -> None:
     touch(tmp_path / "b" / "x_pet.mha", tmp_path / "b" / "x_ct.mha", tmp_path / "locked" / "y_pet.mha")
     (tmp_path / "locked").chmod(0)
     result = find_studies(tmp_path, NOWHERE)
@@ -123,12 +123,12 @@ def test_truths_of_a_folder_have_the_paths_of_their_studies(tmp_path) -> None:
         with_truth(find_studies(root, NOWHERE), root, tmp_path / "gone")
 
 
-def test_a_bad_row_is_told_without_the_names_in_its_paths(tmp_path) -> None:
+def test_the_message_of_a_bad_row_has_no_names_from_its_paths(tmp_path) -> None:
     elsewhere = tmp_path / "O'Brien Mary" / "x.mha"
     table = tmp_path / "list.csv"
     table.write_text(f"pet,ct\n{elsewhere},c.mha\n../Meier/x.mha,c.mha\n")
     for line, item in enumerate(find_studies(table, NOWHERE).unusable, start=2):
-        assert cleared(item.message, item, table, "s-1") == f"line {line}: pet 's-1' is not there; correct the path"
+        assert redacted(item.message, item, table, "s-1") == f"line {line}: pet 's-1' is not there; correct the path"
 
 
 def test_paths_of_a_csv_may_lie_anywhere_and_no_name_of_a_result_comes_of_them(tmp_path) -> None:
@@ -141,7 +141,7 @@ def test_paths_of_a_csv_may_lie_anywhere_and_no_name_of_a_result_comes_of_them(t
     assert not set("./") & set(name_of(entry, b"", named=True) + name_of(entry, b""))
 
 
-def test_a_file_that_may_not_be_looked_at_is_told_and_the_others_are_found(tmp_path, monkeypatch) -> None:
+def test_a_file_that_may_not_be_looked_at_is_unusable_and_the_others_are_found(tmp_path, monkeypatch) -> None:
     """As in a folder that may be listed and not entered."""
     touch(tmp_path / "a" / "x_pet.mha", tmp_path / "a" / "x_ct.mha", tmp_path / "shut" / "y_pet.mha")
     looked = Path.is_file
@@ -156,7 +156,7 @@ def test_a_file_that_may_not_be_looked_at_is_told_and_the_others_are_found(tmp_p
     assert len(found.entries) == 1 and "Permission denied; give this user the right" in found.unusable[0].message
 
 
-def test_a_path_of_a_csv_that_cannot_be_is_told(tmp_path) -> None:
+def test_an_impossible_path_in_a_csv_is_unusable(tmp_path) -> None:
     touch(tmp_path / "p.mha", tmp_path / "c.mha")
     (tmp_path / "list.csv").write_text(f"pet,ct\np.mha,c.mha\n{'x' * 300}.mha,c.mha\n")
     found = find_studies(tmp_path / "list.csv", NOWHERE)

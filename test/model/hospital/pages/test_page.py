@@ -1,5 +1,7 @@
-"""The report of a batch, as text and in a real browser; the browser's tests skip where there is no Chromium."""
+"""The report of a run, as text and in a real browser; the browser's tests skip where there is no Chromium."""
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -13,12 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.hospital.pages.page import About, html_report
+from model.errors import shown
+from model.hospital.pages.page import HERE, About, html_report
 from model.hospital.pages.tables import Failure
 from model.results.preview import thumbnail
 
 ABOUT = About(weights="tiny (eoa)", weights_sha256="ab" * 32, made=datetime(2024, 3, 5, 6, 7))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def page_of(*arguments, **options) -> str:
+    return "".join(html_report(*arguments, **options))
 
 
 def row(number: int, **changes) -> dict:
@@ -64,18 +71,48 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_text_from_elsewhere_is_escaped(tmp_path) -> None:
-    evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-    rows = [row(1, study=evil, warnings=[evil], picks=[evil])]
-    page = html_report(rows, [Failure(study=evil, stage=evil, message=evil, remedy=evil)], tmp_path, ABOUT)
-    tags = Tags(page).tags
-    assert sum(tag == "script" for tag, _ in tags) == 1 and not [a for _, a in tags if "onerror" in a]
-    assert not [a for tag, a in tags if tag == "img"]
+@pytest.mark.parametrize(
+    "evil",
+    [
+        '<script>alert("x")</script><img src=x onerror=alert(1)>',
+        "</style></script></title><script>alert(1)</script>",
+        '" onmouseover="alert(1)" x=\'',
+        "' onmouseover='alert(1)",
+        "{{ 6 * 7 }}{% for x in rows %}{# #}",
+        "javascript:alert(1)//\u2028alert(2)",
+        "&lt;script&gt;",
+    ],
+)
+def test_text_from_elsewhere_is_text_wherever_it_stands(evil: str, tmp_path) -> None:
+    """The page has the tags and attributes that it has with harmless text, and shows the evil one letter by letter."""
+    pages = []
+    for text in ("harmless", evil):
+        about = About(weights=text, weights_sha256="ab" * 32, made=ABOUT.made)
+        rows = [row(1, study=text, warnings=[text], picks=[text])]
+        failures = [Failure(study=text, stage=stage, message=text, remedy=text) for stage in (text, "no PET")]
+        pages.append(Tags(page_of(rows, failures, tmp_path, about)))
+    harmless, page = pages
+    shapes = [[(tag, sorted(attributes)) for tag, attributes in found.tags] for found in pages]
+    assert shapes[0] == shapes[1] and sum(tag == "script" for tag, _ in page.tags) == 1
+    assert page.text.count(shown(evil)) == harmless.text.count("harmless") > 8
+
+
+def test_style_and_script_cannot_end_before_their_tags() -> None:
+    for name in ("report.css", "report.js"):
+        assert "</" not in (HERE / name).read_text()
+
+
+def test_the_policy_names_the_hash_of_the_style_and_of_the_script_in_the_page(tmp_path) -> None:
+    page = page_of([row(1)], [], tmp_path, ABOUT)
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in page
 
 
 def test_the_page_needs_nothing_else_and_may_load_nothing(tmp_path) -> None:
     picture(tmp_path, "s-0001", 1)
-    page = html_report([row(1)], [], tmp_path, ABOUT)
+    page = page_of([row(1)], [], tmp_path, ABOUT)
     tags = Tags(page).tags
     assert all(a["src"].startswith("data:image/png;base64,") for tag, a in tags if tag == "img")
     assert not [tag for tag, _ in tags if tag in ("link", "iframe", "object", "embed", "form")]
@@ -86,22 +123,22 @@ def test_the_page_needs_nothing_else_and_may_load_nothing(tmp_path) -> None:
 
 def test_failures_stand_first_then_studies_with_warnings(tmp_path) -> None:
     failure = Failure(study="s-bad", stage="read", message="is empty", remedy="copy it again")
-    text = Tags(html_report([row(1), row(2, warnings=["odd"])], [failure], tmp_path, ABOUT)).text
+    text = Tags(page_of([row(1), row(2, warnings=["odd"])], [failure], tmp_path, ABOUT)).text
     words = ("Research use only", "s-bad", "Metabolic tumour volume", "s-0002", "s-0001")
     places = [text.index(word) for word in words]
     assert places == sorted(places)
 
 
-def test_a_ct_without_a_pet_is_told_apart_and_is_no_failure(tmp_path) -> None:
+def test_a_ct_without_a_pet_is_listed_apart_and_is_no_failure(tmp_path) -> None:
     alone = Failure(study="s-ct", stage="no PET", message="has no PET", remedy="leave it out")
-    page = html_report([row(1)], [alone], tmp_path, ABOUT)
+    page = page_of([row(1)], [alone], tmp_path, ABOUT)
     assert "Not scored" not in page and '<div class="card "><b>0</b><span>not scored' in page
     assert "Passed over: CT without a PET (1)" in page and "s-ct" in page
 
 
 def test_the_histogram_counts_every_study_once(tmp_path) -> None:
     rows = [row(n) for n in (0, 0, 0, 1, 2, 5, 50, 99, 100, 5000)]
-    page = html_report(rows, [], tmp_path, ABOUT)
+    page = page_of(rows, [], tmp_path, ABOUT)
     figure = page[page.index("<figure>") : page.index("</figure>")]
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
     counts = dict(zip(texts[1::2], texts[::2], strict=True))
@@ -118,8 +155,8 @@ def test_the_histogram_counts_every_study_once(tmp_path) -> None:
     }
 
 
-def test_a_batch_without_results_is_a_page_too(tmp_path) -> None:
-    assert "None was scored" in Tags(html_report([], [], tmp_path, ABOUT, waiting=3)).text
+def test_a_run_without_results_has_a_page_too(tmp_path) -> None:
+    assert "None was scored" in Tags(page_of([], [], tmp_path, ABOUT, waiting=3)).text
 
 
 def browse(page: Path, *options: str, timeout: float = 300) -> bytes:
@@ -150,7 +187,7 @@ def thousand(tmp_path_factory) -> Path:
         Failure(study=f"s-f{n:03d}", stage="read", message="PET is cut off or damaged", remedy="copy it again")
         for n in range(12)
     ]
-    (output / "report.html").write_text(html_report(rows, failures, output, ABOUT), encoding="utf-8")
+    (output / "report.html").write_text(page_of(rows, failures, output, ABOUT), encoding="utf-8")
     return output / "report.html"
 
 
@@ -194,6 +231,6 @@ def test_in_a_browser_the_page_is_drawn(thousand: Path, tmp_path) -> None:
 
 def test_control_characters_in_a_message_are_shown(tmp_path) -> None:
     failure = Failure(study="s-1", stage="read", message="'a\x1b[2J\x9b\u202e<b>' is odd", remedy="rename it\x07")
-    page = html_report([row(1, warnings=["b\x1b]0;c"])], [failure], tmp_path, ABOUT)
+    page = page_of([row(1, warnings=["b\x1b]0;c"])], [failure], tmp_path, ABOUT)
     assert "a\\x1b[2J\\x9b\\u202e&lt;b&gt;" in page and "rename it\\x07" in page and "b\\x1b]0;c" in page
     assert not set("\x1b\x07\x9b\u202e") & set(page)

@@ -6,7 +6,7 @@ from model.errors import split_remedy
 from model.hospital.find.entry import NO_PET, Entry, Unusable
 from model.hospital.job import Job, Options
 from model.hospital.journal import FAILED, Record
-from model.hospital.pages.tables import Failure, failures_csv, failures_of, keys_csv, keys_of, summary_csv
+from model.hospital.pages.tables import Failure, earlier_keys, failures_csv, failures_of, keys_csv, summary_csv
 from model.hospital.plan import Plan
 
 ROW = {
@@ -108,11 +108,11 @@ def test_keys_of_studies_that_are_no_longer_found_are_kept_while_their_results_a
         )
         for name in (here, gone)
     ]
-    assert keys_of(tmp_path) == []
+    assert earlier_keys(tmp_path) == []
     (tmp_path / "keys.csv").write_text(keys_csv(plans[0], Path("/ward")))
-    assert keys_of(tmp_path) == []  # nothing of it is left
+    assert earlier_keys(tmp_path) == []  # nothing of it is left
     (tmp_path / "studies" / here).mkdir(parents=True)
-    found = parsed(keys_csv(plans[1], Path("/ward"), keys_of(tmp_path)))
+    found = parsed(keys_csv(plans[1], Path("/ward"), earlier_keys(tmp_path)))
     assert [(row["study"], row["patient"]) for row in found] == [(here, "'=Smith"), (gone, "'=Smith")]
     (tmp_path / "keys.csv").write_text("study,source\n../..,x\n")
-    assert keys_of(tmp_path) == []
+    assert earlier_keys(tmp_path) == []
