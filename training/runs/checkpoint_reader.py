@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
-from training.runs.inert_pickle import Inert, Storage, Stored, read_pickle
+from training.runs.inert_pickle import Inert, Storage, TensorRecord, read_pickle
 
 ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep the tensors
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB
@@ -113,7 +113,7 @@ def _archive(path: Path, file: zipfile.ZipFile) -> Archive:
     return Archive(path=path, file=file, prefix=prefix)
 
 
-def _state_of(archive: Archive) -> dict[str, Stored]:
+def _state_of(archive: Archive) -> dict[str, TensorRecord]:
     """The dictionary of the checkpoint that holds its tensors."""
     path, program = archive.path, f"{archive.prefix}data.pkl"
     size = archive.file.getinfo(program).file_size
@@ -126,7 +126,7 @@ def _state_of(archive: Archive) -> dict[str, Stored]:
     if not isinstance(root, dict):
         raise WeightsError(f"'{path}' holds {_describe(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
     key = next((key for key in ROOTS if key in root), None)
-    if key is None and not all(isinstance(value, Stored) for value in root.values()):
+    if key is None and not all(isinstance(value, TensorRecord) for value in root.values()):
         holds = ", ".join(key[:40] for key in root if isinstance(key, str))
         raise WeightsError(f"'{path}' has no state_dict but {holds[:200] or 'nothing'}; give a network's checkpoint")
     state, key = (root[key], key) if key else (root, ROOTS[0])
@@ -135,7 +135,7 @@ def _state_of(archive: Archive) -> dict[str, Stored]:
     for name, value in state.items():
         if not isinstance(name, str):
             raise WeightsError(f"'{path}': {key} has a name that is not text; is the file damaged?")
-        if not isinstance(value, Stored):
+        if not isinstance(value, TensorRecord):
             raise WeightsError(
                 f"'{path}': {key}['{name}'] is not a plain tensor but {_describe(value)}; only tensors are read: "
                 "save the network's state_dict alone"
@@ -143,7 +143,7 @@ def _state_of(archive: Archive) -> dict[str, Stored]:
     return state
 
 
-def _view(archive: Archive, name: str, stored: Stored) -> Tensor:
+def _view(archive: Archive, name: str, stored: TensorRecord) -> Tensor:
     """One tensor, a view of its storage, after checking that it lies within it and the storage fills its entry."""
     storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
     where = f"'{archive.path}': {name}"

@@ -55,7 +55,7 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class TensorRecord:
     """A tensor as the file describes it, not checked yet; offset and stride count elements."""
 
     storage: Any
@@ -84,7 +84,7 @@ class _Tensor(Inert):
     name = "torch._utils _rebuild_tensor_v2"
 
     def __new__(cls, *arguments: Any, **named: Any) -> Any:
-        return Stored(*arguments[:4]) if 4 <= len(arguments) <= 6 else cls  # a 7th says negated or conjugated
+        return TensorRecord(*arguments[:4]) if 4 <= len(arguments) <= 6 else cls  # a 7th says negated or conjugated
 
 
 class _Parameter(Inert):
@@ -121,7 +121,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(program: bytes) -> Any:
-    """What the pickle describes: plain values, `Stored` tensors, and inert classes for everything else.
+    """What the pickle describes: plain values, `TensorRecord` tensors, and inert classes for everything else.
 
     Raises ValueError for what `check_program` refuses, and what pickle raises where the bytes make no sense.
     """

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from training.runs import inert_pickle
-from training.runs.inert_pickle import Entries, Inert, Storage, Stored, check_program, read_pickle
+from training.runs.inert_pickle import Entries, Inert, Storage, TensorRecord, check_program, read_pickle
 
 SYSTEM = b"\x8c\x05posix\x8c\x06system\x93"  # STACK_GLOBAL, protocol 4
 TOUCH = b"\x8c\x0etouch SENTINEL"
@@ -93,7 +93,7 @@ def test_only_an_empty_dictionary_is_made() -> None:
 
 def test_a_tensor_is_described_not_made() -> None:
     found = read_pickle(b"\x80\x02" + TENSOR + b"(NK\x00))\x89NtR.")
-    assert isinstance(found, Stored) and (found.offset, found.size) == (0, ())
+    assert isinstance(found, TensorRecord) and (found.offset, found.size) == (0, ())
 
 
 def test_registered_extensions_are_not_looked_up() -> None:
