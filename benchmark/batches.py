@@ -1,10 +1,10 @@
-"""Studies per hour of score.py: on one machine, and by 1, 2 and 4 dask workers on it.
+"""Studies an hour of score.py: by itself, and with 1, 2 and 4 dask workers on the same machine.
 
     python -m benchmark.batches --studies STUDIES --weights eoa --workers 1 2 4
 
-STUDIES: for example made by test/helpers/make_dicom_studies.py. Every run scores all of them into a folder that is
-removed; the start of Python, of the weights and of the workers is counted, as it is in a night. Memory is the scoring
-processes' peak. Each worker computes with its share of the machine's cores.
+STUDIES: a folder of studies; test/helpers/make_dicom_studies.py makes some. Every run scores all of them into a folder
+that is removed. The seconds include the start of Python, of the workers and of the networks. Memory is the peak of the
+scoring processes. Each worker uses its share of the machine's cores.
 """
 
 import argparse
@@ -20,13 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmark.record import figure, record, table, told
-
-ROOT = Path(__file__).resolve().parent.parent
+from benchmark.command import ROOT
+from benchmark.record import figure, print_and_write, record, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--studies", type=Path, required=True, help="a folder of studies")
     add("--weights", default="eoa", help="a bundle's folder or name (default eoa)")
@@ -34,30 +33,31 @@ def main() -> None:
     add("--workers", type=int, nargs="*", default=[1, 2, 4], help="dask workers (default 1 2 4)")
     add("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    found = {"one machine": measure(options, [], 1)}
+    measured = {"one machine": measure(options, [], 1)}
     for count in options.workers:
         with workers(count) as address:
-            found[f"{count} dask workers"] = measure(options, ["--cluster", address], count)
+            measured[f"{count} dask workers"] = measure(options, ["--cluster", address], count)
     rows, figures = [], {}
-    for name, said in found.items():
+    for name, values in measured.items():
         rows.append(
             [
                 name,
-                str(said["studies"]),
-                f"{said['seconds']:.0f}",
-                f"{said['per_hour']:.1f}",
-                f"{said['median_s']:.1f}",
-                f"{said['peak_mb'] / 1e3:.2f}",
+                str(values["studies"]),
+                f"{values['seconds']:.0f}",
+                f"{values['per_hour']:.1f}",
+                f"{values['median_s']:.1f}",
+                f"{values['peak_mb'] / 1e3:.2f}",
             ]
         )
-        figures[f"{name}: studies an hour"] = figure([said["per_hour"]], "1/h", "more")
-        figures[f"{name}: memory"] = figure([said["peak_mb"] / 1e3], "GB")
+        figures[f"{name}: studies an hour"] = figure([values["per_hour"]], "1/h", "more")
+        figures[f"{name}: memory"] = figure([values["peak_mb"] / 1e3], "GB")
     head = ["processes", "studies", "seconds", "an hour", "median s a study", "peak GB of one"]
-    told(record(f"Batches: score.py with {options.weights}", table(head, rows), figures), options.json)
+    title = f"Batches: score.py with {options.weights}"
+    print_and_write(record(title, table(head, rows), figures), options.json)
 
 
 def measure(options: argparse.Namespace, more: list[str], count: int) -> dict[str, float]:
-    """Seconds of one batch, studies an hour, the scoring processes' peak memory in MB."""
+    """Seconds of one batch, studies an hour, and the scoring processes' peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -86,19 +86,20 @@ def measure(options: argparse.Namespace, more: list[str], count: int) -> dict[st
 
 @contextmanager
 def workers(count: int) -> Iterator[str]:
-    """A scheduler and so many workers on this machine; the scheduler's address."""
+    """Start a dask scheduler and so many workers on this machine; gives the scheduler's address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    address, started = f"tcp://127.0.0.1:{port}", []
+    started: list[subprocess.Popen[bytes]] = []
+    address = f"tcp://127.0.0.1:{port}"
     common = ["--host", "127.0.0.1", "--no-dashboard"]
     with tempfile.TemporaryDirectory() as folder:
         kinds = [["scheduler", "--port", str(port)], *[["worker", address, "--nthreads", "1", "--no-nanny"]] * count]
         try:
             for kind, *rest in kinds:
                 command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *rest, *common]
-                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                started.append(subprocess.Popen(command, cwd=folder, env=environment(count), **quiet))
+                null = subprocess.DEVNULL
+                started.append(subprocess.Popen(command, cwd=folder, env=environment(count), stdout=null, stderr=null))
             wait_for(address, count)
             yield address
         finally:
@@ -116,7 +117,7 @@ def wait_for(address: str, count: int) -> None:
 
 
 def environment(count: int) -> dict[str, str]:
-    """This one, with the software to be found, and a share of the cores for each of `count` processes."""
+    """This process's environment, with this code on the path, and each of `count` processes' share of the cores."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // count))
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
 

@@ -2,41 +2,36 @@
 
     python -m benchmark.compare old.json new.json
 
-Noise is the spread of the runs: the larger of both results' (largest - smallest) / median. Ends with exit code 1 if
+Noise is the spread of the runs, (largest - smallest) / median: the larger one of both results. Ends with exit code 1 if
 anything got worse by more, 2 if the results cannot be compared.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark.record import FORMAT, machine_text, table
+from benchmark.record import machine_text, read, table
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("old", type=Path, help="what a benchmark's --json wrote before")
     parser.add_argument("new", type=Path, help="what it wrote now")
     parser.add_argument("--all", action="store_true", help="also print what did not change (default: only what did)")
     options = parser.parse_args()
     try:
         old, new = read(options.old), read(options.new)
+        if old["benchmark"] != new["benchmark"]:
+            raise ValueError(
+                f"'{options.old}' is of benchmark.{old['benchmark']}, '{options.new}' of "
+                f"benchmark.{new['benchmark']}; compare two of one benchmark"
+            )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if old["benchmark"] != new["benchmark"]:
-        print(
-            f"error: '{options.old}' is of benchmark.{old['benchmark']}, '{options.new}' of "
-            f"benchmark.{new['benchmark']}; compare two of one",
-            file=sys.stderr,
-        )
-        return 2
-    for what in ("machine", "command"):
-        if old[what] != new[what]:
-            print(f"warning: the {what} is another: {said(old, what)} before, {said(new, what)} now", file=sys.stderr)
+    warn_of_differences(old, new)
     changes = [
         change(name, old["figures"][name], new["figures"][name]) for name in new["figures"] if name in old["figures"]
     ]
@@ -44,16 +39,25 @@ def main() -> int:
     head = ["figure", "before", "now", "change", "noise", ""]
     if shown:
         print("\n".join(table(head, [row(one) for one in shown])))
-    lost = sorted(set(old["figures"]) - set(new["figures"]))
-    if lost:
-        print(f"no longer measured: {', '.join(lost)}")
+    missing = sorted(set(old["figures"]) - set(new["figures"]))
+    if missing:
+        print(f"no longer measured: {', '.join(missing)}")
     worse = [one for one in changes if one["verdict"] == "worse"]
     print(f"{len(changes)} figures compared, {len(worse)} worse")
     return 1 if worse else 0
 
 
+def warn_of_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Print a warning if the machine or the command differs."""
+    if old["machine"] != new["machine"]:
+        machines = f"{machine_text(old['machine'])} before, {machine_text(new['machine'])} now"
+        print(f"warning: the machine differs: {machines}", file=sys.stderr)
+    if old["command"] != new["command"]:
+        print(f"warning: the command differs: {old['command']} before, {new['command']} now", file=sys.stderr)
+
+
 def change(name: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """How a figure changed: share by which it got worse (below 0: better), noise, and which of both is larger."""
+    """The change of a figure as a share, its noise, and a verdict: worse, same or better."""
     before, now = (statistics.median(one["values"]) for one in (old, new))
     noise = max(spread(old["values"]), spread(new["values"]))
     share = (now - before) / abs(before) if before else (0.0 if now == before else float("inf"))
@@ -86,21 +90,6 @@ def row(one: dict[str, Any]) -> list[str]:
         f"{100 * one['noise']:.1f} %",
         one["verdict"],
     ]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A benchmark's result. Raises ValueError naming the file if it is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read '{path}': {error}; give a file that a benchmark's --json wrote") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"'{path}' is no result of this version; run its benchmark again with --json")
-    return found
-
-
-def said(result: dict[str, Any], what: str) -> str:
-    return machine_text(result["machine"]) if what == "machine" else str(result[what])
 
 
 if __name__ == "__main__":

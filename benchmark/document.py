@@ -1,4 +1,4 @@
-"""docs/performance.md from the results of benchmarks: every table as it was printed; nothing is typed by hand.
+"""Write docs/performance.md from the results of benchmarks: every table as it was printed, nothing typed by hand.
 
 python -m benchmark.document results/*.json --output docs/performance.md
 """
@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.compare import read
-from benchmark.record import machine_text
+from benchmark.record import machine_text, read
 
 HEAD = """# Performance
 
-Written by `python -m benchmark.document`, from what the commands below printed and wrote; not to be edited. A figure is
-of the machine that is named, and of no other. How they are measured is said in each command's own file.
+Written by `python -m benchmark.document` from the results in benchmark/results; do not edit it. Every figure is of the
+machine that is named with it. The file of each command says how it measures. The roofline is the least time that the
+machine needs for the networks' operations. What was renamed since a result was written has its name of today.
 """
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="+", help="what the benchmarks' --json wrote, in the order wanted")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="what the benchmarks' --json wrote, in the order of the page"
+    )
     parser.add_argument("--output", type=Path, required=True, help="for example docs/performance.md")
     options = parser.parse_args()
     try:

@@ -1,6 +1,6 @@
-"""Small image files of every format, each a function of a random generator.
+"""Small image files of every format, each drawn by a random generator.
 
-They are written here from the formats' documents, not by a library, so that every field can be set.
+They are written from the formats' documentation, not by a library, so that every field can be set.
 """
 
 import gzip
@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIZE = (7, 6, 5)  # voxels (x, y, z)
 FORMATS = (
@@ -39,7 +40,7 @@ TYPES = {
 
 
 def write(folder: Path, form: str, dice: random.Random) -> tuple[Path, Path]:
-    """A good file of this form in an empty folder: the file to read, and the one that holds the voxels."""
+    """Write a good file of this format. Returns the file to read, and the one that holds the voxels."""
     kind = dice.choice(sorted(TYPES))
     order = dice.choice("<>")
     values = np.random.default_rng(dice.getrandbits(32)).normal(0, 50, SIZE[::-1])
@@ -52,8 +53,8 @@ def write(folder: Path, form: str, dice: random.Random) -> tuple[Path, Path]:
     return _nifti(folder, form, raw, kind, order, dice)
 
 
-def _rotation(dice: random.Random) -> np.ndarray:
-    """A rotation about the third axis, sometimes none, sometimes with an axis turned round."""
+def _rotation(dice: random.Random) -> NDArray[np.float64]:
+    """A rotation about the third axis, sometimes none, sometimes with an axis reversed."""
     angle = dice.choice((0.0, 0.0, 0.3, np.pi / 2))
     turned = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     return turned * [1, 1, dice.choice((1, -1))]

@@ -1,4 +1,4 @@
-"""What can be wrong with an image file: bits, words, lines, fields, lengths, streams, and things that are no file.
+"""Damage to image files: bits, words, lines, fields, lengths, streams, and something other than a file.
 
 Each change is a function of a path and a random generator.
 """
@@ -12,34 +12,16 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+Field = tuple[int, str, tuple[Any, ...]]  # offset in bytes, format for struct, values
+SMALL = (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 14, 300, 32767)
+REAL = (float("nan"), float("inf"), 0.0, -1.0, 0.5, 1.0, 1e-3, 4.0, 5.0, 50.0, 1e10, -1e10)
 WORDS = (
-    "nan",
-    "inf",
-    "-inf",
-    "0",
-    "-1",
-    "1e400",
-    "1e-400",
-    "4,5",
-    "4.",
-    ".5",
-    "+4",
-    "0x10",
-    "1_0",
-    "232.n1",
-    "-232.n1",
+    *"nan inf -inf 0 -1 1e400 1e-400 4,5 4. .5 +4 0x10 1_0 232.n1 -232.n1".split(),
     "",
     " ",
-    "None",
-    "2147483648",
-    "4294967300",
-    "18446744073709551616",
-    "True",
-    "False",
-    "true",
-    "LOCAL",
-    "LIST",
+    *"None 2147483648 4294967300 18446744073709551616 True False true LOCAL LIST".split(),
     "\x00",
 )
 LINES = {
@@ -105,7 +87,7 @@ LINES = {
 
 
 def mutate(path: Path, data: Path, dice: random.Random) -> str:
-    """Do one to three things to a file or to its data; what they were."""
+    """Change a file or its data in one to three ways. Returns the names of the changes."""
     done = []
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         kinds = _for_text if path.suffix in (".mha", ".mhd", ".nrrd", ".nhdr") else _for_nifti
@@ -121,7 +103,7 @@ def mutate(path: Path, data: Path, dice: random.Random) -> str:
 
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:
-    """A text header's lines, and what follows."""
+    """The lines of a text header, and the bytes behind it."""
     content = path.read_bytes()
     end = re.search(rb"ElementDataFile[^\n]*\n|\n\r?\n", content)
     head = content[: end.end()] if end else content[:400]
@@ -129,7 +111,7 @@ def _split(path: Path) -> tuple[list[bytes], bytes]:
 
 
 def change_word(path: Path, dice: random.Random) -> None:
-    """A word of a text header becomes another."""
+    """Replace a word of a text header."""
     lines, rest = _split(path)
     number = dice.randrange(len(lines))
     words = re.split(rb"([ ,()]+)", lines[number].rstrip(b"\n"))
@@ -143,7 +125,7 @@ def change_word(path: Path, dice: random.Random) -> None:
 
 
 def change_lines(path: Path, dice: random.Random) -> None:
-    """A line of a text header is left out, doubled, moved, emptied or joined with the next; or another one comes in."""
+    """Remove, double, move, empty or join a line of a text header, or insert one."""
     lines, rest = _split(path)
     number, other = dice.randrange(len(lines)), dice.randrange(len(lines))
     what = dice.choice(("out", "double", "swap", "blank", "join", "new", "new", "crlf", "case"))
@@ -167,7 +149,7 @@ def change_lines(path: Path, dice: random.Random) -> None:
 
 
 def flip_header(path: Path, dice: random.Random) -> None:
-    """A bit among the first bytes."""
+    """Flip a bit among the first bytes."""
     content = bytearray(path.read_bytes())
     if content:
         content[dice.randrange(min(len(content), 420))] ^= 1 << dice.randrange(8)
@@ -175,7 +157,7 @@ def flip_header(path: Path, dice: random.Random) -> None:
 
 
 def change_field(path: Path, dice: random.Random) -> None:
-    """A field of a NIfTI header gets another value."""
+    """Give a field of a NIfTI header another value."""
     content = path.read_bytes()
     packed = content[:2] == b"\x1f\x8b"
     try:
@@ -185,50 +167,52 @@ def change_field(path: Path, dice: random.Random) -> None:
     if len(head) < 348:
         return
     order = "<" if head[0] in (0x5C, 0x1C) else ">"
-    small = (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 14, 300, 32767)
-    real = (float("nan"), float("inf"), 0.0, -1.0, 0.5, 1.0, 1e-3, 4.0, 5.0, 50.0, 1e10, -1e10)
-    if head[:1] in (b"\x5c", b"\x01") or head[3] == 0x5C:
-        at, fmt, values = dice.choice(
-            (
-                (40 + 2 * dice.randrange(8), "h", small),
-                (72, "h", (8, 16, 32, 64)),
-                (70, "h", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536)),
-                (76 + 4 * dice.randrange(4), "f", real),
-                (108, "f", (0, 348, 352, 353, 352.5, 400, 1e9)),
-                (112, "f", real),
-                (116, "f", real),
-                (123, "B", (0, 1, 2, 3, 10, 18)),
-                (252, "h", (-1, 0, 1, 2, 4, 9)),
-                (254, "h", (-1, 0, 1, 2, 4, 9)),
-                (256 + 4 * dice.randrange(6), "f", real),
-                (280 + 4 * dice.randrange(12), "f", real),
-                (344, "4s", (b"n+1\0", b"ni1\0", b"\0\0\0\0", b"n+2\0")),
-            )
-        )
-    else:
-        at, fmt, values = dice.choice(
-            (
-                (16 + 8 * dice.randrange(8), "q", small),
-                (12, "h", (2, 4, 8, 16, 64, 128)),
-                (104 + 8 * dice.randrange(4), "d", real),
-                (168, "q", (0, 540, 544, 545, 560)),
-                (176, "d", real),
-                (184, "d", real),
-                (344, "i", (-1, 0, 1, 9)),
-                (348, "i", (-1, 0, 1, 9)),
-                (352 + 8 * dice.randrange(6), "d", real),
-                (400 + 8 * dice.randrange(12), "d", real),
-                (500, "i", (0, 1, 2, 3)),
-            )
-        )
+    is_nifti_1 = head[0] in (0x5C, 0x01) or head[3] == 0x5C
+    at, fmt, values = dice.choice(_nifti_1_fields(dice) if is_nifti_1 else _nifti_2_fields(dice))
     if at + struct.calcsize(fmt) > len(head):
         return
-    struct.pack_into(order + fmt, head, at, dice.choice(values))  # type: ignore[arg-type]
+    struct.pack_into(order + fmt, head, at, dice.choice(values))
     path.write_bytes(gzip.compress(bytes(head), mtime=0) if packed else bytes(head))
 
 
+def _nifti_1_fields(dice: random.Random) -> tuple[Field, ...]:
+    """Where a NIfTI-1 header has a field, its format, and values for it."""
+    return (
+        (40 + 2 * dice.randrange(8), "h", SMALL),
+        (72, "h", (8, 16, 32, 64)),
+        (70, "h", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536)),
+        (76 + 4 * dice.randrange(4), "f", REAL),
+        (108, "f", (0, 348, 352, 353, 352.5, 400, 1e9)),
+        (112, "f", REAL),
+        (116, "f", REAL),
+        (123, "B", (0, 1, 2, 3, 10, 18)),
+        (252, "h", (-1, 0, 1, 2, 4, 9)),
+        (254, "h", (-1, 0, 1, 2, 4, 9)),
+        (256 + 4 * dice.randrange(6), "f", REAL),
+        (280 + 4 * dice.randrange(12), "f", REAL),
+        (344, "4s", (b"n+1\0", b"ni1\0", b"\0\0\0\0", b"n+2\0")),
+    )
+
+
+def _nifti_2_fields(dice: random.Random) -> tuple[Field, ...]:
+    """The same of a NIfTI-2 header."""
+    return (
+        (16 + 8 * dice.randrange(8), "q", SMALL),
+        (12, "h", (2, 4, 8, 16, 64, 128)),
+        (104 + 8 * dice.randrange(4), "d", REAL),
+        (168, "q", (0, 540, 544, 545, 560)),
+        (176, "d", REAL),
+        (184, "d", REAL),
+        (344, "i", (-1, 0, 1, 9)),
+        (348, "i", (-1, 0, 1, 9)),
+        (352 + 8 * dice.randrange(6), "d", REAL),
+        (400 + 8 * dice.randrange(12), "d", REAL),
+        (500, "i", (0, 1, 2, 3)),
+    )
+
+
 def nudge_rows(path: Path, dice: random.Random) -> None:
-    """The sform of a NIfTI-1 is scaled, sheared or moved a little or much."""
+    """Scale, shear or move the sform of a NIfTI-1 a little or much."""
     content = path.read_bytes()
     if content[:4] not in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") or len(content) < 348:
         return
@@ -241,7 +225,7 @@ def nudge_rows(path: Path, dice: random.Random) -> None:
 
 
 def flip_any(path: Path, dice: random.Random) -> None:
-    """A bit anywhere."""
+    """Flip a bit anywhere."""
     content = bytearray(path.read_bytes())
     if content:
         content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
@@ -249,7 +233,7 @@ def flip_any(path: Path, dice: random.Random) -> None:
 
 
 def cut(path: Path, dice: random.Random) -> None:
-    """The end, or a piece, is missing."""
+    """Remove the end, or a piece."""
     content = path.read_bytes()
     first = dice.randrange(len(content) + 1)
     last = len(content) if dice.random() < 0.6 else min(len(content), first + dice.choice((1, 2, 4, 8, 100)))
@@ -257,7 +241,7 @@ def cut(path: Path, dice: random.Random) -> None:
 
 
 def add(path: Path, dice: random.Random) -> None:
-    """Bytes too many, at the end or in between."""
+    """Insert bytes, at the end or in between."""
     content = path.read_bytes()
     place = len(content) if dice.random() < 0.6 else dice.randrange(len(content) + 1)
     noise = bytes(dice.randrange(256) for _ in range(16))
@@ -266,7 +250,7 @@ def add(path: Path, dice: random.Random) -> None:
 
 
 def blank_out(path: Path, dice: random.Random) -> None:
-    """A run of zeros, as a broken copy leaves it."""
+    """Write a run of zeros, as a broken copy leaves it."""
     content = bytearray(path.read_bytes())
     place, length = dice.randrange(len(content) + 1), dice.choice((1, 8, 64, 512))
     content[place : place + length] = bytes(len(content[place : place + length]))
@@ -274,7 +258,7 @@ def blank_out(path: Path, dice: random.Random) -> None:
 
 
 def wrap(path: Path, dice: random.Random) -> None:
-    """Compressed once more, or in two streams, or unpacked, under the same name."""
+    """Compress the file once more, or in two streams, or unpack it, or double it."""
     content = path.read_bytes()
     half = len(content) // 2
     choices: list[Callable[[], bytes]] = [
@@ -291,7 +275,7 @@ def wrap(path: Path, dice: random.Random) -> None:
 
 
 def _other_kind(path: Path, dice: random.Random) -> None:
-    """Something else than a regular file under its name."""
+    """Put something that is not a regular file under this name."""
     path.unlink(missing_ok=True)
     what = dice.choice(("pipe", "folder", "device", "socket", "loop", "nothing", "elsewhere"))
     if what == "pipe":

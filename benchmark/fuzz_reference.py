@@ -1,4 +1,8 @@
-"""Image files read by others: nibabel, pynrrd, and a plain reader of MetaImage; and whether ours read the same."""
+"""Image files read by other readers: nibabel, pynrrd and a plain reader of MetaImage; and how ours differs.
+
+The reader of MetaImage is written from the format's documentation and shares nothing with model/study/metaimage.py on
+purpose, not even the table of types: what both share, they would get wrong together.
+"""
 
 import io
 import zlib
@@ -6,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
-import nrrd
+import nrrd  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,10 +36,12 @@ SPACES = {
 }
 IDENTITY = "1 0 0 0 1 0 0 0 1"
 nibabel.imageglobals.logger.setLevel("CRITICAL")
-CORNER_VOXEL = 0.26  # a header may give the place twice, up to 0.25 of a voxel apart
+CORNER_VOXEL = 0.26  # a header may state the place twice, up to 0.25 of a voxel apart
 SAME = 1e-5  # relative, of scaled values: some readers scale in float32
 
-Image = tuple[NDArray[np.float64], NDArray[np.float64]]  # values (z, y, x); voxels to mm (4, 4), coordinates as ITK's
+Image = tuple[
+    NDArray[np.float64], NDArray[np.float64]
+]  # values (z, y, x), and the matrix (4, 4) from voxels to mm in ITK's coordinates
 
 
 def read(path: Path) -> Image:
@@ -51,12 +57,12 @@ def read(path: Path) -> Image:
     content = path.read_bytes()
     content = inflated(content) if path.suffix == ".gz" else content
     image = (nibabel.Nifti2Image if b"n+2" in content[:8] else nibabel.Nifti1Image).from_bytes(content)
-    values = image.get_fdata()
-    return values.reshape(values.shape[:3]).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+    voxels: NDArray[Any] = image.get_fdata()
+    return voxels.reshape(voxels.shape[:3]).T.astype(np.float64), np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
 
 
 def _nrrd(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
-    """By pynrrd; but streams in a row, which it does not read, are inflated here."""
+    """The values and the header by pynrrd. Gzip streams in a row are inflated here, since pynrrd does not read them."""
     with path.open("rb") as file:
         header = nrrd.read_header(file)
         if header["encoding"] == "raw":
@@ -69,7 +75,7 @@ def _nrrd(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
 
 
 def inflated(content: bytes) -> bytes:
-    """What the gzip streams in a row hold; what follows them is left."""
+    """The content of gzip streams in a row, without what follows them."""
     whole = b""
     while content[:2] == b"\x1f\x8b":
         stream = zlib.decompressobj(31)
@@ -79,21 +85,23 @@ def inflated(content: bytes) -> bytes:
 
 
 def metaimage(path: Path) -> Image:
-    """MetaImage by its documentation: of fields that stand twice the last counts."""
+    """A MetaImage by its documentation; the last of repeated fields counts."""
     content = path.read_bytes()
-    mark = content.index(b"ElementDataFile")
-    end = content.find(b"\n", mark) + 1 or len(content)
+    data_field = content.index(b"ElementDataFile")
+    end = content.find(b"\n", data_field) + 1 or len(content)
     fields = {}
     for line in content[:end].decode("latin-1").split("\n"):
         name, _, value = line.partition("=")
         fields[name.strip()] = value.strip()
-    place = fields["ElementDataFile"]
-    data = content[end:] if place == "LOCAL" else (path.parent / place).read_bytes()
+    location = fields["ElementDataFile"]
+    data = content[end:] if location == "LOCAL" else (path.parent / location).read_bytes()
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() in ("true", "1")
     kind = np.dtype((">" if order else "<") + TYPES[fields["ElementType"].removesuffix("_ARRAY")])
     size = [int(word) for word in fields["DimSize"].split()]
     if fields.get("CompressedData", "False").lower() in ("true", "1"):
-        data = zlib.decompressobj(47).decompress(data[:-4])  # ours has compared the checksum, the last four bytes
+        data = zlib.decompressobj(47).decompress(
+            data[:-4]
+        )  # without the checksum, the last 4 bytes, which our reader has compared
     values = np.frombuffer(data, kind, int(np.prod(size))).reshape(size[::-1])
     matrix = next((fields[n] for n in ("TransformMatrix", "Rotation", "Orientation") if n in fields), IDENTITY)
     origin = next((fields[name] for name in ("Offset", "Position", "Origin") if name in fields), "0 0 0")
@@ -108,7 +116,7 @@ def _numbers(text: str) -> NDArray[np.float64]:
 
 
 def difference(ours: Volume, other: Image) -> str:
-    """In what two readings of a file differ; "" where they agree, in every value and in where every corner lies."""
+    """How two readings of a file differ, in values or corners; "" where they agree."""
     values, affine = other
     if ours.array.shape != values.shape:
         return f"shape {ours.array.shape} against {values.shape}"

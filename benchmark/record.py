@@ -1,9 +1,9 @@
-"""What a benchmark leaves: its tables as printed, its figures for benchmark.compare, and the machine they are of."""
+"""A benchmark's result: its tables as printed, its figures for benchmark.compare, and the machine they are of."""
 
 import json
 import os
 import platform
-import subprocess
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,62 +12,79 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from training.commit import commit
+
 FORMAT = 2
-LEAST = 0.10  # a change of a figure below this share is none, however steady the runs
+LEAST = 0.10  # a smaller change of a figure does not count, however steady the runs
+RENAMED = (
+    ("benchmark.cold_start", "benchmark.pipeline --start"),
+    ("cold_start", "pipeline"),
+    ("road", "pipeline"),
+    ("floor", "roofline"),
+    ("ahead", "prefetched"),
+)  # words in older results, and what they are called today
 
 
 def figure(values: Sequence[float], unit: str, better: str = "less", least: float = LEAST) -> dict[str, Any]:
-    """One thing that was measured, every run of it; better: less or more; least: share below which a change is none."""
+    """One measured quantity with the values of every run.
+
+    better: "less" or "more". least: a change by a smaller share than this does not count.
+    """
     return {"unit": unit, "better": better, "least": least, "values": [float(value) for value in values]}
 
 
 def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The whole result of this command, which is read from sys.argv."""
+    """The whole result of this command, whose name and options come from sys.argv."""
     name = Path(sys.argv[0]).stem
     return {
         "format": FORMAT,
         "benchmark": name,
         "title": title,
-        "command": " ".join([f"python -m benchmark.{name}", *shown(sys.argv[1:])]),
+        "command": " ".join([f"python -m benchmark.{name}", *shown_words(sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
+        "commit": os.environ.get("COMMIT") or commit(digits=7),
         "machine": machine(),
         "printed": list(printed),
         "figures": figures,
     }
 
 
-def shown(words: Sequence[str]) -> list[str]:
-    """A command's words without where it writes to; paths of this machine by their last part."""
-    pairs = zip(["", *words], words, strict=False)
-    out = [word for before, word in pairs if before != "--json" and word.partition("=")[0] != "--json"]
-    return [Path(word).name if Path(word).is_absolute() else word for word in out]
-
-
-def child(*words: object) -> dict[str, Any]:
-    """Run this command again with more words in its own process, for its own peak memory. Returns its last line."""
-    command = [sys.executable, "-m", f"benchmark.{Path(sys.argv[0]).stem}", *sys.argv[1:], *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def read(path: Path) -> dict[str, Any]:
+    """A result that --json wrote, with the names of today. Raises ValueError naming the file if it is not one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        for old, new in RENAMED:
+            text = re.sub(rf"\b{re.escape(old)}\b", new, text)
+        found = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read '{path}': {error}; give a file that a benchmark's --json wrote") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"'{path}' is not a result of this version; run its benchmark again with --json")
     return found
 
 
-def told(result: dict[str, Any], path: Path | None) -> None:
-    """Print the tables, and write the result where asked."""
+def print_and_write(result: dict[str, Any], path: Path | None) -> None:
+    """Print the tables, and write the result to `path` if one is given."""
     print("\n".join(result["printed"]))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def shown_words(words: Sequence[str]) -> list[str]:
+    """A command's words without --json and its file; of paths of this machine only the last part."""
+    pairs = zip(["", *words], words, strict=False)
+    kept = [word for before, word in pairs if before != "--json" and word.partition("=")[0] != "--json"]
+    return [Path(word).name if Path(word).is_absolute() else word for word in kept]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table of Markdown."""
+    """The lines of a table in Markdown."""
     return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)]
 
 
 def machine() -> dict[str, Any]:
-    """The machine and what is installed, as far as results depend on them."""
+    """The machine and its software, as far as results depend on them."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": cpu_name(),
@@ -81,7 +98,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_text(found: dict[str, Any]) -> str:
-    """The machine in a line."""
+    """The machine in one line."""
     gpu = found["gpu"] or "no GPU"
     return (
         f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads used, {found['memory_gb']:g} GB, {gpu}; "
@@ -95,14 +112,3 @@ def cpu_name() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def commit() -> str:
-    """The commit of this code, with -dirty if files were changed since; COMMIT where that is set."""
-    if given := os.environ.get("COMMIT"):
-        return given
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    except OSError:  # no git
-        return "unknown"

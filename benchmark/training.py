@@ -1,14 +1,14 @@
-"""Training: samples a second of our loop, and of the same network in a plain MONAI loop; the share of data loading.
+"""Training: samples a second and the share of data loading, of our loop and of a plain MONAI loop.
 
     python -m benchmark.training                                     # the paper's network, crops of 160^3: for a GPU
     python -m benchmark.training --widths 4 16 32 48 64 --crop 64 --steps 20
     python -m benchmark.training --size 40 36 32 --widths 2 4 --crop 16 --steps 2 --epochs 2 --json toy.json
 
-Ours is training.runs.loop with what training.batches.crops draws and training.batches.augment does. The plain loop is a
-CacheDataset that holds the same studies in memory, MONAI's own transforms for the nine rows of table 1, its
-DiceFocalLoss and torch's AdamW, contiguous images, in the same precision. Neither uses processes beside its own.
-Samples a second are medians over --epochs of --steps steps after one epoch that is not counted; ours writes its
-checkpoint in that time, too.
+Ours is training.runs.loop with the crops of training.batches.crops and the augmentation of training.batches.augment.
+The plain loop trains the same network: a CacheDataset holds the same studies in memory, with MONAI's transforms for the
+nine rows of table 1, its DiceFocalLoss and torch's AdamW, contiguous images, in the same precision. Neither loop starts
+worker processes. Samples a second are medians over --epochs of --steps steps, after one epoch that is not counted; in
+that time our loop also writes its checkpoint.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from benchmark.floor import PAPER_WIDTHS
-from benchmark.record import child, figure, record, table, told
-from benchmark.road import make_study
+from benchmark.command import joined, parser_for, run_child
+from benchmark.record import figure, print_and_write, record, table
+from benchmark.synthetic import make_study
 from model.bundle.settings import Crop
 from model.files import peak_memory_bytes
 from model.networks.unet import build
@@ -45,39 +45,35 @@ RADIUS = 0.06  # of the ball that is lesion, as a share of the study's edge
 
 def main() -> None:
     options = arguments()
-    if options.one:
-        print(json.dumps(one(options)))
+    if options.child:
+        print(json.dumps(measure(options)))
         return
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
-            prepare_one(make_case(Path(place) / case, case, tuple(options.size)), Path(place) / "cache", Crop())
-        found = {way: child("--one", way, "--place", place) for way in WAYS}
+            prepare_one(make_case(Path(folder) / case, case, tuple(options.size)), Path(folder) / "cache", Crop())
+        measured = {way: run_child(way, "--folder", folder) for way in WAYS}
     rows, figures = [], {}
-    for way, said in found.items():
-        rate, share = statistics.median(said["samples_per_s"]), statistics.median(said["data_share"])
-        rows.append([way, f"{rate:.3f}", f"{100 * share:.1f} %", f"{said['peak_bytes'] / 1e9:.2f}"])
-        figures[f"{way}: samples a second"] = figure(said["samples_per_s"], "1/s", "more")
-        figures[f"{way}: data loading"] = figure(said["data_share"], "")
-        figures[f"{way}: memory"] = figure([said["peak_bytes"] / 1e9], "GB")
-    widths = " ".join(map(str, options.widths))
-    title = f"Training: middle fusion of widths {widths}, crops of {options.crop}^3, batches of {options.batch}"
+    for way, values in measured.items():
+        rate, share = statistics.median(values["samples_per_s"]), statistics.median(values["data_share"])
+        rows.append([way, f"{rate:.3f}", f"{100 * share:.1f} %", f"{values['peak_gb']:.2f}"])
+        figures[f"{way}: samples a second"] = figure(values["samples_per_s"], "1/s", "more")
+        figures[f"{way}: data loading"] = figure(values["data_share"], "")
+        figures[f"{way}: memory"] = figure([values["peak_gb"]], "GB")
+    title = (
+        f"Training: middle fusion of widths {joined(options.widths)}, crops of {options.crop}^3, "
+        f"batches of {options.batch}"
+    )
     printed = table(["loop", "samples a second", "data loading", "host GB"], rows)
-    told(record(title, printed, figures), options.json)
+    print_and_write(record(title, printed, figures), options.json)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__, "size", "widths", "device")
     add = parser.add_argument
-    add("--size", type=int, nargs=3, default=(400, 400, 326), help="voxels of a study x y z (default 400 400 326)")
-    add("--widths", type=int, nargs="+", default=PAPER_WIDTHS, help="channels of the stages (default 32 32 64 128 256)")
     add("--crop", type=int, default=160, help="edge of the crops in voxels (default 160)")
     add("--batch", type=int, default=2, help="crops at a time (default 2)")
     add("--steps", type=int, default=10, help="steps of an epoch (default 10)")
     add("--epochs", type=int, default=3, help="epochs that are counted (default 3)")
-    add("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    add("--json", type=Path, help="also write the figures here")
-    add("--one", choices=WAYS, help=argparse.SUPPRESS)  # what a child process runs
-    add("--place", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -106,8 +102,8 @@ def make_case(folder: Path, case: str, size: tuple[int, ...]) -> Study:
     )
 
 
-def one(options: argparse.Namespace) -> dict[str, Any]:
-    """Samples a second and the share of data loading of every epoch that counts."""
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Samples a second and the share of data loading of every counted epoch."""
     edges = [options.crop] * 3
     settings = settings_from(
         {
@@ -123,24 +119,24 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         }
     )
     torch.manual_seed(0)
-    loop = our_loop if options.one == "ours" else plain_loop
-    ends = loop(settings, options.place, options.device)  # (seconds, those of data loading) at the end of each epoch
+    loop = our_loop if options.child == "ours" else plain_loop
+    ends = loop(settings, options.folder, options.device)  # (seconds, those of data loading) at the end of each epoch
     spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(ends, ends[1:], strict=False)]
     return {
         "samples_per_s": [options.batch * options.steps / seconds for seconds, _ in spent],
         "data_share": [data / seconds for seconds, data in spent],
-        "peak_bytes": peak_memory_bytes(),
+        "peak_gb": peak_memory_bytes() / 1e9,
     }
 
 
-def our_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, float]]:
+def our_loop(settings: Training, inputs: Path, device: str) -> list[tuple[float, float]]:
     ends: list[tuple[float, float]] = []
 
     def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
         ends.append((time.perf_counter(), figures["data_s"]))
         return {}
 
-    folder = place / "run"
+    folder = inputs / "run"
     folder.mkdir()
     train(
         Run(
@@ -148,8 +144,8 @@ def our_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, 
             settings=settings,
             network=build(settings.network),
             loss=loss_function(settings.loss),
-            data=CropDataset(place / "cache", CASES, settings),
-            device=device_for(settings.precision, wanted),
+            data=CropDataset(inputs / "cache", CASES, settings),
+            device=device_for(settings.precision, device),
             at_epoch=at_epoch,
         ),
         None,
@@ -157,17 +153,17 @@ def our_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, 
     return ends
 
 
-def plain_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float, float]]:
+def plain_loop(settings: Training, inputs: Path, device: str) -> list[tuple[float, float]]:
     from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceFocalLoss
 
-    device = device_for(settings.precision, wanted)
-    data = CacheDataset([as_dictionary(place / "cache", case) for case in CASES], transforms(settings), progress=False)
+    on = device_for(settings.precision, device)
+    data = CacheDataset([as_dictionary(inputs / "cache", case) for case in CASES], transforms(settings), progress=False)
     batches = DataLoader(data, batch_size=settings.batch, shuffle=True, num_workers=0)
-    network = build(settings.network).to(device.torch_device).train()
+    network = build(settings.network).to(on.torch_device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.optimizer.rate)
     loss_of = DiceFocalLoss(softmax=True, to_onehot_y=True)
-    scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
+    scaler = torch.amp.GradScaler(on.torch_device.type, enabled=on.precision == torch.float16)
     ends, data_s, waiting = [], 0.0, iter(batches)
     for _ in range(settings.schedule.epochs):
         for _ in range(settings.schedule.steps_per_epoch or 1):
@@ -176,16 +172,16 @@ def plain_loop(settings: Training, place: Path, wanted: str) -> list[tuple[float
             if batch is None:
                 waiting = iter(batches)
                 batch = next(waiting)
-            image, truth = (batch[key].to(device.torch_device) for key in ("image", "truth"))
+            image, truth = (batch[key].to(on.torch_device) for key in ("image", "truth"))
             data_s += time.perf_counter() - begun
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.torch_device.type, device.precision, device.precision != torch.float32):
+            with torch.autocast(on.torch_device.type, on.precision, on.precision != torch.float32):
                 out = network(image)
             loss = loss_of(out.float(), truth)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
-            float(loss.detach())  # as ours does, which looks whether it is finite
+            float(loss.detach())  # our loop reads the loss, too, to check that it is finite
         ends.append((time.perf_counter(), data_s))
     return ends
 

@@ -1,1 +1,1 @@
-"""The ways to run an ensemble that are compared, each in a process of its own."""
+"""The ways to run an ensemble that benchmark.inference compares, each in a process of its own."""

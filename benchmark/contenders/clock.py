@@ -1,4 +1,4 @@
-"""How old a process is: what its interpreter and imports took before its first line could take the time."""
+"""The age of this process: the time that the interpreter and imports take before its first line runs."""
 
 import os
 import time

@@ -1,9 +1,8 @@
-"""The published way to run the ensemble, in a process of its own; benchmark.inference starts it.
+"""The authors' way to run the ensemble, in a process of its own; benchmark.inference starts it.
 
-As the authors' container does: SimpleITK reads and resamples, MONAI's sliding_window_inference runs one network after
-the other, in half precision on a GPU and float32 on a CPU, and softmax and argmax are taken of the full volume. Nothing
-of model/ is used but the networks, the readers of weights and the watch. The steps before and after the networks are
-those of benchmark.contenders.nnunet as well.
+SimpleITK reads and resamples, MONAI's sliding_window_inference runs one network after the other, in half precision on a
+GPU and float32 on a CPU, and softmax and argmax are taken of the full volume. Of model/ only the networks, the readers
+of weights and the stopwatch are used. benchmark.contenders.nnunet shares the steps before and after the networks.
 """
 
 import json
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.contenders.clock import age_s
@@ -36,7 +36,7 @@ class Task:
     bundle: str
     mask: str
     window: int
-    passes: int  # 4: a network of weight 2 is run once and counted twice; 5: it is run twice, as the authors do
+    passes: int  # 4: a network of weight 2 runs once and counts twice; 5: it runs twice, as in the authors' container
     device: str
     gpu_gb: float | None = None  # of the GPU's memory that a process may take
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 class Timed(nn.Module):
-    """A network whose time is told and whose windows are counted."""
+    """A network that times itself and counts its windows."""
 
     def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Timed(nn.Module):
 def run(predict: Callable[[list[tuple[float, Timed]], Tensor, Task, Stopwatch], Tensor]) -> None:
     """One study from the command line's task; prints what was measured as JSON.
 
-    predict: sums weighted logits (2, X, Y, Z) of the networks over an image (2, X, Y, Z) on the device.
+    predict: (weighted networks, image (2, X, Y, Z) on the device, task, watch) -> weighted logits (2, X, Y, Z).
     """
     task = Task(**json.loads(sys.argv[1]))
     device = torch.device(task.device)
@@ -113,7 +113,7 @@ def run(predict: Callable[[list[tuple[float, Timed]], Tensor, Task, Stopwatch], 
 
 
 def limit_gpu(gb: float | None) -> None:
-    """Let this process take no more of the GPU's memory than so many GB."""
+    """Let this process take at most so many GB of the GPU's memory."""
     if gb is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(gb * 1e9 / total, 1.0))
@@ -131,7 +131,8 @@ def predict_by_monai(networks: list[tuple[float, Timed]], image: Tensor, task: T
                 image[None], (task.window,) * 3, WINDOWS_AT_A_TIME[image.device.type], network, overlap=0.5
             )
             total = total + weight * out[0].float()
-    return total / sum(weight for weight, _ in networks)
+    mean: Tensor = total / sum(weight for weight, _ in networks)
+    return mean
 
 
 def read(folder: Path) -> Any:
@@ -139,23 +140,24 @@ def read(folder: Path) -> Any:
 
 
 def orientation(image: Any) -> str:
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    code: str = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    return code
 
 
-def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
-    places = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(found[0]), int(found[-1]) + 1) for found in places)
+def bounding_box(inside: NDArray[np.bool_]) -> tuple[slice, ...]:
+    indices = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(found[0]), int(found[-1]) + 1) for found in indices)
 
 
-def scaled_hu(hu: np.ndarray, bundle: Any) -> np.ndarray:
+def scaled_hu(hu: NDArray[Any], bundle: Any) -> NDArray[np.float32]:
     settings = bundle.manifest.intensity
-    out = (hu - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
+    out: NDArray[Any] = (hu - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
     return (np.clip(out, 0, 1) if settings.ct_clip else out).astype(np.float32)
 
 
-def scaled_suv(suv: np.ndarray, bundle: Any) -> np.ndarray:
+def scaled_suv(suv: NDArray[Any], bundle: Any) -> NDArray[np.float32]:
     settings = bundle.manifest.intensity
-    out = suv / settings.suv_top
+    out: NDArray[Any] = suv / settings.suv_top
     return (np.clip(out, 0, 1) if settings.suv_clip else out).astype(np.float32)
 
 

@@ -1,8 +1,8 @@
 """nnU-Net v2's predictor with the same networks plugged in, in a process of its own; benchmark.inference starts it.
 
 Mirroring is off and the step is half a window, its defaults otherwise: Gaussian weights, sums in half precision,
-windows spread evenly. It needs an environment of its own, made as benchmark/requirements.txt says. Everything before
-and after the networks is that of benchmark.contenders.monai.
+windows spread evenly. It needs an environment of its own: benchmark/requirements.txt says how to make it. Everything
+before and after the networks is that of benchmark.contenders.monai.
 """
 
 import os
@@ -14,13 +14,13 @@ from benchmark.contenders.monai import Task, Timed, run
 from model.stopwatch import Stopwatch
 
 for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-    os.environ.setdefault(name, "/nowhere")  # or it prints that they are not set; none is used
+    os.environ.setdefault(name, "/nowhere")  # unused, but nnU-Net complains where they are not set
 
 
 def predict_by_nnunet(networks: list[tuple[float, Timed]], image: Tensor, task: Task, watch: Stopwatch) -> Tensor:
     """The weighted sum of the networks' logits, by nnU-Net's sliding window."""
     with watch.stage("import"):
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # type: ignore[import-not-found]
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,

@@ -1,4 +1,4 @@
-"""Our own way, the road of process.py, in a process of its own; benchmark.inference starts it."""
+"""Our own way, the steps of process.py, in a process of its own; benchmark.inference starts it."""
 
 import json
 import os
@@ -8,13 +8,14 @@ from pathlib import Path
 from threading import Thread
 
 from benchmark.contenders.clock import age_s
-from model.background import begin
+from model.background import run_in_background
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
 from model.challenge.run import get_ready
-from model.files import Staging, peak_memory_bytes
+from model.files import peak_memory_bytes
 from model.results.writing import write_mask
 from model.study.reading import read_case
+from model.whole import Staging
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     bundle = load_bundle(Path(task["bundle"]))
     checked = time.perf_counter()
-    begun: list[Thread] = []
+    threads: list[Thread] = []
 
     def get_ready_limited() -> None:
         from benchmark.contenders.monai import limit_gpu
@@ -31,7 +32,7 @@ def main() -> None:
         limit_gpu(task["gpu_gb"])
         get_ready(bundle.manifest, task["device"])
 
-    case = read_case([Path(task["study"])], Limits(), lambda: begun.append(begin(get_ready_limited)))
+    case = read_case([Path(task["study"])], Limits(), lambda: threads.append(run_in_background(get_ready_limited)))
     read = time.perf_counter()
 
     import torch
@@ -41,7 +42,7 @@ def main() -> None:
     from model.inference.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
-    limit_gpu(task["gpu_gb"])  # again, since an error is not told there
+    limit_gpu(task["gpu_gb"])  # again here, where an error ends the process
     make_deterministic()
     device = choose_device(task["device"])
     gpu = device.torch_device.type == "cuda"
@@ -50,7 +51,7 @@ def main() -> None:
     ready = make_ready(case, bundle, Stopwatch(seconds=seconds))
     watch = Stopwatch(seconds=seconds, wait=torch.cuda.synchronize if gpu else lambda: None)
     with watch.stage("import"):
-        for thread in begun:
+        for thread in threads:
             thread.join()
     result = segment_ready(ready, bundle, device, watch)
     with watch.stage("write"), Staging() as staging:

@@ -23,17 +23,17 @@ def run(
     """
     verified = time.perf_counter()
 
-    from model.background import begin
-    from model.files import Staging
+    from model.background import run_in_background
     from model.results.writing import check_output, check_targets, write_json
     from model.study.reading import read_case
+    from model.whole import Staging
 
     check_output(options.output)
     begun: list[Any] = []
 
     def found() -> None:
         if networks is None:
-            begun.append(begin(lambda: get_ready(bundle.manifest, options.device)))
+            begun.append(run_in_background(lambda: get_ready(bundle.manifest, options.device)))
 
     case = read_case(options.input, bundle.manifest.limits, found)
     names = targets(options, case.name)

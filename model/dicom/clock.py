@@ -1,4 +1,4 @@
-"""DICOM's dates and times (DA, TM, DT of PS3.5, 6.2), and what people write in their place."""
+"""DICOM's dates and times (DA, TM, DT of PS3.5, 6.2), and common mistakes in them."""
 
 import re
 from dataclasses import dataclass, replace
@@ -6,11 +6,10 @@ from datetime import date, timedelta
 
 from pydicom.dataset import Dataset
 
-from model.dicom.headers import tag_name, text
+from model.dicom.elements import tag_and_value, text
 
 DAY_S = 86400.0
-LONGEST_SHOWN = 40  # characters of a value in a message
-MOST_EAST_S, MOST_WEST_S = 14 * 3600.0, -12 * 3600.0  # offsets from UTC that there are
+MOST_EAST_S, MOST_WEST_S = 14 * 3600.0, -12 * 3600.0  # the largest offsets from UTC in use
 MISTAKES = (
     (r"[0-9]{1,2}[:.h ]?[0-9]{2}([:.][0-9]{2})?[ _]*[AaPp]\.?[Mm]\.?", "a time of a 12-hour clock"),
     (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?", "an ISO 8601 date and time"),
@@ -20,14 +19,14 @@ MISTAKES = (
     (r"[0-9]{6},[0-9]+|[0-9]{14},[0-9]+", "a time with a decimal comma"),
     (r"[0-9]{8}(:?[ T][0-9]{2}:?[0-9]{2}.*)", "a date and a time with something between them"),
     (r"1[0-9]{9}(\.[0-9]*)?|1[0-9]{12}", "seconds since 1970"),
-)  # how a value looks that is no DICOM time, and what it probably is
+)  # how a value looks that is not a DICOM time, and what it probably is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A time of day in seconds since midnight, its day where the header states one, and the tag it is from.
+    """A time of day in seconds since midnight, its day where the header states one, and the tag that states it.
 
-    A second past 86,400 is of the day after.
+    Seconds above 86,400 are on the next day.
     """
 
     day: date | None
@@ -41,7 +40,7 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class DateTime:
-    """What a DT states: its day, its time of day and its offset from UTC in seconds, each None where it does not."""
+    """The day, time of day and offset from UTC (seconds) that a DT states, each None where it states none."""
 
     day: date | None
     second: float | None
@@ -49,7 +48,7 @@ class DateTime:
 
 
 def seconds_of(stated: str) -> float | None:
-    """A TM (HHMMSS.FFFFFF, HHMM, HH; HH:MM:SS of old files) as seconds since midnight; None if it is none."""
+    """A TM (HHMMSS.FFFFFF, HHMM, HH; HH:MM:SS of old files) as seconds since midnight; None if it is not one."""
     match = re.fullmatch(r"([0-9]{2})(?::?([0-5][0-9])(?::?([0-5][0-9]|60)(\.[0-9]*)?)?)?", stated)
     if not match or int(match[1]) > 23:
         return None
@@ -57,7 +56,7 @@ def seconds_of(stated: str) -> float | None:
 
 
 def day_of(stated: str) -> date | None:
-    """A DA (YYYYMMDD; YYYY.MM.DD of old files) as a date; None if it is none."""
+    """A DA (YYYYMMDD; YYYY.MM.DD of old files) as a date; None if it is not one."""
     match = re.fullmatch(r"([0-9]{4})([.-]?)([0-9]{2})\2([0-9]{2})", stated)
     try:
         return date(int(match[1]), int(match[3]), int(match[4])) if match else None
@@ -66,9 +65,9 @@ def day_of(stated: str) -> date | None:
 
 
 def date_time_of(stated: str) -> DateTime | None:
-    """A DT (YYYYMMDDHHMMSS.FFFFFF&ZZXX, cut short anywhere after the year); None if it is none.
+    """A DT (YYYYMMDDHHMMSS.FFFFFF&ZZXX, cut short anywhere after the year); None if it is not one.
 
-    A day of zeros, as de-identification leaves it, is None beside a time that is there.
+    De-identification may leave a day of zeros before a time: then the day is None.
     """
     match = re.fullmatch(
         r"([0-9]{4}(?:[0-9]{2}){0,2})(?:(?<=[0-9]{8})([0-9]{2}(?:[0-9]{2}(?:[0-9]{2}(?:\.[0-9]*)?)?)?))?"
@@ -84,7 +83,7 @@ def date_time_of(stated: str) -> DateTime | None:
 
 
 def offset_of(stated: str) -> float | None:
-    """An offset from UTC (+HHMM or -HHMM) in seconds; None if it is none."""
+    """An offset from UTC (+HHMM or -HHMM) in seconds; None if it is not one."""
     match = re.fullmatch(r"([+-])([0-9]{2}):?([0-5][0-9])", stated)
     if not match:
         return None
@@ -93,19 +92,19 @@ def offset_of(stated: str) -> float | None:
 
 
 def scanner_offset_s(header: Dataset) -> float | None:
-    """The offset from UTC of all times without one of their own (0008,0201); None where it states none, or several."""
+    """The offset from UTC of all times that state none (0008,0201); None where it is absent, or several differ."""
     stated = {offset_of(part.strip()) for part in text(header, "TimezoneOffsetFromUTC").split("\\")}
     return stated.pop() if len(stated) == 1 else None
 
 
 def shifted(moment: Moment, seconds: float) -> Moment:
-    """A moment that many seconds later, on the day it then is."""
+    """The moment that many seconds later, on the next day if need be."""
     days, second = divmod(moment.second + seconds, DAY_S)
     return replace(moment, day=later_day(moment.day, int(days)), second=second)
 
 
 def later_day(day: date | None, days: int) -> date | None:
-    """A day that many days later; None of None, and where the calendar ends."""
+    """The day that many days later; None for None, and where the calendar ends."""
     try:
         return None if day is None else day + timedelta(days=days)
     except OverflowError:
@@ -114,8 +113,8 @@ def later_day(day: date | None, days: int) -> date | None:
 
 def nearest_day(day: date | None, second: float, other_second: float) -> date | None:
     """The day on which `second` lies within 12 hours of `other_second` on `day`."""
-    apart = second - other_second
-    return later_day(day, (apart < -DAY_S / 2) - (apart > DAY_S / 2))
+    difference_s = second - other_second
+    return later_day(day, (difference_s < -DAY_S / 2) - (difference_s > DAY_S / 2))
 
 
 def apart_s(one: float, other: float) -> float:
@@ -124,13 +123,7 @@ def apart_s(one: float, other: float) -> float:
     return min(apart, DAY_S - apart)
 
 
-def named(keyword: str, stated: str) -> str:
-    """An element with what it states, as messages show it: PatientWeight (0010,1030) '75,5'."""
-    short = stated if len(stated) <= LONGEST_SHOWN else stated[:LONGEST_SHOWN] + "..."
-    return f"{tag_name(keyword)} {short!r}"
-
-
-def no_time(keyword: str, stated: str, kind: str = "HHMMSS.FFFFFF") -> str:
-    """What is said of a date or time that is none: the element, its value, what it must be and what it probably is."""
-    probably = next((what for pattern, what in MISTAKES if re.fullmatch(pattern, stated)), "")
-    return f"{named(keyword, stated)}, which is not {kind}" + (f" (probably {probably})" if probably else "")
+def time_flaw(keyword: str, stated: str, form: str = "HHMMSS.FFFFFF") -> str:
+    """Words for messages about a bad date or time: the element, its value, the form it must have and its mistake."""
+    mistake = next((what for pattern, what in MISTAKES if re.fullmatch(pattern, stated)), "")
+    return f"{tag_and_value(keyword, stated)}, which is not {form}" + (f" (probably {mistake})" if mistake else "")

@@ -1,4 +1,4 @@
-"""Outlines of masks as polygons along the edges of pixels, so that no voxel is lost or won."""
+"""Outlines of masks as polygons along the edges of pixels, so that they enclose exactly the mask's pixels."""
 
 from typing import Any
 
@@ -6,20 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-EIGHT = np.ones((3, 3), int)
-Polygon = NDArray[np.float64]  # (n, 2): column and row, in pixels, (0, 0) is the middle of the first pixel
+EIGHT_NEIGHBOURS = np.ones((3, 3), int)  # pixels that touch at a corner are connected
+Polygon = NDArray[np.float64]  # (n, 2): column and row, in pixels, (0, 0) is the centre of the first pixel
 
 
 def outlines(plane: NDArray[Any]) -> list[Polygon]:
     """Closed polygons that together cover exactly the pixels set in a (y, x) mask, and do not overlap.
 
-    A region with a hole is cut in two along a row of the hole, since DICOM contours know no holes. Empty mask: none.
+    A region with a hole is cut in two along a row of the hole, since a DICOM contour has no holes. An empty mask has
+    no polygons.
     """
     found = []
-    pieces = [(plane.astype(bool), 0, 0)]  # with the row and column where each lies
+    pieces = [(plane.astype(bool), 0, 0)]  # each with its top row and left column
     while pieces:
         piece, top, left = pieces.pop()
-        labels, _ = ndimage.label(piece)  # 4-connected: outlines never touch themselves across an edge
+        labels, _ = ndimage.label(piece)  # 4-connected, so that no outline crosses itself
         for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
             region = labels[rows, columns] == label
             y, x = top + rows.start, left + columns.start
@@ -32,8 +33,8 @@ def outlines(plane: NDArray[Any]) -> list[Polygon]:
 
 
 def _row_of_a_hole(region: NDArray[np.bool_]) -> int | None:
-    """First row of the first hole: background that does not reach the border, diagonals counting as open."""
-    labels, count = ndimage.label(np.pad(~region, 1, constant_values=True), structure=EIGHT)
+    """First row of the first hole, or None. A hole is background that is not connected to the border (8-connected)."""
+    labels, count = ndimage.label(np.pad(~region, 1, constant_values=True), structure=EIGHT_NEIGHBOURS)
     if count < 2:
         return None
     outside = labels[0, 0]
@@ -41,26 +42,26 @@ def _row_of_a_hole(region: NDArray[np.bool_]) -> int | None:
 
 
 def _outline(region: NDArray[np.bool_]) -> Polygon:
-    """The one outer edge of a region without holes: corners only, in order, the region at the right hand."""
+    """The outer edge of a region without holes: its corners in order, clockwise on a screen."""
     edges = _edges(region)
     start = min(edges)
     corners: list[tuple[int, int]] = []
-    at, heading = start, (1, 0)
+    corner, heading = start, (1, 0)
     while True:
-        options = edges[at]
-        # where two pixels touch at a corner, the sharpest right turn stays with the pixel that was come along
+        options = edges[corner]
+        # where two pixels touch at a corner, the sharpest right turn stays on the present pixel
         step = max(options, key=lambda s: heading[0] * s[1] - heading[1] * s[0]) if len(options) > 1 else options[0]
         options.remove(step)
         if step != heading or not corners:
-            corners.append(at)
-        at, heading = (at[0] + step[0], at[1] + step[1]), step
-        if at == start and not edges[start]:
+            corners.append(corner)
+        corner, heading = (corner[0] + step[0], corner[1] + step[1]), step
+        if corner == start and not edges[start]:
             break
     return np.array(corners, np.float64) - 0.5
 
 
 def _edges(region: NDArray[np.bool_]) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Edges between set and unset pixels: the corner (x, y) where each starts -> its steps, clockwise on a screen."""
+    """Edges between set and unset pixels: the corner (x, y) where they start -> their steps, clockwise on a screen."""
     padded = np.pad(region, 1)
     inside = padded[1:-1, 1:-1]
     sides = (

@@ -1,4 +1,4 @@
-"""What DICOM SEG and RTSTRUCT have in common: the headers they refer to, their identifiers, and who made them."""
+"""What SEG and RTSTRUCT share: the headers that they refer to, their UIDs, and the name of the software."""
 
 import hashlib
 import io
@@ -11,14 +11,14 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from model.dicom.headers import path_of, tag_name, text
+from model.dicom.elements import path_of, tag_name, text
 from model.dicom.identity import EMPTY_IF_UNUSABLE
 from model.errors import CaseError
 
 MANUFACTURER, MODEL = "petct-lesion-segmentation developers", "petct-lesion-segmentation"
 SERIAL = "none"
-LESION, ALL = "Lesion", "Lesions"  # what a segment or an ROI is called: one lesion and its number, or all of them
-MOST_NUMBERED = 255  # lesions in segments of their own: viewers keep segments in 8 bits
+LESION, ALL = "Lesion", "Lesions"  # the label of a segment or an ROI: of one lesion, before its number, or of all
+MOST_NUMBERED = 255  # lesions that get a segment each: viewers keep the number of a segment in 8 bits
 NEEDED = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -39,23 +39,23 @@ NEEDED = (
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
-)  # of the slices; whose they are comes from model/dicom/identity.py, as bytes
+)  # of the slices; the patient and the study are copied by model/dicom/identity.py
 EMPTY = (*EMPTY_IF_UNUSABLE, "FrameOfReferenceUID", "PositionReferenceIndicator")
 REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
-pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs that are referred to stay as they are
+pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs that we refer to stay as they are
 
 
-def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
-    """What an object that refers to these headers needs of them, in new datasets; what must be there is, if empty.
+def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
+    """The elements that a SEG or RTSTRUCT needs of each slice, in new datasets; required ones at least empty.
 
     Raises CaseError if a slice lacks a UID that must be referred to, or shares its own with another slice.
     """
-    whole = []
+    datasets = []
     for header in headers:
         new = Dataset()
         for keyword in NEEDED:
-            with suppress(CaseError):  # damaged: as if it were absent
+            with suppress(CaseError):  # treat a damaged element as absent
                 if text(header, keyword):
                     new.add(header[keyword])
         if missing := [tag_name(keyword) for keyword in REFERRED if keyword not in new]:
@@ -63,19 +63,20 @@ def complete(headers: Sequence[FileDataset]) -> list[Dataset]:
         for keyword in EMPTY:
             if keyword not in new:
                 setattr(new, keyword, "")
-        whole.append(new)
-    if len({one.SOPInstanceUID for one in whole}) < len(whole):
+        datasets.append(new)
+    if len({one.SOPInstanceUID for one in datasets}) < len(datasets):
         raise CaseError(
             f"slices of '{path_of(headers[0])}' share a {tag_name('SOPInstanceUID')}, so that a viewer could show a "
             "lesion on another slice"
         )
-    return whole
+    return datasets
 
 
 def segments_of(numbers: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
-    """Segments 1, 2, ... (0 outside) of numbered lesions, and what each is called.
+    """Segments 1, 2, ... (0 outside) of numbered lesions, and their labels.
 
-    One a lesion, under its number in the lesion table; one for all where there are none or more than 255.
+    Each lesion is a segment under its number in the lesion table. Without lesions, or with more than 255, there is one
+    segment for all.
     """
     count = int(numbers.max(initial=0))
     if 0 < count <= MOST_NUMBERED:
@@ -84,16 +85,16 @@ def segments_of(numbers: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
 
 
 def uid_from(*parts: object) -> str:
-    """A UID that is a function of its parts, so that the same result has the same UID, and a PACS holds it once.
+    """A UID computed from its parts: the same result has the same UID, so a PACS stores it once.
 
-    Below 2.25, as UIDs made from 128 random bits are (DICOM PS3.5, B.2).
+    It begins with 2.25, as UIDs of 128 random bits do (DICOM PS3.5, B.2).
     """
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def as_bytes(dataset: Dataset) -> bytes:
-    """A whole DICOM file."""
+    """The dataset as the bytes of a DICOM file."""
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -1,8 +1,8 @@
-"""Whose a study is, as its PET says it: the bytes that SEG and RTSTRUCT take over, and what DICOM forbids them to.
+"""The patient's and the study's identity, copied byte by byte from the PET into SEG and RTSTRUCT.
 
-An object of a study must say what the study's other objects say, or a PACS files it apart: so bytes are copied, and
-nothing is decoded and written anew. What its own type forbids (DICOM PS3.5, 6.2, and PS3.3, C.7.1.1 and C.7.2.1) would
-make the new object invalid: it is left empty where the element must be there (type 2), left out elsewhere, and said.
+A PACS files an object with its study only if both state the same. So bytes are copied; nothing is decoded and encoded
+again. A value that DICOM does not allow (PS3.5, 6.2, and PS3.3, C.7.1.1 and C.7.2.1) would make the new object
+invalid: the element is left empty where it is required (type 2), left out elsewhere, and named in a warning.
 """
 
 import re
@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
-from model.dicom.headers import UNREADABLE, path_of, tag_name
+from model.dicom.elements import UNREADABLE, path_of, tag_name
 
 CHARSET = "SpecificCharacterSet"
 EMPTY_IF_UNUSABLE = (
@@ -31,7 +31,7 @@ EMPTY_IF_UNUSABLE = (
     "AccessionNumber",
     "StudyID",
     "ReferringPhysicianName",
-)  # type 2: in every object, if only empty
+)  # type 2: required in every object, but may be empty
 LEFT_OUT_IF_UNUSABLE = (
     "StudyDescription",
     "PhysiciansOfRecord",
@@ -60,14 +60,15 @@ LEFT_OUT_IF_UNUSABLE = (
     "ClinicalTrialSubjectReadingID",
     "ClinicalTrialTimePointID",
 )
-LONGEST = {"SH": 16, "LO": 64, "PN": 64, "CS": 16, "DS": 16, "LT": 10240}  # characters; of PN, of each of three groups
+KEYWORDS = (*EMPTY_IF_UNUSABLE, *LEFT_OUT_IF_UNUSABLE)
+LONGEST = {"SH": 16, "LO": 64, "PN": 64, "CS": 16, "DS": 16, "LT": 10240}  # characters; for PN in each of 3 groups
 PATTERNS = {
     "TM": r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?",
     "AS": r"\d{3}[DWMY]",
     "CS": r"[A-Z0-9_ ]*",
     "DS": r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *",
 }
-WANTED = {
+FORMS = {
     "TM": "a time HHMMSS.FFFFFF",
     "DA": "a date YYYYMMDD",
     "AS": "an age such as 060Y",
@@ -76,21 +77,24 @@ WANTED = {
 }
 SEXES = ("M", "F", "O")
 CONTROL = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")  # all but ESC, which changes the character set
-LINES = re.compile(r"[\t\n\f\r]")  # allowed in LT
-TERM = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)  # a misspelled character set
-LATIN_9 = ("ISO_IR 203", "ISO 2022 IR 203")  # of DICOM, and not known to pydicom
+LINE_CONTROL = re.compile(r"[\t\n\f\r]")  # allowed in LT
+ISO_TERM = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)  # a character set, perhaps misspelled
+LATIN_9 = ("ISO_IR 203", "ISO 2022 IR 203")  # in DICOM, but not in pydicom
 UTF8 = re.compile(r"UTF-?8", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What is copied: keyword -> bytes, in the PET's character set, without padding. unusable: why the rest is not."""
+    """The values to copy: keyword -> bytes in the PET's character set, without padding.
+
+    unusable: for each value that cannot be copied, the element and the reason.
+    """
 
     values: dict[str, bytes]
     unusable: tuple[str, ...]
 
     def fill(self, dataset: Dataset) -> None:
-        """Put it into a new object, as bytes."""
+        """Write the values into a new object, as bytes."""
         for keyword, value in self.values.items():
             tag = Tag(tag_for_keyword(keyword) or 0)
             padded = value + b" " * (len(value) % 2)
@@ -98,52 +102,45 @@ class Identity:
 
 
 def identity_of(header: FileDataset) -> Identity:
-    """The identity in a header, read again from its file, since values that were looked at are decoded."""
-    raw = _raw(header)
-    stated = _bytes(raw, CHARSET)
-    terms, charset_note = _charset(stated, any(not _bytes(raw, k).isascii() for k in _keywords()))
-    values, notes = ({CHARSET: terms} if terms else {}), ([charset_note] if charset_note else [])
-    encodings = charset.convert_encodings((terms or b"ISO_IR 100").decode("latin-1").split("\\"))  # for its length
-    for keyword in _keywords():
+    """The identity in a header. Its file is read again, since pydicom decodes a value when it is looked at."""
+    raw = _undecoded(header)
+    terms, flaw = _charset(_bytes(raw, CHARSET), any(not _bytes(raw, keyword).isascii() for keyword in KEYWORDS))
+    values, unusable = ({CHARSET: terms} if terms else {}), ([flaw] if flaw else [])
+    encodings = charset.convert_encodings((terms or b"ISO_IR 100").decode("latin-1").split("\\"))  # to count characters
+    for keyword in KEYWORDS:
         value = _bytes(raw, keyword)
-        wrong = _wrong(keyword, value, encodings)
-        if wrong:
-            notes.append(f"{tag_name(keyword)} {wrong}")
-        if keyword in EMPTY_IF_UNUSABLE or (value and not wrong):
-            values[keyword] = b"" if wrong else value
-    return Identity(values=values, unusable=tuple(notes))
+        flaw = _flaw_of(keyword, value, encodings)
+        if flaw:
+            unusable.append(f"{tag_name(keyword)} {flaw}")
+        if keyword in EMPTY_IF_UNUSABLE or (value and not flaw):
+            values[keyword] = b"" if flaw else value
+    return Identity(values=values, unusable=tuple(unusable))
 
 
 def identity_warnings(headers: Sequence[FileDataset]) -> list[str]:
-    """One warning of what SEG and RTSTRUCT cannot take over of their PET's identity; none where they take all."""
+    """One warning that names what SEG and RTSTRUCT cannot copy of their PET's identity; none where all is copied."""
     try:
         unusable = identity_of(headers[0]).unusable
-    except UNREADABLE:  # told by what cannot be made of it
+    except UNREADABLE:  # then SEG and RTSTRUCT fail, with a message of their own
         return []
     if not unusable:
         return []
     return [
-        f"SEG and RTSTRUCT leave empty what DICOM does not allow of PET '{path_of(headers[0])}': {'; '.join(unusable)}"
+        f"SEG and RTSTRUCT leave empty what DICOM does not allow in PET '{path_of(headers[0])}': {'; '.join(unusable)}"
         " (correct it where the study is archived, and in these objects before they are sent there)"
     ]
 
 
-def _keywords() -> tuple[str, ...]:
-    return (*EMPTY_IF_UNUSABLE, *LEFT_OUT_IF_UNUSABLE)
-
-
-def _raw(header: FileDataset) -> Dataset:
-    """The header as it is in its file, no value decoded; the header itself where the file is gone."""
+def _undecoded(header: FileDataset) -> Dataset:
+    """The header as its file has it, no value decoded; the header itself where the file is gone."""
     try:
-        return pydicom.dcmread(
-            path_of(header), stop_before_pixels=True, specific_tags=[CHARSET, *_keywords()], force=True
-        )
+        return pydicom.dcmread(path_of(header), stop_before_pixels=True, specific_tags=[CHARSET, *KEYWORDS], force=True)
     except (OSError, *UNREADABLE):
         return header
 
 
 def _bytes(dataset: Dataset, keyword: str) -> bytes:
-    """A value's bytes without padding; of one that was decoded already, encoded again."""
+    """A value's bytes without padding. A value that is decoded already is encoded again."""
     tag = Tag(tag_for_keyword(keyword) or 0)
     if tag not in dataset:
         return b""
@@ -163,52 +160,52 @@ def _terms(dataset: Dataset) -> list[str]:
 
 
 def _charset(stated: bytes, needed: bool) -> tuple[bytes, str]:
-    """The character set to write and what is said of it. needed: whether any value has bytes beyond ASCII."""
+    """The character set to write, and what is wrong with the stated one. needed: whether a value is beyond ASCII."""
     terms = stated.decode("latin-1").split("\\")
-    right = [_known(term.strip()) for term in terms]
-    if None not in right:
-        written = "\\".join(term or "" for term in right).encode()
+    corrected = [_defined_term(term.strip()) for term in terms]
+    if None not in corrected:
+        written = "\\".join(term or "" for term in corrected).encode()
         misspelled = written != b"\\".join(term.strip() for term in stated.split(b"\\"))
         return written, f"{tag_name(CHARSET)} is misspelled: written as {written.decode()}" if misspelled else ""
-    return (stated if needed else b""), f"{tag_name(CHARSET)} is none that DICOM knows" + (
+    return (stated if needed else b""), f"{tag_name(CHARSET)} is not a character set of DICOM" + (
         ": copied as it is" if needed else ": left out, as all text is ASCII"
     )
 
 
-def _known(term: str) -> str | None:
-    """A defined term of DICOM, the one that a misspelled one means, or None; "" (ISO_IR 6) may stand first."""
+def _defined_term(term: str) -> str | None:
+    """DICOM's defined term for a character set, spelled right; None where none is meant. "" (ISO_IR 6) may be first."""
     if not term or term in charset.python_encoding or term in LATIN_9:
         return term
     if UTF8.fullmatch(term):
         return "ISO_IR 192"
-    if match := TERM.fullmatch(term):
-        meant = f"ISO {match[1]} IR {match[2]}" if match[1] else f"ISO_IR {match[2]}"
-        return meant if meant in charset.python_encoding else None
+    if match := ISO_TERM.fullmatch(term):
+        corrected = f"ISO {match[1]} IR {match[2]}" if match[1] else f"ISO_IR {match[2]}"
+        return corrected if corrected in charset.python_encoding else None
     return None
 
 
-def _wrong(keyword: str, value: bytes, encodings: list[str]) -> str:
-    """What is wrong with a value for its type; "" where nothing is. Nothing of the value is told: it is a patient's."""
+def _flaw_of(keyword: str, value: bytes, encodings: list[str]) -> str:
+    """What is wrong with a value for its type, else "". It never shows the value, which may name the patient."""
     kind = dictionary_VR(keyword)
-    shown = charset.decode_bytes(value, encodings, {0x5C, 0x5E, 0x3D} if kind == "PN" else {0x5C})
-    for one in shown.split("\\") if dictionary_VM(keyword) != "1" and kind != "LT" else [shown]:
-        text = LINES.sub("", one) if kind == "LT" else one
+    decoded = charset.decode_bytes(value, encodings, {0x5C, 0x5E, 0x3D} if kind == "PN" else {0x5C})
+    for one in decoded.split("\\") if dictionary_VM(keyword) != "1" and kind != "LT" else [decoded]:
+        text = LINE_CONTROL.sub("", one) if kind == "LT" else one
         if CONTROL.search(text):
             return "has control characters"
         if "\\" in text and kind != "LT":
-            return "has several values, and must have one"
+            return "has several values, but only one is allowed"
         groups = text.split("=") if kind == "PN" else [text]
         if len(groups) > 3 or any(group.count("^") > 4 for group in groups if kind == "PN"):
-            return "has more parts than a name has"
+            return "has more parts than a name may have"
         longest = max(map(len, groups))
         if longest > LONGEST.get(kind, longest):
-            return f"has {longest} characters, and may have {LONGEST[kind]}"
-        if text.strip() and not _fits(keyword, kind, text.strip()):
-            return "is not M, F or O" if keyword == "PatientSex" else f"is not {WANTED[kind]}"
+            return f"has {longest} characters, but only {LONGEST[kind]} are allowed"
+        if text.strip() and not _is_valid(keyword, kind, text.strip()):
+            return "is not M, F or O" if keyword == "PatientSex" else f"is not {FORMS[kind]}"
     return ""
 
 
-def _fits(keyword: str, kind: str, text: str) -> bool:
+def _is_valid(keyword: str, kind: str, text: str) -> bool:
     if keyword == "PatientSex":
         return text in SEXES
     if kind == "DA":

@@ -1,14 +1,26 @@
-"""Radionuclides: which one a header names, and SPECT that says it is PET."""
+"""Radionuclides: their half-lives, which one a header names, and SPECT that says it is PET."""
 
 import re
 
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
-from model.dicom.headers import items, path_of, tag_name, text
-from model.dicom.plausible import HALF_LIFE_S
+from model.dicom.elements import items, path_of, tag_name, text
 from model.errors import CaseError
 
+HALF_LIFE_SHARE = 0.05  # a stated half-life further from the isotope's than this is of another isotope
+HALF_LIFE_S = {
+    "F-18": 6586.2,
+    "C-11": 1221.8,
+    "N-13": 597.9,
+    "O-15": 122.24,
+    "Ga-68": 4062.6,
+    "Cu-64": 45723.6,
+    "Rb-82": 75.45,
+    "Y-86": 53064.0,
+    "Zr-89": 282276.0,
+    "I-124": 360806.0,
+}  # of positron emitters; NNDC, NuDat 3
 # SNOMED-RT and SNOMED CT codes of each nuclide (DICOM PS3.16, CID 18 and 4020)
 NUCLIDES = {
     "F-18": ("C-111A1", "77004003"),
@@ -60,18 +72,18 @@ def radiopharmaceuticals(header: FileDataset) -> list[Dataset]:
 def check_positron(header: FileDataset) -> None:
     """Raise CaseError for SPECT that says it is PET."""
     isotope = next(map(isotope_of, radiopharmaceuticals(header)), None)
-    why = None
+    reason = None
     storage = UID(text(header, "SOPClassUID")).name
     if "Nuclear Medicine" in storage:
-        why = f"its storage is {storage}"
+        reason = f"its storage is {storage}"
     elif isotope in SINGLE_PHOTON:
-        why = f"its radionuclide is {isotope}"
+        reason = f"its radionuclide is {isotope}"
     elif text(header, "CollimatorType").upper() in GAMMA_CAMERA:
-        why = f"its {tag_name('CollimatorType')} is {text(header, 'CollimatorType')}"
+        reason = f"its {tag_name('CollimatorType')} is {text(header, 'CollimatorType')}"
     elif re.search(r"\bSPECT\b", text(header, "SeriesDescription"), re.IGNORECASE):
-        why = f"its {tag_name('SeriesDescription')} says so"
-    if why:
-        raise CaseError(f"'{path_of(header)}' is SPECT, not PET ({why}); give a PET series")
+        reason = f"its {tag_name('SeriesDescription')} says so"
+    if reason:
+        raise CaseError(f"'{path_of(header)}' is SPECT, not PET ({reason}); give a PET series")
 
 
 def isotope_of(item: Dataset) -> str | None:

@@ -1,7 +1,7 @@
-"""What kind of image a DICOM header describes: an original axial slice, or what was made of such slices.
+"""What kind of image a DICOM header describes: an original axial slice, or an image made of such slices.
 
-ImageType (0008,0008) says ORIGINAL or DERIVED first, and what it is anywhere behind; many say MIP or NAC in their
-SeriesDescription alone. A reformat is a volume like any other; a projection (MIP) is none.
+ImageType (0008,0008) begins with ORIGINAL or DERIVED; its other values may name a reformat or a projection. Many
+headers say MIP or NAC only in their SeriesDescription. A reformat is a volume; a projection (MIP) is not.
 """
 
 import re
@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-ORIGINAL, DERIVED, REFORMAT, PICTURE = range(4)  # how far from the scanner's own slices: the first are taken first
+ORIGINAL, DERIVED, REFORMAT, PICTURE = range(
+    4
+)  # from the scanner's own slices to the farthest from them: the lowest is preferred
 KINDS = ("original", "derived", "a reformat", "a projection or a picture")
 _PROJECTIONS = (
     r"MIP|MINIP|MAX_?IP|MIN_?IP|MAX IP|MIN IP|(?:RE)?PROJECTIONS?(?: IMAGE)?|MAXIMUM[ _]INTENSITY|VRT|VOLREN|RENDERED"
@@ -19,7 +21,7 @@ _PROJECTIONS = (
 PROJECTION = re.compile(rf"(?<![A-Z])(?:{_PROJECTIONS})(?![A-Z])")
 DESCRIBED_PROJECTION = re.compile(r"(?<![A-Z])(?:MIPS?|MINIP|MAX(?:IMUM)?[ _]?I(?:NTENSITY|P)|ROTATING|CINE)(?![A-Z])")
 REFORMATTED = re.compile(r"(?<![A-Z])(?:REFORMATTED|REFORMAT|C?MPR|MPVR|CPR|CURVED|RESAMPLED|RESLICED)(?![A-Z])")
-DRAWN = re.compile(
+DRAWN_PICTURE = re.compile(
     r"SCREEN ?(?:SAVE|SHOT|CAPTURE)|SNAPSHOT|CAPTURE|(?<![A-Z])(?:FUSED|FUSION|OVERLAY|RGB|COLOR|COLOUR)(?![A-Z])"
     r"|DOSE[ _]?(?:REPORT|INFO)|PATIENT PROTOCOL|(?<![A-Z])GRAPH(?![A-Z])"
 )
@@ -27,11 +29,11 @@ NOT_CORRECTED = re.compile(
     r"(?<![A-Z])(?:NAC|NON?[ _-]?AC|(?:UN|NON?)[ _-]?[CK]ORR\w*|NOT[ _]CORR\w*|NO[ _-]?ATT(?:N|ENUATION)?"
     r"|(?:OHNE|SANS|SIN|SENZA)[ _]?(?:AC|[CK]ORR\w*))(?![A-Z])"
 )
-TIMED = ("DYNAMIC", "GATED")  # first value of SeriesType: one of several pictures of the same slices
+TIMED = ("DYNAMIC", "GATED")  # first value of SeriesType: the same slices several times
 
 
 def is_axial(orientation: NDArray[np.float64] | None) -> bool:
-    """Whether slices of that orientation (row and column, 6 numbers) lie across the body rather than along it."""
+    """Whether slices of this orientation (row and column, 6 numbers) are nearer to axial; True without one."""
     if orientation is None:
         return True
     normal = np.abs(np.cross(orientation[:3], orientation[3:]))
@@ -39,10 +41,14 @@ def is_axial(orientation: NDArray[np.float64] | None) -> bool:
 
 
 def rank(image_type: str, series_type: str, description: str, axial: bool) -> int:
-    """ORIGINAL, DERIVED, REFORMAT or PICTURE, by a header's texts (several values joined by a backslash)."""
-    kinds, said = image_type.upper(), description.upper()
+    """ORIGINAL, DERIVED, REFORMAT or PICTURE, from a header's texts (several values are joined by a backslash)."""
+    kinds, described = image_type.upper(), description.upper()
     derived = "DERIVED" in kinds.split("\\")
-    if projection(image_type, series_type, description) or DRAWN.search(kinds) or (derived and DRAWN.search(said)):
+    if (
+        projection(image_type, series_type, description)
+        or DRAWN_PICTURE.search(kinds)
+        or (derived and DRAWN_PICTURE.search(described))
+    ):
         return PICTURE
     if not axial or REFORMATTED.search(kinds):
         return REFORMAT
@@ -50,7 +56,7 @@ def rank(image_type: str, series_type: str, description: str, axial: bool) -> in
 
 
 def projection(image_type: str, series_type: str, description: str) -> str:
-    """Where a header says that it is a projection: "ImageType DERIVED\\SECONDARY\\MIP"; "" where nothing does."""
+    """The field by which an image is a projection, as "ImageType DERIVED\\SECONDARY\\MIP"; "" where none says so."""
     if PROJECTION.search(image_type.upper()):
         return f"ImageType {image_type}"
     if "REPROJECTION" in series_type.upper():
@@ -59,12 +65,12 @@ def projection(image_type: str, series_type: str, description: str) -> str:
 
 
 def says_not_corrected(description: str) -> bool:
-    """Whether a description says that the series is not corrected for attenuation, as some headers do not."""
+    """Whether a description says that the series is not attenuation-corrected; some headers say so nowhere else."""
     return bool(NOT_CORRECTED.search(description.upper()))
 
 
 def plane(orientation: NDArray[np.float64] | None) -> str:
-    """axial, coronal or sagittal, whichever the slices are nearest to; "" where they do not say how they lie."""
+    """axial, coronal or sagittal, whichever the slices are nearest to; "" without an orientation."""
     if orientation is None:
         return ""
     normal: Sequence[float] = np.abs(np.cross(orientation[:3], orientation[3:])).tolist()

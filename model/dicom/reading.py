@@ -1,6 +1,6 @@
 """From DICOM to a `Case`: PET in body-weight SUV and CT in HU, each on its own grid, and a record of the conversion.
 
-Which series to take, where a study has several, is not decided here: exactly one PET and one CT is wanted.
+Exactly one PET and one CT series is needed. Where a study has several, the choice is made in model/hospital/find.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from model.bundle.settings import Limits
-from model.dicom.headers import OUTSIDE_HU, Series, find_series, path_of, read_values, rescale, tag_name, text
+from model.dicom.elements import path_of, tag_name, text
+from model.dicom.headers import Series, find_series
 from model.dicom.isotopes import check_positron
-from model.dicom.series import SHOWN, order_slices
+from model.dicom.pixels import OUTSIDE_HU, read_values, rescale_of
+from model.dicom.series import MODALITY_NAMES, order_slices
 from model.dicom.suv import Conversion, find_conversion
 from model.errors import CaseError
 from model.files import free_memory_bytes
@@ -24,7 +26,7 @@ from model.study.geometry import Grid, image_on
 from model.study.reading import Case, Volume, check_hu, check_overlap, check_spacing, check_suv, volume_of
 
 BODY_HU = -500.0  # above: body (or table), not air
-BODY_MEAN_SUV = (0.3, 3.0)  # what the mean SUV of a body may be; were all of the dose in it, it would be 1
+BODY_MEAN_SUV = (0.3, 3.0)  # usual mean SUV of a body; with all of the dose spread over the whole body it is 1
 MEMORY_PER_VOXEL_BYTES = 8  # while the volume is copied into its image
 
 
@@ -41,19 +43,19 @@ def read_dicom(
 ) -> DicomStudy:
     """Read the PET and the CT series in a folder (and those below it) or in a list of files.
 
-    weight_kg: the patient's weight, in place of the header's. name: what the case is called; nothing of the header
-    is used, as that would identify the patient. Other modalities (RTSTRUCT, SEG) are passed over. Raises CaseError
-    unless there is exactly one PET and one CT series, and for everything that is wrong with them.
+    weight_kg: the patient's weight, in place of the header's. name: the case's name; the header gives none, since that
+    would identify the patient. Other modalities (RTSTRUCT, SEG) are passed over. Raises CaseError unless
+    there is exactly one PET and one CT series, and for everything that is wrong with them.
     """
     series = find_series(inputs)
-    pet, ct = (_only(series, modality, what, inputs) for modality, what in SHOWN.items())
+    pet, ct = (_single_series(series, modality, inputs) for modality in MODALITY_NAMES)
     return read_study(pet, ct, limits, weight_kg=weight_kg, name=name)
 
 
 def read_study(
     pet: Series, ct: Series, limits: Limits, weight_kg: float | None = None, name: str = "study"
 ) -> DicomStudy:
-    """The same of two series that `find_series` found. Raises CaseError for everything that is wrong with them."""
+    """The same from two series that `find_series` found. Raises CaseError for everything that is wrong with them."""
     pet_volume, conversion = read_pet(pet, weight_kg)
     ct_volume = read_ct(ct)
     for volume, what in ((ct_volume, "CT"), (pet_volume, "PET")):
@@ -65,13 +67,13 @@ def read_study(
     warnings += check_suv(pet_volume, limits)
     warnings += check_frames(pet.headers[0], ct.headers[0], pet_volume, ct_volume)
     if mean_suv is None:
-        warnings.append(f"CT '{ct_volume.path}' shows no body where the PET is: its mean SUV is not checked")
+        warnings.append(f"CT '{ct_volume.path}' shows no body where the PET is: the mean SUV is not checked")
     elif not low <= mean_suv <= high:
         warnings.append(
-            f"PET '{pet_volume.path}' has a mean SUV of {mean_suv:.3g} in the body, usual is {low:g} to {high:g}: are "
-            "weight, dose and times in its header right?"
+            f"PET '{pet_volume.path}' has a mean SUV of {mean_suv:.3g} in the body, not the usual {low:g} to {high:g}: "
+            "are weight, dose and times in its header right?"
         )
-    warnings = [*conversion.warnings, *warnings, *_lossy(pet, "PET"), *_lossy(ct, "CT")]
+    warnings = [*conversion.warnings, *warnings, *_lossy_warnings(pet, "PET"), *_lossy_warnings(ct, "CT")]
     conversion = replace(conversion, body_mean_suv=mean_suv, warnings=tuple(warnings))
     case = Case(name=name, pet=pet_volume, ct=ct_volume, warnings=tuple(warnings))
     return DicomStudy(case=case, conversion=conversion)
@@ -97,24 +99,24 @@ def read_ct(series: Series) -> Volume:
                 f"CT '{path_of(header)}' has {tag_name('RescaleType')} {text(header, 'RescaleType')}, not HU; "
                 "give a CT in HU"
             )
-    whole = all(value.is_integer() for header in headers for value in rescale(header))
+    whole = all(value.is_integer() for header in headers for value in rescale_of(header))
 
-    def fits(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    def checked(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
         low, high = values.min(), values.max()
         if whole and not (np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max):
             raise CaseError(
                 f"CT '{path}' has values from {low:g} to {high:g} after rescaling; HU lie in -32768 to 32767: "
-                "its rescale slope and intercept are wrong, or it is no CT; export the series again"
+                "its rescale slope and intercept are wrong, or it is not a CT; export the series again"
             )
         return values
 
-    return _read_volume(headers, grid, np.int16 if whole else np.float32, "CT", fits)
+    return _read_volume(headers, grid, np.int16 if whole else np.float32, "CT", checked)
 
 
 def check_units(pet: Volume, conversion: Conversion, mean_suv: float | None, limits: Limits) -> None:
-    """Raise CaseError for values that cannot be SUV, naming every field that they were made from.
+    """Raise CaseError for values that cannot be SUV; the message names every field that they were made from.
 
-    A single hot spot in a body whose mean is usual is left to `check_suv`.
+    `check_suv` decides about a single hot spot in a body whose mean is usual.
     """
     top = float(pet.array.max())
     if not top > limits.pet_max_suv or (mean_suv is not None and mean_suv <= BODY_MEAN_SUV[1]):
@@ -143,18 +145,18 @@ def check_units(pet: Volume, conversion: Conversion, mean_suv: float | None, lim
 
 def check_frames(pet: FileDataset, ct: FileDataset, pet_volume: Volume, ct_volume: Volume) -> list[str]:
     """Warnings about PET and CT that may not belong together. Raises CaseError if they cannot."""
-    frames = [text(header, "FrameOfReferenceUID") for header in (pet, ct)]
+    pet_frame, ct_frame = text(pet, "FrameOfReferenceUID"), text(ct, "FrameOfReferenceUID")
     warnings = []
     try:
         check_overlap(pet_volume, ct_volume)
     except CaseError as error:
-        if frames[0] == frames[1]:
+        if pet_frame == ct_frame:
             raise
-        raise CaseError(f"{error} They also have another {tag_name('FrameOfReferenceUID')} each") from None
-    if frames[0] != frames[1] or not frames[0]:
+        raise CaseError(f"{error} Their {tag_name('FrameOfReferenceUID')} differs, too") from None
+    if pet_frame != ct_frame or not pet_frame:
         warnings.append(
             f"PET '{pet_volume.path}' and CT '{ct_volume.path}' share no {tag_name('FrameOfReferenceUID')}, though "
-            "they overlap in space: look whether they fit each other"
+            "they overlap in space: check that they are aligned"
         )
     for keyword in ("StudyInstanceUID", "PatientID"):
         if text(pet, keyword) != text(ct, keyword):
@@ -166,7 +168,7 @@ def check_frames(pet: FileDataset, ct: FileDataset, pet_volume: Volume, ct_volum
 
 
 def body_mean_suv(pet: Volume, ct: Volume) -> float | None:
-    """Mean SUV where the CT, at the nearest voxel, is above -500 HU; None where it is so nowhere."""
+    """Mean SUV of the voxels whose nearest CT voxel is above -500 HU; None where there is no such voxel."""
     grid = pet.grid
     hu = sitk.Resample(
         ct.image,
@@ -182,12 +184,15 @@ def body_mean_suv(pet: Volume, ct: Volume) -> float | None:
     return float(pet.array[body].mean(dtype=np.float64)) if body.any() else None
 
 
-def _only(series: Sequence[Series], modality: str, what: str, inputs: object) -> Series:
+def _single_series(series: Sequence[Series], modality: str, inputs: object) -> Series:
+    """The one series of a modality. Raises CaseError where there is none, or several."""
     found = [s for s in series if s.modality == modality]
     if len(found) != 1:
-        where = f"'{inputs}'" if isinstance(inputs, Path) else "the list of files"
-        names = "".join(f"; '{s.files[0]}' ({len(s.files)} files, {s.description or 'no description'})" for s in found)
-        raise CaseError(f"{where} holds {len(found)} {what} series, not one{names}; give the files of one")
+        source = f"'{inputs}'" if isinstance(inputs, Path) else "the list of files"
+        listed = "".join(f"; '{s.files[0]}' ({len(s.files)} files, {s.description or 'no description'})" for s in found)
+        raise CaseError(
+            f"{source} holds {len(found)} {MODALITY_NAMES[modality]} series, not one{listed}; give the files of one"
+        )
     return found[0]
 
 
@@ -198,13 +203,14 @@ def _read_volume(
     what: str,
     change: Callable[[NDArray[np.float64], Path], NDArray[np.float64]],
 ) -> Volume:
-    """The slices' rescaled values, changed by `change(values, path)`, as one volume."""
-    need, free = int(np.prod(grid.size)) * MEMORY_PER_VOXEL_BYTES, free_memory_bytes()
+    """The slices' rescaled values as one volume, each slice as `change(values, path)` returns it."""
+    needed_bytes, free_bytes = int(np.prod(grid.size)) * MEMORY_PER_VOXEL_BYTES, free_memory_bytes()
     path = path_of(headers[0])
-    if free is not None and need > free:
+    if free_bytes is not None and needed_bytes > free_bytes:
         raise CaseError(
             f"{what} of '{path}' has {grid.size[0]} x {grid.size[1]} x {grid.size[2]} voxels, which take "
-            f"{need / 1e9:.1f} GB to read, and {free / 1e9:.1f} GB are free; use a machine with more memory"
+            f"{needed_bytes / 1e9:.1f} GB to read, but only {free_bytes / 1e9:.1f} GB are free; use a "
+            "machine with more memory"
         )
     array: NDArray[Any] = np.empty(grid.shape, kind)
     for z, header in enumerate(headers):
@@ -213,7 +219,7 @@ def _read_volume(
     return volume_of(image, path)
 
 
-def _lossy(series: Series, what: str) -> list[str]:
+def _lossy_warnings(series: Series, what: str) -> list[str]:
     if any(text(header, "LossyImageCompression") == "01" for header in series.headers):
-        return [f"{what} '{series.files[0]}' was compressed with loss: its values are not the scanner's"]
+        return [f"{what} '{series.files[0]}' was compressed with loss: its values differ from the scanner's"]
     return []

@@ -1,7 +1,7 @@
-"""Lesions as DICOM RT Structure Set: an ROI each, outlined slice by slice along the edges of its voxels.
+"""Lesions as DICOM RT Structure Set: one ROI a lesion, contours_of_rois slice by slice along the edges of its voxels.
 
 The patient's and the study's identity are those of the PET, byte by byte, so that a PACS or a planning system
-files it beside it.
+files it beside the PET.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.dicom.contours import outlines
-from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, complete, segments_of, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 from model.study.geometry import Grid
 
 SERIES_NUMBER = 9002
-STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, which RT structure sets name (PS3.3, C.8.8.5)
+STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as RT structure sets require (PS3.3, C.8.8.5)
 RED = [214, 30, 30]
 
 
 def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
     """A DICOM file of the outlines of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered alike.
 
-    grid: that of numbers. run: what they are a function of, besides the PET; the same gives the same UIDs. ROIs are
-    numbered as the lesion table is; no lesion gives one without contours. Contours hold the middles of the lesion's
-    voxels and of no others.
+    grid: of numbers. run: names all that the lesions depend on besides the PET; the same run gives the same UIDs. ROIs
+    have the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses the
+    centres of the lesion's voxels and of no others.
     """
-    sources = complete(headers)
+    sources = sources_from(headers)
     first = sources[0]
     made = Dataset()
     made.file_meta = FileMetaDataset()
@@ -56,14 +56,20 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     frame = first.FrameOfReferenceUID or uid_from("frame", first.SeriesInstanceUID)
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = frame, ""
     made.ReferencedFrameOfReferenceSequence = Items([_frame(frame, sources)])
+    _add_rois(made, numbers, sources, grid)
+    return as_bytes(made)
+
+
+def _add_rois(made: Dataset, numbers: NDArray[Any], sources: list[Dataset], grid: Grid) -> None:
+    """Add an ROI, its contours and its observation for each lesion, or one ROI for all."""
     segments, labels = segments_of(numbers)
-    boxes = ndimage.find_objects(segments)  # none where nothing was found
-    rois, outlined, observed = [], [], []
+    boxes = ndimage.find_objects(segments)  # empty without lesions
+    rois, contours_of_rois, observations = [], [], []
     for number, label in enumerate(labels, start=1):
         rois.append(
             _item(
                 ROINumber=number,
-                ReferencedFrameOfReferenceUID=frame,
+                ReferencedFrameOfReferenceUID=made.FrameOfReferenceUID,
                 ROIName=label,
                 ROIDescription=RESEARCH,
                 ROIGenerationAlgorithm="AUTOMATIC",
@@ -71,19 +77,18 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
         )
         planes = range(boxes[number - 1][0].start, boxes[number - 1][0].stop) if boxes else ()
         contours = [_contour(p, z, sources[z], grid) for z in planes for p in outlines(segments[z] == number)]
-        outlined.append(_item(ReferencedROINumber=number, ROIDisplayColor=RED))
+        contours_of_rois.append(_item(ReferencedROINumber=number, ROIDisplayColor=RED))
         if contours:
-            outlined[-1].ContourSequence = Items(contours)
-        observed.append(
+            contours_of_rois[-1].ContourSequence = Items(contours)
+        observations.append(
             _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
         )
-    made.StructureSetROISequence, made.ROIContourSequence = Items(rois), Items(outlined)
-    made.RTROIObservationsSequence = Items(observed)
-    return as_bytes(made)
+    made.StructureSetROISequence, made.ROIContourSequence = Items(rois), Items(contours_of_rois)
+    made.RTROIObservationsSequence = Items(observations)
 
 
 def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) -> Dataset:
-    """One closed polygon of a slice, in patient coordinates with 0.001 mm."""
+    """One closed polygon of a slice, in patient coordinates to 0.001 mm."""
     matrix = np.array(grid.direction).reshape(3, 3) * grid.spacing_mm
     points = np.column_stack([polygon, np.full(len(polygon), float(z))]) @ matrix.T + np.array(grid.origin_mm)
     return _item(
@@ -95,7 +100,7 @@ def _contour(polygon: NDArray[np.float64], z: int, source: Dataset, grid: Grid) 
 
 
 def _frame(frame: str, sources: list[Dataset]) -> Dataset:
-    """What the contours lie on: frame of reference, study, series, slices."""
+    """The frame of reference, study, series and slices that the contours lie on."""
     series = [
         _item(SeriesInstanceUID=uid, ContourImageSequence=Items([_reference(s) for s in part]))
         for uid, part in by_series(sources).items()

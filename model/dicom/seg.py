@@ -1,7 +1,7 @@
-"""Lesions as DICOM Segmentation (SEG) on the slices of the PET they were found in, a segment each.
+"""Lesions as DICOM Segmentation (SEG) on the slices of their PET, one segment a lesion.
 
 The patient's and the study's identity are those of the PET, byte by byte, so that a PACS files it beside it.
-Segments are numbered as the lesion table is, so that a lesion of the table is found in a viewer.
+Segments have the numbers of the lesion table, so that a viewer shows which lesion is which.
 """
 
 import warnings
@@ -15,28 +15,28 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, complete, segments_of, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
-SERIES_NUMBER = 9001  # above what scanners count to
+SERIES_NUMBER = 9001  # above the numbers that scanners use
 
 
 def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
     """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
-    weights: the bundle's name and method, shown as the algorithm. run: what the lesions are a function of, besides
-    the PET; the same gives the same UIDs. No lesion gives one segment of empty frames: that nothing was found is a
-    result too. Raises CaseError, and what highdicom raises, where headers cannot be referred to.
+    weights: the bundle's name and method, shown as the algorithm. run: names all that the lesions depend on
+    besides the PET; the same run gives the same UIDs. Without lesions there is one segment of empty frames: "nothing
+    found" is a result, too. Raises CaseError, or an error of highdicom, where headers cannot be referred to.
     """
-    sources = complete(headers)
+    sources = sources_from(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
     step_mm = float(np.linalg.norm(positions[-1] - positions[0])) / (len(sources) - 1)
     for source in sources:
         if not source.FrameOfReferenceUID:
             source.FrameOfReferenceUID = uid_from("frame", source.SeriesInstanceUID)
-        source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # the voxels of the mask
+        source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # voxels without gaps
     segments, labels = segments_of(numbers)
     made = _segmentation(segments, labels, sources, weights, run)
     identity_of(headers[0]).fill(made)
@@ -73,18 +73,20 @@ def _segmentation(
 
 
 def _as_one_series(sources: list[Dataset]) -> list[Dataset]:
-    """Slices of a PET that was sent as several series, under the UID of the first: highdicom takes one."""
+    """The slices under the UID of the first series, since highdicom takes only one series."""
     copies = []
     for source in sources:
         copy = Dataset()
         copy.update(source)
-        copy.add_new("SeriesInstanceUID", "UI", sources[0].SeriesInstanceUID)  # a new element: the others are shared
+        copy.add_new(
+            "SeriesInstanceUID", "UI", sources[0].SeriesInstanceUID
+        )  # a new element, since the copies share the others
         copies.append(copy)
     return copies
 
 
 def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
-    """Put the slices that a SEG refers to under the UIDs of the series that they are really in."""
+    """Move the slices that a SEG refers to back under the UIDs of their own series."""
     parts = by_series(sources)
     if len(parts) == 1:
         return
@@ -103,7 +105,7 @@ def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
 
 
 def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
-    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # whatever the patient's character set
+    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # ASCII is valid in every character set
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=label,

@@ -12,27 +12,28 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID
 
-from model.dicom.headers import Series, number, path_of, tag_name, text
+from model.dicom.elements import number, path_of, tag_name, text
+from model.dicom.headers import Series
 from model.dicom.kinds import is_axial, projection
 from model.errors import CaseError
 from model.study.geometry import Grid
 
-SAME_PLACE_MM = 0.01  # slices nearer than this lie in one place
+SAME_PLACE_MM = 0.01  # slices nearer to each other than this lie in the same place
 OFF_LINE_MM = 0.1  # how far a slice may lie from its place: headers round positions
-OFF_LINE_SHARE = 0.05  # the same as a share of the slice spacing; the larger counts
+OFF_LINE_SHARE = 0.05  # the same as a share of the slice spacing; the larger of both is the limit
 TILT = 2e-3  # largest sideways shift of slices per length (0.11 degrees)
 TILT_DEGREES = 0.5  # largest gantry tilt that a header may state of an upright series
-SHOWN = {"PT": "PET", "CT": "CT"}  # what messages call a modality
+MODALITY_NAMES = {"PT": "PET", "CT": "CT"}  # in messages
 SINGLE_FRAME = {
     "PT": {"1.2.840.10008.5.1.4.1.1.128"},
     "CT": {"1.2.840.10008.5.1.4.1.1.2"},
-}  # storage of one slice a file
+}  # storage classes with one slice a file
 
 
 def order_slices(series: Series, modality: str) -> tuple[list[FileDataset], Grid]:
-    """The headers of a series in the order of its volume (first is z = 0), and the grid of that volume.
+    """The headers of a series in the order of its volume (the first is z = 0), and the grid of that volume.
 
-    modality: "PT" or "CT". Raises CaseError for another modality or kind of image, two series mixed, missing or
+    modality: "PT" or "CT". Raises CaseError for another modality or kind of image, two mixed series, missing or
     doubled slices, gantry tilt and uneven spacing.
     """
     headers = list(series.headers)
@@ -46,7 +47,9 @@ def order_slices(series: Series, modality: str) -> tuple[list[FileDataset], Grid
     order = np.argsort(depth, kind="stable")
     headers, positions, depth = [headers[i] for i in order], positions[order], depth[order]
     if len(headers) < 2:
-        raise CaseError(f"{SHOWN[modality]} series of '{path_of(first)}' has one slice; a volume needs at least 2")
+        raise CaseError(
+            f"{MODALITY_NAMES[modality]} series of '{path_of(first)}' has one slice; a volume needs at least 2"
+        )
     _check_gaps(headers, depth, modality)
     _check_count(headers, modality)
     step = float(depth[-1] - depth[0]) / (len(headers) - 1)
@@ -70,28 +73,28 @@ def _check_kind(header: FileDataset, modality: str) -> None:
         raise CaseError(f"'{path}' has {tag_name('Modality')} {found or 'absent'}, not {modality}; leave it out")
     if "Enhanced" in kind.name or (number(header, "NumberOfFrames") or 1) > 1:
         raise CaseError(
-            f"'{path}' is multi-frame DICOM ({kind.name}), which is not read; convert it to one slice a file first, "
-            "for example with dcm4che's emf2sf, or export it so from the scanner or the PACS"
+            f"'{path}' is multi-frame DICOM ({kind.name}), which is not supported; convert it to one slice a file "
+            "first, for example with dcm4che's emf2sf, or export it so from the scanner or the PACS"
         )
     if modality == "CT" and "LOCALIZER" in text(header, "ImageType").upper():
         raise CaseError(f"'{path}' is a scout (ImageType LOCALIZER), not a slice of a CT; give the CT without it")
     if "REPROJECTION" in text(header, "SeriesType").upper():
         raise CaseError(f"'{path}' is a projection (SeriesType REPROJECTION), not a slice; leave it out")
-    where = projection(text(header, "ImageType"), "", text(header, "SeriesDescription"))
-    if where and not is_axial(_orientation(header)):
-        raise CaseError(f"'{path}' is a projection ({where}), not a slice; give the original axial series")
+    field = projection(text(header, "ImageType"), "", text(header, "SeriesDescription"))
+    if field and not is_axial(_orientation(header)):
+        raise CaseError(f"'{path}' is a projection ({field}), not a slice; give the original axial series")
     if kind not in SINGLE_FRAME[modality]:
-        shown = SHOWN[modality]
+        shown = MODALITY_NAMES[modality]
         raise CaseError(f"'{path}' is {kind.name}, not {shown} Image Storage; give the original {shown} series")
     if (number(header, "SamplesPerPixel") or 1) != 1:
-        raise CaseError(f"'{path}' is a picture in colour, not a {SHOWN[modality]} slice; leave it out")
+        raise CaseError(f"'{path}' is a picture in colour, not a {MODALITY_NAMES[modality]} slice; leave it out")
     for keyword in ("Rows", "Columns"):
         if not number(header, keyword):
             raise CaseError(f"'{path}' has no {tag_name(keyword)}: it holds no image; leave it out")
 
 
 def _check_same(headers: list[FileDataset], parts: tuple[str, ...]) -> None:
-    """All slices must be of one series, or of parts that were joined, and on one grid."""
+    """Raise CaseError unless all slices are of one series, or of series that were joined, and on one grid."""
     first = headers[0]
     for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
         for header in headers:
@@ -130,46 +133,49 @@ def _axes(header: FileDataset) -> NDArray[np.float64]:
 
 def _check_gaps(headers: list[FileDataset], depth: NDArray[np.float64], modality: str) -> None:
     gaps = np.diff(depth)
-    twice = np.flatnonzero(gaps < SAME_PLACE_MM)
-    if len(twice):
-        one, other = path_of(headers[twice[0]]), path_of(headers[twice[0] + 1])
+    doubled = np.flatnonzero(gaps < SAME_PLACE_MM)
+    if len(doubled):
+        one, other = path_of(headers[doubled[0]]), path_of(headers[doubled[0] + 1])
         raise CaseError(
-            f"{SHOWN[modality]} series has doubled slices: '{one}' and '{other}' lie in one place "
-            f"({len(twice)} such pairs); a file copied twice, "
+            f"{MODALITY_NAMES[modality]} series has doubled slices: '{one}' and '{other}' lie in one place "
+            f"({len(doubled)} such pairs); a file copied twice, "
             "or a dynamic or gated series: give one file a slice of a static series"
         )
     usual = float(np.median(gaps))
     wide = np.flatnonzero(gaps > 1.5 * usual)
     if len(wide):
-        at = int(wide[0])
+        index = int(wide[0])
         raise CaseError(
-            f"{SHOWN[modality]} series has missing slices: between '{path_of(headers[at])}' "
-            f"and '{path_of(headers[at + 1])}' are {gaps[at]:.4g} mm, elsewhere {usual:.4g} mm "
+            f"{MODALITY_NAMES[modality]} series has missing slices: between '{path_of(headers[index])}' "
+            f"and '{path_of(headers[index + 1])}' are {gaps[index]:.4g} mm, elsewhere {usual:.4g} mm "
             f"({len(wide)} such gaps); copy the whole series again"
         )
 
 
 def _check_count(headers: list[FileDataset], modality: str) -> None:
-    """PET says how many slices it has: fewer at an end leave no gap that could be seen."""
+    """Compare with the number of slices that a PET states: a missing slice at an end leaves no gap."""
     stated = number(headers[0], "NumberOfSlices") if modality == "PT" else None
     if stated and len(headers) < stated:
         raise CaseError(
-            f"{SHOWN[modality]} series has missing slices: {len(headers)} files, and '{path_of(headers[0])}' says "
-            f"{tag_name('NumberOfSlices')} {stated:g}; copy the whole series again"
+            f"{MODALITY_NAMES[modality]} series has missing slices: {len(headers)} files, and "
+            f"'{path_of(headers[0])}' says {tag_name('NumberOfSlices')} {stated:g}; copy the whole series again"
         )
 
 
 def _check_line(
     headers: list[FileDataset], offsets: NDArray[np.float64], normal: NDArray[np.float64], step: float, modality: str
 ) -> None:
-    """Slices must lie at even steps (offsets in mm, (n, 3), from the first) on a line along the normal."""
+    """Raise CaseError unless slices lie at even steps on a line along the normal.
+
+    offsets: of each slice from the first, mm, (n, 3).
+    """
     along = offsets @ normal
     sideways = np.linalg.norm(offsets - along[:, None] * normal, axis=1)
-    at = int(np.argmax(sideways))
-    if sideways[at] > max(OFF_LINE_MM, TILT * float(along[-1])):
+    worst = int(np.argmax(sideways))
+    if sideways[worst] > max(OFF_LINE_MM, TILT * float(along[-1])):
         raise CaseError(
-            f"{SHOWN[modality]} slice '{path_of(headers[at])}' lies {sideways[at]:.4g} mm beside the normal through "
-            f"the first slice, {along[at]:.4g} mm from it: gantry tilt or a moved table; "
+            f"{MODALITY_NAMES[modality]} slice '{path_of(headers[worst])}' lies {sideways[worst]:.4g} mm beside the "
+            f"normal through the first slice, {along[worst]:.4g} mm from it: gantry tilt or a moved table; "
             "resample the series to an upright grid first"
         )
     tilt = number(headers[0], "GantryDetectorTilt") or 0.0
@@ -179,22 +185,23 @@ def _check_line(
             "but upright slices: where its voxels lie is not certain; resample the series to an upright grid first"
         )
     off = np.abs(along - step * np.arange(len(headers)))
-    at = int(np.argmax(off))
-    if off[at] > max(OFF_LINE_MM, OFF_LINE_SHARE * step):
+    worst = int(np.argmax(off))
+    if off[worst] > max(OFF_LINE_MM, OFF_LINE_SHARE * step):
         gaps = np.diff(along)
         raise CaseError(
-            f"{SHOWN[modality]} series has uneven spacing: {gaps.min():.4g} to {gaps.max():.4g} mm between slices, "
-            f"worst at '{path_of(headers[at])}' ({off[at]:.4g} mm off its place); resample it to even slices first, "
-            "or give one series"
+            f"{MODALITY_NAMES[modality]} series has uneven spacing: {gaps.min():.4g} to {gaps.max():.4g} mm between "
+            f"slices, worst at '{path_of(headers[worst])}' ({off[worst]:.4g} mm off its place); resample it to even "
+            "slices first, or give one series"
         )
 
 
 def _orientation(header: FileDataset) -> NDArray[np.float64] | None:
-    """ImageOrientationPatient, None where it is absent: then it is refused later."""
+    """ImageOrientationPatient, or None where it is absent; `_axes` refuses that later."""
     return _vector(header, "ImageOrientationPatient", 6) if text(header, "ImageOrientationPatient") else None
 
 
 def _vector(header: FileDataset, keyword: str, length: int) -> NDArray[np.float64]:
+    """The numbers of an element, (length,). Raises CaseError where it does not hold that many."""
     path: Path = path_of(header)
     try:
         values = np.array([float(part) for part in text(header, keyword).split("\\")])
@@ -203,6 +210,6 @@ def _vector(header: FileDataset, keyword: str, length: int) -> NDArray[np.float6
     if len(values) != length or not np.isfinite(values).all():
         raise CaseError(
             f"'{path}' has {tag_name(keyword)} {text(header, keyword) or 'absent'}; it must hold {length} numbers, "
-            "without which no voxel has a place; export the series again"
+            "without them the place of a voxel is not known; export the series again"
         )
     return values

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from model.dicom.plausible import PET_DOSE_BQ, WEIGHT_KG
+from model.dicom.weight_and_dose import PET_DOSE_BQ, WEIGHT_KG
 from model.errors import ConfigError
 from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.find.tree import read_csv_text

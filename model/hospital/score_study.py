@@ -12,7 +12,7 @@ from pydicom.dataset import FileDataset
 
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Limits
-from model.dicom.headers import Series, find_series, joined
+from model.dicom.headers import Series, find_series, join_series
 from model.dicom.reading import read_study
 from model.dicom.series import order_slices
 from model.dicom.suv import Conversion
@@ -162,4 +162,4 @@ def _series(files: tuple[Path, ...]) -> Series:
     found = find_series(files)
     if len({one.modality for one in found}) != 1:
         raise CaseError(f"'{files[0]}' or a file beside it changed after the search; run again")
-    return joined(found)
+    return join_series(found)

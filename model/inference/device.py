@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -116,11 +117,13 @@ def computing(device: Device) -> Iterator[None]:
         yield
 
 
-def free_bytes() -> int:
-    """Bytes of the GPU's memory that this process may still take: what is free, what torch holds unused, and no more
-    than torch.cuda.set_per_process_memory_fraction leaves it.
+def free_bytes(device: torch.device | None = None) -> float:
+    """Bytes of a GPU's memory (default: the current GPU's) that this process may still take: what is free and what
+    torch holds unused, but no more than torch.cuda.set_per_process_memory_fraction leaves it. Infinite for the CPU.
     """
-    here = torch.cuda.current_device()  # a number: not every function takes a device that has none
+    if device is not None and device.type == "cpu":
+        return math.inf
+    here = torch.cuda.current_device() if device is None or device.index is None else device.index
     free, total = torch.cuda.mem_get_info(here)
     allocated, reserved = torch.cuda.memory_allocated(here), torch.cuda.memory_reserved(here)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(here))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.background import ahead
+from model.background import prefetched
 from model.bundle.format import Manifest
 from model.bundle.settings import Part
 from model.errors import CaseError, WeightsError
@@ -117,7 +117,7 @@ def vote(
     margin: Tensor | None = None
     unseen: Tensor | None = None  # weight of the voters that did not look, where some did not
     spread = Spread(shape) if with_disagreement else None
-    networks = ahead(voters, lambda voter: voter[1]())
+    networks = prefetched(voters, lambda voter: voter[1]())
     for number, (weight, _, part) in enumerate(voters):
         with watch.stage("weights"):
             network = next(networks)

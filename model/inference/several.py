@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from model.background import ahead
+from model.background import prefetched
 from model.bundle.manifest import Bundle
 from model.inference.device import Device
 from model.inference.segment import Ready, Result, make_ready, segment_ready
@@ -32,5 +32,5 @@ def segment_each(
     def ready(item: Item) -> Ready:
         return make_ready(read(item), bundle, Stopwatch())
 
-    for study in ahead(items, ready):
+    for study in prefetched(items, ready):
         yield study.case, segment_ready(study, bundle, device, watch, those=those)

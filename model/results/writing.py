@@ -13,8 +13,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from model.errors import OutputError
-from model.files import PARTIAL, Staging, remove_left_behind, silence
+from model.files import silence
 from model.study.geometry import Grid, grid_of, image_on
+from model.whole import PARTIAL, Staging, remove_left_behind
 
 FOLDERS = {
     1: "automated-petct-lesion-segmentation",

@@ -23,7 +23,7 @@ def test_a_change_counts_above_the_noise_and_a_tenth(before, now, better, verdic
 
 
 @pytest.mark.parametrize(("now", "verdict"), [(0.9996, "same"), (0.9994, "worse")])
-def test_a_figure_may_say_that_less_counts(now: float, verdict: str) -> None:
+def test_a_figure_may_set_a_smaller_limit(now: float, verdict: str) -> None:
     dice = [figure([value], "", "more", least=0.0005) for value in (1.0, now)]
     assert change("Dice", *dice)["verdict"] == verdict
 
@@ -38,15 +38,15 @@ def test_the_command_ends_with_1_where_something_got_worse(tmp_path, monkeypatch
         new = result(tmp_path, "new", total=figure([now], "s"))
         monkeypatch.setattr("sys.argv", ["compare", old, new])
         assert main() == code
-        said = capsys.readouterr().out
-        assert ("+50.0 %" in said) == bool(code) and "no longer measured: gone" in said
+        printed = capsys.readouterr().out
+        assert ("+50.0 %" in printed) == bool(code) and "no longer measured: gone" in printed
 
 
-def test_what_cannot_be_compared_is_told(tmp_path, monkeypatch, capsys) -> None:
+def test_results_that_cannot_be_compared_are_refused(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "empty.json").write_text("{}")
     one, other = result(tmp_path, "one"), result(tmp_path, "other", benchmark="training")
     for path, message in (
-        (str(tmp_path / "empty.json"), "no result of this version"),
+        (str(tmp_path / "empty.json"), "not a result of this version"),
         (other, "compare two of one"),
         (str(tmp_path / "none.json"), "cannot read"),
     ):

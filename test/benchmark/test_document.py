@@ -2,9 +2,8 @@ import pytest
 from benchmark_results import result
 from conftest import ROOT
 
-from benchmark.compare import read
 from benchmark.document import document, main
-from benchmark.record import shown
+from benchmark.record import read, shown_words
 
 
 def test_the_page_holds_the_tables_as_printed_with_command_machine_and_date(tmp_path) -> None:
@@ -28,7 +27,7 @@ def test_the_page_holds_the_tables_as_printed_with_command_machine_and_date(tmp_
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_file_that_is_no_result_is_told(content, tmp_path, monkeypatch, capsys) -> None:
+def test_a_file_that_is_not_a_result_is_refused(content, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "r.json").write_text(content)
     monkeypatch.setattr("sys.argv", ["document", str(tmp_path / "r.json"), "--output", str(tmp_path / "p.md")])
     assert main() == 2 and "r.json" in capsys.readouterr().err and not (tmp_path / "p.md").exists()
@@ -40,6 +39,12 @@ def test_the_page_of_this_project_is_made_of_the_results_beside_it() -> None:
     assert (ROOT / "docs/performance.md").read_text() == document([read(path) for path in results])
 
 
-def test_a_command_is_shown_without_where_it_writes_and_without_places_of_this_machine() -> None:
+def test_a_command_is_shown_without_its_output_and_without_folders_of_this_machine() -> None:
     words = "--runs 3 --json /some/where/r.json --nnunet /opt/env/bin/python3 --studies some/folder --json=r".split()
-    assert shown(words) == ["--runs", "3", "--nnunet", "python3", "--studies", "some/folder"]
+    assert shown_words(words) == ["--runs", "3", "--nnunet", "python3", "--studies", "some/folder"]
+
+
+def test_a_result_of_an_older_version_is_read_by_the_names_of_today(tmp_path) -> None:
+    path = result(tmp_path, "old", benchmark="floor", **{"floor at 160^3": {"values": [1.0]}})
+    found = read(tmp_path / path)
+    assert found["benchmark"] == "roofline" and list(found["figures"]) == ["roofline at 160^3"]

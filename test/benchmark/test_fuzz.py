@@ -1,4 +1,4 @@
-"""Mutated image files: nothing is read wrongly, ends in a traceback or a crash, or is waited for."""
+"""Mutated image files: none is read wrongly, and none ends in a traceback, a crash or a hang."""
 
 from collections import Counter
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.bundle.settings import Intensity
+from model.inference.device import free_bytes
 from training.batches.crops import Box, CropDataset, padded_and_augmented
 from training.data.prepared import Prepared
 from training.settings import Training
@@ -62,8 +63,3 @@ def scaled(hu: Tensor, suv: Tensor, settings: Intensity) -> Tensor:
     ct = (hu.float() - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
     pet = suv.float() / settings.suv_top
     return torch.stack([ct.clamp(0, 1) if settings.ct_clip else ct, pet.clamp(0, 1) if settings.suv_clip else pet])
-
-
-def free_bytes(device: torch.device) -> float:
-    """Free memory of a GPU; without bound on the CPU, where tensors share what mapped files would take."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")

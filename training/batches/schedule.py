@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from model.errors import ConfigError, OutputError
-from model.files import Staging
+from model.whole import Staging
 from training.command import ENDS, told
 from training.settings import RATE_PRESETS, Averaging, Training, read_settings
 

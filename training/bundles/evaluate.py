@@ -24,12 +24,13 @@ from model import __version__
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import METHODS
 from model.errors import CaseError, ConfigError, WeightsError, shown
-from model.files import Staging, sha256_of, silence
+from model.files import sha256_of, silence
 from model.results.metrics import CONVENTIONS, score
 from model.results.writing import check_output, write_mask
 from model.study.geometry import Grid, grid_of
 from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case, stem
+from model.whole import Staging
 from training.command import ENDS, check_targets, told
 from training.data.table import Study, read_table
 from training.runs.scores import CaseScore, summary, table, write
@@ -223,7 +224,7 @@ def chosen(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
     """The studies to evaluate: all of the index, or those of a part of a fold. Raises ConfigError."""
     if not options.split:
         return list(index.values())
-    from training.data.split import read_fold
+    from training.data.folds import read_fold
 
     cases = getattr(read_fold(options.split, options.fold), options.part)
     if unknown := [case for case in cases if case not in index]:

@@ -10,7 +10,6 @@ its mask must be the selection's own to a Dice of 0.99 (the cache rounds SUV, HU
 """
 
 import argparse
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from training.bundles.check_skip import check_skip
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
 from training.bundles.write import METHOD_OF, check_name, state_sha256, write_bundle
 from training.command import ENDS, told
+from training.commit import commit
 from training.data.prepared import is_current
 from training.data.table import read_table
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
@@ -34,7 +34,6 @@ from training.ensembles.scoreboard import Bench
 from training.ensembles.select import FORMAT, TITLES
 from training.runs.checkpoint import State, read_json, read_weights, result_file
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."
 
@@ -221,15 +220,6 @@ def check(chosen: Chosen, place: Path, index: Path, case: str | None, wanted: st
         expected = bench.mean_margin(chosen.names, case) > 0
     mask = run_process(studies[case], place / "bundle", place / "output", wanted)
     return compare(case, *in_crop(mask, studies[case], chosen.crop), expected)
-
-
-def commit() -> str:
-    """The commit of this code, with "-dirty" if files were changed since; unknown outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
 
 
 def main(arguments: list[str] | None = None) -> int:

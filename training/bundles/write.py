@@ -15,7 +15,7 @@ from model.bundle.manifest import MANIFEST, load_bundle
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.weights import read_state
-from training.placing import placing, recover
+from model.whole import recover, whole_folder
 
 PAPERS = {
     "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
@@ -60,7 +60,8 @@ def write_bundle(
         raise ConfigError(f"'{folder}' is there already; choose another name, or --force to replace it")
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' holds no {MANIFEST}: it is no bundle, and is not replaced; choose another name")
-    with placing(folder) as partial:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as partial:
         members = []
         for (name, state), weight in zip(states.items(), weights, strict=True):
             path = partial / f"{name}.safetensors"

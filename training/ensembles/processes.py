@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
-from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
+from model.schedulers import WAIT_S, as_completed, client_of, slurm_cluster
 
 TIED = """
 import ctypes, os, signal, sys
@@ -79,7 +79,7 @@ def results(jobs: list[Job], engine: Engine) -> Iterator[tuple[str, str | None]]
     with workers(engine, len(jobs)) as cluster, Client(cluster, timeout=WAIT_S) as client:
         names = {client.submit(_task(job, gpus), key=job.name, pure=False): job.name for job in jobs}
         try:
-            for future in as_they_end(client, names, engine.patience_s, queued=bool(engine.slurm)):
+            for future in as_completed(client, names, engine.patience_s, queued=bool(engine.slurm)):
                 yield names.pop(future), _result(future)
         finally:
             stop_all()  # before the workers are closed, which wait for them

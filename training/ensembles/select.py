@@ -20,8 +20,8 @@ from model.inference.device import choose_device
 from model.results.writing import check_output
 from model.schema import to_plain
 from training.command import ENDS, check_targets, told
+from training.data.folds import Fold, read_fold
 from training.data.prepared import one_crop
-from training.data.split import Fold, read_fold
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
 from training.ensembles.members import KEPT, STATES
 from training.ensembles.scoreboard import Bench, Judged

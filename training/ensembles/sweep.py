@@ -21,8 +21,8 @@ import yaml
 
 from model.errors import ConfigError, LesionError
 from training.command import ENDS, told
+from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load
-from training.data.split import Fold, read_fold
 from training.ensembles import members
 from training.ensembles.members import KEPT, STATES, read_members
 from training.ensembles.processes import Engine, Job, results

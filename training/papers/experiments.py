@@ -33,9 +33,9 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import choose_device
 from model.networks.unet import skeleton
-from training.bundles.export import commit
 from training.command import ENDS, told
-from training.data.split import PARTS, Fold, make_fold, read_fold
+from training.commit import commit
+from training.data.folds import PARTS, Fold, make_fold, read_fold
 from training.data.stratify import draw_share, strata
 from training.data.table import Study, read_table
 from training.papers.procedure import (

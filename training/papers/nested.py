@@ -24,13 +24,14 @@ from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
 from model.schema import build, check_fields
+from model.whole import locked
 from training.bundles.export import export
 from training.command import ENDS, told
+from training.data.folds import Fold
 from training.data.index import main as index_main
 from training.data.prepared import load
 from training.data.recrop import main as recrop_main
-from training.data.split import Fold
-from training.data.stratify import deal, draw_share, strata
+from training.data.stratify import draw_share, strata, stratified_parts
 from training.data.table import Study, read_table, write_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.field_of_view import table as views_table
@@ -48,7 +49,6 @@ from training.papers.procedure import (
     selected,
 )
 from training.parallel import cores
-from training.placing import locked
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
 from training.runs.scores import CaseScore, summary, table, without_empty, write
@@ -215,7 +215,7 @@ def estimate(shipping: Shipping, data: Data, start: Path | None, options: argpar
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
-    for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+    for number, test in enumerate(stratified_parts(stratum_of, options.outer, str(shipping.seed))):
         if options.fold not in (None, number):
             continue
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}

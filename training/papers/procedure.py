@@ -16,9 +16,9 @@ from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from model.inference.device import choose_device
 from model.schema import Number, build, check_fields
+from training.data.folds import PARTS, Fold
 from training.data.index import main as index_main
 from training.data.prepare import prepare_all
-from training.data.split import PARTS, Fold
 from training.data.table import Study, read_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.members import check_name
@@ -26,7 +26,7 @@ from training.ensembles.scoreboard import Bench, Judged
 from training.ensembles.select import TITLES, log_of, select_runs
 from training.ensembles.sweep import Sweep, sweep
 from training.phantom import study
-from training.phantom.physics import SITES, UNSEEN_SITE
+from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.table import study_name
 from training.runs import checkpoint
 from training.runs.leakage import check_not_seen
@@ -107,7 +107,7 @@ def check_seeds(part: str, site: object, seeds: object) -> None:
     where = f"phantoms.{part}.{site}"
     if site not in SITES:
         raise ConfigError(f"{where}: there is no site {site}; the sites are {', '.join(SITES)}")
-    if site == UNSEEN_SITE and part != "test":
+    if site == HELD_OUT_SITE and part != "test":
         raise ConfigError(f"{where}: site {site} is for tests alone, so that no network has met its scanner")
     if not (isinstance(seeds, list) and len(seeds) == 2 and all(type(number) is int for number in seeds)):
         raise ConfigError(f"{where} must be [first seed, how many], got {seeds}")

@@ -3,9 +3,8 @@
 import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import ConfigError, OutputError, WeightsError
-from model.files import PARTIAL, remove_left_behind, sha256_of
+from model.files import sha256_of
 from model.results.writing import check_output
+from model.whole import PARTIAL, remove_left_behind, whole_file
 from training.settings import read_yaml, settings_from, settings_to
 
 State = dict[str, Tensor]
@@ -162,24 +162,18 @@ def hold_folder(folder: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place when the block ends well. Raises OutputError."""
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            yield partial
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
         raise OutputError(f"cannot write '{path}': {error}; is there space, and may this user write there?") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old one or the new one whole."""
     with replacing(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_state(path: Path) -> dict[str, Any]:

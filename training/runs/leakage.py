@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from training.data.folds import Fold
 from training.data.prepared import Prepared, patient_of
-from training.data.split import Fold
 from training.runs.checkpoint import CONFIG
 from training.settings import read_yaml
 

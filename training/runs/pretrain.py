@@ -21,8 +21,8 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import Device, computing, make_deterministic
 from training.command import ENDS, given, told
+from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
-from training.data.split import Fold, read_fold
 from training.runs import checkpoint
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss

@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from model.errors import ConfigError
-from model.files import Staging
 from model.results.metrics import CONVENTIONS
 from model.results.writing import write_bytes, write_json
+from model.whole import Staging
 
 METRICS = ("dice", "fpv_ml", "fnv_ml", "seconds")
 LEVEL, RESAMPLES, SEED = 0.95, 9999, 0  # of the bootstrap; 9999 is SciPy's own number

@@ -23,12 +23,13 @@ import yaml
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import Device, make_deterministic
+from model.whole import recover, whole_folder
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
 from training.batches.slices import SliceDataset
 from training.command import ENDS, given, told
+from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load, one_crop
-from training.data.split import Fold, read_fold
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.finite import check_weights
@@ -191,6 +192,7 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
     They may differ from the base run's only in `stop`: "vanilla" in table 3 is the base run, never averaged.
     Raises ConfigError if they differ in anything else.
     """
+    recover(folder)
     if folder.exists():
         return
     config = read_yaml(base / checkpoint.CONFIG)
@@ -198,13 +200,12 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
     there = settings_to(changed(settings_from(config["settings"]), {"schedule": {"stop": longer["schedule"]["stop"]}}))
     if there != longer:
         raise ConfigError(f"'{base}' was trained with other settings: only schedule.stop may differ to carry it on")
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name in (checkpoint.STATE, checkpoint.LOG):
-        shutil.copy(base / name, partial / name)
-    checkpoint.write_text(partial / checkpoint.CONFIG, yaml.safe_dump(config | {"settings": longer}, sort_keys=False))
-    partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as partial:
+        for name in (checkpoint.STATE, checkpoint.LOG):
+            shutil.copy(base / name, partial / name)
+        text = yaml.safe_dump(config | {"settings": longer}, sort_keys=False)
+        (partial / checkpoint.CONFIG).write_text(text, encoding="utf-8")
 
 
 def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 from model.errors import ConfigError
 from model.inference.device import Device
 from model.networks.unet import build
+from training.data.folds import Fold
 from training.data.prepared import Prepared, load
-from training.data.split import Fold
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.batch_norm import refreshed

@@ -13,10 +13,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.dicom.headers import read_header, text
+from model.dicom.elements import text
+from model.dicom.headers import read_header
 from model.dicom.isotopes import radiopharmaceuticals
 from model.dicom.series import OFF_LINE_MM, OFF_LINE_SHARE, SAME_PLACE_MM, TILT
-from model.dicom.suv import ITEM_CONSTANT
+from model.dicom.suv_checks import ITEM_CONSTANT
 from model.errors import CaseError
 from model.hospital.find.scan import ONE_SLICE, SeriesInfo
 

@@ -15,7 +15,8 @@ import pydicom
 from numpy.typing import NDArray
 
 from model.dicom.clock import DAY_S, day_of, seconds_of
-from model.dicom.headers import UNREADABLE, holds_image, is_directory, text
+from model.dicom.elements import UNREADABLE, text
+from model.dicom.headers import holds_image, is_directory
 from model.dicom.kinds import DERIVED, KINDS, REFORMAT, TIMED, is_axial, plane, projection, rank, says_not_corrected
 from model.dicom.series import SAME_PLACE_MM, SINGLE_FRAME
 from model.errors import CaseError

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.dicom.headers import looks_like_dicom
-from model.dicom.plausible import WEIGHT_KG
+from model.dicom.weight_and_dose import WEIGHT_KG
 from model.errors import CaseError, ConfigError
 from model.hospital.find.dicom_series import (
     common_folder,

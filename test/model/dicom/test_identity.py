@@ -77,12 +77,14 @@ def both(folder: Path, values: dict[str, bytes]) -> tuple[bytes, bytes, list[str
         ("ReferringPhysicianName", b"A=B=C=D"),
     ],
 )
-def test_what_dicom_forbids_is_empty_and_told_without_its_value(keyword: str, value: bytes, tmp_path) -> None:
+def test_what_dicom_forbids_is_empty_and_a_warning_names_it_without_its_value(
+    keyword: str, value: bytes, tmp_path
+) -> None:
     seg, rtstruct, warnings = both(tmp_path, {keyword: value})
     assert raw(seg, keyword) == raw(rtstruct, keyword) == b""
     assert len(warnings) == 1 and keyword in warnings[0] and "leave empty" in warnings[0]
-    told = warnings[0].replace(str(tmp_path), "").replace(keyword, "")
-    assert not re.search(rf"\b{re.escape(value.decode())}\b", told) or len(value) == 1
+    warning = warnings[0].replace(str(tmp_path), "").replace(keyword, "")
+    assert not re.search(rf"\b{re.escape(value.decode())}\b", warning) or len(value) == 1
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_header_says_how_far_it_is_from_the_scanners_own_slices(
 
 
 @pytest.mark.parametrize(
-    "orientation, said",
+    "orientation, expected",
     [
         (AXIAL, "axial"),
         (CORONAL, "coronal"),
@@ -64,9 +64,9 @@ def test_a_header_says_how_far_it_is_from_the_scanners_own_slices(
         (None, ""),
     ],
 )
-def test_the_plane_is_the_one_that_slices_are_nearest_to(orientation, said: str) -> None:
+def test_the_plane_is_the_one_that_slices_are_nearest_to(orientation, expected: str) -> None:
     axes = None if orientation is None else np.array(orientation, float)
-    assert plane(axes) == said and is_axial(axes) == (said in ("axial", ""))
+    assert plane(axes) == expected and is_axial(axes) == (expected in ("axial", ""))
 
 
 @pytest.mark.parametrize(

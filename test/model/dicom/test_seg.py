@@ -126,7 +126,7 @@ def test_a_series_without_frame_of_reference_or_patient_still_gives_a_file(tmp_p
     assert seg.FrameOfReferenceUID and seg.PatientID == ""
 
 
-def test_slices_that_cannot_be_told_apart_are_not_referred_to(tmp_path) -> None:
+def test_slices_that_share_a_uid_are_not_referred_to(tmp_path) -> None:
     """One SOPInstanceUID for all slices, as careless de-identification leaves it: lesions would go to any of them."""
     headers, grid = pet_headers(tmp_path, TURNS["axial"], fields={"SOPInstanceUID": "1.2.3.4.5"})
     for make in (

@@ -1,4 +1,4 @@
-"""Slices in order, complete and on one grid; where voxels lie is arithmetic on what the writer was told."""
+"""Slices in order, complete and on one grid; where voxels lie is arithmetic on the writer's settings."""
 
 from pathlib import Path
 

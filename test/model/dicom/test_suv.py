@@ -1,4 +1,4 @@
-"""The factor to SUV, rule by rule; expected values are arithmetic on what the writer was told."""
+"""The factor to SUV, rule by rule; expected values are arithmetic on the writer's settings."""
 
 import pytest
 from dicom_writer import (
@@ -91,8 +91,8 @@ def test_none_without_a_frame_duration_is_refused(tmp_path) -> None:
 
 
 def test_a_frame_duration_in_seconds_is_refused(tmp_path) -> None:
-    said = "ActualFrameDuration .0018,1242. '180', which is in ms: probably in s .180000 ms"
-    with pytest.raises(CaseError, match=said):
+    message = "ActualFrameDuration .0018,1242. '180', which is in ms: probably in s .180000 ms"
+    with pytest.raises(CaseError, match=message):
         convert(tmp_path, fields={"DecayCorrection": "NONE", "CorrectedImage": ["ATTN"], "ActualFrameDuration": 180})
 
 

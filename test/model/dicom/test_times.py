@@ -1,4 +1,4 @@
-"""The time of injection, and how long a dose decayed; expected seconds are arithmetic on what the writer was told."""
+"""The time of injection, and how long a dose decayed; expected seconds are arithmetic on the writer's settings."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -70,7 +70,7 @@ ALONE = {"RadiopharmaceuticalStartTime": None}  # (0018,1078) alone
         ("20240305233000", 41400, -45000),  # of one day by its date, and before midnight by its time
     ],
 )
-def test_dates_that_are_not_zero_to_ten_half_lives_apart_give_way_to_times_of_day_and_that_is_said(
+def test_dates_that_are_not_zero_to_ten_half_lives_apart_give_way_to_times_of_day_with_a_warning(
     stated, decay_s, by_date_s, tmp_path
 ) -> None:
     found = convert(tmp_path, item=ALONE | {"RadiopharmaceuticalStartDateTime": stated})
@@ -122,8 +122,10 @@ def test_a_series_date_that_was_shifted_is_passed_over_with_a_warning(tmp_path) 
     ],
 )
 def test_a_negative_decay_or_one_over_ten_half_lives_is_refused(item, seconds: int, tmp_path) -> None:
-    said = rf"are {seconds} s; it must be 0 to 10 half-lives \(65862 s\); correct the times in the header, or Radionu"
-    with pytest.raises(CaseError, match=said):
+    message = (
+        rf"are {seconds} s; it must be 0 to 10 half-lives \(65862 s\); correct the times in the header, or Radionu"
+    )
+    with pytest.raises(CaseError, match=message):
         convert(tmp_path, item=item)
 
 
@@ -134,7 +136,7 @@ def test_a_negative_decay_or_one_over_ten_half_lives_is_refused(item, seconds: i
         ("RadionuclideTotalDose", 35e7),
     ],
 )
-def test_what_was_entered_outside_of_its_sequence_is_said(keyword: str, value, tmp_path) -> None:
+def test_what_was_entered_outside_of_its_sequence_is_named(keyword: str, value, tmp_path) -> None:
     with pytest.raises(CaseError, match=rf"{keyword} .* in Radioph.* \(0054,0016\) \(it has {keyword}.* outside of"):
         convert(tmp_path, item={keyword: None}, fields={keyword: value})
 
@@ -248,14 +250,14 @@ def test_private_and_acquisition_times_with_an_offset_are_converted(tmp_path) ->
     ],
 )
 def test_a_time_that_is_none_is_named_with_what_it_probably_is(stated: str, probably: str, tmp_path) -> None:
-    said = f"'{stated}', which is not HHMMSS.FFFFFF" + (f" .probably {probably}." if probably else "")
-    with pytest.raises(CaseError, match=rf"RadiopharmaceuticalStartTime \(0018,1072\) {said}.*correct the header"):
+    message = f"'{stated}', which is not HHMMSS.FFFFFF" + (f" .probably {probably}." if probably else "")
+    with pytest.raises(CaseError, match=rf"RadiopharmaceuticalStartTime \(0018,1072\) {message}.*correct the header"):
         convert(tmp_path / "a", item=injected(None, stated))
 
     def edit(header, z: int) -> None:
         header.AcquisitionTime = stated if z == 3 else "110000"
 
-    with pytest.raises(CaseError, match=rf"AcquisitionTime \(0008,0032\) {said}; correct the header"):
+    with pytest.raises(CaseError, match=rf"AcquisitionTime \(0008,0032\) {message}; correct the header"):
         convert(tmp_path / "b", edit=edit)
     found = convert(tmp_path / "c", fields={"SeriesTime": stated})
     assert found.factor == factor(3600) and f"SeriesTime (0008,0031) '{stated}', which is not" in found.warnings[0]

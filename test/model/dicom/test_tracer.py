@@ -1,4 +1,4 @@
-"""Tracers that are FDG pass in silence, all others are told; codes and names are those of DICOM's own context group."""
+"""FDG passes in silence, all other tracers get a warning; codes and names are those of DICOM's own context group."""
 
 import pytest
 from dicom_writer import write_pet
@@ -20,7 +20,7 @@ def code(value: str, meaning: str = "", scheme: str = "SCT") -> Items:
     return Items([item])
 
 
-def told(fields: dict | None = None, **changes) -> list[str]:
+def warnings_of(fields: dict | None = None, **changes) -> list[str]:
     item, header = Dataset(), Dataset()
     fluorine = {"RadionuclideHalfLife": 6586.2, "RadionuclideCodeSequence": code("C-111A1", "^18^Fluorine", "SRT")}
     for keyword, value in (fluorine | changes).items():
@@ -32,7 +32,7 @@ def told(fields: dict | None = None, **changes) -> list[str]:
     return tracer_warnings(header)
 
 
-def test_every_compound_of_dicoms_context_group_but_fdg_is_told() -> None:
+def test_every_compound_of_dicoms_context_group_but_fdg_gets_a_warning() -> None:
     assert len(COMPOUNDS) > 90
     for compound in COMPOUNDS:
         is_fdg = compound.value == "35321007"
@@ -41,7 +41,7 @@ def test_every_compound_of_dicoms_context_group_but_fdg_is_told() -> None:
             {"RadiopharmaceuticalCodeSequence": code(compound.value)},
             {"Radiopharmaceutical": compound.meaning},
         ):
-            found = told(**item)
+            found = warnings_of(**item)
             assert len(found) == (not is_fdg), (item, found)
 
 
@@ -86,8 +86,8 @@ def test_every_compound_of_dicoms_context_group_but_fdg_is_told() -> None:
 )
 def test_fdg_passes_in_silence_however_it_is_spelt(label: str) -> None:
     unicode = {"SpecificCharacterSet": "ISO_IR 192"}
-    assert told(unicode, Radiopharmaceutical=label) == []
-    assert told(unicode, RadiopharmaceuticalCodeSequence=code("local-7", label, "99LOCAL")) == []
+    assert warnings_of(unicode, Radiopharmaceutical=label) == []
+    assert warnings_of(unicode, RadiopharmaceuticalCodeSequence=code("local-7", label, "99LOCAL")) == []
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_fdg_passes_in_silence_however_it_is_spelt(label: str) -> None:
     ],
 )
 def test_a_label_that_names_no_compound_passes(label: str) -> None:
-    assert told(Radiopharmaceutical=label) == []
+    assert warnings_of(Radiopharmaceutical=label) == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_label_that_names_no_compound_passes(label: str) -> None:
     ],
 )
 def test_codes_of_fdg_and_of_fluorine_pass(value: str, scheme: str) -> None:
-    assert told(RadiopharmaceuticalCodeSequence=code(value, "", scheme)) == []
+    assert warnings_of(RadiopharmaceuticalCodeSequence=code(value, "", scheme)) == []
 
 
 @pytest.mark.parametrize(
@@ -153,33 +153,33 @@ def test_codes_of_fdg_and_of_fluorine_pass(value: str, scheme: str) -> None:
         "FMISO",
     ],
 )
-def test_other_compounds_of_f18_are_told_with_the_field_they_stand_in(label: str) -> None:
-    (warning,) = told(Radiopharmaceutical=label)
+def test_other_compounds_of_f18_get_a_warning_that_names_the_field(label: str) -> None:
+    (warning,) = warnings_of(Radiopharmaceutical=label)
     assert f"was made with {label!r} (Radiopharmaceutical (0018,0031)), and the networks know FDG (F-18)" in warning
-    (warning,) = told(RadiopharmaceuticalCodeSequence=code("x", label))
+    (warning,) = warnings_of(RadiopharmaceuticalCodeSequence=code("x", label))
     assert "RadiopharmaceuticalCodeSequence (0054,0304)" in warning and warning.endswith("its mask has no meaning")
 
 
 @pytest.mark.parametrize("label", ["18FNaF", "FDGal", "NX-4711", "Oncology", "F18-XYZ"])
-def test_a_compound_that_is_not_known_is_told_as_such(label: str) -> None:
-    (warning,) = told(Radiopharmaceutical=label)
+def test_a_warning_says_that_a_compound_is_not_known(label: str) -> None:
+    (warning,) = warnings_of(Radiopharmaceutical=label)
     assert f"names its tracer {label!r} (Radiopharmaceutical (0018,0031)), which is not known as FDG" in warning
 
 
-def test_a_text_and_a_code_that_contradict_each_other_are_told() -> None:
+def test_a_text_and_a_code_that_contradict_each_other_get_a_warning() -> None:
     fdg, psma = code("35321007", "Fluorodeoxyglucose F^18^"), code("126758", "PSMA-1007 F^18^", "DCM")
-    (warning,) = told(Radiopharmaceutical="PSMA-1007", RadiopharmaceuticalCodeSequence=fdg)
+    (warning,) = warnings_of(Radiopharmaceutical="PSMA-1007", RadiopharmaceuticalCodeSequence=fdg)
     assert "'PSMA-1007'" in warning
-    (warning,) = told(Radiopharmaceutical="FDG", RadiopharmaceuticalCodeSequence=psma)
+    (warning,) = warnings_of(Radiopharmaceutical="FDG", RadiopharmaceuticalCodeSequence=psma)
     assert "'PSMA-1007 F^18^'" in warning
-    assert told(Radiopharmaceutical="lot 4711", RadiopharmaceuticalCodeSequence=fdg) == []
+    assert warnings_of(Radiopharmaceutical="lot 4711", RadiopharmaceuticalCodeSequence=fdg) == []
 
 
-def test_a_description_that_names_another_compound_is_told_and_nothing_else_of_it() -> None:
-    (warning,) = told({"StudyDescription": "Mueller PSMA PET"})
+def test_a_description_that_names_another_compound_gets_a_warning_without_its_other_words() -> None:
+    (warning,) = warnings_of({"StudyDescription": "Mueller PSMA PET"})
     assert "'psma' (by its StudyDescription (0008,1030))" in warning and "Mueller" not in warning
-    assert told({"SeriesDescription": "PSMA"}, Radiopharmaceutical="FDG") == []
-    assert told({"SeriesDescription": "FDG, negative in PSMA"}) == []
+    assert warnings_of({"SeriesDescription": "PSMA"}, Radiopharmaceutical="FDG") == []
+    assert warnings_of({"SeriesDescription": "FDG, negative in PSMA"}) == []
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,13 @@ def test_a_description_that_names_another_compound_is_told_and_nothing_else_of_i
         ),
     ],
 )
-def test_other_radionuclides_are_told_by_code_or_by_half_life(item: dict, name: str) -> None:
-    assert name in told(**item)[0]
+def test_other_radionuclides_are_named_by_code_or_by_half_life(item: dict, name: str) -> None:
+    assert name in warnings_of(**item)[0]
 
 
 def test_a_radionuclide_spelt_otherwise_with_the_half_life_of_f18_passes() -> None:
-    assert told(RadionuclideCodeSequence=code("x", "Fluor Achtzehn")) == []
-    assert told(RadionuclideCodeSequence=None) == []
+    assert warnings_of(RadionuclideCodeSequence=code("x", "Fluor Achtzehn")) == []
+    assert warnings_of(RadionuclideCodeSequence=None) == []
 
 
 @pytest.mark.parametrize("units", ["BQML", "GML"])

@@ -77,7 +77,8 @@ def test_what_a_gpu_has_free_is_what_is_free_or_held_unused_within_the_share_all
         say(name, value)
     for share, expected in ((1.0, 50 + 30 - 10), (0.4, 40 - 10)):
         say("get_per_process_memory_fraction", share)
-        assert module.free_bytes() == expected
+        assert module.free_bytes() == module.free_bytes(torch.device("cuda:0")) == expected
+    assert module.free_bytes(torch.device("cpu")) == float("inf")
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from conftest import ROOT
 
 from model.errors import OutputError
-from model.files import Staging
 from model.results import writing
 from model.results.writing import check_targets, mask_path, write_mask, write_probabilities
 from model.study.geometry import Grid, grid_of
+from model.whole import Staging
 
 AWKWARD = Grid(
     size=(5, 6, 7),
@@ -93,7 +93,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path) -> None:
         sys.path.insert(0, {str(ROOT)!r})
         import numpy as np
         from pathlib import Path
-        from model.files import Staging
+        from model.whole import Staging
         from model.errors import OutputError
         from model.study.geometry import Grid
         from model.results.writing import write_mask

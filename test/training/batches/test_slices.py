@@ -9,9 +9,9 @@ from model.errors import ConfigError
 from model.inference.segment import image_of
 from model.inference.slices import slice_starts, slide_slices
 from training.batches.slices import SliceDataset, augmented, lesion_slices, slice_of_study
+from training.data.folds import Fold
 from training.data.prepare import _points
 from training.data.prepared import load
-from training.data.split import Fold
 
 CASES = ("case0", "case1", "case3")  # the last without lesion
 

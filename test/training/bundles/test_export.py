@@ -15,8 +15,9 @@ from model.errors import ConfigError, WeightsError
 from model.networks.weights import main as verify
 from model.networks.weights import read_state
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
-from training.bundles.export import commit, export, main
+from training.bundles.export import export, main
 from training.bundles.write import state_sha256
+from training.commit import commit
 from training.data.table import read_table, write_table
 from training.ensembles.select import select_runs
 from training.runs.checkpoint import write_json

@@ -68,7 +68,7 @@ def test_truth_outside_the_crop_is_counted(tiny_studies, tmp_path) -> None:
     assert ready.lost_ml == pytest.approx((whole.sum() - ready.truth.sum()) * 0.064)
 
 
-def test_components_wholly_outside_the_crop_are_told_from_those_cut(tmp_path) -> None:
+def test_components_wholly_outside_the_crop_are_counted_apart_from_cut_ones(tmp_path) -> None:
     """The crop is voxels 5 to 9: it cuts 3 of the 5 voxels off one component; another, of 8 voxels, lies outside."""
     whole = np.zeros((20, 20, 20), bool)
     whole[7, 7, 2:7], whole[15:17, 15:17, 15:17] = True, True
@@ -129,13 +129,13 @@ def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys,
         sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
     )
     assert prepare.main() == CaseError.exit_code
-    said = capsys.readouterr()
-    assert "not prepared: case9: truth" in said.err and "must lie on the PET's grid" in said.err
-    assert "1 of 2 studies" in said.out and "at most" in said.out
+    printed = capsys.readouterr()
+    assert "not prepared: case9: truth" in printed.err and "must lie on the PET's grid" in printed.err
+    assert "1 of 2 studies" in printed.out and "at most" in printed.out
     assert is_current(tiny_studies[0], tmp_path / "cache", Crop())
 
 
-def test_a_full_disk_is_told_before_the_work(tiny_studies, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_is_an_error_before_the_work(tiny_studies, tmp_path, monkeypatch) -> None:
     usage = prepare.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(ConfigError, match="name another with --cache"):

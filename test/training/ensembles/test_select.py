@@ -9,7 +9,7 @@ from tiny_runs import FOLD, dice_of, logits, make_run, make_runs, random_state, 
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.ensembles.select import TITLES, finished, log_of, main, select_runs
 
 ILL = FOLD.validate[:2]  # case3 has no lesion

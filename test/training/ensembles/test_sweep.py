@@ -14,8 +14,8 @@ from msgspec import structs
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build
+from training.data.folds import Fold
 from training.data.prepared import digest_of, load
-from training.data.split import Fold
 from training.ensembles.processes import Engine
 from training.ensembles.sweep import Sweep, main, sweep
 from training.runs.checkpoint import write_json, write_weights

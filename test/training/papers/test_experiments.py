@@ -11,7 +11,7 @@ from conftest import ROOT, lesion_study
 from model.errors import ConfigError
 from model.files import sha256_of
 from training.__main__ import COMMANDS
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.papers import experiments
 from training.papers.experiments import TABLE_2, TABLE_3, Data, Line, check_fold, divided, main, markdown
 from training.papers.procedure import CONVENTION, read_plan

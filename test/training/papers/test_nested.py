@@ -9,11 +9,11 @@ from msgspec import structs
 
 from model.errors import ConfigError
 from model.schema import build
-from training.data.split import Fold
+from model.whole import locked
+from training.data.folds import Fold
 from training.papers import nested
 from training.papers.nested import Data, Shipping, fold_of
 from training.phantom.table import study_name
-from training.placing import locked
 from training.settings import read_yaml, settings_from
 
 CONFIGS = ROOT / "training" / "configs"

@@ -13,8 +13,8 @@ from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.networks.unet import build
 from model.results.metrics import score
+from training.data.folds import Fold, read_fold
 from training.data.prepared import load
-from training.data.split import Fold, read_fold
 from training.data.table import read_table
 from training.papers import procedure
 from training.papers.procedure import CONVENTION, choices_of, judged, make_phantoms, read_plan, write_fold

@@ -9,7 +9,7 @@ from PIL import Image
 
 from model.errors import OutputError
 from training.phantom import sheet as phantom_sheet
-from training.phantom.lesions import Lesion
+from training.phantom.lesions import PhantomLesion
 from training.phantom.physics import SITES
 from training.phantom.sheet import RED, SHEET, caption, cell, check, main, onto, outlined, parse, sheet, write_sheet
 from training.phantom.study import Phantom
@@ -22,7 +22,9 @@ def ill() -> Phantom:
     truth = np.zeros((50, 50, 50), np.uint8)
     truth[21:29, 21:29, 21:29] = 1
     grid = (10.0, 10.0, 10.0), (-245.0, -245.0, -245.0)
-    return Phantom(pet, ct, truth, *grid, *grid, [Lesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A")
+    return Phantom(
+        pet, ct, truth, *grid, *grid, [PhantomLesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A"
+    )
 
 
 def red(picture: Image.Image) -> np.ndarray:
@@ -110,4 +112,4 @@ def test_right_options_are_accepted() -> None:
 
 def test_tables_are_printed(capsys) -> None:
     assert main(["--tables"]) == 0
-    assert "| F (unseen) | 4 x 4 x 4 |" in capsys.readouterr().out
+    assert "| F (held out) | 4 x 4 x 4 |" in capsys.readouterr().out

@@ -90,7 +90,7 @@ def test_wrong_arguments_are_refused_before_anything_is_made(made, tmp_path, arg
     assert message in capsys.readouterr().err.splitlines()[-1] and made == [] and not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told(made, tmp_path, capsys) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(made, tmp_path, capsys) -> None:
     (tmp_path / "file").touch()
     assert run(tmp_path / "file", "--seed", 7) != 0
     assert capsys.readouterr().err.startswith("error: ")

@@ -5,8 +5,8 @@ import pytest
 from tiny_runs import make_run, random_state
 
 from model.errors import ConfigError
+from training.data.folds import Fold
 from training.data.prepared import load
-from training.data.split import Fold
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
 
 

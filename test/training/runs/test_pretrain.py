@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.runs import genesis, pretrain
 from training.runs.pretrain import main, pretrain_run
 from training.runs.start import starting_network

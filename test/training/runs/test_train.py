@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
 from training.batches.schedule import rate_at
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.runs import checkpoint
 from training.runs.checkpoint import write_weights
 from training.runs.finite import TrainingError

@@ -9,7 +9,7 @@ import pytest
 from dicom_writer import ramp, write_ct, write_pet
 from suv_headers import factor
 
-from model.dicom.headers import Series, find_series, joined
+from model.dicom.headers import Series, find_series, join_series
 from model.dicom.reading import read_ct, read_pet
 from model.dicom.rtstruct import dicom_rtstruct
 from model.dicom.seg import dicom_seg
@@ -45,7 +45,7 @@ def found(root: Path):
 
 
 def read(files) -> Series:
-    return joined(find_series(files))
+    return join_series(find_series(files))
 
 
 @pytest.mark.parametrize(

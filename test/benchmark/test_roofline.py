@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from benchmark.floor import PAPER_WIDTHS, matrix_rate, operations
+from benchmark.command import PAPER_WIDTHS
+from benchmark.roofline import matrix_rate, operations
 from model.bundle.settings import Network
 
 
@@ -14,7 +15,7 @@ def test_operations_are_two_for_every_product_of_a_weight() -> None:
 
 
 @pytest.mark.parametrize(("edge", "tera"), [(160, 4.02), (192, 6.94)])
-def test_the_papers_network_takes_what_was_counted_by_hand(edge: int, tera: float) -> None:
+def test_the_papers_network_takes_the_operations_counted_by_hand(edge: int, tera: float) -> None:
     count = operations(Network(fusion="middle", widths=PAPER_WIDTHS), (edge, edge, edge))
     assert count / 1e12 == pytest.approx(tera, abs=0.005)
 

@@ -1,37 +1,30 @@
 """The least time that any version of a network can take here: its operations over the machine's matrix rate.
 
-    python -m benchmark.floor                                        # the paper's network at 160^3 and 192^3
-    python -m benchmark.floor --widths 4 16 32 48 64 --windows 64
+    python -m benchmark.roofline                                        # the paper's network at 160^3 and 192^3
+    python -m benchmark.roofline --widths 4 16 32 48 64 --windows 64
 
-Operations are multiplications and additions, counted from the network's own operations without running it. The rate is
-the best of several products of two large matrices, in float32 on a CPU and float16 on a GPU, on the threads in use.
+Operations are multiplications and additions, counted without running the network. The matrix rate is that of the
+fastest of several products of two large matrices, in float32 on a CPU and float16 on a GPU, on the threads in use.
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.record import figure, record, table, told
+from benchmark.command import joined, parser_for
+from benchmark.record import figure, print_and_write, record, table
 from model.bundle.settings import Network
 from model.inference.device import choose_device
 from model.networks.unet import skeleton
 
-PAPER_WIDTHS = (32, 32, 64, 128, 256)
 EDGE = {"cpu": 2048, "cuda": 8192}  # of the matrices
-SECONDS = 2.0  # that the rate is measured for
+SECONDS = 2.0  # how long the rate is measured
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--fusion", default="middle", help="early, middle, late or late_features (default middle)")
-    add("--widths", type=int, nargs="+", default=PAPER_WIDTHS, help="channels of the stages (default 32 32 64 128 256)")
-    add("--windows", type=int, nargs="+", default=(160, 192), help="edges in voxels (default 160 192)")
-    add("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    add("--json", type=Path, help="also write the figures here")
+    parser = parser_for(__doc__, "fusion", "widths", "device")
+    parser.add_argument("--windows", type=int, nargs="+", default=(160, 192), help="edges in voxels (default 160 192)")
     options = parser.parse_args()
     network = Network(fusion=options.fusion, widths=tuple(options.widths))
     rate = matrix_rate(choose_device(options.device).torch_device)
@@ -39,13 +32,13 @@ def main() -> None:
     for edge in options.windows:
         count = operations(network, (edge, edge, edge))
         rows.append([f"{edge}^3", f"{count / 1e12:.3g}", f"{count / rate:.3g}"])
-        figures[f"floor at {edge}^3"] = figure([count / rate], "s")
+        figures[f"roofline at {edge}^3"] = figure([count / rate], "s")
     printed = [
-        f"{options.fusion} fusion, widths {' '.join(map(str, options.widths))}; matrix rate {rate / 1e9:.4g} GFLOP/s",
+        f"{options.fusion} fusion, widths {joined(options.widths)}; matrix rate {rate / 1e9:.4g} GFLOP/s",
         "",
-        *table(["window", "TFLOP", "floor, s"], rows),
+        *table(["window", "TFLOP", "roofline, s"], rows),
     ]
-    told(record("The floor: one window of one network", printed, figures), options.json)
+    print_and_write(record("The roofline: one window of one network", printed, figures), options.json)
 
 
 def operations(network: Network, window: tuple[int, int, int]) -> int:
@@ -54,11 +47,11 @@ def operations(network: Network, window: tuple[int, int, int]) -> int:
         image = torch.empty(1, 2, *window)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         skeleton(network).to("meta").eval()(image)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def matrix_rate(device: torch.device, edge: int | None = None, seconds: float = SECONDS) -> float:
-    """Floating-point operations a second in the product of two matrices, the best of all that fit into `seconds`."""
+    """Floating-point operations a second in the fastest of the matrix products that fit into `seconds`."""
     edge = edge or EDGE[device.type]
     gpu = device.type == "cuda"
     one = torch.rand(edge, edge, device=device, dtype=torch.float16 if gpu else torch.float32)
