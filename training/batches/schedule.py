@@ -16,12 +16,12 @@ from model.errors import ConfigError, OutputError
 from model.whole import Staging
 from training.settings import RATE_PRESETS, Averaging, Training, read_settings
 
-RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak; the paper gives none, this is ours
+RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak: ours, the paper gives none
 SAMPLES = 400  # points of a curve in the picture
 
 
 def rate_at(settings: Training, epoch: float) -> float:
-    """The learning rate at `epoch`, whole epochs and the share done of the one that runs; 0: the first step.
+    """The learning rate at `epoch`, which counts whole epochs and the share done of the present one; 0: the first step.
 
     Before t0, or without averaging: linear from floor to optimizer.rate in warmup_epochs, then a cosine to floor at
     schedule.epochs, and floor after it. From averaging.start (t0) on, in length_epochs: preset `paper`, by a cosine

@@ -27,7 +27,7 @@ from training.ensembles.members import LOGS, STATES
 from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.selection import Choice, greedy, rank, steps_to, uniform
 from training.runs.checkpoint import CONFIG, RESULT, write_json, write_text
-from training.runs.leakage import check_unseen
+from training.runs.leakage import check_not_seen
 
 FORMAT = 1
 TITLES = {  # in the order of the paper's table 3
@@ -58,7 +58,7 @@ def select_runs(
     """
     candidates = read_candidates(runs)
     for one in candidates.values():
-        check_unseen(one.folder, one.seen, fold.validate, cache, "select by")
+        check_not_seen(one.folder, one.seen, fold.validate, cache, "select by")
     if "diwa" in methods:
         check_one_start(list(candidates.values()))
     crop = one_crop(cache, fold.validate)

@@ -27,7 +27,7 @@ from training.ensembles import members
 from training.ensembles.members import LOGS, STATES, read_members
 from training.ensembles.processes import Engine, LoggedCommand, run_commands
 from training.runs import checkpoint
-from training.runs.train import starting_point
+from training.runs.start import starting_point
 from training.settings import Training, read_yaml, settings_to
 
 TRAIN = (sys.executable, "-m", "training", "train")

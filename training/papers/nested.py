@@ -49,7 +49,7 @@ from training.papers.procedure import (
 )
 from training.parallel import cores
 from training.runs.checkpoint import read_json, write_json
-from training.runs.leakage import check_unseen
+from training.runs.leakage import check_not_seen
 from training.runs.scores import CaseScore, summary, table, without_empty, write
 from training.runs.train import train_run
 from training.settings import Training, changed, read_yaml
@@ -277,7 +277,7 @@ def report_views(
     method, names = choice
     candidates = read_candidates(run for run in runs if run.resolve().name in names)
     for one in candidates.values():
-        check_unseen(one.folder, one.seen, cases, data.cache, "score on")
+        check_not_seen(one.folder, one.seen, cases, data.cache, "score on")
     scoreboard = Scoreboard(candidates, data.cache, cases, path.parent / "margins", choose_device(device))
     found = views(scoreboard.margin_of(method, names), [load(data.cache, case) for case in cases])
     print(f"\n{path.stem}: {method}, {len(cases)} studies not trained on\n\n{views_table(found)}\n", flush=True)

@@ -29,7 +29,7 @@ from training.phantom import study as phantoms_command
 from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.table import study_name
 from training.runs import checkpoint
-from training.runs.leakage import check_unseen
+from training.runs.leakage import check_not_seen
 from training.runs.pretrain import pretrain_run
 from training.runs.scores import CaseScore
 from training.runs.train import train_run
@@ -253,7 +253,7 @@ def score_choices(
     used = {name for _, names in choices.values() for name in names}
     candidates = read_candidates(run for run in runs if run.resolve().name in used)
     for one in candidates.values():
-        check_unseen(one.folder, one.seen, cases, cache, "score on")
+        check_not_seen(one.folder, one.seen, cases, cache, "score on")
     scoreboard = Scoreboard(candidates, cache, cases, keep, choose_device(device))
     scoreboard.run_all()
     return {

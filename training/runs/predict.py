@@ -1,4 +1,4 @@
-"""A network over prepared studies, as the container would run it; what its margins score."""
+"""Run a network over prepared studies as the container would, and score what it gives."""
 
 import hashlib
 import json
@@ -29,9 +29,9 @@ BATCH = {"cpu": 2, "cuda": 8}  # windows at a time
 
 
 def device_for(precision: str, wanted: str = "auto") -> Device:
-    """The device to train on, computing in `precision`; float32 where auto or float16 is asked for and there is no GPU.
+    """The device to train on, computing in `precision`; on a CPU auto and float16 mean float32.
 
-    auto on a GPU is bfloat16 where the card has it: its range is float32's, so that nothing overflows; else float16.
+    On a GPU auto is bfloat16 if the card has it, since its range is float32's and nothing overflows; else float16.
     Under torchrun each process takes the GPU of its LOCAL_RANK.
     """
     device = choose_device(wanted)
@@ -71,7 +71,7 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
 
 
 def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -> np.ndarray:
-    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
+    """A margin, computed again in float32 if half precision overflows, as in the container. Raises WeightsError."""
     for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
         if np.isfinite(out := compute(on)).all():
             return out
@@ -79,9 +79,9 @@ def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -
 
 
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:
-    """Scores of a margin (X, Y, Z) against the study's truth, also against what of it lies outside the crop.
+    """Scores of a margin (X, Y, Z) against the study's truth, including truth outside the crop.
 
-    Truth outside counts as not found: exactly for Dice, and for FNV and lesions where a component lies wholly outside.
+    Truth outside counts as not found: exactly for Dice; for FNV and lesions only components wholly outside count.
     """
     mask, truth = out > 0, np.asarray(study.truth)
     inside = score(mask, truth, study.voxel_ml)
@@ -106,9 +106,9 @@ def validation_dice(scores: Mapping[str, Scores]) -> float | None:
 def kept_margin(
     keep: Path, weights_sha256: str, study: Prepared, network: nn.Module, settings: Training, device: Device
 ) -> tuple[Path, float]:
-    """File of a study's margin, and the seconds it took: that in `keep` if it was computed before, else computed.
+    """File of a study's margin in the folder `keep`, and the seconds it took; it is computed if it is not there yet.
 
-    Its name stands for everything it depends on: weights, study, crop, intensity, window and precision.
+    The file is named by all that it depends on: weights, study, crop, intensity, window and precision.
     """
     path = keep / f"{study.case}-{digest([weights_sha256, study.sha256, how_computed(settings, device)])}.npz"
     if not path.exists():
@@ -126,12 +126,12 @@ def read_margin(path: Path) -> np.ndarray:
 
 
 def how_computed(settings: Training, device: Device) -> list[object]:
-    """What a margin depends on besides weights and study."""
+    """All that a margin depends on besides weights and study."""
     return [to_plain(settings.intensity), to_plain(settings.window), device.torch_device.type, str(device.precision)]
 
 
 def digest(what: object) -> str:
-    """The first 16 letters of the sha256 of what JSON makes of it."""
+    """The first 16 letters of the sha256 of this as JSON."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,8 +4,8 @@
     python -m training train ... --ct-encoder runs/ct/ct_encoder.safetensors
 
 A run folder holds config.yaml, log.jsonl, checkpoint.pt, reconstructions.png and, at the end, the encoder and
-run.json. The same command again goes on where it stopped; under torchrun, as training train. Of the settings,
-`suv_tops`, `window`, `augmentation` and `loss` have no say here, nor has what crops are sought around.
+run.json. The same command again resumes it; torchrun works as for training train. Of the settings,
+`suv_tops`, `window`, `augmentation`, `loss` and where crops are sought change nothing here.
 """
 
 import argparse
@@ -27,8 +27,9 @@ from training.runs import checkpoint
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
-from training.runs.loop import Run, opened, processes, rank, steps_per_epoch, train
+from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.predict import device_for
+from training.runs.torchrun import opened, processes, rank
 from training.settings import Training, read_settings, settings_to
 
 ENCODER, PICTURE = "ct_encoder.safetensors", "reconstructions.png"
@@ -56,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, wanted: str = "auto") -> dict[str, Any]:
-    """Pre-training to its end; what run.json says of it, {} in processes but the first. A finished run is not redone.
+    """Pre-train to the end. Returns what run.json says, {} in processes but the first; a finished run is not redone.
 
     Raises ConfigError, and TrainingError for a loss or weights that are not finite.
     """
@@ -105,7 +106,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
 
 
 def validate(run: Run, held_out: DistortedCrops) -> dict[str, float]:
-    """Mean loss over VALIDATION_CROPS crops of the validation cases, drawn into the picture; {} if there are none."""
+    """Mean loss over VALIDATION_CROPS crops of the validation cases, with a picture of some; {} without such cases."""
     if not len(held_out):
         return {}
     losses, shown = [], []
@@ -117,15 +118,15 @@ def validate(run: Run, held_out: DistortedCrops) -> dict[str, float]:
 
 
 def restored(network: nn.Module, data: DistortedCrops, device: Device) -> Iterator[tuple[list[np.ndarray], float]]:
-    """The first crops of `data`: middle coronal slices (X, Z) as they were, distorted and restored; and the loss."""
+    """Of the first crops of `data`: middle coronal slices (X, Z), original, distorted and restored; and the loss."""
     training = network.training
     network.eval()
     with computing(device):
         for number in range(VALIDATION_CROPS):
-            given, original = (part.to(device.torch_device) for part in data[number])
-            out = network(given[None])[0].float()
+            image, original = (part.to(device.torch_device) for part in data[number])
+            out = network(image[None])[0].float()
             middle = original.shape[2] // 2
-            slices = [part[0, :, middle].cpu().numpy() for part in (original, given, out.sigmoid())]
+            slices = [part[0, :, middle].cpu().numpy() for part in (original, image, out.sigmoid())]
             yield slices, float(reconstruction_loss(out, original))
     network.train(training)
 

@@ -77,7 +77,7 @@ def test_the_rate_has_no_jump(rates: str) -> None:
 
 
 @pytest.mark.parametrize("rates", ["paper", "authors"])
-def test_a_phase_of_no_length_is_the_constant_at_once(rates: str) -> None:
+def test_a_phase_of_no_length_starts_at_the_constant(rates: str) -> None:
     assert rate_at(averaged(rates, length_epochs=0), 550) == 3e-5
 
 
