@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from model.errors import ConfigError
-from training.command import end_with
+from training.command import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,5 +60,5 @@ def _start_worker(parent: int) -> None:
     """Make a worker end with its parent and use one processor: there are as many workers as processors."""
     import SimpleITK as sitk
 
-    end_with(parent)
+    end_with_parent(parent)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

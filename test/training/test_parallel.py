@@ -55,9 +55,9 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 def test_an_error_is_the_last_line_on_a_terminal_whose_bar_is_not_at_its_end() -> None:
     code = (
-        "import sys; from training.command import told; from training.parallel import map_parallel\n"
+        "import sys; from training.command import report_error; from training.parallel import map_parallel\n"
         "def main():\n    for _ in map_parallel(abs, [1, 2, 3], 1):\n        raise OSError(28, 'full')\n"
-        "try:\n    main()\nexcept OSError as error:\n    sys.exit(told(error))\n"
+        "try:\n    main()\nexcept OSError as error:\n    sys.exit(report_error(error))\n"
     )
     outer, inner = pty.openpty()
     termios.tcsetwinsize(outer, (24, 80))

@@ -18,7 +18,7 @@ from pathlib import Path
 from model.bundle.settings import Limits, override_limits
 from model.errors import CaseError, ConfigError, shown
 from model.whole import Staging
-from training.command import ENDS, check_targets, told
+from training.command import check_targets
 from training.data.check import Defaults, Problem, check_study
 from training.data.layouts import FDG, LAYOUTS, StudyFiles, find, table_folders
 from training.data.metadata import Metadata, csv_rows, missing_columns, read_metadata
@@ -124,25 +124,16 @@ def duplicates(studies: list[Study]) -> list[str]:
     return [f"the same three files under {len(cases)} names: {some_of(cases)}" for cases in same.values() if cases[1:]]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        studies = index(options)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Write the index, and print how many studies it has. Raises ConfigError or CaseError."""
+    studies = index(options)
     kinds = Counter(study.diagnosis for study in studies)
     print(f"wrote '{options.output}': {len(studies)} studies of {len({s.patient for s in studies})} patients")
     print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training index",
-        description="Find and check the studies of data sets; write one table.",
-        epilog="Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process."
     add = parser.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="folder of a data set as distributed, or a CSV")
     add("--output", type=Path, required=True, metavar="CSV", help="the table to write")
@@ -169,4 +160,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
     add("--strict", action="store_true", help="write no index if anything is wrong with any study (default: list it)")
-    return parser.parse_args(arguments)

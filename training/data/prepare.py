@@ -24,7 +24,6 @@ from model.results.metrics import components
 from model.results.writing import check_output
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case, read_volume
-from training.command import ENDS, told
 from training.data.check import check_grid
 from training.data.prepared import (
     MOST_POINTS,
@@ -129,12 +128,30 @@ def check_disk(studies: list[Study], cache: Path) -> None:
         )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training prepare",
-        description=__doc__.splitlines()[0],
-        epilog="Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
-        "on disk; the sum is printed before it starts.",
+def run(options: argparse.Namespace) -> None:
+    """Prepare what is missing. Raises ConfigError, or CaseError with the first reason if a study cannot be prepared."""
+    studies, limits = read_table(options.index), override_limits(LIMITS, options.limit)
+    crop = Crop(suv_above=options.crop_suv_above)
+    failures = prepare_all(studies.values(), options.cache, crop, options.workers, limits)
+    for case, reason in failures.items():
+        print(shown(f"not prepared: {case}: {reason}"), file=sys.stderr)
+    for case in studies.keys() - failures.keys():
+        for warning in warnings_of(options.cache, case, limits):
+            print(shown(f"warning: {case}: {warning}"), file=sys.stderr)
+    print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
+    if failures:
+        case, reason = next(iter(failures.items()))
+        more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
+        raise CaseError(
+            f"not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then run this "
+            "again"
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
+        "on disk; the sum is printed before it starts."
     )
     parser.add_argument("index", type=Path, help="index.csv of training index")
     parser.add_argument("--cache", type=Path, required=True, help="folder to keep the prepared studies in")
@@ -152,36 +169,6 @@ def main() -> int:
         help="move a limit on the input, as it was for training index; may be repeated (default: the container's)",
     )
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
-    options = parser.parse_args()
-    try:
-        studies, limits = read_table(options.index), override_limits(LIMITS, options.limit)
-        failures = prepare_all(
-            studies.values(),
-            options.cache,
-            Crop(suv_above=options.crop_suv_above),
-            options.workers,
-            limits,
-        )
-    except ENDS as error:
-        return told(error)
-    for case, reason in failures.items():
-        print(shown(f"not prepared: {case}: {reason}"), file=sys.stderr)
-    for case in studies.keys() - failures.keys():
-        for warning in warnings_of(options.cache, case, limits):
-            print(shown(f"warning: {case}: {warning}"), file=sys.stderr)
-    print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
-    if failures:
-        case, reason = next(iter(failures.items()))
-        more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
-        print(
-            shown(
-                f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then "
-                "run this again"
-            ),
-            file=sys.stderr,
-        )
-        return CaseError.exit_code
-    return 0
 
 
 def _why_not_prepared(study: Study, cache: Path, crop: Crop, limits: Limits) -> str | None:

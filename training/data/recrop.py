@@ -23,7 +23,6 @@ from model.errors import CaseError, ConfigError, OutputError
 from model.study.geometry import Grid
 from model.study.reading import Volume, read_volume
 from model.whole import recover, whole_folder
-from training.command import ENDS, told
 from training.data.check import check_grid
 from training.data.table import Study, read_table, study_sha256, write_table
 from training.parallel import cores, map_parallel
@@ -185,13 +184,24 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
     return rows
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training recrop",
-        description="Write copies of studies cut at random on every side.",
-        epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
-        "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk.",
+def run(options: argparse.Namespace) -> None:
+    """Write the copies. Raises ConfigError, CaseError or OutputError."""
+    settings = Recrop(
+        seed=options.seed,
+        low_mm=options.low_mm,
+        high_mm=options.high_mm,
+        copies=options.copies,
+        ending=options.format,
+    )
+    rows = recrop(options.index, options.output, settings, options.workers)
+    patients = {row.patient for row in rows}
+    print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
+        "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk."
     )
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
@@ -202,18 +212,3 @@ def main(arguments: list[str] | None = None) -> int:
     add("--copies", type=int, default=1, metavar="N", help="of each study, each cut another way (default: 1)")
     add("--format", choices=ENDINGS, default=".mha", help="of the images (default: .mha, which keeps every digit)")
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
-    options = parser.parse_args(arguments)
-    try:
-        settings = Recrop(
-            seed=options.seed,
-            low_mm=options.low_mm,
-            high_mm=options.high_mm,
-            copies=options.copies,
-            ending=options.format,
-        )
-        rows = recrop(options.index, options.output, settings, options.workers)
-    except ENDS as error:
-        return told(error)
-    patients = {row.patient for row in rows}
-    print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
-    return 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.whole import Staging
-from training.command import ENDS, check_targets, told
+from training.command import check_targets
 from training.data.folds import PARTS, Fold, cases_of, from_nnunet, make_fold
 from training.data.stratify import VOLUME, draw_share, strata, stratified_parts, without_diagnosis
 from training.data.table import Study, read_table, some_of
@@ -121,23 +121,18 @@ def write_split(folds: list[Fold], test_list: list[str], text: str, options: arg
     return beside
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check(options)
-        studies = read_table(options.index)
-        check_duplicates(studies)
-        options.by = options.by or stratified_by(studies)
-        folds, test_list = split(options, studies)
-        text = report(folds, test_list, studies, options.by)
-        beside = write_split(folds, test_list, text, options)
-        for warning in without_lesion(folds, studies):
-            print(f"warning: {warning}", file=sys.stderr)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Write the split and its report. Raises ConfigError or CaseError."""
+    check(options)
+    studies = read_table(options.index)
+    check_duplicates(studies)
+    options.by = options.by or stratified_by(studies)
+    folds, test_list = split(options, studies)
+    text = report(folds, test_list, studies, options.by)
+    beside = write_split(folds, test_list, text, options)
+    for warning in without_lesion(folds, studies):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
-    return 0
 
 
 def stratified_by(studies: dict[str, Study]) -> str:
@@ -198,12 +193,8 @@ def check(options: argparse.Namespace) -> None:
     check_targets(targets, (options.index, options.from_nnunet, *lists))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training split",
-        description="Divide the patients of an index for training and validation.",
-        epilog="Cost: seconds; the index is read, and no image.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: seconds; the index is read, and no image."
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
@@ -241,4 +232,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             metavar="FILE",
             help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
         )
-    return parser.parse_args(arguments)

@@ -18,7 +18,6 @@ from scipy import ndimage
 
 from model.errors import ConfigError, OutputError
 from model.whole import Staging
-from training.command import ENDS, told
 from training.phantom.facts import measure, statistics, tables
 from training.phantom.physics import SITES, TRAINING_SITES
 from training.phantom.shapes import Triple
@@ -46,38 +45,27 @@ SLAB_MM = 8.0  # of the CT, anterior to posterior
 RED, INK = (214, 30, 30), (40, 40, 40)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check(options)
-        if options.tables:
-            print(tables())
-        if options.statistics is not None:
-            sites = (options.site,) if options.site else TRAINING_SITES
-            facts = [measure(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
-            print(statistics(facts))
-        if options.output is not None:
-            write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
-    except ENDS as error:
-        return told(error)
-    return 0
+def run(options: argparse.Namespace) -> None:
+    """Print and draw what is asked for. Raises ConfigError or OutputError."""
+    check(options)
+    if options.tables:
+        print(tables())
+    if options.statistics is not None:
+        sites = (options.site,) if options.site else TRAINING_SITES
+        facts = [measure(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
+        print(statistics(facts))
+    if options.output is not None:
+        write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training sheet",
-        description="A sheet of synthetic studies, their statistics and settings.",
-        epilog="Cost: about 10 s and 1 GB a study.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: about 10 s and 1 GB a study."
     add = parser.add_argument
     add("--output", type=Path, metavar="PNG", help="write the sheet of 12 phantoms there (about a minute)")
     add("--statistics", type=int, metavar="COUNT", help="make COUNT studies, print what they hold (3 to 8 s each)")
     add("--site", help=f"all statistics at this site (default: {', '.join(TRAINING_SITES)} in turn)")
     add("--seed", type=int, default=FIRST_SEED, help=f"first seed of the statistics (default {FIRST_SEED})")
     add("--tables", action="store_true", help="print the sites, tissues and diseases as Markdown tables")
-    return parser.parse_args(arguments)
 
 
 def check(options: argparse.Namespace) -> None:

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from model.errors import ConfigError, OutputError
 from model.whole import Staging
-from training.command import ENDS, told
 from training.parallel import map_parallel
 from training.phantom import physics
 from training.phantom.anatomy import draw_build, paint_body
@@ -183,26 +182,20 @@ def make_study(seed: int, site: str, diagnosis: str | None, folder: Path) -> str
     return f"seed {seed} site {site}: {phantom.diagnosis}, {len(phantom.lesions)} lesions, {volume:.1f} ml"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: write the studies that are missing, and print one line for each. Returns the exit code."""
-    options = parse(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Write the studies that are missing, and print a line for each. Raises ConfigError or OutputError."""
     make = partial(make_study, site=options.site, diagnosis=options.diagnosis, folder=options.output)
-    try:
-        missing = missing_seeds(options)
-        for line in map_parallel(make, missing, options.workers):
-            tqdm.write(line)
-    except ENDS as error:
-        return told(error)
+    missing = missing_seeds(options)
+    for line in map_parallel(make, missing, options.workers):
+        tqdm.write(line)
     print(f"'{options.output / TABLE}': {len(missing)} studies made, {options.count - len(missing)} were there already")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training phantoms",
-        description="Write synthetic PET/CT studies with their truth.",
-        epilog="Cost: about 10 s a study and 1 GB a process. A study that is there, files and row of studies.csv, is "
-        "not made again; delete it to have it made by a changed generator.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write synthetic PET/CT studies with their truth."
+    parser.epilog = (
+        "Cost: about 10 s a study and 1 GB a process. A study that is there, files and row of studies.csv, is "
+        "not made again; delete it to have it made by a changed generator."
     )
     parser.add_argument("--seed", type=int, required=True, help="seed of the first study")
     parser.add_argument("--site", default="A", choices=list(physics.SITES), help="scanner (default A, 4 mm voxels)")
@@ -210,7 +203,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into, made if absent")
     parser.add_argument("--count", type=int, default=1, help="how many studies, seeds one apart (default 1)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    return parser.parse_args(arguments)
 
 
 def _triple(values: np.ndarray) -> Triple:

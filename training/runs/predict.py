@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from model.errors import ConfigError, WeightsError
 from model.inference.device import Device, choose_device, computing
-from model.inference.ladder import SLICES_A_WINDOW
-from model.inference.member import difference_of
+from model.inference.ladder import SLICES_A_WINDOW, Rung
+from model.inference.member import run_member
 from model.inference.segment import image_of
-from model.inference.slices import slice_starts, slide_slices
-from model.inference.sliding import slide
 from model.results.metrics import Scores, score
 from model.schema import to_plain
 from training.data.prepared import Prepared
@@ -57,35 +55,16 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = image_of(hu, suv.astype(np.float32), settings.part)
     modes = [(module, module.training) for module in network.modules()]
-    window, slices = settings.window, settings.network.kind == "slices"
-    layout = layout_of(settings)
+    layout, here, windows = layout_of(settings), device.torch_device, BATCH[device.torch_device.type]
+    rung = Rung(device=here, windows=windows, slices=SLICES_A_WINDOW * windows, sums_on=here)
 
     def predict(patches: Tensor) -> Tensor:
-        return difference_of(network(patches.contiguous(memory_format=layout)))
+        logits: Tensor = network(patches.contiguous(memory_format=layout))
+        return logits
 
-    batch = BATCH[device.torch_device.type]
     network.eval()
     with computing(device):
-        if slices:
-            out = slide_slices(
-                image,
-                predict,
-                starts=slice_starts(image[0].numpy(), window.size)[0],
-                window=window.size,
-                air_hu=settings.intensity.ct_low_hu,
-                device=device.torch_device,
-                batch=SLICES_A_WINDOW * batch,
-            )
-        else:
-            image = image.to(device.torch_device)
-            out = slide(
-                image,
-                predict,
-                window=settings.part.window_for(tuple(image.shape[1:])),
-                overlap=window.overlap,
-                weighting=window.weighting,
-                batch=batch,
-            )[0]
+        out, _ = run_member(image, settings.part, predict, rung)
     for module, trains in modes:
         module.training = trains
     return out.clamp(-6e4, 6e4).half().cpu().numpy()

@@ -20,7 +20,7 @@ from torch import nn
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import Device, computing, make_deterministic
-from training.command import ENDS, given, told
+from training.command import add_device_option, add_fold_options
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
 from training.runs import checkpoint
@@ -37,33 +37,23 @@ VALIDATION_CROPS = 8  # the same at every epoch
 SHOWN = 4  # of them in the picture
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        settings, fold = read_settings(options.settings), read_fold(options.split, options.fold)
-        result = pretrain_run(options.run, settings, options.cache, fold, options.device)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Pre-train to the end. Raises ConfigError or TrainingError."""
+    settings, fold = read_settings(options.settings), read_fold(options.split, options.fold)
+    result = pretrain_run(options.run, settings, options.cache, fold, options.device)
     if result:
         print(f"wrote '{options.run / result['result']}'")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training pretrain",
-        description="Pre-train the CT encoder by the method of Models Genesis, without labels.",
-        epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
-        "backward; as training train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
+        "backward; as training train, with a network of one encoder. On disk 12 bytes a parameter and the encoder."
     )
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
-    parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
-    parser.add_argument("--split", type=Path, required=True, help="what training split wrote")
-    parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
+    add_fold_options(parser)
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
-    parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    return parser.parse_args(given(arguments))
+    add_device_option(parser)
 
 
 def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, wanted: str = "auto") -> dict[str, Any]:
@@ -96,6 +86,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
         make_deterministic()
 
         last = settings.schedule.last
+
+        run: Run
 
         def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, float]:
             return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)

@@ -13,7 +13,7 @@ same command again resumes it. On N GPUs, with -- before the options that are no
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from model.whole import recover, whole_folder
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
 from training.batches.slices import SliceDataset
-from training.command import ENDS, given, told
+from training.command import add_device_option, add_fold_options
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load, one_crop
 from training.runs import checkpoint
@@ -46,56 +46,46 @@ from training.settings import Training, changed, read_settings, read_yaml, setti
 MEAN, LAST = "mean.safetensors", "last.safetensors"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        settings = read_settings(options.settings)
-        if options.change:
-            settings = changed(settings, read_yaml(options.change), str(options.change))
-        result = train_run(
-            options.run,
-            settings,
-            options.cache,
-            read_fold(options.split, options.fold),
-            start=options.start,
-            ct_encoder=options.ct_encoder,
-            encoder=options.encoder,
-            wanted=options.device,
-        )
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Train to the end, and print what the run ended with. Raises the errors of `train_run`."""
+    settings = read_settings(options.settings)
+    if options.change:
+        settings = changed(settings, read_yaml(options.change), str(options.change))
+    result = train_run(
+        options.run,
+        settings,
+        options.cache,
+        read_fold(options.split, options.fold),
+        start=options.start,
+        ct_encoder=options.ct_encoder,
+        encoder=options.encoder,
+        wanted=options.device,
+    )
     if result:
-        said = validated_text(result.get("validation", {}))
-        print(f"'{options.run / result['result']}' is what the run ended with{said}")
+        validation = validated_text(result.get("validation", {}))
+        print(f"'{options.run / result['result']}' is what the run ended with{validation}")
         if result.get("left_out"):
             print(
                 f"warning: {result['left_out']} steps were left out, whose loss or gradients were not finite; "
                 f"{checkpoint.LOG} counts them by epoch",
                 file=sys.stderr,
             )
-    return 0
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training train",
-        description=__doc__.splitlines()[0],
-        epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
         "backward, and the validation cases once every validate_every epochs; training/README.md has a table of hours "
-        "and hardware. On disk 12 bytes a parameter, 20 while weights are averaged, and 4 for the result.",
+        "and hardware. On disk 12 bytes a parameter, 20 while weights are averaged, and 4 for the result."
     )
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
     parser.add_argument("--change", type=Path, help="YAML of settings that differ from --settings (default none)")
-    parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
-    parser.add_argument("--split", type=Path, required=True, help="what training split wrote")
-    parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
+    add_fold_options(parser)
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
     parser.add_argument("--start", type=Path, help="folder of the finished base run that a member starts from")
     parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training pretrain, for a base run")
     parser.add_argument("--encoder", type=Path, help="timm's weights for the RegNetY of a network for slices")
-    parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    return parser.parse_args(given(arguments))
+    add_device_option(parser)
 
 
 def train_run(

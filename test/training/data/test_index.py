@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from found_studies import image, mask, pet, write
 
 from model.errors import ConfigError
-from training.data.index import main
+from training.__main__ import main
 from training.data.table import read_table
 
 
@@ -22,7 +22,7 @@ def folders(root: Path, *names: str) -> Path:
 
 
 def run(*arguments: object, workers: int = 1) -> int:
-    return main([*map(str, arguments), "--workers", str(workers)])
+    return main(["index", *map(str, arguments), "--workers", str(workers)])
 
 
 def problems(path: Path) -> list[dict[str, str]]:

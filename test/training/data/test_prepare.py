@@ -1,6 +1,5 @@
 import fcntl
 import os
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import ndimage
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
+from training.__main__ import main
 from training.data import prepare
 from training.data.prepare import check_disk, prepare_all, prepare_one
 from training.data.prepared import is_current, load
@@ -125,10 +125,8 @@ def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys,
     small = sitk.ReadImage(str(bad.truth))[:-1, :, :]
     sitk.WriteImage(small, str(bad.truth))
     write_table([tiny_studies[0], bad], tmp_path / "index.csv")
-    monkeypatch.setattr(
-        sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    )
-    assert prepare.main() == CaseError.exit_code
+    words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    assert main(words) == CaseError.exit_code
     printed = capsys.readouterr()
     assert "not prepared: case9: truth" in printed.err and "must lie on the PET's grid" in printed.err
     assert "1 of 2 studies" in printed.out and "at most" in printed.out
@@ -157,10 +155,8 @@ def test_a_ct_that_covers_little_of_the_pet_is_warned_about(tiny_studies, tmp_pa
     study = replace(tiny_studies[0], ct=tmp_path / "half.mha")
     study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
     write_table([study], tmp_path / "index.csv")
-    monkeypatch.setattr(
-        sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    )
-    assert prepare.main() == 0
+    words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    assert main(words) == 0
     uptake = sitk.GetArrayFromImage(sitk.ReadImage(str(study.pet))) >= 0.5
     share = uptake[:16].sum() / uptake.sum()
     assert f"warning: case0: its CT covers {100 * share:.1f} % of the PET's uptake" in capsys.readouterr().err
@@ -173,7 +169,5 @@ def test_a_limit_can_be_moved_as_the_message_says(tiny_studies, tmp_path, capsys
     study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
     write_table([study], tmp_path / "index.csv")
     words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert prepare.main() != 0 and "--limit pet_max_suv=" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", [*words, "--limit", "pet_max_suv=3000"])
-    assert prepare.main() == 0
+    assert main(words) != 0 and "--limit pet_max_suv=" in capsys.readouterr().err
+    assert main([*words, "--limit", "pet_max_suv=3000"]) == 0

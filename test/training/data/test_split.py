@@ -7,8 +7,8 @@ import pytest
 
 from model.errors import ConfigError
 from model.files import sha256_of
+from training.__main__ import main
 from training.data.folds import Fold, read_fold
-from training.data.split import main
 from training.data.table import Study, write_table
 
 KINDS = {"negative": 20, "melanoma": 10, "lung cancer": 5}  # patients of one study each
@@ -30,7 +30,7 @@ def index(tmp_path) -> Path:
 
 
 def run(index: Path, *arguments: object) -> int:
-    return main([str(index), "--output", str(index.with_name("split.json")), *map(str, arguments)])
+    return main(["split", str(index), "--output", str(index.with_name("split.json")), *map(str, arguments)])
 
 
 def folds(index: Path) -> list[Fold]:
@@ -232,13 +232,13 @@ def test_a_fold_with_a_case_on_two_sides_or_without_lists_is_refused(part: dict,
 def test_one_study_under_two_patients_names_is_refused(tmp_path, capsys) -> None:
     one = study("a", "anna", "lymphoma")
     write_table([one, replace(one, case="b", patient="berta")], tmp_path / "index.csv")
-    assert main([str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
+    assert main(["split", str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
     assert "under two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()
 
 
 def test_the_index_is_not_written_over(index, capsys) -> None:
     before = index.read_bytes()
-    assert main([str(index), "--output", str(index)]) == ConfigError.exit_code
+    assert main(["split", str(index), "--output", str(index)]) == ConfigError.exit_code
     assert "is an input" in capsys.readouterr().err and index.read_bytes() == before
 
 

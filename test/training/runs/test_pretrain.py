@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from model.errors import ConfigError
 from model.files import sha256_of
+from training.__main__ import main
 from training.data.folds import Fold
 from training.runs import genesis, pretrain
-from training.runs.pretrain import main, pretrain_run
+from training.runs.pretrain import pretrain_run
 from training.runs.start import starting_network
 from training.settings import settings_to
 
@@ -191,6 +192,6 @@ def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> 
 def test_the_last_line_of_the_command_says_what_is_wrong(wrong: str, tiny_cache, tmp_path, capsys) -> None:
     arguments = write_files(tmp_path, tiny_training())
     (tmp_path / wrong).write_text("batsch: 1\n")
-    assert main(["--cache", str(tiny_cache), *arguments]) == ConfigError.exit_code
+    assert main(["pretrain", "--cache", str(tiny_cache), *arguments]) == ConfigError.exit_code
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: ") and wrong in message and not (tmp_path / "run").exists()

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
+from training.__main__ import main
 from training.batches.schedule import rate_at
 from training.data.folds import Fold
 from training.runs import checkpoint
@@ -25,7 +26,7 @@ from training.runs.checkpoint import write_weights
 from training.runs.finite import TrainingError
 from training.runs.loop import Run
 from training.runs.start import starting_network
-from training.runs.train import carry_on, main, train_run
+from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
 
 README = ROOT / "training/README.md"
@@ -281,7 +282,7 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
     split = json.loads((tmp_path / "split.json").read_text())
     split["folds"][0] |= {"train": list(fold.train), "validate": list(fold.validate)}
     (tmp_path / "split.json").write_text(json.dumps(split))
-    assert main(words) == 0
+    assert main(["train", *words]) == 0
     printed = capsys.readouterr()
     assert "none of the 1 cases that are validated has a lesion" in printed.err
     assert printed.out.endswith("validation Dice n/a: no validated case has a lesion\n")
