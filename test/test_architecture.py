@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,22 @@ def test_this_needs_no_torch(code: str) -> None:
 def test_no_init_imports_anything(top: str) -> None:
     for path in (ROOT / top).rglob("__init__.py"):
         assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(ast.parse(path.read_text())))
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    modules = {".".join(path.with_suffix("").parts): path for path in FILES}
+    graph = {
+        module: {other for name in imports(path) for other in (name, name.rpartition(".")[0]) if other in modules}
+        for module, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_a_class_name_stands_once() -> None:
+    names = [
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
