@@ -219,7 +219,7 @@ def fold(monkeypatch) -> Callable[..., list[object]]:
     def make(**parts: tuple[str, ...]) -> list[object]:
         read = SimpleNamespace(**{"train": (), "validate": (), "test": ()} | parts)
         fake = SimpleNamespace(read_fold=lambda path, name: read if name == "fold0" else pytest.fail(name))
-        monkeypatch.setitem(sys.modules, "training.data.split", fake)
+        monkeypatch.setitem(sys.modules, "training.data.folds", fake)
         return ["--split", __file__, "--fold", "fold0", "--part", "test"]
 
     return make
