@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from program import run_process  # noqa: F401
-from tiny_settings import tiny_slices, tiny_training  # noqa: F401
 from tiny_studies import lesion_study, tiny_images, write_study
 
 from model.bundle.format import Manifest, Provenance

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, run_process, tiny_images, write_study
+from conftest import ROOT
 from PIL import Image
+from program import run_process
+from tiny_studies import tiny_images, write_study
 
 from model import __version__
 from model.bundle.manifest import load_bundle

@@ -6,7 +6,7 @@ They show that it runs on real PET/CT. They say nothing about quality: the weigh
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import run_process
+from program import run_process
 
 from model.study.geometry import grid_of
 

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import SimpleITK as sitk
-from conftest import ROOT, tiny_images
+from conftest import ROOT
 from dicom_writer import write_study as write_dicom
+from tiny_studies import tiny_images
 
 VENDORS = ("ge", "siemens", "philips")
 

@@ -6,8 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import yaml
-from conftest import tiny_training
 from monai.inferers import sliding_window_inference
+from tiny_settings import tiny_training
 
 from model.bundle.settings import Crop
 from model.files import sha256_of

@@ -16,7 +16,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from conftest import ROOT, run_process, tiny_images, write_study
+from conftest import ROOT
+from program import run_process
+from tiny_studies import tiny_images, write_study
 
 from model.bundle.settings import Window
 from model.challenge.arguments import arguments as command_line

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import tiny_images
 from scipy import ndimage
+from tiny_studies import tiny_images
 
 from model.bundle.settings import Intensity
 from model.errors import CaseError

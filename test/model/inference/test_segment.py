@@ -5,9 +5,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from cases import case_of
-from conftest import tiny_images
 from monai.inferers import sliding_window_inference
 from msgspec import structs
+from tiny_studies import tiny_images
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Limits

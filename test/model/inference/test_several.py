@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 from cases import case_of
-from conftest import tiny_images
+from tiny_studies import tiny_images
 
 from model.bundle.manifest import load_bundle
 from model.errors import CaseError

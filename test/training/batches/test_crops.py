@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
+from tiny_settings import tiny_training
 
 from training.batches.crops import CropDataset, draw_box, drawn, recropped
 from training.data.prepared import load

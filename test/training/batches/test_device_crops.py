@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 from scipy.ndimage import gaussian_filter
+from tiny_settings import tiny_training
 
 from model.inference.segment import network_image
 from training.batches import crops, device_crops

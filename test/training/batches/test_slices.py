@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_slices
+from tiny_settings import tiny_slices
 
 from model.errors import ConfigError
 from model.inference.segment import image_of

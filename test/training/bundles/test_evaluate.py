@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, run_process, tiny_images
+from conftest import ROOT
+from program import run_process
+from tiny_studies import tiny_images
 
 from model.bundle.format import Provenance
 from model.files import sha256_of

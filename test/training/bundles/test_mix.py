@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import case_of
-from conftest import tiny_images
 from msgspec import structs
+from tiny_studies import tiny_images
 
 from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle

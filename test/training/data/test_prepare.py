@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import lesion_study
 from scipy import ndimage
+from tiny_studies import lesion_study
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError

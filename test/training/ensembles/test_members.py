@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import tiny_training
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from training.ensembles.members import read_members

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_slices, tiny_training
 from safetensors.torch import load_file
 from tiny_runs import FOLD, dice_of, logits, make_run, make_runs, random_state, small_cache
+from tiny_settings import tiny_slices, tiny_training
 
 from model.errors import ConfigError, WeightsError
 from model.inference.device import choose_device

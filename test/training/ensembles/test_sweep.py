@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import tiny_training
 from msgspec import structs
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.files import sha256_of

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, lesion_study
+from conftest import ROOT
+from tiny_studies import lesion_study
 
 from model.errors import ConfigError
 from model.files import sha256_of

@@ -4,8 +4,9 @@ import threading
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, lesion_study
+from conftest import ROOT
 from msgspec import structs
+from tiny_studies import lesion_study
 
 from model.errors import ConfigError
 from model.schema import build

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, lesion_study, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
 from tiny_runs import make_runs
+from tiny_settings import tiny_training
+from tiny_studies import lesion_study
 
 from model.errors import ConfigError
 from model.inference.device import choose_device

@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from conftest import tiny_slices, tiny_training
+from tiny_settings import tiny_slices, tiny_training
 
 from model.inference.device import choose_device
 from model.networks.unet import build

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 from scipy.interpolate import BPoly
 from scipy.stats import kstest
+from tiny_settings import tiny_training
 
 from model.bundle.settings import Network
 from model.errors import ConfigError

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 from monai.inferers import sliding_window_inference
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.inference.device import Device

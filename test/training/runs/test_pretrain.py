@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.files import sha256_of

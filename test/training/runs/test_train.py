@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tiny_slices, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
+from tiny_settings import tiny_slices, tiny_training
 
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
