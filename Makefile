@@ -1,10 +1,12 @@
-# make run: segment the sample study.  make score: score three generated DICOM studies.  make test: every test.
-# All make .venv first.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make run     segment the sample study            make check   layout, lint, types, quick tests: under two minutes
+# make score   score three generated DICOM studies make docs    write every generated page and picture anew
+# make test    every check and every test          make clean   remove what these made
+# Each makes the environment .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run score test lint clean
+.PHONY: run score test check lint docs clean
 .DELETE_ON_ERROR:
 
 run: export LESION_WEIGHTS =
@@ -14,7 +16,7 @@ run: export LESION_SERVE =
 run: export LESION_DEFAULT_WEIGHTS =
 run: $(VENV)/installed
 	$(BIN)/python process.py --input test/input --output output --preview --report output/report.json
-	@$(BIN)/python test/show_sample.py output test/truth
+	@$(BIN)/python test/helpers/show_sample.py output test/truth
 
 score: export LESION_WEIGHTS =
 score: export LESION_METHOD =
@@ -23,16 +25,40 @@ score: $(VENV)/installed
 	$(BIN)/python test/helpers/make_dicom_studies.py output-score/studies --count 3
 	$(BIN)/python score.py output-score/studies --output output-score/results --truth output-score/studies-truth --rtstruct
 
-test: export OMP_WAIT_POLICY = PASSIVE
-test: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+test: export OMP_WAIT_POLICY = PASSIVE
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+check: export OMP_WAIT_POLICY = PASSIVE
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q
+
+# The pages say which numbers were printed by a command and pasted; these files are written whole.
+docs: run $(VENV)/installed-dev
+	$(BIN)/python test/helpers/show_sample.py output test/truth --picture docs/sample.png
+	$(BIN)/python test/helpers/bad_inputs.py
+	$(BIN)/python -m benchmark.document benchmark/results/*.json --output docs/performance.md
+	$(BIN)/python -m training schedule --output docs/averaging_rate.png
+	$(BIN)/python -m training sheet --output docs/phantoms.png
+
+# pyproject.toml says which Python versions will do.
+define CHECK_PYTHON
+import re, sys
+wanted = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', open("pyproject.toml").read())
+least, end = map(int, wanted.groups())
+sys.exit(not (3, least) <= sys.version_info[:2] < (3, end) and "Python 3.%d to 3.%d is needed, '%s' is %s: install one,"
+    " or say make PYTHON=/path/to/python3.%d" % (least, end - 1, sys.executable, sys.version.split()[0], least))
+endef
+export CHECK_PYTHON
+
 $(VENV)/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null || \
-		{ echo "Python 3.11 is needed, found '$(PYTHON)': install it, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python was found: install one, or say make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -2,10 +2,10 @@
 # Build the image petct-lesion-segmentation:<version>.
 #   CONTAINER_ENGINE  docker or podman; default: the first of the two that answers
 #   BASE_IMAGE        another base than the Dockerfile's, for example one without CUDA
-#   API_METHOD        exec: one study, then the end; invoke: grand-challenge.org's invoke mode; default exec
+#   API_METHOD        exec: one study, then the end (default); invoke: grand-challenge.org's invoke mode
 #   EDITION           of autoPET, 1 to 5; default 2
-#   WEIGHTS           bundles to copy, names under weights/, the first is the one that is used; default: all that are
-#                     shipped, and eoa is used
+#   WEIGHTS           bundles to copy, names under weights/; the first one is used. Default: all that are shipped, and
+#                     eoa is used
 case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Write what is uploaded to grand-challenge.org, or carried to a hospital: the image, a weights bundle and score.sh,
-# each with its sha256.
+# Write the files for grand-challenge.org or for a hospital: the image, a weights bundle and score.sh, each with its
+# sha256.
 #   ./export.sh [FOLDER [BUNDLE]]
 #   FOLDER            where to; default export/
 #   BUNDLE            the folder of weights, or its name under weights/; default $LESION_WEIGHTS, else the image's own
@@ -28,7 +28,7 @@ partial=$(mktemp -d "$folder/.partial.XXXXXX")
 trap 'rm -rf "$partial"' EXIT
 trap 'exit 130' INT TERM
 
-# publish FILE: its sha256 beside it, then both under their names, so that a name means a whole file.
+# publish FILE: write its sha256, then move both into place, so that no half-written file has the name.
 publish() {
   (cd "$partial" && if command -v sha256sum > /dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi > "$1.sha256")
   mv -f "$partial/$1" "$folder/$1"
@@ -36,7 +36,7 @@ publish() {
   echo "$folder/$1: $(wc -c < "$folder/$1") bytes, sha256 $(cut -c 1-64 < "$folder/$1.sha256")"
 }
 
-# The same bundle gives the same bytes: sorted, no dates, no owners.  manifest.json at the tar's root.
+# Sorted, without dates and owners, so that the same bundle gives the same bytes. manifest.json is at the root.
 weights=petct-lesion-segmentation-$VERSION-weights-$(basename "$bundle").tar.gz
 (cd "$bundle" && "$tar" --create --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
   --mode='u=rwX,go=rX' -- manifest.json *.safetensors) | gzip -n > "$partial/$weights" || fail "could not pack '$bundle'"

@@ -10,13 +10,13 @@ START = time.perf_counter()  # before the imports, so that they are counted
 
 import signal  # noqa: E402
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main is there to say a word about it
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main handles it
 
 import sys  # noqa: E402
 import traceback  # noqa: E402
 
 from model.challenge.arguments import arguments  # noqa: E402
-from model.challenge.ending import Stopped, fail, leave, on_signals, reason, stop  # noqa: E402
+from model.challenge.ending import Stopped, explain, fail, leave, on_signals, stop  # noqa: E402
 from model.challenge.run import chosen_bundle, run  # noqa: E402
 from model.errors import ConfigError  # noqa: E402
 from model.terminal import open_streams  # noqa: E402
@@ -37,14 +37,14 @@ def main() -> int:
         from model.challenge.serving import serve
 
         serve(options, START)
-        sys.exit(0)  # unlike below, so that an answer on its way is sent
+        sys.exit(0)  # not `leave`: an answer on its way is still sent
     except Stopped as stopped:
         number = stopped.args[0]
         return fail(f"stopped by {signal.Signals(number).name}; no output was written", 128 + number)
     except Exception as error:
         if options.debug:
             raise
-        return fail(*reason(error))
+        return fail(*explain(error))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build the image, run it on the sample as grand-challenge.org would, and compare the mask with the
-# expected one.  Exits non-zero on any difference.  What the image was built for is read from it: an image of
-# API_METHOD=invoke is started, asked for its health and for the job, and stopped.
+# Build the image, run it on the sample as grand-challenge.org would, and compare the mask with the expected one. Any
+# difference is an error. The image says what it was built for: one of API_METHOD=invoke is started, asked for its health
+# and for the job, and stopped.
 #   CONTAINER_ENGINE, BASE_IMAGE, API_METHOD, EDITION, WEIGHTS  as in build.sh
 #   MEMORY       limit of the container; default 30g, the platform's
 #   SKIP_BUILD   1: test the image that is there
@@ -18,7 +18,7 @@ fi
 "$ENGINE" image inspect "$IMAGE" > /dev/null 2>&1 || fail "there is no image $IMAGE: build it with ./build.sh"
 read_image
 expected=$sample/expected_output_$BUNDLE
-case $BUNDLE in eoa | diwa) expected=$sample/expected_output ;; esac # whose masks of the sample are the same
+case $BUNDLE in eoa | diwa) expected=$sample/expected_output ;; esac # both give the same mask of the sample
 if [ ! -d "$expected" ] && [ -n "${TEST_FOLDER:-}" ]; then expected=$sample/expected_output; fi
 [ -d "$expected" ] || fail "the image's weights are '$BUNDLE', and there is no mask to compare with in '$expected'; \
 give a study with its mask in TEST_FOLDER"
@@ -28,7 +28,7 @@ output=$(mktemp -d)
 container=petct-lesion-segmentation-test-$$
 clean_up() {
   "$ENGINE" rm -f "$container" > /dev/null 2>&1 || true
-  # Folders made by the image's user may be beyond this user: then the image's user removes them.
+  # This user may not be able to remove folders of the image's user, who then does it.
   rm -rf "$output" 2> /dev/null && return
   "$ENGINE" run --rm --network=none --security-opt=label=disable --entrypoint sh -v "$output:/output" \
     "$IMAGE" -c 'rm -rf /output/*' || true
@@ -36,9 +36,9 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
-chmod 777 "$output" # the image's user is nobody on this machine
+chmod 777 "$output" # this machine does not know the image's user
 
-# Only a container that sees a device proves that there is one: an engine may ignore the flag.
+# An engine may ignore the flag, so look for the device inside a container.
 case $("$ENGINE" --version) in
   *podman*) gpu=(--device nvidia.com/gpu=all) ;;
   *) gpu=(--gpus all) ;;
@@ -51,13 +51,13 @@ else
   gpu=()
 fi
 
-# The file with the kernel's own record of the container's peak, in bytes; nothing where there is none.
+# Print the path of the kernel's record of the container's peak memory, in bytes; nothing if there is none.
 peak_file() {
   local id pid line
   read -r id pid < <("$ENGINE" inspect --format '{{.Id}} {{.State.Pid}}' "$container" 2> /dev/null) || return 0
   [ -r "/proc/$pid/cgroup" ] || return 0
   while IFS= read -r line; do
-    case $line in # the id tells the container's process from another one, of an engine on another machine
+    case $line in # with the id it is the container's own, not a process of an engine on another machine
       0::*"$id"*) echo "/sys/fs/cgroup${line#0::}/memory.peak" ;;
       *:memory:*"$id"*) echo "/sys/fs/cgroup/memory${line#*:memory:}/memory.max_usage_in_bytes" ;;
     esac
@@ -66,7 +66,7 @@ peak_file() {
   done
 }
 
-# ask METHOD PATH SECONDS: the status that the service in the container answers; nothing while it does not.
+# ask METHOD PATH SECONDS: print the status that the service in the container answers; nothing if it does not.
 ask() {
   "$ENGINE" exec -i "$container" python3 - "$@" 2> /dev/null << 'PY'
 import http.client
@@ -79,7 +79,7 @@ print(connection.getresponse().status)
 PY
 }
 
-# The platform's invoke mode: healthy within 300 s, one job, the end.  The container is gone after it.
+# The platform's invoke mode: healthy within 300 s, one job, the end. Afterwards the container is gone.
 invoke() {
   local status=""
   while kill -0 "$run" 2> /dev/null && [ "$status" != 200 ] && [ $((SECONDS - started)) -lt 300 ]; do

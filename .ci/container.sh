@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The container for real, without a registry and without a Docker engine: Debian 12, root.
+# Check the container for real: build.sh, test.sh and export.sh as any user runs them, a look from inside, broken cases.
 #   .ci/container.sh [WORK_FOLDER]     a folder that is named is kept, with its base image, for the next time
-# podman and runc, a base image made by mmdebstrap in place of the public one, then build.sh, test.sh and
-# export.sh as any user would run them, and what only a look from inside or a broken case can show.
+#   CONTAINER_ENGINE     docker: this machine's own, where the images stay; the default where it answers
+#                        podman: one of this run alone, with an image store of its own
+#   PIP_EXTRA_INDEX_URL  with Docker: another index for pip in the image, for example one that has torch for the CPU
+# podman needs no registry: its base image is Debian 12, made by mmdebstrap. It needs root on Debian 12.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,8 +19,8 @@ work=$(cd "$work" && pwd)
 clean_up() {
   if [ -x "$work/bin/podman" ]; then
     "$work/bin/podman" rm --all --force > /dev/null 2>&1 || true
+    umount "$work/store/overlay" 2> /dev/null || true
   fi
-  umount "$work/store/overlay" 2> /dev/null || true
   rm -rf "$work"
 }
 
@@ -27,16 +29,27 @@ die() {
   printf '.ci/container.sh: %s\n' "$*" >&2
   exit 1
 }
+there_is() { "$engine" image inspect "$1" > /dev/null 2>&1; } # there_is IMAGE
 
-# 1. Tools.  runc, since crun refuses hybrid cgroups; default rlimits of podman may be above root's own.
-missing=()
-for tool in podman runc mmdebstrap; do
-  command -v "$tool" > /dev/null || missing+=("$tool")
-done
-if [ "${#missing[@]}" -gt 0 ]; then
-  .ci/install "${missing[@]}" || die "could not install ${missing[*]}"
+# 1. The engine.
+engine=${CONTAINER_ENGINE:-}
+if [ -z "$engine" ]; then
+  engine=podman
+  if docker info > /dev/null 2>&1; then engine=docker; fi
 fi
-cat > "$work/containers.conf" << 'CONF'
+
+# A podman of this run alone, first on PATH, so that the scripts run unchanged. What pip needs from this machine is
+# mounted for builds only: the CA bundle and, where there is one, a folder of wheels.
+prepare_podman() {
+  local missing=() tool ca=/etc/ssl/certs/ca-certificates.crt build=(--pull=never --network host) podman
+  for tool in podman runc mmdebstrap; do
+    command -v "$tool" > /dev/null || missing+=("$tool")
+  done
+  if [ "${#missing[@]}" -gt 0 ]; then
+    .ci/install "${missing[@]}" || die "could not install ${missing[*]}"
+  fi
+  # runc, since crun refuses hybrid cgroups; podman's default rlimits may be above root's own
+  cat > "$work/containers.conf" << 'CONF'
 [containers]
 default_ulimits = ["nofile=16384:16384", "nproc=16384:16384"]
 [engine]
@@ -44,20 +57,15 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 CONF
-
-# 2. A podman of this run alone, first on PATH, so that the scripts run unchanged.  What pip needs from
-#    this machine is mounted for builds only: the CA bundle and, where there is one, a folder of wheels.
-ca=/etc/ssl/certs/ca-certificates.crt
-build=(--pull=never --network host)
-if [ -f "$ca" ]; then
-  build+=(-v "$ca:$ca:ro")
-fi
-if [ -d "${PIP_FIND_LINKS:-}" ]; then
-  printf '[global]\nfind-links = %s\n' "$PIP_FIND_LINKS" > "$work/pip.conf"
-  build+=(-v "$PIP_FIND_LINKS:$PIP_FIND_LINKS:ro" -v "$work/pip.conf:/etc/pip.conf:ro")
-fi
-podman=$(command -v podman)
-cat > "$work/bin/podman" << WRAPPER
+  if [ -f "$ca" ]; then
+    build+=(-v "$ca:$ca:ro")
+  fi
+  if [ -d "${PIP_FIND_LINKS:-}" ]; then
+    printf '[global]\nfind-links = %s\n' "$PIP_FIND_LINKS" > "$work/pip.conf"
+    build+=(-v "$PIP_FIND_LINKS:$PIP_FIND_LINKS:ro" -v "$work/pip.conf:/etc/pip.conf:ro")
+  fi
+  podman=$(command -v podman)
+  cat > "$work/bin/podman" << WRAPPER
 #!/usr/bin/env bash
 command=\$1
 shift
@@ -66,13 +74,19 @@ if [ "\$command" = build ]; then
 fi
 exec "$podman" --root "$work/store" --runroot "$work/run" --storage-driver overlay "\$command" "\$@"
 WRAPPER
-chmod +x "$work/bin/podman"
-export PATH="$work/bin:$PATH" CONTAINERS_CONF="$work/containers.conf" CONTAINER_ENGINE=podman
-say "tools: $(podman --version), $(runc --version | head -n 1)"
+  chmod +x "$work/bin/podman"
+  export PATH="$work/bin:$PATH" CONTAINERS_CONF="$work/containers.conf"
+}
+if [ "$engine" = podman ]; then prepare_podman; fi
+export CONTAINER_ENGINE=$engine
+say "engine: $("$engine" --version)"
 
-# 3. The base image: Debian 12 and its Python 3.11, EXTERNALLY-MANAGED as Debian ships it.
+# 2. The base image: Python 3.11. podman's is Debian 12's own, EXTERNALLY-MANAGED as Debian ships it.
 export BASE_IMAGE=localhost/python:3.11-slim
-if ! podman image exists "$BASE_IMAGE"; then
+if [ "$engine" = docker ]; then
+  printf 'FROM docker.io/library/python:3.11-slim\nENV PIP_EXTRA_INDEX_URL="%s"\n' "${PIP_EXTRA_INDEX_URL:-}" |
+    docker build --quiet --tag "$BASE_IMAGE" - > /dev/null || die "docker could not make the base image"
+elif ! there_is "$BASE_IMAGE"; then
   # unpacked in memory where there is room: dpkg's fsyncs make it slow on disk
   TMPDIR=$([ -w /dev/shm ] && echo /dev/shm || echo /tmp) \
     mmdebstrap --quiet --variant=minbase --include=python3,python3-pip,ca-certificates \
@@ -81,9 +95,9 @@ if ! podman image exists "$BASE_IMAGE"; then
   podman import --quiet "$work/base.tar" "$BASE_IMAGE" > /dev/null
   rm -f "$work/base.tar"
 fi
-say "base image: $(podman image inspect --format '{{.Size}}' "$BASE_IMAGE") bytes"
+say "base image: $("$engine" image inspect --format '{{.Size}}' "$BASE_IMAGE") bytes"
 
-# 4. Build, run, compare: the same three scripts as in the README.
+# 3. Build, run, compare: the same three scripts as in the README.
 ./build.sh > "$work/build.log" 2>&1 || {
   tail -n 60 "$work/build.log"
   die "build.sh failed"
@@ -107,11 +121,11 @@ IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/studies" "$work/result
 ls "$work"/results/report.html "$work"/results/studies/*/mask.mha "$work"/results/studies/*/report.json > /dev/null
 say "score.sh scores"
 
-# 5. What the platform's flags did, and what the image is made of, seen from inside.
+# 4. From inside: what the platform's flags did, and what the image holds.
 . ./engine.sh # IMAGE, VERSION, MEMORY, PLATFORM_FLAGS
 rm -rf "$work/inside"
 mkdir -m 777 "$work/inside"
-podman run --rm -i "${PLATFORM_FLAGS[@]}" -v "$PWD/test/input:/input:ro" -v "$work/inside:/output" \
+"$engine" run --rm -i "${PLATFORM_FLAGS[@]}" -v "$PWD/test/input:/input:ro" -v "$work/inside:/output" \
   --entrypoint python3 "$IMAGE" - "$MEMORY" << 'PY'
 import getpass
 import os
@@ -168,18 +182,18 @@ check("files in /opt/app that do not belong there", sorted(f for f in files if n
 check("files missing in /opt/app", sorted(needed - files), [])
 check("caches left", [cache for cache in ("/root/.cache", "/tmp/.cache") if os.path.lexists(cache)], [])
 PY
-[ "$(podman image inspect --format '{{json .Config.Entrypoint}}' "$IMAGE")" = '["python3","process.py"]' ] ||
+[ "$("$engine" image inspect --format '{{json .Config.Entrypoint}}' "$IMAGE")" = '["python3","process.py"]' ] ||
   die "the entry point is not python3 process.py"
-podman run --rm "${PLATFORM_FLAGS[@]}" "$IMAGE" --version | grep -F "$VERSION" ||
+"$engine" run --rm "${PLATFORM_FLAGS[@]}" "$IMAGE" --version | grep -F "$VERSION" ||
   die "process.py --version does not say $VERSION"
 say "flags and contents are as they should be"
 
-# 6. Broken input: non-zero, one message as the last line of stderr that names the file, and no mask.
+# 5. Broken input: non-zero, one message as the last line of stderr that names the file, and no mask.
 refuses() { # refuses WHAT INPUT_FOLDER WORD [ro]
   local status=0 last
   rm -rf "$work/refused"
   mkdir -m 777 "$work/refused"
-  podman run --rm "${PLATFORM_FLAGS[@]}" -v "$2:/input:ro" -v "$work/refused:/output:${4:-rw}" "$IMAGE" \
+  "$engine" run --rm "${PLATFORM_FLAGS[@]}" -v "$2:/input:ro" -v "$work/refused:/output:${4:-rw}" "$IMAGE" \
     > /dev/null 2> "$work/stderr" || status=$?
   last=$(tail -n 1 "$work/stderr")
   echo "  $1: exit status $status, '$last'"
@@ -199,12 +213,12 @@ refuses "no CT" "$work/lone" images/ct
 refuses "read-only output" "$PWD/test/input" /output ro
 say "broken inputs are refused"
 
-# 7. A test that cannot fail is none: with another expected mask test.sh must.
+# 6. With another expected mask test.sh must fail.
 rm -rf "$work/wrong"
 mkdir -p "$work/wrong"
 cp -R test/input test/expected_output "$work/wrong/"
 chmod -R a+rwX "$work/wrong"
-podman run --rm -i --network=none --entrypoint python3 -v "$work/wrong/expected_output:/expected" "$IMAGE" - << 'PY'
+"$engine" run --rm -i --network=none --entrypoint python3 -v "$work/wrong/expected_output:/expected" "$IMAGE" - << 'PY'
 import pathlib
 
 import SimpleITK as sitk
@@ -221,9 +235,9 @@ grep 'DIFFERENT: the mask is another one' "$work/wrong.log" || {
 }
 say "test.sh fails where it should"
 
-# 8. An image for another purpose, by the same scripts: invoke mode, edition IV, one other bundle, and what the platform
-#    of 2026 puts beside the images.  The first image keeps its layers meanwhile, and gets its name back.
-podman tag "$IMAGE" localhost/kept
+# 7. An image for another purpose, by the same scripts: invoke mode, edition IV, another bundle, and the files that the
+#    platform of 2026 puts beside the images. The first image gets its name back afterwards.
+"$engine" tag "$IMAGE" localhost/kept
 rm -rf "$work/platform"
 mkdir -p "$work/platform"
 cp -R test/input test/expected_output_slices "$work/platform/"
@@ -238,39 +252,40 @@ API_METHOD=invoke EDITION=4 WEIGHTS=slices ./build.sh > "$work/invoke.log" 2>&1 
   tail -n 60 "$work/invoke.log"
   die "build.sh failed with API_METHOD=invoke EDITION=4 WEIGHTS=slices"
 }
-said=$(SKIP_BUILD=1 TEST_FOLDER="$work/platform" ./test.sh 2>&1) || {
-  printf '%s\n' "$said"
+output=$(SKIP_BUILD=1 TEST_FOLDER="$work/platform" ./test.sh 2>&1) || {
+  printf '%s\n' "$output"
   die "test.sh failed for an image of invoke mode and edition IV"
 }
-printf '%s\n' "$said" | tail -n 6
-grep -q "API method invoke, autoPET edition 4, weights slices" <<< "$said" || die "test.sh did not see what the image is for"
-[ "$(podman run --rm --network=none --entrypoint ls "$IMAGE" weights)" = slices ] || die "not only weights/slices was copied"
+printf '%s\n' "$output" | tail -n 6
+grep -q "API method invoke, autoPET edition 4, weights slices" <<< "$output" || die "test.sh did not see what the image is for"
+[ "$("$engine" run --rm --network=none --entrypoint ls "$IMAGE" weights)" = slices ] || die "not only weights/slices was copied"
 for wrong in API_METHOD=serve EDITION=6 "WEIGHTS=eoa absent"; do
   if env "$wrong" ./build.sh > "$work/wrong.log" 2>&1; then
     die "the image was built with $wrong"
   fi
   grep "^build argument ${wrong%%=*}" "$work/wrong.log" || die "no message says what is wrong with $wrong"
 done
-podman tag localhost/kept "$IMAGE"
-podman untag localhost/kept localhost/kept # this name alone
+"$engine" tag localhost/kept "$IMAGE"
+"$engine" rmi localhost/kept > /dev/null # this name alone
 say "an image of invoke mode, edition IV and another bundle answers, and wrong arguments are refused"
 
-# 9. Export, check the sums, load, and test what was loaded.
+# 8. Export, check the sums, load, and test what was loaded.
 rm -rf "$work/export"
 COMPRESSION=1 ./export.sh "$work/export"
 (cd "$work/export" && sha256sum --check --quiet ./*.sha256)
 members=$(tar -tzf "$work/export/petct-lesion-segmentation-$VERSION-weights-eoa.tar.gz")
 grep -qx manifest.json <<< "$members" || die "the exported weights have no manifest.json at their root"
-podman rmi --force "$IMAGE" > /dev/null
-if podman image exists "$IMAGE"; then die "the image is still there"; fi
-gunzip -c "$work/export/petct-lesion-segmentation-$VERSION.tar.gz" | podman load --quiet
+"$engine" rmi --force "$IMAGE" > /dev/null
+if there_is "$IMAGE"; then die "the image is still there"; fi
+gunzip -c "$work/export/petct-lesion-segmentation-$VERSION.tar.gz" | "$engine" load --quiet
 say "exported and loaded again"
 SKIP_BUILD=1 ./test.sh
 say "the loaded image passes"
 
-# 10. The Dockerfile's other branch: a base that carries torch (here an empty package of that name, with a
-#    version that requirements.txt does not ask for) keeps it.
-site=/usr/local/lib/python3.11/dist-packages
+# 9. The Dockerfile's other branch: a base that carries torch keeps it. Here torch is an empty package with a version that
+#    requirements.txt does not ask for.
+site=$("$engine" run --rm --network=none --entrypoint python3 "$BASE_IMAGE" -c \
+  'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$work/carrier"
 mkdir -p "$work/carrier/torch" "$work/carrier/torch-9.9.9.dist-info"
 printf '__version__ = "9.9.9"\nclass version:\n    cuda = None\n' > "$work/carrier/torch/__init__.py"
@@ -279,13 +294,13 @@ touch "$work/carrier/torch-9.9.9.dist-info/RECORD"
 printf 'FROM %s\nCOPY torch %s/torch\nCOPY torch-9.9.9.dist-info %s/torch-9.9.9.dist-info\n' \
   "$BASE_IMAGE" "$site" "$site" > "$work/carrier/Dockerfile"
 {
-  podman build --tag localhost/carrier "$work/carrier" &&
-    podman build --target libraries --build-arg BASE_IMAGE=localhost/carrier --tag localhost/carried .
+  "$engine" build --tag localhost/carrier "$work/carrier" &&
+    "$engine" build --target libraries --build-arg BASE_IMAGE=localhost/carrier --tag localhost/carried .
 } > "$work/carried.log" 2>&1 || {
   tail -n 60 "$work/carried.log"
   die "no image on a base that carries torch"
 }
-kept=$(podman run --rm --network=none --entrypoint python3 localhost/carried -c \
+kept=$("$engine" run --rm --network=none --entrypoint python3 localhost/carried -c \
   'from importlib.metadata import distributions as d; print(*(x.version for x in d(name="torch")))')
 [ "$kept" = 9.9.9 ] || die "the base's torch 9.9.9 was not kept: found '$kept'"
 say "a base image's torch is kept, and no second one is installed"

@@ -26,12 +26,13 @@ from benchmark.synthetic import make_study, manifest_of
 from model.bundle.format import Member
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Limits, Network
-from model.files import Staging, peak_memory_bytes
+from model.files import peak_memory_bytes
 from model.inference.preprocess import place, put_back
 from model.inference.segment import image_of
 from model.results.writing import mask_path, write_mask
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
+from model.whole import Staging
 
 KINDS = ("uncompressed", "compressed")
 STAGES = ("read", "resample", "crop", "intensity", "paste", "write")

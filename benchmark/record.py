@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmark.command import ROOT
+from training.commit import commit
 
 FORMAT = 2
 LEAST = 0.10  # a smaller change of a figure does not count, however steady the runs
@@ -43,7 +42,7 @@ def record(title: str, printed: Sequence[str], figures: dict[str, dict[str, Any]
         "title": title,
         "command": " ".join([f"python -m benchmark.{name}", *shown_words(sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
+        "commit": os.environ.get("COMMIT") or commit(digits=7),
         "machine": machine(),
         "printed": list(printed),
         "figures": figures,
@@ -113,14 +112,3 @@ def cpu_name() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def commit() -> str:
-    """The commit of this code, with -dirty if files were changed since; COMMIT where that is set."""
-    if given := os.environ.get("COMMIT"):
-        return given
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    except OSError:  # no git
-        return "unknown"

@@ -29,9 +29,10 @@ from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits, Network
 from model.files import peak_memory_bytes
 from model.inference.device import choose_device, make_deterministic
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from model.inference.several import segment_each
-from model.networks.weights import keep, voters
+from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
 
@@ -80,7 +81,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     make_deterministic()
     device, bundle = choose_device(options.device), load_bundle(options.folder / "bundle")
     watch = Stopwatch(wait=torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None)
-    kept = keep(voters(bundle), device.torch_device)
+    networks = load_now(voters(bundle), device.torch_device)
+    how = SegmentOptions(bundle=bundle, device=device, voters=networks)
     studies = [options.folder / "study"] * options.studies
     read_at: list[float] = []
 
@@ -91,9 +93,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     masks: Iterator[Any]
     if options.child == "prefetched":
-        masks = iter(segment_each(studies, read, bundle, device, watch, kept))
+        masks = iter(segment_each(studies, read, how, watch))
     else:
-        masks = (segment(read(study), bundle, device, watch, those=kept) for study in studies)
+        masks = (segment(read(study), how, watch) for study in studies)
     peaks = [peak_memory_bytes() / 1e9 for _ in masks]
     total_s = time.perf_counter() - read_at[0]
     busy_s = sum(watch.seconds.get(stage, 0.0) for stage in BUSY_STAGES)

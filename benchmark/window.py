@@ -27,7 +27,7 @@ from benchmark.command import joined, parser_for, run_child
 from benchmark.record import figure, print_and_write, record, table
 from model.bundle.settings import Network
 from model.files import peak_memory_bytes
-from model.inference.device import Device, choose_device, computing, cuda_trouble, make_deterministic
+from model.inference.device import Device, choose_device, computing, make_deterministic, why_no_cuda
 from model.networks import slabs
 from model.networks.fused import Fused
 from model.networks.unet import MiddleFusion, build
@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def device_of(way: str, wanted: str) -> Device:
     """The device that process.py chooses; on a CPU the plain forward pass runs without our settings of glibc."""
-    if way in ("plain", "compile") and wanted != "cuda" and (wanted == "cpu" or cuda_trouble()):
+    if way in ("plain", "compile") and wanted != "cuda" and (wanted == "cpu" or why_no_cuda()):
         return Device(torch_device=torch.device("cpu"), precision=torch.float32, name="CPU")
     return choose_device(wanted)
 
@@ -127,7 +127,7 @@ def step_of(way: str, network: nn.Module, device: Any) -> Step:
         ready = ready.plain
     if way == "grouped":
         return lambda image: grouped(ready, image)
-    kept: slabs.Kept = {}
+    kept: slabs.Buffers = {}
     gpu = device.torch_device.type == "cuda"
     if way == "graph":
         return graphed(lambda image: slabs.forward(ready, image))

@@ -1,4 +1,4 @@
-"""From a PET/CT study to a tumour-lesion mask: the road that process.py walks."""
+"""From a PET/CT study to a tumour-lesion mask."""
 
 __version__ = "0.1.0"
 RESEARCH = "Research use only; not a medical device."

@@ -1,4 +1,4 @@
-"""The next one of a row of things is made while the present one is used; what is needed later is begun now."""
+"""Work in threads: make the next item while the present one is used, or start early what is needed later."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,32 +10,32 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
-    """make(item) of every item, in order; while one is used, the next is made in a thread.
+def prefetched(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
+    """Yield make(item) for every item, in order; while one is used, a thread makes the next.
 
     At most two exist at a time. An error of `make` is raised where its result would have come.
     """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetched")
     try:
-        waiting: Future[Made] | None = None
+        current: Future[Made] | None = None
         for item in items:
-            coming = thread.submit(make, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
+            following = thread.submit(make, item)
+            if current is not None:
+                yield current.result()
+            current = following
+        if current is not None:
+            yield current.result()
     finally:
         thread.shutdown(cancel_futures=True)
 
 
-def begin(work: Callable[[], object]) -> Thread:
-    """Start what will be needed later in a thread; whoever needs it finds it done, or does it and meets its error."""
+def run_in_background(work: Callable[[], object]) -> Thread:
+    """Start in a thread what is needed later. Errors are ignored: whoever needs it does it again and meets them."""
 
     def quietly() -> None:
         with suppress(Exception):
             work()
 
-    thread = Thread(target=quietly, name="begin")
+    thread = Thread(target=quietly, name="background")
     thread.start()
     return thread

@@ -32,9 +32,9 @@ class OutputError(LesionError):
 
 
 def shown(text: str) -> str:
-    """Text as a terminal may be given it: what would move its cursor, turn its letters or end its line, as an escape.
+    """Text that is safe to print: characters that would move the cursor, turn letters or end the line become escapes.
 
-    Names of files and headers may hold such characters; bytes of a name that are no UTF-8 are shown as bytes.
+    Names of files and headers may hold such characters. Bytes of a name that are no UTF-8 are shown as bytes.
     """
     return "".join(_escape(letter) if not letter.isprintable() else letter for letter in text)
 
@@ -47,7 +47,10 @@ def _escape(letter: str) -> str:
 
 
 def split_remedy(message: str) -> tuple[str, str]:
-    """What is wrong, and what to do: messages name the remedy after their last semicolon, or ask a question."""
+    """Split a message into what is wrong and what to do about it.
+
+    The remedy stands after the last semicolon, or is a question at the end.
+    """
     what, semicolon, remedy = message.rpartition("; ")
     if semicolon:
         return what, remedy

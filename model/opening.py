@@ -1,4 +1,4 @@
-"""Only regular files are opened: a named pipe, a socket or a device would be waited for without end."""
+"""Open regular files only: reading from a named pipe, a socket or a device might never end."""
 
 import errno
 import stat
@@ -15,7 +15,7 @@ KINDS = (
 
 
 def other_kind(path: Path) -> str:
-    """What stands there in place of a regular file (a link leads on): "a named pipe"; "" for a regular file.
+    """What a path is if it is no regular file, such as "a named pipe"; "" for a regular file. Links are followed.
 
     Raises OSError if nothing is there, or if this user may not look.
     """
@@ -26,18 +26,18 @@ def other_kind(path: Path) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError, with what it is, unless a regular file is there."""
+    """Raise OSError unless the path is a regular file; the message says what it is."""
     if kind := other_kind(path):
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading. Raises OSError, also for what is none."""
+    """Open a regular file for reading. Raises OSError, also for anything else than a regular file."""
     check_regular(path)
     return path.open("rb")
 
 
 def read_regular(path: Path) -> bytes:
-    """What a regular file holds. Raises OSError, also for what is none."""
+    """Read a regular file. Raises OSError, also for anything else than a regular file."""
     with open_regular(path) as file:
         return file.read()

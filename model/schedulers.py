@@ -11,7 +11,8 @@ from model.errors import ConfigError
 from model.terminal import say
 
 WAIT_S = 30.0  # for a scheduler to answer
-LOOK_EVERY_S, TELL_EVERY_S = 5.0, 60.0  # for workers, and on stdout if there are none
+LOOK_EVERY_S = 5.0  # for workers
+REPORT_EVERY_S = 60.0  # on stdout, while there is no worker
 
 
 def client_of(address: str, wait_s: float, security: Any = None) -> Any:
@@ -26,20 +27,23 @@ def client_of(address: str, wait_s: float, security: Any = None) -> Any:
         ) from None
 
 
-def as_they_end(client: Any, running: Mapping[Any, object], patience_s: float, queued: bool = False) -> Iterator[Any]:
-    """The futures of `running` as they end. The caller takes each out of it before the next, and may put others in.
+def as_completed(client: Any, running: Mapping[Any, object], patience_s: float, queued: bool = False) -> Iterator[Any]:
+    """Yield the futures of `running` as they end. The caller removes each from it before the next, and may add others.
 
-    Says so every minute while the scheduler has no worker. queued: the first worker is waited for without a limit, as
-    jobs may be queued. Raises ConfigError if there is none for longer than `patience_s`, or if the scheduler is lost.
+    While the scheduler has no worker, a line on stdout says so every minute. queued: wait for the first worker without
+    a limit, because jobs may be queued. Raises ConfigError if there is no worker for longer than `patience_s`, or if
+    the scheduler is lost.
     """
     from distributed import wait
 
-    last_seen = told = time.monotonic()
-    begun = not queued
+    last_seen = reported = time.monotonic()
+    started = not queued  # whether there has been a worker
     while running:
         states = {future: future.status for future in running}
         if "cancelled" in states.values():
-            raise ConfigError(f"the connection to the scheduler was lost; {_again('start it and its workers again')}")
+            raise ConfigError(
+                f"the connection to the scheduler was lost; {_then_repeat('start it and its workers again')}"
+            )
         if ended := [future for future, state in states.items() if state in ("finished", "error")]:
             yield from ended
             continue
@@ -47,15 +51,15 @@ def as_they_end(client: Any, running: Mapping[Any, object], patience_s: float, q
             wait(list(running), timeout=min(LOOK_EVERY_S, patience_s + 0.1), return_when="FIRST_COMPLETED")
             continue
         now, workers = time.monotonic(), _workers(client)
-        begun = begun or workers > 0
-        last_seen = now if workers or not begun else last_seen
+        started = started or workers > 0
+        last_seen = now if workers or not started else last_seen
         if now - last_seen > patience_s:
             raise ConfigError(
                 f"no worker is left, for {(now - last_seen) / 60:.1f} min (--patience-minutes), and {len(running)} "
-                f"tasks wait for one; {_again('start workers again')}"
+                f"tasks wait for one; {_then_repeat('start workers again')}"
             )
-        if not workers and now - told >= TELL_EVERY_S:
-            told = now
+        if not workers and now - reported >= REPORT_EVERY_S:
+            reported = now
             say(f"no worker at the scheduler; {len(running)} tasks wait for one", sys.stdout)
 
 
@@ -66,13 +70,15 @@ def _workers(client: Any) -> int:
     return 0
 
 
-def _again(first: str) -> str:
+def _then_repeat(first: str) -> str:
+    """A remedy: something first, then the same command."""
     return f"{first}, then the same command again, which goes on with what is not finished"
 
 
 def slurm_cluster(jobs: int, dashboard: bool = False, security: Any = None) -> Any:
-    """So many SLURM jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml, each a worker of one process and
-    one thread; encrypted with `security`. Raises ConfigError if that file does not say what jobs need.
+    """Start SLURM jobs by dask-jobqueue, each a worker of one process and one thread; encrypted with `security`.
+
+    ~/.config/dask/jobqueue.yaml says what a job needs. Raises ConfigError if it does not.
     """
     from dask_jobqueue import SLURMCluster
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class Stopwatch:
-    """Seconds spent in each named stage, in the order they first ended; a stage within another is not counted to it.
+    """Seconds spent in each named stage, in the order they first ended. A stage does not count the stages within it.
 
-    wait: called where a stage begins and ends; a benchmark gives what waits for the GPU, since without it work is
-    counted where it is waited for.
+    wait: called when a stage begins and ends. A benchmark passes a function that waits for the GPU: without it, work
+    on the GPU counts in whichever stage waits for its result.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -20,6 +20,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Count the seconds of this block."""
         self.wait()
         start = time.perf_counter()
         self.inside.append(0.0)
@@ -27,8 +28,8 @@ class Stopwatch:
             yield
         finally:
             self.wait()
-            all_of_it = time.perf_counter() - start
-            own = all_of_it - self.inside.pop()
-            self.seconds[name] = self.seconds.get(name, 0.0) + own
+            whole_s = time.perf_counter() - start
+            own_s = whole_s - self.inside.pop()
+            self.seconds[name] = self.seconds.get(name, 0.0) + own_s
             if self.inside:
-                self.inside[-1] += all_of_it
+                self.inside[-1] += whole_s

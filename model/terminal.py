@@ -1,4 +1,4 @@
-"""What a run says while it runs: lines on the two streams, a bar on a terminal; never the reason that it fails."""
+"""Lines on standard output and error, and a progress bar. A run never fails because these cannot be shown."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from model.errors import shown
 
 
 def open_streams() -> None:
-    """Put the null device where standard input, output or error was closed, so that no other file gets its number."""
+    """Open the null device in place of a closed standard input, output or error: no other file may get its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -20,10 +20,7 @@ def open_streams() -> None:
 
 
 def say(line: str, stream: TextIO) -> None:
-    """Print a line at once, control characters as escapes.
-
-    A reader that went away (a closed pipe, a full disk) is not an error of the run.
-    """
+    """Print a line at once, control characters as escapes. A closed pipe or a full disk is no error of the run."""
     try:
         print(shown(line), file=stream, flush=True)
     except (OSError, ValueError):
@@ -31,7 +28,7 @@ def say(line: str, stream: TextIO) -> None:
 
 
 class Progress:
-    """Told (done, total) windows by `vote`; used as a context manager so that the bar is closed."""
+    """Shows how many windows are done: called as progress(done, total), within a `with` block, which closes the bar."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

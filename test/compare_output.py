@@ -2,9 +2,9 @@
 
     python3 compare_output.py INPUT EXPECTED_OUTPUT OUTPUT [EDITION]
 
-EDITION is autoPET's, 1 to 5 (default 2): it says where the mask is written, and that III writes a second file.
-Stands alone (SimpleITK and numpy only), because it runs inside the image that it checks.
-All arithmetic is on Python integers: counts of voxels cannot wrap.
+EDITION is autoPET's, 1 to 5 (default 2). It decides where the mask lies; III has a second file.
+It needs only SimpleITK and numpy, since it runs inside the image that it checks.
+All arithmetic is on Python integers, so counts of voxels cannot wrap.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def differences(input_folder: Path, expected_folder: Path, output_folder: Path, edition: str) -> list[str]:
-    """Everything in which the output is not the expected one, a sentence each; empty when it is.
+    """Every difference from the expected output, a sentence each; empty if there is none.
 
     Raises OSError when the sample itself is not one PET, one CT and one expected mask named after the CT, in the
     folder of any edition.

@@ -1,4 +1,4 @@
-"""Every command line that is documented is parsed by its own command, word for word; nothing is run."""
+"""Every documented command line is parsed by its own command. Nothing is run."""
 
 import argparse
 import importlib
@@ -10,15 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import ROOT
-
-from training.batches.schedule import rate_at
-from training.papers.procedure import read_plan
-from training.settings import Averaging, Training, changed, read_settings, settings_to
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "training/README.md",
     ROOT / "weights/README.md",
@@ -31,10 +27,10 @@ SOURCES = [
 ]
 CONFIGS = sorted((ROOT / "training/configs").rglob("*.yaml"))
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python3?|torchrun) (?!-c)\S")
-OTHERS = re.compile(  # not ours, or without options
+NOT_PARSED = re.compile(  # not ours, or without options
     r"-m (?:pytest|pip|venv)\b|process\.py$|bad_inputs\.py|model\.networks\.weights|training (?:COMMAND|--help)"
 )
-MORE = ("...", "&")  # what stands for other words, and what the shell takes
+NO_WORDS = ("...", "&")  # a placeholder, and the shell's
 
 
 class Parsed(BaseException):
@@ -50,30 +46,32 @@ def documented() -> list[tuple[str, str]]:
         rest = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
         found += [(page, " ".join(span.split())) for span in re.findall(r"`([^`]+)`", rest)]
     for source in SOURCES:
-        said = re.match(r'r?"""(.*?)"""', source.read_text(), re.S)
-        lines = [line.strip() for line in joined(said[1] if said else "") if line.startswith("    ")]
-        found += [(source, re.split(r" {3,}(?=[^-\s])", line)[0]) for line in lines]  # without what explains it
+        docstring = re.match(r'r?"""(.*?)"""', source.read_text(), re.S)
+        lines = [line.strip() for line in joined(docstring[1] if docstring else "") if line.startswith("    ")]
+        found += [
+            (source, re.split(r" {3,}(?=[^-\s])", line)[0]) for line in lines
+        ]  # without the explanation behind it
     for config in CONFIGS:
         text = " ".join(line.lstrip("# ") for line in config.read_text().splitlines() if line.startswith("#"))
         found += [(config, line) for line in re.findall(r"`(python -m [^`]+)`", text)]
-    kept = [(path, line) for path, line in found if BEGINS.match(line) and not OTHERS.search(line)]
+    kept = [(path, line) for path, line in found if BEGINS.match(line) and not NOT_PARSED.search(line)]
     return [(str(path.relative_to(ROOT)), line) for path, line in dict.fromkeys(kept)]
 
 
 def joined(text: str) -> list[str]:
-    """Lines, with those that a backslash continues as one."""
+    """Lines; a line that ends in a backslash and the next are one."""
     return re.sub(r"\\+\n\s*", " ", text).splitlines()
 
 
 def words_of(line: str) -> list[str]:
-    """The words that the shell would give from python or torchrun on, without comments and signs for other words."""
+    """The words that the shell would pass, from python or torchrun on, without comments and placeholders."""
     words = shlex.split(re.sub(r"[][]", "", line).replace('"..."', "TEXT"), comments=True)
     first = next(number for number, word in enumerate(words) if re.search(r"(python3?|torchrun)$", word))
-    return [word for word in words[first:] if word not in MORE]
+    return [word for word in words[first:] if word not in NO_WORDS]
 
 
 def parse(words: list[str], partly: bool, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """What a command makes of the words behind its name. partly: words that it requires may be left out."""
+    """The options that a command reads from the words behind its name. partly: required ones may be absent."""
     real, seen = argparse.ArgumentParser.parse_args, []
 
     def checked(parser: argparse.ArgumentParser, arguments=None, namespace=None) -> None:
@@ -95,8 +93,8 @@ def parse(words: list[str], partly: bool, monkeypatch: pytest.MonkeyPatch) -> ar
     return seen[0]
 
 
-def handed_on(words: list[str]) -> list[str]:
-    """The module that torchrun runs, by its own parser, and the words it hands on."""
+def run_by_torchrun(words: list[str]) -> list[str]:
+    """The module that torchrun runs, and the words that it passes on, by its own parser."""
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(words)
@@ -110,11 +108,11 @@ FOUND = documented()
 @pytest.mark.parametrize(("page", "line"), FOUND, ids=[f"{page}-{n}" for n, (page, _) in enumerate(FOUND)])
 def test_a_documented_command_line_is_parsed(page: str, line: str, monkeypatch) -> None:
     first, *words = words_of(line)
-    words = handed_on(words) if first.endswith("torchrun") else [word for word in words if word != "-m"]
+    words = run_by_torchrun(words) if first.endswith("torchrun") else [word for word in words if word != "-m"]
     parse(words, "..." in line or words[1:] in ([], words[1:2] * (words[0] == "training")), monkeypatch)
 
 
-def test_commands_are_found_wherever_there_are_some() -> None:
+def test_commands_are_found_in_pages_docstrings_and_settings() -> None:
     pages = {page for page, _ in FOUND}
     assert pages >= {
         "README.md",
@@ -132,18 +130,24 @@ def test_commands_are_found_wherever_there_are_some() -> None:
     assert len(FOUND) > 100
 
 
+def test_the_page_on_benchmarks_names_every_one() -> None:
+    files = [path for path in (ROOT / "benchmark").rglob("*.py") if "def main(" in path.read_text()]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    assert set(re.findall(r"`(?:python -m )?(benchmark\.[a-z_.]+)", (ROOT / "docs/benchmarks.md").read_text())) == names
+
+
 @pytest.mark.parametrize("option", ["--run", "--start"])
-def test_torchrun_takes_options_of_ours_for_its_own_without_the_dashes(option: str, capsys) -> None:
-    """Why they are documented."""
+def test_without_two_dashes_torchrun_takes_our_options_for_its_own(option: str, capsys) -> None:
+    """That is why the pages have the dashes."""
     with pytest.raises(SystemExit):
-        handed_on(["--nproc_per_node", "2", "-m", "training", "train", option, "x"])
+        run_by_torchrun(["--nproc_per_node", "2", "-m", "training", "train", option, "x"])
     assert f"ambiguous option: {option}" in capsys.readouterr().err
-    assert handed_on(["-m", "training", "--", "train", option, "x"]) == ["training", "train", option, "x"]
+    assert run_by_torchrun(["-m", "training", "--", "train", option, "x"]) == ["training", "train", option, "x"]
 
 
 @pytest.mark.parametrize("kind", ["volumes", "slices"])
 def test_the_chains_command_lines_are_parsed(kind: str, tmp_path, monkeypatch) -> None:
-    """training/chain.sh with a stand-in for Python, which writes down what it is asked for."""
+    """training/chain.sh, with a stand-in for Python that notes its arguments."""
     (tmp_path / "python").write_text('#!/bin/sh\n{ printf "%s\\n" "$@"; echo; } >> "$CALLS"\n')
     (tmp_path / "python").chmod(0o755)
     words = ["bash", str(ROOT / "training/chain.sh"), str(tmp_path / "run"), kind]
@@ -168,55 +172,3 @@ def test_the_chains_command_lines_are_parsed(kind: str, tmp_path, monkeypatch) -
     for call in calls:
         with monkeypatch.context() as patched:
             parse(call[1:], False, patched)
-
-
-def table() -> dict[str, object]:
-    """Settings and values of the table in training/README.md."""
-    page = (ROOT / "training/README.md").read_text()
-    rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \| (?:paper|code|ours)", page, re.M)
-    return {name: yaml.safe_load(value) for name, value in rows}
-
-
-def at(settings: dict, name: str) -> object:
-    for key in name.split("."):
-        settings = settings[key]
-    return settings
-
-
-def test_the_table_of_settings_is_what_the_defaults_and_paper_yaml_are() -> None:
-    plan = read_plan(ROOT / "training/configs/paper.yaml")
-    member = settings_to(plan.member_settings()["adamp-paper"])
-    default = settings_to(Training(averaging=Averaging()))
-    assert len(table()) == 32
-    for name, value in table().items():
-        assert at(default, name) == value, name
-        assert at(member, name) == value, name
-    for settings in (Training(), plan.base):
-        assert settings.batch * settings.accumulate == 8
-
-
-def test_paper_yaml_differs_from_the_defaults_in_nothing_that_it_does_not_say() -> None:
-    """How the batch is divided, t0, and what costs time alone; its slices are zhong.yaml's."""
-    plan = read_plan(ROOT / "training/configs/paper.yaml")
-    costs = {"channels_last", "workers"}
-    assert differing(plan.base, Training()) == costs | {"batch", "accumulate", "schedule", "validate_every"}
-    assert changed(plan.base, {"schedule": {"stop": None}}).schedule == Training().schedule
-    assert plan.base.schedule.stop == Averaging().start == 600
-    zhong = read_settings(ROOT / "training/configs/zhong.yaml")
-    assert differing(changed(plan.base, plan.slices), zhong) == costs
-
-
-def test_both_averaging_phases_are_presets_of_paper_yaml() -> None:
-    """Figure 3: up from t0, then down to a constant; the authors' code: down alone."""
-    plan = read_plan(ROOT / "training/configs/paper.yaml")
-    settings = plan.member_settings()["adamp-paper"]
-    authors = changed(settings, {"averaging": {"rates": "authors"}})
-    rises, falls = ([rate_at(one, epoch) for epoch in (600, 625, 650, 999)] for one in (settings, authors))
-    assert rises[0] < rises[1] == 1e-4 > rises[2] == rises[3] == 5e-5
-    assert falls[0] == rises[0] and falls[3] == falls[2] == 5e-5
-    assert falls == sorted(falls) or falls == sorted(falls, reverse=True)
-
-
-def differing(one: Training, other: Training) -> set[str]:
-    one, other = settings_to(one), settings_to(other)
-    return {name for name in one if one[name] != other[name]}

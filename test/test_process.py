@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, run_process, tiny_images, write_study
+from conftest import ROOT
 from PIL import Image
+from program import run_process
+from tiny_studies import tiny_images, write_study
 
 from model import __version__
 from model.bundle.manifest import load_bundle
@@ -40,7 +42,7 @@ def test_the_mask_is_the_only_file_and_lies_on_the_pet_grid(tiny_study, tiny_bun
     assert "lesions" in done.stdout and "ml" in done.stdout and "seconds" in done.stdout
 
 
-def test_everything_that_can_be_asked_for_is_written(tiny_study, tiny_bundle, tmp_path) -> None:
+def test_every_optional_file_is_written(tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     done = run_process(
         "--input",
@@ -118,7 +120,7 @@ def test_an_empty_pet_gives_an_empty_mask_and_a_warning(tiny_bundle, tmp_path) -
     assert not sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / CONTRACT))).any()
 
 
-def test_elsewhere_than_on_a_terminal_progress_is_plain_lines(tiny_study, tiny_bundle, tmp_path) -> None:
+def test_progress_is_plain_lines_without_a_terminal(tiny_study, tiny_bundle, tmp_path) -> None:
     done = run_process("--input", tiny_study, "--output", tmp_path / "out", "--weights", tiny_bundle)
     lines = done.stderr.splitlines()
     assert lines and all(line.startswith("window ") for line in lines)
@@ -140,7 +142,7 @@ def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> N
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
-    said = b""
+    output = b""
     while True:
         try:
             chunk = os.read(master, 4096)
@@ -148,8 +150,8 @@ def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> N
             break
         if not chunk:
             break
-        said += chunk
-    assert process.wait() == 0 and b"window" in said and b"%|" in said
+        output += chunk
+    assert process.wait() == 0 and b"window" in output and b"%|" in output
 
 
 def test_the_version_is_printed() -> None:
@@ -225,15 +227,15 @@ def test_an_error_with_closed_stdout_is_still_one_line(tmp_path) -> None:
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
 
 
-def test_a_folder_that_may_not_be_used_is_named_and_is_no_surprise() -> None:
+def test_a_folder_without_permission_is_named() -> None:
     import process
 
     error = PermissionError(13, "Permission denied", "/studies/a")
-    assert process.reason(error) == ("'/studies/a' cannot be used: Permission denied; check access to '/studies/a'", 3)
+    assert process.explain(error) == ("'/studies/a' cannot be used: Permission denied; check access to '/studies/a'", 3)
 
 
 @pytest.mark.parametrize("what", ["image", "data file", "inputs.json", "manifest", "member"])
-def test_a_pipe_that_nobody_writes_to_is_not_waited_for(what: str, tiny_study, tiny_bundle, tmp_path) -> None:
+def test_a_pipe_without_a_writer_is_refused_at_once(what: str, tiny_study, tiny_bundle, tmp_path) -> None:
     """Whether as an image, as the voxels beside a header, or in a bundle: exit 3 or 4 at once."""
     pet, bundle = tiny_study / "images/pet/pet-study.mha", tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
@@ -255,7 +257,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(what: str, tiny_study, t
     assert not list((tmp_path / "out").rglob("*.mha"))
 
 
-def test_a_name_with_control_characters_is_shown_and_not_obeyed(tiny_study, tiny_bundle, tmp_path) -> None:
+def test_control_characters_of_a_name_are_printed_as_escapes(tiny_study, tiny_bundle, tmp_path) -> None:
     pet = tiny_study / "images/pet/pet-study.mha"
     pet = pet.rename(pet.with_name("p\x1b]0;x\x07\n\u202e.mha"))
     pet.write_bytes(b"x\x1b[2J = \x1b[31m")

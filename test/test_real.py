@@ -1,14 +1,16 @@
-"""Five real sarcoma studies through process.py, by both systems: the road works on real PET/CT.
+"""Five real sarcoma studies through process.py, by both systems.
 
-Says nothing of quality: the weights are trained on these patients.
+They show that it runs on real PET/CT. They say nothing about quality: the weights were trained on these patients.
 """
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import run_process
+from program import run_process
 
 from model.study.geometry import grid_of
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("weights", ["eoa", "slices"])

@@ -1,4 +1,4 @@
-"""The shipped bundles: what they find on the sample and on fresh phantoms, never used in training or selection."""
+"""What the shipped bundles find on the sample and on phantoms that were never used in training or selection."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from phantom_cases import phantom_case
 
 from model.bundle.manifest import find_bundle, load_bundle
 from model.bundle.settings import Limits
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from model.results.metrics import score
-from model.stopwatch import Stopwatch
 from model.study.geometry import grid_of
 from model.study.reading import read_case
 from training.bundles.evaluate import TRAINED_ON
-from training.phantom.physics import UNSEEN_SITE
+from training.phantom.physics import HELD_OUT_SITE
 from training.phantom.study import TEST_SEEDS_FROM
 
 FRESH_SEEDS = range(200_200, 200_203)
@@ -34,34 +34,39 @@ def sample_truth(name: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def sample_mask(cpu) -> tuple[str, np.ndarray, float]:
     case = read_case([SAMPLE], Limits())
-    mask = segment(case, load_bundle(find_bundle("eoa", None)), cpu, Stopwatch()).mask
+    mask = segment(case, SegmentOptions(bundle=load_bundle(find_bundle("eoa", None)), device=cpu)).mask
     return case.name, mask, case.pet.grid.voxel_ml
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["eoa", "diwa"])
 def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: str, sample_mask, cpu) -> None:
     name, mask, voxel_ml = sample_mask
     if bundle != "eoa":
-        mask = segment(read_case([SAMPLE], Limits()), load_bundle(find_bundle(bundle, None)), cpu, Stopwatch()).mask
+        mask = segment(
+            read_case([SAMPLE], Limits()), SegmentOptions(bundle=load_bundle(find_bundle(bundle, None)), device=cpu)
+        ).mask
     scores = score(mask, sample_truth(name), voxel_ml)
     assert scores.lesions_found >= scores.lesions_true / 2 and scores.fpv_ml < 25 and scores.dice > 0.6, scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["eoa", "diwa", "slices"])
 def test_reading_the_weights_leaves_nothing_behind_and_loads_no_compiler(bundle: str, tmp_path) -> None:
     """torch's compiler takes seconds to load, and makes a folder where temporary files are."""
     code = (
         "import sys; from pathlib import Path; from model.bundle.manifest import load_bundle; "
         "from model.networks.weights import voters; "
-        f"[load() for _, load, _ in voters(load_bundle(Path('weights/{bundle}')))]; "
+        f"[voter.load() for voter in voters(load_bundle(Path('weights/{bundle}')))]; "
         f"sys.exit('torch._inductor' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_process_py_finds_most_of_the_sample_s_tumour_by_the_network_for_slices(tmp_path) -> None:
-    """Of volume, not of lesions: one slice alone tells little of what is small."""
+    """Most of the volume, not of the lesions: one slice shows little of a small lesion."""
     command = [
         sys.executable,
         str(ROOT / "process.py"),
@@ -80,6 +85,7 @@ def test_process_py_finds_most_of_the_sample_s_tumour_by_the_network_for_slices(
     assert (mask & truth).sum() > truth.sum() / 2 and mask.sum() < truth.size / 100
 
 
+@pytest.mark.slow
 def test_the_sample_gives_the_expected_output(sample_mask) -> None:
     """A regression test: test/expected_output is this program's own output."""
     name, mask, _ = sample_mask
@@ -89,12 +95,13 @@ def test_the_sample_gives_the_expected_output(sample_mask) -> None:
     assert grid_of(expected) == grid_of(sitk.ReadImage(str(next((SAMPLE / "images/pet").glob("*.mha")))))
 
 
+@pytest.mark.slow
 def test_eoa_finds_half_of_the_lesions_of_fresh_phantoms_with_little_else(cpu) -> None:
     """Half of all lesions of the three together; FPV below 50 ml on each, and a mean Dice above 0.5."""
     bundle, found, true, dice = load_bundle(find_bundle("eoa", None)), 0, 0, []
     for seed in FRESH_SEEDS:
         case, truth = phantom_case(seed)
-        scores = score(segment(case, bundle, cpu, Stopwatch()).mask, truth, case.pet.grid.voxel_ml)
+        scores = score(segment(case, SegmentOptions(bundle=bundle, device=cpu)).mask, truth, case.pet.grid.voxel_ml)
         assert scores.fpv_ml < 50, (seed, scores)
         found, true = found + scores.lesions_found, true + scores.lesions_true
         dice.append(scores.dice)
@@ -108,11 +115,11 @@ def test_both_bundles_come_from_one_start() -> None:
     assert len(starts) == 1 and None not in starts and len(diwa.manifest.members) == 1
 
 
-def test_the_bundles_say_what_trained_them_and_no_test_phantom_did() -> None:
+def test_the_manifests_name_what_trained_the_bundles_and_no_test_phantom_is_among_it() -> None:
     for name in ("eoa", "diwa", "slices"):
         cases = load_bundle(find_bundle(name, None)).manifest.provenance.scores[TRAINED_ON]
         seeds = {int(case[1:]) for case in cases if re.fullmatch(r"[A-Z]\d{6}", case)}
-        assert seeds and max(seeds) < TEST_SEEDS_FROM and not any(case.startswith(UNSEEN_SITE) for case in cases)
+        assert seeds and max(seeds) < TEST_SEEDS_FROM and not any(case.startswith(HELD_OUT_SITE) for case in cases)
 
 
 def test_the_bundles_are_small_and_the_sample_is_too() -> None:

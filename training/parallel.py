@@ -1,4 +1,4 @@
-"""One function over many items, in processes of their own, with a bar on the terminal."""
+"""Call one function on many items, in several processes, with a bar on the terminal."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +10,20 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from model.errors import ConfigError
-from training.command import end_with
+from training.command import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def over(
+def map_parallel(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, unit: str = "study"
 ) -> Iterator[Result]:
     """Yield function(item) in the order of the items; with 1 worker, or 1 item, in this process.
 
     `function` must be at the top of a module (or a functools.partial of such a one): processes are spawned, not
     forked, since libraries here hold threads. The bar is on stderr, and only on a terminal. What the function
-    raises is raised here, and the items not begun are dropped. Raises ConfigError for fewer than 1 worker, or if
+    raises is raised here, and items not yet started are dropped. Raises ConfigError for fewer than 1 worker, or if
     a process was killed.
     """
     if workers < 1:
@@ -44,21 +44,21 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item], workers: in
         yield from map(function, items)
         return
     pool = ProcessPoolExecutor(
-        min(workers, len(items)), mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+        min(workers, len(items)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
     )
     try:
         yield from pool.map(function, items)
     except BrokenProcessPool:
         raise ConfigError(
-            f"one of {workers} processes was killed, most often for want of memory; give fewer --workers"
+            f"one of {workers} processes was killed, most often because memory ran out; give fewer --workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(parent: int) -> None:
-    """A worker uses one processor, for there are as many workers as processors; and it ends with its parent."""
+def _start_worker(parent: int) -> None:
+    """Make a worker end with its parent and use one processor: there are as many workers as processors."""
     import SimpleITK as sitk
 
-    end_with(parent)
+    end_with_parent(parent)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -72,7 +72,7 @@ def run(predict: Callable[[list[tuple[float, Timed]], Tensor, Task, Stopwatch], 
     limit_gpu(task.gpu_gb)
     with watch.stage("weights"):
         bundle = load_bundle(Path(task.bundle))
-        networks = [(weight, Timed(load().to(device), watch)) for weight, load, _ in voters(bundle)]
+        networks = [(one.weight, Timed(one.load().to(device), watch)) for one in voters(bundle)]
         if task.passes > len(networks):
             networks = [(1.0, network) for weight, network in networks for _ in range(round(weight))]
     with watch.stage("read"):

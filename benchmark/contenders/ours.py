@@ -8,13 +8,14 @@ from pathlib import Path
 from threading import Thread
 
 from benchmark.contenders.clock import age_s
-from model.background import begin
+from model.background import run_in_background
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
 from model.challenge.run import get_ready
-from model.files import Staging, peak_memory_bytes
+from model.files import peak_memory_bytes
 from model.results.writing import write_mask
 from model.study.reading import read_case
+from model.whole import Staging
 
 
 def main() -> None:
@@ -31,13 +32,14 @@ def main() -> None:
         limit_gpu(task["gpu_gb"])
         get_ready(bundle.manifest, task["device"])
 
-    case = read_case([Path(task["study"])], Limits(), lambda: threads.append(begin(get_ready_limited)))
+    case = read_case([Path(task["study"])], Limits(), lambda: threads.append(run_in_background(get_ready_limited)))
     read = time.perf_counter()
 
     import torch
 
     from benchmark.contenders.monai import limit_gpu
     from model.inference.device import choose_device, make_deterministic
+    from model.inference.options import SegmentOptions
     from model.inference.segment import make_ready, segment_ready
     from model.stopwatch import Stopwatch
 
@@ -52,7 +54,7 @@ def main() -> None:
     with watch.stage("import"):
         for thread in threads:
             thread.join()
-    result = segment_ready(ready, bundle, device, watch)
+    result = segment_ready(ready, SegmentOptions(bundle=bundle, device=device), watch)
     with watch.stage("write"), Staging() as staging:
         write_mask(result.mask, case.pet.grid, Path(task["mask"]), staging)
         staging.commit()

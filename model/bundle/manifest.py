@@ -85,7 +85,7 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        data = json.loads(read_regular(path).decode(), object_pairs_hook=_no_key_twice)
+        data = json.loads(read_regular(path).decode(), object_pairs_hook=lambda pairs: _mapping(pairs, path))
         manifest = manifest_from(data, f"'{path}'")
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -113,10 +113,12 @@ def _unreadable(path: Path, error: OSError) -> WeightsError:
     return WeightsError(f"cannot read '{path}': {error.strerror}; check access to '{path}', or copy the bundle again")
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _mapping(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """A mapping of JSON. Raises WeightsError if it has a key twice."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise ConfigError(f"a key stands twice: {sorted({key for key in keys if keys.count(key) > 1})}")
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise WeightsError(f"'{path}' has keys twice: {', '.join(twice)}; leave one of each")
     return dict(pairs)
 
 

@@ -12,7 +12,8 @@ from model.bundle.settings import METHODS
 from model.errors import ConfigError
 
 HOST, PORT = "127.0.0.1", 4743  # where --serve listens: grand-challenge.org's invoke mode
-SERVE = {"1": True, "invoke": True, "0": False, "exec": False, "": False}  # LESION_SERVE; words: the image's API_METHOD
+# values of LESION_SERVE; the words are those of API_METHOD, with which an image is built
+SERVE = {"1": True, "invoke": True, "0": False, "exec": False, "": False}
 
 
 def arguments() -> argparse.Namespace:
@@ -25,102 +26,13 @@ def arguments() -> argparse.Namespace:
         "Research use only; not a medical device.",
         epilog="What a run cost, second by second and at its peak of memory, is in --report.",
     )
-    add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        type=Path,
-        default=[Path("/input")],
-        metavar="PATH",
-        help="a folder with images/pet and images/ct, or two files: PET in SUV, CT in HU, as MHA, MHD, NRRD or "
-        "NIfTI (default: /input; cost: compressed files take longer to read than uncompressed ones)",
+    _add_study_options(parser)
+    _add_result_options(parser)
+    _add_service_options(parser)
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)"
     )
-    add(
-        "--output",
-        type=Path,
-        default=Path("/output"),
-        metavar="DIR",
-        help="where the mask goes, below images/; made if absent (default: /output; cost: the compressed mask)",
-    )
-    add(
-        "--weights",
-        default=os.environ.get("LESION_WEIGHTS") or None,
-        metavar="FOLDER_OR_NAME",
-        help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
-        "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
-        "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: time and memory grow with the "
-        "network's widths and window)",
-    )
-    add(
-        "--method",
-        default=os.environ.get("LESION_METHOD") or None,
-        metavar="|".join(METHODS),
-        help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
-        "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)",
-    )
-    add(
-        "--device",
-        default="auto",
-        metavar="auto|cuda|cpu",
-        help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, the CPU in float32 "
-        "(default: auto; cost: the CPU is many times slower for wide networks)",
-    )
-    add(
-        "--edition",
-        default=os.environ.get("AUTOPET_EDITION") or "2",
-        metavar="1..5",
-        help="autoPET edition, sets the output folder (IV, V) and writes III's data-centric-model.json (default: 2; "
-        "environment: AUTOPET_EDITION; cost: none)",
-    )
-    add(
-        "--preview",
-        action="store_true",
-        help="also write OUTPUT/<name>_preview.png, projections with the mask outlined (default: no; cost: little)",
-    )
-    add(
-        "--save-probabilities",
-        action="store_true",
-        help="also write OUTPUT/<name>_probabilities.nrrd, float32 in [0, 1] on the PET grid (default: no; cost: "
-        "4 bytes a voxel of memory, up to that on the disk, and the time to compress it)",
-    )
-    add(
-        "--report",
-        type=Path,
-        metavar="FILE.json",
-        help="also write lesions, volume in ml, seconds a stage, memory in bytes, versions, weights' sha256 "
-        "(default: no; cost: none)",
-    )
-    add(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
-        "(mm); may be repeated (default: the bundle's; cost: none)",
-    )
-    add(
-        "--serve",
-        action="store_true",
-        help="stay, and run a study for every POST /invoke, from the input to the output folder; GET /health is 200 "
-        "once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the memory of all "
-        "networks at once)",
-    )
-    add(
-        "--bind",
-        default=os.environ.get("LESION_BIND") or HOST,
-        metavar="ADDRESS",
-        help=f"the address where the service listens; 0.0.0.0 lets other machines and containers start jobs (default: "
-        f"{HOST}, this machine alone; environment: LESION_BIND; cost: none)",
-    )
-    add(
-        "--port",
-        type=int,
-        default=PORT,
-        metavar="NUMBER",
-        help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)",
-    )
-    add("--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)")
-    add(
+    parser.add_argument(
         "--version",
         action="version",
         version=f"petct-lesion-segmentation {__version__}",
@@ -128,6 +40,7 @@ def arguments() -> argparse.Namespace:
     )
     options = parser.parse_args()
     check(options)
+    options.unused_mount = not (options.weights or options.method) and _mount_lacks_a_bundle()
     return options
 
 
@@ -142,6 +55,10 @@ def check(options: argparse.Namespace) -> None:
     if options.edition not in ("1", "2", "3", "4", "5"):
         raise ConfigError(f"--edition must be 1 to 5, got {options.edition!r}")
     options.edition = int(options.edition)
+    _check_service(options)
+
+
+def _check_service(options: argparse.Namespace) -> None:
     serve = os.environ.get("LESION_SERVE", "")
     if serve not in SERVE:
         raise ConfigError(f"LESION_SERVE must be 1 or invoke, 0 or exec, or empty, got {serve!r}")
@@ -152,7 +69,112 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--bind must be an IP address such as {HOST} or 0.0.0.0, got {options.bind!r}") from None
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port must be 0 to 65535, got {options.port}")
-    options.unused_mount = False
-    with suppress(OSError):  # told when the weights are looked for there
-        unused = MOUNTED.is_dir() and any(MOUNTED.iterdir()) and not (MOUNTED / "manifest.json").is_file()
-        options.unused_mount = unused and not (options.weights or options.method)
+
+
+def _mount_lacks_a_bundle() -> bool:
+    """Whether files were mounted where a bundle may be, but no bundle is there: the user is to hear of that."""
+    with suppress(OSError):  # an unreadable folder is an error once the weights are looked for
+        return MOUNTED.is_dir() and any(MOUNTED.iterdir()) and not (MOUNTED / "manifest.json").is_file()
+    return False
+
+
+def _add_study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        type=Path,
+        default=[Path("/input")],
+        metavar="PATH",
+        help="a folder with images/pet and images/ct, or two files: PET in SUV, CT in HU, as MHA, MHD, NRRD or "
+        "NIfTI (default: /input; cost: compressed files take longer to read than uncompressed ones)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("/output"),
+        metavar="DIR",
+        help="where the mask goes, below images/; made if absent (default: /output; cost: the compressed mask)",
+    )
+    parser.add_argument(
+        "--weights",
+        default=os.environ.get("LESION_WEIGHTS") or None,
+        metavar="FOLDER_OR_NAME",
+        help="a weight bundle: a folder with manifest.json, or a name under weights/ (default: weights/METHOD if "
+        "--method is given, else /opt/ml/model if it holds a manifest.json, else weights/eoa, or the first of the "
+        "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: time and memory grow with the "
+        "network's widths and window)",
+    )
+    parser.add_argument(
+        "--method",
+        default=os.environ.get("LESION_METHOD") or None,
+        metavar="|".join(METHODS),
+        help="eoa: mean of all members' predictions; diwa: one network of averaged weights (default: what the bundle "
+        "says; environment: LESION_METHOD; cost: eoa takes the time of all members, diwa of one)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cuda|cpu",
+        help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, the CPU in float32 "
+        "(default: auto; cost: the CPU is many times slower for wide networks)",
+    )
+
+
+def _add_result_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--edition",
+        default=os.environ.get("AUTOPET_EDITION") or "2",
+        metavar="1..5",
+        help="autoPET edition, sets the output folder (IV, V) and writes III's data-centric-model.json (default: 2; "
+        "environment: AUTOPET_EDITION; cost: none)",
+    )
+    parser.add_argument(
+        "--preview",
+        action="store_true",
+        help="also write OUTPUT/<name>_preview.png, projections with the mask outlined (default: no; cost: little)",
+    )
+    parser.add_argument(
+        "--save-probabilities",
+        action="store_true",
+        help="also write OUTPUT/<name>_probabilities.nrrd, float32 in [0, 1] on the PET grid (default: no; cost: "
+        "4 bytes a voxel of memory, up to that on the disk, and the time to compress it)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.json",
+        help="also write lesions, volume in ml, seconds a stage, memory in bytes, versions, weights' sha256 "
+        "(default: no; cost: none)",
+    )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="move a limit on the input, for example pet_max_suv=2000 (SUV), ct_min_hu=0 (HU) or spacing_max_mm=60 "
+        "(mm); may be repeated (default: the bundle's; cost: none)",
+    )
+
+
+def _add_service_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="stay, and run a study for every POST /invoke, from the input to the output folder; GET /health is 200 "
+        "once the weights are loaded (default: no, one run; environment: LESION_SERVE=1; cost: the memory of all "
+        "networks at once)",
+    )
+    parser.add_argument(
+        "--bind",
+        default=os.environ.get("LESION_BIND") or HOST,
+        metavar="ADDRESS",
+        help=f"the address where the service listens; 0.0.0.0 lets other machines and containers start jobs (default: "
+        f"{HOST}, this machine alone; environment: LESION_BIND; cost: none)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=PORT,
+        metavar="NUMBER",
+        help=f"where the service listens, 0 for any free port (default: {PORT}, grand-challenge's; cost: none)",
+    )

@@ -1,8 +1,9 @@
-"""How process.py ends: the message of an error, its exit code, and signals."""
+"""How process.py ends: signals, the message of an error, and its exit code."""
 
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -15,22 +16,24 @@ class Stopped(BaseException):
 
 
 def on_signals(handler: Any) -> None:
+    """Let `handler` handle SIGINT and SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
 
 
 def stop(number: int, frame: object) -> None:
-    """What SIGINT and SIGTERM do: end the run through main, so that temporary files are removed."""
+    """A signal's handler: end the run through main, so that temporary files are removed."""
     raise Stopped(number)
 
 
-def tell(warnings: list[str]) -> None:
+def warn(warnings: Iterable[str]) -> None:
+    """Print each warning as one line on stderr."""
     for warning in warnings:
         say(f"warning: {one_line(warning)}", sys.stderr)
 
 
-def reason(error: Exception) -> tuple[str, int]:
-    """What a user is told of an error, and the exit code."""
+def explain(error: Exception) -> tuple[str, int]:
+    """The message of an error for a user, and the exit code."""
     if isinstance(error, LesionError):
         return str(error), error.exit_code
     if isinstance(error, PermissionError) and error.filename is not None:
@@ -42,7 +45,7 @@ def reason(error: Exception) -> tuple[str, int]:
 
 
 def fail(message: str, code: int) -> int:
-    """The whole message as one last line on stderr."""
+    """Print the message as the last line on stderr. Returns the exit code."""
     say(f"error: {one_line(message)}", sys.stderr)
     return code
 
@@ -52,8 +55,8 @@ def one_line(message: str) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: all is written, and to take torch and CUDA down takes a third of a second."""
+    """End the process at once: everything is written, and it takes a third of a second to shut down torch and CUDA."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # whoever read it is gone
+        with suppress(OSError):  # the reader is gone
             stream.flush()
     os._exit(code)

@@ -1,46 +1,51 @@
-"""One study of process.py, from the input to the renamed mask; no algorithm here."""
+"""One study of process.py, from the input to the mask under its final name; no algorithm here."""
 
 import argparse
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from model import RESEARCH
+from model.bundle.format import Manifest
 from model.bundle.manifest import MOUNTED, Bundle, find_bundle, load_bundle, with_limits
-from model.challenge.ending import on_signals, tell
+from model.challenge.ending import on_signals, warn
 from model.terminal import Progress, say
+
+if TYPE_CHECKING:  # numpy, SimpleITK and torch come in when they are needed
+    from model.inference.segment import Result
+    from model.networks.weights import Voter
+    from model.study.reading import Case
+    from model.whole import Staging
 
 
 def run(
-    options: argparse.Namespace, bundle: Bundle, start: float, networks: Any = None, then: Any = signal.SIG_IGN
+    options: argparse.Namespace,
+    bundle: Bundle,
+    start: float,
+    networks: "list[Voter] | None" = None,
+    on_signal_at_end: Any = signal.SIG_IGN,
 ) -> Path:
-    """One study, from the input to the renamed mask. Raises the errors of model/errors.py, then leaves no file.
+    """Run one study. Returns the mask's path. Raises the errors of model/errors.py, and then leaves no file.
 
-    networks: those a service holds; without them each is loaded when its turn comes. then: who is told of signals
-    once the result is complete. Returns the mask's path.
+    start: when the run began, by time.perf_counter. networks: loaded already, by a service; without them each is loaded
+    when its turn comes. on_signal_at_end: handles signals once the result is complete.
     """
     verified = time.perf_counter()
 
-    from model.background import begin
-    from model.files import Staging
     from model.results.writing import check_output, check_targets, write_json
-    from model.study.reading import read_case
+    from model.whole import Staging
 
     check_output(options.output)
-    begun: list[Any] = []
-
-    def found() -> None:
-        if networks is None:
-            begun.append(begin(lambda: get_ready(bundle.manifest, options.device)))
-
-    case = read_case(options.input, bundle.manifest.limits, found)
+    case, preparing = read_study(options, bundle, in_background=networks is None)
     names = targets(options, case.name)
     check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path])
     read = time.perf_counter()
 
     from model.inference.device import choose_device, make_deterministic
+    from model.inference.options import SegmentOptions
     from model.inference.segment import make_ready, segment_ready
     from model.results.run_summary import make_report, summary
     from model.stopwatch import Stopwatch
@@ -52,51 +57,72 @@ def run(
     )
     warnings = [*case.warnings, *([device.warning] if device.warning else [])]
     warnings += [f"{MOUNTED} holds no manifest.json and is not used"] if options.unused_mount else []
-    tell(warnings)
+    warn(warnings)
     say(f"{bundle.manifest.name} ({bundle.manifest.method}) on {device.name}", sys.stdout)
     with Progress(sys.stderr) as progress:
         ready = make_ready(case, bundle, watch)
         with watch.stage("import"):
-            for thread in begun:
+            for thread in preparing:
                 thread.join()
-        result = segment_ready(ready, bundle, device, watch, progress, options.save_probabilities, networks)
-    tell(list(result.warnings))
+        how = SegmentOptions(
+            bundle=bundle,
+            device=device,
+            voters=networks,
+            with_probability=options.save_probabilities,
+            on_windows=progress,
+        )
+        result = segment_ready(ready, how, watch)
+    warn(result.warnings)
     with Staging() as staging:
         with watch.stage("write"):
-            warnings += [*result.warnings, *write(names, case, result, staging)]
+            warnings += [*result.warnings, *stage_results(names, case, result, staging)]
         report = make_report(case, bundle, device, result, warnings, watch.seconds)
         if "report" in names:
             write_json(report, names["report"], staging)
-        on_signals(then)  # from here on the result is complete
+        on_signals(on_signal_at_end)
         staging.commit()
     for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
     return names["mask"]
 
 
-def get_ready(manifest: Any, device: str) -> None:
-    """Import torch and the road, and wake the GPU: seconds, in which the study is read."""
+def read_study(options: argparse.Namespace, bundle: Bundle, in_background: bool) -> "tuple[Case, list[Thread]]":
+    """The study; and, with in_background, the thread that runs `get_ready` from when its files are found."""
+    from model.background import run_in_background
+    from model.study.reading import read_case
+
+    threads: list[Thread] = []
+
+    def on_found() -> None:
+        if in_background:
+            threads.append(run_in_background(lambda: get_ready(bundle.manifest, options.device)))
+
+    return read_case(options.input, bundle.manifest.limits, on_found), threads
+
+
+def get_ready(manifest: Manifest, device: str) -> None:
+    """Import torch and inference, and warm up the GPU: this takes seconds, during which the study is read."""
     import model.inference.segment  # noqa: F401
-    import model.results.run_summary  # noqa: F401  what comes after the study, and torch with it
+    import model.results.run_summary  # noqa: F401
     from model.inference.device import choose_device, make_deterministic
-    from model.inference.ensemble import rehearse
+    from model.inference.warm_up import warm_up
 
     make_deterministic()
-    rehearse(manifest, choose_device(device))
+    warm_up(manifest, choose_device(device))
 
 
 def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
-    """Every file that this run writes, the mask first."""
+    """The path of every file that this run writes, by what it is; the mask first."""
     from model.results.writing import DATA_CENTRIC, mask_path
 
-    wanted = {
+    paths = {
         "mask": mask_path(options.output, name, options.edition),
         "data-centric": options.output / DATA_CENTRIC if options.edition == 3 else None,
         "probabilities": options.output / f"{name}_probabilities.nrrd" if options.save_probabilities else None,
         "preview": options.output / f"{name}_preview.png" if options.preview else None,
         "report": options.report,
     }
-    return {what: path for what, path in wanted.items() if path}
+    return {what: path for what, path in paths.items() if path}
 
 
 def chosen_bundle(options: argparse.Namespace) -> Bundle:
@@ -105,14 +131,14 @@ def chosen_bundle(options: argparse.Namespace) -> Bundle:
     return with_limits(bundle, options.limit)
 
 
-def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[str]:
-    """Stage the mask and whatever else was asked for, but the report; a warning of a picture that cannot be drawn."""
+def stage_results(names: dict[str, Path], case: "Case", result: "Result", staging: "Staging") -> list[str]:
+    """Stage the mask and what else was asked for, except the report. A preview that fails is returned as a warning."""
     from model.results import writing
 
     writing.write_mask(result.mask, case.pet.grid, names["mask"], staging)
     if "data-centric" in names:
         writing.write_json(False, names["data-centric"], staging)
-    if "probabilities" in names:
+    if "probabilities" in names and result.probability is not None:
         writing.write_probabilities(result.probability, case.pet.grid, names["probabilities"], staging)
     if "preview" in names:
         from model.results.preview import preview
@@ -122,9 +148,9 @@ def write(names: dict[str, Path], case: Any, result: Any, staging: Any) -> list[
         suv, mask = view.to_las(case.pet.array), view.to_las(result.mask)
         try:
             picture = preview(suv, mask, view.grid.spacing_mm, f"{case.name}  {RESEARCH}")
-        except Exception as error:  # an extra: the mask is written, and the reason told
+        except Exception as error:  # only an extra: the mask is written all the same
             warning = f"no preview was made: {type(error).__name__}: {error} (the mask is whole)"
-            tell([warning])
+            warn([warning])
             return [warning]
         writing.write_bytes(picture, names["preview"], staging)
     return []

@@ -1,4 +1,4 @@
-"""Jobs over HTTP, one at a time: GET /health, POST /invoke. No torch, and no pipeline."""
+"""Studies over HTTP, one at a time: GET /health, POST /invoke. Without torch and without inference."""
 
 import socket
 import sys
@@ -18,36 +18,35 @@ from model.errors import ConfigError, shown
 
 ALLOWED = {"/health": ("GET", "HEAD"), "/invoke": ("POST",)}
 RETRY_AFTER_S = 10
-PATIENCE_S = 5  # how long a client may be silent while it sends its request or takes its answer
-CHUNK_BYTES = 1 << 16  # of a request's body, which is read, so that the answer arrives, and not looked at
+PATIENCE_S = 5  # how long a client may be silent while it sends its request or reads its answer
+CHUNK_BYTES = 1 << 16  # of a request's body: it is read, so that the answer arrives, but not used
 NOT_READY = "error: the service is loading its weights, or was stopped"
 
 
 @dataclass(kw_only=True)
-class Job:
-    """One POST /invoke, and what its client is told; `sent` is set when it was told, or is gone."""
+class Invocation:
+    """One POST /invoke and the answer to it. done: the answer is known; sent: the client has it, or is gone."""
 
     status: int = 503
-    words: str = "error: the service was stopped before the job was done"
+    message: str = "error: the service was stopped before the job was done"
     done: Event = field(default_factory=Event)
     sent: Event = field(default_factory=Event)
 
 
 class Service:
-    """Takes requests in threads of its own and hands the jobs to the thread that calls `next`.
+    """Takes requests in threads of its own and hands each POST /invoke, a job, to the thread that calls `next`.
 
-    That is the main thread, since only it is told of signals, and since torch would make a new pool of threads
-    for every other one. GET /health is answered during a job. A POST during a job is answered 503 with
-    Retry-After and never queued: the job before it may still have its result in the output folder.
-    Both paths are 503 until `ready` is set, and again after `stop`.
+    That is the main thread: signals reach it alone, and torch would start a new pool of threads for any other. During
+    a job GET /health is answered; a second POST gets 503 with Retry-After and is not queued, since the first job's
+    result may still be in the output folder. Both paths are 503 until `ready` is set, and again after `stop`.
     """
 
     def __init__(self, port: int, host: str = HOST) -> None:
-        """Listen on an IPv4 or IPv6 address; port 0: any free one. Raises ConfigError if that cannot be."""
+        """Listen on an IPv4 or IPv6 address; port 0: any free one. Raises ConfigError if that is not possible."""
         self.ready = False
         self._busy = Lock()
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._job: Job | None = None
+        self._jobs: SimpleQueue[Invocation | None] = SimpleQueue()
+        self._job: Invocation | None = None
         shown = f"[{host}]" if ":" in host else host
         try:
             self._server = (_Server6 if ":" in host else _Server)((host, port), partial(_Handler, self))
@@ -67,45 +66,45 @@ class Service:
         """Tell the client of an unfinished job that it will not be done, and stop listening."""
         self.ready = False
         if self._job is not None and not self._job.done.is_set():
-            self.answer(self._job, self._job.status, self._job.words)
+            self.answer(self._job, self._job.status, self._job.message)
         self._server.shutdown()
         self._server.server_close()
 
-    def next(self) -> Job | None:
+    def next(self) -> Invocation | None:
         """Wait for the next job; None after `stop`."""
         return self._jobs.get()
 
-    def answer(self, job: Job, status: int, words: str) -> None:
-        """Tell a job's client how it ended, and wait until that is sent."""
-        job.status, job.words = status, words
+    def answer(self, job: Invocation, status: int, message: str) -> None:
+        """Answer a job's client, and wait until that is sent."""
+        job.status, job.message = status, message
         job.done.set()
         job.sent.wait(PATIENCE_S)
 
     def stop(self, *signal: object) -> None:
-        """Take no more jobs. May be a signal's handler: SimpleQueue.put may interrupt SimpleQueue.get."""
+        """Take no more jobs. A signal's handler may call this: SimpleQueue.put may interrupt SimpleQueue.get."""
         self.ready = False
         self._jobs.put(None)
 
     def invoke(self, send: Callable[[int, str], None]) -> None:
-        """One POST /invoke, in its request's thread: have the job done, then send its status and words."""
+        """Handle a POST /invoke, in its request's thread: wait until the job is done, then send the answer."""
         if not self.ready or not self._busy.acquire(blocking=False):
             return send(503, "error: another job is running" if self.ready else NOT_READY)
-        job = self._job = Job()
+        job = self._job = Invocation()
         self._jobs.put(job)
         job.done.wait()
-        self._busy.release()  # before the answer: who has it may post the next job
+        self._busy.release()  # before the answer: a client that has it may post the next job
         try:
-            send(job.status, job.words)
+            send(job.status, job.message)
         finally:
             job.sent.set()
 
 
 class _Server(ThreadingTCPServer):
-    allow_reuse_address = True  # a port that was in use a moment ago; not one that is
+    allow_reuse_address = True  # also a port that was in use a moment ago
     daemon_threads = True  # an idle client must not keep the process from ending
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error of ours
+        if not isinstance(sys.exc_info()[1], OSError):  # not if the client went away
             super().handle_error(request, client_address)
 
 
@@ -121,8 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.service = service
         super().__init__(*request)
 
-    def _any(self) -> None:
-        self._pass_over_body()
+    def _respond(self) -> None:
+        self._read_body()
         path = self.path.partition("?")[0]
         allowed = ALLOWED.get(path)
         if allowed is None:
@@ -136,27 +135,27 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(503, NOT_READY)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _any
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _respond
 
-    def _pass_over_body(self) -> None:
-        """Read the body of any length and forget it: a client that still sends would lose its pipe, and the answer.
+    def _read_body(self) -> None:
+        """Read a body of any length and drop it: a client that still sends would lose the connection, and the answer.
 
-        A body that ends or falls silent before its end is no error, since nobody looks at it.
+        A body that ends or falls silent too early is no error, since it is not used.
         """
-        with suppress(OSError, ValueError):  # the client is gone or silent; a length that is no number
+        with suppress(OSError, ValueError):  # the client is gone or silent, or the length is no number
             if self.headers.get("Transfer-Encoding") is None:
-                return self._pass_over(int(self.headers.get("Content-Length", "0")))
+                return self._read_bytes(int(self.headers.get("Content-Length", "0")))
             while size := int(self.rfile.readline(CHUNK_BYTES).partition(b";")[0], 16):  # RFC 9112, 7.1
-                self._pass_over(size + len(b"\r\n"))
+                self._read_bytes(size + len(b"\r\n"))
             while self.rfile.readline(CHUNK_BYTES).strip():  # trailers
                 pass
 
-    def _pass_over(self, left: int) -> None:
+    def _read_bytes(self, left: int) -> None:
         while left > 0 and (chunk := self.rfile.read1(min(left, CHUNK_BYTES))):
             left -= len(chunk)
 
-    def _send(self, status: int, words: str, **headers: str) -> None:
-        body = f"{shown(words)}\n".encode(errors="replace")
+    def _send(self, status: int, message: str, **headers: str) -> None:
+        body = f"{shown(message)}\n".encode(errors="replace")
         self.send_response(status)
         always = {
             "Content-Type": "text/plain; charset=utf-8",
@@ -171,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def finish(self) -> None:
-        """Read what the client still sends: closing a connection with unread bytes would take the answer back."""
+        """Read what the client still sends: to close a connection with unread bytes would discard the answer."""
         super().finish()
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
@@ -179,4 +178,4 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
 
     def log_message(self, *line: Any) -> None:
-        """Nothing: the last line on stderr is a job's reason."""
+        """Print nothing: the last line on stderr is a job's error."""

@@ -1,30 +1,33 @@
-"""process.py --serve: studies one after the other, as HTTP asks for them."""
+"""process.py --serve: one study after the other, on request over HTTP."""
 
 import argparse
 import sys
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.bundle.manifest import Bundle
-from model.challenge.ending import fail, on_signals, one_line, reason, stop
+from model.challenge.ending import explain, fail, on_signals, one_line, stop
 from model.challenge.run import chosen_bundle, run
 from model.challenge.service import Service
 from model.terminal import say
 
+if TYPE_CHECKING:
+    from model.networks.weights import Voter
+
 
 def serve(options: argparse.Namespace, start: float) -> None:
-    """Studies one after the other, as HTTP asks for them, by one bundle that is loaded once, until a signal comes."""
-    with Service(options.port, options.bind) as service:  # first of all, so that a port in use is told at once
+    """Run a study for every POST /invoke, by one bundle that is loaded once, until a signal comes."""
+    with Service(options.port, options.bind) as service:  # first, so that a port in use is an error at once
         bundle = chosen_bundle(options)
 
-        import model.results.run_summary  # noqa: F401  the whole road, so that no job waits for an import
+        import model.results.run_summary  # noqa: F401  so that no job waits for an import
         import model.results.writing  # noqa: F401
         from model.inference.device import choose_device, give_back_freed_memory, make_deterministic
-        from model.networks.weights import keep, voters
+        from model.networks.weights import load_now, voters
 
         make_deterministic()
-        networks = keep(voters(bundle), choose_device(options.device).torch_device)
+        networks = load_now(voters(bundle), choose_device(options.device).torch_device)
         on_signals(service.stop)
         service.ready = True
         say(f"ready after {time.perf_counter() - start:.1f} s: {service.address}", sys.stdout)
@@ -34,16 +37,16 @@ def serve(options: argparse.Namespace, start: float) -> None:
     say("stopped", sys.stdout)
 
 
-def attempt(options: argparse.Namespace, bundle: Bundle, networks: Any, idle: Any) -> tuple[int, str]:
-    """One job of the service, as an HTTP status and its words; `idle` is told of signals before and after it."""
+def attempt(options: argparse.Namespace, bundle: Bundle, networks: "list[Voter]", on_idle: Any) -> tuple[int, str]:
+    """Run one job; the HTTP status and message. on_idle: handles signals while no study is being run."""
     try:
         on_signals(stop)
-        return 201, f"mask: {run(options, bundle, time.perf_counter(), networks, idle)}"
+        return 201, f"mask: {run(options, bundle, time.perf_counter(), networks, on_idle)}"
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        message, code = reason(error)
+        message, code = explain(error)
         fail(message, code)
         return 500, f"error: {one_line(message)}"
     finally:
-        on_signals(idle)
+        on_signals(on_idle)

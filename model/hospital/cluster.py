@@ -22,7 +22,7 @@ from model.hospital.journal import DONE, FAILED, Journal, Record
 from model.hospital.plan import is_done, read_result
 from model.hospital.queue import ask_with_retry, record_of, wait_until_ready
 from model.hospital.worker_process import WorkerProcess
-from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
+from model.schedulers import WAIT_S, as_completed, client_of, slurm_cluster
 from model.terminal import say
 
 REPORT_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # while workers are waited for
@@ -89,7 +89,7 @@ def score_on_cluster(
         workers = max(cluster.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
         for _ in range(JOBS_PER_WORKER * workers):
             send_next()
-        for future in as_they_end(client, running, patience_s):
+        for future in as_completed(client, running, patience_s):
             job = running.pop(future)
             records[job.name] = record_of(job, _answer(future))
             journal.add(records[job.name])

@@ -11,12 +11,12 @@ import os
 import re
 import secrets
 import unicodedata
-from contextlib import suppress
 from pathlib import Path
 
 from model.errors import OutputError, shown
 from model.hospital.find.entry import Entry, Unusable
 from model.results.lesion_table import without_apostrophe
+from model.whole import whole_file
 
 SALT, KEYS = ".salt", "keys.csv"
 ANONYMOUS = "s-"  # how the name of a study begins without --names
@@ -120,17 +120,9 @@ def redacted(message: str, entry: Entry | Unusable, root: Path, name: str) -> st
 
 
 def write_private(content: str, path: Path) -> None:
-    """A file that its owner alone may read, written whole under another name and renamed. Raises OutputError."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    """Write a file whole that its owner alone may read. Raises OutputError."""
     try:
-        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(number, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with whole_file(path, private=True) as partial:
+            partial.write_text(content, encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror}; free some space and run again") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()

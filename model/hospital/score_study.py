@@ -24,6 +24,7 @@ from model.hospital.journal import hash_of_hashes, stat_of
 from model.hospital.stored_results import StoredMask, read_stored
 from model.hospital.study_results import ScoredStudy, write_study
 from model.inference.device import Device
+from model.inference.options import SegmentOptions
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
 from model.results.lesions import measure
@@ -129,9 +130,10 @@ def score_study(
     case, watch = loaded.case, Stopwatch(seconds=loaded.seconds)
     on_stage("segment")
     if loaded.ready is not None:
-        result = segment_ready(
-            loaded.ready, bundle, device, watch, those=networks(), with_disagreement=job.options.disagreement
+        how = SegmentOptions(
+            bundle=bundle, device=device, voters=networks(), with_disagreement=job.options.disagreement
         )
+        result = segment_ready(loaded.ready, how, watch)
         warnings = (*result.warnings, *([device.warning] if device.warning else []))
     else:
         assert loaded.stored is not None

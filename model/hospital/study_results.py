@@ -19,7 +19,7 @@ from model.dicom.rtstruct import dicom_rtstruct
 from model.dicom.seg import dicom_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
-from model.hospital.folder import REPORT, Folder, add_files
+from model.hospital.folder import REPORT, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
 from model.hospital.stored_results import DICOM_FILES, UNFINISHED, StoredMask, mask_hash
@@ -66,7 +66,7 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     warnings = [*study.case.warnings, *_mask_warnings(study)]
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
-    with Folder(job.output, job.name) as folder:
+    with study_folder(job.output, job.name) as folder:
         with watch.stage("write"):
             copied = _write_files(folder, study)
             warnings += _write_pictures(folder, study)
@@ -74,7 +74,6 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
         missing = [name for name in _wanted_dicom(study) if name not in copied]
         key = UNFINISHED + job.key if missing else job.key
         folder.write(REPORT, _report(study, warnings, seconds, row, key))
-        folder.commit()
     if not missing:
         return row
     with watch.stage("write"):

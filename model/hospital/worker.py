@@ -40,13 +40,13 @@ class Scorer:
         """Load the weights, unless no study needs them. Raises WeightsError or ConfigError."""
         from model.hospital import score_study
         from model.inference.device import choose_device, give_back_freed_memory, make_deterministic
-        from model.networks.weights import keep, voters
+        from model.networks.weights import load_now, voters
 
         self._load, self._score, self._clean = score_study.load, score_study.score_study, give_back_freed_memory
         self._bundle = with_limits(load_bundle(Path(setup.weights), setup.method), setup.limits)
         make_deterministic()
         self._device = choose_device(setup.device)
-        self._keep: Callable[[], list[Voter]] = lambda: keep(voters(self._bundle), self._device.torch_device)
+        self._keep: Callable[[], list[Voter]] = lambda: load_now(voters(self._bundle), self._device.torch_device)
         self._networks: list[Voter] | None = self._keep() if setup.networks else None
         self._debug = setup.debug
         self._reader = ThreadPoolExecutor(max_workers=1)

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from model.errors import ConfigError
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 DEVICES = ("auto", "cuda", "cpu")
-_ASKING = Lock()
-_SAID: list[str] = []  # torch says what is wrong with a driver once in a process, to whoever asks first
-OUT_OF_MEMORY = (  # what torch says of memory in errors that are no OutOfMemoryError
+_DRIVER_LOCK = Lock()
+_driver_warnings: list[str] = []  # kept: torch warns of a driver only once in a process
+OUT_OF_MEMORY = (  # parts of the messages of errors that mean it, but are no OutOfMemoryError
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
@@ -28,8 +29,8 @@ OUT_OF_MEMORY = (  # what torch says of memory in errors that are no OutOfMemory
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where to compute. `precision` is that of the convolutions; sums are float32 everywhere. `wider`: what is tried
-    next where it overflows.
+    """Where to compute. precision: of the convolutions; sums are always float32. wider: the precisions to try, in turn,
+    if it overflows.
     """
 
     torch_device: torch.device
@@ -40,53 +41,55 @@ class Device:
 
 
 def choose_device(wanted: str) -> Device:
-    """cuda or cpu as asked; auto takes CUDA where it works, and says why where it should but does not.
+    """The device that was asked for; auto takes CUDA if it works. If there is a GPU that does not, a warning says why.
 
-    CUDA computes in float16, as the authors' submission did, and what overflows there in bfloat16 where the card has
-    it: after instance normalisation values need no more range, and float16 has 11 bits of them, bfloat16 8. The CPU
-    computes in float32. Raises ConfigError if CUDA is asked for and absent.
+    CUDA computes in float16, as the authors' submission did: after instance normalisation values need no larger range,
+    and float16 has 11 significant bits, bfloat16 8. What overflows is computed again in bfloat16, if the card has it.
+    The CPU computes in float32. Raises ConfigError if CUDA is asked for and cannot be used.
     """
     if wanted not in DEVICES:
         raise ConfigError(f"--device must be one of {', '.join(DEVICES)}, got {wanted!r}")
-    trouble = None if wanted == "cpu" else cuda_trouble()
-    if wanted == "cuda" and trouble:
-        raise ConfigError(f"--device cuda: {trouble}; use --device auto or cpu, or run on a machine with a GPU")
-    if wanted == "cpu" or trouble:
+    reason = None if wanted == "cpu" else why_no_cuda()
+    if wanted == "cuda" and reason:
+        raise ConfigError(f"--device cuda: {reason}; use --device auto or cpu, or run on a machine with a GPU")
+    if wanted == "cpu" or reason:
         _keep_freed_memory()
-        warning = f"{trouble}; the CPU is used instead" if trouble and gpu_is_there() else None
+        warning = f"{reason}; the CPU is used instead" if reason and gpu_is_there() else None
         return Device(
             torch_device=torch.device("cpu"),
             precision=torch.float32,
             name=f"CPU, {torch.get_num_threads()} threads",
             warning=warning,
         )
-    brain = torch.cuda.get_device_capability() >= (8, 0)  # Ampere and later compute bfloat16 in hardware
+    has_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)  # in hardware, from Ampere on
     return Device(
         torch_device=torch.device("cuda"),
         precision=torch.float16,
         name=torch.cuda.get_device_name(),
-        wider=(torch.bfloat16, torch.float32) if brain else (torch.float32,),
+        wider=(torch.bfloat16, torch.float32) if has_bfloat16 else (torch.float32,),
     )
 
 
-def cuda_trouble() -> str | None:
-    """Why CUDA cannot be used, in words a user can act on; None if it can."""
+def why_no_cuda() -> str | None:
+    """Why CUDA cannot be used, for a user to act on; None if it can."""
     if torch.version.cuda is None:
         return "this build of torch has no CUDA"
-    with _ASKING:
+    with _DRIVER_LOCK:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            there = torch.cuda.is_available()
-        _SAID.extend(str(item.message) for item in caught)
-        said = " ".join(dict.fromkeys(_SAID))
-    if not there and "driver" in said and "too old" in said:
-        found = said.split("found version ")[-1].split(")")[0] if "found version" in said else "unknown"
+            available = torch.cuda.is_available()
+        _driver_warnings.extend(str(item.message) for item in caught)
+        message = " ".join(dict.fromkeys(_driver_warnings))
+    if not available and "driver" in message and "too old" in message:
+        version = message.split("found version ")[-1].split(")")[0] if "found version" in message else "unknown"
         return (
-            f"the NVIDIA driver is too old (it supports CUDA {_cuda_version(found)}) for the CUDA "
+            f"the NVIDIA driver is too old (it supports CUDA {_cuda_version(version)}) for the CUDA "
             f"{torch.version.cuda} this was built with: update the driver"
         )
-    if not there:
-        return said.splitlines()[0] if said else "no usable NVIDIA GPU was found (was it started with --gpus all?)"
+    if not available:
+        return (
+            message.splitlines()[0] if message else "no usable NVIDIA GPU was found (was it started with --gpus all?)"
+        )
     major, minor = torch.cuda.get_device_capability()
     built = [a.removeprefix("sm_") for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
     if built and not any(int(a[:-1]) == major and int(a[-1]) <= minor for a in built if a.isdigit()):
@@ -95,12 +98,12 @@ def cuda_trouble() -> str | None:
 
 
 def gpu_is_there() -> bool:
-    """Whether an NVIDIA driver or device node can be seen, whatever torch thinks of it."""
+    """Whether this machine has an NVIDIA driver or device node, even if torch cannot use it."""
     return any(map(os.path.exists, ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")))
 
 
 def make_deterministic() -> None:
-    """Same input, same device: the same mask, bit for bit. Devices differ from each other in the last digits."""
+    """The same input on the same device gives the same mask, bit for bit. Devices differ in the last digits."""
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -109,18 +112,20 @@ def make_deterministic() -> None:
 
 @contextmanager
 def computing(device: Device) -> Iterator[None]:
-    """No gradients, and autocast where the device computes in another precision than float32."""
+    """No gradients; autocast if the device computes in another precision than float32."""
     single = device.precision == torch.float32
     reduced = nullcontext() if single else torch.autocast(device.torch_device.type, dtype=device.precision)
     with torch.no_grad(), reduced:
         yield
 
 
-def free_bytes() -> int:
-    """Bytes of the GPU's memory that this process may still take: what is free, what torch holds unused, and no more
-    than torch.cuda.set_per_process_memory_fraction leaves it.
+def free_bytes(device: torch.device | None = None) -> float:
+    """Bytes of a GPU's memory (default: the current GPU's) that this process may still take: what is free and what
+    torch holds unused, but no more than torch.cuda.set_per_process_memory_fraction leaves it. Infinite for the CPU.
     """
-    here = torch.cuda.current_device()  # a number: not every function takes a device that has none
+    if device is not None and device.type == "cpu":
+        return math.inf
+    here = torch.cuda.current_device() if device is None or device.index is None else device.index
     free, total = torch.cuda.mem_get_info(here)
     allocated, reserved = torch.cuda.memory_allocated(here), torch.cuda.memory_reserved(here)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(here))
@@ -128,16 +133,16 @@ def free_bytes() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error really says that memory ran out, on the GPU or on the host."""
+    """Whether an error means that memory ran out, on the GPU or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def give_back_freed_memory() -> None:
-    """Undo `_keep_freed_memory` for now: between two studies, the next one is told how much memory is free.
+    """Return the memory kept by `_keep_freed_memory` to the kernel, so that the next study sees how much is free.
 
-    Without glibc nothing happens.
+    Does nothing without glibc.
     """
     gc.collect()
     with suppress(OSError, AttributeError):
@@ -145,9 +150,9 @@ def give_back_freed_memory() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep freed blocks for the next window instead of asking the kernel for zeroed pages each time.
+    """Let glibc keep freed blocks for the next window: the kernel would have to zero new pages every time.
 
-    Without glibc nothing happens. M_MMAP_THRESHOLD and M_TRIM_THRESHOLD are those of malloc.h.
+    Does nothing without glibc. M_MMAP_THRESHOLD and M_TRIM_THRESHOLD are those of malloc.h.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -156,5 +161,5 @@ def _keep_freed_memory() -> None:
 
 
 def _cuda_version(number: str) -> str:
-    """12020 -> 12.2, as CUDA's driver API counts."""
+    """12.2 for 12020, the way CUDA's driver API writes versions."""
     return f"{int(number) // 1000}.{int(number) % 1000 // 10}" if number.isdigit() else number

@@ -20,15 +20,15 @@ from model.study.reading import Case, Volume
 Box = tuple[slice, slice, slice]
 
 OUTSIDE_HU = -1024.0  # air, as in autoPET's CTres
-UPTAKE_SUV = 0.5  # at and above: tissue; the noise in air about a patient stays below
+UPTAKE_SUV = 0.5  # tissue has this and more; the noise in the air around a patient has less
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A study in LAS, cropped: suv and hu (z, y, x), where the crop lies, the share of uptake that CT covers."""
+    """A study in LAS order, cropped: suv and hu (z, y, x), the crop's box, and the share of uptake that CT covers."""
 
     view: LasView
-    box: Box | None  # None: no foreground
+    box: Box | None  # None: no voxel of PET is above the threshold
     suv: NDArray[Any]
     hu: NDArray[Any]
     ct_share: float
@@ -50,9 +50,8 @@ def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
 def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any], float]:
     """CT in HU on the LAS grid, (z, y, x), and the share of the PET's uptake that it covers, in [0, 1].
 
-    suv: the PET on that grid; uptake are its voxels of SUV 0.5 and above (none: 1), since a CT's field of view is
-    often smaller than the PET's, and what it leaves out is mostly air.
-
+    suv: the PET on that grid. Only uptake counts, voxels of SUV 0.5 and above, since a CT's field of view is often
+    smaller than the PET's and what it leaves out is mostly air. Without uptake the share is 1.
     A CT that is on the grid already is not interpolated: its own values come back, as a view.
     Raises CaseError if CT covers no voxel of the grid.
     """
@@ -60,11 +59,11 @@ def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any],
     if view.grid.equals(las):
         return view.to_las(ct.array), 1.0
     image = ct.image
-    if not (view.order == (0, 1, 2) and not any(view.flips)):  # bring it into one order first, so that the
-        image = sitk.DICOMOrient(image, "LAS")  # result does not depend on how CT is stored
+    if view.order != (0, 1, 2) or any(view.flips):  # one order for all, so that how CT is stored changes nothing
+        image = sitk.DICOMOrient(image, "LAS")
         image.SetDirection(view.grid.direction)
         image.SetOrigin(view.grid.origin_mm)
-    moved = sitk.Resample(
+    resampled = sitk.Resample(
         image,
         las.size,
         sitk.Transform(),
@@ -75,9 +74,9 @@ def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any],
         float("nan"),
         sitk.sitkFloat32,
     )
-    hu = sitk.GetArrayFromImage(moved)
-    del moved, image  # two volumes less while the next ones are made
-    outside = np.isnan(hu)  # values were checked to be finite: NaN can only mean outside
+    hu = sitk.GetArrayFromImage(resampled)
+    del resampled, image  # frees two volumes before the next ones are made
+    outside = np.isnan(hu)  # the CT's own values are finite, so NaN is outside
     if outside.all():
         raise CaseError(f"CT '{ct.path}' covers no voxel of the PET. Are they of the same study?")
     hu[outside] = OUTSIDE_HU
@@ -122,11 +121,11 @@ def scale_hu(hu: NDArray[Any], settings: Intensity) -> NDArray[np.float32]:
     return scaled
 
 
-def put_back(ready: Placed, cropped: NDArray[Any]) -> NDArray[Any]:
+def put_back(placed: Placed, cropped: NDArray[Any]) -> NDArray[Any]:
     """(X, Y, Z) of the crop back to (z, y, x) on the PET's stored grid; zero outside the crop."""
-    assert ready.box is not None  # without foreground there is nothing to put back
-    las = paste(cropped.transpose(2, 1, 0), ready.box, ready.view.grid.shape)
-    return np.ascontiguousarray(ready.view.from_las(las))
+    assert placed.box is not None  # without a box no network runs
+    las = paste(cropped.transpose(2, 1, 0), placed.box, placed.view.grid.shape)
+    return np.ascontiguousarray(placed.view.from_las(las))
 
 
 def paste(part: NDArray[Any], box: Box, shape: tuple[int, int, int]) -> NDArray[Any]:

@@ -1,13 +1,13 @@
 """Several studies in one process: the next is read and resampled while the networks run over the present one."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
-from model.background import ahead
-from model.bundle.manifest import Bundle
-from model.inference.device import Device
+from model.background import prefetched
+from model.inference.options import SegmentOptions
 from model.inference.segment import Ready, Result, make_ready, segment_ready
-from model.networks.weights import Voter, keep, voters
+from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import Case
 
@@ -15,22 +15,18 @@ Item = TypeVar("Item")
 
 
 def segment_each(
-    items: Iterable[Item],
-    read: Callable[[Item], Case],
-    bundle: Bundle,
-    device: Device,
-    watch: Stopwatch,
-    those: list[Voter] | None = None,
+    items: Iterable[Item], read: Callable[[Item], Case], options: SegmentOptions, watch: Stopwatch | None = None
 ) -> Iterator[tuple[Case, Result]]:
-    """Every study and what `segment` says of it, in order, by networks loaded once, or by `those`.
+    """Every study with its `segment` result, in order, by networks that are loaded once.
 
-    watch: told of what is not overlapped. In memory are the study that was given out, the present one and the next.
+    watch: counts what does not overlap. In memory are the study given out, the present one and the next.
     Raises what `read` and `segment` raise, when the study's turn comes.
     """
-    those = those or keep(voters(bundle), device.torch_device)
+    bundle = options.bundle
+    options = replace(options, voters=options.voters or load_now(voters(bundle), options.device.torch_device))
 
     def ready(item: Item) -> Ready:
         return make_ready(read(item), bundle, Stopwatch())
 
-    for study in ahead(items, ready):
-        yield study.case, segment_ready(study, bundle, device, watch, those=those)
+    for study in prefetched(items, ready):
+        yield study.case, segment_ready(study, options, watch)

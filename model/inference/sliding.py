@@ -1,4 +1,4 @@
-"""Sliding-window inference, with windows placed and weighted as MONAI's sliding_window_inference does."""
+"""Sliding-window inference. Windows lie and are weighted as in MONAI's sliding_window_inference."""
 
 import itertools
 import math
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 SIGMA_SHARE = 0.125  # of the window's edge: MONAI's sigma_scale
-LEAST_WEIGHT = 1e-3  # MONAI's floor of the Gaussian weights
-OUTSIDE = -100.0  # logit difference of what no window covers: surely background
+LEAST_WEIGHT = 1e-3  # of the Gaussian, as in MONAI
+OUTSIDE = -100.0  # the margin of voxels that no window covers: certain background
 
 Size = tuple[int, int, int]
 
@@ -31,16 +31,16 @@ def slide(
 
     image: (C, X, Y, Z), on the device of `predict`; `predict` turns (B, C, *window) into
     (B, K, *window). A volume smaller than the window is padded with zeros on both sides. Sums are
-    float32, on `sums_on` (default: the image's device). `starts`: the windows to run, of `window_starts` (default:
-    all); OUTSIDE is what lies in none of them. `on_windows` is told how many were done.
-    Returns (K, X, Y, Z) float32 on `sums_on`; K is 1 where no window is run.
+    float32, on `sums_on` (default: the image's device). starts: the windows to run, from `window_starts` (default:
+    all); voxels in none of them are OUTSIDE. on_windows: called with how many windows were done since the last call.
+    Returns (K, X, Y, Z) float32 on `sums_on`; K is 1 if no window is run.
     """
     sums_on = sums_on or image.device
     original = image.shape[1:]
     before = [max(w - n, 0) // 2 for w, n in zip(window, original, strict=True)]
     image = centred(image, window)
     padded_x, padded_y, padded_z = image.shape[1:]
-    every = starts is None
+    run_all = starts is None
     starts = window_starts((padded_x, padded_y, padded_z), window, overlap) if starts is None else starts
     if not starts:
         return torch.full((1, *original), OUTSIDE, device=sums_on)
@@ -58,20 +58,20 @@ def slide(
             total[(slice(None), *box)] += (part.float() * weight).to(sums_on)
             count[box] += weight.to(sums_on)
         on_windows(len(boxes))
-    assert total is not None  # there is a window
+    assert total is not None  # at least one window was run
     total /= count
-    if not every:
+    if not run_all:
         total.masked_fill_(count == 0, OUTSIDE)
     x, y, z = (slice(b, b + n) for b, n in zip(before, original, strict=True))
     return total[:, x, y, z]
 
 
 def centred(image: Tensor, least: Size) -> Tensor:
-    """(C, X, Y, Z) padded with zeros on both sides to at least (X, Y, Z) = `least`, the odd voxel behind."""
-    short = [max(w - n, 0) for w, n in zip(least, image.shape[1:], strict=True)]
-    if not any(short):
+    """The image (C, X, Y, Z) padded with zeros on both sides to at least `least` voxels; an odd voxel goes last."""
+    missing = [max(w - n, 0) for w, n in zip(least, image.shape[1:], strict=True)]
+    if not any(missing):
         return image
-    return functional.pad(image, [p for n in reversed(short) for p in (n // 2, n - n // 2)])
+    return functional.pad(image, [p for n in reversed(missing) for p in (n // 2, n - n // 2)])
 
 
 def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:
@@ -87,15 +87,15 @@ def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:
     return [(x, y, z) for x, y, z in itertools.product(*axes)]
 
 
-def occupied(pet: Tensor, window: Size, overlap: float, above: float) -> list[Size]:
-    """Of the windows of a volume, those that hold a voxel of `pet` (X, Y, Z) above `above`, which is 0 or more."""
-    bright = centred((pet > above)[None], window)[0]
+def windows_above(pet: Tensor, window: Size, overlap: float, threshold: float) -> list[Size]:
+    """The `window_starts` of windows that hold a voxel of `pet` (X, Y, Z) above `threshold`, which is 0 or more."""
+    bright = centred((pet > threshold)[None], window)[0]
     x, y, z = bright.shape
     return [start for start in window_starts((x, y, z), window, overlap) if bright[_box(start, window)].any()]
 
 
 def window_weight(window: Size, weighting: str) -> Tensor:
-    """The weight of each voxel of a window, float32 (X, Y, Z): ones, or a Gaussian that falls to the border."""
+    """The weight of each voxel of a window, float32 (X, Y, Z): ones, or a Gaussian about the centre."""
     if weighting == "constant":
         return torch.ones(window)
     weight = torch.ones(())

@@ -1,9 +1,12 @@
-"""The forward pass of the U-Nets in networks.py on a GPU in float16: cuDNN's convolutions, and kernels.cu between them.
+"""The forward pass of the U-Nets of unet.py on a GPU in float16: cuDNN's convolutions with kernels.cu between them.
 
-What is joined at a stage is one image: the encoders write their channels behind those that come up from below. Encoders
-of one modality each run, from their second layer on, as one whose weights are zero between them: cuDNN takes no longer
-for 64 channels to 64 than twice for 32 to 32, and the kernels in between pass one image instead of two. The last
-convolution, 1x1x1, is taken together with the normalisation before it, its logits float32.
+Three things save time:
+
+- A stage's skip connection is never copied. It is one image: the encoders write the last half of its channels, the
+  decoder writes the first half.
+- The PET and the CT encoder run as one from their second layer on, with zero weights between the two: cuDNN takes as
+  long for 64 channels to 64 as twice for 32 to 32, and the kernels in between run once instead of twice.
+- The last convolution, 1x1x1, runs in one kernel with the normalisation before it; its logits are float32.
 """
 
 from collections.abc import Sequence
@@ -13,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.networks.kernels import EIGHT, MOST_CHANNELS, Kernels
+from model.networks.kernels import MOST_CHANNELS, PACK, Kernels
 from model.networks.unet import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, Norm, UNet
 
 LAST = torch.channels_last_3d
 
 
 class Layer(NamedTuple):
-    """Convolution (float16), instance normalisation (float32)."""
+    """A convolution's weight (float16), and the instance normalisation after it (float32)."""
 
     weight: Tensor
     scale: Tensor
@@ -29,7 +32,7 @@ class Layer(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Of the decoder: transposed convolution as a matrix (8 * C, below) with bias, and two layers."""
+    """A stage of the decoder: the transposed convolution as a matrix (8 * C, C below) with bias, and two layers."""
 
     up: Tensor
     bias: Tensor
@@ -37,7 +40,7 @@ class Stage(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """One U-Net. first: the first layer of each encoder, and the first channel of the image and how many it takes;
+    """One U-Net. first: each encoder's first layer, with the first channel of the image that it reads and how many;
     encoder: the layers after it, stage by stage; weight (K, C), bias (K): the last convolution.
     """
 
@@ -49,7 +52,10 @@ class Branch(NamedTuple):
 
 
 class Fused(nn.Module):
-    """A network made ready, where it lies, for a GPU's kernels. plain: as it runs where this takes too much memory."""
+    """A network prepared for a GPU's kernels, on the device where it is.
+
+    plain: the same network without them, for images that take too much memory here.
+    """
 
     def __init__(self, network: nn.Module, plain: nn.Module, kernels: Kernels) -> None:
         super().__init__()
@@ -71,8 +77,8 @@ class Fused(nn.Module):
         return out
 
     def joined_bytes(self, image: Tensor) -> int:
-        """Bytes of the largest image that a forward pass makes: what is joined at full resolution. About half as much
-        again is taken beside it.
+        """Bytes of the largest image that a forward pass makes: the skip connection at full resolution. The pass takes
+        about half as much again beside it.
         """
         channels = self._branches[0].decoder[-1].layers[0].weight.shape[1]
         return channels * image[:, 0].numel() * torch.float16.itemsize
@@ -88,13 +94,13 @@ class Fused(nn.Module):
             if number == len(branch.encoder):
                 self._kernels.normalise(raw, factors, raw)
                 image = raw
-            else:  # behind as many channels that come up from below
+            else:  # into the last half of the channels; the first half is the decoder's
                 joined = _empty(raw, 2 * raw.shape[1], raw.shape[2:])
                 skips.append(joined)
-                mine = joined[:, raw.shape[1] :]
-                self._kernels.normalise(raw, factors, mine)
+                skip = joined[:, raw.shape[1] :]
+                self._kernels.normalise(raw, factors, skip)
                 del raw
-                image = self._kernels.pool(mine)
+                image = self._kernels.pool(skip)
         for stage in branch.decoder:
             joined = skips.pop()
             self._up(stage, image, joined[:, : joined.shape[1] // 2])
@@ -107,12 +113,12 @@ class Fused(nn.Module):
         return self._kernels.classify(raw, factors, branch.weight, branch.bias)
 
     def _first(self, branch: Branch, image: Tensor) -> Tensor:
-        """Each encoder's first layer, side by side."""
+        """The first layer of every encoder; their channels side by side."""
         out = _empty(image, sum(len(layer.scale) for *_, layer in branch.first), image.shape[2:])
         done = 0
         for low, count, layer in branch.first:
-            mine = _empty(image, count, image.shape[2:]).copy_(image[:, low : low + count])
-            raw, factors = self._convolved(layer, mine)
+            channels = _empty(image, count, image.shape[2:]).copy_(image[:, low : low + count])
+            raw, factors = self._convolved(layer, channels)
             self._kernels.normalise(raw, factors, out[:, done : done + raw.shape[1]])
             done += raw.shape[1]
         return out
@@ -123,25 +129,27 @@ class Fused(nn.Module):
         return raw
 
     def _convolved(self, layer: Layer, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What the convolution gives, and how it is to be normalised."""
+        """The convolved image, and the factors that normalise it."""
         raw = functional.conv3d(image, layer.weight, padding=1)
-        if not raw.is_contiguous(memory_format=LAST):  # cuDNN keeps to the layout of what it is given
+        if not raw.is_contiguous(memory_format=LAST):  # cuDNN keeps the layout of its input
             raw = raw.contiguous(memory_format=LAST)
         return raw, self._kernels.factors(raw, layer.scale, layer.shift, layer.eps)
 
     def _up(self, stage: Stage, image: Tensor, out: Tensor) -> None:
-        """The transposed convolution, each voxel to eight, into `out`."""
+        """Write the transposed convolution into `out`: every voxel becomes eight."""
         rows = image.permute(0, 2, 3, 4, 1)
         values = torch.addmm(stage.bias, rows.reshape(-1, rows.shape[-1]), stage.up.T)
-        self._kernels.spread(values.view(*rows.shape[:4], 2, 2, 2, out.shape[1]), out)
+        self._kernels.depth_to_space(values.view(*rows.shape[:4], 2, 2, 2, out.shape[1]), out)
 
 
-def fits(network: nn.Module) -> bool:
-    """Whether this file can run a network: a U-Net whose channels the kernels take."""
+def can_fuse(network: nn.Module) -> bool:
+    """Whether `Fused` can run a network: a U-Net with instance normalisation and numbers of channels that the kernels
+    take.
+    """
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return False
     if not all(isinstance(module.norm, Norm) for module in network.modules() if isinstance(module, Block)):
-        return False  # without instance normalisation little is left between convolutions that a kernel could save
+        return False  # without it there is little between the convolutions for a kernel to save
     middle = isinstance(network, MiddleFusion)
     parts: list[Any] = [network] if isinstance(network, (UNet, MiddleFusion)) else [network.pet, network.ct]
     encoder = parts[0].pet_encoder if middle else parts[0].encoder
@@ -149,12 +157,12 @@ def fits(network: nn.Module) -> bool:
         encoder.get_submodule(f"layer{stage}")[0].conv.out_channels * (2 if middle else 1)
         for stage in range(1, encoder.stages + 1)
     ]
-    last = channels[0] // EIGHT
-    return all(c % EIGHT == 0 and c <= MOST_CHANNELS for c in channels) and last & (last - 1) == 0 and last <= 32
+    packs = channels[0] // PACK  # of the last convolution: a power of two, at most a warp
+    return all(c % PACK == 0 and c <= MOST_CHANNELS for c in channels) and packs & (packs - 1) == 0 and packs <= 32
 
 
 def _branches(network: Any) -> list[Branch]:
-    """The U-Nets that make a network, and whose logits' sum is its own."""
+    """The U-Nets that a network consists of; the sum of their logits is the network's."""
     match network:
         case UNet():
             return [_branch([network.encoder], [(0, 2)], network.decoder, network.decoder.fc)]
@@ -175,29 +183,31 @@ def _branches(network: Any) -> list[Branch]:
 
 
 def _branch(encoders: Sequence[Encoder], channels: list[tuple[int, int]], decoder: Decoder, last: Any) -> Branch:
-    """channels: the first of the image's that each encoder reads, and how many."""
+    """channels: of each encoder, the first channel of the image that it reads, and how many."""
     first, encoder = [], []
     for stage in range(1, encoders[0].stages + 1):
         blocks: list[Any] = [one.get_submodule(f"layer{stage}") for one in encoders]
-        encoder.append([_together([block[number] for block in blocks]) for number in (0, 1)])
+        encoder.append([_side_by_side([block[number] for block in blocks]) for number in (0, 1)])
         if stage == 1:
-            first = [(*place, _together([block[0]])) for place, block in zip(channels, blocks, strict=True)]
+            first = [(*place, _side_by_side([block[0]])) for place, block in zip(channels, blocks, strict=True)]
             together = encoder[0].pop(0)
-            if any(len(layer.scale) % EIGHT for *_, layer in first):  # too narrow alone
+            if any(
+                len(layer.scale) % PACK for *_, layer in first
+            ):  # too few channels for a kernel: all encoders as one
                 order = sorted(range(len(channels)), key=lambda number: channels[number])
                 columns = together.weight if len(order) == 1 else together.weight[:, order]
                 first = [(min(channels)[0], sum(count for _, count in channels), together._replace(weight=columns))]
     stages = []
     for number in range(1, decoder.stages):
         up: Any = decoder.get_submodule(f"upconv{number}")
-        weight = up.weight.permute(2, 3, 4, 1, 0).reshape(-1, up.in_channels)  # (2, 2, 2, C) of every voxel
+        weight = up.weight.permute(2, 3, 4, 1, 0).reshape(-1, up.in_channels)  # a voxel's (2, 2, 2, C)
         layer: Any = decoder.get_submodule(f"layer{number}")
-        stages.append(Stage(weight, up.bias.repeat(8), [_together([block]) for block in layer]))
+        stages.append(Stage(weight, up.bias.repeat(8), [_side_by_side([block]) for block in layer]))
     return Branch(first, encoder, stages, last.weight.flatten(1), last.bias)
 
 
-def _together(blocks: list[Any]) -> Layer:
-    """Blocks side by side, each on its own channels, as one."""
+def _side_by_side(blocks: list[Any]) -> Layer:
+    """Several blocks as one layer, each on channels of its own."""
     weights = [block.conv.weight for block in blocks]
     weight = weights[0].new_zeros(sum(len(w) for w in weights), sum(w.shape[1] for w in weights), 3, 3, 3)
     row = column = 0
@@ -209,7 +219,7 @@ def _together(blocks: list[Any]) -> Layer:
 
 
 def _ready(branch: Branch) -> Branch:
-    """Convolutions in float16, channels-last; what the kernels take in float32."""
+    """The branch with convolutions in float16, channels-last; what the kernels read stays float32."""
 
     def layer(one: Layer) -> Layer:
         return one._replace(weight=one.weight.half().contiguous(memory_format=LAST))

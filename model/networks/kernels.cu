@@ -1,15 +1,16 @@
-// What lies between the convolutions of a U-Net in float16, images channels-last: each value read and written once.
-// No header is needed, so that NVRTC compiles it wherever torch runs. A value is the 16 bits of a float16; eight of one
-// voxel are read at a time, so channels and pitches (channels of a row in memory) are multiples of 8. Sums are float32
-// over a few hundred voxels and are joined in float64 in a fixed order: the same bits every time.
+// What a U-Net computes between its convolutions, in float16 on channels-last images. Each value is read and written
+// once. No header is included, so NVRTC compiles this file wherever torch runs. A thread reads a pack at a time: eight
+// channels of one voxel. So the number of channels is a multiple of 8, and so is the pitch: the channels in memory from
+// one voxel's row to the next. Sums are float32 over a few hundred voxels, then merged in float64 in a fixed order: the
+// same bits every time.
 
-typedef unsigned short half16;
-struct Eight { float at[8]; };
+typedef unsigned short half16;  // the 16 bits of a float16
+struct Pack { float at[8]; };
 
-__device__ __forceinline__ Eight load(const half16* place) {
+__device__ __forceinline__ Pack load(const half16* place) {
   uint4 bits = *reinterpret_cast<const uint4*>(place);
   unsigned int words[4] = {bits.x, bits.y, bits.z, bits.w};
-  Eight out;
+  Pack out;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     half16 one = (half16)(words[i / 2] >> (i % 2 * 16));
@@ -18,7 +19,7 @@ __device__ __forceinline__ Eight load(const half16* place) {
   return out;
 }
 
-__device__ __forceinline__ void store(half16* place, Eight values) {
+__device__ __forceinline__ void store(half16* place, Pack values) {
   unsigned int words[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -29,25 +30,25 @@ __device__ __forceinline__ void store(half16* place, Eight values) {
   *reinterpret_cast<uint4*>(place) = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-__device__ __forceinline__ Eight load32(const float* place) {
-  Eight out;
+__device__ __forceinline__ Pack load32(const float* place) {
+  Pack out;
 #pragma unroll
   for (int i = 0; i < 8; ++i) out.at[i] = place[i];
   return out;
 }
 
-// Two sets of values, each by its number, mean and sum of squares about the mean, become one (Chan et al. 1983).
+// Merge two sets of values, each given by its count, mean and sum of squares about the mean (Chan et al. 1983).
 template <typename T>
-__device__ __forceinline__ void join(T& count, T& mean, T& squares, T other_count, T other_mean, T other_squares) {
-  T all = count + other_count;
+__device__ __forceinline__ void merge(T& count, T& mean, T& squares, T other_count, T other_mean, T other_squares) {
+  T total = count + other_count;
   if (other_count == 0) return;
   T off = other_mean - mean;
-  mean += off * (other_count / all);
-  squares += other_squares + off * off * (count * (other_count / all));
-  count = all;
+  mean += off * (other_count / total);
+  squares += other_squares + off * off * (count * (other_count / total));
+  count = total;
 }
 
-__device__ __forceinline__ void add(float* sums, float* squares, const Eight& value, const Eight& shift) {
+__device__ __forceinline__ void add(float* sums, float* squares, const Pack& value, const Pack& shift) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     float off = value.at[i] - shift.at[i];
@@ -56,8 +57,9 @@ __device__ __forceinline__ void add(float* sums, float* squares, const Eight& va
   }
 }
 
-// Mean and squares about it of every channel over a block's voxels: parts (images, gridDim.x, 2, channels).
-// image: (images, voxels, channels). Grid: (blocks, images); 256 threads, each with eight channels.
+// Mean, and sum of squares about it, of every channel over the `each` voxels of a block.
+// image: (images, voxels, channels); parts: (images, gridDim.x, 2, channels).
+// Grid: (blocks, images); 256 threads, each with a pack of channels.
 extern "C" __global__ void moments(const half16* image, float* parts, int voxels, int channels, int each) {
   __shared__ float shared[2][256 * 8];
   int groups = channels / 8, rows = 256 / groups;
@@ -65,13 +67,13 @@ extern "C" __global__ void moments(const half16* image, float* parts, int voxels
   int first = blockIdx.x * each, last = min(first + each, voxels);
   const half16* here = image + (long long)blockIdx.y * voxels * channels + group * 8;
   float sums[8] = {}, squares[8] = {};
-  Eight shift = {};
+  Pack shift = {};
   int count = 0;
   if (row < rows && first + row < last) {
     shift = load(here + (long long)(first + row) * channels);
     int voxel = first + row;
     for (; voxel + 3 * rows < last; voxel += 4 * rows, count += 4) {
-      Eight four[4];  // so many are waited for at a time
+      Pack four[4];  // four loads under way at a time
 #pragma unroll
       for (int n = 0; n < 4; ++n) four[n] = load(here + (long long)(voxel + n * rows) * channels);
 #pragma unroll
@@ -89,35 +91,36 @@ extern "C" __global__ void moments(const half16* image, float* parts, int voxels
   }
   __syncthreads();
   for (int channel = threadIdx.x; channel < channels; channel += 256) {
-    float have = 0, mean = 0, about = 0;
+    float count = 0, mean = 0, squares = 0;
     for (int r = 0; r < rows && first + r < last; ++r) {
-      float more = (last - first - r + rows - 1) / rows;
-      join(have, mean, about, more, shared[0][r * channels + channel], shared[1][r * channels + channel]);
+      float row_count = (last - first - r + rows - 1) / rows;
+      merge(count, mean, squares, row_count, shared[0][r * channels + channel], shared[1][r * channels + channel]);
     }
     float* out = parts + ((long long)blockIdx.y * gridDim.x + blockIdx.x) * 2 * channels + channel;
     out[0] = mean;
-    out[channels] = about;
+    out[channels] = squares;
   }
 }
 
-// Instance normalisation as a factor and a summand: factors (images, 2, channels) of what `moments` found.
+// Instance normalisation as a factor and a summand of every channel, from what `moments` found.
+// parts: as there; out: (images, 2, channels). weight, bias: of the normalisation.
 // Grid: (channels, images); 128 threads.
 extern "C" __global__ void factors(const float* parts, const float* weight, const float* bias, float* out, int voxels,
                                    int channels, int each, int blocks, double eps) {
   __shared__ double shared[3][128];
   int channel = blockIdx.x, thread = threadIdx.x;
-  double have = 0, mean = 0, about = 0;
+  double count = 0, mean = 0, squares = 0;
   for (int block = thread; block < blocks; block += 128) {
     const float* in = parts + ((long long)blockIdx.y * blocks + block) * 2 * channels + channel;
-    join(have, mean, about, (double)min(each, voxels - block * each), (double)in[0], (double)in[channels]);
+    merge(count, mean, squares, (double)min(each, voxels - block * each), (double)in[0], (double)in[channels]);
   }
-  shared[0][thread] = have;
+  shared[0][thread] = count;
   shared[1][thread] = mean;
-  shared[2][thread] = about;
+  shared[2][thread] = squares;
   __syncthreads();
   for (int half = 64; half; half /= 2) {
     if (thread < half)
-      join(shared[0][thread], shared[1][thread], shared[2][thread], shared[0][thread + half], shared[1][thread + half],
+      merge(shared[0][thread], shared[1][thread], shared[2][thread], shared[0][thread + half], shared[1][thread + half],
            shared[2][thread + half]);
     __syncthreads();
   }
@@ -129,8 +132,8 @@ extern "C" __global__ void factors(const float* parts, const float* weight, cons
   }
 }
 
-// Normalised and through SELU (Klambauer et al. 2017), in float32. What is not a number stays none.
-__device__ __forceinline__ Eight activated(Eight value, const Eight& factor, const Eight& summand) {
+// Normalisation, then SELU (Klambauer et al. 2017), in float32. NaN stays NaN.
+__device__ __forceinline__ Pack activated(Pack value, const Pack& factor, const Pack& summand) {
   const float alpha = 1.6732632423543772f, scale = 1.0507009873554805f;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -140,19 +143,19 @@ __device__ __forceinline__ Eight activated(Eight value, const Eight& factor, con
   return value;
 }
 
-// image (images, voxels, channels) to out, whose rows are `pitch` channels apart; they may be one.
-// Grid: (any, images); the threads of an image are a multiple of channels / 8.
+// Normalise image (images, voxels, channels) into out, whose rows are `pitch` channels apart; out may be the image.
+// Grid: (any, images); the number of threads of an image is a multiple of channels / 8.
 extern "C" __global__ void normalise(const half16* image, const float* factors, half16* out, int voxels, int channels,
                                      int pitch) {
   int groups = channels / 8, thread = blockIdx.x * blockDim.x + threadIdx.x;
   int group = thread % groups, step = gridDim.x * blockDim.x / groups;
   const float* mine = factors + (long long)blockIdx.y * 2 * channels + group * 8;
-  Eight factor = load32(mine), summand = load32(mine + channels);
+  Pack factor = load32(mine), summand = load32(mine + channels);
   const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
   half16* to = out + (long long)blockIdx.y * voxels * pitch + group * 8;
   int voxel = thread / groups;
-  for (; voxel + step < voxels; voxel += 2 * step) {  // two are waited for at a time
-    Eight one = load(from + (long long)voxel * channels), other = load(from + (long long)(voxel + step) * channels);
+  for (; voxel + step < voxels; voxel += 2 * step) {  // two loads under way at a time
+    Pack one = load(from + (long long)voxel * channels), other = load(from + (long long)(voxel + step) * channels);
     store(to + (long long)voxel * pitch, activated(one, factor, summand));
     store(to + (long long)(voxel + step) * pitch, activated(other, factor, summand));
   }
@@ -160,28 +163,28 @@ extern "C" __global__ void normalise(const half16* image, const float* factors, 
     store(to + (long long)voxel * pitch, activated(load(from + (long long)voxel * channels), factor, summand));
 }
 
-__device__ __forceinline__ float product(const Eight& one, const Eight& other) {
+__device__ __forceinline__ float product(const Pack& one, const Pack& other) {
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) sum += one.at[i] * other.at[i];
   return sum;
 }
 
-// As `normalise`, and then a 1x1x1 convolution: out (images, classes, voxels) float32. weight: (classes, channels).
-// channels / 8 is a power of two, at most 32; classes are at most 2.
+// `normalise`, then a 1x1x1 convolution. weight: (classes, channels); out: (images, classes, voxels) float32.
+// channels / 8 is a power of two, at most 32; there are at most 2 classes.
 extern "C" __global__ void classify(const half16* image, const float* factors, const float* weight, const float* bias,
                                     float* out, int voxels, int channels, int classes) {
   int groups = channels / 8, thread = blockIdx.x * blockDim.x + threadIdx.x;
   int group = thread % groups, step = gridDim.x * blockDim.x / groups;
   const float* mine = factors + (long long)blockIdx.y * 2 * channels + group * 8;
-  Eight factor = load32(mine), summand = load32(mine + channels);
-  Eight by[2] = {load32(weight + group * 8), load32(weight + (classes - 1) * channels + group * 8)};
-  float more[2] = {bias[0], bias[classes - 1]};
+  Pack factor = load32(mine), summand = load32(mine + channels);
+  Pack weights[2] = {load32(weight + group * 8), load32(weight + (classes - 1) * channels + group * 8)};
+  float biases[2] = {bias[0], bias[classes - 1]};
   const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
   float* to = out + (long long)blockIdx.y * classes * voxels;
-  int rounds = (voxels + 2 * step - 1) / (2 * step);  // every thread of a warp takes part in each
+  int rounds = (voxels + 2 * step - 1) / (2 * step);  // every thread of a warp takes part in every round
   for (int round = 0; round < rounds; ++round) {
-    Eight values[2] = {};  // two are waited for at a time
+    Pack values[2] = {};  // two loads under way at a time
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       int voxel = thread / groups + (2 * round + n) * step;
@@ -190,21 +193,21 @@ extern "C" __global__ void classify(const half16* image, const float* factors, c
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       int voxel = thread / groups + (2 * round + n) * step;
-      Eight value = activated(values[n], factor, summand);
-      float mine = product(value, by[0]), other = product(value, by[1]);
-      if (groups > 1) {  // odd threads go on with the second class, even ones with the first
-        float given = group % 2 ? mine : other;
-        mine = (group % 2 ? other : mine) + __shfl_xor_sync(0xffffffffu, given, 1);
-        for (int half = groups / 2; half > 1; half /= 2) mine += __shfl_xor_sync(0xffffffffu, mine, half);
+      Pack value = activated(values[n], factor, summand);
+      float own = product(value, weights[0]), other = product(value, weights[1]);
+      if (groups > 1) {  // even threads add up the first class, odd ones the second
+        float passed_on = group % 2 ? own : other;
+        own = (group % 2 ? other : own) + __shfl_xor_sync(0xffffffffu, passed_on, 1);
+        for (int half = groups / 2; half > 1; half /= 2) own += __shfl_xor_sync(0xffffffffu, own, half);
       }
-      if (voxel < voxels && group < 2 && group < classes) to[(long long)group * voxels + voxel] = mine + more[group];
-      if (voxel < voxels && groups == 1 && classes == 2) to[(long long)voxels + voxel] = other + more[1];
+      if (voxel < voxels && group < 2 && group < classes) to[(long long)group * voxels + voxel] = own + biases[group];
+      if (voxel < voxels && groups == 1 && classes == 2) to[(long long)voxels + voxel] = other + biases[1];
     }
   }
 }
 
-// Maxima of 2 x 2 x 2 voxels; what is not a number stays none. image: (images, x, y, z) rows, `pitch` apart; out:
-// (images, x / 2, y / 2, z / 2, channels). Grid: (any, images).
+// Maxima of 2 x 2 x 2 voxels; NaN stays NaN. image: (images, x, y, z), rows `pitch` channels apart;
+// out: (images, x / 2, y / 2, z / 2, channels). Grid: (any, images).
 extern "C" __global__ void pool(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
   int groups = channels / 8, total = (x / 2) * (y / 2) * (z / 2) * groups;
   const half16* from = image + (long long)blockIdx.y * x * y * z * pitch;
@@ -212,22 +215,23 @@ extern "C" __global__ void pool(const half16* image, half16* out, int x, int y, 
   for (int index = blockIdx.x * blockDim.x + threadIdx.x; index < total; index += gridDim.x * blockDim.x) {
     int group = index % groups, voxel = index / groups;
     int k = voxel % (z / 2), j = voxel / (z / 2) % (y / 2), i = voxel / (z / 2) / (y / 2);
-    Eight most;
+    Pack largest;
 #pragma unroll
     for (int corner = 0; corner < 8; ++corner) {
       long long row = ((long long)(2 * i + corner / 4) * y + 2 * j + corner / 2 % 2) * z + 2 * k + corner % 2;
-      Eight value = load(from + row * pitch + group * 8);
+      Pack value = load(from + row * pitch + group * 8);
 #pragma unroll
       for (int n = 0; n < 8; ++n)
-        if (corner == 0 || value.at[n] > most.at[n] || value.at[n] != value.at[n]) most.at[n] = value.at[n];
+        if (corner == 0 || value.at[n] > largest.at[n] || value.at[n] != value.at[n]) largest.at[n] = value.at[n];
     }
-    store(to + (long long)index * 8, most);
+    store(to + (long long)index * 8, largest);
   }
 }
 
-// Eight values of every voxel and channel to twice the resolution: image (images, x, y, z, 2, 2, 2, channels) to out
-// (images, 2 x, 2 y, 2 z), whose rows are `pitch` channels apart; a thread takes two neighbours. Grid: (any, images).
-extern "C" __global__ void spread(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
+// Double the resolution: the eight values of every voxel and channel become its eight neighbouring voxels.
+// image: (images, x, y, z, 2, 2, 2, channels); out: (images, 2 x, 2 y, 2 z), rows `pitch` channels apart.
+// A thread writes two neighbours along z. Grid: (any, images).
+extern "C" __global__ void depth_to_space(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
   int groups = channels / 8, total = x * y * z * 4 * groups;
   const half16* from = image + (long long)blockIdx.y * total * 16;
   half16* to = out + (long long)blockIdx.y * x * y * z * 8 * pitch;

@@ -1,7 +1,7 @@
-"""kernels.cu compiled for the GPU at hand and run on torch's tensors; nothing else is needed than what torch brings.
+"""Compile kernels.cu for the GPU at hand and run it on torch's tensors. Needs nothing but torch.
 
-NVRTC, CUDA's compiler as a library, comes with every CUDA build of torch, and so does the library that binds it and the
-driver; torch's own wrapper of it looks for CUDA's headers, which an image for inference does not have.
+Every CUDA build of torch brings NVRTC, CUDA's compiler as a library, and one library that reaches both it and the
+driver. torch's own wrapper of NVRTC is not used: it looks for CUDA's headers, which an image for inference lacks.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 BINDING = Path(torch.__file__).parent / "lib/libcaffe2_nvrtc.so"
-NAMES = ("moments", "factors", "normalise", "classify", "pool", "spread")
-EIGHT = 8  # channels that a thread takes
-MOST_CHANNELS = 2048  # 256 threads of eight
+NAMES = ("moments", "factors", "normalise", "classify", "pool", "depth_to_space")
+PACK = 8  # channels that a thread reads at a time
+MOST_CHANNELS = 2048  # a pack for each of 256 threads
 THREADS = 256
-BLOCKS = 16  # of a kernel on each multiprocessor, where more would only be waited for
-LEAST_ROWS = 16  # voxels that a thread of `moments` takes at least
+BLOCKS = 16  # of a kernel on each multiprocessor; more would only wait for each other
+LEAST_ROWS = 16  # least number of voxels for a thread of `moments`
 
 
 class Kernels:
@@ -36,18 +36,18 @@ class Kernels:
         code, module = compiled(self._library, major, minor), ctypes.c_void_p()
         self._functions = {}
         with torch.cuda.device(device):
-            torch.empty(1, device="cuda")  # the driver's context is torch's
-            self._checked(self._library.cuModuleLoadData(ctypes.byref(module), code))
+            torch.empty(1, device="cuda")  # makes torch's context, which the driver then uses
+            self._check(self._library.cuModuleLoadData(ctypes.byref(module), code))
             for name in NAMES:
                 self._functions[name] = ctypes.c_void_p()
-                self._checked(
+                self._check(
                     self._library.cuModuleGetFunction(ctypes.byref(self._functions[name]), module, name.encode())
                 )
 
     def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """Instance normalisation of an image as a factor and a summand of each channel: (B, 2, C) float32."""
+        """Instance normalisation as a factor and a summand of each channel: (B, 2, C) float32."""
         images, channels, voxels = _sizes(image)
-        rows = THREADS // (channels // EIGHT)
+        rows = THREADS // (channels // PACK)
         each = math.ceil(max(voxels / self._blocks, rows * LEAST_ROWS))
         blocks = math.ceil(voxels / each)
         parts = torch.empty(images, blocks, 2, channels, device=image.device)
@@ -57,80 +57,95 @@ class Kernels:
         return out
 
     def normalise(self, image: Tensor, factors: Tensor, out: Tensor) -> None:
-        """SELU of the normalised image into `out`, which may be `image` or channels of a wider one."""
+        """Write SELU of the normalised image into `out`: `image` itself, or channels of a wider image."""
         images, channels, voxels = _sizes(image)
-        groups = channels // EIGHT
+        groups = channels // PACK
         threads = THREADS // groups * groups
         grid = (self._grid(voxels * groups, threads), images)
         self._run("normalise", grid, threads, image, factors, out, voxels, channels, out.stride(4))
 
     def classify(self, image: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """SELU of the normalised image through a 1x1x1 convolution of `weight` (K, C): (B, K, X, Y, Z) float32.
+        """SELU of the normalised image, then a 1x1x1 convolution of `weight` (K, C): (B, K, X, Y, Z) float32.
 
         C / 8 must be a power of two, at most 32.
         """
         images, channels, voxels = _sizes(image)
         out = torch.empty(images, len(weight), *image.shape[2:], device=image.device)
-        grid = (self._grid(voxels * channels // EIGHT, THREADS), images)
+        grid = (self._grid(voxels * channels // PACK, THREADS), images)
         self._run("classify", grid, THREADS, image, factors, weight, bias, out, voxels, channels, len(weight))
         return out
 
     def pool(self, image: Tensor) -> Tensor:
-        """Maxima of 2 x 2 x 2 voxels of an image, which may be channels of a wider one; edges are even."""
+        """Maxima of 2 x 2 x 2 voxels. The image may be channels of a wider one; its edges are even."""
         images, channels, voxels = _sizes(image)
         size = [edge // 2 for edge in image.shape[2:]]
         out = torch.empty(
             (images, channels, *size), dtype=image.dtype, device=image.device, memory_format=torch.channels_last_3d
         )
-        grid = (self._grid(voxels // 8 * channels // EIGHT, THREADS), images)
+        grid = (self._grid(voxels // 8 * channels // PACK, THREADS), images)
         self._run("pool", grid, THREADS, image, out, *image.shape[2:], channels, image.stride(4))
         return out
 
-    def spread(self, values: Tensor, out: Tensor) -> None:
-        """Eight values of every voxel and channel, (B, X, Y, Z, 2, 2, 2, C), into (B, C, 2 X, 2 Y, 2 Z), which may be
-        channels of a wider image.
+    def depth_to_space(self, values: Tensor, out: Tensor) -> None:
+        """Write eight values of every voxel and channel, (B, X, Y, Z, 2, 2, 2, C), as neighbours into `out`,
+        (B, C, 2 X, 2 Y, 2 Z), which may be channels of a wider image.
         """
         images, x, y, z, channels = *values.shape[:4], values.shape[-1]
-        grid = (self._grid(x * y * z * 4 * channels // EIGHT, THREADS), images)
-        self._run("spread", grid, THREADS, values, out, x, y, z, channels, out.stride(4))
+        grid = (self._grid(x * y * z * 4 * channels // PACK, THREADS), images)
+        self._run("depth_to_space", grid, THREADS, values, out, x, y, z, channels, out.stride(4))
 
     def _grid(self, items: int, threads: int) -> int:
         return min(math.ceil(items / threads), self._blocks)
 
     def _run(self, name: str, grid: tuple[int, int], threads: int, *values: Any) -> None:
-        those = [_as_c(value) for value in values]
-        pointers = (ctypes.c_void_p * len(those))(*(ctypes.cast(ctypes.byref(one), ctypes.c_void_p) for one in those))
+        arguments = [_as_c(value) for value in values]
+        pointers = [ctypes.cast(ctypes.byref(one), ctypes.c_void_p) for one in arguments]
         with torch.cuda.device(values[0].device):
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
             code = self._library.cuLaunchKernel(
-                self._functions[name], *grid, 1, threads, 1, 1, 0, stream, pointers, None
+                self._functions[name],
+                *grid,
+                1,
+                threads,
+                1,
+                1,
+                0,
+                stream,
+                (ctypes.c_void_p * len(pointers))(*pointers),
+                None,
             )
-        self._checked(code)
+        self._check(code)
 
-    def _checked(self, code: int) -> None:
+    def _check(self, code: int) -> None:
         if code:
-            said = ctypes.c_char_p()
-            self._library.cuGetErrorString(code, ctypes.byref(said))
-            raise RuntimeError(f"CUDA error: {(said.value or str(code).encode()).decode()}")
+            message = ctypes.c_char_p()
+            self._library.cuGetErrorString(code, ctypes.byref(message))
+            raise RuntimeError(f"CUDA error: {(message.value or str(code).encode()).decode()}")
 
 
 def kernels(device: torch.device) -> Kernels | None:
-    """The kernels on a GPU, torch's current one where the device names none; None where they cannot be had.
+    """The kernels on a GPU (torch's current one if the device has no number); None where they are unavailable.
 
     Raises torch.OutOfMemoryError.
     """
-    found = _kernels(_index(device)) if _is_gpu(device) else None
+    found = _kernels_or_reason(device)
     return found if isinstance(found, Kernels) else None
 
 
-def trouble(device: torch.device) -> str | None:
-    """Why a GPU's kernels cannot be had; None if they can, and where there is no GPU."""
-    found = _kernels(_index(device)) if _is_gpu(device) else None
+def why_unavailable(device: torch.device) -> str | None:
+    """Why a GPU's kernels are unavailable; None if they are available, and where there is no GPU."""
+    found = _kernels_or_reason(device)
     return found if isinstance(found, str) else None
 
 
+def _kernels_or_reason(device: torch.device) -> Kernels | str | None:
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return _compile_once(torch.cuda.current_device() if device.index is None else device.index)
+
+
 @functools.cache
-def _kernels(device: int) -> Kernels | str:
+def _compile_once(device: int) -> Kernels | str:
     try:
         return Kernels(device)
     except torch.OutOfMemoryError:
@@ -139,16 +154,8 @@ def _kernels(device: int) -> Kernels | str:
         return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _is_gpu(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_available()
-
-
-def _index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
-
-
 def compiled(library: Any, major: int, minor: int) -> bytes:
-    """kernels.cu as machine code for a GPU. Raises RuntimeError with what the compiler says."""
+    """kernels.cu as machine code for a GPU. Raises RuntimeError with the compiler's message."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     library.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), SOURCE.name.encode(), 0, None, None)
     option = ctypes.c_char_p(f"--gpu-architecture=sm_{major}{minor}".encode())
@@ -165,7 +172,7 @@ def compiled(library: Any, major: int, minor: int) -> bytes:
 
 
 def _sizes(image: Tensor) -> tuple[int, int, int]:
-    """Images, channels, voxels of an image whose voxels' rows are evenly apart."""
+    """How many images, channels and voxels an image has."""
     return image.shape[0], image.shape[1], math.prod(image.shape[2:])
 
 

@@ -17,8 +17,8 @@ from model.bundle.settings import Network
 
 CHANNELS = 2  # PET, CT
 STEM = 32
-SQUEEZE = 0.25  # of a block's input channels: width of its squeeze-and-excitation
-STEP = 8  # widths are rounded to multiples of this, then of the group's width
+SQUEEZE = 0.25  # width of the squeeze-and-excitation, as a share of the block's input channels
+STEP = 8  # widths are rounded to multiples of this, then of the groups' width
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighted by what all of the slice says of them (Hu et al., CVPR 2018)."""
+    """Weights every channel by a function of all channels' means over the slice (Hu et al., CVPR 2018)."""
 
     def __init__(self, width: int, narrow: int) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ class Bottleneck(nn.Module):
         self.conv3 = ConvNorm(width, width, 1, linear=True)
         same = inside == width and stride == 1
         self.downsample = nn.Identity() if same else ConvNorm(inside, width, 1, stride, linear=True)
-        nn.init.zeros_(self.conv3.bn.weight)  # a block begins as its shortcut
+        nn.init.zeros_(self.conv3.bn.weight)  # before training a block passes on its shortcut alone
 
     def forward(self, image: Tensor) -> Tensor:
         shortcut: Tensor = self.downsample(image)
         return functional.relu_(shortcut + self.conv3(self.se(self.conv2(self.conv1(image)))))
 
 
-class Encoder(nn.Module):
+class SliceEncoder(nn.Module):
     """Stem and four stages, each of half the resolution; returns one tensor each, finest (half) first."""
 
     def __init__(self, design: Design) -> None:
@@ -114,8 +114,8 @@ class Encoder(nn.Module):
             self.add_module(f"s{number}", stage)
             self.widths.append(width)
         for module in self.modules():
-            # As timm: normal, by what goes out of a convolution. Nothing is drawn where there are shapes alone: normal_
-            # would load torch's compiler there, which takes seconds and leaves a folder in /tmp.
+            # As timm: normal, scaled by the convolution's outputs. Not on the meta device, where there are no values:
+            # normal_ would load torch's compiler there, which takes seconds and leaves a folder in /tmp.
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Twice the resolution by nearest neighbour, joined with the skip, two convolutions."""
+    """Doubles the resolution by nearest neighbour, joins the skip connection, and convolves twice."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class UpBlock(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
+class SliceDecoder(nn.Module):
     """From the encoder's deepest stage to full resolution; one block a width."""
 
     def __init__(self, skips: list[int], widths: tuple[int, ...]) -> None:
@@ -169,8 +169,8 @@ class RegNetUNet(nn.Module):
 
     def __init__(self, design: Design, widths: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        self.encoder = Encoder(design)
-        self.decoder = Decoder(self.encoder.widths, widths)
+        self.encoder = SliceEncoder(design)
+        self.decoder = SliceDecoder(self.encoder.widths, widths)
         head = nn.Conv2d(widths[-1], classes, 3, padding=1)
         nn.init.xavier_uniform_(head.weight)
         if head.bias is not None:

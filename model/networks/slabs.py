@@ -1,9 +1,10 @@
-"""The forward pass of the U-Nets in networks.py for inference: the same logits in about a quarter of the memory.
+"""The forward pass of the U-Nets of unet.py for inference: the same logits in about a quarter of the memory.
 
-The plain forward holds, at full resolution, what the decoder joins, the join, and what is made of it. Here every stage
-has one buffer: the encoders write their channels into it, and the decoder's convolutions overwrite it, a slab of the
-volume at a time, a row only after it was read. Images lie channels_last_3d, in which a slab along X is one piece of
-memory. A volume that is one slab is computed whole. On a GPU in float16 fused.py runs it then.
+The plain forward pass holds, at full resolution, the skip connection, its concatenation with the decoder's image, and
+the convolution of that. Here every stage has one buffer. The encoders write their channels into it; the decoder's
+convolutions overwrite it, one slab of the volume at a time, each row only after it was read. Images are
+channels_last_3d, in which a slab along X is one piece of memory. A volume of a single slab is computed whole; on a GPU
+in float16, fused.py does that.
 """
 
 import copy
@@ -14,38 +15,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.networks.fused import Fused, fits
-from model.networks.kernels import kernels, trouble
+from model.networks.fused import Fused, can_fuse
+from model.networks.kernels import kernels, why_unavailable
 from model.networks.regnet import RegNetUNet
 from model.networks.unet import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 
-SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # most that a slab of a convolution's input takes
+SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # the most that the input of a convolution over one slab takes
 LAST = torch.channels_last_3d
-Read = Callable[[int, int], Sequence[Tensor]]  # rows [low, high) along X of an image, its channels in parts
-Kept = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # buffers of the stages, for the next window
+Read = Callable[[int, int], Sequence[Tensor]]  # gives rows [low, high) along X of an image, as groups of its channels
+Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffers, kept for the next window
 
 
 def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
     """The network on the device, its weights laid out for `forward`, those of convolutions in `precision`.
 
-    In float32, or for another network than the U-Nets, it is `network` itself, moved; else a copy, or on a GPU whose
-    kernels can be had, `Fused`. Batch normalisation goes into the convolution before it. A network for slices lies
-    channels-last, too: on a CPU it takes two thirds of the time.
+    In float32, or if it is no U-Net, it is `network` itself, moved; else a copy, or on a GPU with the kernels, `Fused`.
+    Batch normalisation goes into the convolution before it. A network for slices becomes channels-last, too: on a CPU
+    it then takes two thirds of the time.
     """
     if isinstance(network, RegNetUNet):
         flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return flat
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return network.to(device)
-    given = network = without_batch_norm(network)
+    original = network = without_batch_norm(network)
     if precision != torch.float32:
         network = copy.deepcopy(network)
         for module in network.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
                 module.to(precision)
     out: nn.Module = network.to(device).to(memory_format=LAST)  # type: ignore[call-overload]
-    if precision == torch.float16 and fits(given) and (those := kernels(device)):
-        return Fused(given.to(device), out, those)
+    if precision == torch.float16 and can_fuse(original) and (compiled := kernels(device)):
+        return Fused(original.to(device), out, compiled)
     return out
 
 
@@ -66,67 +67,69 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
     return network
 
 
-def missed(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
-    """Why `prepared` makes no `Fused` of a network that could be one there; None where it does, or never could."""
-    return trouble(device) if precision == torch.float16 and fits(network) else None
+def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
+    """Why `prepared` gives no `Fused` for a network that could be one; None if it does, or the network could not."""
+    return why_unavailable(device) if precision == torch.float16 and can_fuse(network) else None
 
 
 @torch.no_grad()
-def forward(network: nn.Module, image: Tensor, kept: Kept | None = None) -> Tensor:
-    """What `network(image)` gives, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
+def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None) -> Tensor:
+    """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
 
-    network: of `prepared`; others than the U-Nets are run as they are. kept: buffers of windows before, which this one
-    takes and adds to. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
+    network: from `prepared`; what is no U-Net runs as it is. buffers: those of earlier windows, which this window uses
+    and adds to. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
     """
-    kept = {} if kept is None else kept
+    buffers = {} if buffers is None else buffers
     match network:
         case Fused():
             one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
-            whole: Tensor = network(image) if one_slab else forward(network.plain, image, kept)
+            whole: Tensor = network(image) if one_slab else forward(network.plain, image, buffers)
             return whole
         case UNet():
-            return _unet(network, image, kept)
+            return _unet(network, image, buffers)
         case MiddleFusion():
             ct, pet = image.chunk(2, dim=1)
-            return decoded(network.decoder, _encoded([network.pet_encoder, network.ct_encoder], [pet, ct], kept))
+            return decoded(network.decoder, _encoded([network.pet_encoder, network.ct_encoder], [pet, ct], buffers))
         case LateFusion():
             ct, pet = image.chunk(2, dim=1)
-            return _unet(network.pet, pet, kept).add_(_unet(network.ct, ct, kept)).div_(2)
+            return _unet(network.pet, pet, buffers).add_(_unet(network.ct, ct, buffers)).div_(2)
         case LateFeatures():
-            return _late_features(network, image, kept)
+            return _late_features(network, image, buffers)
         case _:
             out: Tensor = network(image)
             return out
 
 
 def peak_bytes(width: int, voxels: int, itemsize: int) -> int:
-    """About what `forward` takes of a window on a GPU: a stage's buffer of `width` channels, a slab of the join of
-    twice as many, and what the convolution and the norm make of it. In fused.py it is less.
+    """About how many bytes `forward` takes for a window on a GPU; `Fused` takes less.
+
+    They are the first stage's buffer of `width` channels, a slab of the decoder's input of twice as many, and the
+    convolution's output.
     """
     stage = width * voxels * itemsize
     return stage + 2 * min(2 * stage, SLAB_BYTES["cuda"])
 
 
 def windows_of_one_slab(width: int, voxels: int, itemsize: int) -> int:
-    """How many windows at a time are computed whole on a GPU; more would only be slower."""
+    """How many windows at a time a GPU can compute whole; more at a time would only be slower."""
     return max(SLAB_BYTES["cuda"] // (2 * width * voxels * itemsize), 1)
 
 
-def _unet(network: UNet, image: Tensor, kept: Kept) -> Tensor:
-    return decoded(network.decoder, _encoded([network.encoder], [image], kept))
+def _unet(network: UNet, image: Tensor, buffers: Buffers) -> Tensor:
+    return decoded(network.decoder, _encoded([network.encoder], [image], buffers))
 
 
-def _late_features(network: LateFeatures, image: Tensor, kept: Kept) -> Tensor:
-    """The 1x1x1 convolution of joined features is the sum of one of each network's."""
+def _late_features(network: LateFeatures, image: Tensor, buffers: Buffers) -> Tensor:
+    """The 1x1x1 convolution of both networks' features is the sum of two, one for each network's."""
     ct, pet = image.chunk(2, dim=1)
     weights = network.fc.weight.chunk(2, dim=1)
-    out = _by_rows(lambda rows: functional.conv3d(rows, weights[0]), _unet(network.pet, pet, kept))
-    last = _by_rows(lambda rows: functional.conv3d(rows, weights[1], network.fc.bias), _unet(network.ct, ct, kept))
+    out = _by_rows(lambda rows: functional.conv3d(rows, weights[0]), _unet(network.pet, pet, buffers))
+    last = _by_rows(lambda rows: functional.conv3d(rows, weights[1], network.fc.bias), _unet(network.ct, ct, buffers))
     return out.add_(last)
 
 
-def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], kept: Kept) -> list[Tensor]:
-    """What the decoder reads of every stage, finest first: the encoders' channels one after the other."""
+def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], buffers: Buffers) -> list[Tensor]:
+    """The buffers of the stages, finest first: the encoders' channels one after the other."""
     stages: list[Tensor] = []
     if any(edge % 2 ** (encoders[0].stages - 1) for edge in images[0].shape[2:]):
         raise ValueError(f"{encoders[0].stages} stages cannot halve {tuple(images[0].shape[2:])} voxels evenly")
@@ -134,28 +137,28 @@ def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], kept: Kept) 
         for stage in range(encoder.stages):
             layer: Any = encoder.get_submodule(f"layer{stage + 1}")
             width = layer[1].conv.out_channels
-            image = _pooled(image) if stage else _laid_out(image, layer[0].conv.weight.dtype)
+            image = _pooled(image) if stage else _channels_last(image, layer[0].conv.weight.dtype)
             if number == 0:
                 shape = torch.Size((len(image), len(encoders) * width, *image.shape[2:]))
                 key = (stage, shape, image.dtype)
-                if key not in kept:
-                    kept[key] = _empty(image, shape[1], shape[2:])
-                stages.append(kept[key])
-            place = stages[stage].narrow(1, number * width, width)
-            image = _block(layer[1], _rows_of(_block(layer[0], _rows_of(image), place)), place)
-            if image is not place:
-                place.copy_(image)
+                if key not in buffers:
+                    buffers[key] = _empty(image, shape[1], shape[2:])
+                stages.append(buffers[key])
+            target = stages[stage].narrow(1, number * width, width)
+            image = _block(layer[1], _rows_of(_block(layer[0], _rows_of(image), target)), target)
+            if image is not target:
+                target.copy_(image)
     return stages
 
 
 def decoded(decoder: Decoder, stages: list[Tensor]) -> Tensor:
-    """Logits, or last features; the stages are overwritten."""
+    """Logits, or the last features of a network without a last convolution; `stages` are overwritten."""
     image = stages[-1]
     for number in range(1, decoder.stages):
-        place = stages[-1 - number]
+        stage = stages[-1 - number]
         layer: Any = decoder.get_submodule(f"layer{number}")
-        joined = _rows_of_join(decoder.get_submodule(f"upconv{number}"), image, place)
-        image = _block(layer[1], _rows_of(_block(layer[0], joined, place)), place)
+        joined = _rows_of_join(decoder.get_submodule(f"upconv{number}"), image, stage)
+        image = _block(layer[1], _rows_of(_block(layer[0], joined, stage)), stage)
     return image if isinstance(decoder.fc, nn.Identity) else _by_rows(decoder.fc, image)
 
 
@@ -164,7 +167,7 @@ def _rows_of(image: Tensor) -> Read:
 
 
 def _rows_of_join(up: nn.Module, below: Tensor, skip: Tensor) -> Read:
-    """Rows of [up(below), skip]: a row of `below` becomes two."""
+    """Rows of [up(below), skip]; a row of `below` becomes two."""
 
     def read(low: int, high: int) -> Sequence[Tensor]:
         part = up(below[:, :, low // 2 : (high + 1) // 2])
@@ -173,12 +176,13 @@ def _rows_of_join(up: nn.Module, below: Tensor, skip: Tensor) -> Read:
     return read
 
 
-def _block(block: Any, read: Read, place: Tensor) -> Tensor:
-    """Convolution, instance normalisation where there is one, SELU, written to `place`, which `read` may read; a volume
-    that is one slab comes as a new tensor.
+def _block(block: Any, read: Read, target: Tensor) -> Tensor:
+    """Convolution, instance normalisation where there is one, SELU.
+
+    A volume of one slab is returned as a new tensor. A larger one is written to `target`, which `read` may read.
     """
-    conv, norm, edge = block.conv, block.norm, place.shape[2]
-    rows = _rows(place, max(conv.in_channels, conv.out_channels))
+    conv, norm, edge = block.conv, block.norm, target.shape[2]
+    rows = _rows(target, max(conv.in_channels, conv.out_channels))
     if rows >= edge:
         parts = read(0, edge)
         joined = parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
@@ -186,50 +190,55 @@ def _block(block: Any, read: Read, place: Tensor) -> Tensor:
         del parts, joined
         return functional.selu_(_normed(norm, image))
     if isinstance(norm, nn.Identity):
-        for first, slab in _slabs(conv, read, place, rows):
-            place[:, :, first : first + slab.shape[2]] = functional.selu_(slab)
-        return place
-    sums = [torch.zeros(place.shape[:2], dtype=torch.float64, device=place.device) for _ in range(3)]
-    for first, slab in _slabs(conv, read, place, rows):
-        mean, spread = _moments(slab)
-        place[:, :, first : first + slab.shape[2]] = slab
-        for total, more in zip(sums, (torch.ones_like(mean), mean, spread + mean**2), strict=True):
+        for first, slab in _slabs(conv, read, target, rows):
+            target[:, :, first : first + slab.shape[2]] = functional.selu_(slab)
+        return target
+    sums = [torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device) for _ in range(3)]
+    for first, slab in _slabs(conv, read, target, rows):
+        mean, variance = _moments(slab)
+        target[:, :, first : first + slab.shape[2]] = slab
+        for total, more in zip(sums, (torch.ones_like(mean), mean, variance + mean**2), strict=True):
             total += more * slab.shape[2]
     mean = sums[1] / sums[0]
     scale = norm.weight / (sums[2] / sums[0] - mean**2 + norm.eps).sqrt()
     shift = norm.bias - mean * scale
     for first in range(0, edge, rows):
-        part = place[:, :, first : first + rows]
+        part = target[:, :, first : first + rows]
         scaled = torch.addcmul(shift.float()[..., None, None, None], part.float(), scale.float()[..., None, None, None])
         part.copy_(functional.selu_(scaled))
-    return place
+    return target
 
 
-def _slabs(conv: Any, read: Read, place: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-    """The convolution, `rows` rows at a time, each with its first row; `place` may be overwritten up to them."""
-    edge = place.shape[2]
-    seen = _empty(place, conv.in_channels, (rows + 2, *place.shape[3:]))  # row r at r - first + 1
-    seen[:, :, 0] = 0
-    have = 0
+def _slabs(conv: Any, read: Read, target: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+    """The convolution, `rows` rows at a time: the first row's number, and the slab.
+
+    The caller may overwrite `target` up to the end of the slab.
+    """
+    edge = target.shape[2]
+    window = _empty(target, conv.in_channels, (rows + 2, *target.shape[3:]))  # row r at r - first + 1
+    window[:, :, 0] = 0
+    rows_read = 0
     for first in range(0, edge, rows):
         last = min(first + rows, edge)
         if first:
-            seen[:, :, :2] = seen[:, :, rows:].clone()
-        more = min(last + 1, edge)
-        if more > have:
+            window[:, :, :2] = window[:, :, rows:].clone()
+        needed = min(last + 1, edge)
+        if needed > rows_read:
             channel = 0
-            for part in read(have, more):
-                seen[:, channel : channel + part.shape[1], have - first + 1 : more - first + 1] = part
+            for part in read(rows_read, needed):
+                window[:, channel : channel + part.shape[1], rows_read - first + 1 : needed - first + 1] = part
                 channel += part.shape[1]
-            have = more
+            rows_read = needed
         if last == edge:
-            seen[:, :, last - first + 1] = 0
-        yield first, functional.conv3d(seen[:, :, : last - first + 2], conv.weight, conv.bias, padding=(0, 1, 1))
+            window[:, :, last - first + 1] = 0
+        yield first, functional.conv3d(window[:, :, : last - first + 2], conv.weight, conv.bias, padding=(0, 1, 1))
 
 
 def _normed(norm: Any, image: Tensor) -> Tensor:
-    """Instance-normalised, channels last where they are. On a GPU as batch normalisation of one image after the other:
-    the same sum, in float32 whatever the image is, where instance_norm would turn the image to and fro.
+    """Instance normalisation that keeps a channels-last image as it is.
+
+    On a GPU it is batch normalisation of one image after the other: the same values, summed in float32 whatever the
+    image's type. torch's instance_norm would copy the image into another layout and back.
     """
     if image.device.type == "cpu" or isinstance(norm, nn.Identity):
         out: Tensor = norm(image)
@@ -247,10 +256,10 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of every channel of every image, (B, C) float64."""
     if image.device.type == "cpu":  # var_mean is twenty times slower there
         pairs = [torch.batch_norm_update_stats(one, None, None, 0.0) for one in _one_by_one(image)]
-        mean, spread = (torch.stack(part) for part in zip(*pairs, strict=True))
+        mean, variance = (torch.stack(part) for part in zip(*pairs, strict=True))
     else:
-        spread, mean = torch.var_mean(image.float(), (2, 3, 4), correction=0)
-    return mean.double(), spread.double()
+        variance, mean = torch.var_mean(image.float(), (2, 3, 4), correction=0)
+    return mean.double(), variance.double()
 
 
 def _one_by_one(images: Tensor) -> list[Tensor]:
@@ -263,7 +272,7 @@ def _pooled(image: Tensor) -> Tensor:
 
 
 def _by_rows(work: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """What works on every row along X, or on every two, a slab at a time."""
+    """Do `work`, which takes every row along X, or every two, by itself, one slab at a time."""
     edge, rows = image.shape[2], _rows(image, image.shape[1])
     if rows >= edge:
         return work(image)
@@ -271,13 +280,13 @@ def _by_rows(work: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
 
 
 def _rows(image: Tensor, channels: int) -> int:
-    """Rows along X of a slab of so many channels, an even number."""
+    """How many rows along X a slab of so many channels has, an even number."""
     row = channels * image[:, 0, 0].numel() * image.element_size()
     return max(SLAB_BYTES[image.device.type] // row // 2 * 2, 2)
 
 
-def _laid_out(image: Tensor, precision: torch.dtype) -> Tensor:
-    """An image of one channel in which torch sees channels last: its own conversion leaves such strides as they are."""
+def _channels_last(image: Tensor, precision: torch.dtype) -> Tensor:
+    """The image, channels-last. torch's own conversion would leave the strides of a single channel as they are."""
     return _empty(image, image.shape[1], image.shape[2:]).copy_(image).to(precision)
 
 

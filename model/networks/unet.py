@@ -1,8 +1,8 @@
-"""Networks by their settings, those of Ahn and Park, table 2, here: U-Nets with early, middle and late fusion, and
-MONAI's SwinUNETR; those for slices in regnet.py.
+"""Build a network from its settings. Here: the networks of Ahn and Park, table 2, which are U-Nets with early, middle
+and late fusion, and MONAI's SwinUNETR. The networks for slices are in regnet.py.
 
 A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down, ConvTranspose3d 2 up,
-Conv3d 1x1x1 to 2 logits (section 2.1). norm: batch puts BatchNorm3d in InstanceNorm3d's place. Input (B, 2, X, Y, Z),
+Conv3d 1x1x1 to 2 logits (section 2.1). With norm: batch, BatchNorm3d replaces InstanceNorm3d. Input (B, 2, X, Y, Z),
 channel 0 = CT, channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z).
 Parameter names follow the authors' checkpoints: pet_encoder.layer1.0.conv.weight and so on.
 """
@@ -36,9 +36,9 @@ def build(network: Network) -> nn.Module:
 
 
 def skeleton(network: Network) -> nn.Module:
-    """The network without values, to be filled or counted; on the meta device where the network can be built there.
+    """The network without values, to load weights into or to count parameters: built on the meta device.
 
-    MONAI's SwinUNETR reads values of tensors while it is built, so it is made with random weights.
+    MONAI's SwinUNETR reads tensors' values while it is built, so it gets random weights instead.
     """
     if network.fusion == "swin_unetr":
         return build(network)
@@ -47,20 +47,21 @@ def skeleton(network: Network) -> nn.Module:
 
 
 class Norm(nn.InstanceNorm3d):
-    """Instance normalisation that leaves channels_last_3d images as they lie on a CPU.
+    """Instance normalisation that keeps a channels_last_3d image in that layout on a CPU.
 
-    torch's own copies such an image to and fro, a fifth of a training step's time; a group a channel is the same sum.
+    torch's own copies such an image into another layout and back, which is a fifth of a training step's time. Group
+    normalisation with one channel a group gives the same values.
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        lies_last = image.is_contiguous(memory_format=torch.channels_last_3d) and not image.is_contiguous()
-        if image.device.type != "cpu" or not lies_last:
+        is_channels_last = image.is_contiguous(memory_format=torch.channels_last_3d) and not image.is_contiguous()
+        if image.device.type != "cpu" or not is_channels_last:
             return super().forward(image)
         return functional.group_norm(image, self.num_features, self.weight, self.bias, self.eps)
 
 
 def norm_of(kind: str, channels: int) -> nn.Module:
-    """The normalisation of a block. Batch statistics are means over about the last 100 steps of training."""
+    """The normalisation of a block. Batch statistics are means over about the last 100 training steps."""
     return Norm(channels, affine=True) if kind == "instance" else nn.BatchNorm3d(channels, momentum=0.02)
 
 
@@ -135,7 +136,7 @@ class UNet(nn.Module):
 
 
 class MiddleFusion(nn.Module):
-    """An encoder a modality, [PET, CT] joined at every stage, one decoder of doubled widths (figure 2)."""
+    """An encoder each for PET and CT, joined as [PET, CT] at every stage; a decoder of doubled widths (figure 2)."""
 
     def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()

@@ -1,7 +1,11 @@
-"""Member files into networks, one at a time; the weight soup of DiWA. `-m model.networks.weights FOLDER ...` checks."""
+"""Load members' files into networks; average weights for DiWA.
+
+`python -m model.networks.weights FOLDER ...` verifies bundles.
+"""
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,35 +23,45 @@ from model.terminal import say
 
 State = dict[str, Tensor]
 STATISTICS = ("running_mean", "running_var")  # of batch normalisation, as torch names them
-Voter = tuple[float, Callable[[], nn.Module], Part]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voter:
+    """One network of an ensemble: its weight in the mean, its part of the manifest, and the function that loads it."""
+
+    weight: float
+    part: Part
+    load: Callable[[], nn.Module]
 
 
 def voters(bundle: Bundle) -> list[Voter]:
-    """What is to be run, as (weight, function that loads the network, its part of the manifest): every member for
-    EoA, one soup for DiWA.
-    """
+    """The networks to run: every member for EoA, one soup for DiWA."""
     manifest = bundle.manifest
     if manifest.method == "diwa":
-        whole = manifest.part(manifest.members[0])
-        return [(1.0, lambda: as_network(whole.network, soup(bundle), bundle.folder), whole)]
+        part = manifest.part(manifest.members[0])
+        return [Voter(weight=1.0, part=part, load=lambda: as_network(part.network, soup(bundle), bundle.folder))]
 
     def load(member: Member) -> nn.Module:
         return as_network(manifest.part(member).network, read_state(bundle, member), bundle.folder)
 
-    return [(member.weight, partial(load, member), manifest.part(member)) for member in manifest.members]
+    return [
+        Voter(weight=member.weight, part=manifest.part(member), load=partial(load, member))
+        for member in manifest.members
+    ]
 
 
-def keep(those: list[Voter], device: torch.device) -> list[Voter]:
+def load_now(voters: list[Voter], device: torch.device) -> list[Voter]:
     """The same voters with their networks loaded now, onto the device: for a process that runs many studies."""
 
-    def kept(network: nn.Module) -> Callable[[], nn.Module]:
-        return lambda: network
+    def loaded(voter: Voter) -> Voter:
+        network = voter.load().to(device)
+        return replace(voter, load=lambda: network)
 
-    return [(weight, kept(load().to(device)), part) for weight, load, part in those]
+    return [loaded(voter) for voter in voters]
 
 
 def read_state(bundle: Bundle, member: Member) -> State:
-    """A member's tensors in float32, on the host. Raises WeightsError if the file or a tensor is not as it must be."""
+    """A member's tensors in float32, on the host. Raises WeightsError if they do not fit the manifest."""
     path = bundle.folder / member.file
     try:
         state = load_file(path)
@@ -60,7 +74,7 @@ def read_state(bundle: Bundle, member: Member) -> State:
 def soup(bundle: Bundle) -> State:
     """The weighted mean of all members' weights (DiWA; Ahn and Park, algorithm 2).
 
-    Raises ConfigError if they keep batch statistics that differ: the mean of statistics is that of no network.
+    Raises ConfigError if their batch statistics differ: the mean of statistics belongs to no network.
     """
     members = bundle.manifest.members
     total = sum(member.weight for member in members)
@@ -94,12 +108,17 @@ def mean_of(states: Iterable[tuple[float, State]]) -> State:
 
 def as_network(network: Network, state: State, where: Path) -> nn.Module:
     """The network with these tensors, in evaluation mode, on the host."""
-    module = skeleton(network)  # no time spent on random weights that are thrown away
+    module = skeleton(network)  # random weights would cost time and be overwritten
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"'{where}': {error}") from None
     return module.eval()
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return bool(torch.isfinite(torch.stack(values.aminmax())).all())  # unlike values.isfinite(), needs no memory
 
 
 def _check_tensors(state: State, network: Network, path: Path) -> None:
@@ -116,7 +135,7 @@ def _check_tensors(state: State, network: Network, path: Path) -> None:
                 f"'{path}': {name} has shape {tuple(tensor.shape)}, the manifest's network needs "
                 f"{tuple(expected[name].shape)}; the manifest belongs to other weights"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise WeightsError(f"'{path}': {name} holds NaN or infinite values; the training went wrong")
 
 

@@ -1,1 +1,1 @@
-"""What comes of a mask: metrics, lesions, files, pictures."""
+"""What is made from a mask: metrics, lesions, files, pictures."""

@@ -9,7 +9,7 @@ from typing import Any
 from model import RESEARCH
 from model.results.lesions import Lesion, Totals
 
-DIGITS = 4  # after the point: more than the voxels know
+DIGITS = 4  # after the point: more than the voxels' precision
 DEFINITIONS = {
     "lesions": "18-connected components of the mask, by falling volume",
     "suv_peak": "highest mean SUV of the voxels whose centres lie within 6.2 mm (1 ml) of one of the lesion's",
@@ -18,11 +18,11 @@ DEFINITIONS = {
     "long_diameter_mm": "largest distance between two points of the lesion's surface, in any direction",
     "dmax_mm": "largest distance between the centroids of two lesions",
 }
-DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that starts so for a formula
 
 
 def lesions_csv(lesions: Sequence[Lesion]) -> str:
-    """One row a lesion; the head alone where there is none."""
+    """One row a lesion; without lesions only the row of names."""
     names = [item.name for item in dataclasses.fields(Lesion)]
     return csv_text([*names, "notice"], [rounded(dataclasses.asdict(one)) | {"notice": RESEARCH} for one in lesions])
 
@@ -42,7 +42,7 @@ def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """CSV with these columns; None is empty. An apostrophe stands before text that a spreadsheet would run."""
+    """CSV with these columns; None is an empty cell. Text that a spreadsheet would run gets an apostrophe in front."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()
@@ -52,11 +52,11 @@ def csv_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def without_apostrophe(value: str) -> str:
-    """A cell of `csv_text` as it was."""
-    return value[1:] if value[:1] == "'" and value[1:2] in DANGEROUS else value
+    """The text of a cell of `csv_text` before it got an apostrophe."""
+    return value[1:] if value[:1] == "'" and value[1:2] in FORMULA_STARTS else value
 
 
 def _harmless(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in DANGEROUS:
+    if isinstance(value, str) and value[:1] in FORMULA_STARTS:
         return f"'{value}"
     return value

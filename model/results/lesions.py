@@ -1,4 +1,4 @@
-"""What lesions measure: volume, SUVmax, SUVmean, SUVpeak, TLG, centroid, long diameter; and totals: MTV, TLG, Dmax.
+"""Measure lesions: volume, SUVmax, SUVmean, SUVpeak, TLG, centroid, long diameter; and totals: MTV, TLG, Dmax.
 
 Lesions are 18-connected components, the largest first. SUVpeak and the long diameter follow the definitions of the
 Image Biomarker Standardisation Initiative (arXiv:1612.07003, features 0F91 and L0JK).
@@ -28,9 +28,9 @@ class Lesion:
     volume_ml: float
     suv_max: float
     suv_mean: float
-    suv_peak: float  # highest mean in a sphere of 1 ml about a voxel of the lesion
+    suv_peak: float  # highest mean in a sphere of 1 ml around a voxel of the lesion
     tlg_suv_ml: float  # total lesion glycolysis: SUVmean x volume
-    centroid_x_mm: float  # patient coordinates (LPS), of the voxels' centres, all of one weight
+    centroid_x_mm: float  # mean of the voxels' centres, patient coordinates (LPS)
     centroid_y_mm: float
     centroid_z_mm: float
     long_diameter_mm: float  # largest distance between two points of its surface
@@ -38,7 +38,7 @@ class Lesion:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """All lesions of a study together. None: what no lesion, or a single one, does not have."""
+    """All lesions of a study together. None: not defined without lesions, or, for dmax_mm, for a single one."""
 
     lesions: int
     mtv_ml: float  # metabolic tumour volume
@@ -49,10 +49,9 @@ class Totals:
 
 
 def measure(suv: NDArray[Any], mask: NDArray[Any], grid: Grid) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:
-    """The lesions of a mask, their totals, and the number of the lesion that each voxel is of; none for an empty one.
+    """The lesions of a mask, their totals, and the number of the lesion at every voxel; no lesions for an empty mask.
 
-    suv, mask: (z, y, x) on `grid`, any orientation; the values of the same voxels, whatever the order they lie in.
-    Numbers are int32 (z, y, x), 0 outside lesions.
+    suv, mask: (z, y, x) on `grid`, in any orientation. Numbers are int32 (z, y, x), 0 outside lesions.
     """
     labels, count = components(mask)
     boxes = ndimage.find_objects(labels)
@@ -82,7 +81,7 @@ def peak_offsets(spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
 
 
 def _rank(values: dict[str, float]) -> tuple[float, ...]:
-    """What lesions are ordered by: the largest first."""
+    """The order of lesions: the largest first."""
     return (-values["volume_ml"], -values["suv_max"], *(values[f"centroid_{axis}_mm"] for axis in "zyx"))
 
 
@@ -112,7 +111,7 @@ def _lesion(
 def _peak(
     suv: NDArray[Any], inside: NDArray[np.bool_], box: tuple[slice, ...], spacing_mm: tuple[float, float, float]
 ) -> float:
-    """Highest mean over the sphere about each voxel of the lesion; what lies beyond the image does not count."""
+    """Highest mean in the sphere around any voxel of the lesion; a sphere ends at the image's edge."""
     sphere = peak_offsets(spacing_mm).astype(np.float64)
     reach = [n // 2 for n in sphere.shape]
     wide = tuple(
@@ -135,7 +134,7 @@ def long_diameter_mm(inside: NDArray[np.bool_], spacing_mm: tuple[float, float, 
     points = []
     for axis in range(3):
         steps = np.argwhere(np.diff(padded.astype(np.int8), axis=axis)).astype(np.float64)
-        steps[:, axis] += 0.5  # between the two voxels
+        steps[:, axis] += 0.5  # the face between two voxels
         points.append(steps)
     surface = np.concatenate(points) * spacing_mm[::-1]
     return _longest(surface[ConvexHull(surface).vertices])

@@ -1,4 +1,4 @@
-"""A picture to check a mask by: coronal and sagittal maximum-intensity projections, mask outlined, true aspect."""
+"""A picture to check a mask: coronal and sagittal maximum-intensity projections to scale, with the mask's outline."""
 
 import io
 from typing import Any
@@ -11,11 +11,11 @@ from scipy import ndimage
 SUV_BLACK = 10.0  # grey scale: white at SUV 0, black at this and above
 PIXEL_MM = 1.5
 THUMBNAIL_PIXEL_MM, THUMBNAIL_GAP, THUMBNAIL_GREYS = 4.0, 6, 16
-LARGEST = 2000  # pixels of an edge: a body is smaller, a wrong header may not be
+LARGEST = 2000  # pixels of an edge: a body is smaller, but a wrong header may claim more
 MARGIN = 36
 OUTLINE = (214, 30, 30)
 INK = (40, 40, 40)
-NUMBERED = 30  # lesions that have their number beside them: more would hide each other
+NUMBERED = 30  # lesions with their number beside them: more would hide each other
 
 
 def preview(
@@ -29,11 +29,11 @@ def preview(
 
     suv, mask: (z, y, x) in LAS order; spacing_mm: (x, y, z). The patient stands upright, right side
     at the left of the coronal picture (radiological convention), facing left in the sagittal one.
-    An empty mask gives the projections without an outline. numbers: of the lesions, (z, y, x); the first
-    30 stand beside their outlines.
+    An empty mask gives the projections without an outline. numbers: the lesion's number at every voxel, (z, y, x); the
+    first 30 are written beside their outlines.
     """
     x_mm, y_mm, z_mm = spacing_mm
-    # LAS: x grows to the left, y to anterior, z to superior. Rows run downwards, so z is turned over.
+    # LAS: x grows to the left, y to anterior, z to superior. Rows run downwards, so z is flipped.
     coronal = _panel(suv.max(axis=1)[::-1], np.any(mask, axis=1)[::-1], (z_mm, x_mm))
     sagittal = _panel(suv.max(axis=2)[::-1, ::-1], np.any(mask, axis=2)[::-1, ::-1], (z_mm, y_mm))
     wide = coronal.width + sagittal.width + 3 * MARGIN
@@ -47,10 +47,10 @@ def preview(
         left += panel.width + MARGIN
     for number, (z, y, x) in enumerate(_boxes(numbers), start=1):
         height = 1 - (z.start + z.stop) / 2 / suv.shape[0]
-        across, behind = x.stop / suv.shape[2], 1 - y.start / suv.shape[1]
+        right, back = x.stop / suv.shape[2], 1 - y.start / suv.shape[1]
         top = 2 * MARGIN + height * coronal.height - 8
-        draw.text((MARGIN + across * coronal.width + 4, top), str(number), OUTLINE, font=small)
-        draw.text((2 * MARGIN + coronal.width + behind * sagittal.width + 4, top), str(number), OUTLINE, font=small)
+        draw.text((MARGIN + right * coronal.width + 4, top), str(number), OUTLINE, font=small)
+        draw.text((2 * MARGIN + coronal.width + back * sagittal.width + 4, top), str(number), OUTLINE, font=small)
     draw.text((MARGIN, 12), caption, INK, font=font)
     bottom = coronal.height + 2 * MARGIN
     draw.line([(MARGIN, bottom + 10), (MARGIN + 100 / PIXEL_MM, bottom + 10)], INK, 2)
@@ -61,7 +61,7 @@ def preview(
 
 
 def _boxes(numbers: NDArray[Any] | None) -> list[tuple[slice, slice, slice]]:
-    """Where the first lesions lie."""
+    """The boxes of the first lesions."""
     if numbers is None or not numbers.any():
         return []
     boxes: list[tuple[slice, slice, slice]] = ndimage.find_objects(np.ascontiguousarray(numbers))[:NUMBERED]
@@ -84,20 +84,20 @@ def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, fl
 
 
 def _in_few_colours(picture: Image.Image) -> Image.Image:
-    """A picture of greys and OUTLINE with a palette: few greys compress well, and the red stays what it is."""
+    """The picture with a palette of few greys, which compress well, and OUTLINE's red unchanged."""
     pixels = np.asarray(picture)
     index = np.rint(pixels[..., 0] / 255 * (THUMBNAIL_GREYS - 1)).astype(np.uint8)
     index[(pixels == OUTLINE).all(axis=2)] = THUMBNAIL_GREYS
-    few = Image.fromarray(index, "P")
+    reduced = Image.fromarray(index, "P")
     greys = [round(255 * level / (THUMBNAIL_GREYS - 1)) for level in range(THUMBNAIL_GREYS)]
-    few.putpalette([value for grey in greys for value in (grey, grey, grey)] + list(OUTLINE))
-    return few
+    reduced.putpalette([value for grey in greys for value in (grey, grey, grey)] + list(OUTLINE))
+    return reduced
 
 
 def _panel(
     suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float], pixel_mm: float = PIXEL_MM, line: int = 2
 ) -> Image.Image:
-    """One projection (rows, columns), brought to square pixels, with the mask's outline drawn on it."""
+    """One projection (rows, columns) in square pixels, with the mask's outline."""
     extent = [n * mm for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True)]
     size = tuple(min(LARGEST, max(1, round(mm / pixel_mm))) for mm in extent)
     grey = 255 * (1 - np.clip(suv / SUV_BLACK, 0, 1))

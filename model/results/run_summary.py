@@ -1,4 +1,4 @@
-"""What a run says of itself: report.json, and the lines on the terminal."""
+"""The report of a run: report.json, and the lines on the terminal."""
 
 import platform
 from typing import Any
@@ -19,7 +19,7 @@ from model.study.reading import Case
 def make_report(
     case: Case, bundle: Bundle, device: Device, result: Result, warnings: list[str], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Everything needed to know later what made this mask; volumes in ml, times in s, memory in bytes."""
+    """Everything that shows later how this mask was made; volumes in ml, times in s, memory in bytes."""
     _, lesions = components(result.mask)
     voxel_ml = case.pet.grid.voxel_ml
     return {

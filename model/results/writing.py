@@ -1,4 +1,4 @@
-"""Results onto the disk: each is written under a temporary name, read back and compared, then renamed."""
+"""Write results: each under a temporary name, read back, compared, then renamed."""
 
 import json
 import os
@@ -13,8 +13,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from model.errors import OutputError
-from model.files import PARTIAL, Staging, remove_left_behind, silence
+from model.files import silence
 from model.study.geometry import Grid, grid_of, image_on
+from model.whole import PARTIAL, Staging, remove_left_behind
 
 FOLDERS = {
     1: "automated-petct-lesion-segmentation",
@@ -33,10 +34,7 @@ def mask_path(output: Path, name: str, edition: int) -> Path:
 
 
 def check_output(output: Path) -> None:
-    """Make the output folder and try to write there, so that a run of minutes does not end in vain.
-
-    Raises OutputError.
-    """
+    """Make the output folder and try to write there, before minutes of work. Raises OutputError."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=output) as probe:
@@ -49,11 +47,11 @@ def check_output(output: Path) -> None:
 
 
 def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None:
-    """Refuse what would fail or do harm after minutes of work; the mask comes first in `targets`.
+    """Refuse targets that would fail or do harm after minutes of work; the mask is the first of `targets`.
 
-    Raises OutputError: the output holds the input or another .mha (the platform wants exactly one, and
-    we delete none), two results in one file, a folder or an impossible name as target. Removes what
-    killed runs left under temporary names.
+    Raises OutputError if the output holds the input or another .mha (the platform wants exactly one, and we delete
+    none), if two targets are one file, or if a target is a folder or has an impossible name. Removes the temporary
+    files that killed runs left.
     """
     whole = output.resolve()
     for path in inputs:
@@ -77,7 +75,7 @@ def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None
             raise OutputError(f"the name '{target.name}' is longer than {LONGEST_NAME} bytes; rename the CT file")
         if target is not targets[0] and target.suffix.lower() == ".mha":
             raise OutputError(f"'{target}' ends in .mha, which only the mask may; give another name")
-    with Staging() as staging:  # nothing is kept: this only tries whether every folder can be written to
+    with Staging() as staging:  # without a commit: this only tries to write to every folder
         for target in targets:
             staging.path(target)
 
@@ -85,9 +83,9 @@ def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None
 def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
     """Stage `mask` (z, y, x), bool or 0/1, as uint8 on `grid`; read it back and compare. Raises OutputError.
 
-    It is written in the system's temporary folder first, since SimpleITK writes this format only under
-    names that end in .mha, and no such name but the mask's may ever be seen below the output. Where there is no such
-    folder, or no space in it, the file is put together in memory.
+    SimpleITK writes this format only under names that end in .mha, and below the output only the mask may have such a
+    name. So the file is written in the system's temporary folder first; or, if there is none or it is full, built in
+    memory.
     """
     voxels = mask.astype(np.uint8)
     try:
@@ -102,11 +100,11 @@ def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -
 
 
 def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
-    """An array (z, y, x) as a compressed MetaImage file, as ITK writes it; numbers have all their digits."""
+    """An array (z, y, x) as a compressed MetaImage file, as ITK writes it; numbers keep all their digits."""
     data = zlib.compress(np.ascontiguousarray(voxels).tobytes())
-    columns = np.array(grid.direction).reshape(3, 3).T.ravel()  # MetaImage has a row for each axis of the image
+    columns = np.array(grid.direction).reshape(3, 3).T.ravel()  # MetaImage has one row for each axis of the image
 
-    def shown(numbers: Iterable[float]) -> str:
+    def joined(numbers: Iterable[float]) -> str:
         return " ".join(f"{float(number):.17g}" for number in numbers)
 
     head = [
@@ -116,10 +114,10 @@ def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
         "BinaryDataByteOrderMSB = False",
         "CompressedData = True",
         f"CompressedDataSize = {len(data)}",
-        f"TransformMatrix = {shown(columns)}",
-        f"Offset = {shown(grid.origin_mm)}",
+        f"TransformMatrix = {joined(columns)}",
+        f"Offset = {joined(grid.origin_mm)}",
         "CenterOfRotation = 0 0 0",
-        f"ElementSpacing = {shown(grid.spacing_mm)}",
+        f"ElementSpacing = {joined(grid.spacing_mm)}",
         f"DimSize = {' '.join(map(str, grid.size))}",
         "ElementType = MET_UCHAR",
         "ElementDataFile = LOCAL",
@@ -130,7 +128,7 @@ def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
 def write_probabilities(probability: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
     """Stage lesion probabilities (z, y, x), float32 in [0, 1], as NRRD on `grid`. Raises OutputError.
 
-    NRRD stores spacing times direction, so the grid comes back to within rounding only.
+    NRRD stores spacing times direction, so the grid comes back only up to rounding.
     """
     partial = staging.path(target)
     _write_image(probability.astype(np.float32), grid, partial, target)

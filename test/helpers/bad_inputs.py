@@ -1,9 +1,9 @@
 """Inputs that must be refused, and the table of what the user reads.
 
-`python test/helpers/bad_inputs.py` rewrites docs/errors.md.
+`python test/helpers/bad_inputs.py` writes docs/errors.md; so does `make docs`.
 
 Each case is a function (folder) -> process.py's arguments, an optional limit on the process, and the
-exit code. test_errors.py runs every case, and fails when docs/errors.md says anything else.
+exit code. test_errors.py runs every case, and compares the messages with docs/errors.md.
 """
 
 import json
@@ -138,7 +138,7 @@ def as_nifti(folder: Path, pet: Path, ct: Path) -> list[str]:
 
 
 def as_header(text: str) -> Callable[[Path, Path, Path], list[str]]:
-    """PET as .mhd with its voxels beside it, and one line of the header changed to this one."""
+    """PET as .mhd with its voxels beside it, one line of the header changed to this one."""
 
     def action(folder: Path, pet: Path, ct: Path) -> list[str]:
         path = pet.with_suffix(".mhd")
@@ -151,7 +151,7 @@ def as_header(text: str) -> Callable[[Path, Path, Path], list[str]]:
 
 
 def nifti_field(at: int, layout: str, *values: object) -> Callable[[Path, Path, Path], list[str]]:
-    """PET as .nii, and one field of its header, as nifti1.h has it, changed."""
+    """PET as .nii, one field of its header changed (offsets of nifti1.h)."""
 
     def action(folder: Path, pet: Path, ct: Path) -> list[str]:
         path = folder / "input" / "p.nii"
@@ -165,7 +165,7 @@ def nifti_field(at: int, layout: str, *values: object) -> Callable[[Path, Path, 
 
 
 def nrrd_line(old: str, new: str) -> Callable[[Path, Path, Path], list[str]]:
-    """PET as compressed .nrrd, and a piece of its header changed."""
+    """PET as compressed .nrrd, a piece of its header changed."""
 
     def action(folder: Path, pet: Path, ct: Path) -> list[str]:
         path = folder / "input" / "p.nrrd"
@@ -346,12 +346,18 @@ CASES = [
     ),
     Bad(title="a hundred dimensions", make=change_bytes(0, header(b"NDims = 3", b"NDims = 100")), exit_code=3),
     Bad(
-        title="origin that is no number", exit_code=3, make=change_bytes(0, header(b"Offset = 0 0", b"Offset = nan 0"))
+        title="origin that is not a number",
+        exit_code=3,
+        make=change_bytes(0, header(b"Offset = 0 0", b"Offset = nan 0")),
     ),
-    Bad(title="spacing that is missing", exit_code=3, make=change_bytes(0, header(SPACING + b"\n", b""))),
-    Bad(title="line of a header that is none", exit_code=3, make=change_bytes(0, header(b"NDims = 3", b"NDims 3"))),
+    Bad(title="missing spacing", exit_code=3, make=change_bytes(0, header(SPACING + b"\n", b""))),
     Bad(
-        title="values that are to be scaled",
+        title="header line that is no 'field = value'",
+        exit_code=3,
+        make=change_bytes(0, header(b"NDims = 3", b"NDims 3")),
+    ),
+    Bad(
+        title="values to be scaled",
         exit_code=3,
         make=change_bytes(0, header(SPACING, SPACING + b"\nElementToIntensityFunctionSlope = 2")),
     ),
@@ -359,17 +365,17 @@ CASES = [
     Bad(title="data file that is a link to elsewhere", make=do(data_link), exit_code=3),
     Bad(title="NRRD of another size", make=do(nrrd_line("sizes: 28 24 20", "sizes: 28 24 19")), exit_code=3),
     Bad(
-        title="NRRD with an origin that is no number",
+        title="NRRD with an origin that is not a number",
         exit_code=3,
         make=do(nrrd_line("space origin: (0,0,0)", "space origin: (0,0,-232.n1)")),
     ),
-    Bad(title="NIfTI that says two places", make=do(nifti_field(276, "f", 50.0)), exit_code=3),
-    Bad(title="NIfTI that says two sizes of a voxel", make=do(nifti_field(80, "f", 5.0)), exit_code=3),
-    Bad(title="NIfTI that says no place", make=do(nifti_field(252, "2h", 0, 0)), exit_code=3),
+    Bad(title="NIfTI with two positions that differ", make=do(nifti_field(276, "f", 50.0)), exit_code=3),
+    Bad(title="NIfTI with two voxel sizes that differ", make=do(nifti_field(80, "f", 5.0)), exit_code=3),
+    Bad(title="NIfTI without a position", make=do(nifti_field(252, "2h", 0, 0)), exit_code=3),
     Bad(
         title="NIfTI with a sheared sform", exit_code=3, make=do(nifti_field(252, "2h24x4f", 0, 1, -4.0, 0.0, 1.0, 0.0))
     ),
-    Bad(title="NIfTI without a size of a voxel", make=do(nifti_field(88, "f", float("nan"))), exit_code=3),
+    Bad(title="NIfTI without a voxel size", make=do(nifti_field(88, "f", float("nan"))), exit_code=3),
     Bad(title="named pipe in place of an image", make=do(pipe), exit_code=3),
     Bad(title="control characters in a name", make=do(escapes), exit_code=3),
     Bad(title="one slice", make=change_image(0, lambda i: i[:, :, :1]), exit_code=3),
@@ -379,7 +385,7 @@ CASES = [
     Bad(title="input in the output folder", make=do(lambda f, pet, ct: ["--output", str(f / "input")]), exit_code=5),
     Bad(title="report where a folder is", make=do(report_in_a_folder), exit_code=5),
     Bad(
-        title="report in the mask's place",
+        title="report at the mask's path",
         exit_code=5,
         make=do(lambda f, pet, ct: ["--report", str(f / "output/images/automated-petct-lesion-segmentation/ct.mha")]),
     ),
@@ -388,7 +394,7 @@ CASES = [
     Bad(title="damaged weights", make=bundle(damage_member), exit_code=4),
     Bad(title="unknown key in the manifest", make=bundle(edit_manifest(colour="red")), exit_code=4),
     Bad(
-        title="a number in the manifest that is none",
+        title="impossible number in the manifest",
         exit_code=4,
         make=bundle(edit_manifest(crop={"suv_above": 10**400})),
     ),
@@ -412,15 +418,15 @@ CASES = [
     Bad(title="unknown edition", make=do(lambda f, pet, ct: ["--edition", "6"]), exit_code=2),
     Bad(title="unknown limit", make=do(lambda f, pet, ct: ["--limit", "pet_max=2000"]), exit_code=2),
     Bad(title="impossible port", make=do(lambda f, pet, ct: ["--serve", "--port", "65536"]), exit_code=2),
-    Bad(title="address that is none", make=do(lambda f, pet, ct: ["--serve", "--bind", "everywhere"]), exit_code=2),
+    Bad(title="impossible address", make=do(lambda f, pet, ct: ["--serve", "--bind", "everywhere"]), exit_code=2),
     Bad(
-        title="LESION_SERVE that is neither yes nor no",
+        title="LESION_SERVE that is none of its values",
         make=do(lambda f, pet, ct: []),
         exit_code=2,
         environment=(("LESION_SERVE", "maybe"),),
     ),
     Bad(
-        title="CUDA asked for and absent",
+        title="CUDA where there is none",
         make=do(lambda f, pet, ct: ["--device", "cuda"]),
         exit_code=2,
         environment=(("CUDA_VISIBLE_DEVICES", ""),),
@@ -461,23 +467,23 @@ def run_all() -> list[Outcome]:
 
 PAGE = """# Errors
 
-What a user reads, as the last line on stderr, for each kind of bad input, and the exit code. No output file
-is left. This table is made by `python test/helpers/bad_inputs.py` and compared with the program's answers by
-`test/test_errors.py`. The folder of the study is shown as FOLDER, the repository as REPOSITORY, and figures
-that depend on the machine as N.
+What the user reads for each kind of bad input: the last line on stderr, and the exit code. No output
+file is left. `make docs` writes this page from `test/helpers/bad_inputs.py`; `test/test_errors.py`
+compares it with what the program prints. FOLDER stands for the study's folder, REPOSITORY for the
+repository, N for a number that depends on the machine.
 
 Exit codes: 2 a setting or option, 3 the study, 4 the weights, 5 the output, 1 anything unexpected,
-130 interrupted (SIGINT), 143 terminated (SIGTERM). Limits on values are settings: `--limit NAME=VALUE` moves
-one for one run, a bundle's manifest for every run with it. `--debug` adds a traceback.
+130 interrupted (SIGINT), 143 terminated (SIGTERM). `--debug` adds a traceback. Limits on values are
+settings: `--limit NAME=VALUE` moves one for one run, a bundle's manifest for every run with it.
 
-A PET maximum above 200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground
-and an unused lesion-clicks.json are warnings: told on stderr and in the report, and the mask is written.
+Some things are warnings, on stderr and in the report, and the mask is written: a PET maximum above
+200 SUV, a CT that covers less than 99 % of the PET's uptake, a PET without foreground, and a
+lesion-clicks.json that is not used.
 
-An image may be a link to anywhere, as in studies that are folders of links. The data file that a header
-(.mhd, .nrrd) names must lie in the header's folder or below, links followed; where the header is a link
-itself, it may also lie in the folder that this leads to, so that links to a pair that lies together work.
-An absolute path, or one with .., is refused. Only regular files are opened. What a terminal would obey is
-shown as an escape.
+An image may be a link to anywhere, as in studies that are folders of links. The data file that a
+header (.mhd, .nrrd) names must lie in the header's folder or below it. If the header is itself a
+link, the data file may also lie in the folder that the link leads to. An absolute path, or one with
+.., is refused, and so is anything but a regular file. Control characters are shown as escapes.
 
 | bad input | what the user reads | exit code |
 |---|---|---|
@@ -499,7 +505,7 @@ def tidy(line: str, folder: Path) -> str:
         line = line.replace(path, "FOLDER")
     line = line.replace(str(ROOT), "REPOSITORY")
     line = re.sub(r"[0-9.]+( GB are free| MB free)", r"N\1", line)
-    line = re.sub("Operation not permitted|Read-only file system", "Permission denied", line)  # what root is told
+    line = re.sub("Operation not permitted|Read-only file system", "Permission denied", line)  # root
     line = re.sub(r"(names )[a-z, -]+$", r"\1N", line)
     return re.sub(r"sha256 [0-9a-f]{64}|says [0-9a-f]{64}", lambda m: m[0].split()[0] + " N", line)
 

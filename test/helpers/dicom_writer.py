@@ -100,8 +100,8 @@ def write_series(
     """One file a slice of `stored` (z, y, x), integers. Returns the paths, by z.
 
     orientation: ImageOrientationPatient; slice z lies z x `step` (mm, by default the spacing along the normal) from
-    the origin. fields: by keyword, None removes. per_slice: keyword -> a value for each z. edit(header, z) has the
-    last word before a file is written. leave_out: slices that are not written.
+    the origin. fields: by keyword, None removes. per_slice: keyword -> a value for each z. edit(header, z) may change
+    a header last, before its file is written. leave_out: slices that are not written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     normal = np.cross(orientation[:3], orientation[3:])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from training.data.layouts import Found
+from training.data.layouts import StudyFiles
 
 
 def image(array: np.ndarray, spacing=(4.0, 4.0, 3.0), origin=(-20.0, -16.0, 100.0)) -> sitk.Image:
@@ -29,11 +29,11 @@ def mask(voxels: int = 5) -> np.ndarray:
     return made
 
 
-def write(folder: Path, diagnosis: str = "", **images: sitk.Image | None) -> Found:
+def write(folder: Path, diagnosis: str = "", **images: sitk.Image | None) -> StudyFiles:
     """A study of 12 x 10 x 9 voxels, with some of its images replaced, or not written (None)."""
     images = {"pet": image(pet()), "ct": image(ct()), "truth": image(mask())} | images
     paths = {what: folder / f"{what}.nii.gz" for what in images}
     for what, made in images.items():
         if made is not None:
             sitk.WriteImage(made, str(paths[what]), True)
-    return Found(case="a", patient="p", diagnosis=diagnosis, **paths)
+    return StudyFiles(case="a", patient="p", diagnosis=diagnosis, **paths)

@@ -1,8 +1,8 @@
-"""Generated studies written as DICOM, in the header styles of three vendors: what `make score` scores.
+"""Write generated studies as DICOM, in the header styles of three vendors. `make score` scores them.
 
     python test/helpers/make_dicom_studies.py FOLDER --count 3
 
-Folder and patient names are such as may not leak. The truth of each, on the PET's grid, goes to FOLDER-truth.
+Folders and patients have names that must not leak. The truth of each, on the PET's grid, goes to FOLDER-truth.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FIRST = TEST_SEEDS_FROM + 300
 
 
 def make(folder: Path, number: int) -> Path:
-    """One study; nothing is made twice. Returns its folder."""
+    """Make one study, unless it is there. Returns its folder."""
     name = f"Doe_Jane_{number:03d}"
     study, truth = folder / name, folder.with_name(f"{folder.name}-truth") / f"{name}.mha"
     if not truth.exists():

@@ -15,6 +15,6 @@ def wait_until_gone(process: int) -> None:
         except ProcessLookupError:
             return
         if "\nState:\tZ" in Path(f"/proc/{process}/status").read_text():
-            return  # ended; whoever it was left to has not asked for its exit code
+            return  # it ended, but its parent has not asked for its exit code yet
         time.sleep(0.02)
     pytest.fail(f"{process} still runs")

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import SimpleITK as sitk
-from conftest import ROOT, tiny_images
+from conftest import ROOT
 from dicom_writer import write_study as write_dicom
+from tiny_studies import tiny_images
 
 VENDORS = ("ge", "siemens", "philips")
-WHOLE = (slice(0, 20), slice(0, 18), slice(0, 9))  # x, y, z of the tiny images that are enough
 
 
 def small(seed: int = 0) -> tuple[sitk.Image, sitk.Image]:
@@ -20,7 +20,7 @@ def small(seed: int = 0) -> tuple[sitk.Image, sitk.Image]:
 
 
 def dicom_studies(root: Path, count: int = 3) -> Path:
-    """`count` studies of as many patients, named so that a leak of a name is seen."""
+    """`count` studies of as many patients, with names that are easy to find if they leak."""
     for number in range(count):
         write_dicom(
             root / f"Smith_John_{number}",
@@ -46,13 +46,13 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, with Python's own audit to forbid every use of the network, in children too."""
+    """This process's environment, in which Python ends every process that uses the network, children too."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LESION_")}
     return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "test" / "offline")}
 
 
 def score(*arguments: object, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:
-    """score.py to its end."""
+    """Run score.py to its end."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(), **options
     )

@@ -1,4 +1,4 @@
-"""Run folders as training train leaves them, of small random networks, and studies to judge them by, in no time."""
+"""Run folders as training train leaves them, of small random networks, without training; and studies to score them."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import yaml
-from conftest import tiny_training
 from monai.inferers import sliding_window_inference
+from tiny_settings import tiny_training
 
 from model.bundle.settings import Crop
 from model.files import sha256_of
 from model.networks.unet import build
+from training.data.folds import Fold
 from training.data.prepare import prepare_one
-from training.data.split import Fold
 from training.data.table import Study, study_sha256
 from training.runs.checkpoint import write_json, write_weights
 from training.settings import settings_to
@@ -62,7 +62,7 @@ def small_cache(folder: Path) -> Path:
 
 
 def random_state(seed: int, near: dict | None = None, **changes: object) -> dict:
-    """Weights of a network that says both classes: random, or `near` others."""
+    """Weights of a network that finds both classes: random, or `near` others."""
     torch.manual_seed(seed)
     state = {name: tensor.clone() for name, tensor in build(tiny_training(**changes).network).state_dict().items()}
     for name in state:

@@ -2,16 +2,16 @@ import threading
 
 import pytest
 
-from model.background import ahead
+from model.background import prefetched
 
 
 def test_everything_comes_in_order() -> None:
-    assert list(ahead(range(5), lambda n: n * n)) == [0, 1, 4, 9, 16] and list(ahead([], str)) == []
+    assert list(prefetched(range(5), lambda n: n * n)) == [0, 1, 4, 9, 16] and list(prefetched([], str)) == []
 
 
 def test_the_next_is_made_while_one_is_used_and_no_more_than_that() -> None:
     made = [threading.Event() for _ in range(4)]
-    for number in ahead(range(4), lambda n: made[n].set() or n):
+    for number in prefetched(range(4), lambda n: made[n].set() or n):
         assert made[min(number + 1, 3)].wait(30)
         assert not any(event.is_set() for event in made[number + 2 :])
 
@@ -24,14 +24,14 @@ def test_an_error_is_raised_where_its_result_would_have_come() -> None:
 
     found = []
     with pytest.raises(ValueError, match="two"):
-        for number in ahead(range(4), make):
+        for number in prefetched(range(4), make):
             found.append(number)
     assert found == [0, 1]
 
 
 def test_who_stops_listening_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    these = ahead(range(100), lambda n: n)
+    these = prefetched(range(100), lambda n: n)
     next(these)
     these.close()
     assert threading.active_count() == before

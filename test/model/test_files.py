@@ -1,46 +1,7 @@
 import hashlib
 import os
 
-import pytest
-
-from model.errors import OutputError
-from model.files import (
-    PARTIAL,
-    Staging,
-    free_memory_bytes,
-    is_lfs_pointer,
-    peak_memory_bytes,
-    remove_left_behind,
-    sha256_of,
-    silence,
-)
-
-
-def test_files_appear_together_and_only_on_commit(tmp_path) -> None:
-    targets = [tmp_path / "new" / "a.txt", tmp_path / "b.txt"]
-    with Staging() as staging:
-        for target in targets:
-            staging.path(target).write_text(target.name)
-        assert not any(target.exists() for target in targets)
-        staging.commit()
-    assert [target.read_text() for target in targets] == ["a.txt", "b.txt"]
-    assert not list(tmp_path.rglob(f"{PARTIAL}*"))
-
-
-def test_a_failure_leaves_no_file_and_no_new_folder_and_keeps_what_was_there(tmp_path) -> None:
-    old = tmp_path / "old.txt"
-    old.write_text("kept")
-    with pytest.raises(RuntimeError), Staging() as staging:
-        staging.path(old).write_text("half")
-        staging.path(tmp_path / "new" / "deep" / "a.txt").write_text("half")
-        raise RuntimeError
-    assert old.read_text() == "kept" and list(tmp_path.iterdir()) == [old]
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    with Staging() as staging, pytest.raises(OutputError, match="cannot write into"):
-        staging.path(tmp_path / "file" / "a.txt")
+from model.files import free_memory_bytes, is_lfs_pointer, peak_memory_bytes, sha256_of, silence
 
 
 def test_sha256_is_hashlibs(tmp_path) -> None:
@@ -82,29 +43,3 @@ def test_two_that_overlap_give_the_streams_back_when_the_last_is_done(capfd) -> 
     second.__exit__(None, None, None)
     os.write(1, b"after\n")
     assert capfd.readouterr() == ("after\n", "")
-
-
-def test_no_temporary_name_ends_in_mha(tmp_path) -> None:
-    with Staging() as staging:
-        assert [staging.path(tmp_path / name).suffix for name in ("a.mha", "b.MHA", "c.png")] == ["", "", ".png"]
-
-
-def test_a_rename_that_fails_leaves_none_of_the_files(tmp_path) -> None:
-    (tmp_path / "mask.txt").mkdir()  # nothing can be renamed onto a folder
-    with Staging() as staging:
-        for name in ("mask.txt", "report.txt"):
-            staging.path(tmp_path / name).write_text("x")
-        with pytest.raises(OutputError, match="cannot finish"):
-            staging.commit()
-    assert [p.name for p in tmp_path.iterdir()] == ["mask.txt"]
-
-
-def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path) -> None:
-    left, folder, other = tmp_path / f"{PARTIAL}x.png", tmp_path / f"{PARTIAL}folder", tmp_path / "x.txt"
-    left.write_text("")
-    other.write_text("")
-    folder.mkdir()
-    with Staging() as staging:  # a run that lives
-        running = staging.path(tmp_path / "y.png")
-        remove_left_behind(tmp_path)
-        assert running.exists() and not left.exists() and folder.exists() and other.exists()

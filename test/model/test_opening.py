@@ -29,7 +29,7 @@ KINDS = ["a named pipe", "a folder", "a socket", "a device"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_regular_file_is_told_at_once(kind: str, tmp_path) -> None:
+def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path) -> None:
     path = tmp_path / "one"
     make(kind, path)
     assert other_kind(path) == kind

@@ -6,7 +6,7 @@ import pytest
 
 from model import schedulers
 from model.errors import ConfigError
-from model.schedulers import as_they_end
+from model.schedulers import as_completed
 
 
 class Future:
@@ -42,39 +42,39 @@ def client(monkeypatch):
     return make
 
 
-def test_futures_come_as_they_end_also_those_put_in_meanwhile(client) -> None:
+def test_futures_come_as_they_end_also_ones_added_meanwhile(client) -> None:
     running, seen = {Future(4): "b", Future(0, "error"): "a"}, []
-    for future in as_they_end(client(1), running, 60):
+    for future in as_completed(client(1), running, 60):
         seen.append(running.pop(future))
         if seen == ["a"]:
             running[Future(0)] = "c"
     assert seen == ["a", "c", "b"]
 
 
-def test_without_workers_it_is_said_and_ends_after_the_limit(client, capsys) -> None:
+def test_without_workers_it_warns_and_ends_after_the_limit(client, capsys) -> None:
     with pytest.raises(
         ConfigError,
         match=r"no worker is left, for 5.5 min .*--patience-minutes.*2 tasks wait for one.*"
         "the same command again",
     ):
-        list(as_they_end(client(1, 0), {Future(1e9): 1, Future(1e9): 2}, 300))
+        list(as_completed(client(1, 0), {Future(1e9): 1, Future(1e9): 2}, 300))
     assert capsys.readouterr().out.count("no worker at the scheduler; 2 tasks wait for one") == 5
 
 
 def test_a_worker_that_comes_back_in_time_goes_on(client) -> None:
     running = {Future(30): "a"}
-    for future in as_they_end(client(1, 0, 0, 0, 1, 0, 0, 0, 1), running, 100):
+    for future in as_completed(client(1, 0, 0, 0, 1, 0, 0, 0, 1), running, 100):
         assert running.pop(future) == "a"
 
 
 def test_queued_jobs_are_waited_for_without_a_limit_until_the_first_has_come(client) -> None:
     running = {Future(100): "a"}
-    for future in as_they_end(client(0), running, 60, queued=True):
+    for future in as_completed(client(0), running, 60, queued=True):
         assert running.pop(future) == "a"
     with pytest.raises(ConfigError, match="no worker is left"):
-        list(as_they_end(client(*[0] * 50, 1, 0), {Future(1e9): "a"}, 60, queued=True))
+        list(as_completed(client(*[0] * 50, 1, 0), {Future(1e9): "a"}, 60, queued=True))
 
 
-def test_a_scheduler_that_is_lost_is_told(client) -> None:
+def test_a_scheduler_that_is_lost_is_an_error(client) -> None:
     with pytest.raises(ConfigError, match="connection to the scheduler was lost; start it and its workers again"):
-        list(as_they_end(client(1), {Future(0): "a", Future(0, "cancelled"): "b"}, 60))
+        list(as_completed(client(1), {Future(0): "a", Future(0, "cancelled"): "b"}, 60))

@@ -1,4 +1,4 @@
-"""Python imports this by itself at its start: any use of the network ends the process, with exit code 99."""
+"""Python imports this at its start. Any use of the network then ends the process with exit code 99."""
 
 import os
 import sys

@@ -1,28 +1,45 @@
+import argparse
+from types import ModuleType
+
 import pytest
 
 from model.errors import CaseError, ConfigError, OutputError
-from training.command import ENDS, check_targets, told
+from training.command import EXPECTED_ERRORS, check_targets, parse, report_error
 
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (CaseError("PET 'a.mha'\n is empty"), CaseError.exit_code, "error: PET 'a.mha' is empty"),
-        (KeyboardInterrupt(), 130, "error: stopped; what was finished is kept, and the same command again goes on"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "error: stopped; finished work is kept, and the same command again continues it",
+        ),
         (
             OSError(28, "No space left on device", "/runs/log.jsonl"),
             OutputError.exit_code,
-            "error: '/runs/log.jsonl': No space left on device; is it there, is there space, and may this user read "
-            "and write there?",
+            "error: '/runs/log.jsonl': No space left on device; check the path, free space and permissions",
         ),
     ],
 )
-def test_what_ends_a_command_is_one_last_line_and_an_exit_code(error, code: int, line: str, capsys) -> None:
-    assert isinstance(error, ENDS) and told(error) == code
+def test_an_error_becomes_one_last_line_and_an_exit_code(error, code: int, line: str, capsys) -> None:
+    assert isinstance(error, EXPECTED_ERRORS) and report_error(error) == code
     assert capsys.readouterr().err == line + "\n"
 
 
-def test_what_is_read_is_not_written_over(tmp_path) -> None:
+@pytest.mark.parametrize("words", [["--count", "3"], ["--", "--count", "3"]])
+def test_options_come_with_the_whole_command_line(words: list[str]) -> None:
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--count", type=int)
+
+    module = ModuleType("training.some", "What it does.")
+    module.add_options = add_options
+    options = parse("some", module, words)
+    assert options.count == 3 and options.command_line == ["python", "-m", "training", "some", *words]
+
+
+def test_an_input_is_not_written_over(tmp_path) -> None:
     (tmp_path / "index.csv").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
     check_targets([tmp_path / "other.csv"], [tmp_path / "index.csv", None])

@@ -1,8 +1,8 @@
 """Table 1 of Ahn and Park: nine random changes of a training crop, each a row with its probability and range.
 
-The rows act in the table's order; rotation and elastic deformation are one resampling. What a row draws, both
-channels share, as they do when MONAI's dictionary transforms are given both keys, as the authors give them; only
-the noise values differ. Values outside [0, 1] are neither made nor kept back: nothing is clipped.
+The rows act in the table's order; rotation and elastic deformation are one resampling. Both channels share what a row
+draws, as in the authors' code, which gives MONAI's dictionary transforms both keys; only the noise values differ.
+Nothing is clipped to [0, 1].
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,10 @@ STRENGTH_LIMIT = 2.0  # beyond it a gamma nears 0 and an axis of low resolution 
 
 @dataclass(frozen=True)
 class Range:
-    """A number drawn uniformly from [low, high) at strength 1. Strength multiplies its distance from `neutral`, the
-    value that changes nothing; None: the number says not how much changes but how, and strength leaves it alone.
+    """A number drawn uniformly from [low, high) at strength 1.
+
+    Strength multiplies its distance from `neutral`, the value that changes nothing. None: strength does not change
+    this range, as for the smoothness of a deformation.
     """
 
     low: float
@@ -36,7 +38,8 @@ class Range:
         """The two ends at this strength."""
         if self.neutral is None:
             return self.low, self.high
-        return tuple(self.neutral + strength * (end - self.neutral) for end in (self.low, self.high))
+        low, high = (self.neutral + strength * (end - self.neutral) for end in (self.low, self.high))
+        return low, high
 
     def draw(self, strength: float, rng: np.random.Generator) -> float:
         return float(rng.uniform(*self.at(strength)))
@@ -59,7 +62,7 @@ class Row:
 
 TABLE_1: Mapping[str, Row] = MappingProxyType(
     {
-        # of each of the three axes by itself. Beyond 0.5 a flip would mix the two sides less, not more: the limit
+        # of each axis by itself. The limit: above 0.5 a flip would mix the two sides less, not more
         "flip": Row(0.5, {}, limit=0.5),
         "rotate": Row(0.2, {"degrees": Range(-15, 15)}),  # about each axis; in voxels, as MONAI's RandRotate
         # alpha, times noise from [-1, 1] smoothed by sigma voxels, is the displacement (MONAI's Rand3DElastic)
@@ -68,12 +71,12 @@ TABLE_1: Mapping[str, Row] = MappingProxyType(
         "shift": Row(0.2, {"offset": Range(-0.1, 0.1)}),  # in network units
         "scale": Row(0.2, {"factor": Range(-0.25, 0.25)}),  # values times 1 + factor
         "smooth": Row(0.2, {"sigma": Range(0.25, 1.1)}),  # voxels, drawn for each axis
-        # "randomly determined" in the paper; the authors' numbers. share: of its voxels that each axis loses
+        # "randomly determined" in the paper; numbers of the authors' code. share: of the voxels, lost on each axis
         "low_resolution": Row(0.3, {"share": Range(0, 0.4)}),
         "noise": Row(0.2, {"mean": Range(0, 0.1), "std": Range(0.001, 0.1)}),
     }
 )
-NOISE_WITHOUT_MEAN = 0.5  # share of the noise whose mean is 0 instead: both are the paper's, the share is ours
+NOISE_WITHOUT_MEAN = 0.5  # share of the noise with mean 0: the paper has noise with and without mean; the share is ours
 
 
 def augmented(
@@ -81,10 +84,10 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """A crop changed as table 1 says, a pure function of its inputs and of the generator's state.
 
-    image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET; truth: float32 (1, X, Y, Z) of 0 and 1,
-    which it stays (nearest neighbour; the image linear). Both lie on one device, where every row is computed. Neither
-    is changed; what comes back may be the input itself, and is at strength 0. strength: see
-    training.settings.STRENGTHS; flips: the axes that may be turned. Raises ConfigError for a strength outside [0, 2]
+    image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET, resampled linearly; truth: float32
+    (1, X, Y, Z) of 0 and 1, resampled by nearest neighbour. Both lie on one device, where every row is computed. The
+    inputs are not changed; the result may be the inputs themselves, and is at strength 0. strength: see
+    training.settings.STRENGTHS; flips: the axes that may be flipped. Raises ConfigError for a strength outside [0, 2]
     and for shapes that do not belong together.
     """
     if not 0 <= strength <= STRENGTH_LIMIT:
@@ -101,9 +104,7 @@ def augmented(
     return _intensities(image, strength, rng), truth
 
 
-def resampled(
-    image: Tensor, truth: Tensor, degrees: tuple[float, float, float], shift: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def resampled(image: Tensor, truth: Tensor, degrees: Sequence[float], shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """The crop turned about its centre and bent, image linear, truth by nearest neighbour, mirrored at its faces.
 
     degrees: about the axes x, y, z, the turn about z first. shift: (3, X, Y, Z) voxels, added before the turn; None:
@@ -126,14 +127,14 @@ def resampled(
 
 
 def with_gamma(image: Tensor, gamma: float) -> Tensor:
-    """Every channel to the power gamma between its own least and largest value, so also above 1 and below 0."""
+    """Raise every channel, scaled to [0, 1] between its own least and largest value, to the power gamma."""
     low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
-    span = (high - low).clamp_min(1e-7)  # a channel of one value stays as it is
+    span = (high - low).clamp_min(1e-7)  # so that a channel of one value stays as it is
     return ((image - low) / span) ** gamma * span + low
 
 
-def smoothed(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
-    """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z. Outside is as the nearest voxel."""
+def smoothed(image: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z. Outside lies what the nearest voxel has."""
     if image.device.type == "cpu":
         return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
     return convolved(image, sigmas, truncate=4, outside="replicate")
@@ -157,8 +158,8 @@ def convolved(image: Tensor, sigmas: Sequence[float], truncate: float, outside: 
     return out[0]
 
 
-def lowered(image: Tensor, shares: tuple[float, float, float]) -> Tensor:
-    """The image on a grid that has lost these shares of its voxels along x, y, z, brought back to its size.
+def lowered(image: Tensor, shares: Sequence[float]) -> Tensor:
+    """The image resampled to a grid without these shares of its voxels along x, y, z, and back to its size.
 
     A larger voxel holds the mean of what it covers, as a scanner's does; the way back is linear.
     """
@@ -182,16 +183,16 @@ def displacement(
 
 
 def generator_of(rng: np.random.Generator, device: torch.device) -> torch.Generator:
-    """A generator on a device, seeded by one draw: voxels' own random values are drawn where they are used."""
+    """A generator on a device, seeded by one draw from `rng`: it draws values for voxels where they are used."""
     return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
 
 
 def _bent(image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Rows 2 and 3 in one resampling, none if neither happens."""
-    degrees, shift = (0.0, 0.0, 0.0), None
+    degrees, shift = [0.0, 0.0, 0.0], None
     turns = (row := TABLE_1["rotate"]).happens(strength, rng)
     if turns:
-        degrees = tuple(row.ranges["degrees"].draw(strength, rng) for _ in range(3))
+        degrees = [row.ranges["degrees"].draw(strength, rng) for _ in range(3)]
     if (row := TABLE_1["elastic"]).happens(strength, rng):
         alpha, sigma = (row.ranges[name].draw(strength, rng) for name in ("alpha", "sigma"))
         shift = displacement(tuple(image.shape[1:]), alpha, sigma, rng, image.device)
@@ -218,9 +219,9 @@ def _intensities(image: Tensor, strength: float, rng: np.random.Generator) -> Te
     if TABLE_1["scale"].happens(strength, rng):
         image = image * (1 + draw("scale", "factor"))
     if TABLE_1["smooth"].happens(strength, rng):
-        image = smoothed(image, tuple(draw("smooth", "sigma") for _ in range(3)))
+        image = smoothed(image, [draw("smooth", "sigma") for _ in range(3)])
     if TABLE_1["low_resolution"].happens(strength, rng):
-        image = lowered(image, tuple(draw("low_resolution", "share") for _ in range(3)))
+        image = lowered(image, [draw("low_resolution", "share") for _ in range(3)])
     if TABLE_1["noise"].happens(strength, rng):
         mean = 0.0 if rng.random() < NOISE_WITHOUT_MEAN else draw("noise", "mean")
         image = image + noise_like(image, rng).mul_(draw("noise", "std")).add_(mean)

@@ -1,7 +1,7 @@
-"""Where training crops are drawn (Ahn and Park, section 2.3), each a pure function of the seed and its number.
+"""Training crops (Ahn and Park, section 2.3), each a pure function of the seed and its number.
 
-The paper names two ways without shares: around a lesion, and anywhere. The authors' code draws 80 % by MONAI's
-positive : negative = 1 : 0.2 and 20 % anywhere; training.settings.Crops holds these and our own additions.
+The paper draws them around a lesion or anywhere, and gives no shares. The authors' code draws 80 % by MONAI's
+positive : negative = 1 : 0.2 and 20 % anywhere; training.settings.Crops has these and our own additions.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ Box = tuple[slice, slice, slice]
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     """Crop number n of a run: image (2, *size) float32 and truth (1, *size) float32 {0, 1}.
 
-    Every pass over the studies is a permutation of its own. With `crops.pairs` the even numbers lie around a
-    lesion, in a study that has one. With `window.shrink` crops of small studies are smaller, as their windows are, and
-    the odd ones of pairs come, at random, from the studies of the same size of crops, which `together` pads little.
+    Every pass over the studies has a new order. With `crops.pairs` crops of even number lie around a lesion, in a
+    study that has one. With `window.shrink` crops of small studies are smaller, as their windows are, and the odd crop
+    of a pair comes from any study whose crops have the same size, so that `together` pads little.
     """
 
     def __init__(self, cache: Path, cases: Sequence[str], settings: Training) -> None:
@@ -39,7 +39,11 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             self.alike.setdefault(self.size_of(study), []).append(study)
 
     def __reduce__(self) -> tuple[type, tuple[Path, tuple[str, ...], Training]]:
-        return CropDataset, (self.cache, self.cases, self.settings)  # workers map the files anew, and copy nothing
+        return CropDataset, (
+            self.cache,
+            self.cases,
+            self.settings,
+        )  # a worker opens the files itself, so nothing is copied
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -72,9 +76,9 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return crop_of_study(study, box, self.settings, rng)
 
     def _in_turn(self, pool: list[Prepared], draw: int, paired: bool) -> Prepared:
-        """The study of a draw: every pass over the pool is a permutation of its own."""
+        """The study of a draw: every pass over the pool has a new order."""
         order = np.random.default_rng([self.settings.seed, 1 + paired, draw // len(pool)]).permutation(len(pool))
-        return pool[order[draw % len(pool)]]
+        return pool[int(order[draw % len(pool)])]
 
 
 def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesion: bool = False) -> Box:
@@ -102,14 +106,15 @@ def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesio
 
 
 def drawn(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One of the voxels (n, 3); of (n, 4) first one of the parts that come first, then one of its voxels."""
+    """One of the voxels (n, 3); of (n, 4), whose first column is a part's number, first a part, then a voxel of it."""
     if points.shape[1] == 4:
         points = points[points[:, 0] == rng.choice(np.unique(points[:, 0]))][:, 1:]
-    return points[rng.integers(len(points))]
+    point: np.ndarray = points[rng.integers(len(points))]
+    return point
 
 
 def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """First voxel (3,), and one past the last, of what is left when 0 to most_mm are cut off every side."""
+    """First voxel (3,), and one past the last, of what is left when 0 to most_mm are cut off every side at random."""
     shape = np.array(study.suv.shape)
     cut = np.floor(rng.uniform(0, most_mm, (2, 3)) / np.array(study.spacing_mm)).astype(int)
     low = np.minimum(cut[0], (shape - 1) // 2)
@@ -117,9 +122,7 @@ def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tupl
 
 
 def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The crop in network units, SUV over one of `suv_tops`, padded with zeros to its full size (with `window.shrink`
-    to what its window would have), and augmented.
-    """
+    """The crop in network units, SUV divided by one of `suv_tops`, padded and augmented."""
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
     image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
@@ -130,7 +133,10 @@ def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.
 def padded_and_augmented(
     image: Tensor, truth: Tensor, settings: Training, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A crop at its full size: what it lacks is air, on both sides alike or, with crops.scattered, at random."""
+    """A crop padded with zeros to its full size, or with `window.shrink` to its window's size, and augmented.
+
+    Both sides are padded alike or, with `crops.scattered`, at random.
+    """
     size = settings.part.fitted(settings.crops.size, truth.shape[1:])
     if settings.crops.scattered:
         short = [max(whole - edge, 0) for whole, edge in zip(size, truth.shape[1:], strict=True)]

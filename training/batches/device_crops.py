@@ -1,8 +1,8 @@
-"""Training crops cut and augmented where the network trains: the studies lie on the GPU, and no process draws ahead.
+"""Training crops cut and augmented on the GPU that trains, where the studies lie; no other process draws them.
 
-A crop is drawn as training.batches.crops draws it, by the same numbers; what follows is done on the device, in float32.
-The rows of table 1 are those of training.batches.augment, which compute where their crop lies. Studies beyond `share`
-of the device's free memory stay in their files, mapped, and only their crops are copied over.
+Crops are drawn as in training.batches.crops, with the same random numbers, then cut and augmented on the device, in
+float32. Studies beyond `share` of the device's free memory stay in their files, mapped, and only their crops are copied
+to the device.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.bundle.settings import Intensity
+from model.inference.device import free_bytes
 from training.batches.crops import Box, CropDataset, padded_and_augmented
 from training.data.prepared import Prepared
 from training.settings import Training
@@ -34,9 +35,10 @@ class DeviceCrops(CropDataset):
         for study in self.studies:
             arrays: Arrays = (study.hu, study.suv, study.truth)
             needed = sum(array.nbytes for array in arrays)
-            if needed <= left_bytes:  # one that does not fit leaves its place to a smaller one
+            if needed <= left_bytes:  # a smaller study may still find place
                 left_bytes -= needed
-                arrays = tuple(torch.from_numpy(np.array(array)).to(device) for array in arrays)
+                hu, suv, truth = (torch.from_numpy(np.array(array)).to(device) for array in arrays)
+                arrays = hu, suv, truth
             self.arrays[study.case] = arrays
 
     def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -61,8 +63,3 @@ def scaled(hu: Tensor, suv: Tensor, settings: Intensity) -> Tensor:
     ct = (hu.float() - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
     pet = suv.float() / settings.suv_top
     return torch.stack([ct.clamp(0, 1) if settings.ct_clip else ct, pet.clamp(0, 1) if settings.suv_clip else pet])
-
-
-def free_bytes(device: torch.device) -> float:
-    """Free memory of a GPU; without bound on the CPU, where tensors share what mapped files would take."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")

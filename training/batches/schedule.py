@@ -13,16 +13,15 @@ import numpy as np
 from msgspec.structs import replace
 
 from model.errors import ConfigError, OutputError
-from model.files import Staging
-from training.command import ENDS, told
+from model.whole import Staging
 from training.settings import RATE_PRESETS, Averaging, Training, read_settings
 
-RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak; the paper gives none, this is ours
+RISE = 0.5  # share of length_epochs in which preset `paper` rises to its peak: ours, the paper gives none
 SAMPLES = 400  # points of a curve in the picture
 
 
 def rate_at(settings: Training, epoch: float) -> float:
-    """The learning rate at `epoch`, whole epochs and the share done of the one that runs; 0: the first step.
+    """The learning rate at `epoch`, which counts whole epochs and the share done of the present one; 0: the first step.
 
     Before t0, or without averaging: linear from floor to optimizer.rate in warmup_epochs, then a cosine to floor at
     schedule.epochs, and floor after it. From averaging.start (t0) on, in length_epochs: preset `paper`, by a cosine
@@ -92,29 +91,19 @@ def draw(settings: Training, path: Path) -> None:
         staging.commit()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        if options.output.suffix.lower() != ".png":
-            raise ConfigError(f"--output must end in .png, got '{options.output}'")
-        settings = read_settings(options.settings) if options.settings else Training()
-        draw(settings, options.output)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Draw the picture. Raises ConfigError or OutputError."""
+    if options.output.suffix.lower() != ".png":
+        raise ConfigError(f"--output must end in .png, got '{options.output}'")
+    settings = read_settings(options.settings) if options.settings else Training()
+    draw(settings, options.output)
     print(f"wrote '{options.output}'")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training schedule",
-        description="Draw the learning rate over a run, with both presets of the averaging phase (figure 3).",
-        epilog="Cost: seconds; nothing is trained.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: seconds; nothing is trained."
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the picture; replaced if it exists")
     parser.add_argument("--settings", type=Path, metavar="YAML", help="of a run (default: the paper's settings)")
-    return parser.parse_args(arguments)
 
 
 def _base(settings: Training, epoch: float) -> float:

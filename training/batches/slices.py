@@ -1,4 +1,4 @@
-"""Training slices as the container sees them (Zhong et al.), in the order of the whole-body strategy."""
+"""Training slices (Zhong et al.) prepared as in the container, in the order of the whole-body strategy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,18 @@ from training.batches.whole_body import Slice, SliceOrder
 from training.data.prepared import MOST_POINTS, Prepared, load
 from training.settings import STRENGTHS, Training
 
-FLIP = 0.5  # probability of each axis that may be turned
+FLIP = 0.5  # probability for each axis that may be flipped
 KEYS = ("image", "truth")
 
 
 class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
     """Slice number n of a run: image (2, Y, X) float32, channel 0 = PET, and truth (1, Y, X) float32 {0, 1}.
 
-    Its epochs are the run's: as many slices as the run's steps in an epoch take, again from the first where the
-    epoch's list is shorter.
+    An epoch has as many slices as the run's steps take; if the list of slices is shorter, it begins again.
     """
 
     def __init__(self, cache: Path, cases: Sequence[str], settings: Training, processes: int = 1) -> None:
-        self.given = (cache, tuple(cases), settings, processes)
+        self.arguments = (cache, tuple(cases), settings, processes)
         self.settings = settings
         self.studies = [load(cache, case) for case in cases]
         self.by_case = {study.case: study for study in self.studies}
@@ -47,7 +46,7 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
         self.listed: tuple[int, list[Slice]] = (-1, [])
 
     def __reduce__(self) -> tuple[type, tuple[Path, tuple[str, ...], Training, int]]:
-        return SliceDataset, self.given
+        return SliceDataset, self.arguments
 
     def __len__(self) -> int:
         return len(self.order)
@@ -65,7 +64,7 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
 
 def lesion_slices(study: Prepared) -> list[int]:
     """The z of every slice that shows lesion."""
-    if len(study.lesion) <= MOST_POINTS // 2:  # then these are all its voxels: thinned ones are more
+    if len(study.lesion) <= MOST_POINTS // 2:  # so few are all of its voxels: a thinned list has more
         return [int(z) for z in np.unique(study.lesion[:, 2])]
     return [int(z) for z in np.flatnonzero(np.asarray(study.truth).any((0, 1)))]
 
@@ -86,9 +85,9 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """A normalised slice turned, scaled, shifted, flipped, made noisy, blurred and brighter, a function of the seed.
 
-    The paper names no augmentation. Probabilities and ranges are ours, at strength 1; strength multiplies both, but for
-    a flip's probability and a blur's width, and 0 changes nothing. flips: axes (0: x, 1: y) that may be turned; others
-    are left out.
+    The paper names no augmentation. Probabilities and ranges are ours; strength multiplies both, except a flip's
+    probability and a blur's width, and 0 changes nothing. flips: axes (0: x, 1: y) that may be flipped; any other is
+    ignored.
     """
     rng = np.random.default_rng(seed)
     if strength == 0:

@@ -16,18 +16,18 @@ class SliceOrder:
 
     lesion: slices that show one; whole: every slice of every patient; both of the training part of one fold.
 
-    Patients stand in a circle, in an order of the seed. A group is as many of them, one after the other, as have
-    alpha times as many slices as there are in `lesion`, or more; each epoch draws as many of all of theirs. After beta
-    epochs the next group begins so that a share `overlap` of the patients (25 % in the paper), one at least, is met
-    again, and after the last group the first. Nine patients, of whom four are a group:
+    Patients stand in a circle, in an order of the seed. A group is the next patients who together have at least alpha
+    times as many slices as `lesion`; each epoch draws that many of their slices. After beta epochs comes the next
+    group, which shares a part `overlap` of its patients (25 % in the paper), at least one, with the last; after the
+    last group comes the first. Nine patients, in groups of four:
 
         patients   0 1 2 3 4 5 6 7 8
         group 0    x x x x              epochs 0 to beta - 1
         group 1          x x x x        epochs beta to 2 beta - 1: patient 3 again
         group 2    x           x x x    patient 6 again, and 0, whom group 0 will meet again
 
-    Where they do not divide so evenly, the last group shares more with the first. With an overlap a group is two
-    patients or more.
+    If they do not divide so evenly, the last group shares more with the first. With an overlap a group has at least
+    two patients.
     """
 
     lesion: Sequence[Slice]
@@ -44,7 +44,7 @@ class SliceOrder:
         return min(round(self.settings.alpha * len(self.lesion)), everything)
 
     def shortage(self) -> str | None:
-        """What is to be said where alpha asks for more slices of whole bodies than there are."""
+        """A warning if alpha asks for more slices of whole bodies than there are; else None."""
         if not self.settings.lesion or round(self.settings.alpha * len(self.lesion)) <= self.wanted:
             return None
         return (
@@ -60,7 +60,8 @@ class SliceOrder:
         first = 0
         again, least = self.settings.overlap, 2 if self.settings.overlap else 1
         while self.wanted and first < len(circle):
-            group, slices = [], 0
+            group: list[str] = []
+            slices = 0
             while (slices < self.wanted or len(group) < least) and len(group) < len(circle):
                 group.append(circle[(first + len(group)) % len(circle)])
                 slices += len(self.whole[group[-1]])
@@ -71,7 +72,7 @@ class SliceOrder:
         return found
 
     def epoch(self, number: int) -> list[Slice]:
-        """The slices of an epoch: those with lesion, shuffled, those of whole bodies at even intervals between them.
+        """The slices of an epoch: slices with lesion, shuffled, and between them, evenly, slices of whole bodies.
 
         The same number of slices in every epoch.
         """
@@ -92,7 +93,7 @@ class SliceOrder:
 
 
 def spread(base: Sequence[Slice], added: Sequence[Slice]) -> list[Slice]:
-    """Both in their orders, the added ones at even intervals: a b a b where they are as many, a a b a a b if half."""
+    """Both, each in its order, the added at even intervals: a b a b if as many, a a b a a b if half as many."""
     places = [
         ((number + 1) / len(part), which, slice_)
         for which, part in enumerate((base, added))

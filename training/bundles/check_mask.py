@@ -1,4 +1,4 @@
-"""One case through process.py, and its mask beside the one that the case's margin gives."""
+"""Run one case through process.py, and compare its mask with the one that the selected members give."""
 
 import os
 import subprocess
@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LEAST_DICE = 0.99  # the cache rounds SUV, HU and logits: a few voxels may change sides
 
 
-def run_process(study: Study, bundle: Path, output: Path, wanted: str) -> Path:
+def run_process(study: Study, bundle: Path, output: Path, device: str) -> Path:
     """The mask that process.py writes for a study. Raises CaseError with its last line if it fails."""
     command = [sys.executable, str(ROOT / "process.py"), "--input", str(study.pet), str(study.ct)]
-    command += ["--output", str(output), "--weights", str(bundle), "--device", wanted]
+    command += ["--output", str(output), "--weights", str(bundle), "--device", device]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=clean, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
-        raise CaseError(f"process.py fails on case {study.case} with the new bundle: {said}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
+        raise CaseError(f"process.py fails on case {study.case} with the new bundle: {reason}")
     return next(output.glob("images/*/*.mha"))
 
 
@@ -43,18 +43,18 @@ def in_crop(mask: Path, study: Study, crop: Crop) -> tuple[NDArray[np.bool_], in
 
 
 def compare(case: str, found: NDArray[np.bool_], outside: int, expected: NDArray[np.bool_]) -> str:
-    """How the two masks of a case agree, as a line; both empty is agreement.
+    """How well the two masks of a case agree, as a line of text; two empty masks agree.
 
     outside: voxels of the first that lie outside the crop. Raises WeightsError if there are any, or for a Dice below
     LEAST_DICE.
     """
-    one, other, both = (int(np.count_nonzero(mask)) for mask in (found, expected, found & expected))
-    dice = 2 * both / (one + other) if one + other else 1.0
-    told = (
+    first, second, both = (int(np.count_nonzero(mask)) for mask in (found, expected, found & expected))
+    dice = 2 * both / (first + second) if first + second else 1.0
+    message = (
         f"case {case}: the masks of process.py and of the selection have Dice {dice:.5f} "
-        f"({one} and {other} voxels, {one + other - 2 * both} differ)"
+        f"({first} and {second} voxels, {first + second - 2 * both} differ)"
     )
     if dice < LEAST_DICE or outside:
         beyond = f", and {outside} voxels outside the crop" if outside else ""
-        raise WeightsError(f"{told}{beyond}; at least {LEAST_DICE} is needed: no bundle was written")
-    return told
+        raise WeightsError(f"{message}{beyond}; at least {LEAST_DICE} is needed: no bundle was written")
+    return message

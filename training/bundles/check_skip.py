@@ -1,4 +1,4 @@
-"""Whether windows without bright PET may be left out: only where that changes no voxel of any mask that was tried."""
+"""Check that leaving out windows without bright PET changes no voxel of any mask."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,38 +11,39 @@ from tqdm import tqdm
 from model.bundle.manifest import load_bundle
 from model.errors import ConfigError, WeightsError
 from model.inference.device import choose_device
+from model.inference.options import SegmentOptions
 from model.inference.segment import make_ready, segment_ready
-from model.networks.weights import keep, voters
+from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
 from training.data.table import Study
 
 
-def check_skip(folder: Path, studies: Iterable[Study], wanted: str = "auto") -> str:
-    """Run every study with all windows and without those that the bundle's skip_suv leaves out; what was found, as a
-    line.
+def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> str:
+    """Run every study with all windows, and without the windows that the bundle's skip_suv leaves out.
 
-    Raises WeightsError at the first mask that differs; ConfigError if no window of any study was left out: then nothing
-    was tried.
+    Returns the result as a line of text. Raises WeightsError at the first mask that differs; ConfigError if no window
+    of any study was left out, for then nothing was tried.
     """
-    bundle, device = load_bundle(folder), choose_device(wanted)
+    bundle, used = load_bundle(folder), choose_device(device)
     whole = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
-    level, those = bundle.manifest.skip_suv, keep(voters(bundle), device.torch_device)
+    level, networks = bundle.manifest.skip_suv, load_now(voters(bundle), used.torch_device)
+    ways = [SegmentOptions(bundle=one, device=used, voters=networks) for one in (whole, bundle)]
     count = run = left_out = 0
     for study in tqdm(list(studies), unit="case", desc="skip", disable=None):
         case = read_case([study.pet, study.ct], bundle.manifest.limits)
         ready = make_ready(case, bundle, Stopwatch())
-        every, some = (segment_ready(ready, one, device, Stopwatch(), those=those) for one in (whole, bundle))
+        every, some = (segment_ready(ready, way) for way in ways)
         if differ := int(np.count_nonzero(every.mask != some.mask)):
             raise WeightsError(
                 f"case {study.case}: {differ} voxels of the mask change when windows without PET above {level:g} are "
                 f"left out ({some.skipped} of {every.windows}): no bundle was written; lower --skip-suv, or leave it "
-                "away"
+                "out"
             )
         count, run, left_out = count + 1, run + some.windows, left_out + some.skipped
     if not left_out:
         raise ConfigError(
-            f"none of {run} windows of {count} cases holds no PET above {level:g}: --skip-suv was not tried by them; "
-            "raise it, or give other cases with --skip-index"
+            f"in {count} cases each of {run} windows holds PET above {level:g}, so --skip-suv leaves none out and was "
+            "not tried; raise it, or give other cases with --skip-index"
         )
     return f"no voxel changes in {count} cases when {left_out} of {run + left_out} windows are left out"

@@ -5,7 +5,7 @@ r"""Dice, FPV and FNV of masks or of a bundle, case by case, with intervals, by 
         --weights eoa --output runs/eoa/scores.csv
 
 Writes scores.csv (a row a case), scores.json beside it (means, intervals, what was run), and prints the means.
-A bundle runs on the container's own road, from the index's files to the mask.
+A bundle is run as the container runs it, from the index's files to the mask.
 """
 
 import argparse
@@ -24,21 +24,22 @@ from model import __version__
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import METHODS
 from model.errors import CaseError, ConfigError, WeightsError, shown
-from model.files import Staging, sha256_of, silence
+from model.files import sha256_of, silence
 from model.results.metrics import CONVENTIONS, score
 from model.results.writing import check_output, write_mask
 from model.study.geometry import Grid, grid_of
 from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case, stem
-from training.command import ENDS, check_targets, told
+from model.whole import Staging
+from training.command import check_targets
 from training.data.table import Study, read_table
 from training.runs.scores import CaseScore, summary, table, write
 
 MASK_ENDINGS = (".mha", ".nii.gz")
 GROUPS = ("diagnosis", "site", "tracer")
 PARTS = ("train", "validate", "test")
-TRAINED_ON = "trained_on_cases"  # keys of a bundle's provenance.scores: the cases that trained or selected it,
-PATIENTS = "trained_on_patients"  # and their patients
+TRAINED_ON = "trained_on_cases"  # key of a bundle's provenance.scores: the cases that trained or selected it
+PATIENTS = "trained_on_patients"  # key of the same: their patients
 Predict = Callable[[Study], tuple[NDArray[Any], Grid, float]]  # mask (z, y, x), its grid, seconds or NaN
 
 
@@ -46,9 +47,9 @@ def evaluate(
     studies: Sequence[Study],
     predict: Predict,
     convention: str = "autopet_1_2",
-    tell: Callable[[CaseScore], None] = lambda row: None,
+    on_row: Callable[[CaseScore], None] = lambda row: None,
 ) -> list[CaseScore]:
-    """Score `predict` on every study, in order; `tell` hears of each as it is done.
+    """Score `predict` on every study, in order; `on_row` is called with each row as it is done.
 
     Raises CaseError if a file cannot be read, is no mask, or if mask and truth lie on different grids.
     """
@@ -60,14 +61,14 @@ def evaluate(
         scores = score(mask, truth, grid.voxel_ml, convention)
         names = ("case", "patient", "diagnosis", "tracer", "site")
         rows.append(CaseScore(**{n: getattr(study, n) for n in names}, **dataclasses.asdict(scores), seconds=seconds))
-        tell(rows[-1])
+        on_row(rows[-1])
     return rows
 
 
 def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Path]]:
-    """Masks named <case>.mha or <case>.nii.gz in `folder`; and the masks there that are of none of the studies.
+    """Read masks named <case>.mha or <case>.nii.gz in `folder`; also returns the masks there of no study.
 
-    Raises CaseError if the folder or a mask is missing or there twice; when read, if it is not on its PET's grid.
+    Raises CaseError if the folder or a mask is missing, or if a case has two; when read, if it is on another grid.
     """
     if not folder.is_dir():
         raise CaseError(f"folder of masks '{folder}' is not there; give one that holds <case>{MASK_ENDINGS[0]} files")
@@ -95,18 +96,18 @@ def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Pa
 
 
 def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Path | None = None) -> Predict:
-    """A bundle on the container's road, on one device; masks go to <save>/<case>.mha, replacing such files.
+    """Run a bundle as the container does, on one device; masks go to <save>/<case>.mha, replacing such files.
 
-    Takes the studies in their order: while one is segmented the next is read, so that seconds leave its reading out.
+    Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
-    from model.inference.several import segment_each  # torch comes in here: scoring masks needs none
-    from model.stopwatch import Stopwatch
+    from model.inference.options import SegmentOptions  # imports torch, which scoring masks does not need
+    from model.inference.several import segment_each
 
     def read(study: Study) -> Case:
         return read_case([study.pet, study.ct], bundle.manifest.limits)
 
-    segmented = segment_each(studies, read, bundle, device, Stopwatch())
+    segmented = segment_each(studies, read, SegmentOptions(bundle=bundle, device=device))
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()
@@ -131,57 +132,60 @@ def pet_grid(path: Path) -> Grid:
         with silence():
             reader.ReadImageInformation()
     except RuntimeError:
-        raise CaseError(f"PET '{path}' cannot be read; is it there? Make the index again with training index") from None
+        raise CaseError(
+            f"PET '{path}' cannot be read; check the path, or make the index again with training index"
+        ) from None
     return grid_of(reader)
 
 
-def trained_among(bundle: Bundle, studies: Sequence[Study], index: dict[str, Study]) -> list[str] | None:
+def training_cases_among(bundle: Bundle, studies: Sequence[Study], index: dict[str, Study]) -> list[str] | None:
     """Cases among `studies` that the bundle was trained or selected on, or that are another study of such a patient.
 
-    None if the bundle does not say which those are. Raises WeightsError if what it says is no list of names.
+    None if the bundle does not name them. Raises WeightsError if it has something else than a list of names there.
     """
-    said, patients = (bundle.manifest.provenance.scores.get(key) for key in (TRAINED_ON, PATIENTS))
-    if said is None:
+    cases, patients = (bundle.manifest.provenance.scores.get(key) for key in (TRAINED_ON, PATIENTS))
+    if cases is None:
         return None
-    for key, names in ((TRAINED_ON, said), (PATIENTS, patients or [])):
+    for key, names in ((TRAINED_ON, cases), (PATIENTS, patients or [])):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise WeightsError(f"'{bundle.folder}': provenance.scores.{key} must list names; correct it")
-    patients = {*(patients or []), *(index[case].patient for case in said if case in index)}
-    return [study.case for study in studies if study.case in said or study.patient in patients]
+    patients = {*(patients or []), *(index[case].patient for case in cases if case in index)}
+    return [study.case for study in studies if study.case in cases or study.patient in patients]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        run(options, sys.argv[1:] if arguments is None else arguments)
-    except ENDS as error:
-        return told(error)
-    return 0
-
-
-def run(options: argparse.Namespace, command: list[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """One evaluation, from the index to the written scores. Raises the errors of model/errors.py, then writes none."""
+    check_options(options)
     index = read_table(options.index)
-    studies = chosen(index, options)
+    studies = studies_to_score(index, options)
     check_paths(options, studies, index)
-    predict, about = bundle_source(options, studies, index) if options.weights else masks_source(options, studies)
-    for note in about["notes"]:
+    predict, source = bundle_source(options, studies, index) if options.weights else masks_source(options, studies)
+    for note in source["notes"]:
         _warn(note)
-    rows = evaluate(studies, predict, options.convention, _tell)
+    rows = evaluate(studies, predict, options.convention, _print_row)
     result = summary(rows, options.by)
     ran = {
-        "command": ["python", "-m", "training", "evaluate", *command],
+        "command": options.command_line,
         "version": __version__,
-        "index": _named(options.index),
-        "split": _named(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
+        "index": _file_entry(options.index),
+        "split": _file_entry(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
     }
-    write(rows, result, options.output, {"ran": ran, **about})
-    print("\n".join(["", table(result), "", *about["notes"], f"wrote '{options.output}' and its .json"]))
+    write(rows, result, options.output, {"ran": ran, **source})
+    print("\n".join(["", table(result), "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if len({bool(options.split), bool(options.fold), bool(options.part)}) > 1:
+        raise ConfigError("--split, --fold and --part go together; give all three or none")
+    if options.masks and (options.method or options.device or options.save):
+        raise ConfigError("--method, --device and --save go with --weights; leave them out with --masks")
+    if options.output.suffix != ".csv":
+        raise ConfigError(f"--output must end in .csv, got '{options.output}'")
 
 
 def masks_source(options: argparse.Namespace, studies: Sequence[Study]) -> tuple[Predict, dict[str, Any]]:
-    """What --masks asks for, and what scores.json says of it. Raises CaseError."""
+    """The masks of --masks, and their entry in scores.json. Raises CaseError."""
     predict, others = from_masks(options.masks, studies)
     notes = [f"{len(others)} masks are of no evaluated case and were not used: {_some(others)}"] if others else []
     return predict, {"masks": str(options.masks), "notes": notes}
@@ -190,23 +194,20 @@ def masks_source(options: argparse.Namespace, studies: Sequence[Study]) -> tuple
 def bundle_source(
     options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
 ) -> tuple[Predict, dict[str, Any]]:
-    """What --weights asks for, and what scores.json says of it. Raises ConfigError or WeightsError."""
+    """The bundle of --weights, and its entry in scores.json. Raises ConfigError or WeightsError."""
     bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
-    trained = trained_among(bundle, studies, index)
+    trained = training_cases_among(bundle, studies, index)
 
-    from model.inference.device import (  # torch comes in here: a wrong bundle is told before
-        choose_device,
-        make_deterministic,
-    )
+    from model.inference.device import choose_device, make_deterministic  # imports torch; a wrong bundle needs none
 
     make_deterministic()
-    device = choose_device(options.device)
+    device = choose_device(options.device or "auto")
     notes = [device.warning] if device.warning else []
     if trained is None:
         notes += [f"the bundle does not say ({TRAINED_ON}) what it was trained on: these may be training scores"]
     elif trained:
         notes += [f"{len(trained)} of {len(studies)} cases were trained or selected on: these are training scores"]
-    about = {
+    weights = {
         "folder": str(bundle.folder),
         "name": bundle.manifest.name,
         "method": bundle.manifest.method,
@@ -215,15 +216,15 @@ def bundle_source(
         "device": device.name,
         "precision": str(device.precision).removeprefix("torch."),
     }
-    about = {"weights": about, "trained_or_selected_on": trained, "notes": notes}
-    return from_bundle(bundle, device, studies, options.save), about
+    source = {"weights": weights, "trained_or_selected_on": trained, "notes": notes}
+    return from_bundle(bundle, device, studies, options.save), source
 
 
-def chosen(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
-    """The studies to evaluate: all of the index, or those of a part of a fold. Raises ConfigError."""
+def studies_to_score(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
+    """The studies to evaluate: all of the index, or one part of a fold. Raises ConfigError."""
     if not options.split:
         return list(index.values())
-    from training.data.split import read_fold
+    from training.data.folds import read_fold
 
     cases = getattr(read_fold(options.split, options.fold), options.part)
     if unknown := [case for case in cases if case not in index]:
@@ -246,11 +247,9 @@ def check_paths(options: argparse.Namespace, studies: Sequence[Study], index: di
         check_output(folder)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training evaluate",
-        description="Score masks, or a bundle, against the truth of an index.",
-        epilog="Cost: scoring takes about 2 s a case of 400 x 400 x 326 voxels; a bundle costs what process.py does.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: scoring takes about 2 s a case of 400 x 400 x 326 voxels; a bundle costs what process.py does."
     )
     add = parser.add_argument
     add("--index", type=Path, required=True, metavar="CSV", help="made by training index")
@@ -285,18 +284,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=["diagnosis", "site"],
         help="also means of these groups (default: diagnosis site)",
     )
-    options = parser.parse_args(arguments)
-    if len({bool(options.split), bool(options.fold), bool(options.part)}) > 1:
-        parser.error("--split, --fold and --part go together")
-    if options.masks and (options.method or options.device or options.save):
-        parser.error("--method, --device and --save go with --weights")
-    if options.output.suffix != ".csv":
-        parser.error(f"--output must end in .csv, got '{options.output}'")
-    options.device = options.device or "auto"
-    return options
 
 
-def _tell(row: CaseScore) -> None:
+def _print_row(row: CaseScore) -> None:
     print(
         f"{row.case}: Dice {row.dice:.4f}, FPV {row.fpv_ml:.2f} ml, FNV {row.fnv_ml:.2f} ml, "
         f"{row.lesions_found} of {row.lesions_true} lesions"
@@ -309,7 +299,7 @@ def _warn(line: str) -> None:
     print(f"warning: {shown(' '.join(line.split()))}", file=sys.stderr, flush=True)
 
 
-def _named(path: Path) -> dict[str, Any]:
+def _file_entry(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": sha256_of(path)}
 
 

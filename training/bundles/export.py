@@ -1,16 +1,15 @@
-"""A selection as a bundle that the container reads, checked by repeating a validation case through process.py.
+"""Write a selection as a bundle that the container reads, and check a validation case of it through process.py.
 
     python -m training export runs/selection.json --choice eoa_greedy --name my-eoa --output weights/my-eoa \\
         --index index.csv --data "autoPET II, 811 studies" --licence MIT
 
-EoA becomes one file a member, whose weight is how often it was chosen; DiWA one file, the mean of weights. Network,
-intensity, crop and window are those of the members. With --index, one validation case goes through process.py, and
-its mask must be the selection's own to a Dice of 0.99 (the cache rounds SUV, HU and logits); else nothing is left.
---skip-suv is written into the bundle only if no voxel of any mask changes by it in the cases of --skip-index.
+EoA becomes one file a member, weighted by how often it was chosen; DiWA one file, the mean of weights. Network,
+intensity, crop and window are the members' own. With --index, one validation case goes through process.py, and its mask
+must agree with the selection's to a Dice of 0.99 (the cache rounds SUV, HU and logits); else no bundle is written.
+--skip-suv is written into the bundle only if it changes no voxel of any mask in the cases of --skip-index.
 """
 
 import argparse
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,134 +19,152 @@ from typing import Any
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.settings import Crop
-from model.errors import ConfigError, OutputError, WeightsError
+from model.errors import ConfigError, WeightsError
 from model.inference.device import choose_device
 from training.bundles.check_mask import compare, in_crop, run_process
 from training.bundles.check_skip import check_skip
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
-from training.bundles.write import METHOD_OF, check_name, state_sha256, write_bundle
-from training.command import ENDS, told
+from training.bundles.write import METHOD_OF, check_bundle_name, state_sha256, write_bundle
+from training.command import add_device_option
+from training.commit import commit
 from training.data.prepared import is_current
 from training.data.table import read_table
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
-from training.ensembles.scoreboard import Bench
+from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import FORMAT, TITLES
 from training.runs.checkpoint import State, read_json, read_weights, result_file
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """One choice of a selection: its members by how often they count, what the report says of both, and the crop."""
+class ExportOptions:
+    """What `export` writes, and what it is checked by. Raises ConfigError for options that do not go together.
+
+    selection: selection.json of training select; choice: one of training.ensembles.select.TITLES; name: in the
+    manifest; output: the bundle's folder. attribution: whose work it rests on, default the papers. half: float16 files,
+    which need the check. index: table of the cases, for the check; check_case: a validation case, default the first
+    with lesion. trained_on: cases to name in the provenance besides the runs' own. skip_suv: windows whose PET holds
+    nothing above it are not run, if that changes no mask of the studies in the tables skip_index.
+    """
+
+    selection: Path
+    choice: str
+    name: str
+    output: Path
+    data: str = UNKNOWN
+    licence: str = UNKNOWN
+    intended_use: str = USE
+    attribution: str | None = None
+    half: bool = False
+    index: Path | None = None
+    check_case: str | None = None
+    trained_on: Sequence[str] = ()
+    device: str = "auto"
+    force: bool = False
+    skip_suv: float | None = None
+    skip_index: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        check_bundle_name(self.name)
+        if self.half and self.index is None:
+            raise ConfigError("--half needs --index: float16 is shipped only where the masks were compared")
+        if (self.skip_suv is None) != (not self.skip_index):
+            raise ConfigError(
+                "--skip-suv and --skip-index need each other: windows are left out only where that was tried"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """One choice of a selection: its entry in the report, the whole report, its members by name, and the crop."""
 
     report: dict[str, Any]
-    choice: dict[str, Any]
+    entry: dict[str, Any]
     members: dict[str, Candidate]
     crop: Crop
 
     @property
     def names(self) -> tuple[str, ...]:
         """The members, each as often as it counts."""
-        return tuple(name for name, count in self.choice["weights"].items() for _ in range(count))
+        return tuple(name for name, count in self.entry["weights"].items() for _ in range(count))
 
 
-def export(
-    selection: Path,
-    choice: str,
-    name: str,
-    output: Path,
-    *,
-    data: str = UNKNOWN,
-    licence: str = UNKNOWN,
-    intended_use: str = USE,
-    attribution: str | None = None,
-    half: bool = False,
-    index: Path | None = None,
-    check_case: str | None = None,
-    trained_on: Sequence[str] = (),
-    wanted: str = "auto",
-    force: bool = False,
-    skip_suv: float | None = None,
-    skip_index: Sequence[Path] = (),
-) -> None:
-    """Write the bundle of a choice of `selection`, one of training.ensembles.select.TITLES, into the folder `output`.
+def export(options: ExportOptions) -> None:
+    """Write the bundle of a choice, after the checks that the options ask for; print what the checks found.
 
-    attribution: whose work it rests on, default the papers. half: float16 files, which needs the check. index:
-    that of the cases, for the check; check_case: a validation case, default the first with lesion. trained_on:
-    cases to name in the provenance besides those the runs know of. skip_suv: windows whose PET holds nothing above it
-    are not run, if that changes no mask of the studies in the tables skip_index.
     Raises ConfigError, CaseError, WeightsError or OutputError; then what was at `output` is left as it was.
     """
-    if half and index is None:
-        raise ConfigError("--half needs --index: float16 is shipped only where the masks were compared")
-    if (skip_suv is None) != (not skip_index):
-        raise ConfigError("--skip-suv and --skip-index need each other: windows are left out only where that was tried")
-    if output.exists() and not force:
-        raise ConfigError(f"'{output}' is there already; choose another --output, or --force to replace it")
-    chosen = read_choice(selection, choice)
-    scores = provenance_scores(chosen, choice, trained_on)
-    settings = next(iter(chosen.members.values())).settings
-    tried = [study for table in skip_index for study in read_table(table).values()]
-    if tried:
-        scores["skip_suv_tried_on_cases"] = [study.case for study in tried]
-    origin = Provenance(
-        data=data,
-        commit=commit(),
-        date=time.strftime("%Y-%m-%d"),
-        scores=scores,
-        attribution=attribution or METHOD_OF[settings.network.kind],
+    if options.output.exists() and not options.force:
+        raise ConfigError(f"'{options.output}' is there already; choose another --output, or --force to replace it")
+    selected = read_choice(options.selection, options.choice)
+    skip_studies = [study for table in options.skip_index for study in read_table(table).values()]
+    scores = provenance_scores(selected, options.choice, options.trained_on)
+    if skip_studies:
+        scores["skip_suv_tried_on_cases"] = [study.case for study in skip_studies]
+    states, weights = bundle_states(selected)
+    start = start_sha256(list(selected.members.values()))
+
+    def write(folder: Path, force: bool = False) -> None:
+        def manifest(members: tuple[Member, ...]) -> Manifest:
+            return manifest_of(selected, options, members, scores)
+
+        write_bundle(folder, states, manifest, weights=weights, start_sha256=start, half=options.half, force=force)
+
+    if options.index is not None or skip_studies:
+        with tempfile.TemporaryDirectory(prefix="export-") as place:
+            write(Path(place) / "bundle")
+            if options.index is not None:
+                print(
+                    check_one_mask(selected, Path(place), options.index, options.check_case, options.device), flush=True
+                )
+            if skip_studies:
+                print(check_skip(Path(place) / "bundle", skip_studies, options.device), flush=True)
+    write(options.output, options.force)
+
+
+def manifest_of(
+    selected: Selected, options: ExportOptions, members: tuple[Member, ...], scores: dict[str, Any]
+) -> Manifest:
+    """The manifest: network, intensity, crop and window as the members were trained, the rest from the options."""
+    settings = next(iter(selected.members.values())).settings
+    kind = settings.network.kind
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=options.name,
+        kind=kind,
+        network=settings.network,
+        channels=CHANNELS[kind],
+        intensity=settings.intensity,
+        crop=selected.crop,
+        window=settings.window,
+        method=selected.entry["method"],
+        members=members,
+        provenance=Provenance(
+            data=options.data,
+            commit=commit(),
+            date=time.strftime("%Y-%m-%d"),
+            scores=scores,
+            attribution=options.attribution or METHOD_OF[kind],
+        ),
+        intended_use=options.intended_use,
+        licence=options.licence,
+        skip_suv=options.skip_suv,
     )
-    states, weights = bundle_states(chosen)
-    start = start_sha256(list(chosen.members.values()))
-
-    def manifest(written: tuple[Member, ...]) -> Manifest:
-        return Manifest(
-            format_version=FORMAT_VERSION,
-            name=name,
-            kind=settings.network.kind,
-            network=settings.network,
-            channels=CHANNELS[settings.network.kind],
-            intensity=settings.intensity,
-            crop=chosen.crop,
-            window=settings.window,
-            method=chosen.choice["method"],
-            members=written,
-            provenance=origin,
-            intended_use=intended_use,
-            licence=licence,
-            skip_suv=skip_suv,
-        )
-
-    def write(folder: Path, replace: bool = False) -> None:
-        write_bundle(folder, states, manifest, weights=weights, start_sha256=start, half=half, force=replace)
-
-    try:
-        if index is not None or tried:
-            with tempfile.TemporaryDirectory(prefix="export-") as place:
-                write(Path(place) / "bundle")
-                if index is not None:
-                    print(check(chosen, Path(place), index, check_case, wanted), flush=True)
-                if tried:
-                    print(check_skip(Path(place) / "bundle", tried, wanted), flush=True)
-        write(output, force)
-    except OSError as error:
-        raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, and may you?") from None
 
 
-def read_choice(selection: Path, choice: str) -> Chosen:
-    """A choice and its runs. Raises ConfigError if there is no such one, or if a run is not the selected one."""
+def read_choice(selection: Path, choice: str) -> Selected:
+    """A choice and its runs. Raises ConfigError if the selection has no such choice, WeightsError if a run changed."""
     report = read_json(selection, "make it with training select")
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ConfigError(f"'{selection}' is no selection of this version; make it with training select")
     try:
         if choice not in report["choices"]:
             raise ConfigError(f"'{selection}' has no choice {choice!r}; it has {', '.join(report['choices'])}")
-        said, crop = report["choices"][choice], Crop(**report["crop"])
+        entry, crop = report["choices"][choice], Crop(**report["crop"])
         known = {member["name"]: (Path(member["run"]), member["sha256"]) for member in report["members"]}
-        method, runs = said["method"], {name: known[name] for name in said["weights"]}
+        method, runs = entry["method"], {name: known[name] for name in entry["weights"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"'{selection}' is damaged ({error}); make it again with training select") from None
     members = read_candidates(run for run, _ in runs.values())
@@ -156,16 +173,16 @@ def read_choice(selection: Path, choice: str) -> Chosen:
             raise WeightsError(f"'{one.weights}' is not what was selected in '{selection}'; run training select again")
     if method == "diwa":
         check_one_start(list(members.values()))
-    return Chosen(report=report, choice=said, members=members, crop=crop)
+    return Selected(report=report, entry=entry, members=members, crop=crop)
 
 
-def bundle_states(chosen: Chosen) -> tuple[dict[str, State], list[float]]:
+def bundle_states(selected: Selected) -> tuple[dict[str, State], list[float]]:
     """The bundle's networks by name, and their weights."""
-    counts = chosen.choice["weights"]
-    if chosen.choice["method"] == "diwa":
-        bench = Bench(chosen.members, Path(chosen.report["cache"]), [], Path(), choose_device("cpu"))
-        return {"soup": bench.soup_network(counts).state_dict()}, [1.0]
-    return {name: read_weights(chosen.members[name].weights) for name in counts}, [float(n) for n in counts.values()]
+    counts = selected.entry["weights"]
+    if selected.entry["method"] == "diwa":
+        scoreboard = Scoreboard(selected.members, Path(selected.report["cache"]), [], Path(), choose_device("cpu"))
+        return {"soup": scoreboard.soup_network(counts).state_dict()}, [1.0]
+    return {name: read_weights(selected.members[name].weights) for name in counts}, [float(n) for n in counts.values()]
 
 
 def start_sha256(members: Sequence[Candidate]) -> str | None:
@@ -179,95 +196,63 @@ def start_sha256(members: Sequence[Candidate]) -> str | None:
     base = next((one.base for one in members if one.base), None)
     if base is None:
         raise ConfigError(
-            f"the base run that '{members[0].folder}' started from is not there any more: put it beside that folder, "
+            f"the base run that '{members[0].folder}' started from is not there any more; put it beside that folder, "
             f"or beside '{members[0].folder.parent}', under the name it had"
         )
     return state_sha256(read_weights(result_file(base)))
 
 
-def provenance_scores(chosen: Chosen, choice: str, trained_on: Sequence[str]) -> dict[str, Any]:
-    """What the manifest says of the validation, and of every case that trained or selected the members."""
-    cases = chosen.report["cases"]
-    used = {*cases, *chosen.report["trained_on"], *trained_on}
+def provenance_scores(selected: Selected, choice: str, trained_on: Sequence[str]) -> dict[str, Any]:
+    """For the manifest: scores on the validation cases, and every case that trained or selected the members."""
+    cases = selected.report["cases"]
+    used = {*cases, *selected.report["trained_on"], *trained_on}
     return {
         "choice": TITLES[choice],
-        "validation": {key: chosen.choice[key] for key in ("dice", "fpv_ml", "fnv_ml")},
+        "validation": {key: selected.entry[key] for key in ("dice", "fpv_ml", "fnv_ml")},
         "selected_on_cases": len(cases),
-        "selected_on_cases_with_lesion": len(chosen.report["cases_with_lesion"]),
+        "selected_on_cases_with_lesion": len(selected.report["cases_with_lesion"]),
         TRAINED_ON: sorted(used),
-        PATIENTS: chosen.report["patients"],
+        PATIENTS: selected.report["patients"],
     }
 
 
-def check(chosen: Chosen, place: Path, index: Path, case: str | None, wanted: str) -> str:
-    """Repeat a case through process.py with the bundle at place/"bundle"; what was found, as a line.
+def check_one_mask(selected: Selected, place: Path, index: Path, case: str | None, device: str) -> str:
+    """Run a case through process.py with the bundle at place/"bundle". Returns the result as a line of text.
 
     Raises ConfigError for a case that the check cannot use, CaseError or WeightsError if process.py fails or its
     mask is not the selection's.
     """
-    case = case or chosen.report["cases_with_lesion"][0]
-    if case not in chosen.report["cases"]:
-        raise ConfigError(f"--check-case {case} is none of the cases that were selected on")
-    studies, cache = read_table(index), Path(chosen.report["cache"])
+    case = case or selected.report["cases_with_lesion"][0]
+    if case not in selected.report["cases"]:
+        raise ConfigError(f"--check-case {case} is none of the cases that were selected on; give one of the selection")
+    studies, cache = read_table(index), Path(selected.report["cache"])
     if case not in studies:
-        raise ConfigError(f"index '{index}' has no case {case}, which was selected on; give the index it stands in")
-    if not is_current(studies[case], cache, chosen.crop):
-        raise ConfigError(f"the files of case {case} in '{index}' are not those that '{cache}' was prepared from")
-    bench = Bench(chosen.members, cache, [case], place / "margins", choose_device(wanted))
-    if chosen.choice["method"] == "diwa":
-        expected = bench.soup_margin(chosen.names, case) > 0
-    else:
-        bench.run_all()
-        expected = bench.mean_margin(chosen.names, case) > 0
-    mask = run_process(studies[case], place / "bundle", place / "output", wanted)
-    return compare(case, *in_crop(mask, studies[case], chosen.crop), expected)
-
-
-def commit() -> str:
-    """The commit of this code, with "-dirty" if files were changed since; unknown outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check_name(options.name)
-        export(
-            options.selection,
-            options.choice,
-            options.name,
-            options.output,
-            data=options.data,
-            licence=options.licence,
-            intended_use=options.intended_use,
-            attribution=options.attribution,
-            half=options.half,
-            index=options.index,
-            check_case=options.check_case,
-            wanted=options.device,
-            force=options.force,
-            skip_suv=options.skip_suv,
-            skip_index=options.skip_index,
+        raise ConfigError(f"index '{index}' has no case {case}, which was selected on; give an index that has it")
+    if not is_current(studies[case], cache, selected.crop):
+        raise ConfigError(
+            f"'{cache}' was not prepared from the files of case {case} in '{index}'; run training prepare again"
         )
-    except ENDS as error:
-        return told(error)
+    scoreboard = Scoreboard(selected.members, cache, [case], place / "margins", choose_device(device))
+    if selected.entry["method"] == "diwa":
+        expected = scoreboard.soup_margin(selected.names, case) > 0
+    else:
+        scoreboard.run_all()
+        expected = scoreboard.mean_margin(selected.names, case) > 0
+    mask = run_process(studies[case], place / "bundle", place / "output", device)
+    return compare(case, *in_crop(mask, studies[case], selected.crop), expected)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the bundle, and print its size. Raises ConfigError, CaseError, WeightsError or OutputError."""
+    export(ExportOptions(**{name: value for name, value in vars(options).items() if name != "command_line"}))
     size = sum(path.stat().st_size for path in options.output.iterdir()) / 1e6
     checked = "" if options.index else "; not checked through process.py (give --index)"
     print(f"wrote '{options.output}', {size:.1f} MB{checked}; segment with: process.py --weights '{options.output}'")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Cost: the members once over the checked case, process.py once; twice over each case of --skip-index.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: the members once over the checked case, process.py once; twice over each case of --skip-index."
     )
     add = parser.add_argument
     add("selection", type=Path, metavar="JSON", help="what training select wrote")
@@ -283,6 +268,5 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--half", action="store_true", help="store float16, half the size; needs --index (default: float32)")
     add("--skip-suv", type=float, metavar="SUV", help="run no window without PET above it (default: run all)")
     add("--skip-index", type=Path, nargs="+", default=(), metavar="CSV", help="indexes of the cases it is tried on")
-    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="of the check (default: auto)")
+    add_device_option(parser)
     add("--force", action="store_true", help="replace a bundle at --output (default: no)")
-    return parser.parse_args(arguments)

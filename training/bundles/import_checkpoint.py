@@ -1,11 +1,11 @@
-r"""A weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them.
+r"""Make a weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them.
 
     python -m training import c1.ckpt a2.ckpt a3.ckpt d2.ckpt --weights 2 1 1 1 --method eoa \
         --name ahn-park-eoa
 
 makes weights/ahn-park-eoa: manifest.json and one safetensors file a checkpoint, float32, with the
 intensity, crop and window of the authors' container. They state no licence for the weights: do not pass them on.
-Which network a checkpoint is, and how many classes a network for slices has, is known by its tensors.
+The tensors show which network a checkpoint is, and how many classes a network for slices has.
 """
 
 import argparse
@@ -14,23 +14,21 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.manifest import WEIGHTS
 from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
-from model.errors import ConfigError, OutputError, WeightsError
+from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS
 from model.networks.unet import build
-from training.bundles.write import PAPERS, check_name, write_bundle
-from training.command import ENDS, told
+from training.bundles.write import PAPERS, State, check_bundle_name, write_bundle
 from training.runs.checkpoint_reader import read_state_dict
 
 PREFIX = "model."  # of the network in the authors' LightningModule
 PARALLEL = "module."  # before every name where the network was trained on several GPUs
-HEAD = "segmentation_head.0.weight"  # of Zhong et al.'s network, whose names are already ours
-LATER = "encoder.model."  # of later versions of segmentation_models_pytorch, 0.6 for one, in place of "encoder."
+HEAD = "segmentation_head.0.weight"  # of Zhong et al.'s network, whose tensors have the same names as ours
+NEWER_PREFIX = "encoder.model."  # segmentation_models_pytorch 0.6 and later; older versions write "encoder."
 OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
 WINDOWS = {"volumes": (192, 192, 192), "slices": (256, 256, 1)}  # voxels (x, y, z) of the submissions
 CROPS = {"volumes": 0.0, "slices": -1e6}  # SUV: Ahn and Park crop to PET > 0; Zhong et al. take slices as they are
@@ -38,18 +36,11 @@ DATA = "autoPET training data ({}), as stated by the authors"
 AUTHORS = {"volumes": "Ahn and Park", "slices": "Zhong et al."}
 USE = "Research only. Not a medical device. The weights are the authors': pass them on only by a licence they gave."
 
-State = dict[str, Tensor]
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        folder = import_checkpoints(options)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Write the bundle. Raises ConfigError, WeightsError or OutputError."""
+    folder = import_checkpoints(options)
     print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
-    return 0
 
 
 def import_checkpoints(options: argparse.Namespace) -> Path:
@@ -93,16 +84,13 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
             licence=options.licence,
         )
 
-    try:
-        write_bundle(folder, members, manifest, weights=weights, start_sha256=None, force=options.force)
-    except OSError as error:
-        raise OutputError(f"cannot write '{folder}': {error.strerror or error}; is there space, and may you?") from None
+    write_bundle(folder, members, manifest, weights=weights, start_sha256=None, force=options.force)
     return folder
 
 
 def check(options: argparse.Namespace, weights: list[float], folder: Path) -> None:
     """Raise ConfigError for what cannot become a bundle, before anything is read."""
-    check_name(options.name)
+    check_bundle_name(options.name)
     if len(weights) != len(options.checkpoints):
         raise ConfigError(f"--weights has {len(weights)} numbers, there are {len(options.checkpoints)} checkpoints")
     for weight in weights:
@@ -130,7 +118,7 @@ def read_members(paths: list[Path]) -> tuple[dict[str, State], Network, str]:
         common = common or network
         if network != common:
             raise WeightsError(
-                f"'{path}' is {told_of(network)}, '{paths[0]}' is {told_of(common)}; the members of a bundle must be "
+                f"'{path}' is {describe(network)}, '{paths[0]}' is {describe(common)}; the members of a bundle must be "
                 "one kind of network: import them apart"
             )
         digest = sha256_of(path)
@@ -138,18 +126,18 @@ def read_members(paths: list[Path]) -> tuple[dict[str, State], Network, str]:
             raise ConfigError(f"'{path}' and '{sources[digest]}' are the same; give one, with a larger --weights")
         sources[digest] = path
         members[member_name(path, members)] = state
-        print(f"read '{path}': {told_of(network)}, {sum(t.numel() for t in state.values()):,} parameters")
+        print(f"read '{path}': {describe(network)}, {sum(t.numel() for t in state.values()):,} parameters")
     assert common is not None  # the command line asks for at least one
     return members, common, ", ".join(f"{path.name} (sha256 {digest})" for digest, path in sources.items())
 
 
-def told_of(network: Network) -> str:
+def describe(network: Network) -> str:
     """A network in a few words."""
     return f"{network.fusion} of widths {list(network.widths)}, classes: {network.classes}"
 
 
 def read_authors(path: Path) -> tuple[State, Network]:
-    """One checkpoint as our network's state, float32, and that network, known by its tensors' shapes.
+    """One checkpoint as our network's state, float32, and that network, as its tensors' shapes show it.
 
     Entries outside `model.` (buffers of the loss, say) are left out, and named on stdout. A file that is
     a bare state dict has no such prefix. Raises WeightsError naming what is missing, superfluous or wrong.
@@ -157,7 +145,9 @@ def read_authors(path: Path) -> tuple[State, Network]:
     found = read_state_dict(path)
     for prefix in (PARALLEL, ""):
         if f"{prefix}{HEAD}" in found:
-            return read_slices({_earlier(name.removeprefix(prefix)): tensor for name, tensor in found.items()}, path)
+            return read_slices(
+                {_with_older_prefix(name.removeprefix(prefix)): tensor for name, tensor in found.items()}, path
+            )
     prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
     outside = sorted(name for name in found if not name.startswith(prefix))
     if outside:
@@ -173,7 +163,7 @@ def read_authors(path: Path) -> tuple[State, Network]:
 def read_slices(found: State, path: Path) -> tuple[State, Network]:
     """A checkpoint of Zhong et al.'s kind, named as segmentation_models_pytorch names its Unet, and its network.
 
-    Encoder, decoder widths and the number of classes are known by the tensors. Raises WeightsError.
+    The tensors show the encoder, the decoder's widths and the number of classes. Raises WeightsError.
     """
     network = slice_network_of(found, path)
     with torch.device("meta"):
@@ -192,10 +182,12 @@ def slice_network_of(found: State, path: Path) -> Network:
     first = [f"encoder.s{stage}.b1.conv3.conv.weight" for stage in range(1, 5)]
     stages = tuple(int(found[name].shape[0]) for name in first if name in found)
     blocks = [name for number in range(5) if (name := f"decoder.blocks.{number}.conv1.0.weight") in found]
-    fusion = next((n for n, d in DESIGNS.items() if tuple(width for _, width in d.stages()) == stages), None)
+    fusion = next(
+        (name for name, design in DESIGNS.items() if tuple(width for _, width in design.stages()) == stages), None
+    )
     if fusion is None:
         raise WeightsError(
-            f"'{path}' has an encoder of stages {list(stages)}, which is none of {', '.join(DESIGNS)}; only those can "
+            f"'{path}' has an encoder of stages {list(stages)}, which is none of {', '.join(DESIGNS)}; only these can "
             "be imported"
         )
     try:
@@ -206,7 +198,7 @@ def slice_network_of(found: State, path: Path) -> Network:
 
 
 def check_tensors(found: State, wanted: State, network: Network, path: Path, what: str) -> None:
-    """Raise WeightsError if the tensors are not those of the network, called `what`, in name and shape, and finite."""
+    """Raise WeightsError unless the tensors have the names and shapes of the network, called `what`, and are finite."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise WeightsError(
@@ -219,8 +211,8 @@ def check_tensors(found: State, wanted: State, network: Network, path: Path, wha
                 f"'{path}': {name} has shape {tuple(tensor.shape)}, widths {list(network.widths)} need "
                 f"{tuple(wanted[name].shape)}; it is another network"
             )
-        whole = not wanted[name].is_floating_point()  # BatchNorm's count of batches
-        if tensor.is_floating_point() == whole or not torch.isfinite(tensor.float()).all():
+        is_count = not wanted[name].is_floating_point()  # BatchNorm's count of batches
+        if tensor.is_floating_point() == is_count or not torch.isfinite(tensor.float()).all():
             raise WeightsError(f"'{path}': {name} ({tensor.dtype}) holds no finite float32 numbers; fetch it again")
 
 
@@ -232,7 +224,7 @@ def network_of(state: State, prefix: str, path: Path) -> Network:
         name = f"{prefix}PET_encoder.layer{stage}.0.conv.weight"
         if name not in state or state[name].ndim != 5:
             raise WeightsError(
-                f"'{path}' has no 3-D convolution {name}, by which a stage's width is known; it holds "
+                f"'{path}' has no 3-D convolution {name}, which shows the stage's width; it holds "
                 f"{_some(sorted(state))}: only the authors' middle-fusion network can be imported"
             )
         widths.append(state[name].shape[0])
@@ -243,7 +235,7 @@ def network_of(state: State, prefix: str, path: Path) -> Network:
 
 
 def member_name(path: Path, taken: dict[str, State]) -> str:
-    """The checkpoint's name without its ending, fit for a file name and unlike those taken, upper case or lower."""
+    """A member's name, from its checkpoint's: letters that a file name may have, and no name of `taken` in any case."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).lstrip("_.-")[:60] or "member"
     lower = {other.lower() for other in taken}
     if name.lower() not in lower:
@@ -251,12 +243,10 @@ def member_name(path: Path, taken: dict[str, State]) -> str:
     return next(new for number in range(2, len(taken) + 3) if (new := f"{name}-{number}").lower() not in lower)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training import",
-        description="Make a weight bundle from checkpoints as Ahn and Park, or Zhong et al., published them. "
-        "Nothing in one is run.",
-        epilog="Cost: the checkpoints are read one after the other, on the CPU; the bundle takes 4 bytes a parameter.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: the checkpoints are read one after the other, on the CPU; the bundle takes 4 bytes a parameter. "
+        "Nothing in a checkpoint is run."
     )
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CKPT", help="files of torch.save (PyTorch 1.6 or later)")
@@ -286,11 +276,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
-    return parser.parse_args(arguments)
 
 
-def _earlier(name: str) -> str:
-    return f"encoder.{name.removeprefix(LATER)}" if name.startswith(LATER) else name
+def _with_older_prefix(name: str) -> str:
+    return f"encoder.{name.removeprefix(NEWER_PREFIX)}" if name.startswith(NEWER_PREFIX) else name
 
 
 def _ours(name: str) -> str:

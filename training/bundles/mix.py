@@ -4,17 +4,18 @@ python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --ou
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from model.bundle.format import CHANNELS, Manifest, Member, Provenance
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
-from model.errors import ConfigError, OutputError
+from model.bundle.settings import Part
+from model.errors import ConfigError
 from model.networks.weights import read_state
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
-from training.bundles.write import check_name, write_bundle
-from training.command import ENDS, told
+from training.bundles.write import State, check_bundle_name, write_bundle
 
 
 def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, force: bool = False) -> None:
@@ -30,20 +31,22 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
             raise ConfigError(f"'{bundle.folder}' and '{bundles[0].folder}' differ in crop or limits, which all share")
         if bundle.manifest.method == "diwa" and len(bundle.manifest.members) > 1:
             raise ConfigError(f"'{bundle.folder}' averages weights; mix a bundle of the averaged network instead")
-    states, weights, own = {}, [], []
+    states: dict[str, State] = {}
+    weights: list[float] = []
+    sources: list[tuple[Member, Part]] = []  # of each new member: that of its own bundle, and how its network is run
     for number, (bundle, share) in enumerate(zip(bundles, shares, strict=True), start=1):
         total = sum(member.weight for member in bundle.manifest.members)
         for member in bundle.manifest.members:
             states[f"{number}-{Path(member.file).stem}"] = read_state(bundle, member)
             weights.append(share * member.weight / total)
-            own.append((member, bundle.manifest.part(member)))
+            sources.append((member, bundle.manifest.part(member)))
 
     def manifest(written: tuple[Member, ...]) -> Manifest:
         members = tuple(
             replace(
                 new, start_sha256=old.start_sha256, network=part.network, intensity=part.intensity, window=part.window
             )
-            for new, (old, part) in zip(written, own, strict=True)
+            for new, (old, part) in zip(written, sources, strict=True)
         )
         return replace(
             first,
@@ -54,56 +57,47 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
             combine="probabilities",
             skip_suv=None,
             members=members,
-            provenance=origin(bundles),
+            provenance=provenance_of(bundles),
             licence=" and ".join(dict.fromkeys(bundle.manifest.licence for bundle in bundles)),
         )
 
-    try:
-        write_bundle(output, states, manifest, weights=weights, start_sha256=None, force=force)
-    except OSError as error:
-        raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, and may you?") from None
+    write_bundle(output, states, manifest, weights=weights, start_sha256=None, force=force)
 
 
-def origin(bundles: list[Bundle]) -> Provenance:
-    """Where the members come from: what every bundle says, and all that trained any of them."""
-    said = [bundle.manifest.provenance for bundle in bundles]
+def provenance_of(bundles: list[Bundle]) -> Provenance:
+    """Where the members come from: the provenance of every bundle, and all cases that trained any of them."""
+    origins = [bundle.manifest.provenance for bundle in bundles]
     scores: dict[str, object] = {bundle.manifest.name: "see its own bundle" for bundle in bundles}
     for key in (TRAINED_ON, PATIENTS):
-        if all(key in one.scores for one in said):
-            scores[key] = sorted({name for one in said for name in one.scores[key]})
+        if all(key in origin.scores for origin in origins):
+            scores[key] = sorted({name for origin in origins for name in origin.scores[key]})
     return Provenance(
-        data="; ".join(dict.fromkeys(one.data for one in said)),
-        commit="; ".join(dict.fromkeys(one.commit for one in said)),
-        date="; ".join(dict.fromkeys(one.date for one in said)),
+        data=_joined(origin.data for origin in origins),
+        commit=_joined(origin.commit for origin in origins),
+        date=_joined(origin.date for origin in origins),
         scores=scores,
-        attribution="; ".join(dict.fromkeys(one.attribution for one in said)),
+        attribution=_joined(origin.attribution for origin in origins),
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check_name(options.name)
-        bundles = [load_bundle(find_bundle(name, None)) for name in options.bundles]
-        mix(bundles, options.shares or [1.0] * len(bundles), options.name, options.output, options.force)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Write the bundle that the options describe. Raises ConfigError, WeightsError or OutputError."""
+    check_bundle_name(options.name)
+    bundles = [load_bundle(find_bundle(name, None)) for name in options.bundles]
+    mix(bundles, options.shares or [1.0] * len(bundles), options.name, options.output, options.force)
     print(f"wrote '{options.output}'; segment with: process.py --weights '{options.output}'")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training mix",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Cost: the members' files, once more; a study takes as long as with each of the bundles in turn.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: the members' files, once more; a study takes as long as with each of the bundles in turn."
     add = parser.add_argument
     add("bundles", nargs="+", metavar="BUNDLE", help="folders, or names below weights/; the first gives intended use")
     add("--shares", nargs="+", type=float, metavar="S", help="what each bundle's vote counts (default: all 1)")
     add("--name", required=True, help="name in the manifest")
     add("--output", type=Path, required=True, metavar="DIR", help="the new bundle")
     add("--force", action="store_true", help="replace a bundle that is there (default: refuse)")
-    return parser.parse_args(arguments)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Each different text once."""
+    return "; ".join(dict.fromkeys(texts))

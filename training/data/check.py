@@ -1,5 +1,6 @@
-"""One study read and checked as the container checks it, with its truth: a row of the index, or what is wrong."""
+"""Check one study as the container does, with its truth: the result is a row of the index, or what is wrong."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +9,16 @@ import numpy as np
 from model.bundle.settings import Limits
 from model.errors import CaseError
 from model.study.reading import Volume, check_hu, check_overlap, check_spacing, check_suv, read_volume
-from training.data.layouts import FDG, Found
+from training.data.layouts import FDG, StudyFiles
 from training.data.table import NEGATIVE, UNKNOWN, Study, study_sha256
 
-TRUTH_TOLERANCE_VOXEL = 0.05  # headers of one data set differ in their last digits, at 300 slices by 0.01 mm
+TRUTH_TOLERANCE_VOXEL = 0.05  # headers of one data set differ in their last digits: by 0.01 mm over 300 slices
 SHOWN = 5  # values named in one message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Why a study is not in the index, and which of its files is the reason."""
+    """Why a study is left out of the index, and because of which file."""
 
     case: str
     file: Path
@@ -26,15 +27,15 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What is written where neither the data set's names nor its tables say it."""
+    """Values to write where neither the data set's names nor its tables give one."""
 
     diagnosis: str = UNKNOWN
     tracer: str = FDG
     site: str = UNKNOWN
 
 
-def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | None, list[Problem], list[str]]:
-    """Read a study: its row and warnings; or None and every problem there is with its files."""
+def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[Study | None, list[Problem], list[str]]:
+    """Read and check a study. Returns its row (None if anything is wrong), all problems of its files, and warnings."""
     volumes: dict[str, Volume] = {}
     problems = []
     for what, path in (("PET", found.pet), ("CT", found.ct), ("truth", found.truth)):
@@ -44,8 +45,8 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
         except CaseError as error:
             problems.append(Problem(case=found.case, file=path, reason=str(error)))
     warnings: list[str] = []
-    checks = [
-        ("PET", ("PET",), lambda: warnings.extend(check_suv(volumes["PET"], limits) + check_uptake(volumes["PET"]))),
+    checks: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [  # file at fault, files needed, check
+        ("PET", ("PET",), lambda: warnings.extend(check_pet(volumes["PET"], limits))),
         ("CT", ("CT",), lambda: warnings.extend(check_hu(volumes["CT"], limits))),
         ("CT", ("PET", "CT"), lambda: check_overlap(volumes["PET"], volumes["CT"])),
         ("truth", ("truth",), lambda: check_binary(volumes["truth"])),
@@ -62,12 +63,15 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
     lesion_ml = float(np.count_nonzero(volumes["truth"].array)) * volumes["PET"].grid.voxel_ml
     diagnosis = found.diagnosis or (defaults.diagnosis if lesion_ml else NEGATIVE)
     if lesion_ml and diagnosis == NEGATIVE:
-        warnings.append(f"{found.case}: said to be {NEGATIVE}, and its truth holds {lesion_ml:.2f} ml: {UNKNOWN} then")
+        warnings.append(
+            f"{found.case}: {NEGATIVE} by its names or tables, but its truth holds {lesion_ml:.2f} ml: "
+            f"taken as {UNKNOWN}"
+        )
         diagnosis = UNKNOWN
     if not lesion_ml and diagnosis not in (NEGATIVE, UNKNOWN):
         warnings.append(
-            f"{found.case}: said to be {diagnosis}, and its truth '{found.truth}' is empty: it trains as a study "
-            "without lesion; export the truth again if that is wrong"
+            f"{found.case}: {diagnosis} by its names or tables, but its truth '{found.truth}' is empty: it trains as a "
+            "study without lesion; export the truth again if that is wrong"
         )
     pet, ct, truth = (path.resolve() for path in (found.pet, found.ct, found.truth))
     study = Study(
@@ -85,11 +89,14 @@ def examine(found: Found, defaults: Defaults, limits: Limits) -> tuple[Study | N
     return study, [], warnings
 
 
-def check_uptake(pet: Volume) -> list[str]:
-    """No warnings. Raises CaseError if no voxel of the PET is above 0: nothing would be left of it after the crop."""
+def check_pet(pet: Volume, limits: Limits) -> list[str]:
+    """Warnings about PET values. Raises CaseError if they cannot be SUV, or if none is above 0: the crop would then
+    leave nothing.
+    """
+    warnings = check_suv(pet, limits)
     if not pet.array.max() > 0:
         raise CaseError(f"PET '{pet.path}' has no value above 0: it is empty; export it again")
-    return []
+    return warnings
 
 
 def check_binary(truth: Volume) -> None:

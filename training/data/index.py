@@ -1,50 +1,48 @@
-r"""One table of the studies of one or more data sets, each read whole and checked as the container checks it.
+r"""Make one table of the studies of one or more data sets, each read and checked as the container does.
 
     python -m training index ROOT [ROOT ...] --output index.csv
 
 finds the studies (layouts: see training/data/layouts.py), reads PET, CT and truth, and writes a row for each good one
-(training/data/table.py). What is wrong with the others stands in index-problems.csv (case, file, reason) and on stderr.
-Every run reads every file again: nothing is kept from an earlier one.
+(training/data/table.py). index-problems.csv (case, file, reason) and stderr say what is wrong with the others.
+Every run reads every file again.
 """
 
 import argparse
 import csv
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from model.bundle.settings import Limits, override_limits
 from model.errors import CaseError, ConfigError, shown
-from model.files import Staging
-from training.command import ENDS, check_targets, told
-from training.data.check import Defaults, Problem, examine
-from training.data.layouts import FDG, LAYOUTS, Found, find, table_folders
+from model.whole import Staging
+from training.command import check_targets
+from training.data.check import Defaults, Problem, check_study
+from training.data.layouts import FDG, LAYOUTS, StudyFiles, find, table_folders
 from training.data.metadata import Metadata, csv_rows, missing_columns, read_metadata
-from training.data.table import UNKNOWN, Study, write_table
-from training.parallel import cores, over
-
-SHOWN = 5  # cases named in one message
+from training.data.table import UNKNOWN, Study, some_of, write_table
+from training.parallel import cores, map_parallel
 
 
-def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Found], list[str]]:
-    """The studies of all roots with their tables' diagnoses, and notes; prints what each root was taken for.
+def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[StudyFiles], list[str]]:
+    """The studies of all roots, with the diagnoses of their tables, and notes. Prints the layout of each root.
 
     Raises ConfigError if two studies have the same case name.
     """
-    everything: dict[str, Found] = {}
+    everything: dict[str, StudyFiles] = {}
     notes = []
     for root in roots:
         name, found, more = find(root, layout)
         print(f"'{root}': layout {name}, {len(found)} studies")
-        told_beside = name in ("autopet", "nnunet")  # how these data sets tell diagnoses
-        beside, unused = own_tables(table_folders(root, name)) if told_beside and not tables else ([], [])
+        has_tables = name in ("autopet", "nnunet")  # these data sets come with a table of diagnoses
+        beside, unused = own_tables(table_folders(root, name)) if has_tables and not tables else ([], [])
         found, open_questions = with_metadata(found, read_metadata([*tables, *beside]))
-        if told_beside and not (tables or beside):
+        if has_tables and not (tables or beside):
             notes.append(
-                f"'{root}': no table of diagnoses beside the studies; give one with --metadata, or training split can "
-                "keep the shares of lesion volumes, and not of diagnoses"
+                f"'{root}': no table of diagnoses beside the studies; give one with --metadata; without it training "
+                "split can keep the shares of lesion volumes only, not of diagnoses"
             )
         notes += [*more, *unused, *open_questions]
         for study in found:
@@ -58,31 +56,31 @@ def gather(roots: list[Path], layout: str, tables: list[Path]) -> tuple[list[Fou
 
 
 def own_tables(folders: list[Path]) -> tuple[list[Path], list[str]]:
-    """The CSV files in a data set's folders that tell diagnoses, and notes on those that do not."""
+    """The CSV files in a data set's folders that hold diagnoses, and notes on the others."""
     tables, notes = [], []
     for path in (path for folder in folders for path in sorted(folder.glob("*.csv"))):
         missing = missing_columns(csv_rows(path)[0])
         if missing:
-            notes.append(f"'{path}' tells no diagnoses: no column {' and none '.join(missing)}")
+            notes.append(f"'{path}' holds no diagnoses: no column {' and none '.join(missing)}")
         else:
             tables.append(path)
             print(f"diagnoses from '{path}'")
     return tables, notes
 
 
-def with_metadata(found: list[Found], metadata: Metadata) -> tuple[list[Found], list[str]]:
-    """The studies with the diagnosis of the tables, where these have one; and what the tables leave open."""
-    known, missing = [], defaultdict(list)
+def with_metadata(found: list[StudyFiles], metadata: Metadata) -> tuple[list[StudyFiles], list[str]]:
+    """The studies with their diagnosis from the tables, if there is one, and notes on those without."""
+    known, missing = [], defaultdict[str, list[str]](list)
     for study in found:
         diagnosis, reason = metadata.diagnosis(study.patient, study.study)
         known.append(replace(study, diagnosis=diagnosis or study.diagnosis))
         if reason:
             missing[reason].append(study.case)
-    return known, [f"{len(cases)} studies {reason}: {_some(cases)}" for reason, cases in missing.items()]
+    return known, [f"{len(cases)} studies {reason}: {some_of(cases)}" for reason, cases in missing.items()]
 
 
 def write_problems(problems: list[Problem], path: Path) -> None:
-    """Write the list of problems, sorted by case, also when it is empty: an old one must not stay."""
+    """Write the list of problems, sorted by case. An empty one is written, too, in place of an old one."""
     with Staging() as staging:
         with staging.path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -92,7 +90,7 @@ def write_problems(problems: list[Problem], path: Path) -> None:
 
 
 def index(options: argparse.Namespace) -> list[Study]:
-    """Find, read and write. Returns the studies. Raises ConfigError or CaseError; the index is not written then."""
+    """Find and check the studies, and write the index. Raises ConfigError or CaseError; then no index is written."""
     listing = options.output.with_name(f"{options.output.stem}-problems.csv")
     found, notes = gather(options.roots, options.layout, options.metadata)
     files = (path for study in found for path in (study.pet, study.ct, study.truth))
@@ -100,11 +98,12 @@ def index(options: argparse.Namespace) -> list[Study]:
     defaults = Defaults(diagnosis=options.diagnosis, tracer=options.tracer, site=options.site)
     limits = override_limits(Limits(), options.limit)
     studies, problems = [], []
-    for study, more, warnings in over(partial(examine, defaults=defaults, limits=limits), found, options.workers):
+    check = partial(check_study, defaults=defaults, limits=limits)
+    for study, more, warnings in map_parallel(check, found, options.workers):
         studies += [study] if study else []
         problems += more
         notes += warnings
-    for note in [*notes, *twins(studies)]:
+    for note in [*notes, *duplicates(studies)]:
         print(f"warning: {shown(note)}", file=sys.stderr)
     for problem in problems:
         print(shown(f"left out: {problem.case}: {problem.reason}"), file=sys.stderr)
@@ -117,39 +116,28 @@ def index(options: argparse.Namespace) -> list[Study]:
     return studies
 
 
-def twins(studies: list[Study]) -> list[str]:
+def duplicates(studies: list[Study]) -> list[str]:
     """Warnings about studies whose three files are the same, byte for byte, under different names."""
     same = defaultdict(list)
     for study in studies:
         same[study.sha256].append(study.case)
-    return [f"the same three files under {len(cases)} names: {_some(cases)}" for cases in same.values() if cases[1:]]
+    return [f"the same three files under {len(cases)} names: {some_of(cases)}" for cases in same.values() if cases[1:]]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        studies = index(options)
-    except ENDS as error:
-        return told(error)
-    kinds = defaultdict(int)
-    for study in studies:
-        kinds[study.diagnosis] += 1
+def run(options: argparse.Namespace) -> None:
+    """Write the index, and print how many studies it has. Raises ConfigError or CaseError."""
+    studies = index(options)
+    kinds = Counter(study.diagnosis for study in studies)
     print(f"wrote '{options.output}': {len(studies)} studies of {len({s.patient for s in studies})} patients")
     print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training index",
-        description="Find and check the studies of data sets; write one table.",
-        epilog="Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: every file is read once and hashed; a whole-body study takes about 1 GB and 10 s a process."
     add = parser.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="folder of a data set as distributed, or a CSV")
     add("--output", type=Path, required=True, metavar="CSV", help="the table to write")
-    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of every ROOT (default: auto, by what is there)")
+    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of every ROOT (default: auto, by its files)")
     add(
         "--metadata",
         type=Path,
@@ -158,9 +146,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="CSV",
         help="table of diagnoses; may be repeated (default: the CSVs in ROOT and beside its patients)",
     )
-    add("--diagnosis", default=UNKNOWN, help="of studies with lesion whose diagnosis nothing says (default: unknown)")
-    add("--tracer", default=FDG, help="of studies whose tracer nothing says (default: FDG)")
-    add("--site", default=UNKNOWN, help="of studies whose site nothing says (default: unknown)")
+    add("--diagnosis", default=UNKNOWN, help="of studies with lesion for which none is given (default: unknown)")
+    add("--tracer", default=FDG, help="of studies for which none is given (default: FDG)")
+    add("--site", default=UNKNOWN, help="of studies for which none is given (default: unknown)")
     add(
         "--limit",
         action="append",
@@ -172,8 +160,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
     add("--strict", action="store_true", help="write no index if anything is wrong with any study (default: list it)")
-    return parser.parse_args(arguments)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,23 +1,23 @@
-"""Where the studies of a data set lie, and what its names and tables say of them; no image is read here.
+"""Find the studies of a data set, and what its names and tables say of them. No image is read here.
 
 Five layouts, as distributed:
 
 autopet   `PETCT_<id>/<study>/{SUV,CTres,CT,SEG}.nii.gz` (autoPET I and II, TCIA's FDG-PET-CT-Lesions), below the
-          folder, one level deeper, or both. CTres is taken, which is on the PET grid; CT where there is none.
+          folder, one level deeper, or both. CTres, which is on the PET grid, is taken; CT where there is none.
 nnunet    `imagesTr/<case>_0000` (CT) and `_0001` (PET), `labelsTr/<case>` (autoPET III). Cases named
-          fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient, so that the studies of a patient
-          stay together, and under the name they have in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
+          fdg_<patient>_<study> and psma_<patient>_<date> give tracer and patient. A patient's studies stay together,
+          under the patient's name in TCIA's tables (PETCT_<patient>, PSMA_<patient>).
 folders   `<case>/{SUV,CTres,CT,SEG}.nii.gz`; the folder is both case and patient.
 phantoms  a folder with studies.csv, as training phantoms writes it.
-csv       a CSV file with the columns case, pet, ct, truth, and, if it likes, patient (else the case), diagnosis,
+csv       a CSV file with the columns case, pet, ct, truth and, optionally, patient (else the case), diagnosis,
           tracer, site. Relative paths are relative to the CSV.
 
-What is left aside is noted, folder by folder.
+A note names each folder that is not used.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import ConfigError
@@ -34,24 +34,24 @@ SITES = {FDG: "UKT", PSMA: "LMU"}  # autoPET: FDG from Tuebingen, PSMA from Muni
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A study as its place and names tell it; files need not be there. Empty text: not said."""
+class StudyFiles:
+    """A study by the place and names of its files, which need not be there. An empty text means: not given."""
 
     case: str
     patient: str
     pet: Path
     ct: Path
     truth: Path
-    study: str = ""  # what tells the patient's studies apart in the data set's table
+    study: str = ""  # its name among the patient's studies in the data set's table
     diagnosis: str = ""
     tracer: str = ""
     site: str = ""
 
 
-def find(root: Path, layout: str = "auto") -> tuple[str, list[Found], list[str]]:
-    """The layout of a folder (or CSV), its studies sorted by case, and notes on what was left aside.
+def find(root: Path, layout: str = "auto") -> tuple[str, list[StudyFiles], list[str]]:
+    """The layout of a folder (or CSV), its studies sorted by case, and notes on what is not used.
 
-    Raises ConfigError if nothing is found, or if several layouts fit.
+    Raises ConfigError if no study is found, or if more than one layout matches.
     """
     if not root.exists():
         raise ConfigError(f"'{root}' is not there; give a data set's folder, or a CSV")
@@ -68,7 +68,7 @@ def table_folders(root: Path, layout: str) -> list[Path]:
     return sorted({root, *(_places(root) if layout == "autopet" else ())})
 
 
-def read_csv(path: Path) -> tuple[list[Found], list[str]]:
+def read_csv(path: Path) -> tuple[list[StudyFiles], list[str]]:
     """The studies of a CSV of one's own (columns above; separated by comma, semicolon or tab).
 
     Raises ConfigError naming the file, the line and the column.
@@ -85,9 +85,19 @@ def read_csv(path: Path) -> tuple[list[Found], list[str]]:
         empty = [name for name in CSV_NEEDS if not row[name]]
         if empty:
             raise ConfigError(f"'{path}', line {line}: no value for {', '.join(empty)}")
-        texts = {"diagnosis": diagnosis_of(row.get("diagnosis", "")), **{n: row.get(n, "") for n in ("tracer", "site")}}
-        paths = {name: path.parent / row[name] for name in ("pet", "ct", "truth")}  # an absolute path stays as it is
-        found.append(Found(case=safe_name(row["case"]), patient=row.get("patient") or row["case"], **texts, **paths))
+        pet, ct, truth = (path.parent / row[name] for name in ("pet", "ct", "truth"))  # an absolute path stays as it is
+        found.append(
+            StudyFiles(
+                case=safe_name(row["case"]),
+                patient=row.get("patient") or row["case"],
+                pet=pet,
+                ct=ct,
+                truth=truth,
+                diagnosis=diagnosis_of(row.get("diagnosis", "")),
+                tracer=row.get("tracer", ""),
+                site=row.get("site", ""),
+            )
+        )
     unused = [name for name in names if name not in CSV_NEEDS + CSV_MAY]
     return found, [f"'{path}': columns not used: {', '.join(unused)}"] if unused else []
 
@@ -95,13 +105,13 @@ def read_csv(path: Path) -> tuple[list[Found], list[str]]:
 def _layout_of(root: Path) -> str:
     if root.is_file():
         return "csv"
-    fits = {
+    matches = {
         "phantoms": (root / TABLE).is_file(),
         "nnunet": (root / "imagesTr").is_dir(),
         "autopet": bool(_places(root)),
     }
-    fits["folders"] = not fits["autopet"] and any(_image(folder, "SUV").is_file() for folder in _subfolders(root))
-    names = [name for name, fit in fits.items() if fit]
+    matches["folders"] = not matches["autopet"] and any(_image(folder, "SUV").is_file() for folder in _subfolders(root))
+    names = [name for name, matched in matches.items() if matched]
     if len(names) != 1:
         raise ConfigError(
             f"'{root}' looks like {' and '.join(names) or 'none of the layouts'}; name one with --layout: {_wanted()}"
@@ -109,7 +119,7 @@ def _layout_of(root: Path) -> str:
     return names[0]
 
 
-def _autopet(root: Path) -> tuple[list[Found], list[str]]:
+def _autopet(root: Path) -> tuple[list[StudyFiles], list[str]]:
     places = _places(root)
     patients = [patient for place in places.values() for patient in place]
     found, notes = [], _unused(root, places, {*places, *patients})
@@ -118,12 +128,12 @@ def _autopet(root: Path) -> tuple[list[Found], list[str]]:
         if not studies or _image(patient, "SUV").is_file():
             notes.append(f"'{patient}' holds no folder of a study, or images outside one, which are not used")
         for folder in studies:
-            names = {"case": safe_name(f"{patient.name}_{folder.name}"), "patient": patient.name, "study": folder.name}
-            found.append(Found(**names, **_images(folder), tracer=FDG, site=SITES[FDG]))
+            study = _found(folder, f"{patient.name}_{folder.name}", patient.name)
+            found.append(replace(study, study=folder.name, tracer=FDG, site=SITES[FDG]))
     return found, notes
 
 
-def _nnunet(root: Path) -> tuple[list[Found], list[str]]:
+def _nnunet(root: Path) -> tuple[list[StudyFiles], list[str]]:
     channels: dict[str, dict[str, Path]] = {}
     others = [folder for folder in _subfolders(root) if folder.name not in ("imagesTr", "labelsTr")]
     notes = [f"'{folder}' is not used: only imagesTr and labelsTr are" for folder in others]
@@ -139,30 +149,30 @@ def _nnunet(root: Path) -> tuple[list[Found], list[str]]:
         ct, pet = (channels.get(case, {}).get(n, root / "imagesTr" / f"{case}_{n}.nii.gz") for n in ("0000", "0001"))
         truth = labels.get(case, root / "labelsTr" / f"{case}.nii.gz")
         match = re.fullmatch(r"(fdg|psma)_([^_]+)_(.+)", case, re.IGNORECASE)
-        names = {"patient": case}
+        study = StudyFiles(case=safe_name(case), patient=case, pet=pet, ct=ct, truth=truth)
         if match:
             tracer = match[1].upper()
             patient = f"{'PETCT' if tracer == FDG else 'PSMA'}_{match[2]}"
-            names = {"patient": patient, "study": match[3], "tracer": tracer, "site": SITES[tracer]}
+            study = replace(study, patient=patient, study=match[3], tracer=tracer, site=SITES[tracer])
         else:
-            notes.append(f"{case}: not named fdg_<patient>_<study> or psma_<patient>_<date>, taken for its own patient")
-        found.append(Found(case=safe_name(case), pet=pet, ct=ct, truth=truth, **names))
+            notes.append(f"{case}: not named fdg_<patient>_<study> or psma_<patient>_<date>, taken as its own patient")
+        found.append(study)
     return found, notes
 
 
-def _folders(root: Path) -> tuple[list[Found], list[str]]:
+def _folders(root: Path) -> tuple[list[StudyFiles], list[str]]:
     folders = _subfolders(root)
-    return [Found(case=safe_name(f.name), patient=f.name, **_images(f)) for f in folders], []
+    return [_found(folder, folder.name, folder.name) for folder in folders], []
 
 
-def _phantoms(root: Path) -> tuple[list[Found], list[str]]:
+def _phantoms(root: Path) -> tuple[list[StudyFiles], list[str]]:
     return read_csv(root / TABLE)
 
 
 def _places(root: Path) -> dict[Path, list[Path]]:
-    """Patients' folders PETCT_<id> by the folder they lie in: the root, or one below it.
+    """The patients' folders PETCT_<id>, by the folder they lie in: the root, or one below it.
 
-    Where each of a folder's PETCT_<id> is a study itself, they are no patients.
+    If every PETCT_<id> in a folder holds images itself, these are studies, not patients.
     """
     places = {}
     for place in (root, *(folder for folder in _subfolders(root) if not folder.name.startswith(PATIENT))):
@@ -183,11 +193,13 @@ def _unused(root: Path, places: Iterable[Path], used: set[Path]) -> list[str]:
     ]
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def _found(folder: Path, case: str, patient: str) -> StudyFiles:
+    """The study whose images lie in a folder: SUV, CTres (or CT where there is none) and SEG."""
     ct = _image(folder, "CTres")
     if not ct.is_file() and _image(folder, "CT").is_file():
         ct = _image(folder, "CT")
-    return {"pet": _image(folder, "SUV"), "ct": ct, "truth": _image(folder, "SEG")}
+    pet, truth = _image(folder, "SUV"), _image(folder, "SEG")
+    return StudyFiles(case=safe_name(case), patient=patient, pet=pet, ct=ct, truth=truth)
 
 
 def _image(folder: Path, name: str) -> Path:

@@ -22,8 +22,8 @@ DATE_COLUMNS = ("study date",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one row says: names of the folders it names, its study's UID, its date (YYYY-MM-DD), the diagnosis."""
+class DiagnosisRow:
+    """One row of a table: the folders it names, the study's UID and date (YYYY-MM-DD), the diagnosis."""
 
     places: frozenset[str]
     uid: str
@@ -35,13 +35,13 @@ class Row:
 class Metadata:
     """Rows of all tables by patient."""
 
-    rows: dict[str, list[Row]] = field(default_factory=dict)
+    rows: dict[str, list[DiagnosisRow]] = field(default_factory=dict)
 
     def diagnosis(self, patient: str, study: str) -> tuple[str, str]:
         """The study's diagnosis and "", or "" and why there is none; without any table both are empty.
 
-        A row fits by the study's folder name, else by its UID's last digits, else by its date, else by the
-        patient alone; the first that fits any row decides.
+        Rows are matched by the study's folder name, else by its UID's last digits, else by its date, else by the
+        patient alone; the first of these that matches any row decides.
         """
         rows = self.rows.get(patient, [])
         if not rows:
@@ -53,16 +53,16 @@ class Metadata:
             lambda row: date and row.date == date,
             lambda row: True,
         )
-        fitting = next(fit for test in tests if (fit := [row for row in rows if test(row)]))
-        found = sorted({row.diagnosis for row in fitting} - {""})
+        matching = next(some for test in tests if (some := [row for row in rows if test(row)]))
+        found = sorted({row.diagnosis for row in matching} - {""})
         if len(found) == 1:
             return found[0], ""
         return "", f"with several diagnoses in the tables ({', '.join(found)})" if found else "without a diagnosis"
 
 
 def read_metadata(paths: list[Path]) -> Metadata:
-    """The tables as one. Raises ConfigError if one lacks a column, naming those that were looked for."""
-    rows: dict[str, list[Row]] = defaultdict(list)
+    """Read all tables into one. Raises ConfigError if one lacks a column, naming the columns looked for."""
+    rows: dict[str, list[DiagnosisRow]] = defaultdict(list)
     for path in paths:
         names, table = csv_rows(path)
         missing = missing_columns(names)
@@ -75,7 +75,7 @@ def read_metadata(paths: list[Path]) -> Metadata:
 
         for row in table:
             rows[value(row, PATIENT_COLUMNS)].append(
-                Row(
+                DiagnosisRow(
                     places=frozenset(safe_name(part) for part in re.split(r"[\\/]", value(row, PLACE_COLUMNS)) if part),
                     uid=value(row, UID_COLUMNS),
                     date=iso_date(value(row, DATE_COLUMNS)),
@@ -86,13 +86,13 @@ def read_metadata(paths: list[Path]) -> Metadata:
 
 
 def missing_columns(names: list[str]) -> list[str]:
-    """What a table of these columns lacks to tell diagnoses, as text that names the columns looked for."""
+    """The columns of which a table needs one more to give diagnoses: each as a text of its possible names."""
     found = {_plain(name) for name in names}
     return [" or ".join(map(repr, wanted)) for wanted in (PATIENT_COLUMNS, DIAGNOSIS_COLUMNS) if not found & {*wanted}]
 
 
 def diagnosis_of(text: str) -> str:
-    """A diagnosis as every table of ours writes it: LUNG_CANCER is lung cancer."""
+    """A diagnosis in the words of our tables: LUNG_CANCER becomes lung cancer."""
     return text.replace("_", " ").lower()
 
 

@@ -1,10 +1,9 @@
-"""The container's road up to the network, kept on disk: each study read, resampled, turned to LAS and cropped once.
+"""Prepare each study as the container does before its network, once: read, resample, turn to LAS, crop, keep on disk.
 
     python -m training prepare index.csv --cache runs/cache
 
-A case is done again when the index gives its files another sha256, or when the crop or the format of the cache
-(training/data/prepared.py) changed; what is done already is kept. Files are compared with the index when they are
-prepared: those that changed since training index read them are refused.
+A case is prepared again when the index gives its files another sha256, or when the crop or the format of the cache
+(training/data/prepared.py) changed. Files that changed since training index read them are refused.
 """
 
 import argparse
@@ -25,7 +24,6 @@ from model.results.metrics import components
 from model.results.writing import check_output
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case, read_volume
-from training.command import ENDS, told
 from training.data.check import check_grid
 from training.data.prepared import (
     MOST_POINTS,
@@ -38,7 +36,7 @@ from training.data.prepared import (
     warnings_of,
 )
 from training.data.table import Study, read_table, study_sha256
-from training.parallel import cores, over
+from training.parallel import cores, map_parallel
 
 BYTES_PER_VOXEL = 5  # int16 HU, float16 SUV, bool truth
 MOST_POINTS_OF_A_PART = 500
@@ -49,7 +47,7 @@ LIMITS = Limits()
 def prepare_all(
     studies: Iterable[Study], cache: Path, crop: Crop, workers: int, limits: Limits = LIMITS
 ) -> dict[str, str]:
-    """Prepare every study that is not in the cache as it must be; {case: reason} of those that failed.
+    """Prepare every study that is not current in the cache. Returns {case: reason} of the failures.
 
     Raises ConfigError if the disk cannot hold what is missing.
     """
@@ -57,14 +55,14 @@ def prepare_all(
     remove_unfinished(cache)
     missing = [study for study in studies if not is_current(study, cache, crop)]
     check_disk(missing, cache)
-    reasons = over(partial(_reason_against, cache=cache, crop=crop, limits=limits), missing, workers)
+    reasons = map_parallel(partial(_why_not_prepared, cache=cache, crop=crop, limits=limits), missing, workers)
     return {study.case: reason for study, reason in zip(missing, reasons, strict=True) if reason}
 
 
 def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) -> None:
     """Prepare one study into the cache.
 
-    Raises CaseError for everything the container would refuse, too, and for files that are not those of the index.
+    Raises CaseError for everything that the container would refuse, and for files that changed since the index.
     """
     case = read_case([study.pet, study.ct], limits)
     truth = read_volume(study.truth, "truth")
@@ -98,7 +96,7 @@ def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) 
 
 
 def check_files(study: Study) -> None:
-    """Raise CaseError if the study's files are not those that the index was made from."""
+    """Raise CaseError if the study's files changed since the index was made."""
     found = study_sha256(study.pet, study.ct, study.truth)
     if found != study.sha256:
         raise CaseError(
@@ -108,7 +106,7 @@ def check_files(study: Study) -> None:
 
 
 def check_disk(studies: list[Study], cache: Path) -> None:
-    """Say how much disk the studies need at most, and refuse where there is less. Raises ConfigError."""
+    """Print how much disk the studies need at most. Raises ConfigError if less is free."""
     import SimpleITK as sitk
 
     need = 0
@@ -118,7 +116,7 @@ def check_disk(studies: list[Study], cache: Path) -> None:
         try:
             reader.ReadImageInformation()
         except RuntimeError:
-            continue  # told with its reason when it is prepared
+            continue  # preparing it will give the reason
         need += BYTES_PER_VOXEL * int(np.prod(reader.GetSize()))
     free = shutil.disk_usage(cache).free
     if studies:
@@ -130,12 +128,30 @@ def check_disk(studies: list[Study], cache: Path) -> None:
         )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training prepare",
-        description=__doc__.splitlines()[0],
-        epilog="Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
-        "on disk; the sum is said before it starts.",
+def run(options: argparse.Namespace) -> None:
+    """Prepare what is missing. Raises ConfigError, or CaseError with the first reason if a study cannot be prepared."""
+    studies, limits = read_table(options.index), override_limits(LIMITS, options.limit)
+    crop = Crop(suv_above=options.crop_suv_above)
+    failures = prepare_all(studies.values(), options.cache, crop, options.workers, limits)
+    for case, reason in failures.items():
+        print(shown(f"not prepared: {case}: {reason}"), file=sys.stderr)
+    for case in studies.keys() - failures.keys():
+        for warning in warnings_of(options.cache, case, limits):
+            print(shown(f"warning: {case}: {warning}"), file=sys.stderr)
+    print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
+    if failures:
+        case, reason = next(iter(failures.items()))
+        more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
+        raise CaseError(
+            f"not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then run this "
+            "again"
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: about 10 s and 1.5 GB a process for a study of 400 x 400 x 326 voxels, and up to 5 bytes a voxel "
+        "on disk; the sum is printed before it starts."
     )
     parser.add_argument("index", type=Path, help="index.csv of training index")
     parser.add_argument("--cache", type=Path, required=True, help="folder to keep the prepared studies in")
@@ -153,46 +169,16 @@ def main() -> int:
         help="move a limit on the input, as it was for training index; may be repeated (default: the container's)",
     )
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
-    options = parser.parse_args()
-    try:
-        studies, limits = read_table(options.index), override_limits(LIMITS, options.limit)
-        failures = prepare_all(
-            studies.values(),
-            options.cache,
-            Crop(suv_above=options.crop_suv_above),
-            options.workers,
-            limits,
-        )
-    except ENDS as error:
-        return told(error)
-    for case, reason in failures.items():
-        print(shown(f"not prepared: {case}: {reason}"), file=sys.stderr)
-    for case in studies.keys() - failures.keys():
-        for warning in warnings_of(options.cache, case, limits):
-            print(shown(f"warning: {case}: {warning}"), file=sys.stderr)
-    print(f"{len(studies) - len(failures)} of {len(studies)} studies are in '{options.cache}'")
-    if failures:
-        case, reason = next(iter(failures.items()))
-        more = f", and {len(failures) - 1} more, see above" if len(failures) > 1 else ""
-        print(
-            shown(
-                f"error: not prepared: {case}: {reason}{more}; mend them or take them out of '{options.index}', then "
-                "run this again"
-            ),
-            file=sys.stderr,
-        )
-        return CaseError.exit_code
-    return 0
 
 
-def _reason_against(study: Study, cache: Path, crop: Crop, limits: Limits) -> str | None:
-    """Prepare a study; None, or why it cannot be."""
+def _why_not_prepared(study: Study, cache: Path, crop: Crop, limits: Limits) -> str | None:
+    """Prepare a study. Returns None, or the reason why it cannot be prepared."""
     try:
         prepare_one(study, cache, crop, limits)
     except LesionError as error:
         return str(error)
     except OSError as error:
-        return f"cannot write into '{cache}': {error.strerror or error}; is there space, and may you?"
+        return f"cannot write into '{cache}': {error.strerror or error}; check free space and write permission"
     return None
 
 

@@ -8,9 +8,7 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import resource
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as once
@@ -22,14 +20,15 @@ import numpy as np
 
 from model.bundle.settings import Crop, Limits
 from model.errors import ConfigError
-from model.files import PARTIAL, sha256_of
+from model.files import sha256_of
 from model.schema import to_plain
+from model.whole import locked, remove_left_behind, whole_folder
 from training.data.table import Study
-from training.placing import locked
 
 FORMAT = 5
-UPTAKE_SUV = 2.5  # physiological uptake above this is what a lesion can be taken for
-MOST_POINTS = 20_000  # of each kind that are kept: crops are drawn around them
+UPTAKE_SUV = 2.5  # physiological uptake above this can be mistaken for a lesion
+MOST_POINTS = 20_000  # kept of each kind: crops are drawn around them
+POINTS = ("lesion", "uptake", "lesion_parts", "uptake_parts")  # in points.npz
 OPEN_FILES = 3  # the arrays of a study, mapped from their files
 
 
@@ -76,7 +75,7 @@ def load(cache: Path, case: str) -> Prepared:
     try:
         hu, suv, truth = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("hu", "suv", "truth"))
         with np.load(folder / "points.npz") as file:
-            points = {name: file[name] for name in ("lesion", "uptake", "lesion_parts", "uptake_parts")}
+            points = {name: file[name] for name in POINTS}
         x, y, z = facts["spacing_mm"]
         lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
         digest, patient = sha256_of(folder / "study.json"), facts["patient"]
@@ -95,13 +94,13 @@ def load(cache: Path, case: str) -> Prepared:
 
 @once
 def _allow_open_files() -> None:
-    """Let this process open as many files as the system lets it: 1024, a common limit, are not 350 studies."""
+    """Raise this process's limit of open files to the most allowed: a common 1024 is too few for 350 studies."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def digest_of(studies: Iterable[Prepared]) -> str:
-    """What these studies are, in one sha256: the same for equal studies, wherever their cache lies."""
+    """One sha256 for these studies: the same for equal studies, wherever their cache lies."""
     return hashlib.sha256("".join(study.sha256 for study in studies).encode()).hexdigest()
 
 
@@ -129,7 +128,7 @@ def patient_of(cache: Path, case: str) -> str | None:
 
 
 def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
-    """What a user should know of a prepared case: what the container would warn about, and truth that is cut off."""
+    """Warnings about a prepared case: those of the container, and truth that the crop cuts off."""
     facts = facts_of(cache / case) or {}
     warnings: list[str] = list(facts.get("warnings", ()))
     if (share := facts.get("ct_share", 1.0)) < limits.ct_coverage_warn:
@@ -140,48 +139,42 @@ def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
 
 
 def is_current(study: Study, cache: Path, crop: Crop) -> bool:
-    """Whether the cache holds this study, prepared from the files that the index knows, with the same settings."""
+    """Whether the cache holds this study, prepared from the files of the index with the same settings."""
     facts = facts_of(cache / study.case)
     return facts is not None and all(facts.get(key) == value for key, value in key_of(study, crop).items())
 
 
 def remove_unfinished(cache: Path) -> None:
-    """Remove what killed processes left in the cache, unless another process writes into it now."""
+    """Remove what killed processes left in the cache, unless another process is writing into it."""
     with locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
-        for folder in cache.glob(f"{PARTIAL}*") if alone else ():
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder, ignore_errors=True)
+        if alone:
+            remove_left_behind(cache, alone=True)
 
 
 def store(
     target: Path, arrays: Mapping[str, np.ndarray], points: Mapping[str, np.ndarray], facts: Mapping[str, Any]
 ) -> None:
-    """Write a prepared study under a temporary name, then put it in the place of an older one."""
+    """Write a prepared study whole, in the place of an older one. Raises OSError."""
     cache = target.parent
     cache.mkdir(parents=True, exist_ok=True)
-    hidden = cache / f"{PARTIAL}{os.getpid()}-{target.name}"
-    with locked(cache, fcntl.LOCK_SH):
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        try:
-            for name, array in arrays.items():
-                np.save(hidden / f"{name}.npy", array)
-            np.savez(hidden / "points.npz", **points)
-            (hidden / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            hidden.rename(target)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+    with locked(cache, fcntl.LOCK_SH), whole_folder(target) as folder:  # the lock keeps `remove_unfinished` out
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        lesion, uptake, lesion_parts, uptake_parts = (points[name] for name in POINTS)
+        np.savez(
+            folder / "points.npz", lesion=lesion, uptake=uptake, lesion_parts=lesion_parts, uptake_parts=uptake_parts
+        )
+        (folder / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:
-    """What a prepared study is current by: its files, its crop and the format of the cache."""
+    """What must be the same for a prepared study to be current: its files, its crop and the format of the cache."""
     about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
     return {"format": FORMAT, **about, "crop": to_plain(crop)}
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
-    """What study.json of a case's folder says; None if there is none."""
+    """The content of study.json in a case's folder; None if it cannot be read."""
     try:
         facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,12 +1,12 @@
-r"""Copies of studies, cut at random on every side.
+r"""Copy studies and cut the copies at random on every side.
 
     python -m training recrop index.csv --output DIR --seed 1
 
-A data set whose images end at a fixed distance from the contour shows a network where the lesion is; after a random
-cut the border says nothing. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default, drawn
-from the seed, the case and the copy alone; PET, CT and truth are cut alike. A truth near a side loses what is cut
-there, but never everything. DIR gets a folder a copy and an index.csv of its own: cases <case>-r<copy>, patients as
-before, so that a split keeps copies together.
+If a data set's images all end at the same distance from the contour, a network can learn from the border where the
+lesion is. A random cut prevents that. Each side of the PET grid loses a whole number of voxels, 0 to 45 mm by default,
+drawn from the seed, the case and the copy alone; PET, CT and truth are cut alike. Truth near a side may be cut, but
+never all of it. DIR gets a folder for each copy, and an index.csv: cases are <case>-r<copy>, patients stay the same,
+so a split keeps copies together.
 """
 
 import argparse
@@ -22,11 +22,10 @@ import SimpleITK as sitk
 from model.errors import CaseError, ConfigError, OutputError
 from model.study.geometry import Grid
 from model.study.reading import Volume, read_volume
-from training.command import ENDS, told
+from model.whole import recover, whole_folder
 from training.data.check import check_grid
 from training.data.table import Study, read_table, study_sha256, write_table
-from training.parallel import cores, over
-from training.placing import placing
+from training.parallel import cores, map_parallel
 
 FEWEST_VOXELS = 8  # on every axis of what is left
 TRIES = 100  # draws until one keeps some of the truth
@@ -127,7 +126,7 @@ def covering_cut(ct: Volume, target: sitk.Image) -> Cut:
 
 
 def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: Path) -> Study:
-    """Write one copy below `folder` and return its row, whose paths say `final` for it.
+    """Write one copy below `folder` and return its row, whose paths lie below `final`, where the folder will be.
 
     Raises CaseError if the study cannot be read or cut, OutputError if the copy cannot be written.
     """
@@ -147,10 +146,17 @@ def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: 
             sitk.WriteImage(image, str(folder / names[what]), True)
         sha256 = study_sha256(*(folder / name for name in names.values()))
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write '{final / case}': {error}; is there space, may you?") from None
+        raise OutputError(f"cannot write '{final / case}': {error}; check free space and write permission") from None
     lesion_ml = float(np.count_nonzero(sitk.GetArrayViewFromImage(images["truth"]))) * pet.grid.voxel_ml
-    paths = {what: final / name for what, name in names.items()}
-    return replace(study, case=case, **paths, lesion_ml=lesion_ml, sha256=sha256)
+    return replace(
+        study,
+        case=case,
+        pet=final / names["pet"],
+        ct=final / names["ct"],
+        truth=final / names["truth"],
+        lesion_ml=lesion_ml,
+        sha256=sha256,
+    )
 
 
 def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> list[Study]:
@@ -161,26 +167,41 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
     """
     studies = read_table(index)
     final = output.resolve()
+    recover(final)
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
     jobs = [(study, copy) for study in studies.values() for copy in range(settings.copies)]
     try:
-        with placing(final) as hidden:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(final) as hidden:
             work = partial(recrop_study, settings=settings, folder=hidden, final=final)
-            rows = list(over(work, jobs, workers))
+            rows = list(map_parallel(work, jobs, workers))
             write_table(rows, hidden / "index.csv")
     except OSError as error:
-        raise OutputError(f"cannot write '{output}': {error.strerror or error}; is there space, may you?") from None
+        raise OutputError(
+            f"cannot write '{output}': {error.strerror or error}; check free space and write permission"
+        ) from None
     return rows
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training recrop",
-        description="Write copies of studies cut at random on every side.",
-        epilog="A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
-        "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk.",
+def run(options: argparse.Namespace) -> None:
+    """Write the copies. Raises ConfigError, CaseError or OutputError."""
+    settings = Recrop(
+        seed=options.seed,
+        low_mm=options.low_mm,
+        high_mm=options.high_mm,
+        copies=options.copies,
+        ending=options.format,
+    )
+    rows = recrop(options.index, options.output, settings, options.workers)
+    patients = {row.patient for row in rows}
+    print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "A study that the drawn cut would leave smaller than 8 voxels, or without its truth, is an error. Cost: "
+        "about 10 s and 1 GB a process for a copy of a study of 400 x 400 x 326 voxels, and at most its size on disk."
     )
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
@@ -191,18 +212,3 @@ def main(arguments: list[str] | None = None) -> int:
     add("--copies", type=int, default=1, metavar="N", help="of each study, each cut another way (default: 1)")
     add("--format", choices=ENDINGS, default=".mha", help="of the images (default: .mha, which keeps every digit)")
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")
-    options = parser.parse_args(arguments)
-    try:
-        settings = Recrop(
-            seed=options.seed,
-            low_mm=options.low_mm,
-            high_mm=options.high_mm,
-            copies=options.copies,
-            ending=options.format,
-        )
-        rows = recrop(options.index, options.output, settings, options.workers)
-    except ENDS as error:
-        return told(error)
-    patients = {row.patient for row in rows}
-    print(f"wrote '{options.output / 'index.csv'}': {len(rows)} studies of {len(patients)} patients")
-    return 0

@@ -1,59 +1,30 @@
-r"""Which studies train, validate and test: by patient, never by study, and stratified.
+r"""Decide which studies train, validate and test. Patients are divided, never a patient's studies.
 
     python -m training split index.csv --output split.json                        80:20 over the diagnosis
     python -m training split index.csv --output split.json --folds 5              each fold validates once
     python -m training split index.csv --output split.json --folds 3 --nested 4   outer folds test, inner ones validate
     python -m training split index.csv --output split.json --from-nnunet splits_final.json
 
-How patients are dealt: training/data/stratify.py. The lists (--test, --always-train, --always-validate) name cases or
-patients, and a case brings its whole patient.
+Every part gets its share of each stratum (training/data/stratify.py). The lists (--test, --always-train,
+--always-validate) name cases or patients; a case brings its whole patient.
 """
 
 import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from model.errors import ConfigError, shown
-from model.files import Staging, sha256_of
-from training.command import ENDS, check_targets, told
-from training.data.metadata import safe_name
-from training.data.stratify import VOLUME, deal, draw_share, strata, without_diagnosis
-from training.data.table import Study, read_table
+from model.errors import ConfigError
+from model.files import sha256_of
+from model.whole import Staging
+from training.command import check_targets
+from training.data.folds import PARTS, Fold, cases_of, from_nnunet, make_fold
+from training.data.stratify import VOLUME, draw_share, strata, stratified_parts, without_diagnosis
+from training.data.table import Study, read_table, some_of
 
 BY = ("diagnosis", "tracer", "site", VOLUME)
-PARTS = ("train", "validate", "test")
-SHOWN = 5  # names in one message
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """One way to divide the studies: case names, sorted; no patient is in two of the three."""
-
-    name: str
-    train: tuple[str, ...]
-    validate: tuple[str, ...]
-    test: tuple[str, ...] = ()
-
-
-def read_fold(path: Path, name: str) -> Fold:
-    """A fold of a split file. Raises ConfigError if the file cannot be read or has no such fold."""
-    try:
-        folds = json.loads(path.read_text(encoding="utf-8"))["folds"]
-        known = {fold["name"]: Fold(name=fold["name"], **{p: _names(fold[p]) for p in PARTS}) for fold in folds}
-    except OSError as error:
-        raise ConfigError(f"cannot read the split '{path}': {error.strerror}; make it with training split") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"'{path}' is not a split file; make it with training split") from None
-    if name not in known:
-        raise ConfigError(f"split '{path}' has no fold {name!r}; it has {', '.join(known)}")
-    parts = [set(getattr(known[name], part)) for part in PARTS]
-    if twice := parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]:
-        raise ConfigError(f"split '{path}', fold {name}: in two of {', '.join(PARTS)}: {_some(twice)}; make it again")
-    return known[name]
 
 
 def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[Fold], list[str]]:
@@ -68,23 +39,23 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     }
     for one, other in (("test", "train"), ("test", "validate"), ("train", "validate")):
         if both := fixed[one] & fixed[other]:
-            raise ConfigError(f"patients on two lists, {one} and {other}: {_some(both)}; a patient has one place")
-    apart = cases_of(fixed["test"], studies)
+            raise ConfigError(f"patients on two lists, {one} and {other}: {some_of(both)}; a patient has one place")
+    test_list = cases_of(fixed["test"], studies)
     free = [study for study in studies.values() if study.patient not in set().union(*fixed.values())]
     if options.positive:
         positive = {study.patient for study in studies.values() if study.lesion_ml > 0}
         free = [study for study in free if study.patient in positive]
     if options.from_nnunet:
-        return from_nnunet(options.from_nnunet, studies, fixed), apart
+        return from_nnunet(options.from_nnunet, studies, fixed), test_list
     stratum_of, seed = strata(free, options.by), str(options.seed)
-    divided: dict[str, tuple[set[str], set[str]]] = {}  # name: validate, test
+    divided: dict[str, tuple[set[str], set[str]]] = {}  # by the fold's name: who validates, who tests
     if options.folds is not None and options.nested is not None:
-        for outer, test in enumerate(deal(stratum_of, options.folds, seed)):
+        for outer, test in enumerate(stratified_parts(stratum_of, options.folds, seed)):
             rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
-            for inner, validate in enumerate(deal(rest, options.nested, f"{seed}/{outer}")):
+            for inner, validate in enumerate(stratified_parts(rest, options.nested, f"{seed}/{outer}")):
                 divided[f"{outer}.{inner}"] = validate, test
     elif options.folds is not None:
-        parts = deal(stratum_of, options.folds, seed)
+        parts = stratified_parts(stratum_of, options.folds, seed)
         divided = {str(number): (part, fixed["test"]) for number, part in enumerate(parts)}
     else:
         divided = {"0": (draw_share(stratum_of, options.validation, seed), fixed["test"])}
@@ -92,46 +63,7 @@ def split(options: argparse.Namespace, studies: dict[str, Study]) -> tuple[list[
     for name, (validate, test) in divided.items():
         train = stratum_of.keys() - validate - test | fixed["train"]
         folds.append(make_fold(name, train, validate | fixed["validate"], test, studies))
-    return folds, apart
-
-
-def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]]) -> list[Fold]:
-    """The folds of nnU-Net's splits_final.json, with the patients of the lists in their places.
-
-    Cases that are not in the index are left out, and said so. Raises ConfigError if the file cannot be read, has no
-    case of the index, or divides a patient.
-    """
-    try:
-        listed = [(set(map(safe_name, fold["train"])), set(map(safe_name, fold["val"]))) for fold in _json(path)]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"'{path}' is not nnU-Net's list of folds with train and val") from None
-    everything = set().union(*(part for fold in listed for part in fold))
-    if not everything & studies.keys():
-        raise ConfigError(f"'{path}' names {_some(everything)} and no case of the index, as {_some(studies)}")
-    for what, cases in (
-        (f"named in '{path}' and not in the index", everything - studies.keys()),
-        (f"in the index and not named in '{path}'", studies.keys() - everything),
-    ):
-        if cases:
-            print(shown(f"warning: {len(cases)} cases {what}: {_some(cases)}"), file=sys.stderr)
-    placed = set().union(*fixed.values())
-    folds = []
-    for number, (train, validate) in enumerate(listed):
-        parts = [{studies[c].patient for c in part & studies.keys()} - placed for part in (train, validate)]
-        if both := parts[0] & parts[1]:
-            raise ConfigError(f"'{path}', fold {number}, trains and validates on the same patients: {_some(both)}")
-        folds.append(
-            make_fold(str(number), parts[0] | fixed["train"], parts[1] | fixed["validate"], fixed["test"], studies)
-        )
-    return folds
-
-
-def make_fold(name: str, train: set[str], validate: set[str], test: set[str], studies: dict[str, Study]) -> Fold:
-    """The fold of these patients. Raises ConfigError if nobody is left to train on or to validate with."""
-    if not (train and validate):
-        raise ConfigError(f"fold {name} has {len(train)} patients to train and {len(validate)} to validate: give more")
-    parts = {part: tuple(cases_of(p, studies)) for part, p in zip(PARTS, (train, validate, test), strict=True)}
-    return Fold(name=name, **parts)
+    return folds, test_list
 
 
 def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
@@ -150,24 +82,19 @@ def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
     by_name |= {case: study.patient for case, study in studies.items() if case not in by_name}
     unknown = names - by_name.keys()
     if unknown:
-        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {_some(unknown)}")
+        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {some_of(unknown)}")
     return {by_name[name] for name in names}
 
 
-def cases_of(patients: set[str], studies: dict[str, Study]) -> list[str]:
-    """All cases of these patients, sorted."""
-    return sorted(case for case, study in studies.items() if study.patient in patients)
-
-
-def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: str) -> str:
-    """A table: for each fold and part, patients and studies, and how the patients of each stratum are shared."""
+def report(folds: list[Fold], test_list: list[str], studies: dict[str, Study], by: str) -> str:
+    """A table of each fold and part: its patients, its studies, and its share of each stratum's patients."""
     stratum_of = strata(studies.values(), by)
     whole = Counter(stratum_of.values())
     names = sorted(whole)
     width = max(12, *(len(name) + 2 for name in names))
     lines = [f"{'fold':<6}{'part':<10}{'patients':>9}{'studies':>9}" + "".join(f"{name:>{width}}" for name in names)]
     rows = [("all", "", list(studies)), *((fold.name, part, getattr(fold, part)) for fold in folds for part in PARTS)]
-    for fold, part, cases in [*rows, ("", "test list", apart)]:
+    for fold, part, cases in [*rows, ("", "test list", test_list)]:
         patients = {studies[case].patient for case in cases}
         counts = Counter(stratum_of[patient] for patient in patients)
         cells = "".join(f"{f'{counts[name]} ({counts[name] / whole[name]:.0%})':>{width}}" for name in names)
@@ -175,16 +102,16 @@ def report(folds: list[Fold], apart: list[str], studies: dict[str, Study], by: s
     return "\n".join([f"patients of each {by} (share of all its patients)", *lines]) + "\n"
 
 
-def write_split(folds: list[Fold], apart: list[str], text: str, options: argparse.Namespace) -> Path:
-    """Write the JSON and, beside it with the ending .txt, the report; both or none. Returns the report's path."""
+def write_split(folds: list[Fold], test_list: list[str], text: str, options: argparse.Namespace) -> Path:
+    """Write the JSON and, beside it, the report as .txt: both or none. Returns the report's path."""
     content = {
         "index_sha256": sha256_of(options.index),
         "by": options.by,
         "seed": options.seed,
-        "test_list": apart,
+        "test_list": test_list,
         "folds": [asdict(fold) for fold in folds],
     }
-    beside = options.output.with_suffix(".txt")
+    beside: Path = options.output.with_suffix(".txt")
     if beside == options.output:
         raise ConfigError(f"--output '{beside}' must not end in .txt: the report is written there; end it in .json")
     with Staging() as staging:
@@ -194,67 +121,61 @@ def write_split(folds: list[Fold], apart: list[str], text: str, options: argpars
     return beside
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check(options)
-        studies = read_table(options.index)
-        check_twins(studies)
-        options.by = options.by or stratified_by(studies)
-        folds, apart = split(options, studies)
-        text = report(folds, apart, studies, options.by)
-        beside = write_split(folds, apart, text, options)
-        for warning in without_lesion(folds, studies):
-            print(f"warning: {warning}", file=sys.stderr)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Write the split and its report. Raises ConfigError or CaseError."""
+    check(options)
+    studies = read_table(options.index)
+    check_duplicates(studies)
+    options.by = options.by or stratified_by(studies)
+    folds, test_list = split(options, studies)
+    text = report(folds, test_list, studies, options.by)
+    beside = write_split(folds, test_list, text, options)
+    for warning in without_lesion(folds, studies):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{text}wrote '{options.output}' ({len(folds)} folds) and '{beside}'")
-    return 0
 
 
 def stratified_by(studies: dict[str, Study]) -> str:
-    """Diagnosis, or, where no patient with lesion has one, the volume of lesion; says on stderr what is lost."""
+    """Diagnosis, or lesion volume if no patient with lesion has a diagnosis. Warns on stderr if any has none."""
     unknown, ill = without_diagnosis(studies.values())
     if not unknown:
         return "diagnosis"
-    every = unknown == ill
     how = (
         f"parts get their share of small, middle and large lesion volumes instead (--by {VOLUME})"
-        if every
-        else f"they are one stratum; --by {VOLUME} goes by the volume of lesion"
+        if unknown == ill
+        else f"they are one stratum; --by {VOLUME} divides by the volume of lesion instead"
     )
     print(
-        f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so that their shares of melanoma, lung "
+        f"warning: {unknown} of {ill} patients with lesion have no diagnosis, so the shares of melanoma, lung "
         f"cancer and so on may differ between parts: {how}; training index --metadata reads tables of diagnoses",
         file=sys.stderr,
     )
-    return VOLUME if every else "diagnosis"
+    return VOLUME if unknown == ill else "diagnosis"
 
 
 def without_lesion(folds: list[Fold], studies: dict[str, Study]) -> list[str]:
     """Warnings about parts of folds in which no study has a lesion."""
-    lost = {
+    effects = {
         "train": "there is none to learn from",
         "validate": "there is no Dice to validate or select by",
-        "test": "there is no Dice of it",
+        "test": "there is no Dice to report",
     }
     return [
-        f"fold {fold.name}, {part}: none of its {len(cases)} studies has a lesion: {lost[part]}"
+        f"fold {fold.name}, {part}: none of its {len(cases)} studies has a lesion: {effects[part]}"
         for fold in folds
         for part in PARTS
         if (cases := getattr(fold, part)) and not any(studies[case].lesion_ml > 0 for case in cases)
     ]
 
 
-def check_twins(studies: dict[str, Study]) -> None:
-    """Raise ConfigError if two patients have the same study, byte for byte: one would train, the other judge."""
+def check_duplicates(studies: dict[str, Study]) -> None:
+    """Raise ConfigError if two patients have the same study, byte for byte: it could train and validate at once."""
     first: dict[str, Study] = {}
     for study in studies.values():
         other = first.setdefault(study.sha256, study)
         if other.patient != study.patient:
             raise ConfigError(
-                f"cases {other.case} and {study.case} are the same three files, and of two patients, {other.patient} "
+                f"cases {other.case} and {study.case} are the same three files under two patients, {other.patient} "
                 f"and {study.patient}: leave one out of the index, or give both one patient"
             )
 
@@ -264,7 +185,7 @@ def check(options: argparse.Namespace) -> None:
     if options.nested is not None and options.folds is None:
         raise ConfigError("--nested needs --folds: the outer folds, which test")
     if options.positive and options.from_nnunet is not None:
-        raise ConfigError("--positive and --from-nnunet exclude each other: that file says which cases there are")
+        raise ConfigError("--positive and --from-nnunet exclude each other: that file already names the cases")
     if not 0 < options.validation < 1:
         raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
     lists = (options.test, options.always_train, options.always_validate)
@@ -272,12 +193,8 @@ def check(options: argparse.Namespace) -> None:
     check_targets(targets, (options.index, options.from_nnunet, *lists))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training split",
-        description="Divide the patients of an index for training and validation.",
-        epilog="Cost: seconds; the index is read, and no image.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: seconds; the index is read, and no image."
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
@@ -315,25 +232,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             metavar="FILE",
             help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
         )
-    return parser.parse_args(arguments)
-
-
-def _names(part: object) -> tuple[str, ...]:
-    if not isinstance(part, list) or not all(isinstance(name, str) for name in part):
-        raise TypeError
-    return tuple(part)
-
-
-def _json(path: Path) -> list[dict[str, list[str]]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
-    if not isinstance(content, list) or not content:
-        raise ValueError("not a list of folds")
-    return content
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

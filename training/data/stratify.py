@@ -1,7 +1,8 @@
-"""Patients in parts, stratified, seeded, the same whatever order they come in.
+"""Divide patients into parts that are alike: each has its share of every stratum, such as a diagnosis.
 
-The patients of a stratum are sorted and shuffled, and the strata follow each other in one row, which is dealt like
-cards: so every part gets its share of each stratum to within one patient, and its share of all patients too.
+The patients of a stratum are sorted, then shuffled by the seed; the strata follow each other in one row, and part k of
+n takes every n-th patient from the k-th on. So every part gets its share of each stratum, and of all patients, to
+within one patient, whatever order the patients come in.
 """
 
 import random
@@ -18,7 +19,7 @@ VOLUME = "volume"  # of a patient's largest sum of lesions in one study
 
 
 def strata(studies: Iterable[Study], by: str) -> dict[str, str]:
-    """Each patient's stratum: the value of the column; of several, the one that fewest patients have, ties by name.
+    """Each patient's stratum: the value of column `by`. Of several, the one that fewest patients have; ties by name.
 
     by VOLUME: negative, or the third of the patients with lesion that the patient is in.
     """
@@ -33,7 +34,7 @@ def strata(studies: Iterable[Study], by: str) -> dict[str, str]:
 
 def without_diagnosis(studies: Iterable[Study]) -> tuple[int, int]:
     """How many patients with lesion have no diagnosis, and how many patients with lesion there are."""
-    known = defaultdict(bool)
+    known: dict[str, bool] = defaultdict(bool)
     for study in studies:
         if study.lesion_ml > 0:
             known[study.patient] |= study.diagnosis != UNKNOWN
@@ -50,11 +51,11 @@ def shuffled(stratum_of: dict[str, str], seed: str) -> list[str]:
     return order
 
 
-def deal(stratum_of: dict[str, str], count: int, seed: str) -> list[set[str]]:
-    """The patients in `count` parts, dealt like cards. Raises ConfigError if there are fewer patients than parts."""
+def stratified_parts(stratum_of: dict[str, str], count: int, seed: str) -> list[set[str]]:
+    """The patients in `count` parts. Raises ConfigError for fewer than 2 parts, or fewer patients than parts."""
     order = shuffled(stratum_of, seed)
     if not 2 <= count <= len(order):
-        raise ConfigError(f"{count} folds of {len(order)} patients: there must be from 2 to as many as patients")
+        raise ConfigError(f"{count} folds of {len(order)} patients: give 2 folds or more, and at most one a patient")
     return [set(order[number::count]) for number in range(count)]
 
 
@@ -68,7 +69,8 @@ def draw_share(stratum_of: dict[str, str], share: float, seed: str) -> set[str]:
     drawn = {patient for i, patient in enumerate(order) if floor((i + 1) * exact + half) > floor(i * exact + half)}
     if not 0 < len(drawn) < len(order):
         raise ConfigError(
-            f"--validation {share:g} of {len(order)} patients are {len(drawn)}: both training and validation need one"
+            f"--validation {share:g} of {len(order)} patients are {len(drawn)}: training and validation need "
+            "one each; give another share"
         )
     return drawn
 

@@ -1,18 +1,20 @@
-"""The index: one row a study, as CSV; what every command of the chain reads to know its cases."""
+"""The index, a CSV with one row for each study: every later command reads its cases from it."""
 
 import csv
 import dataclasses
 import hashlib
-import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import ConfigError
 from model.files import sha256_of
+from model.whole import whole_file
 
 UNKNOWN = "unknown"
-CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case is the name of a folder and of files
+CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case names a folder and files
+SHOWN = 5  # names in one message
 NEGATIVE = "negative"  # the diagnosis of a study without lesion
 
 
@@ -33,23 +35,24 @@ class Study:
 
 
 def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
-    """One hash for the three files of a study: sha256 of their sha256, PET, CT, truth."""
+    """One hash for the three files of a study: the sha256 of the sha256 of PET, CT and truth."""
     return hashlib.sha256("".join(sha256_of(path) for path in (pet, ct, truth)).encode()).hexdigest()
 
 
 def write_table(studies: list[Study], path: Path) -> None:
-    """Write the index, sorted by case, to a temporary name that is then renamed."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    """Write the index, sorted by case, whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [item.name for item in dataclasses.fields(Study)], lineterminator="\n")
-            writer.writeheader()
-            for study in sorted(studies, key=lambda study: study.case):
-                writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [item.name for item in dataclasses.fields(Study)], lineterminator="\n")
+        writer.writeheader()
+        for study in sorted(studies, key=lambda study: study.case):
+            writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
+
+
+def some_of(names: Iterable[str]) -> str:
+    """The first few of many names, sorted, for a message."""
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def read_table(path: Path) -> dict[str, Study]:
@@ -78,11 +81,20 @@ def read_table(path: Path) -> dict[str, Study]:
                 raise ValueError
         except ValueError:
             raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume") from None
-        texts = {name: row[name] for name in ("case", "patient", "diagnosis", "tracer", "site", "sha256")}
-        paths = {name: Path(row[name]) for name in ("pet", "ct", "truth")}
         if row["case"] in studies:
-            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} stands twice")
-        studies[row["case"]] = Study(lesion_ml=lesion_ml, **texts, **paths)
+            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} is there twice")
+        studies[row["case"]] = Study(
+            case=row["case"],
+            patient=row["patient"],
+            diagnosis=row["diagnosis"],
+            tracer=row["tracer"],
+            site=row["site"],
+            pet=Path(row["pet"]),
+            ct=Path(row["ct"]),
+            truth=Path(row["truth"]),
+            lesion_ml=lesion_ml,
+            sha256=row["sha256"],
+        )
     if not studies:
         raise ConfigError(f"index '{path}' holds no study")
     return studies

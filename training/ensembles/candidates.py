@@ -1,4 +1,4 @@
-"""The trained runs that a selection chooses from: read, checked to be of one kind, and the mean of their weights."""
+"""The trained runs that a selection chooses from: read them, check that they are of one kind, average their weights."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ SHARED = ("network", "intensity", "window")  # what members of one bundle have i
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A finished run. start: sha256 of the file of the base run's weights, None without a base run (a shared CT encoder
-    is no shared start); base: the base run's folder where it is found; seen: what trained it and what it started from.
+    is no shared start); base: the base run's folder, if it is found; seen: the cases and patients that trained the run
+    or the run it started from.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Candidate:
 
 
 def read_candidates(runs: Iterable[Path]) -> dict[str, Candidate]:
-    """Finished runs by the name of their folder. Raises ConfigError or WeightsError if they cannot be of one bundle."""
+    """Finished runs by the names of their folders. Raises ConfigError or WeightsError if one bundle cannot hold all."""
     found: dict[str, Candidate] = {}
     for folder in runs:
         one = read_candidate(folder)
@@ -52,7 +53,7 @@ def read_candidates(runs: Iterable[Path]) -> dict[str, Candidate]:
 
 
 def read_candidate(folder: Path) -> Candidate:
-    """A finished run. Raises ConfigError if it is none, WeightsError if its weights are not those it ended with."""
+    """A finished run. Raises ConfigError if it is not finished, WeightsError if its weights have changed since."""
     result = checkpoint.result_of(folder)
     config = read_yaml(folder / checkpoint.CONFIG)
     try:
@@ -76,7 +77,7 @@ def read_candidate(folder: Path) -> Candidate:
 
 
 def find_base(folder: Path, base: Path, sha256: str) -> Path | None:
-    """The base run where the run says it is, else beside the run or its folder (runs are moved); None if nowhere."""
+    """The base run: where the run names it, else beside the run or its folder, for runs are moved; else None."""
     here = folder.resolve().parent
     for place in (base, here / base.name, here.parent / base.name):
         if (place / checkpoint.RESULT).exists() and checkpoint.result_of(place)["sha256"] == sha256:
@@ -88,10 +89,12 @@ def check_one_start(candidates: Sequence[Candidate]) -> None:
     """Weights may be averaged only if they were fine-tuned from one network (section 2.5). Raises ConfigError."""
     starts = {one.start for one in candidates}
     if len(candidates) > 1 and (len(starts) > 1 or None in starts):
-        told = ", ".join(f"{one.name} from {one.start[:12] if one.start else 'no base run'}" for one in candidates)
+        starts_text = ", ".join(
+            f"{one.name} from {one.start[:12] if one.start else 'no base run'}" for one in candidates
+        )
         raise ConfigError(
-            f"DiWA averages weights, which needs members of one start, and these have several: {told}; leave out those "
-            "of another start, or give --method eoa"
+            f"DiWA averages weights, which needs members of one start, and these have several: {starts_text}; leave "
+            "out the members of another start, or give --method eoa"
         )
 
 

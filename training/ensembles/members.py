@@ -28,13 +28,14 @@ from model.errors import ConfigError
 from model.schema import build
 from training.settings import Training, changed, read_settings, read_yaml, settings_from
 
-KEPT, STATES = "sweep", "sweep.json"  # the folder of settings and logs, and the list of states, beside the members'
+LOGS = "sweep"  # folder of the members' settings and logs, beside their runs
+STATES = "sweep.json"  # the state of every member, beside their runs
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # a folder, and a file of a bundle
-SMALL = 0.01  # rates below are named as 1e-4
-SHORT = {"optimizer": "name", "averaging": "constant"}  # what a grid's plain value stands for in its section
+SMALL = 0.01  # rates below this are written as 1e-4 in names
+SHORT = {"optimizer": "name", "averaging": "constant"}  # section: the key that a plain value in a grid sets
 
 
-class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SweepFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a sweep's YAML."""
 
     settings: Any
@@ -47,39 +48,41 @@ class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def read_members(path: Path) -> dict[str, Training]:
     """The members of a sweep's YAML by name. Raises ConfigError naming the file and the key that is wrong."""
     data = read_yaml(path)
-    file = build(File, data, f"'{path}'")
+    file = build(SweepFile, data, f"'{path}'")
     if isinstance(file.settings, str):
         settings = read_settings(path.parent / file.settings)
     else:
         settings = settings_from(file.settings, f"'{path}': settings")
     if bool(file.grid) == bool(file.members):
-        raise ConfigError(f"'{path}' must have either grid or members")
+        raise ConfigError(f"'{path}' must have either grid or members, not both")
     named = file.members or grid(file.grid, str(path))
     if not isinstance(named, dict):
         raise ConfigError(f"'{path}': members must be a mapping of names to changes")
     if file.draw is not None:
         if isinstance(file.draw, bool) or not isinstance(file.draw, int) or not 1 <= file.draw <= len(named):
-            raise ConfigError(f"'{path}': draw must be from 1 to {len(named)}, all there are, got {file.draw!r}")
+            raise ConfigError(
+                f"'{path}': draw must be from 1 to {len(named)}, the number of combinations, got {file.draw!r}"
+            )
         drawn = set(random.Random(file.seed).sample(sorted(named, key=str), file.draw))
         named = {name: changes for name, changes in named.items() if name in drawn}
     members = {}
     for name, changes in named.items():
-        check_name(name, f"'{path}'")
+        check_member_name(name, f"'{path}'")
         members[str(name)] = changed(settings, changes or {}, f"'{path}': {name}")
     return members
 
 
-def check_name(name: object, where: str) -> None:
-    """Raise ConfigError if a member cannot be called so: its name is that of a folder, and of a file of a bundle."""
-    if not NAME.fullmatch(str(name)) or name in (KEPT, STATES):
+def check_member_name(name: object, where: str) -> None:
+    """Raise ConfigError if a member cannot have this name: a folder and a file of a bundle will have it, too."""
+    if not NAME.fullmatch(str(name)) or name in (LOGS, STATES):
         raise ConfigError(
             f"{where}: a member cannot be called {name!r}: letters, digits, '_', '.' and '-', at most 80, and neither "
-            f"{KEPT!r} nor {STATES!r}"
+            f"{LOGS!r} nor {STATES!r}"
         )
 
 
 def grid(axes: Any, where: str) -> dict[str, dict[str, Any]]:
-    """Every combination of the axes' values as {name: changes}. Raises ConfigError for what is no grid."""
+    """Every combination of the axes' values as {name: changes}. Raises ConfigError if `axes` is not a grid."""
     if not isinstance(axes, dict) or not all(isinstance(v, (list, dict)) and v for v in axes.values()):
         raise ConfigError(f"'{where}': grid must be a mapping of settings to lists of values, or to named changes")
     choices = []
@@ -115,7 +118,7 @@ def _change(axis: str, value: Any) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also one that YAML 1.1 takes for text (5e-5 without a point)."""
+    """The number, also where YAML 1.1 reads text (5e-5 without a point); None if it is no number."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

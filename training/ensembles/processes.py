@@ -1,4 +1,4 @@
-"""Commands in processes of their own: one after the other, several at a time over GPUs, or over a cluster."""
+"""Run commands in processes of their own: one after the other, several at a time over GPUs, or over a cluster."""
 
 import contextlib
 import fcntl
@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
-from model.schedulers import WAIT_S, as_they_end, client_of, slurm_cluster
+from model.schedulers import WAIT_S, as_completed, client_of, slurm_cluster
 
-TIED = """
+# Starts the command in its arguments, which ends when the process of the first argument, its parent, ends.
+START_TIED = """
 import ctypes, os, signal, sys
 try:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of Linux, which exec keeps
@@ -29,15 +30,15 @@ BAR = re.compile(r"[^\r\n]*?\[(?:\d+:)?\d\d:\d\d[<,][^\]\r\n]*\]|[^\r\n]*?\d%\|[
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 ERROR = re.compile(r"(?:\S+: )?error: (.*)")
 RANK = re.compile(r"\[rank\d+\]: ?")  # torch's, before the lines of a process among several
-LET_GO_S = 10.0
+LOCK_WAIT_S = 10.0  # a process that was just killed may hold its log a moment longer
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Where members run. At most one of: `parallel` at a time here, each on the next GPU; `cluster`, the address of a
-    dask scheduler; `slurm`, so many jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml. A cluster may be
-    without any worker for `patience_s` seconds.
+    """Where members run. parallel: so many at a time here, each on the next GPU; or cluster: the address of a dask
+    scheduler; or slurm: so many jobs by dask-jobqueue, which reads ~/.config/dask/jobqueue.yaml. patience_s: how long a
+    cluster may be without any worker.
     """
 
     parallel: int = 1
@@ -50,76 +51,79 @@ class Engine:
             if not least <= getattr(self, name) <= 1000:
                 raise ConfigError(f"--{name} must be from {least} to 1000, got {getattr(self, name)}")
         if (self.parallel > 1) + bool(self.cluster) + bool(self.slurm) > 1:
-            raise ConfigError("--parallel, --cluster and --slurm exclude each other")
+            raise ConfigError("--parallel, --cluster and --slurm exclude each other; give one of them")
         if not 0 <= self.patience_s < float("inf"):
             raise ConfigError(f"--patience-minutes must be 0 or more, got {self.patience_s / 60:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A command, where what it prints goes, and what is added to its environment."""
+class LoggedCommand:
+    """A command, the file that its output is appended to, and what is added to its environment."""
 
     name: str
-    command: tuple[str, ...]
+    words: tuple[str, ...]
     log: Path
     environment: dict[str, str]
 
 
-def results(jobs: list[Job], engine: Engine) -> Iterator[tuple[str, str | None]]:
-    """Every job's name and why it failed, None if it did not, as they end. Closed early, it ends what runs here.
+def run_commands(commands: list[LoggedCommand], engine: Engine) -> Generator[tuple[str, str | None], None, None]:
+    """Run all; yield each one's name and why it failed, None if it did not, as they end. Closed early, it ends what
+    runs here.
 
     Raises ConfigError if no scheduler answers, or if a cluster has no worker for longer than `engine.patience_s`.
     """
-    if not jobs or (engine.parallel == 1 and not engine.cluster and not engine.slurm):
-        yield from ((job.name, run_job(job)) for job in jobs)
+    if not commands or (engine.parallel == 1 and not engine.cluster and not engine.slurm):
+        yield from ((command.name, run_logged(command)) for command in commands)
         return
     from distributed import Client
 
     gpus = visible_gpus() if engine.parallel > 1 else ()
-    with workers(engine, len(jobs)) as cluster, Client(cluster, timeout=WAIT_S) as client:
-        names = {client.submit(_task(job, gpus), key=job.name, pure=False): job.name for job in jobs}
+    with workers(engine, len(commands)) as cluster, Client(cluster, timeout=WAIT_S) as client:
+        names = {client.submit(_task(one, gpus), key=one.name, pure=False): one.name for one in commands}
         try:
-            for future in as_they_end(client, names, engine.patience_s, queued=bool(engine.slurm)):
+            for future in as_completed(client, names, engine.patience_s, queued=bool(engine.slurm)):
                 yield names.pop(future), _result(future)
         finally:
             stop_all()  # before the workers are closed, which wait for them
 
 
-def workers(engine: Engine, jobs: int) -> Any:
-    """A cluster of dask.distributed, or the address of one, as a context manager. Raises ConfigError."""
+def workers(engine: Engine, count: int) -> Any:
+    """A dask cluster for `count` commands, or the address of one, as a context manager. Raises ConfigError."""
     from distributed import LocalCluster
 
     if engine.parallel > 1:  # threads of this process: each only waits for the process that trains
         return LocalCluster(
-            n_workers=min(engine.parallel, jobs),
+            n_workers=min(engine.parallel, count),
             threads_per_worker=1,
             processes=False,
             memory_limit=None,
             dashboard_address=None,
             worker_dashboard_address=None,
         )
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
-    cloudpickle.register_pickle_by_value(sys.modules[run_job.__module__])  # others need not find this file
+    cloudpickle.register_pickle_by_value(
+        sys.modules[run_logged.__module__]
+    )  # workers elsewhere need not have this file
     if engine.cluster:
         client_of(engine.cluster, WAIT_S).close()
         return contextlib.nullcontext(engine.cluster)
-    return slurm_cluster(min(engine.slurm, jobs))
+    return slurm_cluster(min(engine.slurm, count))
 
 
-def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
-    """Run a job to its end; None, or why it failed. gpus: of them the worker that runs this takes its own."""
-    environment = os.environ | job.environment
+def run_logged(command: LoggedCommand, gpus: tuple[str, ...] = ()) -> str | None:
+    """Run a command to its end. Returns None, or why it failed. gpus: the dask worker that runs this takes its own."""
+    environment = os.environ | command.environment
     if gpus:
         from distributed import get_worker
 
         environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
-    with job.log.open("ab") as log:
-        if not held(log):  # the child inherits it: held for as long as it lives
-            return f"another process trains it (it holds '{job.log}'); wait for it, or end it"
+    with command.log.open("ab") as log:
+        if not lock(log):  # the child inherits the lock, and holds it for as long as it lives
+            return f"another process trains it (it holds '{command.log}'); wait for it, or end it"
         begun = log.seek(0, os.SEEK_END)
-        command = (sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *job.command)
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        words = (sys.executable, "-I", "-S", "-c", START_TIED, str(os.getpid()), *command.words)
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         RUNNING.add(child)
         try:
             code = child.wait()
@@ -131,14 +135,14 @@ def run_job(job: Job, gpus: tuple[str, ...] = ()) -> str | None:
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", most often for want of memory" if name == "SIGKILL" else "")
-    with job.log.open("rb") as log:
+    with command.log.open("rb") as log:
         log.seek(begun)
-        return reason_in(log.read().decode(errors="replace")) or f"exit code {code}, and not a word"
+        return failure_reason(log.read().decode(errors="replace")) or f"exit code {code}, without a message"
 
 
-def held(log: Any) -> bool:
-    """Whether this process has the log for its own now; one that was just killed may take a moment to let go of it."""
-    end = time.monotonic() + LET_GO_S
+def lock(log: Any) -> bool:
+    """Lock the log for this process. Returns False if another process still holds it after LOCK_WAIT_S."""
+    end = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,9 +153,9 @@ def held(log: Any) -> bool:
         time.sleep(0.1)
 
 
-def reason_in(text: str) -> str:
-    """Why a command failed, by what it printed: its last line `error: ...`, else the exception of its last traceback,
-    else its last line; progress bars are no lines, wherever they were drawn. Empty if it printed nothing else.
+def failure_reason(text: str) -> str:
+    """Why a command failed, from its output: its last line `error: ...`, else the exception of its last traceback,
+    else its last line; empty if it printed nothing. Progress bars do not count.
     """
     lines = [RANK.sub("", line).rstrip() for line in BAR.sub("\n", COLOUR.sub("", text)).splitlines()]
     lines = [line for line in lines if line.strip()]
@@ -179,17 +183,17 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(map(str, range(torch.cuda.device_count())))
 
 
-def _task(job: Job, gpus: tuple[str, ...]) -> Callable[[], str | None]:
-    """A function without a name of its own: dask sends such a one, and what it needs, as code."""
-    return lambda: run_job(job, gpus)
+def _task(command: LoggedCommand, gpus: tuple[str, ...]) -> Callable[[], str | None]:
+    """A function without a name: dask sends its code and what it needs to the worker."""
+    return lambda: run_logged(command, gpus)
 
 
 def _result(future: Any) -> str | None:
     try:
-        said: str | None = future.result()
-    except Exception as error:  # whatever a worker that is gone raises: the others go on
+        reason: str | None = future.result()
+    except Exception as error:  # a lost worker may raise anything; the other commands go on
         return f"its worker failed: {' '.join(str(error).split()) or type(error).__name__}"
-    return said
+    return reason
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

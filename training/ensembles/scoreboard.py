@@ -1,7 +1,7 @@
-"""What sets of candidates score on validation cases, by EoA and by DiWA (Ahn and Park, algorithms 1 and 2).
+"""Score sets of candidates on validation cases, by EoA and by DiWA (Ahn and Park, algorithms 1 and 2).
 
-Every candidate goes over the cases once; its margins are kept on disk. The mean of logits has the mean of margins
-as its own, so what EoA's sets score needs no network any more. Soups of DiWA are run, each distinct one once.
+Every candidate is run once over the cases, and its margins are kept on disk. The margin of the mean logits is the mean
+of the margins, so the sets of EoA are scored without running a network again. For DiWA each different soup is run once.
 """
 
 import math
@@ -38,8 +38,8 @@ from training.runs.predict import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Scores of every case, and the seconds that the networks take for one, on average."""
+class SetScores:
+    """Scores of a set on every case, and the mean of the seconds that its networks take for one."""
 
     cases: dict[str, Scores]
     seconds_per_case: float
@@ -61,20 +61,20 @@ class Judged:
         return float(np.mean([scores.fnv_ml for scores in self.cases.values()]))
 
 
-class Bench:
-    """What sets of candidates score on these cases; what was computed once is kept in the folder `keep`."""
+class Scoreboard:
+    """Scores of sets of candidates on these cases; margins and soups' scores are kept in the folder `keep`."""
 
     def __init__(
         self, candidates: dict[str, Candidate], cache: Path, cases: Sequence[str], keep: Path, device: Device
     ) -> None:
         self.candidates, self.cache, self.keep, self.device = candidates, cache, keep, device
-        self.settings = next(iter(candidates.values())).settings  # network, intensity and window are those of all
+        self.settings = next(iter(candidates.values())).settings  # all have the same network, intensity and window
         self.studies = {case: load(cache, case) for case in cases}
         self.kept: dict[tuple[str, str], tuple[Path, float]] = {}  # (name, case): margin's file, seconds it took
-        self.done: dict[tuple[Any, ...], Judged] = {}
+        self.scores: dict[tuple[str, ...], SetScores] = {}  # by method and sorted names
 
     def run_all(self) -> None:
-        """Every candidate over every case, unless it is kept; what the others need. Raises WeightsError."""
+        """Run every candidate over every case, where no margin is kept yet; `eoa` needs it. Raises WeightsError."""
         with tqdm(total=len(self.candidates) * len(self.studies), unit="case", desc="predict", disable=None) as bar:
             for one in self.candidates.values():
                 network = self._network(checkpoint.read_weights(one.weights), one.weights)
@@ -82,26 +82,26 @@ class Bench:
                     self._run(one, network, case)
                     bar.update()
 
-    def eoa(self, names: Iterable[str]) -> Judged:
-        """What the mean of the members' logits scores; a member that stands there twice counts twice."""
+    def eoa(self, names: Iterable[str]) -> SetScores:
+        """Scores of the mean of the members' logits; a member that is named twice counts twice."""
         key = ("eoa", *sorted(names))
-        if key not in self.done:
+        if key not in self.scores:
             cases = {case: score_margin(self.mean_margin(key[1:], case), s) for case, s in self.studies.items()}
             seconds = sum(self.kept[name, case][1] for name in set(key[1:]) for case in self.studies)
-            self.done[key] = Judged(cases=cases, seconds_per_case=seconds / len(cases))
-        return self.done[key]
+            self.scores[key] = SetScores(cases=cases, seconds_per_case=seconds / len(cases))
+        return self.scores[key]
 
-    def diwa(self, names: Iterable[str]) -> Judged:
-        """What the network of the members' mean weights scores; of one member, that member."""
+    def diwa(self, names: Iterable[str]) -> SetScores:
+        """Scores of the network of the members' mean weights; of one member alone, that member's."""
         key = ("diwa", *sorted(names))
         if len(set(key[1:])) == 1:
             return self.eoa(key[1:2])
-        if key not in self.done:
-            self.done[key] = self._soup(key[1:])
-        return self.done[key]
+        if key not in self.scores:
+            self.scores[key] = self._soup(key[1:])
+        return self.scores[key]
 
     def mean_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
-        """EoA's margin of a case, float32 (X, Y, Z); above 0 is lesion. The same whatever the order of the names."""
+        """EoA's margin of a case, float32 (X, Y, Z); above 0 is lesion. The order of the names does not matter."""
         counts = Counter(names)
         total = np.zeros(self.studies[case].truth.shape, np.float32)
         for name in sorted(counts):
@@ -109,7 +109,7 @@ class Bench:
         return total / counts.total()
 
     def margin_of(self, method: str, names: Iterable[str]) -> Callable[[Prepared], NDArray[Any]]:
-        """What a choice says of any study: the mean margin of its members (eoa), or that of their soup (diwa)."""
+        """A function that gives any study's margin: the mean of the members' (eoa), or that of their soup (diwa)."""
         counts = Counter(names)
         if method == "diwa":
             networks = [(1, self.soup_network(counts))]
@@ -119,58 +119,65 @@ class Bench:
         total = sum(count for count, _ in networks)
 
         def mean(study: Prepared) -> NDArray[Any]:
-            parts = [
-                count * finite(lambda on, one=one: margin(one, study, self.settings, on), self.device, study.case)
-                for count, one in networks
-            ]
-            return np.sum(np.asarray(parts, dtype=np.float32), axis=0) / total
+            summed = np.zeros(study.truth.shape, np.float32)
+            for count, network in networks:
+                summed += count * self._margin(network, study, study.case).astype(np.float32)
+            return summed / total
 
         return mean
 
     def soup_margin(self, names: Iterable[str], case: str) -> NDArray[Any]:
         """DiWA's margin of a case, (X, Y, Z)."""
-        return self._margin(self.soup_network(tuple(names)), case)
+        return self._soup_margin(self.soup_network(names), case)
 
-    def _soup(self, names: tuple[str, ...]) -> Judged:
-        of = [sorted(self.candidates[name].sha256 for name in names), [s.sha256 for s in self.studies.values()]]
-        path = self.keep / f"soup-{digest([*of, how_computed(self.settings, self.device)])}.json"
+    def _soup(self, names: tuple[str, ...]) -> SetScores:
+        members = sorted(self.candidates[name].sha256 for name in names)
+        studies = [study.sha256 for study in self.studies.values()]
+        path = self.keep / f"soup-{digest([members, studies, how_computed(self.settings, self.device)])}.json"
         if not path.exists():
-            network, cases, seconds = self.soup_network(names), {}, 0.0
+            network, seconds = self.soup_network(names), 0.0
+            cases: dict[str, dict[str, Any]] = {}
             for case, study in self.studies.items():
                 begun = time.perf_counter()
-                out = self._margin(network, case)
+                margin_of_case = self._soup_margin(network, case)
                 seconds += time.perf_counter() - begun
-                cases[case] = asdict(score_margin(out, study))
+                cases[case] = asdict(score_margin(margin_of_case, study))
             checkpoint.write_json(path, {"members": names, "cases": cases, "seconds_per_case": seconds / len(cases)})
         kept = checkpoint.read_json(path)
-        cases = {case: Scores(**scores) for case, scores in kept["cases"].items()}
-        return Judged(cases=cases, seconds_per_case=kept["seconds_per_case"])
+        return SetScores(
+            cases={case: Scores(**scores) for case, scores in kept["cases"].items()},
+            seconds_per_case=kept["seconds_per_case"],
+        )
 
     def soup_network(self, names: Iterable[str] | Mapping[str, int]) -> nn.Module:
-        """The network of the members' mean weights, each as often as it is named; its batch statistics made anew.
+        """The network of the members' mean weights, each as often as it is named; its batch statistics computed anew.
 
-        They are made on training slices as one of the members draws them, always the same one whatever else is on the
-        bench. One member alone is that member, with the statistics it has.
+        They are computed on training slices as one of the members draws them: the one of the smallest sha256, so that
+        the other candidates do not matter. One member alone keeps its own statistics.
         """
         counts = Counter(names)
         network = self._network(soup([(self.candidates[name].weights, counts[name]) for name in sorted(counts)]))
         first = min((self.candidates[name] for name in counts), key=lambda one: one.sha256)
         fixed = all(self.candidates[name].settings.fixed_statistics for name in counts)
-        if not keeps_statistics(self.settings.network) or fixed or len(counts) == 1:  # then no study need be looked for
+        if not keeps_statistics(self.settings.network) or fixed or len(counts) == 1:
             return network
-        settings = first.settings.changed_to(fixed_statistics=False)  # of another member they are not
-        return refreshed(network, settings, self.cache, self.seen_in_common(counts), self.device)
+        settings = first.settings.changed_to(fixed_statistics=False)  # another member's are not fixed
+        return refreshed(network, settings, self.cache, self.common_training_cases(counts), self.device)
 
-    def seen_in_common(self, names: Iterable[str]) -> list[str]:
+    def common_training_cases(self, names: Iterable[str]) -> list[str]:
         """Cases of the cache that trained all of these members."""
         common = frozenset.intersection(*(self.candidates[name].seen.cases for name in names))
         return sorted(case for case in common if patient_of(self.cache, case) is not None)
 
-    def _margin(self, network: nn.Module, case: str) -> NDArray[Any]:
-        study = self.studies[case]
-        return finite(lambda on: margin(network, study, self.settings, on), self.device, f"a soup, case {case}")
+    def _soup_margin(self, network: nn.Module, case: str) -> NDArray[Any]:
+        return self._margin(network, self.studies[case], f"a soup, case {case}")
+
+    def _margin(self, network: nn.Module, study: Prepared, what: str) -> NDArray[Any]:
+        return finite(lambda on: margin(network, study, self.settings, on), self.device, what)
 
     def _run(self, one: Candidate, network: nn.Module, case: str) -> None:
+        """Compute a margin, or find it in `keep`; note its file and the seconds it took."""
+
         def compute(on: Device) -> NDArray[Any]:
             kept = kept_margin(self.keep, one.sha256, self.studies[case], network, self.settings, on)
             self.kept[one.name, case] = kept

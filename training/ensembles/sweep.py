@@ -1,10 +1,10 @@
-"""H members of one base run: one after the other, several at a time over GPUs, or over a cluster (section 2.5).
+"""Train many members of one base run: one after the other, over GPUs, or over a cluster (section 2.5).
 
     python -m training sweep sweep.yaml --cache runs/cache --split split.json --base runs/base --runs runs/members
 
-What stands in sweep.yaml: training/ensembles/members.py. Each member is a run of training train in a process of its
-own, RUNS/NAME, with what it prints in RUNS/sweep/NAME.log; RUNS/sweep.json holds the state of each. A member that fails
-does not stop the others. The same command again leaves finished members alone and goes on with the rest.
+Each member is a run of training train in a process of its own, in RUNS/NAME; its output is in RUNS/sweep/NAME.log, and
+RUNS/sweep.json has the state of each. A member that fails does not stop the others. The same command again leaves
+finished members alone and goes on with the rest.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from typing import Any
 import yaml
 
 from model.errors import ConfigError, LesionError
-from training.command import ENDS, told
+from training.command import add_device_option, add_fold_options, option_words
+from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load
-from training.data.split import Fold, read_fold
 from training.ensembles import members
-from training.ensembles.members import KEPT, STATES, read_members
-from training.ensembles.processes import Engine, Job, results
+from training.ensembles.members import LOGS, STATES, read_members
+from training.ensembles.processes import Engine, LoggedCommand, run_commands
 from training.runs import checkpoint
-from training.runs.train import starting_point
+from training.runs.start import starting_point
 from training.settings import Training, read_yaml, settings_to
 
 TRAIN = (sys.executable, "-m", "training", "train")
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is trained: members by name, from which base run, on which data, into which folder."""
+    """What is trained: the members by name, the base run they start from, the data, and the folder of their runs."""
 
     members: dict[str, Training]
     base: Path
@@ -45,14 +45,14 @@ class Sweep:
     fold: str
     runs: Path
     device: str = "auto"
-    command: tuple[str, ...] = TRAIN
+    command: tuple[str, ...] = TRAIN  # the first words of every member's command
 
 
 def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
-    """Train every member that is not finished; what sweep.json holds, {"members": {name: {"state": ...}}, ...}.
+    """Train every member that is not finished. Returns what sweep.json holds, {"members": {name: {"state": ...}}, ...}.
 
-    state: pending, finished or failed, then with `error`, its last line. Raises ConfigError before anything runs,
-    if a member's settings do not go with the base run, the fold or the engine.
+    state: pending, finished, or failed with `error`, the last line of its output. Raises ConfigError before anything
+    runs, if a member's settings do not go with the base run, the fold or the engine.
     """
     engine = engine or Engine()
     fold = read_fold(plan.split, plan.fold)
@@ -74,18 +74,18 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
         "fold": plan.fold,
         "members": states,
     }
-    jobs = [job_of(plan, name, engine) for name, entry in states.items() if entry["state"] == "pending"]
+    commands = [member_command(plan, name, engine) for name, entry in states.items() if entry["state"] == "pending"]
     checkpoint.write_json(plan.runs / STATES, report)
     begun = time.monotonic()
-    with contextlib.closing(results(jobs, engine)) as ending:
-        for name, error in ending:
+    with contextlib.closing(run_commands(commands, engine)) as ended_members:
+        for name, error in ended_members:
             if error is None and checkpoint.finished(plan.runs / name) is None:
-                error = f"it ended without {checkpoint.RESULT} and the weights that this names"
+                error = f"it ended without {checkpoint.RESULT} and the weights that this file names"
             states[name] |= {"state": "failed", "error": error} if error else {"state": "finished"}
             checkpoint.write_json(plan.runs / STATES, report)
             ended = sum(entry["state"] != "pending" for entry in states.values())
-            said = f"failed: {error}" if error else "finished"
-            print(f"{ended} of {len(states)} after {time.monotonic() - begun:.0f} s: {name} {said}", flush=True)
+            outcome = f"failed: {error}" if error else "finished"
+            print(f"{ended} of {len(states)} after {time.monotonic() - begun:.0f} s: {name} {outcome}", flush=True)
     return report
 
 
@@ -101,14 +101,14 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
         "validate": list(fold.validate),
         "data": digest_of(load(plan.cache, case) for case in (*fold.train, *fold.validate)),
     }
-    there = read_yaml(folder / checkpoint.CONFIG)
-    return isinstance(there, dict) and not checkpoint.differing({key: there.get(key) for key in wanted}, wanted)
+    found = read_yaml(folder / checkpoint.CONFIG)
+    return isinstance(found, dict) and not checkpoint.differing({key: found.get(key) for key in wanted}, wanted)
 
 
-def job_of(plan: Sweep, name: str, engine: Engine) -> Job:
-    """The command of one member; its settings are written for it. Paths are absolute: workers may run elsewhere."""
-    kept = plan.runs.resolve() / KEPT
-    settings = kept / f"{name}.yaml"
+def member_command(plan: Sweep, name: str, engine: Engine) -> LoggedCommand:
+    """Write the settings of one member, and return its command. Paths are absolute: workers may run elsewhere."""
+    logs = plan.runs.resolve() / LOGS
+    settings = logs / f"{name}.yaml"
     checkpoint.write_text(settings, yaml.safe_dump(settings_to(plan.members[name]), sort_keys=False))
     options = {
         "settings": settings,
@@ -119,64 +119,55 @@ def job_of(plan: Sweep, name: str, engine: Engine) -> Job:
         "start": plan.base.resolve(),
         "device": plan.device,
     }
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "30"}  # a bar in a log, not on a screen
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "30"}  # the bar goes into a log
     if engine.parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // engine.parallel))
-    return Job(name=name, command=(*plan.command, *words), log=kept / f"{name}.log", environment=environment)
+    words = (*plan.command, *option_words(options))
+    return LoggedCommand(name=name, words=words, log=logs / f"{name}.log", environment=environment)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Train the members. Raises ConfigError, or LesionError naming the members that failed."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        plan = Sweep(
-            members=read_members(options.sweep),
-            base=options.base,
-            cache=options.cache,
-            split=options.split,
-            fold=options.fold,
-            runs=options.runs,
-            device=options.device,
-        )
-        report = sweep(
-            plan,
-            Engine(
-                parallel=options.parallel,
-                cluster=options.cluster,
-                slurm=options.slurm,
-                patience_s=60 * options.patience_minutes,
-            ),
-        )
-        failed = [name for name, entry in report["members"].items() if entry["state"] != "finished"]
-        if failed:
-            raise LesionError(
-                f"{len(failed)} of {len(plan.members)} members failed: {', '.join(failed)}; see "
-                f"'{options.runs / KEPT}/NAME.log'; the same command again goes on with them"
-            )
-    except ENDS as error:
-        return told(error)
-    print(f"all {len(plan.members)} members in '{options.runs}' are finished")
-    return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training sweep",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{__doc__}\nsweep.yaml: {members.__doc__}",
-        epilog="Cost: that of training train for every member.",
+    plan = Sweep(
+        members=read_members(options.sweep),
+        base=options.base,
+        cache=options.cache,
+        split=options.split,
+        fold=options.fold,
+        runs=options.runs,
+        device=options.device,
     )
+    engine = Engine(
+        parallel=options.parallel,
+        cluster=options.cluster,
+        slurm=options.slurm,
+        patience_s=60 * options.patience_minutes,
+    )
+    check_finished(sweep(plan, engine), plan.runs)
+    print(f"all {len(plan.members)} members in '{options.runs}' are finished")
+
+
+def check_finished(report: dict[str, Any], runs: Path) -> None:
+    """Raise LesionError if members did not finish. report: what `sweep` returned."""
+    members = report["members"]
+    if failed := [name for name, entry in members.items() if entry["state"] != "finished"]:
+        raise LesionError(
+            f"{len(failed)} of {len(members)} members failed: {', '.join(failed)}; see '{runs / LOGS}/NAME.log'; the "
+            "same command again goes on with them"
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = f"{__doc__}\nsweep.yaml: {members.__doc__}"
+    parser.epilog = "Cost: that of training train for every member."
     add = parser.add_argument
     add("sweep", type=Path, metavar="YAML", help="settings, and grid or members, see above")
-    add("--cache", type=Path, required=True, help="what training prepare wrote")
-    add("--split", type=Path, required=True, help="what training split wrote")
-    add("--fold", default="0", help="name of the fold (default 0)")
+    add_fold_options(parser)
     add("--base", type=Path, required=True, help="folder of the finished base run that every member starts from")
     add("--runs", type=Path, required=True, help="folder of the members' run folders")
-    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="of every member (default auto)")
+    add_device_option(parser)
     add(
         "--parallel",
         type=int,
@@ -196,7 +187,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=0,
         metavar="JOBS",
         help="over so many SLURM jobs at a time, by dask-jobqueue, "
-        "whose settings (queue, cores, memory, walltime, GPU) stand in ~/.config/dask/jobqueue.yaml (default no)",
+        "whose settings (queue, cores, memory, walltime, GPU) are in ~/.config/dask/jobqueue.yaml (default no)",
     )
     add(
         "--patience-minutes",
@@ -206,4 +197,3 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="how long a cluster may be without any worker "
         "before the sweep ends; the same command again goes on (default 10)",
     )
-    return parser.parse_args(arguments)

@@ -1,13 +1,12 @@
-"""How the shipped weights were made, and what that procedure scores on patients it has not seen.
+"""Make the shipped weights, and score their procedure on patients that no network was trained on.
 
     python -m training nested --real ../shared/data/sts --run runs/shipped
     python -m training nested --real ../shared/data/sts --run runs/shipped --ship --output weights
 
-The first command divides the real patients into outer folds. For each, base run, members and selection see the
-other folds alone (and phantoms), a part of which validates; the fold's patients are then scored, each re-cropped
-at random. --fold N does one of them, so that several can run side by side. --ship runs the same procedure on all
-patients and writes the plan's bundles, weights/eoa and weights/diwa. What is done is not done again, so it can be
-stopped at any moment.
+The first command divides the real patients into outer folds. For each, base run, members and selection use the other
+folds and phantoms only, a part of which validates; then the fold's patients are scored, each re-cropped at random.
+--fold N does one fold, so that several can run side by side. --ship runs the same procedure on all patients and writes
+the plan's bundles, weights/eoa and weights/diwa. It can be stopped at any moment: finished work is not done again.
 """
 
 import argparse
@@ -24,33 +23,33 @@ from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.results.writing import check_output
 from model.schema import build, check_fields
-from training.bundles.export import export
-from training.command import ENDS, told
-from training.data.index import main as index_main
+from model.whole import locked
+from training.bundles.export import ExportOptions, export
+from training.command import add_device_option, option_words, parse
+from training.data import index as index_command
+from training.data import recrop as recrop_command
+from training.data.folds import Fold
 from training.data.prepared import load
-from training.data.recrop import main as recrop_main
-from training.data.split import Fold
-from training.data.stratify import deal, draw_share, strata
+from training.data.stratify import draw_share, strata, stratified_parts
 from training.data.table import Study, read_table, write_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.field_of_view import table as views_table
 from training.ensembles.field_of_view import views
-from training.ensembles.scoreboard import Bench
+from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import TITLES
 from training.papers.procedure import (
-    Choice,
-    Plan,
-    base_and_members,
+    ExperimentPlan,
+    Vote,
     choices_of,
-    judged,
     make_phantoms,
     prepare_cases,
-    selected,
+    score_choices,
+    select_members,
+    train_members,
 )
 from training.parallel import cores
-from training.placing import locked
 from training.runs.checkpoint import read_json, write_json
-from training.runs.leakage import check_unseen
+from training.runs.leakage import check_not_seen
 from training.runs.scores import CaseScore, summary, table, without_empty, write
 from training.runs.train import train_run
 from training.settings import Training, changed, read_yaml
@@ -59,13 +58,13 @@ CHOICES = {title: name for name, title in TITLES.items()}
 
 
 class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """plan: base run, members and phantoms; copies: re-crops of a real study; originals: whole images train, too;
-    bundles: {name below weights/: the choice it holds, EoA greedy and the like}; starts: {name: changes of settings}
-    of runs on phantoms alone, each of which goes on from the one before, and every base run from the last; none: base
-    runs begin with random weights.
+    """The keys of a plan for shipped weights. plan: base run, members and phantoms. bundles: {name below weights/: the
+    choice it holds, EoA greedy and the like}. starts: {name: changes of settings} of runs on phantoms alone; each goes
+    on from the one before, and every base run from the last; without any, base runs begin with random weights. copies:
+    re-crops of each real study. originals: whole images train, too.
     """
 
-    plan: Plan
+    plan: ExperimentPlan
     bundles: dict[Any, str]
     starts: dict[Any, Any] = field(default_factory=dict)
     copies: int = 2
@@ -82,14 +81,14 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         self.start_settings()
 
     def start_settings(self) -> dict[str, Training]:
-        """Settings of the runs on phantoms alone, by name, in their order."""
+        """Settings of the runs on phantoms alone, by name, in order."""
         common = changed(self.plan.base, {"schedule": {"stop": None}})
         return {name: changed(common, changes, f"starts: {name}") for name, changes in self.starts.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """All studies by case; the parts of the phantoms; every real patient's original and re-cropped cases."""
+class NestedData:
+    """All studies by case, prepared; the parts of the phantoms; each real patient's original and re-cropped cases."""
 
     studies: Mapping[str, Study]
     phantoms: Fold
@@ -98,37 +97,40 @@ class Data:
     cache: Path
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check(options)
-        shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
-        check_output(options.run)
-        with locked(options.run, fcntl.LOCK_EX):  # one fold makes what all of them share, the others wait for it
-            data = data_of(shipping, options)
-            start = options.start or started(shipping, data, options)
-        if options.ship:
-            ship(shipping, data, start, options)
-        else:
-            estimate(shipping, data, start, options)
-    except ENDS as error:
-        return told(error)
-    return 0
+def run(options: argparse.Namespace) -> None:
+    """Score the outer folds, or write the bundles. Raises the errors of training, selection and export."""
+    check(options)
+    shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
+    check_output(options.run)
+    with locked(options.run, fcntl.LOCK_EX):  # one process makes the data that all folds share, the others wait for it
+        data = data_of(shipping, options)
+        start = options.start or train_start(shipping, data, options)
+    if options.ship:
+        ship(shipping, data, start, options)
+    else:
+        score_outer_folds(shipping, data, start, options)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for numbers that would be found wrong only after the data are made and networks trained."""
+    """Raise ConfigError for options that are wrong or do not go together, before hours of training."""
+    if options.ship and (options.fold is not None or options.output is None):
+        raise ConfigError("--ship trains on all patients; give it without --fold, and with --output")
+    if options.ship and options.views:
+        raise ConfigError("--views scores the patients of outer folds, and --ship trains on all; leave one of them out")
+    if not options.ship and options.output is not None:
+        raise ConfigError("--output is for --ship, for outer folds write no bundle; leave it out")
     if options.outer < 2:
-        raise ConfigError(f"--outer must be 2 or more, got {options.outer}: every fold tests what the others trained")
+        raise ConfigError(
+            f"--outer must be 2 or more, got {options.outer}: every fold tests networks that the others trained"
+        )
     if options.fold is not None and not 0 <= options.fold < options.outer:
         raise ConfigError(f"--fold must be from 0 to {options.outer - 1}, got {options.fold}")
     if not 0 < options.validation < 1:
         raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
 
 
-def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path | None:
-    """The runs on phantoms alone; the folder of the last, None where the plan has none."""
+def train_start(shipping: Shipping, data: NestedData, options: argparse.Namespace) -> Path | None:
+    """Train the runs on phantoms alone. Returns the folder of the last; None if the plan has none."""
     before: Path | None = None
     for name, settings in shipping.start_settings().items():
         folder = options.run / name
@@ -137,36 +139,19 @@ def started(shipping: Shipping, data: Data, options: argparse.Namespace) -> Path
     return before
 
 
-def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
-    """Phantoms, real studies and their re-cropped copies, prepared."""
+def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
+    """Make the phantoms, index the real studies, make their re-cropped copies, and prepare all."""
     index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
     studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
-    say = ("--diagnosis", options.diagnosis, "--site", options.site, "--workers", options.workers, "--strict")
-    check_made_from(
-        real.with_suffix(".json"),
-        {
-            "root": str(options.real.resolve()),
-            "diagnosis": options.diagnosis,
-            "site": options.site,
-            "copies": shipping.copies,
-            "seed": shipping.seed,
-        },
-    )
-    if not real.exists() and index_main([str(word) for word in (options.real, "--output", real, *say)]):
-        raise ConfigError(f"'{options.real}' cannot be indexed, see above")
-    words = (
-        real,
-        "--output",
-        copied,
-        "--seed",
-        shipping.seed,
-        "--copies",
-        shipping.copies,
-        "--workers",
-        options.workers,
-    )
-    if not copied.exists() and recrop_main([str(word) for word in words]):
-        raise ConfigError(f"'{real}' cannot be re-cropped, see above")
+    origin: dict[str, object] = {"diagnosis": options.diagnosis, "site": options.site}
+    cuts: dict[str, object] = {"copies": shipping.copies, "seed": shipping.seed}
+    check_same_source(real.with_suffix(".json"), {"root": str(options.real.resolve())} | origin | cuts)
+    if not real.exists():
+        words = option_words(origin | {"output": real, "workers": options.workers})
+        index_command.run(parse("index", index_command, [str(options.real), "--strict", *words]))
+    if not copied.exists():
+        words = option_words(cuts | {"output": copied, "workers": options.workers})
+        recrop_command.run(parse("recrop", recrop_command, [str(real), *words]))
     parts: list[dict[str, list[str]]] = []
     for path in (real, copied / "index.csv"):
         found: dict[str, list[str]] = {}
@@ -177,25 +162,25 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> Data:
     write_table(list(studies.values()), options.run / "index.csv")
     cache = options.run / "cache"
     prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
-    return Data(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
+    return NestedData(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
 
 
-def check_made_from(path: Path, what: dict[str, Any]) -> None:
-    """Note at `path` what real studies and copies are made from; refuse another thing later. Raises ConfigError."""
+def check_same_source(path: Path, source: dict[str, Any]) -> None:
+    """Write down at `path` what real studies and copies come from; refuse another source later. Raises ConfigError."""
     if not path.exists():
-        write_json(path, what)
-    elif (there := read_json(path)) != what:
+        write_json(path, source)
+    elif (found := read_json(path)) != source:
         raise ConfigError(
-            f"'{path.parent}' holds studies made from {there}, and {what} is asked for; give another --run"
+            f"'{path.parent}' holds studies made from {found}, and {source} is asked for; give another --run"
         )
 
 
 def fold_of(
-    name: str, train: set[str], validate: set[str], test: set[str], data: Data, originals: bool = False
+    name: str, train: set[str], validate: set[str], test: set[str], data: NestedData, originals: bool = False
 ) -> Fold:
-    """Copies of the patients' studies, for the originals end at a fixed distance from the tumour; and the phantoms.
+    """A fold of the patients' re-cropped copies, since originals end at a fixed distance from tumours, and of phantoms.
 
-    originals: they train, too, so that a network also sees all that there is around a tumour.
+    originals: the whole images train, too, so that a network also sees the surroundings of a tumour.
     """
 
     def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
@@ -210,23 +195,23 @@ def fold_of(
     )
 
 
-def estimate(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
-    """Every outer fold, and the mean over all their patients; with --fold that fold alone."""
+def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
+    """Train and score every outer fold, then report the mean over all patients; with --fold only that fold."""
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
-    for number, test in enumerate(deal(stratum_of, options.outer, str(shipping.seed))):
+    for number, test in enumerate(stratified_parts(stratum_of, options.outer, str(shipping.seed))):
         if options.fold not in (None, number):
             continue
         rest = {patient: stratum for patient, stratum in stratum_of.items() if patient not in test}
         validate = draw_share(rest, options.validation, f"{shipping.seed}/{number}")
         fold = fold_of(f"outer-{number}", set(rest) - validate, validate, test, data, shipping.originals)
         folder = options.run / fold.name
-        members, choices = procedure(shipping, data, fold, folder, start, options.device)
+        members, choices = train_and_select(shipping, data, fold, folder, start, options.device)
         found = score(members, choices, fold.test, data, folder, options.device)
         whole = [case for patient in sorted(test) for case in data.originals[patient]]
         for name, scores in found.items():
-            report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not seen")
+            report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not trained on")
             rows[name] += scores
             if options.views:
                 report_views(choices[name], members, whole, data, folder / f"{name}-views.json", options.device)
@@ -235,82 +220,84 @@ def estimate(shipping: Shipping, data: Data, start: Path | None, options: argpar
     for name, scores in rows.items():
         report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
     if start is not None:
-        alone: dict[str, Choice] = {"start": ("eoa", (start.resolve().name,))}
+        alone: dict[str, Vote] = {"start": ("eoa", (start.resolve().name,))}
         report_phantoms([start], alone, data, options.run, options.device)
 
 
-def procedure(
-    shipping: Shipping, data: Data, fold: Fold, folder: Path, start: Path | None, wanted: str
-) -> tuple[list[Path], dict[str, Choice]]:
-    """Base run, members and selection on one fold; the members' folders, and what the bundles hold of them."""
-    members = base_and_members(shipping.plan, folder, data.cache, fold, wanted, start=start)
-    chosen = choices_of(selected(members, data.cache, fold, folder, wanted))
-    return members, {name: chosen[choice] for name, choice in shipping.bundles.items()}
+def train_and_select(
+    shipping: Shipping, data: NestedData, fold: Fold, folder: Path, start: Path | None, device: str
+) -> tuple[list[Path], dict[str, Vote]]:
+    """Train base run and members on one fold, and select. Returns the members' folders and each bundle's choice."""
+    members = train_members(shipping.plan, folder, data.cache, fold, device, start=start)
+    choices = choices_of(select_members(members, data.cache, fold, folder, device))
+    return members, {name: choices[choice] for name, choice in shipping.bundles.items()}
 
 
 def score(
-    runs: list[Path], choices: dict[str, Choice], cases: tuple[str, ...], data: Data, folder: Path, wanted: str
+    runs: list[Path], choices: dict[str, Vote], cases: tuple[str, ...], data: NestedData, folder: Path, device: str
 ) -> dict[str, list[CaseScore]]:
     """Scores of choices on cases that trained none of the runs."""
-    return judged(runs, choices, data.studies, cases, data.cache, folder / "margins", wanted)
+    keep = folder / "margins"
+    return score_choices(runs, choices, data.studies, cases, cache=data.cache, keep=keep, device=device)
 
 
-def ship(shipping: Shipping, data: Data, start: Path | None, options: argparse.Namespace) -> None:
-    """The procedure on all patients; bundles; scores on phantoms never used."""
+def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
+    """Train and select on all patients, score on phantoms never used, and write the bundles."""
     real = [data.studies[case] for cases in data.originals.values() for case in cases]
     stratum_of = strata(real, "diagnosis")
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
     fold = fold_of("all", set(stratum_of) - validate, validate, set(), data, shipping.originals)
-    folder, who = options.run / fold.name, f" ({options.data})" if options.data else ""
-    members, choices = procedure(shipping, data, fold, folder, start, options.device)
+    folder, source = options.run / fold.name, f" ({options.data})" if options.data else ""
+    members, choices = train_and_select(shipping, data, fold, folder, start, options.device)
     report_phantoms(members, choices, data, options.run, options.device)
     for name in choices:
         export(
-            folder / "selection.json",
-            CHOICES[shipping.bundles[name]],
-            name,
-            options.output / name,
-            half=True,
-            force=True,
-            data=f"{len(stratum_of)} patients{who}, some of them to validate; and {len(data.phantoms.train)} "
-            "synthetic phantoms of training/phantom/study.py",
-            licence=options.licence,
-            index=options.run / "index.csv",
-            check_case=fold.validate[0],
-            wanted=options.device,
-            trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
+            ExportOptions(
+                selection=folder / "selection.json",
+                choice=CHOICES[shipping.bundles[name]],
+                name=name,
+                output=options.output / name,
+                half=True,
+                force=True,
+                data=f"{len(stratum_of)} patients{source}, some of them to validate; and {len(data.phantoms.train)} "
+                "synthetic phantoms of training/phantom/study.py",
+                licence=options.licence,
+                index=options.run / "index.csv",
+                check_case=fold.validate[0],
+                device=options.device,
+                trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
+            )
         )
 
 
-def report_views(choice: Choice, runs: list[Path], cases: Sequence[str], data: Data, path: Path, wanted: str) -> None:
-    """Scores of a choice on cases that trained none of its runs, with less of the image and with air around it."""
+def report_views(
+    choice: Vote, runs: list[Path], cases: Sequence[str], data: NestedData, path: Path, device: str
+) -> None:
+    """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it."""
     method, names = choice
     candidates = read_candidates(run for run in runs if run.resolve().name in names)
     for one in candidates.values():
-        check_unseen(one.folder, one.seen, cases, data.cache, "score on")
-    bench = Bench(candidates, data.cache, cases, path.parent / "margins", choose_device(wanted))
-    found = views(bench.margin_of(method, names), [load(data.cache, case) for case in cases])
-    print(f"\n{path.stem}: {method}, {len(cases)} studies not seen\n\n{views_table(found)}\n", flush=True)
+        check_not_seen(one.folder, one.seen, cases, data.cache, "score on")
+    scoreboard = Scoreboard(candidates, data.cache, cases, path.parent / "margins", choose_device(device))
+    found = views(scoreboard.margin_of(method, names), [load(data.cache, case) for case in cases])
+    print(f"\n{path.stem}: {method}, {len(cases)} studies not trained on\n\n{views_table(found)}\n", flush=True)
     write_json(path, [asdict(view) for view in found])
 
 
-def report_phantoms(runs: list[Path], choices: dict[str, Choice], data: Data, folder: Path, wanted: str) -> None:
-    """Scores of choices on phantoms never used."""
-    for name, scores in score(runs, choices, data.phantoms.test, data, folder, wanted).items():
+def report_phantoms(runs: list[Path], choices: dict[str, Vote], data: NestedData, folder: Path, device: str) -> None:
+    """Score choices on phantoms never used, and report it."""
+    for name, scores in score(runs, choices, data.phantoms.test, data, folder, device).items():
         report(scores, folder / f"{name}-phantoms.csv", f"{name}, phantoms never used")
 
 
 def report(scores: list[CaseScore], path: Path, title: str) -> None:
     """Print the scores, Dice of the cases with lesion too, and write them as CSV and JSON."""
-    result, ill = (summary(rows, by=("site",)) for rows in (scores, without_empty(scores)))
-    print(f"\n{title}\n\n{table(result)}\n\n{table(ill)}\n", flush=True)
+    result, with_lesion = (summary(rows, by=("site",)) for rows in (scores, without_empty(scores)))
+    print(f"\n{title}\n\n{table(result)}\n\n{table(with_lesion)}\n", flush=True)
     write(scores, result, path, {"title": title, "date": time.strftime("%Y-%m-%d")})
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training nested", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Cost: training/README.md has the hours; 5 bytes a voxel of every study and copy on disk."
     add = parser.add_argument
     add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training index reads it")
@@ -358,15 +345,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where --ship writes the bundles, in the place of those of their names",
+        help="where --ship writes the bundles; bundles of the same names are replaced",
     )
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
-    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto")
-    options = parser.parse_args(arguments)
-    if options.ship and (options.fold is not None or options.output is None):
-        parser.error("--ship trains on all patients: it goes without --fold, and with --output")
-    if options.ship and options.views:
-        parser.error("--views is of outer folds: with --ship no patient is left that did not train")
-    if not options.ship and options.output is not None:
-        parser.error("--output is for --ship: outer folds write no bundle")
-    return options
+    add_device_option(parser)

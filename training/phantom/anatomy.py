@@ -1,7 +1,7 @@
-"""Organs of the phantom, painted into labels: outline, skeleton, chest, abdomen, pelvis, head, neck.
+"""The phantom's outline and skeleton, painted into labels: skin, fat, muscle, cavities, bones. organs.py has the rest.
 
-Every function paints its region onto a `Canvas`, later paint over earlier; all lengths are mm of body
-coordinates (training/phantom/shapes.py). Sizes are those of a reference adult (ICRP Publication 110,
+Every function paints its region onto a `Canvas`, later paint over earlier. All lengths are mm of body
+coordinates (training/phantom/shapes.py). Sizes are of a reference adult (ICRP Publication 110,
 2009: liver 1.8 l, spleen 0.2 l, a kidney 0.17 l, lungs 3 to 4 l), varied from patient to patient.
 """
 
@@ -43,13 +43,13 @@ TRUNK = np.array(  # z, half-width, anterior and posterior half-depth, centre in
 
 @dataclass(frozen=True)
 class Build:
-    """What one patient's body is like."""
+    """The build of one patient."""
 
     female: bool
     fat_mm: float  # under the skin of the flank
     belly_mm: float  # more of it in front
     arms_up: bool
-    bladder_fill: float  # radius as a share of a full bladder's
+    bladder_fill: float  # radius, as a share of a full bladder's
 
 
 def draw_build(rng: np.random.Generator, arms_up_share: float) -> Build:
@@ -69,12 +69,12 @@ def jitter(rng: np.random.Generator, point: tuple[float, float, float], sd_mm: f
 
 
 def vary(rng: np.random.Generator, sizes: tuple[float, ...], sd: float = 0.07) -> np.ndarray:
-    """Sizes times factors of their own and one in common, at most 16 % each."""
+    """Each size times a factor of its own (at most 16 % off 1) and all times one in common (6 %)."""
     return np.asarray(sizes) * np.clip(rng.normal(1, sd, len(sizes)), 0.84, 1.16) * rng.uniform(0.94, 1.06)
 
 
 def paint_body(canvas: Canvas, build: Build) -> None:
-    """Paint the whole patient, in the order in which one tissue covers another."""
+    """Paint the whole patient: what covers another tissue comes after it."""
     _paint_limbs(canvas, build)
     _paint_trunk(canvas, build)
     _paint_cavities(canvas)
@@ -86,9 +86,9 @@ def paint_body(canvas: Canvas, build: Build) -> None:
 def _stack(
     canvas: Canvas, table: np.ndarray, power: float, extra_mm: np.ndarray | None = None
 ) -> tuple[Box, np.ndarray]:
-    """Level of a stack of superellipses in its box: 1 on the surface; see TRUNK for the table's columns.
+    """A stack of superellipses: its box, and the level in it, which is 1 on the surface. TRUNK names the columns.
 
-    extra_mm (z of the grid, 3) is added to the half-width and the anterior and posterior half-depth.
+    extra_mm (z of the grid, 3) is added to the half-width and to the anterior and posterior half-depth.
     """
     extra = np.zeros((canvas.frame.shape[0], 3)) if extra_mm is None else extra_mm
     wide, front, back = table[:, 1:4].max(0) + extra.max(0) + 15
@@ -104,7 +104,7 @@ def _stack(
 
 
 def _paint_trunk(canvas: Canvas, build: Build) -> None:
-    """Skin, fat and muscle of trunk, neck and head, without touching what is painted deeper."""
+    """Skin, fat and muscle of trunk, neck and head; tissue further inside stays as it is."""
     z = canvas.frame.z[:, 0, 0].astype(float)
     share = np.interp(z, [-20, 60, 220, 420, 580, 660, 690, 720, 921], [1.1, 1.2, 1, 0.7, 0.6, 0.3, 0.25, 0.12, 0.1])
     belly = np.exp(-(((z - 210) / 110) ** 2)) * build.belly_mm

@@ -1,4 +1,4 @@
-"""What phantoms hold, as numbers: statistics of studies that were made, and the generator's settings as tables."""
+"""Phantoms in numbers: statistics of studies, and the generator's settings as tables."""
 
 import time
 from collections import Counter
@@ -8,14 +8,14 @@ import numpy as np
 from scipy import ndimage
 
 from training.phantom import lesions
-from training.phantom.lesions import Lesion
-from training.phantom.physics import SITES, UNSEEN_SITE
+from training.phantom.lesions import PhantomLesion
+from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.study import Phantom, make_phantom
 from training.phantom.tissues import LABELS, TISSUES
 
 THRESHOLDS = np.array([1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 12, 15, 20])
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-EDGE_MM = 10.0  # further in, neither blur nor breathing mixes in what lies beside: 15 and 20 mm give the same figures
+EDGE_MM = 10.0  # further inside, blur and breathing mix in nothing from outside: 15 and 20 mm give the same figures
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Facts:
     seed: int
     site: str
     diagnosis: str
-    lesions: list[Lesion]
+    lesions: list[PhantomLesion]
     truth_ml: float
     dice: np.ndarray  # of PET at or above each of THRESHOLDS; NaN without lesion
     body_l: float
@@ -35,10 +35,11 @@ class Facts:
     processor_seconds: float
 
 
-def facts_of(seed: int, site: str, diagnosis: str | None = None) -> Facts:
+def measure(seed: int, site: str, diagnosis: str | None = None) -> Facts:
     """Make a study and measure it."""
     start, processor_start = time.perf_counter(), time.process_time()
     phantom = make_phantom(seed, site, diagnosis, keep_organs=True)
+    organs = organs_of(phantom)
     seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
     voxel_ml = float(np.prod(phantom.pet_spacing_mm)) / 1000
     liver = phantom.pet[healthy_liver(phantom)]
@@ -49,7 +50,7 @@ def facts_of(seed: int, site: str, diagnosis: str | None = None) -> Facts:
         lesions=phantom.lesions,
         truth_ml=float(phantom.truth.sum()) * voxel_ml,
         dice=threshold_dice(phantom.pet, phantom.truth, THRESHOLDS),
-        body_l=float((phantom.organs > 0).sum()) * voxel_ml / 1000,
+        body_l=float((organs > 0).sum()) * voxel_ml / 1000,
         liver_suv=float(liver.mean()),
         liver_variation=float(liver.std() / liver.mean()),
         seconds=seconds,
@@ -57,9 +58,16 @@ def facts_of(seed: int, site: str, diagnosis: str | None = None) -> Facts:
     )
 
 
+def organs_of(phantom: Phantom) -> np.ndarray:
+    """The labels that a phantom kept. Raises ValueError if it kept none."""
+    if phantom.organs is None:
+        raise ValueError(f"the phantom of seed {phantom.seed} kept no organs: make it with keep_organs")
+    return phantom.organs
+
+
 def healthy_liver(phantom: Phantom) -> np.ndarray:
-    """Voxels of the liver, bool (z, y, x), more than EDGE_MM from its surface and from lesions; needs the organs."""
-    mask = phantom.organs == LABELS["liver"]
+    """Voxels of the liver, bool (z, y, x), more than EDGE_MM from its surface and from lesions."""
+    mask: np.ndarray = np.equal(organs_of(phantom), LABELS["liver"])
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     healthy = np.pad(mask[box] & (phantom.truth[box] == 0), 1)  # padded: the box's border is the liver's surface
     deep = ndimage.distance_transform_edt(healthy, sampling=phantom.pet_spacing_mm[::-1])
@@ -77,7 +85,7 @@ def threshold_dice(suv: np.ndarray, truth: np.ndarray, thresholds: np.ndarray) -
 
 
 def statistics(studies: list[Facts]) -> str:
-    """What the studies hold, as lines to print: diagnoses, lesions, liver, thresholds, seconds."""
+    """Statistics of studies, as lines to print: diagnoses, lesions, liver, thresholds, seconds."""
     ill = [study for study in studies if study.lesions]
     every = [lesion for study in ill for lesion in study.lesions]
     sites = sorted({study.site for study in studies})
@@ -116,13 +124,22 @@ def tables() -> str:
         "|---" * 13 + "|",
     ]
     for name, site in SITES.items():
-        lines.append(
-            f"| {name}{' (unseen)' if name == UNSEEN_SITE else ''} | {_by(site.pet_spacing_mm)} | {site.pet_matrix} "
-            f"| {site.pet_matrix * site.pet_spacing_mm[0]:.0f} | {site.blur_mm:g} | {site.liver_noise:.2f} "
-            f"| {site.calibration:.2f} | {_by(site.ct_spacing_mm)} | {site.ct_field_mm:g} | {site.ct_noise_hu:g} "
-            f"| {'vertex' if site.whole_head else 'skull base'} | {site.arms_up_share:.0%} "
-            f"| {site.contrast_share:.0%} |"
+        cells = (
+            f"{name}{' (held out)' if name == HELD_OUT_SITE else ''}",
+            _by(site.pet_spacing_mm),
+            f"{site.pet_matrix}",
+            f"{site.pet_matrix * site.pet_spacing_mm[0]:.0f}",
+            f"{site.blur_mm:g}",
+            f"{site.liver_noise:.2f}",
+            f"{site.calibration:.2f}",
+            _by(site.ct_spacing_mm),
+            f"{site.ct_field_mm:g}",
+            f"{site.ct_noise_hu:g}",
+            "vertex" if site.whole_head else "skull base",
+            f"{site.arms_up_share:.0%}",
+            f"{site.contrast_share:.0%}",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| tissue | HU | HU with contrast | SUV |", "|---" * 4 + "|"]
     for name, tissue in TISSUES.items():
         suv = f"{tissue.suv_low:g} to {tissue.suv_high:g}"

@@ -1,6 +1,6 @@
 """Organs of the phantom, after its outline and skeleton: chest, abdomen, pelvis, neck and head.
 
-Same conventions as training/phantom/anatomy.py. What takes up FDG without being a lesion is here:
+Same conventions as training/phantom/anatomy.py. Everything here takes up FDG without being a lesion:
 brain, heart wall, kidneys, ureters, bladder, bowel, tonsils, glands, brown fat, worked muscle.
 """
 
@@ -42,9 +42,9 @@ def _paint_bowel(canvas: Canvas) -> None:
         stretch = path[start : start + 12]
         name = "active bowel" if rng.random() < 0.12 else "small bowel"
         tube(canvas, name, stretch, rng.uniform(8, 14, 5), CAVITY)
-    colon = [(-92, 5, 105), (-98, 8, 200), (-92, -5, 285), (-45, -58, 285), (20, -68, 262), (70, -48, 300)]
-    colon += [(98, 10, 320), (100, 22, 230), (96, 18, 140), (55, -5, 95), (20, 25, 120), (8, 50, 85), (0, 52, 22)]
-    colon = [jitter(rng, corner, 5) for corner in colon]
+    corners = [(-92, 5, 105), (-98, 8, 200), (-92, -5, 285), (-45, -58, 285), (20, -68, 262), (70, -48, 300)]
+    corners += [(98, 10, 320), (100, 22, 230), (96, 18, 140), (55, -5, 95), (20, 25, 120), (8, 50, 85), (0, 52, 22)]
+    colon = [jitter(rng, corner, 5) for corner in corners]
     colon[-1] = np.array([0, 52, 22.0])
     radius = rng.uniform(15, 22)
     for first, last in zip(colon[:-1], colon[1:], strict=True):
@@ -84,8 +84,8 @@ def _paint_vessels(canvas: Canvas) -> None:
     tube(canvas, "blood", caval, (9, 10, 12, 12, 10))
     tube(canvas, "blood", [(0, -20, 520), (16, -4, 535), (-26, 4, 528)], (13, 12, 9), SOFT)
     for side in (-1, 1):
-        leg = [(4, 26, 222), (52, 14, 120), (66, -48, 50), (72, -38, -40), (80, -26, -130), (74, 2, -300)]
-        leg = [jitter(rng, corner, 4) * (side, 1, 1) for corner in leg]
+        corners = [(4, 26, 222), (52, 14, 120), (66, -48, 50), (72, -38, -40), (80, -26, -130), (74, 2, -300)]
+        leg = [jitter(rng, corner, 4) * (side, 1, 1) for corner in corners]
         tube(canvas, "blood", leg, (8, 7, 6, 5, 4.5), ("muscle", "fat", "cavity fat"))
         tube(canvas, "blood", [(14 * side, -20, 590), (24 * side, -10, 660), (30 * side, -2, 730)], (5,), SOFT)
         arm = [(18 * side, -35, 600), (90 * side, -18, 615), (135 * side, 5, 590)]

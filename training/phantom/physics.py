@@ -1,7 +1,7 @@
-"""Scanners of the phantom: from activity and HU on the model grid to the PET and CT of one site.
+"""The scanners: what turns activity and HU into the PET and CT of one site.
 
-Point spread, voxel size, breathing and the shift against the CT are one sparse matrix an axis, so the
-PET is linear in the activity up to its noise. Blur and noise are those of clinical whole-body scans:
+One sparse matrix for each axis holds point spread, voxel size, breathing and the shift against the CT, so the
+PET is linear in the activity, but for its noise. Blur and noise are those of clinical whole-body scans:
 Boellaard et al., EANM guidelines 2.0, Eur J Nucl Med Mol Imaging 42:328-354 (2015). The variance
 follows the counts and the attenuation of the slice, as in a reconstruction with few iterations.
 """
@@ -42,8 +42,8 @@ SITES: dict[str, Site] = {
     "E": Site((2.04, 2.04, 3.0), 288, (2.04, 2.04, 3.0), 588, 5.5, 0.15, 1.00, 10, True, 0.7, 0.8),
     "F": Site((4.0, 4.0, 4.0), 152, (1.9, 1.9, 2.5), 500, 6.8, 0.16, 0.92, 11, True, 0.65, 0.6),
 }
-UNSEEN_SITE = "F"  # never used in training or selection: for the final scores of a scanner that no network has met
-SEEN_SITES = tuple(site for site in SITES if site != UNSEEN_SITE)
+HELD_OUT_SITE = "F"  # never used in training or selection: it tests networks on a scanner they have never met
+TRAINING_SITES = tuple(site for site in SITES if site != HELD_OUT_SITE)
 
 
 def sample_matrix(
@@ -52,15 +52,15 @@ def sample_matrix(
     """Matrix (count, len(source)): Gaussian means of a line of samples at `source` (mm), rows sum to 1.
 
     The width of a row is the point spread, the voxel's own box (variance spacing**2 / 12) and, in the
-    same way, a movement of moved_mm peak to peak, which may differ from row to row. A row that sees
-    nothing of the source is zero.
+    same way, a movement of moved_mm peak to peak, which may differ from row to row. A row outside the
+    source is zero.
     """
     at = origin_mm + spacing_mm * np.arange(count)
     sigma = np.sqrt((fwhm_mm / 2.355) ** 2 + spacing_mm**2 / 12 + np.broadcast_to(moved_mm, count) ** 2 / 12)
     distance = (source[None, :] - at[:, None]) / sigma[:, None]
     weight = np.where(np.abs(distance) < 3, np.exp(-0.5 * distance**2), 0.0)
     step = abs(float(source[1] - source[0]))
-    full = sigma * 2.5 / step  # nearly the sum of an unbroken row: outside the source there is air
+    full = sigma * 2.5 / step  # the sum of a row wholly inside the source, nearly: outside there is air
     weight = weight / np.maximum(weight.sum(1), full)[:, None]
     return csr_matrix(weight.astype(np.float32))
 
@@ -81,7 +81,7 @@ def breathing(z_mm: np.ndarray, dome_mm: float, depth_mm: float) -> np.ndarray:
 
 def texture(rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, ...]) -> np.ndarray:
     """Gaussian random field of mean 0 and variance 1, blurred by sigma voxels (z, y, x)."""
-    field = gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap", truncate=3)
+    field: np.ndarray = gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap", truncate=3)
     return field / np.float32(field.std())
 
 
@@ -99,7 +99,8 @@ def add_noise(rng: np.random.Generator, suv: np.ndarray, site: Site, liver_suv: 
     slice_gain = np.clip(slice_gain, 0.35, 1.6).astype(np.float32)
     field *= np.sqrt(np.maximum(suv, 0) * np.float32(liver_suv)) * np.float32(site.liver_noise)
     field *= slice_gain[:, None, None]
-    return np.maximum(suv + field, 0)
+    noisy: np.ndarray = np.maximum(suv + field, 0)
+    return noisy
 
 
 def finish_pet(rng: np.random.Generator, suv: np.ndarray, site: Site) -> np.ndarray:
@@ -128,7 +129,8 @@ def finish_ct(rng: np.random.Generator, hu: np.ndarray, body: np.ndarray, site: 
     noise = rng.standard_normal(hu.shape, np.float32)
     noise = gaussian_filter1d(gaussian_filter1d(noise, 0.6, 1, truncate=2), 0.6, 2, truncate=2) * np.float32(2.1)
     hu += np.where(body, noise * gain[:, None, None] * np.float32(site.ct_noise_hu), 0)
-    return np.clip(np.rint(hu), AIR_HU, 3071).astype(np.int16)
+    finished: np.ndarray = np.clip(np.rint(hu), AIR_HU, 3071).astype(np.int16)
+    return finished
 
 
 def add_table(hu: np.ndarray, x_mm: np.ndarray, y_mm: np.ndarray, top_mm: float) -> None:

@@ -46,11 +46,12 @@ def write_sample(folder: Path) -> list[Path]:
     return paths
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: write the sample and print each file's size."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training sample", description="Write the synthetic sample study.", epilog="Cost: 10 s."
-    )
-    parser.add_argument("--output", type=Path, default=Path("test"), help="folder to write into (default test)")
-    for path in write_sample(parser.parse_args(arguments).output):
+def run(options: argparse.Namespace) -> None:
+    """Write the sample and print each file's size."""
+    for path in write_sample(options.output):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: 10 s."
+    parser.add_argument("--output", type=Path, default=Path("test"), help="folder to write into (default test)")

@@ -13,6 +13,8 @@ import numpy as np
 from training.phantom.tissues import LABELS
 
 Box = tuple[slice, slice, slice]
+Triple = tuple[float, float, float]
+Vector = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Frame:
     x: np.ndarray  # (z, 1, x)
     y: np.ndarray  # (z, y, 1)
     z: np.ndarray  # (z, 1, 1)
-    spacing_mm: tuple[float, float, float]  # of the grid, x, y, z
-    origin_mm: tuple[float, float, float]  # of voxel 0, in the phantom's mm
-    scale: tuple[float, float, float]  # mm of the phantom per mm of body, x, y, z
+    spacing_mm: Triple  # of the grid, x, y, z
+    origin_mm: Triple  # of voxel 0, in the phantom's mm
+    scale: Triple  # mm of the phantom per mm of body, x, y, z
     bend_mm: np.ndarray  # (z, 2): shift of x and y in body mm, slice by slice
 
     @property
@@ -35,7 +37,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What an organ is painted on, and the stream its random choices come from."""
+    """The grid and labels that organs are painted on, and the generator for their random choices."""
 
     frame: Frame
     labels: np.ndarray  # uint8 (z, y, x), painted in place
@@ -44,10 +46,10 @@ class Canvas:
 
 def make_frame(
     shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    origin_mm: tuple[float, float, float],
-    scale: tuple[float, float, float],
-    waves: Sequence[tuple[float, float, float]],
+    spacing_mm: Triple,
+    origin_mm: Triple,
+    scale: Triple,
+    waves: Sequence[Triple],
 ) -> Frame:
     """Frame of a grid: body = mm / scale - bend(z).
 
@@ -63,14 +65,15 @@ def make_frame(
     return Frame(x, y, line[2][:, None, None], spacing_mm, origin_mm, scale, bend)
 
 
-def to_phantom_mm(frame: Frame, point: Sequence[float]) -> np.ndarray:
+def to_phantom_mm(frame: Frame, point: Vector) -> np.ndarray:
     """A point of body coordinates (x, y, z) in the phantom's mm."""
     row = int(np.clip(np.searchsorted(frame.z[:, 0, 0], point[2]), 0, frame.shape[0] - 1))
     bend = np.append(frame.bend_mm[row], 0.0)
-    return (np.asarray(point, float) + bend) * np.asarray(frame.scale)
+    placed: np.ndarray = (np.asarray(point, float) + bend) * np.asarray(frame.scale)
+    return placed
 
 
-def box_around(frame: Frame, low: Sequence[float], high: Sequence[float]) -> Box:
+def box_around(frame: Frame, low: Vector, high: Vector) -> Box:
     """Slices (z, y, x) that hold the body coordinates from low to high, the bend included."""
     bounds = []
     for axis in (2, 1, 0):
@@ -95,12 +98,13 @@ def rotation(about_x: float = 0.0, about_y: float = 0.0, about_z: float = 0.0) -
     turn_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     turn_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     turn_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return (turn_z @ turn_y @ turn_x).astype(np.float32)
+    turn: np.ndarray = (turn_z @ turn_y @ turn_x).astype(np.float32)
+    return turn
 
 
-def ripple(rng: np.random.Generator, x, y, z, wavelength_mm: float) -> np.ndarray:
-    """Smooth random field in about [-1, 1] on the coordinates given: a sum of three products of sines."""
-    field = np.float32(0)
+def ripple(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, z: np.ndarray, wavelength_mm: float) -> np.ndarray:
+    """A smooth random field in about [-1, 1] on these coordinates: a sum of three products of sines."""
+    field: np.ndarray = np.zeros((), np.float32)
     for _ in range(3):
         k = (2 * np.pi / (wavelength_mm * rng.uniform(0.6, 1.5, 3))).astype(np.float32)
         phase = rng.uniform(0, 2 * np.pi, 3).astype(np.float32)
@@ -111,8 +115,8 @@ def ripple(rng: np.random.Generator, x, y, z, wavelength_mm: float) -> np.ndarra
 
 def ellipsoid(
     frame: Frame,
-    centre: Sequence[float],
-    radii: Sequence[float],
+    centre: Vector,
+    radii: Vector,
     turn: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
     rough: float = 0.0,
@@ -147,8 +151,8 @@ def paint(labels: np.ndarray, box: Box, inside: np.ndarray, name: str, over: Seq
 def blob(
     canvas: Canvas,
     name: str,
-    centre: Sequence[float],
-    radii: Sequence[float],
+    centre: Vector,
+    radii: Vector,
     over: Sequence[str] = (),
     turn: np.ndarray | None = None,
     rough: float = 0.0,
@@ -158,7 +162,7 @@ def blob(
     paint(canvas.labels, box, level < 1, name, over)
 
 
-def along(points: Sequence[Sequence[float]], step_mm: float) -> tuple[np.ndarray, np.ndarray]:
+def along(points: Sequence[Vector], step_mm: float) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, 3) every step_mm on the line through `points`, and their place (n,) on [0, 1]."""
     corners = np.asarray(points, float)
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1))])
@@ -170,8 +174,8 @@ def along(points: Sequence[Sequence[float]], step_mm: float) -> tuple[np.ndarray
 def tube(
     canvas: Canvas,
     name: str,
-    points: Sequence[Sequence[float]],
-    radii: Sequence[float],
+    points: Sequence[Vector],
+    radii: Vector,
     over: Sequence[str] = (),
 ) -> None:
     """Paint balls along a line; radii in mm are spread evenly from its first to its last point."""

@@ -1,11 +1,11 @@
-"""What the phantoms look like and what they hold: a sheet of twelve, their statistics, their settings as tables.
+"""Show phantoms: a picture of twelve, statistics, and the generator's settings as tables.
 
     python -m training sheet --output docs/phantoms.png
     python -m training sheet --statistics 40 [--site F] [--seed 199000]
     python -m training sheet --tables
 
-The seeds, from FIRST_SEED on, are of the end of the validation range; nothing else uses them. docs/phantoms.md
-holds what is printed.
+The seeds, from FIRST_SEED on, are the end of the validation range; nothing else uses them. docs/phantoms.md has the
+printed tables.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from model.errors import ConfigError, OutputError
-from model.files import Staging
-from training.command import ENDS, told
-from training.phantom.facts import facts_of, statistics, tables
-from training.phantom.physics import SEEN_SITES, SITES
+from model.whole import Staging
+from training.phantom.facts import measure, statistics, tables
+from training.phantom.physics import SITES, TRAINING_SITES
+from training.phantom.shapes import Triple
 from training.phantom.study import Phantom, make_phantom
 
 FIRST_SEED = 199_000
@@ -45,42 +45,31 @@ SLAB_MM = 8.0  # of the CT, anterior to posterior
 RED, INK = (214, 30, 30), (40, 40, 40)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        check(options)
-        if options.tables:
-            print(tables())
-        if options.statistics is not None:
-            sites = (options.site,) if options.site else SEEN_SITES
-            facts = [facts_of(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
-            print(statistics(facts))
-        if options.output is not None:
-            write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
-    except ENDS as error:
-        return told(error)
-    return 0
+def run(options: argparse.Namespace) -> None:
+    """Print and draw what is asked for. Raises ConfigError or OutputError."""
+    check(options)
+    if options.tables:
+        print(tables())
+    if options.statistics is not None:
+        sites = (options.site,) if options.site else TRAINING_SITES
+        facts = [measure(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
+        print(statistics(facts))
+    if options.output is not None:
+        write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training sheet",
-        description="A sheet of synthetic studies, their statistics and settings.",
-        epilog="Cost: about 10 s and 1 GB a study.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Cost: about 10 s and 1 GB a study."
     add = parser.add_argument
     add("--output", type=Path, metavar="PNG", help="write the sheet of 12 phantoms there (about a minute)")
     add("--statistics", type=int, metavar="COUNT", help="make COUNT studies, print what they hold (3 to 8 s each)")
-    add("--site", help=f"all statistics at this site (default: {', '.join(SEEN_SITES)} in turn)")
+    add("--site", help=f"all statistics at this site (default: {', '.join(TRAINING_SITES)} in turn)")
     add("--seed", type=int, default=FIRST_SEED, help=f"first seed of the statistics (default {FIRST_SEED})")
     add("--tables", action="store_true", help="print the sites, tissues and diseases as Markdown tables")
-    return parser.parse_args(arguments)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for options that ask for nothing or for what is not there."""
+    """Raise ConfigError for options that are wrong, or if there is nothing to do."""
     if options.output is None and options.statistics is None and not options.tables:
         raise ConfigError("nothing to do: give --output PNG, --statistics COUNT or --tables")
     if options.statistics is not None and options.statistics < 1:
@@ -97,7 +86,7 @@ def write_sheet(path: Path, studies: Iterable[tuple[int, str, str]]) -> None:
     """Draw phantoms (seed, site, diagnosis) as one PNG and write it. Raises OutputError if it cannot."""
     cells = []
     with Staging() as staging:
-        partial = staging.path(path)  # before the work, so that a wrong path is told at once
+        partial = staging.path(path)  # before the work, so that a wrong path is an error at once
         for seed, site, diagnosis in studies:
             phantom = make_phantom(seed, site, diagnosis)
             cells.append(cell(phantom))
@@ -106,13 +95,13 @@ def write_sheet(path: Path, studies: Iterable[tuple[int, str, str]]) -> None:
         try:
             picture.save(partial, "PNG", optimize=True)
         except OSError as error:
-            raise OutputError(f"cannot write '{path}': {error.strerror}; is there space?") from None
+            raise OutputError(f"cannot write '{path}': {error.strerror}; check free space") from None
         staging.commit()
     print(f"wrote '{path}', {path.stat().st_size / 1000:.0f} kB")
 
 
 def caption(phantom: Phantom) -> str:
-    """Diagnosis, how many lesions (they may overlap), and how many ml of truth they are."""
+    """Diagnosis, number of lesions (they may overlap) and ml of their truth."""
     count = len(phantom.lesions)
     if not count:
         return phantom.diagnosis
@@ -122,14 +111,14 @@ def caption(phantom: Phantom) -> str:
 
 def palette(greys: int = 64) -> Image.Image:
     """An image that carries the sheet's colours, so few that its file stays small: greys and RED."""
-    colours = np.append(np.repeat(np.linspace(0, 255, greys).round().astype(np.uint8), 3), np.uint8(RED))
+    colours = np.append(np.repeat(np.linspace(0, 255, greys).round().astype(np.uint8), 3), np.array(RED, np.uint8))
     carrier = Image.new("P", (1, 1))
     carrier.putpalette(colours.tobytes())
     return carrier
 
 
 def sheet(cells: list[Image.Image]) -> Image.Image:
-    """Cells in rows of COLUMNS, under a line that says what they are."""
+    """Cells in rows of COLUMNS, under a line of explanation."""
     wide, high = cells[0].size
     gap, top = 14, 46
     rows = -(-len(cells) // COLUMNS)
@@ -183,14 +172,18 @@ def middle_of_interest(phantom: Phantom) -> float:
 
 def rows_near(y_mm: float, count: int, step_mm: float, start_mm: float) -> np.ndarray:
     """Which of a volume's coronal planes lie in the slab around y_mm: bool (count,), at least one inside the volume."""
-    return np.abs(start_mm + step_mm * np.arange(count) - y_mm) <= max(SLAB_MM, step_mm) / 2
+    near: np.ndarray = np.abs(start_mm + step_mm * np.arange(count) - y_mm) <= max(SLAB_MM, step_mm) / 2
+    return near
 
 
-def onto(plane: np.ndarray, lines_mm: tuple[np.ndarray, np.ndarray], spacing, origin, outside: float) -> np.ndarray:
+def onto(
+    plane: np.ndarray, lines_mm: tuple[np.ndarray, np.ndarray], spacing: Triple, origin: Triple, outside: float
+) -> np.ndarray:
     """A coronal plane (z, x) of a volume with this spacing and origin (x, y, z), linearly at lines_mm (z, x)."""
     places = [(line - origin[axis]) / spacing[axis] for line, axis in zip(lines_mm, (2, 0), strict=True)]
     index = np.meshgrid(*places, indexing="ij")
-    return ndimage.map_coordinates(plane.astype(np.float32), index, order=1, cval=outside)
+    found: np.ndarray = ndimage.map_coordinates(plane.astype(np.float32), index, order=1, cval=outside)
+    return found
 
 
 def outlined(white: np.ndarray, lesion: np.ndarray) -> Image.Image:

@@ -1,18 +1,17 @@
 """Synthetic whole-body FDG PET/CT studies with lesions, to train and test without patients.
 
-`make_phantom(seed)` draws a body, paints its organs and lesions, and images it on one of six scanners;
-the same seed and site give the same study to the bit on one machine and set of libraries. Anatomy,
-uptake, lesions and scan have random streams of their own.
+`make_phantom(seed)` draws a body, paints its organs and lesions, and images it on one of six scanners. The same
+seed and site give the same study, to the bit, on one machine and set of libraries. Anatomy, uptake, lesions and
+scan have random streams of their own.
 
 Seeds: 0 to 99,999 train, 100,000 to 199,999 validate and select, 200,000 and above test; the sample
-study of the tests comes from the last range. Site F (phantom_physics.UNSEEN_SITE) is never used in
-training or selection, whatever the seed. What is modelled, and how well: docs/phantoms.md.
+study of the tests comes from the last range. Site F (training.phantom.physics.HELD_OUT_SITE) is never used in
+training or selection, whatever the seed. docs/phantoms.md says what is modelled, and how well.
 
     python -m training phantoms --seed 7 --site A --output DIR --count 3
 """
 
 import argparse
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,14 @@ import numpy as np
 from tqdm import tqdm
 
 from model.errors import ConfigError, OutputError
-from model.files import PARTIAL
-from training.command import ENDS, told
-from training.parallel import over
+from model.whole import Staging
+from training.parallel import map_parallel
 from training.phantom import physics
 from training.phantom.anatomy import draw_build, paint_body
-from training.phantom.lesions import Cloud, Lesion, draw_diagnosis, draw_lesions, occupancy
+from training.phantom.lesions import Cloud, PhantomLesion, draw_diagnosis, draw_lesions, occupancy
 from training.phantom.organs import paint_organs
-from training.phantom.shapes import Canvas, Frame, make_frame
+from training.phantom.scan import fill, nearest_labels, scan_ct, scan_pet
+from training.phantom.shapes import Canvas, Frame, Triple, make_frame
 from training.phantom.table import TABLE, read_rows, study_name, study_paths, write_row
 from training.phantom.tissues import LABELS, draw_hu, draw_suv
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 TRAINING_SEEDS, VALIDATION_SEEDS, TEST_SEEDS_FROM = (0, 100_000), (100_000, 200_000), 200_000
 MODEL_X_MM, MODEL_Y_MM = (-290.0, 290.0), (-195.0, 175.0)
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,15 @@ class Phantom:
     pet_origin_mm: Triple
     ct_spacing_mm: Triple
     ct_origin_mm: Triple
-    lesions: list[Lesion]  # centres in the coordinates of the PET
+    lesions: list[PhantomLesion]  # centres in the coordinates of the PET
     diagnosis: str
     seed: int
     site: str
-    organs: np.ndarray | None = None  # uint8 labels on the PET grid (phantom_tissues.LABELS), if asked for
+    organs: np.ndarray | None = None  # uint8 labels on the PET grid (training.phantom.tissues.LABELS), if asked for
 
 
 def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_organs: bool = False) -> Phantom:
-    """Make the study of a seed at a site (a key of phantom_physics.SITES).
+    """Make the study of a seed at a site (a key of training.phantom.physics.SITES).
 
     diagnosis: "negative", "melanoma", "lung cancer", "lymphoma", "sarcoma", "positive" (any but
     negative), or None: drawn, half of them negative. A negative study has an empty truth.
@@ -76,12 +74,12 @@ def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_
     frame, labels = _draw_patient(body_rng, scanner)
     suv, hu = draw_suv(tissue_rng), draw_hu(tissue_rng, bool(tissue_rng.random() < scanner.contrast_share))
     pairs = draw_lesions(lesion_rng, frame, labels, suv, diagnosis)
-    activity, density = _fill(frame, labels, suv, hu, pairs)
-    world = np.round(scan_rng.uniform((-20, -20, -900), (20, 20, 100)), 2)  # where the room's zero is
+    activity, density = fill(frame, labels, suv, hu, pairs)
+    world = np.round(scan_rng.uniform((-20, -20, -900), (20, 20, 100)), 2)  # zero of the scanner room
     shift = scan_rng.normal(0, (1.0, 1.0, 1.6)) + (0, 0, scan_rng.uniform(-1, 1))
-    shift *= min(1.0, 4 / np.linalg.norm(shift))
-    pet, origin = _scan_pet(scan_rng, frame, activity, scanner, float(suv[LABELS["liver"]]), shift)
-    ct, ct_origin = _scan_ct(scan_rng, frame, density, labels, scanner)
+    shift *= min(1.0, float(4 / np.linalg.norm(shift)))
+    pet, origin = scan_pet(scan_rng, frame, activity, scanner, float(suv[LABELS["liver"]]), shift)
+    ct, ct_origin = scan_ct(scan_rng, frame, density, labels, scanner)
     truth = draw_truth(pairs, pet.shape, scanner.pet_spacing_mm, origin - shift)
     return Phantom(
         pet=pet,
@@ -95,12 +93,14 @@ def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_
         diagnosis=diagnosis,
         seed=seed,
         site=site,
-        organs=_nearest(frame, labels, pet.shape, scanner.pet_spacing_mm, origin - shift) if keep_organs else None,
+        organs=nearest_labels(frame, labels, pet.shape, scanner.pet_spacing_mm, origin - shift)
+        if keep_organs
+        else None,
     )
 
 
 def draw_truth(
-    pairs: list[tuple[Lesion, Cloud]], shape: tuple[int, int, int], spacing_mm: Triple, origin_mm: np.ndarray
+    pairs: list[tuple[PhantomLesion, Cloud]], shape: tuple[int, int, int], spacing_mm: Triple, origin_mm: np.ndarray
 ) -> np.ndarray:
     """Truth (z, y, x) uint8: voxels more than half inside the lesions, and at least one of each."""
     filled = np.zeros(shape, np.float32)
@@ -129,26 +129,23 @@ def to_images(phantom: Phantom) -> tuple["SimpleITK.Image", "SimpleITK.Image", "
 
 
 def write_study(phantom: Phantom, folder: str | Path, name: str) -> list[Path]:
-    """Write images/pet/<name>_pet.mha, images/ct/<name>_ct.mha and truth/<name>_ct.mha, compressed.
+    """Write images/pet/<name>_pet.mha, images/ct/<name>_ct.mha and truth/<name>_ct.mha, compressed: all or none.
 
-    The truth is named after the CT, as a prediction is. The files are renamed into place when all three are
-    written. Returns the three paths. Raises OutputError if they cannot be written.
+    The truth is named after the CT, as a prediction is. Returns the three paths. Raises OutputError if they cannot
+    be written.
     """
     import SimpleITK as sitk
 
     paths = study_paths(Path(folder), name)
-    partials = [path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}") for path in paths]
-    try:
-        for image, hidden in zip(to_images(phantom), partials, strict=True):
-            hidden.parent.mkdir(parents=True, exist_ok=True)
-            sitk.WriteImage(image, str(hidden), True)
-        for hidden, path in zip(partials, paths, strict=True):
-            hidden.rename(path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write study {name} into '{folder}': {error}; is there space, may you?") from None
-    finally:
-        for hidden in partials:
-            hidden.unlink(missing_ok=True)
+    with Staging() as staging:
+        try:
+            for image, path in zip(to_images(phantom), paths, strict=True):
+                sitk.WriteImage(image, str(staging.path(path, ending=".mha")), True)  # SimpleITK goes by the ending
+        except RuntimeError as error:
+            raise OutputError(
+                f"cannot write study {name} into '{folder}': {error}; check free space and write permission"
+            ) from None
+        staging.commit()
     return paths
 
 
@@ -162,7 +159,7 @@ def missing_seeds(options: argparse.Namespace) -> list[int]:
     rows, missing = read_rows(options.output), []
     for seed in range(options.seed, options.seed + options.count):
         name = study_name(seed, options.site)
-        try:  # the stream of lesions is drawn from as in make_phantom
+        try:  # drawn from the same stream as in make_phantom
             wanted = draw_diagnosis(np.random.default_rng(np.random.SeedSequence(seed).spawn(4)[2]), options.diagnosis)
         except ValueError as error:
             raise ConfigError(f"--diagnosis: {error}") from None
@@ -170,14 +167,14 @@ def missing_seeds(options: argparse.Namespace) -> list[int]:
             missing.append(seed)
         elif rows[name]["diagnosis"] != wanted:
             raise ConfigError(
-                f"'{options.output}' holds {name} as {rows[name]['diagnosis']!r} and {wanted!r} is asked for; "
+                f"'{options.output}' holds {name} as {rows[name]['diagnosis']!r}, but {wanted!r} is asked for; "
                 "give another folder, or delete it there"
             )
     return missing
 
 
 def make_study(seed: int, site: str, diagnosis: str | None, folder: Path) -> str:
-    """Make one study, write its files and its row. Returns a line about it."""
+    """Make one study; write its files and its row. Returns a line to print about it."""
     phantom = make_phantom(seed, site, diagnosis)
     write_study(phantom, folder, study_name(seed, site))
     write_row(folder, seed, site, phantom.diagnosis)
@@ -185,26 +182,20 @@ def make_study(seed: int, site: str, diagnosis: str | None, folder: Path) -> str
     return f"seed {seed} site {site}: {phantom.diagnosis}, {len(phantom.lesions)} lesions, {volume:.1f} ml"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: write the studies that are missing, and print one line for each. Returns the exit code."""
-    options = parse(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Write the studies that are missing, and print a line for each. Raises ConfigError or OutputError."""
     make = partial(make_study, site=options.site, diagnosis=options.diagnosis, folder=options.output)
-    try:
-        missing = missing_seeds(options)
-        for line in over(make, missing, options.workers):
-            tqdm.write(line)
-    except ENDS as error:
-        return told(error)
+    missing = missing_seeds(options)
+    for line in map_parallel(make, missing, options.workers):
+        tqdm.write(line)
     print(f"'{options.output / TABLE}': {len(missing)} studies made, {options.count - len(missing)} were there already")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training phantoms",
-        description="Write synthetic PET/CT studies with their truth.",
-        epilog="Cost: about 10 s a study and 1 GB a process. A study that is there, files and row of studies.csv, is "
-        "not made again; delete it to have it made by a changed generator.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write synthetic PET/CT studies with their truth."
+    parser.epilog = (
+        "Cost: about 10 s a study and 1 GB a process. A study that is there, files and row of studies.csv, is "
+        "not made again; delete it to have it made by a changed generator."
     )
     parser.add_argument("--seed", type=int, required=True, help="seed of the first study")
     parser.add_argument("--site", default="A", choices=list(physics.SITES), help="scanner (default A, 4 mm voxels)")
@@ -212,17 +203,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into, made if absent")
     parser.add_argument("--count", type=int, default=1, help="how many studies, seeds one apart (default 1)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    return parser.parse_args(arguments)
 
 
 def _triple(values: np.ndarray) -> Triple:
     """Three floats rounded to 1e-4 mm."""
-    return tuple(round(float(v), 4) for v in values)
+    x, y, z = (round(float(value), 4) for value in values)
+    return x, y, z
 
 
-def _moved(lesion: Lesion, shift: np.ndarray) -> Lesion:
+def _moved(lesion: PhantomLesion, shift: np.ndarray) -> PhantomLesion:
     """The lesion with its centre moved."""
-    return Lesion(lesion.kind, lesion.volume_ml, lesion.suv, _triple(np.asarray(lesion.centre_mm) + shift))
+    return PhantomLesion(lesion.kind, lesion.volume_ml, lesion.suv, _triple(np.asarray(lesion.centre_mm) + shift))
 
 
 def _draw_patient(rng: np.random.Generator, scanner: physics.Site) -> tuple[Frame, np.ndarray]:
@@ -242,71 +233,3 @@ def _draw_patient(rng: np.random.Generator, scanner: physics.Site) -> tuple[Fram
     paint_body(canvas, build)
     paint_organs(canvas, build)
     return frame, labels
-
-
-def _fill(frame: Frame, labels: np.ndarray, suv: np.ndarray, hu: np.ndarray, pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Activity (SUV) and density (HU) on the model grid, float32 (z, y, x), lesions mixed in."""
-    activity, density = suv[labels], hu[labels]
-    for lesion, cloud in pairs:
-        for keep, level, number in ((~cloud.dead, lesion.suv, cloud.hu), (cloud.dead, cloud.dead_suv, 18.0)):
-            box, share = occupancy(cloud, keep, labels.shape, frame.spacing_mm, frame.origin_mm)
-            if share.size:
-                activity[box] += share * (np.float32(level) - activity[box])
-                density[box] += share * (np.float32(number) - density[box])
-    return activity, density
-
-
-def _scan_pet(rng, frame: Frame, activity, scanner, liver_suv: float, shift) -> tuple[np.ndarray, np.ndarray]:
-    """PET (z, y, x) and its origin before the room's offset; shift (mm) moves it against the CT."""
-    x, y, z = scanner.pet_spacing_mm
-    lines = [frame.origin_mm[a] + frame.spacing_mm[a] * np.arange(frame.shape[2 - a]) + shift[a] for a in range(3)]
-    slices = int((lines[2][-1] - lines[2][0]) / z)
-    half = (scanner.pet_matrix - 1) / 2
-    origin = np.array([-half * x, -half * y, lines[2][0]]) + rng.uniform((-6, -10, 0), (6, 25, z))
-    heights = origin[2] + z * np.arange(slices)
-    moved = physics.breathing(heights, 430 * frame.scale[2], rng.uniform(4, 16))
-    matrices = (
-        physics.sample_matrix(slices, z, origin[2], lines[2], scanner.blur_mm, moved),
-        physics.sample_matrix(scanner.pet_matrix, y, origin[1], lines[1], scanner.blur_mm, 0.0),
-        physics.sample_matrix(scanner.pet_matrix, x, origin[0], lines[0], scanner.blur_mm, 0.0),
-    )
-    suv = physics.sample(activity, matrices)
-    suv *= 1 + np.float32(0.05) * physics.texture(rng, suv.shape, (14 / z, 14 / y, 14 / x))
-    liver_slice = int(np.clip((360 * frame.scale[2] - origin[2]) / z, 0, slices - 1))
-    suv = physics.add_noise(rng, suv, scanner, liver_suv, liver_slice)
-    return physics.finish_pet(rng, suv, scanner), origin
-
-
-def _scan_ct(rng, frame: Frame, density, labels, scanner) -> tuple[np.ndarray, np.ndarray]:
-    """CT (z, y, x) of the site's field of view and its origin, with the table under the patient."""
-    x, y, z = scanner.ct_spacing_mm
-    hu = physics.finish_ct(rng, density, labels > 0, scanner)
-    size = int(scanner.ct_field_mm / x)
-    middle_y = float(rng.uniform(-8, 12))
-    start = [round((middle_y - size * y / 2 - frame.origin_mm[1]) / y), round((-size * x / 2 - frame.origin_mm[0]) / x)]
-    ct = np.full((hu.shape[0], size, size), physics.AIR_HU, np.int16)
-    source, target = [], []
-    for begin, length in zip(start, hu.shape[1:], strict=True):
-        source.append(slice(max(begin, 0), min(begin + size, length)))
-        target.append(slice(source[-1].start - begin, source[-1].stop - begin))
-    ct[:, target[0], target[1]] = hu[:, source[0], source[1]]
-    origin = np.array([frame.origin_mm[0] + start[1] * x, frame.origin_mm[1] + start[0] * y, frame.origin_mm[2]])
-    rows, columns = origin[1] + y * np.arange(size), origin[0] + x * np.arange(size)
-    lowest = np.flatnonzero((labels > 0).any((0, 2)))[-1]
-    physics.add_table(ct, columns, rows, frame.origin_mm[1] + y * lowest + 4)
-    outside = (rows[:, None] - middle_y) ** 2 + columns[None, :] ** 2 > (scanner.ct_field_mm / 2) ** 2
-    ct[:, outside] = physics.AIR_HU
-    return ct, origin
-
-
-def _nearest(frame: Frame, labels, shape, spacing_mm: Triple, origin_mm) -> np.ndarray:
-    """Labels at the centres of another grid's voxels, air outside the model grid."""
-    index, inside = [], []
-    for axis, count in enumerate(shape):
-        at = origin_mm[2 - axis] + spacing_mm[2 - axis] * np.arange(count)
-        place = np.rint((at - frame.origin_mm[2 - axis]) / frame.spacing_mm[2 - axis]).astype(int)
-        inside.append((place >= 0) & (place < labels.shape[axis]))
-        index.append(np.clip(place, 0, labels.shape[axis] - 1))
-    picked = labels[np.ix_(*index)]
-    z, y, x = inside
-    return picked * (z[:, None, None] & y[:, None] & x)

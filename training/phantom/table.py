@@ -1,12 +1,11 @@
-"""A folder of phantoms on the disk: where a study's files lie, and studies.csv, which tells what each one is."""
+"""A folder of phantoms on the disk: the paths of a study's files, and studies.csv with a row for each study."""
 
 import csv
 import fcntl
-import os
 from pathlib import Path
 
 from model.errors import ConfigError
-from model.files import PARTIAL
+from model.whole import whole_file
 
 TABLE = "studies.csv"  # training index reads it
 COLUMNS = ("case", "patient", "diagnosis", "tracer", "site", "pet", "ct", "truth")
@@ -37,21 +36,16 @@ def read_rows(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_row(folder: Path, seed: int, site: str, diagnosis: str) -> None:
-    """Put a study's row into studies.csv, sorted by case: locked, written whole to another name, renamed.
+    """Put a study's row into studies.csv, sorted by case. Other processes may add rows at the same time.
 
     The patient is the seed: at two sites it is the same body with the same lesions. Paths are relative to the table.
     """
     name = study_name(seed, site)
     values = (name, f"phantom-{seed:06d}", diagnosis, "FDG", site, *map(str, study_paths(Path(), name)))
     with (folder / f".{TABLE}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several runs may write into one folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
         rows = read_rows(folder) | {name: dict(zip(COLUMNS, values, strict=True))}
-        partial = folder / f"{PARTIAL}{os.getpid()}-{TABLE}"
-        try:
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows[case] for case in sorted(rows))
-            partial.rename(folder / TABLE)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(folder / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[case] for case in sorted(rows))

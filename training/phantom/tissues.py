@@ -6,7 +6,8 @@ mediastinal blood 1.6, and their spread in one patient); Wang et al., Mol Imagin
 an atlas, cerebellum 8.0 +- 2.2, palatine tonsils 3.45 +- 1.4, testes 2.57 +- 0.56); Zincirkeser et al., J Int
 Med Res 35:231-236 (2007); PERCIST, Wahl et al., J Nucl Med 50 suppl 1:122S-150S (2009: liver and blood as
 reference); Boktor et al., J Nucl Med 54:677-682 (2013: liver 2.17 +- 0.44, blood 1.55 +- 0.38). HU from
-Schneider et al., Phys Med Biol 45:459-478 (2000); the portal-venous HU are the usual ones of a contrast phase of 70 s.
+Schneider et al., Phys Med Biol 45:459-478 (2000); HU with
+contrast medium are the usual ones of the portal-venous phase, 70 s after injection.
 """
 
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
+from training.runs.finite import not_finite
 
 
 class WeightAverage:
@@ -14,7 +15,7 @@ class WeightAverage:
 
     The first `update` is made with the weights at t0, which are the first term. Whole numbers (SwinUNETR's index
     tables) cannot be averaged: the last ones are kept. The statistics of a BatchNorm are averaged as any other
-    floating tensor, and belong to no network then: recompute them.
+    floating tensor, and then fit no network: recompute them.
     """
 
     def __init__(self) -> None:
@@ -24,8 +25,8 @@ class WeightAverage:
     def update(self, state: Mapping[str, Tensor]) -> None:
         """Take a network's `state_dict()` as the next term: n / (n + 1) * mean + 1 / (n + 1) * state.
 
-        Raises WeightsError, and stays as it was, if names or shapes are not those of the first term, or if a number
-        is not finite.
+        Raises WeightsError, and stays as it was, if names or shapes differ from the first term's, or if a number is not
+        finite.
         """
         if self.terms and {name: t.shape for name, t in state.items()} != {n: t.shape for n, t in self._mean.items()}:
             wrong = sorted(
@@ -38,8 +39,7 @@ class WeightAverage:
                 "only states of one network"
             )
         mean = {name: self._next(name, tensor.detach()) for name, tensor in state.items()}
-        bad = [name for name, tensor in mean.items() if not torch.isfinite(tensor).all()]
-        if bad:
+        if bad := not_finite(mean):
             raise WeightsError(f"{bad[0]} is not finite after {self.terms} terms: it must not enter the average")
         self._mean, self.terms = mean, self.terms + 1
 
@@ -50,14 +50,19 @@ class WeightAverage:
         return {name: t.float() if t.is_floating_point() else t.clone() for name, t in self._mean.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on exactly. Later updates do not change what was returned."""
+        """What a checkpoint needs to resume exactly. Later updates do not change what was returned."""
         return {"terms": self.terms, "mean": dict(self._mean)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`. Raises WeightsError if it is none."""
         terms, mean = state.get("terms"), state.get("mean")
-        whole = isinstance(terms, int) and terms >= 0 and isinstance(mean, Mapping) and bool(mean) == bool(terms)
-        if not whole or any(tensor.is_floating_point() and tensor.dtype != torch.float64 for tensor in mean.values()):
+        if (
+            not isinstance(terms, int)
+            or not isinstance(mean, Mapping)
+            or terms < 0
+            or bool(mean) != bool(terms)
+            or any(tensor.is_floating_point() and tensor.dtype != torch.float64 for tensor in mean.values())
+        ):
             raise WeightsError(
                 f"no state of a weight average: keys {', '.join(map(str, state)) or 'none'}, terms {terms!r}; it needs "
                 "terms and as many means in float64 as it was saved with"

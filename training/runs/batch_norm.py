@@ -1,4 +1,4 @@
-"""Batch statistics of averaged weights: the mean of networks' statistics belongs to no network, so they are made anew.
+"""Batch statistics of averaged weights: the mean of several networks' statistics fits none, so they are computed anew.
 
 Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, section 3.2.
 """
@@ -17,19 +17,19 @@ from training.batches.crops import CropDataset
 from training.batches.slices import SliceDataset
 from training.settings import Training
 
-BATCHES = 32  # of training slices or crops, whose mean and variance the statistics become
+BATCHES = 32  # of training slices or crops; their mean and variance become the statistics
 
 
 def keeps_statistics(network: Network) -> bool:
-    """Whether a network normalises by statistics that it keeps: those for slices, and U-Nets with norm batch."""
+    """Whether a network normalises by statistics that it keeps: networks for slices and U-Nets with norm batch do."""
     return network.kind == "slices" or network.norm == "batch"
 
 
 def refreshed(network: nn.Module, settings: Training, cache: Path, cases: Sequence[str], device: Device) -> nn.Module:
     """The network with the statistics that its weights have on training slices or crops, in evaluation mode.
 
-    As it is where a network keeps none, and where training never changed those of the start (fixed_statistics), so that
-    they are the same in every term of an average. Augmentation is off, and every call gives the same.
+    The network is left as it is if it keeps none, or if training never changed them (fixed_statistics): then they are
+    the same in every term of an average. Augmentation is off, and every call gives the same result.
     """
     if not keeps_statistics(settings.network) or settings.fixed_statistics:
         return network.eval() if settings.fixed_statistics else network

@@ -3,9 +3,8 @@
 import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,34 +15,36 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import ConfigError, OutputError, WeightsError
-from model.files import PARTIAL, remove_left_behind, sha256_of
+from model.files import sha256_of
 from model.results.writing import check_output
+from model.whole import PARTIAL, remove_left_behind, whole_file
 from training.settings import read_yaml, settings_from, settings_to
 
 State = dict[str, Tensor]
 CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
 LOCK = ".lock"
-WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out")  # settings that no weight hangs on
-MAY_CHANGE = (  # settings that an unfinished run may go on with: what helps where its loss is no longer finite
+WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out")  # settings that change no weight
+MAY_CHANGE = (  # settings that may differ when an unfinished run resumes: they help if its loss is no longer finite
     "precision",
     "optimizer.rate",
     "optimizer.clip_norm",
     "averaging.peak",
     "averaging.constant",
 )
-DIVIDED = ("processes", "settings.batch", "settings.accumulate")  # they may, too, while their product stays: the crops
-# of a step are the same then, whoever draws them
+# these may differ, too, if their product stays the same: then a step has the same crops, whichever process draws them
+DIVIDED = ("processes", "settings.batch", "settings.accumulate")
 CHANGES = "changes"  # of such settings, in config.yaml: from which step on, from what, to what
-_held: dict[Path, TextIO] = {}  # closed, and so given up, when the process ends
+_held: dict[Path, TextIO] = {}  # locks; the system closes them, and so gives them up, when the process ends
 
 
 def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[str, Any] | None:
-    """Begin a run in a folder of its own, or go on with it: the state of its last checkpoint, None if none is there.
+    """Begin a run in a folder of its own, or resume it. Returns the state of its last checkpoint, None without one.
 
     hold: keep other processes out of the folder until this one ends, and remove what killed ones left there; False
-    for a process that follows one which began the run. What MAY_CHANGE and DIVIDED name may be other than before in a
-    run that is not finished: config.yaml then has it, and what changed at which step. Raises ConfigError if the folder
-    holds a run of another configuration, files that are no run, or if another process works on it.
+    for a process that joins one which began the run. In a run that is not finished, the settings of MAY_CHANGE and
+    DIVIDED may differ from before: config.yaml then has the new ones, and what changed at which step. Raises
+    ConfigError if the folder holds a run of another configuration or files that are no run, or if another process
+    works on it.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"'{folder}' is a file: name a folder for the run")
@@ -62,25 +63,31 @@ def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[st
             )
         write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
         return None
-    there = read_yaml(path)
-    if not isinstance(there, dict):
+    before = read_yaml(path)
+    if not isinstance(before, dict):
         raise ConfigError(f"'{path}' is damaged: it holds no settings; name another folder for the run")
-    wrong = differing(there, config)
-    may = () if (folder / RESULT).exists() else tuple(f"settings.{key}" for key in MAY_CHANGE)
-    more = DIVIDED if may and _crops_a_step(there) == _crops_a_step(config) else ()
-    if others := [key for key in wrong if key not in may + more]:
-        raise ConfigError(
-            f"'{folder}' holds a run of other settings ({', '.join(others)}); name another folder"
-            + (f", or keep batch x accumulate x processes at {_crops_a_step(there)}" if {*others} & {*DIVIDED} else "")
-        )
+    changed = differing(before, config)
+    check_changes(folder, before, config, changed)
     state = read_state(folder / STATE) if (folder / STATE).exists() else None
-    if wrong:
-        changes = {key: {"from": _at(there, key), "to": _at(config, key)} for key in wrong}
-        there[CHANGES] = [*there.get(CHANGES, []), {"step": _at(state, "step") or 0} | changes]
-        there |= {key: config[key] for key in ("settings", "processes") if key in config}
-        write_text(path, yaml.safe_dump(json.loads(json.dumps(there)), sort_keys=False))
-        print(f"'{folder}' goes on with other settings, as its {CONFIG} now says: {', '.join(wrong)}")
+    if changed:
+        changes = {key: {"from": _at(before, key), "to": _at(config, key)} for key in changed}
+        before[CHANGES] = [*before.get(CHANGES, []), {"step": _at(state, "step") or 0} | changes]
+        before |= {key: config[key] for key in ("settings", "processes") if key in config}
+        write_text(path, yaml.safe_dump(json.loads(json.dumps(before)), sort_keys=False))
+        print(f"'{folder}' goes on with other settings, as its {CONFIG} now says: {', '.join(changed)}")
     return state
+
+
+def check_changes(folder: Path, before: dict[str, Any], config: dict[str, Any], changed: list[str]) -> None:
+    """Raise ConfigError if one of the settings that differ may not change in the run of this folder."""
+    allowed = () if (folder / RESULT).exists() else tuple(f"settings.{key}" for key in MAY_CHANGE)
+    if allowed and _crops_a_step(before) == _crops_a_step(config):
+        allowed += DIVIDED
+    if wrong := [key for key in changed if key not in allowed]:
+        raise ConfigError(
+            f"'{folder}' holds a run of other settings ({', '.join(wrong)}); name another folder"
+            + (f", or keep batch x accumulate x processes at {_crops_a_step(before)}" if {*wrong} & {*DIVIDED} else "")
+        )
 
 
 def _crops_a_step(config: dict[str, Any]) -> int | None:
@@ -98,15 +105,15 @@ def _at(config: Any, key: str) -> Any:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of this name may lie in a run's folder before its configuration does."""
+    """Whether a file of this name may lie in a run's folder before its config.yaml."""
     return name == LOCK or name.startswith(PARTIAL)
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The keys in which two configurations differ, inner ones by their path; a start is compared by its sha256 alone.
 
-    Settings that no weight hangs on may change between a run's beginning and its end; one that an earlier version did
-    not have yet is its default, which stands for what that version did.
+    Settings that change no weight are left out. A setting that is missing, as an earlier version did not have it,
+    counts as its default, which is what that version did.
     """
     one, other = (json.loads(json.dumps(config)) for config in (one, other))
     for config in (one, other):
@@ -120,7 +127,7 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _filled(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the defaults of those that are not there; as they are if they are none of this version."""
+    """Settings with defaults where they lack some; unchanged if they are none of this version."""
     try:
         return settings_to(settings_from(settings))
     except ConfigError:
@@ -155,24 +162,18 @@ def hold_folder(folder: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place when the block ends well. Raises OutputError."""
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            yield partial
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
         raise OutputError(f"cannot write '{path}': {error}; is there space, and may this user write there?") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old one or the new one whole."""
     with replacing(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -234,9 +235,9 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a run that is finished wrote of itself; None if it is not, or if that, or its weights, are damaged or gone.
+    """What a finished run wrote of itself; None if it is not finished, or its run.json or weights are damaged or gone.
 
-    Such a run is to be done again; where its last checkpoint is there, only its end is.
+    Such a run is to be done again, from its last checkpoint if there is one.
     """
     try:
         result = result_of(folder)
@@ -265,7 +266,7 @@ def check_weights(weights: Path, expected: str, run: str) -> None:
 
 
 def cut_log(path: Path, last_step: int) -> None:
-    """Drop the lines of a log that were written after the checkpoint a run goes on from."""
+    """Drop the lines of a log that were written after the checkpoint from which a run resumes."""
     if not path.exists():
         return
     kept = []

@@ -1,15 +1,13 @@
 """The tensors of a checkpoint's state_dict, read without running anything that the file asks for.
 
-A checkpoint of torch.save is a zip archive: data.pkl, a pickle program that describes a tree of
-objects, and one entry a storage below data/. A pickle may name any function and have it called, so it
-is not given to an unpickler: `Machine` follows its instructions one by one and imports and calls
-nothing. It knows torch's tensors, OrderedDict and plain values; whatever else the file holds
-(hyper-parameters of any class, callbacks) becomes an `Inert`, which takes anything and does nothing.
+A checkpoint of torch.save is a zip archive: data.pkl, a pickle that describes a tree of objects (read by
+`training.runs.inert_pickle`), and one entry a storage below data/. Besides torch's tensors only plain values are kept:
+whatever else the file holds (hyper-parameters of any class, trainers, callbacks) is read as inert classes.
 """
 
 import errno
 import math
-import pickletools
+import pickle
 import struct
 import zipfile
 from dataclasses import dataclass, field
@@ -20,10 +18,12 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
+from training.runs.inert_pickle import Inert, Storage, TensorRecord, read_pickle
 
 ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep the tensors
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB
 MOST_AXES = 8
+MOST_SHARED = 10  # all tensors together to the file: several tensors may share a storage, such as tied weights
 DTYPES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,
@@ -36,16 +36,16 @@ DTYPES = {
     "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
 }
-DAMAGE = (  # what Python's zipfile and pickletools, and `Machine`, raise at bytes that make no sense
+DAMAGE = (  # what zipfile, pickletools, pickle and `check_program` raise at bytes that make no sense
     ValueError,
     TypeError,
-    IndexError,
-    KeyError,
+    AttributeError,
+    LookupError,
     EOFError,
     OverflowError,
-    NotImplementedError,
     RuntimeError,
     struct.error,
+    pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
 
@@ -60,217 +60,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as file:
             archive = _archive(path, file)
             state = _state_of(archive)
-            return {name: _tensor(archive, name, value) for name, value in state.items()}
+            views = {name: _view(archive, name, value) for name, value in state.items()}
+            if sum(view.nbytes for view in views.values()) > MOST_SHARED * path.stat().st_size:
+                raise WeightsError(_damaged(path, f"its tensors have over {MOST_SHARED} times the file's size"))
+            return {name: view.clone(memory_format=torch.contiguous_format) for name, view in views.items()}
     except OSError as error:
         if error.errno == errno.EINVAL:  # a position before the file's beginning
             raise WeightsError(_damaged(path, "places outside the file")) from None
         raise WeightsError(f"cannot read '{path}': {error.strerror or error}; is it there, and readable?") from None
     except DAMAGE as error:
-        raise WeightsError(_why_not_zip(path) or _damaged(path, str(error))) from None
+        raise WeightsError(_why_not_zip(path) or _damaged(path, str(error)[:200])) from None
     except MemoryError:
         raise WeightsError(f"'{path}' does not fit into memory; use a machine with more") from None
-
-
-@dataclass(frozen=True, eq=False)
-class Inert:
-    """Something the file names that is not ours to build; `name` is "module name" or what it stands for."""
-
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Storage:
-    """Where a tensor's values lie: the archive's entry data/`key`, not read yet."""
-
-    kind: str  # "torch FloatStorage"
-    key: str
-    numel: int
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A tensor as the file describes it, not checked yet; offset and stride count elements."""
-
-    storage: Any
-    offset: Any
-    size: Any
-    stride: Any
-
-
-@dataclass(kw_only=True)
-class Machine:
-    """Follows a pickle's instructions on a stack; no name is looked up, no function called.
-
-    Dictionaries, tuples and plain values are kept, for a tensor is described by nothing else; lists
-    and sets are not. Memory stays within a constant times the pickle's length.
-    """
-
-    stack: list[Any] = field(default_factory=list)
-    below: list[list[Any]] = field(default_factory=list)  # stacks under the marks
-    memo: dict[int, Any] = field(default_factory=dict)
-
-    def run(self, program: bytes) -> Any:
-        """What the pickle describes. Raises one of DAMAGE if it is not a pickle."""
-        for opcode, argument, _ in pickletools.genops(program):
-            if opcode.name == "STOP":
-                break
-            name = opcode.name
-            if name in PUSH_ARGUMENT:
-                self.stack.append(argument)
-            elif name in PUSH_INERT:
-                self.stack.append(Inert(name.lower()))
-            elif not (self._move(name, argument) or self._hold(name) or self._make(name, argument)):
-                raise ValueError(f"unknown instruction {name}")
-        return self.stack.pop()
-
-    def _move(self, name: str, argument: Any) -> bool:
-        """Instructions about the stack and the memo."""
-        match name:
-            case "PROTO" | "FRAME" | "READONLY_BUFFER":
-                pass
-            case "MARK":
-                self.below.append(self.stack)
-                self.stack = []
-            case "POP" if self.stack:
-                self.stack.pop()
-            case "POP" | "POP_MARK":
-                self._marked()
-            case "DUP":
-                self.stack.append(self.stack[-1])
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                self.stack.append(self.memo[argument])
-            case _:
-                return False
-        return True
-
-    def _hold(self, name: str) -> bool:
-        """Instructions that build tuples and fill containers; only dictionaries are really filled."""
-        match name:
-            case "EMPTY_TUPLE":
-                self.stack.append(())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(tuple(reversed([self.stack.pop() for _ in range(int(name[-1]))])))
-            case "TUPLE":
-                items = tuple(self._marked())
-                self.stack.append(items)
-            case "EMPTY_DICT":
-                self.stack.append({})
-            case "DICT":
-                items = tuple(self._marked())
-                self.stack.append({})
-                self._set(items)
-            case "SETITEM":
-                value, key = self.stack.pop(), self.stack.pop()
-                self._set((key, value))
-            case "SETITEMS":
-                self._set(tuple(self._marked()))
-            case "APPEND":
-                self.stack.pop()
-            case "APPENDS" | "ADDITEMS":
-                self._marked()
-            case "LIST" | "FROZENSET":
-                self._marked()
-                self.stack.append(Inert(name.lower()))
-            case _:
-                return False
-        return True
-
-    def _make(self, name: str, argument: Any) -> bool:
-        """Instructions that name, call or fill an object; BUILD's state is dropped, whatever it is for."""
-        match name:
-            case "GLOBAL":
-                self.stack.append(Inert(argument))
-            case "STACK_GLOBAL":
-                named, module = self.stack.pop(), self.stack.pop()
-                self.stack.append(Inert(f"{module} {named}" if type(module) is type(named) is str else "global"))
-            case "REDUCE" | "NEWOBJ":
-                arguments, function = self.stack.pop(), self.stack.pop()
-                self.stack.append(_result(function, arguments))
-            case "NEWOBJ_EX":
-                _, arguments, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
-                self.stack.append(_result(function, arguments))
-            case "INST" | "OBJ":
-                self._marked()
-                self.stack.append(Inert(name.lower()))
-            case "BUILD":
-                self.stack.pop()
-            case "BINPERSID":
-                self.stack.append(_storage(self.stack.pop()))
-            case _:
-                return False
-        return True
-
-    def _marked(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
-        return items
-
-    def _set(self, items: tuple[Any, ...]) -> None:
-        target = self.stack[-1]
-        if type(target) is dict:
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                target[key if type(key) in (str, int) else Inert("key")] = value
-
-
-PUSH_ARGUMENT = {
-    "INT",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG",
-    "LONG1",
-    "LONG4",
-    "FLOAT",
-    "BINFLOAT",
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "UNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE",
-    "BINUNICODE8",
-    "SHORT_BINBYTES",
-    "BINBYTES",
-    "BINBYTES8",
-    "BYTEARRAY8",
-}
-PUSH_INERT = {
-    "NONE",
-    "NEWTRUE",
-    "NEWFALSE",
-    "EMPTY_LIST",
-    "EMPTY_SET",
-    "PERSID",
-    "EXT1",
-    "EXT2",
-    "EXT4",
-    "NEXT_BUFFER",
-}
-
-
-def _result(function: Any, arguments: Any) -> Any:
-    """What a call would return, for the three functions a state dict is made with; else an Inert."""
-    name = function.name if isinstance(function, Inert) else "call"
-    if not isinstance(arguments, tuple):
-        return Inert(name)
-    if name == "collections OrderedDict" and not arguments:
-        return {}
-    if name == "torch._utils _rebuild_tensor_v2" and 4 <= len(arguments) <= 6:  # a 7th says negated or conjugated
-        return Stored(*arguments[:4])
-    if name == "torch._utils _rebuild_parameter" and arguments:
-        return arguments[0]
-    return Inert(name)
-
-
-def _storage(identity: Any) -> Any:
-    """("storage", type, key, device, numel), as torch.save writes it."""
-    match identity:
-        case ("storage", Inert(name=kind), str(key), _, int(numel)):
-            return Storage(kind, key, numel)
-    return Inert("persistent id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +90,7 @@ class Archive:
 
 
 def _archive(path: Path, file: zipfile.ZipFile) -> Archive:
-    """Raises WeightsError unless the entries are as torch.save writes them: stored as they are, little-endian."""
+    """Check that the entries are as torch.save writes them: not compressed, little-endian. Raises WeightsError."""
     entries = file.infolist()
     names = [entry.filename for entry in entries]
     programs = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -312,7 +113,7 @@ def _archive(path: Path, file: zipfile.ZipFile) -> Archive:
     return Archive(path=path, file=file, prefix=prefix)
 
 
-def _state_of(archive: Archive) -> dict[str, Stored]:
+def _state_of(archive: Archive) -> dict[str, TensorRecord]:
     """The dictionary of the checkpoint that holds its tensors."""
     path, program = archive.path, f"{archive.prefix}data.pkl"
     size = archive.file.getinfo(program).file_size
@@ -321,42 +122,44 @@ def _state_of(archive: Archive) -> dict[str, Stored]:
             f"'{path}': {program} has {size} bytes, the limit is {PICKLE_LIMIT_BYTES}: it is not the checkpoint "
             "of a network; give the file as it was published"
         )
-    root = Machine().run(archive.file.read(program))
+    root = read_pickle(archive.file.read(program))
     if not isinstance(root, dict):
-        raise WeightsError(f"'{path}' holds {_kind(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
+        raise WeightsError(f"'{path}' holds {_describe(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
     key = next((key for key in ROOTS if key in root), None)
-    if key is None and not all(isinstance(value, Stored) for value in root.values()):
+    if key is None and not all(isinstance(value, TensorRecord) for value in root.values()):
         holds = ", ".join(key[:40] for key in root if isinstance(key, str))
         raise WeightsError(f"'{path}' has no state_dict but {holds[:200] or 'nothing'}; give a network's checkpoint")
     state, key = (root[key], key) if key else (root, ROOTS[0])
     if not isinstance(state, dict):
-        raise WeightsError(f"'{path}': {key} is not a dictionary of names and tensors but {_kind(state)}")
+        raise WeightsError(f"'{path}': {key} is not a dictionary of names and tensors but {_describe(state)}")
     for name, value in state.items():
         if not isinstance(name, str):
             raise WeightsError(f"'{path}': {key} has a name that is not text; is the file damaged?")
-        if not isinstance(value, Stored):
+        if not isinstance(value, TensorRecord):
             raise WeightsError(
-                f"'{path}': {key}['{name}'] is not a plain tensor but {_kind(value)}; only tensors are read: "
+                f"'{path}': {key}['{name}'] is not a plain tensor but {_describe(value)}; only tensors are read: "
                 "save the network's state_dict alone"
             )
     return state
 
 
-def _tensor(archive: Archive, name: str, stored: Stored) -> Tensor:
-    """Read one tensor, after checking that it lies within its storage and the storage fills its entry."""
+def _view(archive: Archive, name: str, stored: TensorRecord) -> Tensor:
+    """One tensor, a view of its storage, after checking that it lies within it and the storage fills its entry."""
     storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
     where = f"'{archive.path}': {name}"
     if not isinstance(storage, Storage) or storage.kind not in DTYPES:
-        raise WeightsError(f"{where} is stored as {_kind(storage)}; read are {', '.join(k.split()[1] for k in DTYPES)}")
+        raise WeightsError(
+            f"{where} is stored as {_describe(storage)}; read are {', '.join(k.split()[1] for k in DTYPES)}"
+        )
     dtype = DTYPES[storage.kind]
     try:
         found = archive.file.getinfo(f"{archive.prefix}data/{storage.key}").file_size
     except KeyError:
         raise WeightsError(_damaged(archive.path, f"{name}: its storage data/{storage.key} is missing")) from None
     if found != storage.numel * dtype.itemsize:
-        told = f"{name}: its storage has {found} bytes, not {storage.numel} values of {dtype.itemsize}"
-        raise WeightsError(_damaged(archive.path, told))
-    if not _whole(offset, size, stride) or len(size) != len(stride) or len(size) > MOST_AXES:
+        sizes = f"{found} bytes, not {storage.numel} values of {dtype.itemsize}"
+        raise WeightsError(_damaged(archive.path, f"{name}: its storage has {sizes}"))
+    if not _are_sizes(offset, size, stride) or len(size) != len(stride) or len(size) > MOST_AXES:
         raise WeightsError(_damaged(archive.path, f"{name}: size, stride or offset make no sense"))
     if 0 in size:
         return torch.empty(size, dtype=dtype)
@@ -368,25 +171,25 @@ def _tensor(archive: Archive, name: str, stored: Stored) -> Tensor:
         )
     flat = torch.frombuffer(archive.storage(storage.key), dtype=dtype)
     steps = [step if n > 1 else 1 for n, step in zip(size, stride, strict=True)]
-    return flat.as_strided(size, steps, offset).clone(memory_format=torch.contiguous_format)
+    return flat.as_strided(size, steps, offset)
 
 
-def _whole(offset: Any, size: Any, stride: Any) -> bool:
+def _are_sizes(offset: Any, size: Any, stride: Any) -> bool:
+    """Whether size and stride are tuples and all numbers whole and at least 0."""
     if not isinstance(size, tuple) or not isinstance(stride, tuple):
         return False
     return all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
 
 
-def _kind(value: Any) -> str:
-    """A name to show; never the value's repr, which a file can make endless."""
-    match value:
-        case Inert(name=name) | Storage(kind=name):
-            return f"'{name[:80]}'"
-    return type(value).__name__
+def _describe(value: Any) -> str:
+    """A value in a message: its kind, never its repr, which a file can make endless."""
+    if isinstance(value, type) and issubclass(value, Inert):
+        return f"'{value.name[:80]}'"
+    return f"'{value.kind[:80]}'" if isinstance(value, Storage) else type(value).__name__
 
 
 def _why_not_zip(path: Path) -> str | None:
-    """Words for a file that does not begin as a zip archive; None for one that does."""
+    """The message for a file that does not begin as a zip archive; None for one that does."""
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"PK\x03\x04"):

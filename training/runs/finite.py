@@ -21,14 +21,14 @@ class TrainingError(LesionError):
 
 @dataclass
 class LeftOut:
-    """How many steps were left out: one after the other until now, in this epoch, and in the run."""
+    """How many steps were left out: in a row until now, in this epoch, and in the run."""
 
     in_a_row: int = 0
     epoch: int = 0
     run: int = 0
 
     def add(self) -> None:
-        """One more."""
+        """Count one more."""
         self.in_a_row, self.epoch, self.run = self.in_a_row + 1, self.epoch + 1, self.run + 1
 
 
@@ -36,9 +36,14 @@ class LeftOut:
 class NotFinite:
     """Why a step was left out, and the batch of this process."""
 
-    why: str
+    reason: str
     image: Tensor
     truth: Tensor
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or infinity."""
+    return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
@@ -47,7 +52,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
-def why_not(loss: float, norm: float) -> str:
+def not_finite_reason(loss: float, norm: float) -> str:
     """What is not finite, in words; empty if both are."""
     if not math.isfinite(loss):
         return f"the loss is {loss}"
@@ -55,7 +60,7 @@ def why_not(loss: float, norm: float) -> str:
 
 
 def remedy(settings: Training) -> str:
-    """What may be changed in a run that goes on; while weights are averaged, other settings give the learning rate."""
+    """What may be changed in a run that resumes; while weights are averaged, other settings give the learning rate."""
     rates = {"optimizer.rate": settings.optimizer.rate}
     if averaging := settings.averaging:
         rates = {"averaging.peak": averaging.peak, "averaging.constant": averaging.constant}
@@ -64,7 +69,7 @@ def remedy(settings: Training) -> str:
     lower = " and ".join(f"{name} ({rate:g})" for name, rate in rates.items())
     return (
         f"the same command goes on from the last checkpoint with precision: float32 or bfloat16, a lower {lower}, or "
-        f"an optimizer.clip_norm ({settings.optimizer.clip_norm:g}, 0: none): these may change on the way, and are "
+        f"an optimizer.clip_norm ({settings.optimizer.clip_norm:g}, 0: none): these may change within a run, and are "
         "recorded"
     )
 
@@ -78,7 +83,7 @@ def check_left_out(
     path = folder / f"bad-batch-{step}-{process}.safetensors"
     save_file({"image": found.image.cpu().contiguous(), "truth": found.truth.cpu().contiguous()}, path)
     raise TrainingError(
-        f"{found.why} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
+        f"{found.reason} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
         f"were left out for that (at most {settings.most_left_out}, most_left_out): the batch is saved in '{path}'; "
         + remedy(settings)
     )
@@ -86,8 +91,7 @@ def check_left_out(
 
 def check_weights(folder: Path, settings: Training, state: Mapping[str, Tensor], step: int) -> None:
     """Raise TrainingError if weights to be kept hold NaN or infinity; what was kept before stays."""
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
+    if bad := not_finite(state):
         raise TrainingError(
             f"the weights are not finite after step {step} of '{folder}' ({len(bad)} of {len(state)} tensors, the "
             f"first is {bad[0]}): they are not kept, and what was kept before stays as it was; " + remedy(settings)

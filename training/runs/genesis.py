@@ -1,6 +1,6 @@
 """Models Genesis: a CT crop is distorted in four ways, and a network learns to restore it.
 
-Zhou et al., Medical Image Analysis 67 (2021), 101840. Probabilities, ranges and order are those of the authors' code
+Zhou et al., Medical Image Analysis 67 (2021), 101840. Probabilities, ranges and order are from the authors' code
 (github.com/MrGiovanni/ModelsGenesis: pytorch/config.py, pytorch/utils.py, with crops of 64 x 64 x 32), written anew.
 Crops are float32 (X, Y, Z) in [0, 1] of any size; every distortion returns a new array in [0, 1] and is a pure function
 of the crop and the generator.
@@ -47,7 +47,7 @@ AIR_HU, LEAST_BODY, DRAWS = -900.0, 0.15, 5  # ours: see `body_box`
 class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
     """Crop number n of a run: CT distorted and as it was, both float32 (1, *size) in [0, 1].
 
-    CT is scaled by `intensity` and always clipped. Every pass over the studies is a permutation of its own.
+    CT is scaled by `intensity` and always clipped. Every pass over the studies has a new order.
     """
 
     def __init__(self, cache: Path, cases: Sequence[str], settings: Training) -> None:
@@ -55,7 +55,11 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
         self.studies = [load(cache, case) for case in cases]
 
     def __reduce__(self) -> tuple[type, tuple[Path, tuple[str, ...], Training]]:
-        return DistortedCrops, (self.cache, self.cases, self.settings)  # workers map the files anew, and copy nothing
+        return DistortedCrops, (
+            self.cache,
+            self.cases,
+            self.settings,
+        )  # a worker opens the files itself, so nothing is copied
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -72,7 +76,7 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
 
 
 def body_box(study: Prepared, settings: Training, rng: Generator) -> tuple[slice, slice, slice]:
-    """Slices of a crop drawn anywhere, again up to DRAWS times while less than LEAST_BODY of it is above AIR_HU.
+    """Slices of a crop anywhere, drawn up to DRAWS times until at least LEAST_BODY of it is above AIR_HU.
 
     The authors' code (infinite_generator_3D.py) keeps crops of chests with at most 15 % above -150 HU: lung. Here
     every part of a body is wanted, lung too, so only crops that are nearly all air are drawn again.
@@ -122,7 +126,7 @@ def distorted(crop: Crop, rng: Generator) -> Crop:
 def flipped(crop: Crop, rng: Generator) -> Crop:
     """The crop with none to three flips, each along an axis drawn anew."""
     for _ in range(_count(3, FLIP, rng)):
-        crop = np.flip(crop, rng.integers(3))
+        crop = np.flip(crop, int(rng.integers(3)))
     return crop.copy()
 
 
@@ -130,7 +134,8 @@ def remapped(crop: Crop, rng: Generator) -> Crop:
     """Intensities through a random monotonic curve from [0, 1] to [0, 1], as often rising as falling."""
     x, y = bezier_curve(rng.random((2, 2)))
     table = np.interp(np.linspace(0, 1, LEVELS), x, y if rng.random() < 0.5 else y[::-1]).astype(np.float32)
-    return table[np.rint(crop * (LEVELS - 1)).astype(np.intp)]
+    mapped: Crop = table[np.rint(crop * (LEVELS - 1)).astype(np.intp)]
+    return mapped
 
 
 def bezier_curve(inner: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -159,7 +164,7 @@ def locally_shuffled(crop: Crop, rng: Generator) -> Crop:
 
 
 def shuffled_within(crop: Crop, window: NDArray[np.uint16], rng: Generator) -> Crop:
-    """Values shuffled among the voxels of the same window number; those of window 0 stay."""
+    """Values shuffled among the voxels of the same window number; voxels of window 0 keep theirs."""
     owner = window.ravel()
     inside = np.flatnonzero(owner)
     home = inside[np.argsort(owner[inside], kind="stable")]
@@ -191,7 +196,7 @@ def out_painted(crop: Crop, rng: Generator) -> Crop:
 
 
 def _count(most: int, chance: float, rng: Generator) -> int:
-    """How often in a row something of this chance happens, at most `most` times."""
+    """How many times in a row something with this chance happens, at most `most`."""
     count = 0
     while count < most and rng.random() < chance:
         count += 1
@@ -201,7 +206,7 @@ def _count(most: int, chance: float, rng: Generator) -> int:
 def _boxes(
     shape: NDArray[Any], least: NDArray[Any], most: NDArray[Any], count: int, margin: int, rng: Generator
 ) -> Iterator[tuple[slice, slice, slice]]:
-    """Boxes inside a crop with edges from least to most (3,), `margin` voxels off its border where there is room."""
+    """Boxes inside a crop with edges from least to most (3,), `margin` voxels from its border if there is room."""
     size = rng.integers(least, most + 1, (count, 3))
     free = np.minimum(margin, (shape - size) // 2)
     first = rng.integers(free, shape - size - free + 1)

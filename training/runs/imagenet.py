@@ -1,24 +1,24 @@
-"""Weights of an encoder trained on ImageNet, in timm's names, from a file (their licence is the user's affair)."""
+"""Weights of an encoder trained on ImageNet, in timm's names, from a file (the user sees to their licence)."""
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from model.errors import ConfigError, LesionError, WeightsError
 from training.runs.checkpoint import read_weights
 from training.runs.checkpoint_reader import read_state_dict
+from training.runs.finite import not_finite
 
 STEM = "stem.conv.weight"
 COLOURS = 3
-CLASSIFIER = ("head.", "num_batches_tracked")  # of timm's network, which the encoder ends before; and what is counted
+CLASSIFIER = ("head.", "num_batches_tracked")  # timm's classifier, which the encoder has not; and counters
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
     """Fill a RegNetY encoder from a file of timm, .safetensors or of torch.save, read without running anything.
 
-    Its first convolution sees three colours, ours PET and CT: each takes a colour's weights, in order, times 3 / 2, as
-    segmentation_models_pytorch does it. Raises ConfigError or WeightsError, and changes nothing then.
+    Timm's first convolution sees three colours, ours PET and CT: each takes the weights of one colour, in order, times
+    3 / 2, as in segmentation_models_pytorch. Raises ConfigError or WeightsError, and then changes nothing.
     """
     try:
         found = dict(read_weights(path) if path.suffix == ".safetensors" else read_state_dict(path))
@@ -39,13 +39,14 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
                 f"'{path}': {name} has shape {tuple(found[name].shape)}, this encoder needs "
                 f"{tuple(wanted[name].shape)}; give the file of the same RegNetY"
             )
-        if not torch.isfinite(found[name].float()).all():
-            raise WeightsError(f"'{path}': {name} holds NaN or infinite values; fetch the file again")
-    encoder.load_state_dict(wanted | {name: found[name].float() for name in needed})
+    filled = {name: found[name].float() for name in needed}
+    if bad := not_finite(filled):
+        raise WeightsError(f"'{path}': {min(bad)} holds NaN or infinite values; fetch the file again")
+    encoder.load_state_dict(wanted | filled)
 
 
 def two_channels(weight: Tensor, channels: int) -> Tensor:
-    """Weights (O, 3, Y, X) for so many channels, each that of a colour, in order, scaled to the same sum."""
+    """Weights (O, 3, Y, X) for another number of channels: each takes a colour's, in order, scaled to the same sum."""
     if weight.ndim != 4 or weight.shape[1] != COLOURS:
         return weight
     return weight[:, [number % COLOURS for number in range(channels)]] * (COLOURS / channels)

@@ -1,4 +1,4 @@
-"""No patient both trains and judges: what a run, and the runs it started from, have seen; and the check of it."""
+"""No patient may both train and judge a network: what a run and the runs before it were trained on, and the check."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from training.data.folds import Fold
 from training.data.prepared import Prepared, patient_of
-from training.data.split import Fold
 from training.runs.checkpoint import CONFIG
 from training.settings import read_yaml
 
@@ -21,7 +21,7 @@ class Seen:
 
 
 def seen_by(run: Path) -> Seen:
-    """What the run in this folder has seen, by its config.yaml; nothing for a folder without one.
+    """What the run in this folder was trained on, as its config.yaml says; nothing for a folder without one.
 
     Raises ConfigError if the file does not say.
     """
@@ -30,7 +30,7 @@ def seen_by(run: Path) -> Seen:
 
 
 def seen_in(config: Any, path: Path) -> Seen:
-    """What a run has seen, by what its config.yaml, at `path`, holds. Raises ConfigError if that does not say."""
+    """What a run was trained on, as the config read from `path` says. Raises ConfigError if it does not."""
     try:
         return Seen(cases=frozenset(config["seen"]["cases"]), patients=frozenset(config["seen"]["patients"]))
     except (KeyError, TypeError):
@@ -38,7 +38,7 @@ def seen_in(config: Any, path: Path) -> Seen:
 
 
 def seen_with(studies: Sequence[Prepared], before: Path | None) -> dict[str, list[str]]:
-    """What a run on these studies has seen that starts from the run `before`, as its config.yaml says it."""
+    """For a config.yaml: what a run has seen that trains on these studies and starts from the run `before`."""
     past = seen_by(before) if before else Seen(cases=frozenset(), patients=frozenset())
     return {
         "cases": sorted(past.cases | {study.case for study in studies}),
@@ -56,7 +56,7 @@ def check_apart(studies: Iterable[Prepared], fold: Fold, cache: Path) -> None:
         )
 
 
-def check_unseen(run: Path, seen: Seen, cases: Iterable[str], cache: Path, what: str) -> None:
+def check_not_seen(run: Path, seen: Seen, cases: Iterable[str], cache: Path, what: str) -> None:
     """Refuse to judge by cases that trained the run, or whose patients did. Raises ConfigError.
 
     what: "validate with" and the like. A case that is not in the cache is compared by its name alone.

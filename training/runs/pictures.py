@@ -33,7 +33,7 @@ def draw_curves(log: Path, path: Path) -> None:
 
 
 def draw_slices(study: Prepared, margin: np.ndarray, path: Path) -> None:
-    """Three coronal slices of PET and CT, through the most lesion or the most predicted, outlined, as PNG.
+    """Three coronal slices of PET and CT around the one with most truth and prediction, both outlined, as PNG.
 
     margin: (X, Y, Z) of the study; above 0 is lesion. Green: truth, red: prediction.
     """

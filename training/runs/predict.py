@@ -1,4 +1,4 @@
-"""A network over prepared studies, as the container would run it; what its margins score."""
+"""Run a network over prepared studies as the container would, and score what it gives."""
 
 import hashlib
 import json
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from model.errors import ConfigError, WeightsError
 from model.inference.device import Device, choose_device, computing
-from model.inference.ensemble import SLICES_A_WINDOW, difference_of
+from model.inference.ladder import SLICES_A_WINDOW, Rung
+from model.inference.member import run_member
 from model.inference.segment import image_of
-from model.inference.slices import slice_starts, slide_slices
-from model.inference.sliding import slide
 from model.results.metrics import Scores, score
 from model.schema import to_plain
 from training.data.prepared import Prepared
@@ -30,9 +29,9 @@ BATCH = {"cpu": 2, "cuda": 8}  # windows at a time
 
 
 def device_for(precision: str, wanted: str = "auto") -> Device:
-    """The device to train on, computing in `precision`; float32 where auto or float16 is asked for and there is no GPU.
+    """The device to train on, computing in `precision`; on a CPU auto and float16 mean float32.
 
-    auto on a GPU is bfloat16 where the card has it: its range is float32's, so that nothing overflows; else float16.
+    On a GPU auto is bfloat16 if the card has it, since its range is float32's and nothing overflows; else float16.
     Under torchrun each process takes the GPU of its LOCAL_RANK.
     """
     device = choose_device(wanted)
@@ -56,42 +55,23 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     hu, suv = (np.asarray(part).transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = image_of(hu, suv.astype(np.float32), settings.part)
     modes = [(module, module.training) for module in network.modules()]
-    window, slices = settings.window, settings.network.kind == "slices"
-    layout = layout_of(settings)
+    layout, here, windows = layout_of(settings), device.torch_device, BATCH[device.torch_device.type]
+    rung = Rung(device=here, windows=windows, slices=SLICES_A_WINDOW * windows, sums_on=here)
 
     def predict(patches: Tensor) -> Tensor:
-        return difference_of(network(patches.contiguous(memory_format=layout)))
+        logits: Tensor = network(patches.contiguous(memory_format=layout))
+        return logits
 
-    batch = BATCH[device.torch_device.type]
     network.eval()
     with computing(device):
-        if slices:
-            out = slide_slices(
-                image,
-                predict,
-                starts=slice_starts(image[0].numpy(), window.size)[0],
-                window=window.size,
-                air_hu=settings.intensity.ct_low_hu,
-                device=device.torch_device,
-                batch=SLICES_A_WINDOW * batch,
-            )
-        else:
-            image = image.to(device.torch_device)
-            out = slide(
-                image,
-                predict,
-                window=settings.part.window_for(tuple(image.shape[1:])),
-                overlap=window.overlap,
-                weighting=window.weighting,
-                batch=batch,
-            )[0]
+        out, _ = run_member(image, settings.part, predict, rung)
     for module, trains in modes:
         module.training = trains
     return out.clamp(-6e4, 6e4).half().cpu().numpy()
 
 
 def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -> np.ndarray:
-    """A margin, in float32 where half precision overflows, as the container does. Raises WeightsError."""
+    """A margin, computed again in float32 if half precision overflows, as in the container. Raises WeightsError."""
     for on in dict.fromkeys((device, replace(device, precision=torch.float32))):
         if np.isfinite(out := compute(on)).all():
             return out
@@ -99,9 +79,9 @@ def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -
 
 
 def score_margin(out: np.ndarray, study: Prepared) -> Scores:
-    """Scores of a margin (X, Y, Z) against the study's truth, also against what of it lies outside the crop.
+    """Scores of a margin (X, Y, Z) against the study's truth, including truth outside the crop.
 
-    Truth outside counts as not found: exactly for Dice, and for FNV and lesions where a component lies wholly outside.
+    Truth outside counts as not found: exactly for Dice; for FNV and lesions only components wholly outside count.
     """
     mask, truth = out > 0, np.asarray(study.truth)
     inside = score(mask, truth, study.voxel_ml)
@@ -126,9 +106,9 @@ def validation_dice(scores: Mapping[str, Scores]) -> float | None:
 def kept_margin(
     keep: Path, weights_sha256: str, study: Prepared, network: nn.Module, settings: Training, device: Device
 ) -> tuple[Path, float]:
-    """File of a study's margin, and the seconds it took: that in `keep` if it was computed before, else computed.
+    """File of a study's margin in the folder `keep`, and the seconds it took; it is computed if it is not there yet.
 
-    Its name stands for everything it depends on: weights, study, crop, intensity, window and precision.
+    The file is named by all that it depends on: weights, study, crop, intensity, window and precision.
     """
     path = keep / f"{study.case}-{digest([weights_sha256, study.sha256, how_computed(settings, device)])}.npz"
     if not path.exists():
@@ -146,12 +126,12 @@ def read_margin(path: Path) -> np.ndarray:
 
 
 def how_computed(settings: Training, device: Device) -> list[object]:
-    """What a margin depends on besides weights and study."""
+    """All that a margin depends on besides weights and study."""
     return [to_plain(settings.intensity), to_plain(settings.window), device.torch_device.type, str(device.precision)]
 
 
 def digest(what: object) -> str:
-    """The first 16 letters of the sha256 of what JSON makes of it."""
+    """The first 16 letters of the sha256 of this as JSON."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

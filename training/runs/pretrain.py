@@ -4,8 +4,8 @@
     python -m training train ... --ct-encoder runs/ct/ct_encoder.safetensors
 
 A run folder holds config.yaml, log.jsonl, checkpoint.pt, reconstructions.png and, at the end, the encoder and
-run.json. The same command again goes on where it stopped; under torchrun, as training train. Of the settings,
-`suv_tops`, `window`, `augmentation` and `loss` have no say here, nor has what crops are sought around.
+run.json. The same command again resumes it; torchrun works as for training train. Of the settings,
+`suv_tops`, `window`, `augmentation`, `loss` and where crops are sought change nothing here.
 """
 
 import argparse
@@ -20,15 +20,16 @@ from torch import nn
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import Device, computing, make_deterministic
-from training.command import ENDS, given, told
+from training.command import add_device_option, add_fold_options
+from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
-from training.data.split import Fold, read_fold
 from training.runs import checkpoint
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
-from training.runs.loop import Run, opened, processes, rank, steps_per_epoch, train
+from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.predict import device_for
+from training.runs.torchrun import opened, processes, rank
 from training.settings import Training, read_settings, settings_to
 
 ENCODER, PICTURE = "ct_encoder.safetensors", "reconstructions.png"
@@ -36,37 +37,27 @@ VALIDATION_CROPS = 8  # the same at every epoch
 SHOWN = 4  # of them in the picture
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run with the command line's arguments. Returns the exit code; an error is the last line on stderr."""
-    options = parse(arguments)
-    try:
-        settings, fold = read_settings(options.settings), read_fold(options.split, options.fold)
-        result = pretrain_run(options.run, settings, options.cache, fold, options.device)
-    except ENDS as error:
-        return told(error)
+def run(options: argparse.Namespace) -> None:
+    """Pre-train to the end. Raises ConfigError or TrainingError."""
+    settings, fold = read_settings(options.settings), read_fold(options.split, options.fold)
+    result = pretrain_run(options.run, settings, options.cache, fold, options.device)
     if result:
         print(f"wrote '{options.run / result['result']}'")
-    return 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training pretrain",
-        description="Pre-train the CT encoder by the method of Models Genesis, without labels.",
-        epilog="Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
-        "backward; as training train, with a network of one encoder. On disk 12 bytes a parameter and the encoder.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Cost: schedule.epochs (or stop) x steps_per_epoch steps, each batch x accumulate crops forward and "
+        "backward; as training train, with a network of one encoder. On disk 12 bytes a parameter and the encoder."
     )
     parser.add_argument("--settings", type=Path, required=True, help="YAML of training.settings.Training")
-    parser.add_argument("--cache", type=Path, required=True, help="what training prepare wrote")
-    parser.add_argument("--split", type=Path, required=True, help="what training split wrote")
-    parser.add_argument("--fold", default="0", help="name of the fold (default 0)")
+    add_fold_options(parser)
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; a used one is gone on with")
-    parser.add_argument("--device", default="auto", help="auto, cuda or cpu (default auto)")
-    return parser.parse_args(given(arguments))
+    add_device_option(parser)
 
 
 def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, wanted: str = "auto") -> dict[str, Any]:
-    """Pre-training to its end; what run.json says of it, {} in processes but the first. A finished run is not redone.
+    """Pre-train to the end. Returns what run.json says, {} in processes but the first; a finished run is not redone.
 
     Raises ConfigError, and TrainingError for a loss or weights that are not finite.
     """
@@ -96,6 +87,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
 
         last = settings.schedule.last
 
+        run: Run
+
         def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, float]:
             return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)
 
@@ -113,7 +106,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
 
 
 def validate(run: Run, held_out: DistortedCrops) -> dict[str, float]:
-    """Mean loss over VALIDATION_CROPS crops of the validation cases, drawn into the picture; {} if there are none."""
+    """Mean loss over VALIDATION_CROPS crops of the validation cases, with a picture of some; {} without such cases."""
     if not len(held_out):
         return {}
     losses, shown = [], []
@@ -125,15 +118,15 @@ def validate(run: Run, held_out: DistortedCrops) -> dict[str, float]:
 
 
 def restored(network: nn.Module, data: DistortedCrops, device: Device) -> Iterator[tuple[list[np.ndarray], float]]:
-    """The first crops of `data`: middle coronal slices (X, Z) as they were, distorted and restored; and the loss."""
+    """Of the first crops of `data`: middle coronal slices (X, Z), original, distorted and restored; and the loss."""
     training = network.training
     network.eval()
     with computing(device):
         for number in range(VALIDATION_CROPS):
-            given, original = (part.to(device.torch_device) for part in data[number])
-            out = network(given[None])[0].float()
+            image, original = (part.to(device.torch_device) for part in data[number])
+            out = network(image[None])[0].float()
             middle = original.shape[2] // 2
-            slices = [part[0, :, middle].cpu().numpy() for part in (original, given, out.sigmoid())]
+            slices = [part[0, :, middle].cpu().numpy() for part in (original, image, out.sigmoid())]
             yield slices, float(reconstruction_loss(out, original))
     network.train(training)
 

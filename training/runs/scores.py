@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from model.errors import ConfigError
-from model.files import Staging
 from model.results.metrics import CONVENTIONS
 from model.results.writing import write_bytes, write_json
+from model.whole import Staging
 
 METRICS = ("dice", "fpv_ml", "fnv_ml", "seconds")
 LEVEL, RESAMPLES, SEED = 0.95, 9999, 0  # of the bootstrap; 9999 is SciPy's own number
@@ -41,8 +41,15 @@ class CaseScore:
 
 def without_empty(rows: Sequence[CaseScore]) -> list[CaseScore]:
     """The same scores by convention autopet_3: neither Dice nor FNV without lesion, so means are over the rest."""
-    nothing = {"dice": math.nan, "fnv_ml": math.nan}
-    return [dataclasses.replace(row, convention="autopet_3", **({} if row.lesions_true else nothing)) for row in rows]
+    return [
+        dataclasses.replace(
+            row,
+            convention="autopet_3",
+            dice=row.dice if row.lesions_true else math.nan,
+            fnv_ml=row.fnv_ml if row.lesions_true else math.nan,
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +65,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All cases (by "all"), or those of one diagnosis or site."""
+    """All cases (by "all"), or the cases of one diagnosis or site."""
 
     by: str
     value: str
@@ -82,9 +89,9 @@ class Summary:
 def interval(values: Sequence[float], patients: Sequence[str] | None = None) -> tuple[float, float, float]:
     """Mean of the values and its 95 % bootstrap interval (percentile, always the same resamples); NaN is left out.
 
-    patients: whose values they are (default: each another's). Patients are drawn, with all that is theirs: several
-    studies of one say less than as many patients. One patient: mean, NaN, NaN. No value: three times NaN. Source:
-    scipy.stats.bootstrap.
+    patients: whose value each is (default: all of different patients). Patients are drawn with all their values,
+    since several studies of one patient say less than as many patients. One patient: mean, NaN, NaN. No value: three
+    times NaN. Source: scipy.stats.bootstrap.
     """
     of: dict[object, list[float]] = {}
     for value, patient in zip(values, patients or range(len(values)), strict=True):

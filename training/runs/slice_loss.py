@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.inference.ensemble import difference_of
+from model.inference.member import difference_of
 
-SMOOTH = 1.0  # pixels: a batch without lesion has a Dice, too
+SMOOTH = 1.0  # pixels: so that a batch without lesion has a Dice, too
 
 
 class SliceLoss(nn.Module):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from model import RESEARCH, __version__
-from model.files import Staging
 from model.hospital.journal import DONE, FAILED, Record
 from model.hospital.names import KEYS, write_private
 from model.hospital.pages.page import HTML, About, html_report
@@ -26,6 +25,7 @@ from model.hospital.pages.tables import (
 from model.hospital.plan import Plan
 from model.results.metrics import CONVENTIONS
 from model.results.writing import write_bytes, write_json
+from model.whole import Staging
 
 TOTALS = "summary.json"
 

@@ -57,6 +57,13 @@ def test_an_unknown_key_is_refused_with_the_file(make_bundle, tmp_path) -> None:
         load_bundle(folder)
 
 
+def test_a_key_that_stands_twice_is_refused_with_the_file(make_bundle, tmp_path) -> None:
+    path = make_bundle(tmp_path / "bad") / "manifest.json"
+    path.write_text(path.read_text().replace('"overlap":', '"overlap": 0.25, "overlap":', 1))
+    with pytest.raises(WeightsError, match=r"manifest.json' has keys twice: overlap"):
+        load_bundle(path.parent)
+
+
 @pytest.mark.parametrize("start", [None, "differ"])
 def test_diwa_is_refused_unless_all_members_have_one_start(start: str | None, make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "mixed")

@@ -16,7 +16,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from conftest import ROOT, run_process, tiny_images, write_study
+from conftest import ROOT
+from program import run_process
+from tiny_studies import tiny_images, write_study
 
 from model.bundle.settings import Window
 from model.challenge.arguments import arguments as command_line
@@ -113,7 +115,7 @@ def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
         assert service.process.wait(60) == 0 and service.last_line() + "\n" == refused.words
 
 
-def test_during_a_job_health_is_told_a_second_job_is_refused_and_sigterm_leaves_no_file(make_bundle, tmp_path) -> None:
+def test_during_a_job_a_second_is_refused_and_sigterm_leaves_no_file(make_bundle, tmp_path) -> None:
     slow = make_bundle(tmp_path / "slow", members=20, window=Window(size=(16, 16, 16), overlap=0.75))
     study, output = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
     with (
@@ -136,7 +138,7 @@ def test_during_a_job_health_is_told_a_second_job_is_refused_and_sigterm_leaves_
         assert service.last_line() == "error: stopped by SIGTERM; no output was written" and files(output) == []
 
 
-def test_a_port_in_use_is_told_at_once(tiny_bundle) -> None:
+def test_a_port_in_use_is_an_error_at_once(tiny_bundle) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run_process("--serve", "--port", port, "--weights", tiny_bundle)
@@ -239,7 +241,7 @@ def test_a_body_of_200_mib_breaks_no_pipe_and_takes_no_memory(
         b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\nA: trailer\r\n\r\n",
     ],
 )
-def test_a_body_that_is_cut_off_or_malformed_does_not_keep_the_job_from_being_done(sent: bytes, service) -> None:
+def test_after_a_body_that_is_cut_off_or_malformed_the_job_is_done_all_the_same(sent: bytes, service) -> None:
     Thread(target=lambda: service.answer(service.next(), 201, "done"), daemon=True).start()
     with socket.create_connection(("127.0.0.1", port_of(service)), timeout=60) as connection:
         connection.sendall(b"POST /invoke HTTP/1.1\r\n" + sent)
@@ -247,7 +249,7 @@ def test_a_body_that_is_cut_off_or_malformed_does_not_keep_the_job_from_being_do
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 201 ")
 
 
-def test_it_listens_where_it_is_told_to_and_on_this_machine_alone_by_default(service) -> None:
+def test_it_listens_on_the_given_address_and_by_default_on_this_machine_alone(service) -> None:
     assert service.address.startswith("http://127.0.0.1:")
     with Service(0, "0.0.0.0") as everywhere:
         everywhere.ready = True
@@ -255,7 +257,7 @@ def test_it_listens_where_it_is_told_to_and_on_this_machine_alone_by_default(ser
         assert ask(port_of(everywhere), "GET", "/health").status == 200
 
 
-def test_lesion_serve_says_whether_it_serves_and_lesion_bind_where(monkeypatch) -> None:
+def test_lesion_serve_starts_the_service_and_lesion_bind_is_its_address(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["process.py"])
     for value, serves in (("", False), ("0", False), ("exec", False), ("1", True), ("invoke", True)):
         monkeypatch.setenv("LESION_SERVE", value)
@@ -279,14 +281,14 @@ def test_it_listens_on_an_ipv6_address(service) -> None:
             assert connection.makefile("rb").read().startswith(b"HTTP/1.1 404 ")
 
 
-def test_an_address_that_is_none_or_of_another_machine_is_told() -> None:
+def test_an_address_that_is_none_or_of_another_machine_is_refused() -> None:
     done = run_process("--serve", "--bind", "everywhere")
     assert done.returncode == 2 and "--bind must be an IP address such as 127.0.0.1" in done.stderr
     done = run_process("--serve", "--port", "0", "--bind", "203.0.113.7")  # RFC 5737: nobody's
     assert done.returncode == 2 and "cannot listen on 203.0.113.7:0" in done.stderr and "--bind" in done.stderr
 
 
-def test_who_has_an_answer_may_post_the_next_job(service) -> None:
+def test_a_client_with_an_answer_may_post_the_next_job(service) -> None:
     def work() -> None:
         while job := service.next():
             service.answer(job, 201, "done")
@@ -296,7 +298,7 @@ def test_who_has_an_answer_may_post_the_next_job(service) -> None:
     service.stop()
 
 
-def test_what_a_terminal_would_obey_is_answered_as_escapes(service) -> None:
+def test_control_characters_are_answered_as_escapes(service) -> None:
     Thread(target=lambda: service.answer(service.next(), 500, "error: PET 'a\x1b]0;x\x07\u202e.mha' is odd")).start()
     assert ask(port_of(service), "POST", "/invoke").words == "error: PET 'a\\x1b]0;x\\x07\\u202e.mha' is odd\n"
     with socket.create_connection(("127.0.0.1", port_of(service))) as connection:

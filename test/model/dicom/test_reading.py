@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import tiny_images
 from dicom_writer import DECAYED_BQ, ramp, write_ct, write_pet, write_study
+from tiny_studies import tiny_images
 
 from model.bundle.settings import Limits
 from model.dicom.headers import find_series

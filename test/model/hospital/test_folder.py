@@ -3,9 +3,9 @@ import pytest
 import SimpleITK as sitk
 
 from model.errors import OutputError
-from model.files import PARTIAL
-from model.hospital.folder import Folder, locked, remove_partial
+from model.hospital.folder import locked, remove_partial, study_folder
 from model.study.geometry import Grid, grid_of
+from model.whole import PARTIAL
 
 GRID = Grid(
     size=(5, 4, 3),
@@ -16,11 +16,10 @@ GRID = Grid(
 
 
 def test_nothing_is_seen_before_everything_is_there(tmp_path) -> None:
-    with Folder(tmp_path, "s-1") as folder:
+    with study_folder(tmp_path, "s-1") as folder:
         folder.write("a", b"1")
         assert not (tmp_path / "studies" / "s-1").exists()
-        folder.commit()
-        assert (tmp_path / "studies" / "s-1" / "a").read_bytes() == b"1"
+    assert (tmp_path / "studies" / "s-1" / "a").read_bytes() == b"1"
     assert [path.name for path in (tmp_path / "studies").iterdir()] == ["s-1"]
 
 
@@ -30,34 +29,30 @@ def test_a_study_has_one_folder_under_either_name(tmp_path) -> None:
     for name in names:
         (tmp_path / "studies" / name).mkdir(parents=True)
         (tmp_path / "studies" / name / "a").write_bytes(b"old")
-    with Folder(tmp_path, names[0]) as folder:
+    with study_folder(tmp_path, names[0]) as folder:
         folder.write("a", b"new")
-        assert len(list((tmp_path / "studies").glob("*/a"))) == 5
-        folder.commit()
+        assert len(list((tmp_path / "studies").rglob("a"))) == 5
     left = {path.parent.name: path.read_bytes() for path in (tmp_path / "studies").glob("*/a")}
     assert left == {names[0]: b"new", names[2]: b"old", names[3]: b"old"}
 
 
 def test_an_error_leaves_the_result_that_was_there(tmp_path) -> None:
-    with Folder(tmp_path, "s-1") as folder:
+    with study_folder(tmp_path, "s-1") as folder:
         folder.write("a", b"old")
-        folder.commit()
-    with pytest.raises(RuntimeError), Folder(tmp_path, "s-1") as folder:
+    with pytest.raises(RuntimeError), study_folder(tmp_path, "s-1") as folder:
         folder.write("a", b"new")
         raise RuntimeError
     assert (tmp_path / "studies" / "s-1" / "a").read_bytes() == b"old"
-    with Folder(tmp_path, "s-1") as folder:
+    with study_folder(tmp_path, "s-1") as folder:
         folder.write("b", b"new")
-        folder.commit()
     assert [p.name for p in (tmp_path / "studies").rglob("*")] == ["s-1", "b"]
 
 
 @pytest.mark.parametrize("name", ["mask.mha", "mask.nii.gz"])
 def test_images_are_read_back_by_simpleitk_where_they_were(name: str, tmp_path) -> None:
     mask = (np.arange(60).reshape(3, 4, 5) % 3 == 0).astype(np.uint8)
-    with Folder(tmp_path, "s-1") as folder:
+    with study_folder(tmp_path, "s-1") as folder:
         folder.write_image(name, mask, GRID)
-        folder.commit()
     image = sitk.ReadImage(str(tmp_path / "studies" / "s-1" / name))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask)
     assert grid_of(image).equals(GRID)
@@ -90,4 +85,4 @@ def test_a_lock_that_cannot_be_made_is_an_error(tmp_path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path) -> None:
     (tmp_path / "studies").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        Folder(tmp_path, "s-1")
+        study_folder(tmp_path, "s-1").__enter__()

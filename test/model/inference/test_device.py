@@ -6,7 +6,7 @@ from torch.cuda._utils import _get_device_index
 
 from model.errors import ConfigError
 from model.inference import device as module
-from model.inference.device import choose_device, cuda_trouble, is_out_of_memory
+from model.inference.device import choose_device, is_out_of_memory, why_no_cuda
 
 OLD_DRIVER = (
     "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). "
@@ -17,7 +17,7 @@ OLD_DRIVER = (
 @pytest.fixture
 def cuda_build(monkeypatch) -> None:
     """A build of torch for CUDA 12.6 on a machine where no GPU answers."""
-    monkeypatch.setattr(module, "_SAID", [])
+    monkeypatch.setattr(module, "_driver_warnings", [])
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -32,18 +32,18 @@ def test_cuda_asked_for_and_absent_is_refused(cuda_build) -> None:
         choose_device("cuda")
 
 
-def test_auto_without_a_gpu_is_the_cpu_without_a_word(cuda_build, monkeypatch) -> None:
+def test_auto_without_a_gpu_is_the_cpu_without_a_warning(cuda_build, monkeypatch) -> None:
     monkeypatch.setattr(module, "gpu_is_there", lambda: False)
     assert choose_device("auto").warning is None
 
 
 def test_a_driver_too_old_is_named_before_the_cpu_is_used(cuda_build, monkeypatch) -> None:
-    said = []
+    calls = []
 
     def too_old() -> bool:
-        if not said:  # as torch does: once in a process
+        if not calls:  # as torch does: once in a process
             warnings.warn(OLD_DRIVER, stacklevel=1)
-        said.append(True)
+        calls.append(True)
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", too_old)
@@ -63,21 +63,22 @@ def test_a_gpu_that_the_build_holds_no_code_for_is_named(capability, works, cuda
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_86", "sm_90", "sm_90a"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-    assert (cuda_trouble() is None) == works
+    assert (why_no_cuda() is None) == works
 
 
-def test_what_a_gpu_has_free_is_what_is_free_or_held_unused_within_the_share_allowed(monkeypatch) -> None:
+def test_a_gpu_s_free_memory_counts_what_torch_holds_unused_and_stays_below_the_allowed_share(monkeypatch) -> None:
     """torch's get_per_process_memory_fraction refuses a device without a number; so do all of these."""
 
-    def say(name: str, value: object) -> None:
+    def set_value(name: str, value: object) -> None:
         monkeypatch.setattr(torch.cuda, name, lambda here: (_get_device_index(here), value)[1])
 
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     for name, value in {"mem_get_info": (50, 100), "memory_allocated": 10, "memory_reserved": 30}.items():
-        say(name, value)
+        set_value(name, value)
     for share, expected in ((1.0, 50 + 30 - 10), (0.4, 40 - 10)):
-        say("get_per_process_memory_fraction", share)
-        assert module.free_bytes() == expected
+        set_value("get_per_process_memory_fraction", share)
+        assert module.free_bytes() == module.free_bytes(torch.device("cuda:0")) == expected
+    assert module.free_bytes(torch.device("cpu")) == float("inf")
 
 
 def test_an_unknown_device_is_refused() -> None:
@@ -88,7 +89,7 @@ def test_an_unknown_device_is_refused() -> None:
 def test_only_real_memory_errors_count() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."))
-    assert not is_out_of_memory(RuntimeError("out of memory, said somebody"))
+    assert not is_out_of_memory(RuntimeError("out of memory, wrote somebody"))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator: not enough memory"))
 
 
@@ -98,12 +99,13 @@ def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
         pytest.skip("no NVIDIA GPU here")
     from model.bundle.manifest import load_bundle
     from model.inference.ensemble import vote
+    from model.inference.options import SegmentOptions
     from model.networks.weights import voters
 
     bundle = load_bundle(make_bundle(tmp_path / "gpu"))
     image = torch.rand(2, 70, 50, 60)
     masks = [
-        vote(lambda _: image, voters(bundle), bundle.manifest, device, 2).margin.cpu() > 0
+        vote(lambda _: image, voters(bundle), SegmentOptions(bundle=bundle, device=device)).margin.cpu() > 0
         for device in (cpu, choose_device("cuda"))
     ]
     assert 0.01 < masks[0].float().mean() < 0.99

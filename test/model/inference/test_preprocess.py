@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import tiny_images
 from scipy import ndimage
+from tiny_studies import tiny_images
 
 from model.bundle.settings import Intensity
 from model.errors import CaseError
@@ -41,7 +41,7 @@ def test_it_is_linear_interpolation_as_scipy_does_it(order: str) -> None:
     assert share == 1.0 and inside.mean() > 0.9
 
 
-def test_outside_the_ct_is_air_and_the_share_of_uptake_is_told() -> None:
+def test_outside_the_ct_is_air_and_the_share_of_uptake_is_returned() -> None:
     pet, ct = tiny_images()
     part = ct[:, :, 25:]  # from z = -820.6 + 25 * 2.5 - 1.25 mm upwards
     las, suv = placed(pet)

@@ -5,12 +5,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 from cases import case_of
-from conftest import tiny_images
 from monai.inferers import sliding_window_inference
 from msgspec import structs
+from tiny_studies import tiny_images
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Limits
+from model.inference.options import SegmentOptions
 from model.inference.preprocess import place
 from model.inference.segment import image_of, segment
 from model.networks.weights import voters
@@ -23,7 +24,7 @@ def bundle(tiny_bundle) -> Bundle:
 
 
 def run(pet: sitk.Image, ct: sitk.Image, bundle: Bundle, cpu, **options: bool):
-    return segment(case_of(pet, ct), bundle, cpu, Stopwatch(), **options)
+    return segment(case_of(pet, ct), SegmentOptions(bundle=bundle, device=cpu, **options))
 
 
 def test_the_mask_lies_on_the_pet_grid_and_says_both_classes(bundle, cpu) -> None:
@@ -85,9 +86,9 @@ def test_it_is_monais_loop_softmax_and_argmax_pasted_back(make_bundle, tmp_path,
     ready = place(case_of(pet, ct), bundle.manifest.crop.suv_above, Stopwatch())
     total = torch.zeros(1)
     with torch.no_grad():
-        for weight, load, part in voters(bundle):
-            image = image_of(ready.hu, ready.suv, part)[None]
-            total = total + weight * sliding_window_inference(image, (32,) * 3, 1, load(), overlap=0.5)
+        for one in voters(bundle):
+            image = image_of(ready.hu, ready.suv, one.part)[None]
+            total = total + one.weight * sliding_window_inference(image, (32,) * 3, 1, one.load(), overlap=0.5)
     cropped = (total / 4).softmax(1).argmax(1)[0].numpy().transpose(2, 1, 0)
     las = np.zeros(ready.view.grid.shape, np.uint8)
     las[ready.box] = cropped

@@ -4,33 +4,35 @@ import weakref
 
 import numpy as np
 from cases import case_of
-from conftest import tiny_images
+from tiny_studies import tiny_images
 
 from model.bundle.manifest import load_bundle
 from model.errors import CaseError
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from model.inference.several import segment_each
-from model.stopwatch import Stopwatch
 
 
 def test_every_study_has_the_mask_that_it_has_alone(tiny_bundle, cpu) -> None:
-    bundle = load_bundle(tiny_bundle)
+    options = SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)
     pet, ct = tiny_images()
     cases = [case_of(pet, ct), case_of(pet * 2, ct), case_of(pet * 0, ct)]
-    found = list(segment_each(range(3), cases.__getitem__, bundle, cpu, Stopwatch()))
+    found = list(segment_each(range(3), cases.__getitem__, options))
     for case, (same, result) in zip(cases, found, strict=True):
         assert same is case
-        np.testing.assert_array_equal(result.mask, segment(case, bundle, cpu, Stopwatch()).mask)
+        np.testing.assert_array_equal(result.mask, segment(case, options).mask)
 
 
 def test_the_next_study_is_read_before_the_present_one_is_done(tiny_bundle, cpu) -> None:
     case, read = case_of(*tiny_images()), [threading.Event() for _ in range(3)]
-    studies = segment_each(range(3), lambda n: read[n].set() or case, load_bundle(tiny_bundle), cpu, Stopwatch())
+    studies = segment_each(
+        range(3), lambda n: read[n].set() or case, SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)
+    )
     next(studies)
     assert read[1].wait(30) and not read[2].is_set()
 
 
-def test_a_study_that_cannot_be_read_is_told_when_its_turn_comes(tiny_bundle, cpu) -> None:
+def test_an_error_of_reading_is_raised_when_the_study_s_turn_comes(tiny_bundle, cpu) -> None:
     case, done = case_of(*tiny_images()), 0
 
     def read(number: int):
@@ -39,7 +41,7 @@ def test_a_study_that_cannot_be_read_is_told_when_its_turn_comes(tiny_bundle, cp
         return case
 
     try:
-        for _ in segment_each(range(3), read, load_bundle(tiny_bundle), cpu, Stopwatch()):
+        for _ in segment_each(range(3), read, SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)):
             done += 1
     except CaseError as error:
         assert str(error) == "damaged"
@@ -60,6 +62,6 @@ def test_no_more_than_three_studies_are_in_memory(tiny_bundle, cpu) -> None:
         most = max(most, len(there))
         return case
 
-    for case, result in segment_each(range(10), read, load_bundle(tiny_bundle), cpu, Stopwatch()):
+    for case, result in segment_each(range(10), read, SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)):
         del case, result
     assert 1 < most <= 3

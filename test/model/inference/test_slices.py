@@ -118,11 +118,11 @@ def test_ct_is_clipped_and_pet_only_where_it_is_asked_for() -> None:
 
 
 def test_every_slice_is_run_once_pet_first_and_pasted_back() -> None:
-    """`predict` says PET's z-score, so the result is that of each slice, and OUTSIDE beyond its window."""
+    """`predict` returns the normalised PET, so the result is that of each slice, and OUTSIDE beyond its window."""
     rng = np.random.default_rng(1)
     hu, suv = rng.normal(0, 100, (7, 70, 90)), rng.gamma(2, 1, (7, 70, 90))  # (z, y, x)
     image = clipped_image(hu, suv, Intensity(ct_clip=True))
-    told: list[int] = []
+    counts: list[int] = []
     starts, _ = slice_starts(image[0].numpy(), (64, 64, 1))
     out = slide_slices(
         image,
@@ -132,9 +132,9 @@ def test_every_slice_is_run_once_pet_first_and_pasted_back() -> None:
         air_hu=AIR,
         device=torch.device("cpu"),
         batch=3,
-        on_windows=told.append,
+        on_windows=counts.append,
     )
-    assert out.shape == (90, 70, 7) and told == [3, 3, 1]
+    assert out.shape == (90, 70, 7) and counts == [3, 3, 1]
     for z, (x, y) in enumerate(starts):
         crop = suv[z, y : y + 64, x : x + 64]
         expected = (crop - crop[crop != 0].mean()) / crop[crop != 0].std()

@@ -3,7 +3,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from model.bundle.settings import Network
-from model.inference.sliding import OUTSIDE, occupied, slide, window_starts, window_weight
+from model.inference.sliding import OUTSIDE, slide, window_starts, window_weight, windows_above
 from model.networks.unet import build
 
 SHAPES = [
@@ -61,10 +61,10 @@ def test_windows_step_by_half_and_the_last_ends_at_the_edge() -> None:
     assert [start[0] for start in window_starts((11, 4, 4), (4, 4, 4), 0.5)] == [0, 2, 4, 6, 7]
 
 
-def test_every_window_is_told() -> None:
-    told: list[int] = []
-    slide(torch.rand(1, 8, 8, 8), lambda p: p, window=(4, 4, 4), overlap=0.5, batch=4, on_windows=told.append)
-    assert sum(told) == 27
+def test_every_window_is_reported() -> None:
+    counts: list[int] = []
+    slide(torch.rand(1, 8, 8, 8), lambda p: p, window=(4, 4, 4), overlap=0.5, batch=4, on_windows=counts.append)
+    assert sum(counts) == 27
 
 
 def test_a_permuted_image_gives_the_same_as_a_contiguous_one(network: torch.nn.Module) -> None:
@@ -74,7 +74,7 @@ def test_a_permuted_image_gives_the_same_as_a_contiguous_one(network: torch.nn.M
     assert torch.equal(*ours)
 
 
-def test_gaussian_weights_fall_from_the_centre_to_the_floor() -> None:
+def test_gaussian_weights_fall_from_the_centre_to_a_thousandth() -> None:
     weight = window_weight((16, 16, 16), "gaussian")
     assert weight.argmax() in (16 * 16 * 7 + 16 * 7 + 7, 16 * 16 * 8 + 16 * 8 + 8)
     assert float(weight.min()) == pytest.approx(1e-3)
@@ -85,14 +85,14 @@ def test_half_precision_predictions_are_summed_in_float32() -> None:
     assert slide(image, lambda p: p.half(), window=(4, 4, 4), overlap=0.5).dtype == torch.float32
 
 
-def test_windows_that_hold_a_bright_voxel_are_the_occupied_ones() -> None:
+def test_windows_above_hold_a_bright_voxel() -> None:
     pet = torch.zeros(8, 8, 3)  # padded to 8 x 8 x 4, so that windows of 4^3 lie at 0, 2, 4 on two axes
     pet[5, 0, 2] = 1.0
-    assert occupied(pet, (4, 4, 4), 0.5, 0.5) == [(2, 0, 0), (4, 0, 0)]
-    assert occupied(pet, (4, 4, 4), 0.5, 1.0) == []
+    assert windows_above(pet, (4, 4, 4), 0.5, 0.5) == [(2, 0, 0), (4, 0, 0)]
+    assert windows_above(pet, (4, 4, 4), 0.5, 1.0) == []
 
 
-def test_voxels_in_no_window_that_is_run_are_surely_background() -> None:
+def test_voxels_in_no_window_that_is_run_are_background() -> None:
     image = torch.rand(1, 8, 8, 3)
     out = slide(image, lambda patch: patch, window=(4, 4, 4), overlap=0.5, starts=[(2, 0, 0), (4, 0, 0)])
     torch.testing.assert_close(out[:, 2:, :4], image[:, 2:, :4])

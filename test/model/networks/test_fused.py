@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model.bundle.settings import Network
 from model.networks import slabs
-from model.networks.fused import Fused, fits
+from model.networks.fused import Fused, can_fuse
 from model.networks.kernels import NAMES, compiled, kernels
 from model.networks.unet import build
 
@@ -22,8 +22,8 @@ LAST = torch.channels_last_3d
 HALF = 2**-7  # 11 bits, through 10 convolutions
 
 
-class OfTorch:
-    """What model.networks.kernels computes, in float32 by torch."""
+class TorchKernels:
+    """The same operations as model.networks.kernels, in float32 by torch."""
 
     def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         variance, mean = torch.var_mean(image.double(), (2, 3, 4), correction=0)
@@ -42,7 +42,7 @@ class OfTorch:
     def pool(self, image: Tensor) -> Tensor:
         return functional.max_pool3d(image.float(), 2).to(image.dtype).contiguous(memory_format=LAST)
 
-    def spread(self, values: Tensor, out: Tensor) -> None:
+    def depth_to_space(self, values: Tensor, out: Tensor) -> None:
         for x, y, z in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
             out[:, :, x::2, y::2, z::2] = values[:, :, :, :, x, y, z].movedim(-1, 1)
 
@@ -62,7 +62,7 @@ def test_logits_are_those_of_the_training_forward(fusion: str, widths) -> None:
     network, image = network_of(fusion, widths), torch.rand(2, 2, 12, 20, 8)
     expected = network(image)
     before = image.clone()
-    found = Fused(network, network, OfTorch())(image)  # type: ignore[arg-type]
+    found = Fused(network, network, TorchKernels())(image)  # type: ignore[arg-type]
     assert found.dtype == torch.float32 and torch.equal(image, before)
     assert (found - expected).abs().max() <= HALF * expected.abs().max()
 
@@ -70,11 +70,11 @@ def test_logits_are_those_of_the_training_forward(fusion: str, widths) -> None:
 def test_an_edge_that_cannot_be_halved_is_refused() -> None:
     network = network_of("middle")
     with pytest.raises(ValueError, match="3 stages"):
-        Fused(network, network, OfTorch())(torch.rand(1, 2, 8, 10, 8))  # type: ignore[arg-type]
+        Fused(network, network, TorchKernels())(torch.rand(1, 2, 8, 10, 8))  # type: ignore[arg-type]
 
 
-def test_only_channels_that_the_kernels_take_fit() -> None:
-    """Eights; of the last features of a U-Net, a power of two of them, one for each thread of a warp at most."""
+def test_a_network_can_be_fused_if_the_kernels_take_its_channels() -> None:
+    """Multiples of 8; for the last convolution 8 times a power of two, at most one pack for each thread of a warp."""
     for fusion, widths, expected in (
         ("middle", (32, 32, 64, 128, 256), True),
         ("middle", (4, 4, 8), True),
@@ -87,13 +87,13 @@ def test_only_channels_that_the_kernels_take_fit() -> None:
         ("late_features", (8, 2056), False),
     ):
         with torch.device("meta"):
-            assert fits(build(Network(fusion=fusion, widths=widths))) == expected, (fusion, widths)
-    assert not fits(nn.Conv3d(2, 2, 1))
+            assert can_fuse(build(Network(fusion=fusion, widths=widths))) == expected, (fusion, widths)
+    assert not can_fuse(nn.Conv3d(2, 2, 1))
 
 
 def test_the_largest_image_is_what_is_joined_at_full_resolution() -> None:
     network = network_of("middle")
-    fused = Fused(network, network, OfTorch())  # type: ignore[arg-type]
+    fused = Fused(network, network, TorchKernels())  # type: ignore[arg-type]
     assert fused.joined_bytes(torch.empty(3, 2, 4, 8, 16)) == 3 * (4 * 8) * (4 * 8 * 16) * 2
 
 
@@ -103,7 +103,7 @@ def test_without_a_gpu_there_are_no_kernels(monkeypatch) -> None:
     assert kernels(torch.device("cuda")) is None
 
 
-def test_kernels_that_cannot_be_had_are_done_without(monkeypatch, tmp_path) -> None:
+def test_without_the_library_there_are_no_kernels(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("model.networks.kernels.BINDING", tmp_path / "not_there.so")
     assert kernels(torch.device("cuda", 99)) is None
@@ -118,7 +118,7 @@ def test_the_compiler_of_the_image_takes_the_kernels(capability: tuple[int, int]
 
 
 @pytest.fixture
-def those():
+def on_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU here")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -128,10 +128,10 @@ def those():
 
 
 def image_of(images: int, channels: int, *size: int) -> Tensor:
-    """Channels of different means and spreads, some far from 0."""
+    """Channels of different means and deviations, some far from 0."""
     torch.manual_seed(1)
-    spread = torch.logspace(-1, 1, channels)[:, None, None, None]
-    image = torch.randn(images, channels, *size) * spread + 20 * spread * torch.randn(channels, 1, 1, 1)
+    deviation = torch.logspace(-1, 1, channels)[:, None, None, None]
+    image = torch.randn(images, channels, *size) * deviation + 20 * deviation * torch.randn(channels, 1, 1, 1)
     return image.half().cuda().contiguous(memory_format=LAST)
 
 
@@ -140,45 +140,45 @@ def image_of(images: int, channels: int, *size: int) -> Tensor:
     ("images", "channels", "size"),
     [(1, 64, (96, 80, 64)), (3, 24, (5, 6, 7)), (2, 2048, (3, 2, 2)), (1, 8, (1, 1, 2))],
 )
-def test_normalisation_on_a_gpu_is_that_of_float64(those, images: int, channels: int, size) -> None:
+def test_normalisation_on_a_gpu_is_that_of_float64(on_gpu, images: int, channels: int, size) -> None:
     image = image_of(images, channels, *size)
     weight, bias = torch.rand(2, channels, device="cuda")
-    expected = OfTorch().factors(image, weight.double(), bias.double(), 1e-5)
-    found = those.factors(image, weight, bias, 1e-5)
+    expected = TorchKernels().factors(image, weight.double(), bias.double(), 1e-5)
+    found = on_gpu.factors(image, weight, bias, 1e-5)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found, those.factors(image, weight, bias, 1e-5))
+    assert torch.equal(found, on_gpu.factors(image, weight, bias, 1e-5))
     wide = torch.zeros(images, 2 * channels, *size, device="cuda", dtype=torch.float16).contiguous(memory_format=LAST)
-    OfTorch().normalise(image, found, wide[:, channels:])
+    TorchKernels().normalise(image, found, wide[:, channels:])
     out = torch.zeros_like(wide)
-    those.normalise(image, found, out[:, channels:])
+    on_gpu.normalise(image, found, out[:, channels:])
     torch.testing.assert_close(out, wide, rtol=2**-9, atol=1e-5)
-    those.normalise(image, found, image)
+    on_gpu.normalise(image, found, image)
     assert torch.equal(image, out[:, channels:])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("channels", [8, 64, 256])
 @pytest.mark.parametrize("classes", [1, 2])
-def test_the_last_convolution_on_a_gpu_is_that_of_torch(those, channels: int, classes: int) -> None:
+def test_the_last_convolution_on_a_gpu_is_that_of_torch(on_gpu, channels: int, classes: int) -> None:
     image = image_of(2, channels, 17, 9, 11)
     weight, bias = torch.randn(classes, channels, device="cuda"), torch.randn(classes, device="cuda")
-    factors = those.factors(image, torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda"), 1e-5)
-    expected = OfTorch().classify(image, factors, weight, bias)
-    found = those.classify(image, factors, weight, bias)
+    factors = on_gpu.factors(image, torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda"), 1e-5)
+    expected = TorchKernels().classify(image, factors, weight, bias)
+    found = on_gpu.classify(image, factors, weight, bias)
     assert found.is_contiguous() and (found - expected).abs().max() < 1e-5 * channels
 
 
 @pytest.mark.gpu
-def test_pooling_and_spreading_on_a_gpu_are_those_of_torch(those) -> None:
+def test_pooling_and_depth_to_space_on_a_gpu_are_those_of_torch(on_gpu) -> None:
     image = image_of(2, 48, 10, 6, 8)
-    assert torch.equal(those.pool(image[:, 16:40]), functional.max_pool3d(image[:, 16:40], 2))
+    assert torch.equal(on_gpu.pool(image[:, 16:40]), functional.max_pool3d(image[:, 16:40], 2))
     image[1, 20, 3, 2, 1] = float("nan")
-    assert those.pool(image)[1, 20, 1, 1, 0].isnan()
+    assert on_gpu.pool(image)[1, 20, 1, 1, 0].isnan()
     values = torch.randn(2, 3, 4, 5, 2, 2, 2, 24, device="cuda").half()
     wide = torch.zeros(2, 40, 6, 8, 10, device="cuda", dtype=torch.float16).contiguous(memory_format=LAST)
     expected = wide.clone()
-    those.spread(values, wide[:, 8:32])
-    OfTorch().spread(values, expected[:, 8:32])
+    on_gpu.depth_to_space(values, wide[:, 8:32])
+    TorchKernels().depth_to_space(values, expected[:, 8:32])
     assert torch.equal(wide, expected)
 
 
@@ -186,7 +186,7 @@ def test_pooling_and_spreading_on_a_gpu_are_those_of_torch(those) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("widths", [(8, 8, 16), (4, 16, 32), (32, 32, 64)])
-def test_a_gpu_gives_the_logits_of_the_training_forward(those, fusion: str, widths) -> None:
+def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str, widths) -> None:
     network, image = network_of(fusion, widths), torch.rand(2, 2, 12, 20, 40)
     expected = network(image)
     ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), torch.float16)
@@ -198,13 +198,13 @@ def test_a_gpu_gives_the_logits_of_the_training_forward(those, fusion: str, widt
     assert (found.cpu() - expected).abs().max() <= HALF * expected.abs().max()
 
 
-def test_networks_with_batch_norm_are_left_to_lean() -> None:
+def test_a_network_with_batch_norm_cannot_be_fused() -> None:
     network = build(Network(fusion="middle", widths=(8, 8, 16), norm="batch"))
-    assert not fits(network) and not fits(slabs.without_batch_norm(network))
+    assert not can_fuse(network) and not can_fuse(slabs.without_batch_norm(network))
 
 
 @pytest.mark.gpu
-def test_what_overflows_on_a_gpu_is_no_number(those) -> None:
+def test_an_overflow_on_a_gpu_is_not_finite(on_gpu) -> None:
     network = network_of("middle")
     network.get_submodule("pet_encoder.layer1.0.conv").weight.data.mul_(1e6)
     ready = slabs.prepared(network, torch.device("cuda"), torch.float16)
@@ -212,7 +212,7 @@ def test_what_overflows_on_a_gpu_is_no_number(those) -> None:
 
 
 @pytest.mark.gpu
-def test_an_image_too_large_to_be_computed_whole_is_computed_in_slabs(those, monkeypatch) -> None:
+def test_an_image_too_large_to_be_computed_whole_is_computed_in_slabs(on_gpu, monkeypatch) -> None:
     network, image = network_of("middle"), torch.rand(1, 2, 16, 16, 16)
     with torch.no_grad():
         expected = network(image)

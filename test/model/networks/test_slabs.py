@@ -37,7 +37,7 @@ def test_batch_normalisation_goes_into_the_convolutions(fusion: str, slab_bytes:
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_a_network_with_batch_norm_says_the_same_of_tissue_whatever_else_the_window_holds() -> None:
+def test_with_batch_norm_logits_do_not_depend_on_the_rest_of_the_window() -> None:
     """Far from the change, more than the stages' reach away: instance normalisation would not."""
     image = torch.rand(1, 2, 64, 12, 12)
     other = image.clone()
@@ -65,11 +65,11 @@ def test_logits_are_those_of_the_training_forward(fusion: str, slab_bytes: int, 
 def test_buffers_of_another_window_change_nothing(fusion: str, monkeypatch) -> None:
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
     network, images = slabs.prepared(network_of(fusion), CPU, torch.float32), torch.rand(2, 1, 2, 8, 8, 12)
-    kept: slabs.Kept = {}
+    buffers: slabs.Buffers = {}
     with torch.no_grad():
         alone = [slabs.forward(network, image) for image in images]
-        in_turn = [slabs.forward(network, image, kept) for image in (images[0], images[1], images[0])]
-    assert len(kept) == 3  # one a stage
+        in_turn = [slabs.forward(network, image, buffers) for image in (images[0], images[1], images[0])]
+    assert len(buffers) == 3  # one a stage
     for found, number in zip(in_turn, (0, 1, 0), strict=True):
         assert torch.equal(found, alone[number])
 
@@ -122,7 +122,7 @@ def test_a_size_that_three_stages_cannot_halve_is_refused(size, slab_bytes: int,
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_network_in_training_and_an_image_that_lies_otherwise_give_the_same_logits(fusion: str, monkeypatch) -> None:
+def test_a_network_in_training_and_another_memory_layout_give_the_same_logits(fusion: str, monkeypatch) -> None:
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
     network = network_of(fusion)
     image = torch.rand(1, 8, 20, 12, 2).permute(0, 4, 3, 1, 2).requires_grad_()
@@ -131,14 +131,14 @@ def test_a_network_in_training_and_an_image_that_lies_otherwise_give_the_same_lo
     assert not found.requires_grad and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_another_network_is_run_as_it_is() -> None:
+def test_what_is_no_u_net_runs_as_it_is() -> None:
     image = torch.rand(1, 2, 4, 4, 4)
     network = nn.Conv3d(2, 2, 1)
     assert slabs.prepared(network, CPU, torch.bfloat16) is network
     assert torch.equal(slabs.forward(network, image), network(image))
 
 
-def test_a_network_for_slices_lies_channels_last_and_says_the_same() -> None:
+def test_a_network_for_slices_becomes_channels_last_with_the_same_logits() -> None:
     torch.manual_seed(0)
     network, image = build(Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))).eval(), torch.rand(2, 2, 64, 64)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from model.bundle.settings import Network, Window
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build
-from model.networks.weights import keep, read_state, soup, voters
+from model.networks.weights import load_now, read_state, soup, voters
 
 
 def replace_member(folder, change) -> None:
@@ -27,7 +27,7 @@ def replace_member(folder, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("decoder.fc.bias"), r"1 tensors missing \['decoder.fc.bias'\]"),
         (lambda s: s.update(extra=torch.zeros(1)), r"1 superfluous \['extra'\]"),
@@ -36,11 +36,11 @@ def replace_member(folder, change) -> None:
     ],
     ids=["missing", "superfluous", "shape", "nan"],
 )
-def test_tensors_that_do_not_fit_are_refused(change, said: str, make_bundle, tmp_path) -> None:
+def test_tensors_that_do_not_fit_are_refused(change, message: str, make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "bad")
     replace_member(folder, change)
     bundle = load_bundle(folder)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         read_state(bundle, bundle.manifest.members[0])
 
 
@@ -65,14 +65,14 @@ def test_the_soup_is_the_weighted_mean(make_bundle, tmp_path) -> None:
 
 def test_eoa_runs_every_member_and_diwa_one_network(make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "both", members=3, weights=[2.0, 1.0, 1.0])
-    assert [weight for weight, *_ in voters(load_bundle(folder))] == [2.0, 1.0, 1.0]
-    assert [weight for weight, *_ in voters(load_bundle(folder, "diwa"))] == [1.0]
+    assert [voter.weight for voter in voters(load_bundle(folder))] == [2.0, 1.0, 1.0]
+    assert [voter.weight for voter in voters(load_bundle(folder, "diwa"))] == [1.0]
 
 
 def test_float16_storage_is_computed_in_float32(make_bundle, tmp_path) -> None:
     bundle = load_bundle(make_bundle(tmp_path / "half", half=True))
     assert load_file(bundle.folder / "m0.safetensors")["decoder.fc.weight"].dtype == torch.float16
-    network = voters(bundle)[0][1]()
+    network = voters(bundle)[0].load()
     assert {p.dtype for p in network.parameters()} == {torch.float32} and not network.training
 
 
@@ -95,18 +95,18 @@ def test_a_bundle_of_every_network_says_what_the_trained_network_says(fusion, wi
     trained = build(network).eval()
     trained.load_state_dict(load_file(folder / "m0.safetensors"))
     image = torch.rand(1, 2, 64, 32, 32)
-    [(_, load, _)] = voters(load_bundle(folder))
+    [voter] = voters(load_bundle(folder))
     with torch.no_grad():
-        torch.testing.assert_close(load()(image), trained(image))
+        torch.testing.assert_close(voter.load()(image), trained(image))
 
 
-def test_kept_networks_are_loaded_once_each_its_own(tiny_bundle) -> None:
+def test_load_now_loads_every_network_once(tiny_bundle) -> None:
     bundle = load_bundle(tiny_bundle)
-    kept = keep(voters(bundle), torch.device("cpu"))
-    for (weight, load, part), (again, fresh, same) in zip(kept, voters(bundle), strict=True):
-        assert load() is load() and (weight, part) == (again, same)
-        for name, tensor in fresh().state_dict().items():
-            torch.testing.assert_close(load().state_dict()[name], tensor, rtol=0, atol=0)
+    loaded = load_now(voters(bundle), torch.device("cpu"))
+    for one, fresh in zip(loaded, voters(bundle), strict=True):
+        assert one.load() is one.load() and (one.weight, one.part) == (fresh.weight, fresh.part)
+        for name, tensor in fresh.load().state_dict().items():
+            torch.testing.assert_close(one.load().state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def batch_norm_bundle(folder, make_bundle, mean: float):

@@ -25,16 +25,16 @@ def test_a_lesion_is_a_row_and_says_research_use() -> None:
     assert row["notice"].startswith("Research use only")
 
 
-def test_no_lesion_is_a_head_alone() -> None:
+def test_without_lesions_there_are_only_the_column_names() -> None:
     assert lesions_csv([]).splitlines() == [
         "number,volume_ml,suv_max,suv_mean,suv_peak,tlg_suv_ml,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
         "long_diameter_mm,notice"
     ]
 
 
-def test_the_json_holds_lesions_totals_and_what_they_mean() -> None:
-    said = lesions_json([LESION], TOTALS)
-    assert said["totals"] == {
+def test_the_json_holds_lesions_totals_and_definitions() -> None:
+    found = lesions_json([LESION], TOTALS)
+    assert found["totals"] == {
         "lesions": 1,
         "mtv_ml": 1.2346,
         "tlg_suv_ml": 5.5556,
@@ -42,4 +42,4 @@ def test_the_json_holds_lesions_totals_and_what_they_mean() -> None:
         "suv_peak": 7.25,
         "dmax_mm": None,
     }
-    assert said["lesions"][0]["number"] == 1 and "suv_peak" in said["definitions"]
+    assert found["lesions"][0]["number"] == 1 and "suv_peak" in found["definitions"]

@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from conftest import ROOT
 
 from model.errors import OutputError
-from model.files import Staging
 from model.results import writing
 from model.results.writing import check_targets, mask_path, write_mask, write_probabilities
 from model.study.geometry import Grid, grid_of
+from model.whole import Staging
 
 AWKWARD = Grid(
     size=(5, 6, 7),
@@ -64,7 +64,7 @@ def test_another_mha_below_the_output_is_refused_and_not_deleted(tmp_path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("images/automated-petct-lesion-segmentation/x.mha", "into one file"),
         ("other.mha", "only the mask"),
@@ -73,27 +73,27 @@ def test_another_mha_below_the_output_is_refused_and_not_deleted(tmp_path) -> No
         ("file/r.json", "cannot write into"),
     ],
 )
-def test_a_second_result_that_cannot_be_written_is_refused_before_the_work(name: str, said: str, tmp_path) -> None:
+def test_a_second_result_that_cannot_be_written_is_refused_before_the_work(name: str, message: str, tmp_path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=message):
         check_targets(tmp_path, [mask_path(tmp_path, "x", 2), tmp_path / name], [])
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_input_in_the_output_folder_is_told_as_such(tmp_path) -> None:
+def test_an_input_in_the_output_folder_is_refused(tmp_path) -> None:
     with pytest.raises(OutputError, match="lies in the output folder"):
         check_targets(tmp_path, [mask_path(tmp_path, "x", 2)], [tmp_path / "images/ct/x.mha"])
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path) -> None:
     code = f"""
         import resource, sys
         sys.path.insert(0, {str(ROOT)!r})
         import numpy as np
         from pathlib import Path
-        from model.files import Staging
+        from model.whole import Staging
         from model.errors import OutputError
         from model.study.geometry import Grid
         from model.results.writing import write_mask
@@ -118,7 +118,7 @@ def test_a_mask_needs_no_temporary_folder(how: str, tmp_path, monkeypatch) -> No
     if how == "none":
         monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     else:
-        monkeypatch.setattr(writing, "_write_image", lambda *what: (_ for _ in ()).throw(OutputError("full")))
+        monkeypatch.setattr(writing, "_write_image", lambda *arguments: (_ for _ in ()).throw(OutputError("full")))
     mask = np.random.default_rng(1).random(AWKWARD.shape) > 0.5
     with Staging() as staging:
         write_mask(mask, AWKWARD, tmp_path / "m.mha", staging)

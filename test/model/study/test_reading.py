@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import tiny_images, write_study
+from tiny_studies import tiny_images, write_study
 
 from model.bundle.settings import Limits
 from model.errors import CaseError

@@ -100,7 +100,7 @@ def test_a_row_happens_as_often_as_its_probability_says() -> None:
     assert abs(happened / 4000 - 0.45) < 4 * (0.45 * 0.55 / 4000) ** 0.5
 
 
-def test_strength_none_gives_the_crop_itself(crop: tuple[Tensor, Tensor]) -> None:
+def test_strength_none_changes_nothing(crop: tuple[Tensor, Tensor]) -> None:
     for seed in range(20):
         image, truth = run(crop, STRENGTHS["none"], seed)
         assert image is crop[0] and truth is crop[1]
@@ -130,7 +130,7 @@ def test_shapes_types_and_labels_stay(crop: tuple[Tensor, Tensor]) -> None:
         assert torch.isfinite(image).all() and set(truth.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_a_flip_is_numpys_of_image_and_truth(crop: tuple[Tensor, Tensor], only) -> None:
+def test_a_flip_equals_numpys_for_image_and_truth(crop: tuple[Tensor, Tensor], only) -> None:
     only("flip")
     image, truth = run(crop)
     assert np.array_equal(image, np.flip(crop[0].numpy(), (1, 2, 3)))
@@ -253,7 +253,7 @@ def test_a_truth_of_another_size_is_refused(crop: tuple[Tensor, Tensor]) -> None
         run((crop[0], crop[1][:, :-1]))
 
 
-def test_only_the_named_axes_are_turned() -> None:
+def test_only_the_named_axes_are_flipped() -> None:
     image, truth = torch.rand(2, 4, 5, 6), torch.zeros(1, 4, 5, 6)
     truth[0, 0] = 1  # at the low end of x
     ends = set()

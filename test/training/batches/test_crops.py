@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
+from tiny_settings import tiny_training
 
 from training.batches.crops import CropDataset, draw_box, drawn, recropped
 from training.data.prepared import load
@@ -120,7 +120,7 @@ def test_recropping_cuts_up_to_so_many_mm_off_every_side(tiny_cache) -> None:
     assert low.tolist() == [0, 0, 0] and high.tolist() == shape.tolist()
 
 
-def test_crops_lie_in_what_is_left(tiny_cache) -> None:
+def test_crops_lie_within_the_recropped_study(tiny_cache) -> None:
     study = load(tiny_cache, "case3")
     settings = Crops(size=(8, 8, 8), recrop_mm=30.0)
     for seed in range(50):

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 from scipy.ndimage import gaussian_filter
+from tiny_settings import tiny_training
 
 from model.inference.segment import network_image
 from training.batches import crops, device_crops
@@ -19,7 +19,7 @@ LARGE = {"crops": {"size": [64, 64, 64]}, "window": {"size": [64, 64, 64]}}  # l
 
 
 @pytest.mark.parametrize("share", [1.0, 0.0], ids=["studies on the device", "studies in their files"])
-def test_crops_are_those_that_workers_draw(share: float, tiny_cache) -> None:
+def test_crops_equal_those_of_workers(share: float, tiny_cache) -> None:
     settings = tiny_training(augmentation="strong")
     here, there = CropDataset(tiny_cache, CASES, settings), DeviceCrops(tiny_cache, CASES, settings, CPU, share)
     kept = {type(array) for arrays in there.arrays.values() for array in arrays}
@@ -30,7 +30,7 @@ def test_crops_are_those_that_workers_draw(share: float, tiny_cache) -> None:
 
 
 @pytest.mark.parametrize("clip", [True, False])
-def test_units_are_those_of_the_container(clip: bool, tiny_cache) -> None:
+def test_units_equal_the_containers(clip: bool, tiny_cache) -> None:
     settings = tiny_training(intensity={"ct_clip": clip, "suv_clip": clip, "suv_top": 1.5}).intensity
     study = load(tiny_cache, "case0")
     hu, suv = np.array(study.hu), np.array(study.suv)
@@ -77,7 +77,7 @@ def test_the_smoothing_of_displacements_is_scipys() -> None:
 
 
 @pytest.mark.gpu
-def test_every_row_on_a_gpu_is_that_of_the_cpu() -> None:
+def test_every_row_on_a_gpu_equals_the_cpus() -> None:
     """On the same draws; the random values of single voxels are another generator's, and so left out."""
     from training.batches.augment import lowered, resampled, with_gamma
 
@@ -103,7 +103,7 @@ def test_every_row_on_a_gpu_is_that_of_the_cpu() -> None:
         assert ((found.cpu() - expected).abs() > 1e-3).float().mean() < 1e-3  # nearest may round the other way
 
 
-def test_a_study_that_does_not_fit_leaves_its_place_to_smaller_ones(tiny_cache, monkeypatch) -> None:
+def test_a_study_that_is_too_large_leaves_room_for_smaller_ones(tiny_cache, monkeypatch) -> None:
     sizes = {
         case: sum(part.nbytes for part in (one.hu, one.suv, one.truth))
         for case in CASES

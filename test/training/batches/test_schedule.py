@@ -8,7 +8,8 @@ from conftest import ROOT
 from matplotlib.image import imread
 from msgspec.structs import replace
 
-from training.batches.schedule import main, rate_at
+from training.__main__ import main
+from training.batches.schedule import rate_at
 from training.settings import Averaging, Optimizer, Schedule, Training
 
 RUN = Training(optimizer=Optimizer(rate=1e-4), schedule=Schedule(epochs=1000, warmup_epochs=100, floor=1e-7))
@@ -76,12 +77,12 @@ def test_the_rate_has_no_jump(rates: str) -> None:
 
 
 @pytest.mark.parametrize("rates", ["paper", "authors"])
-def test_a_phase_of_no_length_is_the_constant_at_once(rates: str) -> None:
+def test_a_phase_of_no_length_starts_at_the_constant(rates: str) -> None:
     assert rate_at(averaged(rates, length_epochs=0), 550) == 3e-5
 
 
 def test_the_picture_shows_yellow_before_t0_and_green_after(tmp_path: Path) -> None:
-    assert main(["--output", str(tmp_path / "rate.png")]) == 0
+    assert main(["schedule", "--output", str(tmp_path / "rate.png")]) == 0
     red, green, blue = imread(tmp_path / "rate.png")[..., :3].transpose(2, 0, 1)
     yellow_at = ((red > 0.8) & (green > 0.6) & (blue < 0.3)).nonzero()[1]
     green_at = ((green > red + 0.2) & (green > blue + 0.2)).nonzero()[1]
@@ -92,7 +93,7 @@ def test_the_picture_shows_yellow_before_t0_and_green_after(tmp_path: Path) -> N
 
 
 def test_the_picture_in_docs_is_what_the_command_draws(tmp_path: Path) -> None:
-    assert main(["--output", str(tmp_path / "rate.png")]) == 0
+    assert main(["schedule", "--output", str(tmp_path / "rate.png")]) == 0
     kept, drawn = imread(ROOT / "docs/averaging_rate.png"), imread(tmp_path / "rate.png")
     assert kept.shape == drawn.shape and np.abs(kept - drawn).mean() < 1e-3
 
@@ -100,8 +101,8 @@ def test_the_picture_in_docs_is_what_the_command_draws(tmp_path: Path) -> None:
 def test_the_command_draws_the_settings_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("schedule: {epochs: 20, warmup_epochs: 2}\naveraging: {start: 10}\n")
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
-    assert main(["--output", str(pictures[0]), "--settings", str(tmp_path / "run.yaml")]) == 0
-    assert main(["--output", str(pictures[1])]) == 0
+    assert main(["schedule", "--output", str(pictures[0]), "--settings", str(tmp_path / "run.yaml")]) == 0
+    assert main(["schedule", "--output", str(pictures[1])]) == 0
     assert pictures[0].read_bytes() != pictures[1].read_bytes()
 
 
@@ -121,7 +122,7 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(
     settings.parent.mkdir()
     if yaml is not None:
         settings.write_text(yaml)
-    assert main(["--output", str(tmp_path / "out" / output), "--settings", str(settings)]) == 2
+    assert main(["schedule", "--output", str(tmp_path / "out" / output), "--settings", str(settings)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and says in last
     assert not (tmp_path / "out").exists()
@@ -129,5 +130,5 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(
 
 def test_an_output_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["--output", str(tmp_path / "file" / "rate.png")]) == 5
+    assert main(["schedule", "--output", str(tmp_path / "file" / "rate.png")]) == 5
     assert "cannot write" in capsys.readouterr().err.splitlines()[-1]

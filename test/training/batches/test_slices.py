@@ -3,20 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_slices
+from tiny_settings import tiny_slices
 
 from model.errors import ConfigError
 from model.inference.segment import image_of
 from model.inference.slices import slice_starts, slide_slices
 from training.batches.slices import SliceDataset, augmented, lesion_slices, slice_of_study
+from training.data.folds import Fold
 from training.data.prepare import _points
 from training.data.prepared import load
-from training.data.split import Fold
 
 CASES = ("case0", "case1", "case3")  # the last without lesion
 
 
-def test_an_epoch_holds_every_slice_with_lesion_and_those_of_whole_bodies_of_the_same_cases(tiny_cache) -> None:
+def test_an_epoch_has_every_slice_with_lesion_and_whole_bodies_of_the_same_cases(tiny_cache) -> None:
     """No slice of another patient, in either list: what the fold keeps apart stays apart."""
     fold = Fold(name="0", train=CASES, validate=("case2",), test=())
     data = SliceDataset(tiny_cache, fold.train, tiny_slices())
@@ -104,7 +104,7 @@ def test_augmentation_changes_the_image_and_keeps_a_truth_of_zeros_and_ones_with
     assert torch.equal(same[0], image) and torch.equal(same[1], truth)
 
 
-def test_only_the_axes_asked_for_are_turned() -> None:
+def test_only_the_axes_asked_for_are_flipped() -> None:
     image = torch.arange(64.0).reshape(1, 8, 8).repeat(2, 1, 1)
     for flips, turned in (((0,), image.flip(-1)), ((1,), image.flip(-2))):
         found = [augmented(image, image[:1], 1e-9, [0, number], flips)[0] for number in range(20)]

@@ -10,7 +10,7 @@ def order(patients: int = 9, slices: int = 10, lesions: int = 40, seed: int = 0,
     return SliceOrder(lesion=lesion, whole=whole, settings=WholeBody(**settings), seed=seed)
 
 
-def test_groups_are_those_of_the_drawing() -> None:
+def test_groups_are_as_drawn_in_the_docstring() -> None:
     """Nine patients of ten slices, forty slices with lesion: four patients a group, one of them met again."""
     groups = order().groups()
     assert [len(group) for group in groups] == [4, 4, 4]
@@ -74,7 +74,7 @@ def test_the_group_changes_after_beta_epochs_and_comes_round() -> None:
     ]
 
 
-def test_more_than_there_are_is_all_of_them_once_and_whole_bodies_alone_have_no_list_of_lesions() -> None:
+def test_asking_for_more_slices_than_there_are_gives_each_once() -> None:
     made = order(patients=3, alpha=5)
     assert len(made.groups()) == 1 and len(made) == 40 + 30
     alone = order(lesion=False)
@@ -96,7 +96,7 @@ def test_added_slices_lie_at_even_intervals() -> None:
     assert spread(a, []) == a and spread([], b) == b
 
 
-def test_more_slices_of_whole_bodies_than_there_are_is_said() -> None:
+def test_asking_for_more_slices_than_there_are_gives_a_warning() -> None:
     """Ninety slices of nine patients for forty with lesion."""
     assert order(alpha=2).shortage() is None and order(lesion=False).shortage() is None
     assert "90 for 40 with lesion: it is 2.25" in (order(alpha=3).shortage() or "")

@@ -21,7 +21,7 @@ def masks(both: int, one: int, other: int) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def test_a_dice_of_99_percent_is_enough_and_the_numbers_are_told() -> None:
+def test_a_dice_of_99_percent_is_enough_and_the_numbers_are_returned() -> None:
     first, second = masks(198, 1, 3)  # 2 * 198 / (199 + 201) = 0.99
     assert compare("c", first, 0, second) == (
         "case c: the masks of process.py and of the selection have Dice 0.99000 (199 and 201 voxels, 4 differ)"

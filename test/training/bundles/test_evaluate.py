@@ -14,11 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, run_process, tiny_images
+from conftest import ROOT
+from program import run_process
+from tiny_studies import tiny_images
 
 from model.bundle.format import Provenance
 from model.files import sha256_of
-from training.bundles.evaluate import main
+from training.__main__ import main
 from training.data.table import Study, write_table
 
 CASES = {"p1-a": "melanoma", "p1-b": "melanoma", "p2": "lymphoma", "p3": "negative"}  # p1 has two studies
@@ -75,7 +77,7 @@ def studies(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def masks(tmp_path) -> Masks:
-    """masks(**{case: array}): a folder of masks, the truth itself where nothing else is said, None for no file."""
+    """masks(**{case: array}): a folder of masks, the truth itself where nothing else is given, None for no file."""
 
     def make(**changes: np.ndarray | None) -> Path:
         for case, array in (TRUTH | {name.replace("_", "-"): array for name, array in changes.items()}).items():
@@ -92,7 +94,7 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
 
 
 def evaluate(index: Path, output: Path, *arguments: object) -> int:
-    return main(["--index", str(index), "--output", str(output), *map(str, arguments)])
+    return main(["evaluate", "--index", str(index), "--output", str(output), *map(str, arguments)])
 
 
 def refused(capfd, index: Path, output: Path, *arguments: object) -> str:
@@ -165,7 +167,7 @@ def test_a_mask_that_is_there_twice_is_refused(studies, masks, tmp_path, capfd) 
     assert "more than one mask" in refused(capfd, studies, tmp_path / "scores.csv", "--masks", folder)
 
 
-def test_a_mask_of_no_case_is_told_and_not_used(studies, masks, tmp_path, capsys) -> None:
+def test_a_mask_of_no_case_is_named_and_not_used(studies, masks, tmp_path, capsys) -> None:
     assert evaluate(studies, tmp_path / "scores.csv", "--masks", masks(stranger=blocks())) == 0
     assert "warning: 1 masks are of no evaluated case" in capsys.readouterr().err
     assert list(rows_of(tmp_path / "scores.csv")) == list(CASES)
@@ -194,7 +196,7 @@ def test_scores_are_not_written_over_the_index(studies, masks, capfd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "one of the arguments --masks --weights is required"),
         (["--masks", "x", "--weights", "eoa"], "not allowed with"),
@@ -204,10 +206,12 @@ def test_scores_are_not_written_over_the_index(studies, masks, capfd) -> None:
         (["--masks", "x", "--output", "scores.json"], "must end in .csv"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(arguments, said, tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        evaluate(tmp_path / "index.csv", tmp_path / "scores.csv", *arguments)
-    assert stop.value.code == 2 and said in capsys.readouterr().err
+def test_options_that_do_not_go_together_are_refused(arguments, message, tmp_path, capsys) -> None:
+    try:
+        code = evaluate(tmp_path / "index.csv", tmp_path / "scores.csv", *arguments)
+    except SystemExit as argparse_stop:
+        code = argparse_stop.code
+    assert code == 2 and message in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -217,7 +221,7 @@ def fold(monkeypatch) -> Callable[..., list[object]]:
     def make(**parts: tuple[str, ...]) -> list[object]:
         read = SimpleNamespace(**{"train": (), "validate": (), "test": ()} | parts)
         fake = SimpleNamespace(read_fold=lambda path, name: read if name == "fold0" else pytest.fail(name))
-        monkeypatch.setitem(sys.modules, "training.data.split", fake)
+        monkeypatch.setitem(sys.modules, "training.data.folds", fake)
         return ["--split", __file__, "--fold", "fold0", "--part", "test"]
 
     return make
@@ -307,7 +311,7 @@ def test_the_json_of_a_bundle_names_its_hashes_and_device(run_of_bundle, tiny_bu
     assert found["method"] == "eoa" and found["device"].startswith("CPU") and found["precision"] == "float32"
 
 
-def test_a_bundle_that_does_not_say_what_trained_it_is_told(run_of_bundle) -> None:
+def test_a_bundle_without_its_training_cases_has_a_note(run_of_bundle) -> None:
     folder, done = run_of_bundle
     assert "these may be training scores" in done.stdout
     assert json.loads((folder / "scores.json").read_text())["trained_or_selected_on"] is None
@@ -353,9 +357,9 @@ def test_other_cases_are_not_called_training_scores(studies, trained_on, tmp_pat
 
 
 def test_training_cases_that_are_no_names_are_refused(studies, trained_on, tmp_path, capfd) -> None:
-    for said in (("all 36",), ([], "all 36")):
+    for names in (("all 36",), ([], "all 36")):
         shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
-        assert "must list names" in refused(capfd, studies, tmp_path / "s.csv", "--weights", trained_on(*said))
+        assert "must list names" in refused(capfd, studies, tmp_path / "s.csv", "--weights", trained_on(*names))
 
 
 def test_masks_are_not_saved_over_the_truth(studies, tiny_bundle, tmp_path, capfd) -> None:

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from model.bundle.settings import Crop, Window
 from model.errors import ConfigError, WeightsError
 from model.networks.weights import main as verify
 from model.networks.weights import read_state
+from training.__main__ import main
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
-from training.bundles.export import commit, export, main
+from training.bundles.export import ExportOptions, export
 from training.bundles.write import state_sha256
+from training.commit import commit
 from training.data.table import read_table, write_table
 from training.ensembles.select import select_runs
 from training.runs.checkpoint import write_json
@@ -30,11 +33,21 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     cache = small_cache(folder)
     write_table(small_studies(folder / "studies"), folder / "index.csv")
-    report = select_runs(make_runs(folder / "runs"), cache, FOLD, folder / "margins", wanted="cpu")
+    report = select_runs(make_runs(folder / "runs"), cache, FOLD, folder / "margins", device="cpu")
     for method in ("eoa", "diwa"):
         report["choices"][f"{method}_greedy"]["weights"] = WEIGHTS
     write_json(folder / "selection.json", report)
     return folder
+
+
+def export_bundle(selection: Path, choice: str, name: str, output: Path, **options: object) -> None:
+    export(ExportOptions(selection=selection, choice=choice, name=name, output=output, **options))
+
+
+def run_export(made: Path, output: Path, *more: object) -> int:
+    """The exit code of the command, for the greedy choice of EoA."""
+    words = ["--choice", "eoa_greedy", "--name", "ours", "--data", "made up", "--licence", "CC0", "--device", "cpu"]
+    return main(["export", *map(str, (made / "selection.json", "--output", output, *words, *more))])
 
 
 def states(made) -> dict:
@@ -42,7 +55,7 @@ def states(made) -> dict:
 
 
 def test_eoa_becomes_a_file_a_member_weighted_by_how_often_it_was_chosen(made, tmp_path) -> None:
-    export(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
+    export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
     bundle = load_bundle(tmp_path / "b")
     assert {m.file: m.weight for m in bundle.manifest.members} == {"m1.safetensors": 2.0, "m3.safetensors": 1.0}
     assert bundle.manifest.method == "eoa" and bundle.manifest.name == "ours"
@@ -52,7 +65,7 @@ def test_eoa_becomes_a_file_a_member_weighted_by_how_often_it_was_chosen(made, t
 
 
 def test_diwa_becomes_the_mean_of_weights(made, tmp_path) -> None:
-    export(made / "selection.json", "diwa_greedy", "ours", tmp_path / "b")
+    export_bundle(made / "selection.json", "diwa_greedy", "ours", tmp_path / "b")
     bundle = load_bundle(tmp_path / "b")
     (member,) = bundle.manifest.members
     assert (member.file, member.weight, bundle.manifest.method) == ("soup.safetensors", 1.0, "diwa")
@@ -63,7 +76,7 @@ def test_diwa_becomes_the_mean_of_weights(made, tmp_path) -> None:
 
 
 def test_the_manifest_is_that_of_the_members_and_says_where_they_come_from(made, tmp_path) -> None:
-    export(
+    export_bundle(
         made / "selection.json",
         "eoa_greedy",
         "ours",
@@ -86,47 +99,30 @@ def test_the_manifest_is_that_of_the_members_and_says_where_they_come_from(made,
 
 
 def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:
-    export(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
+    export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
     expected = state_sha256(load_file(made / "runs" / "base" / "last.safetensors"))
     assert {m.start_sha256 for m in load_bundle(tmp_path / "b").manifest.members} == {expected}
     load_bundle(tmp_path / "b", "diwa")  # so its members may be averaged, too
 
 
 def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made, tmp_path, capsys, monkeypatch) -> None:
-    words = [
-        "--choice",
-        "eoa_greedy",
-        "--name",
-        "ours",
-        "--output",
-        tmp_path / "b",
-        "--data",
-        "made up",
-        "--half",
-        "--licence",
-        "CC0",
-        "--index",
-        made / "index.csv",
-        "--device",
-        "cpu",
-    ]
-    assert main([str(word) for word in [made / "selection.json", *words]]) == 0
-    told = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
-    assert told and float(told[1]) >= 0.99 and int(told[2]) > 0
+    assert run_export(made, tmp_path / "b", "--half", "--index", made / "index.csv") == 0
+    found = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
+    assert found and float(found[1]) >= 0.99 and int(found[2]) > 0
     assert {t.dtype for t in load_file(tmp_path / "b" / "m1.safetensors").values()} == {torch.float16}
     monkeypatch.setattr("sys.argv", ["weights", str(tmp_path / "b")])
     assert verify() == 0
 
 
 def test_a_soup_is_checked_through_process_as_well(made, tmp_path, capsys) -> None:
-    export(
+    export_bundle(
         made / "selection.json",
         "diwa_greedy",
         "ours",
         tmp_path / "b",
         index=made / "index.csv",
         check_case="case2",
-        wanted="cpu",
+        device="cpu",
     )
     assert "case case2: the masks of process.py and of the selection have Dice" in capsys.readouterr().out
 
@@ -136,24 +132,24 @@ def test_another_mask_than_the_selections_leaves_no_bundle(made, tmp_path, monke
     truth = read_table(made / "index.csv")["case1"].truth
     monkeypatch.setattr("training.bundles.export.run_process", lambda *_: truth)
     with pytest.raises(WeightsError, match=r"Dice 0\.\d+ .* at least 0.99 is needed"):
-        export(
+        export_bundle(
             made / "selection.json",
             "eoa_greedy",
             "b",
             tmp_path / "b",
             index=made / "index.csv",
             half=half,
-            wanted="cpu",
+            device="cpu",
         )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_that_is_there_stays_without_force_and_is_replaced_with(made, tmp_path) -> None:
-    export(made / "selection.json", "eoa_greedy", "first", tmp_path / "b")
+    export_bundle(made / "selection.json", "eoa_greedy", "first", tmp_path / "b")
     with pytest.raises(ConfigError, match="--force"):
-        export(made / "selection.json", "eoa_greedy", "second", tmp_path / "b")
+        export_bundle(made / "selection.json", "eoa_greedy", "second", tmp_path / "b")
     assert load_bundle(tmp_path / "b").manifest.name == "first"
-    export(made / "selection.json", "eoa_greedy", "second", tmp_path / "b", force=True)
+    export_bundle(made / "selection.json", "eoa_greedy", "second", tmp_path / "b", force=True)
     assert load_bundle(tmp_path / "b").manifest.name == "second"
 
 
@@ -165,12 +161,12 @@ def test_a_bundle_that_is_there_stays_without_force_and_is_replaced_with(made, t
         ({"check_case": "case0"}, "case0 is none of the cases that were selected on"),
     ],
 )
-def test_what_cannot_be_exported_is_told(made, tmp_path, changes, message) -> None:
+def test_a_choice_that_cannot_be_exported_is_refused(made, tmp_path, changes, message) -> None:
     options = {"choice": "eoa_greedy", "name": "b", "output": tmp_path / "b"} | changes
     if "check_case" in changes:
         options["index"] = made / "index.csv"
     with pytest.raises(ConfigError, match=message):
-        export(made / "selection.json", **options)
+        export_bundle(made / "selection.json", **options)
     assert not (tmp_path / "b").exists()
 
 
@@ -178,8 +174,8 @@ def test_files_other_than_those_that_were_prepared_cannot_check(made, tmp_path) 
     rows = read_table(made / "index.csv")
     text = (made / "index.csv").read_text().replace(rows["case1"].sha256, "0" * 64)
     (tmp_path / "index.csv").write_text(text)
-    with pytest.raises(ConfigError, match="case case1 .* are not those that"):
-        export(made / "selection.json", "eoa_greedy", "b", tmp_path / "b", index=tmp_path / "index.csv")
+    with pytest.raises(ConfigError, match="was not prepared from the files of case case1"):
+        export_bundle(made / "selection.json", "eoa_greedy", "b", tmp_path / "b", index=tmp_path / "index.csv")
 
 
 def test_a_run_that_changed_since_it_was_selected_is_refused(made, tmp_path) -> None:
@@ -188,7 +184,7 @@ def test_a_run_that_changed_since_it_was_selected_is_refused(made, tmp_path) -> 
         member["sha256"] = "0" * 64
     (tmp_path / "s.json").write_text(json.dumps(report))
     with pytest.raises(WeightsError, match="is not what was selected"):
-        export(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
+        export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
 
 
 def test_a_base_run_that_is_gone_is_asked_for(made, tmp_path) -> None:
@@ -199,63 +195,45 @@ def test_a_base_run_that_is_gone_is_asked_for(made, tmp_path) -> None:
         path = tmp_path / "runs" / member["name"] / "run.json"
         path.write_text(path.read_text().replace(str(made / "runs"), "/gone"))
     (tmp_path / "s.json").write_text(json.dumps(report))
-    export(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "found")  # beside the members
+    export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "found")  # beside the members
     shutil.rmtree(tmp_path / "runs" / "base")
     with pytest.raises(ConfigError, match="the base run .* is not there any more"):
-        export(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
+        export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
 
 
 def test_the_command_refuses_a_file_that_is_no_selection(tmp_path, capsys) -> None:
     (tmp_path / "s.json").write_text("{}")
     words = ["--choice", "wa_best", "--name", "b", "--output", tmp_path / "b", "--data", "x", "--licence", "y"]
-    assert main([str(word) for word in [tmp_path / "s.json", *words]]) == ConfigError.exit_code
+    assert main(["export", *map(str, [tmp_path / "s.json", *words])]) == ConfigError.exit_code
     assert "is no selection of this version" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("cut", ["choices", "members", "crop"])
-def test_a_damaged_selection_is_told(made, tmp_path, cut) -> None:
+def test_a_damaged_selection_is_refused(made, tmp_path, cut) -> None:
     report = json.loads((made / "selection.json").read_text())
     write_json(tmp_path / "selection.json", report | {cut: [1]})
     with pytest.raises(ConfigError, match="is damaged"):
-        export(tmp_path / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
+        export_bundle(tmp_path / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
 
 
-def test_skipping_is_asked_for_with_its_cases_alone(made, tmp_path) -> None:
+def test_skip_suv_and_skip_index_need_each_other(made, tmp_path) -> None:
     for options in ({"skip_suv": 0.1}, {"skip_index": [made / "index.csv"]}):
         with pytest.raises(ConfigError, match="need each other"):
-            export(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b", **options)
+            export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b", **options)
 
 
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_level_is_written_only_where_no_mask_changed(made, tmp_path, capsys, monkeypatch, changes) -> None:
-    tried = []
+    tried: list[tuple[float, list[str]]] = []
 
-    def check(folder, studies, wanted) -> str:
+    def check(folder, studies, device) -> str:
         tried.append((load_bundle(folder).manifest.skip_suv, [study.case for study in studies]))
         if changes:
             raise WeightsError("case case0: 3 voxels of the mask change")
         return "no voxel changes"
 
     monkeypatch.setattr("training.bundles.export.check_skip", check)
-    words = [
-        "--choice",
-        "eoa_greedy",
-        "--name",
-        "ours",
-        "--output",
-        tmp_path / "b",
-        "--data",
-        "made up",
-        "--licence",
-        "CC0",
-        "--skip-suv",
-        "0.25",
-        "--skip-index",
-        made / "index.csv",
-        "--device",
-        "cpu",
-    ]
-    code = main([str(word) for word in [made / "selection.json", *words]])
+    code = run_export(made, tmp_path / "b", "--skip-suv", 0.25, "--skip-index", made / "index.csv")
     cases = ["case0", "case1", "case2", "case3"]
     assert tried == [(0.25, cases)]
     if changes:

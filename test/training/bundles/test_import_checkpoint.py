@@ -22,8 +22,10 @@ from model.bundle.settings import Network
 from model.errors import ConfigError, LesionError, OutputError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build
+from training.__main__ import main
 from training.bundles import import_checkpoint
-from training.bundles.import_checkpoint import import_checkpoints, main, member_name, parse
+from training.bundles.import_checkpoint import import_checkpoints, member_name
+from training.command import parse
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SMALL = (2, 2, 4, 4, 8)
@@ -110,13 +112,14 @@ def four(tmp_path: Path) -> list[Path]:
 
 
 def run(out: Path, *arguments: Any) -> Path:
-    return import_checkpoints(parse([str(a) for a in (*arguments, "--output-folder", out)]))
+    words = [str(word) for word in (*arguments, "--output-folder", out)]
+    return import_checkpoints(parse("import", import_checkpoint, words))
 
 
-def refused(error: type[LesionError], said: str, out: Path, *arguments: Any) -> None:
+def refused(error: type[LesionError], message: str, out: Path, *arguments: Any) -> None:
     """The error is raised, and the output folder holds what it held before."""
     before = sorted(out.rglob("*")) if out.exists() else []
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         run(out, *arguments)
     assert (sorted(out.rglob("*")) if out.exists() else []) == before
 
@@ -152,10 +155,10 @@ def test_the_submission_becomes_a_bundle_of_four_members(tmp_path: Path, four: l
         "suv_top": 40,
         "suv_clip": False,
     }
-    told = read["provenance"]
-    assert (told["commit"], told["date"], told["scores"]) == ("unknown", "unknown", {})
-    assert all(f"{path.name} (sha256 {sha256_of(path)})" in told["attribution"] for path in four)
-    assert "Ahn and Park" in told["data"] and "Research" in read["intended_use"]
+    provenance = read["provenance"]
+    assert (provenance["commit"], provenance["date"], provenance["scores"]) == ("unknown", "unknown", {})
+    assert all(f"{path.name} (sha256 {sha256_of(path)})" in provenance["attribution"] for path in four)
+    assert "Ahn and Park" in provenance["data"] and "Research" in read["intended_use"]
 
 
 def test_tensors_are_the_checkpoints_own_under_our_names(tmp_path: Path, four: list[Path]) -> None:
@@ -189,7 +192,7 @@ def test_a_bare_state_dict_is_imported(tmp_path: Path) -> None:
     assert all(torch.equal(bare[name], wrapped[name]) for name in wrapped) and len(bare) == len(wrapped)
 
 
-def test_entries_outside_the_network_are_left_out_and_said(tmp_path: Path, capsys: Any) -> None:
+def test_entries_outside_the_network_are_left_out_and_named(tmp_path: Path, capsys: Any) -> None:
     path = save(submitted(0), tmp_path / "c1.ckpt", lambda state: state.update({"loss.weight": torch.ones(2)}))
     run(tmp_path, path, "--name", "x")
     assert "left out 1 entries outside model.: loss.weight" in capsys.readouterr().out
@@ -261,8 +264,8 @@ def test_a_value_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
 
 def test_members_of_other_widths_are_refused(tmp_path: Path, four: list[Path]) -> None:
     other = save(submitted(0, (2, 2, 4, 4, 6)), tmp_path / "other.ckpt")
-    said = r"other\.ckpt' is middle of widths \[2, 2, 4, 4, 6\], .*c1\.ckpt' is middle of widths \[2, 2, 4, 4, 8\]"
-    refused(WeightsError, said, tmp_path / "out", four[0], other, "--name", "x")
+    message = r"other\.ckpt' is middle of widths \[2, 2, 4, 4, 6\], .*c1\.ckpt' is middle of widths \[2, 2, 4, 4, 8\]"
+    refused(WeightsError, message, tmp_path / "out", four[0], other, "--name", "x")
 
 
 def test_the_same_file_twice_is_refused(tmp_path: Path, four: list[Path]) -> None:
@@ -279,23 +282,23 @@ def test_a_name_that_is_not_plain_is_refused(tmp_path: Path, four: list[Path], n
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "message"),
     [(["1"], "1 numbers, there are 2"), (["1", "0"], "above 0"), (["1", "nan"], "above 0"), (["1", "inf"], "above 0")],
 )
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, four: list[Path], weights: list[str], said: str) -> None:
-    refused(ConfigError, said, tmp_path / "out", *four[:2], "--name", "x", "--weights", *weights)
+def test_wrong_weights_are_refused(tmp_path: Path, four: list[Path], weights: list[str], message: str) -> None:
+    refused(ConfigError, message, tmp_path / "out", *four[:2], "--name", "x", "--weights", *weights)
 
 
 def test_diwa_of_several_checkpoints_is_refused(tmp_path: Path, four: list[Path]) -> None:
     refused(ConfigError, "give one checkpoint, or use", tmp_path / "out", *four, "--name", "x", "--method", "diwa")
 
 
-@pytest.mark.parametrize(("edges", "said"), [((100, 96, 96), "multiples of 16"), ((0, 96, 96), "from 1 to 2048")])
+@pytest.mark.parametrize(("edges", "message"), [((100, 96, 96), "multiples of 16"), ((0, 96, 96), "from 1 to 2048")])
 def test_a_window_the_network_cannot_take_is_refused(
-    tmp_path: Path, four: list[Path], edges: tuple[int, int, int], said: str
+    tmp_path: Path, four: list[Path], edges: tuple[int, int, int], message: str
 ) -> None:
     (tmp_path / "out").mkdir()
-    refused(ConfigError, said, tmp_path / "out", four[0], "--name", "x", "--window", *edges)
+    refused(ConfigError, message, tmp_path / "out", four[0], "--name", "x", "--window", *edges)
 
 
 def test_an_existing_bundle_needs_force(tmp_path: Path, four: list[Path]) -> None:
@@ -326,18 +329,18 @@ def test_a_disk_that_fills_up_leaves_no_folder(tmp_path: Path, four: list[Path],
 
 
 def test_the_error_is_the_last_line_and_the_exit_code_its_own(tmp_path: Path, four: list[Path], capsys: Any) -> None:
-    assert main([str(four[0]), "--name", "../x", "--output-folder", str(tmp_path)]) == ConfigError.exit_code
+    assert main(["import", str(four[0]), "--name", "../x", "--output-folder", str(tmp_path)]) == ConfigError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: --name must be")
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(four[0].read_bytes()[:-50])
-    assert main([str(broken), "--name", "x", "--output-folder", str(tmp_path)]) == WeightsError.exit_code
+    assert main(["import", str(broken), "--name", "x", "--output-folder", str(tmp_path)]) == WeightsError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: '{broken}' is damaged")
-    assert main([str(four[0]), "--name", "x", "--output-folder", str(tmp_path)]) == 0
+    assert main(["import", str(four[0]), "--name", "x", "--output-folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"wrote '{tmp_path / 'x'}'")
 
 
 def test_bundles_go_into_weights_by_default() -> None:
-    options = parse(["c1.ckpt", "--name", "x"])
+    options = parse("import", import_checkpoint, ["c1.ckpt", "--name", "x"])
     assert options.output_folder == ROOT / "weights"
     assert options.window is None and import_checkpoint.WINDOWS["volumes"] == (192, 192, 192)
 
@@ -461,7 +464,7 @@ def test_the_published_network_for_slices_is_known_with_its_classes(classes, pre
     state, path = slices_state(classes), tmp_path / "best.pkl"
     named = {prefix + re.sub("^encoder[.]", encoder, name): tensor for name, tensor in state.items()}
     torch.save({"model": named, "epoch": 3, "best": np.float64(0.7)}, path)
-    assert main([str(path), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0, capsys.readouterr()
+    assert main(["import", str(path), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0, capsys.readouterr()
     bundle = load_bundle(tmp_path / "zhong")
     manifest = bundle.manifest
     assert manifest.network == Network(fusion="regnety_002", widths=(16, 8, 8, 4, 4), classes=classes)
@@ -492,8 +495,8 @@ def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, 
     from cases import case_of
     from conftest import tiny_images
 
+    from model.inference.options import SegmentOptions
     from model.inference.segment import segment
-    from model.stopwatch import Stopwatch
 
     pet, ct = tiny_images()
     las = sitk.DICOMOrient(pet, "LAS")
@@ -516,8 +519,8 @@ def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, 
     middle = float(np.median(logits))  # so that random weights say both
     state["segmentation_head.0.bias"] -= middle
     torch.save({"model": state}, tmp_path / "best.pkl")
-    assert main([str(tmp_path / "best.pkl"), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0
-    found = segment(case_of(pet, ct), load_bundle(tmp_path / "zhong"), cpu, Stopwatch()).mask
+    assert main(["import", str(tmp_path / "best.pkl"), "--name", "zhong", "--output-folder", str(tmp_path)]) == 0
+    found = segment(case_of(pet, ct), SegmentOptions(bundle=load_bundle(tmp_path / "zhong"), device=cpu)).mask
     share = torch.tensor(logits - middle).sigmoid().numpy()
     expected = sitk.GetImageFromArray((share > 0.5).astype(np.uint8))
     expected.CopyInformation(las)

@@ -3,16 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import case_of
-from conftest import tiny_images
 from msgspec import structs
+from tiny_studies import tiny_images
 
 from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Intensity, Network, Window
 from model.errors import ConfigError
+from model.inference.options import SegmentOptions
 from model.inference.segment import segment
-from model.stopwatch import Stopwatch
-from training.bundles.mix import main, mix
+from training.__main__ import main
+from training.bundles.mix import mix
 
 SLICES = dict(
     kind="slices",
@@ -24,7 +25,7 @@ SLICES = dict(
 
 
 def probability(bundle, cpu) -> np.ndarray:
-    found = segment(case_of(*tiny_images()), bundle, cpu, Stopwatch(), with_probability=True)
+    found = segment(case_of(*tiny_images()), SegmentOptions(bundle=bundle, device=cpu, with_probability=True))
     assert found.probability is not None
     np.testing.assert_array_equal(found.mask, found.probability > 0.5)
     return found.probability
@@ -73,18 +74,20 @@ def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundl
     mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")
     assert mixed.manifest.skip_suv is None
-    said = segment(case_of(*tiny_images()), mixed, cpu, Stopwatch(), with_disagreement=True).disagreement
+    disagreement = segment(
+        case_of(*tiny_images()), SegmentOptions(bundle=mixed, device=cpu, with_disagreement=True)
+    ).disagreement
     one, other = probability(replace_skip(volumes), cpu), probability(slices, cpu)
     mean = (one + 3 * other) / 4
     expected = np.sqrt(((one - mean) ** 2 + 3 * (other - mean) ** 2) / 4)
-    np.testing.assert_allclose(said, np.where(other > 1e-30, expected, 0), atol=2e-5)
+    np.testing.assert_allclose(disagreement, np.where(other > 1e-30, expected, 0), atol=2e-5)
 
 
 def replace_skip(bundle):
     return replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
 
 
-def test_what_trained_either_is_said(make_bundle, tmp_path) -> None:
+def test_cases_that_trained_either_bundle_are_named(make_bundle, tmp_path) -> None:
     def origin(case: str) -> Provenance:
         return Provenance(data=case, commit="c", date="t", scores={"trained_on_cases": [case]}, attribution="a")
 
@@ -104,7 +107,9 @@ def test_bundles_that_crop_otherwise_and_soups_are_refused(make_bundle, tmp_path
     soup = load_bundle(make_bundle(tmp_path / "c", members=2, method="diwa"))
     with pytest.raises(ConfigError, match="averages weights"):
         mix([soup], [1], "x", tmp_path / "m")
-    assert main([str(tmp_path / "a"), "--name", "../x y", "--output", str(tmp_path / "m")]) == ConfigError.exit_code
+    assert (
+        main(["mix", str(tmp_path / "a"), "--name", "../x y", "--output", str(tmp_path / "m")]) == ConfigError.exit_code
+    )
     assert "got '../x y'" in capsys.readouterr().err and not (tmp_path / "m").exists()
-    assert main([str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
+    assert main(["mix", str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
     assert "--shares has 2 numbers, there are 1 bundles" in capsys.readouterr().err and not (tmp_path / "m").exists()

@@ -45,7 +45,8 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(make_bundle, tmp_path) -> 
 def test_a_bundle_that_a_killed_process_had_moved_away_is_not_lost(make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "b")
     before = (folder / "manifest.json").read_bytes()
-    folder.rename(tmp_path / ".replaced-1-b")  # killed between its two renames
+    (tmp_path / ".partial-1" / "old").mkdir(parents=True)
+    folder.rename(tmp_path / ".partial-1" / "old" / "b")  # killed between its two renames
     with pytest.raises(ConfigError, match="--force"):
         make_bundle(folder, members=1)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]

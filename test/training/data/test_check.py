@@ -8,13 +8,13 @@ from found_studies import ct, image, mask, pet, write
 from model.bundle.settings import Limits
 from model.files import sha256_of
 from model.study.reading import read_volume
-from training.data.check import Defaults, check_grid, examine
-from training.data.layouts import Found
+from training.data.check import Defaults, check_grid, check_study
+from training.data.layouts import StudyFiles
 from training.data.table import study_sha256
 
 
-def look(found: Found, **defaults: str):
-    return examine(found, Defaults(**defaults), Limits())
+def look(found: StudyFiles, **defaults: str):
+    return check_study(found, Defaults(**defaults), Limits())
 
 
 def test_a_good_study_has_its_volume_and_the_hash_of_its_files(tmp_path) -> None:
@@ -29,7 +29,7 @@ def test_a_good_study_has_its_volume_and_the_hash_of_its_files(tmp_path) -> None
 def test_an_empty_truth_is_negative_unless_a_table_says_otherwise(tmp_path) -> None:
     assert look(write(tmp_path, truth=image(mask(0))), diagnosis="sarcoma")[0].diagnosis == "negative"
     study, _, warnings = look(write(tmp_path, "lymphoma", truth=image(mask(0))))
-    assert study.diagnosis == "lymphoma" and "said to be lymphoma, and its truth" in warnings[0]
+    assert study.diagnosis == "lymphoma" and "lymphoma by its names or tables, but its truth" in warnings[0]
 
 
 def test_a_table_goes_before_the_default(tmp_path) -> None:
@@ -72,7 +72,7 @@ def test_a_truncated_file_is_a_problem(tmp_path) -> None:
     assert study is None and problem.file == found.ct and "cut off or damaged" in problem.reason
 
 
-def test_every_bad_file_of_a_study_is_told_at_once(tmp_path) -> None:
+def test_every_bad_file_of_a_study_is_named_at_once(tmp_path) -> None:
     _, problems, _ = look(write(tmp_path, pet=image(pet() * 5000), ct=image(pet()), truth=image(mask() * 2)))
     assert [p.file.name for p in problems] == ["pet.nii.gz", "ct.nii.gz", "truth.nii.gz"]
 

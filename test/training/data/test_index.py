@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from found_studies import image, mask, pet, write
 
 from model.errors import ConfigError
-from training.data.index import main
+from training.__main__ import main
 from training.data.table import read_table
 
 
@@ -22,7 +22,7 @@ def folders(root: Path, *names: str) -> Path:
 
 
 def run(*arguments: object, workers: int = 1) -> int:
-    return main([*map(str, arguments), "--workers", str(workers)])
+    return main(["index", *map(str, arguments), "--workers", str(workers)])
 
 
 def problems(path: Path) -> list[dict[str, str]]:
@@ -116,7 +116,7 @@ def test_nnunet_takes_diagnoses_from_the_tables_beside_it(tmp_path, capsys) -> N
         ("PETCT_a", "FDG", "melanoma"),
         ("PSMA_b", "PSMA", "unknown"),
     ]
-    assert "psma_metadata.csv' tells no diagnoses: no column 'diagnosis'" in capsys.readouterr().err
+    assert "psma_metadata.csv' holds no diagnoses: no column 'diagnosis'" in capsys.readouterr().err
 
 
 def test_nnunet_without_tables_tells_negative_by_the_truth(tmp_path, capsys) -> None:
@@ -145,8 +145,8 @@ def test_autopet_one_level_deeper_takes_the_table_beside_its_patients(tmp_path, 
     (place / "meta.csv").write_text("Subject ID,Study Date,diagnosis\nPETCT_a,3/23/2003,LYMPHOMA\n")
     assert run(tmp_path / "set", "--output", tmp_path / "index.csv") == 0
     (row,) = read_table(tmp_path / "index.csv").values()
-    said = capsys.readouterr()
-    assert row.diagnosis == "lymphoma" and f"diagnoses from '{place / 'meta.csv'}'" in said.out and not said.err
+    printed = capsys.readouterr()
+    assert row.diagnosis == "lymphoma" and f"diagnoses from '{place / 'meta.csv'}'" in printed.out and not printed.err
 
 
 def test_a_table_without_diagnosis_that_was_named_is_an_error(tmp_path, capsys) -> None:

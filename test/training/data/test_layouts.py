@@ -119,7 +119,7 @@ def test_without_a_patient_column_the_case_is_the_patient_and_other_columns_are_
 @pytest.mark.parametrize(
     ("written", "meant"), [("NEGATIVE", "negative"), ("LUNG_CANCER", "lung cancer"), ("Lymphoma", "lymphoma"), ("", "")]
 )
-def test_a_diagnosis_of_ones_own_csv_is_written_as_those_of_tcias_table(tmp_path, written: str, meant: str) -> None:
+def test_a_diagnosis_of_ones_own_csv_is_written_as_in_tcias_table(tmp_path, written: str, meant: str) -> None:
     (tmp_path / "own.csv").write_text(f"case,pet,ct,truth,diagnosis\na,p,c,t,{written}\n")
     assert find(tmp_path / "own.csv")[1][0].diagnosis == meant
 

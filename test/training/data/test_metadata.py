@@ -38,7 +38,7 @@ def test_where_nothing_tells_the_studies_apart_their_diagnoses_must_agree(tmp_pa
     assert diagnosis == "" and "lung cancer, negative" in reason
 
 
-def test_a_patient_who_is_not_in_the_tables_is_said_so(tmp_path) -> None:
+def test_a_patient_who_is_not_in_the_tables_is_noted(tmp_path) -> None:
     assert read_metadata([table(tmp_path, TCIA)]).diagnosis("PETCT_b", STUDY) == ("", "not in the tables")
     assert read_metadata([]).diagnosis("PETCT_b", STUDY) == ("", "")
 

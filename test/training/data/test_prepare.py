@@ -1,16 +1,16 @@
 import fcntl
 import os
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import lesion_study
 from scipy import ndimage
+from tiny_studies import lesion_study
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
+from training.__main__ import main
 from training.data import prepare
 from training.data.prepare import check_disk, prepare_all, prepare_one
 from training.data.prepared import is_current, load
@@ -68,7 +68,7 @@ def test_truth_outside_the_crop_is_counted(tiny_studies, tmp_path) -> None:
     assert ready.lost_ml == pytest.approx((whole.sum() - ready.truth.sum()) * 0.064)
 
 
-def test_components_wholly_outside_the_crop_are_told_from_those_cut(tmp_path) -> None:
+def test_components_wholly_outside_the_crop_are_counted_apart_from_cut_ones(tmp_path) -> None:
     """The crop is voxels 5 to 9: it cuts 3 of the 5 voxels off one component; another, of 8 voxels, lies outside."""
     whole = np.zeros((20, 20, 20), bool)
     whole[7, 7, 2:7], whole[15:17, 15:17, 15:17] = True, True
@@ -125,17 +125,15 @@ def test_a_bad_study_fails_alone_with_its_reason(tiny_studies, tmp_path, capsys,
     small = sitk.ReadImage(str(bad.truth))[:-1, :, :]
     sitk.WriteImage(small, str(bad.truth))
     write_table([tiny_studies[0], bad], tmp_path / "index.csv")
-    monkeypatch.setattr(
-        sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    )
-    assert prepare.main() == CaseError.exit_code
-    said = capsys.readouterr()
-    assert "not prepared: case9: truth" in said.err and "must lie on the PET's grid" in said.err
-    assert "1 of 2 studies" in said.out and "at most" in said.out
+    words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    assert main(words) == CaseError.exit_code
+    printed = capsys.readouterr()
+    assert "not prepared: case9: truth" in printed.err and "must lie on the PET's grid" in printed.err
+    assert "1 of 2 studies" in printed.out and "at most" in printed.out
     assert is_current(tiny_studies[0], tmp_path / "cache", Crop())
 
 
-def test_a_full_disk_is_told_before_the_work(tiny_studies, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_is_an_error_before_the_work(tiny_studies, tmp_path, monkeypatch) -> None:
     usage = prepare.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(ConfigError, match="name another with --cache"):
@@ -157,10 +155,8 @@ def test_a_ct_that_covers_little_of_the_pet_is_warned_about(tiny_studies, tmp_pa
     study = replace(tiny_studies[0], ct=tmp_path / "half.mha")
     study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
     write_table([study], tmp_path / "index.csv")
-    monkeypatch.setattr(
-        sys, "argv", ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    )
-    assert prepare.main() == 0
+    words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    assert main(words) == 0
     uptake = sitk.GetArrayFromImage(sitk.ReadImage(str(study.pet))) >= 0.5
     share = uptake[:16].sum() / uptake.sum()
     assert f"warning: case0: its CT covers {100 * share:.1f} % of the PET's uptake" in capsys.readouterr().err
@@ -173,7 +169,5 @@ def test_a_limit_can_be_moved_as_the_message_says(tiny_studies, tmp_path, capsys
     study = replace(study, sha256=study_sha256(study.pet, study.ct, study.truth))
     write_table([study], tmp_path / "index.csv")
     words = ["prepare", str(tmp_path / "index.csv"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert prepare.main() != 0 and "--limit pet_max_suv=" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", [*words, "--limit", "pet_max_suv=3000"])
-    assert prepare.main() == 0
+    assert main(words) != 0 and "--limit pet_max_suv=" in capsys.readouterr().err
+    assert main([*words, "--limit", "pet_max_suv=3000"]) == 0

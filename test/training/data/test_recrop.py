@@ -7,8 +7,8 @@ from found_studies import image, write
 
 from model.errors import CaseError, ConfigError
 from model.study.reading import read_volume, volume_of
-from training.data.index import main as index_main
-from training.data.recrop import Recrop, covering_cut, crop, cut_of, draw_cut, main
+from training.__main__ import main
+from training.data.recrop import Recrop, covering_cut, crop, cut_of, draw_cut
 from training.data.table import Study, read_table, study_sha256, write_table
 
 SHAPE = (40, 36, 30)  # (z, y, x), voxels of 4 x 4 x 3 mm
@@ -55,7 +55,7 @@ def table(folder: Path, *cases: str, **images: sitk.Image) -> Path:
 
 
 def run(index: Path, output: Path, *arguments: object) -> int:
-    return main([str(index), "--output", str(output), *map(str, ("--seed", 1, "--workers", 1, *arguments))])
+    return main(["recrop", str(index), "--output", str(output), *map(str, ("--seed", 1, "--workers", 1, *arguments))])
 
 
 def same_place(part: sitk.Image, whole: sitk.Image) -> bool:
@@ -87,7 +87,7 @@ def test_the_table_keeps_the_patient_and_names_the_copies(tmp_path) -> None:
 def test_the_copies_pass_the_index(tmp_path) -> None:
     run(table(tmp_path, "a"), tmp_path / "out", "--format", ".nii.gz")
     arguments = [tmp_path / "out" / "index.csv", "--output", tmp_path / "again.csv", "--workers", 1, "--strict"]
-    assert index_main([str(word) for word in arguments]) == 0
+    assert main(["index", *map(str, arguments)]) == 0
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "out" / "index.csv").read_bytes()
 
 
@@ -216,7 +216,7 @@ def test_settings_that_cannot_be_are_refused(changes, message) -> None:
 def test_real_studies_lose_no_truth_where_the_image_goes_on_for_45_mm(real_data, tmp_path) -> None:
     """Each is cropped 50 mm around its contour, but for those whose scan ends in the tumour, or soon after it."""
     arguments = [real_data / "sts", "--output", tmp_path / "index.csv", "--workers", 1]
-    assert index_main([str(word) for word in arguments]) == 0
+    assert main(["index", *map(str, arguments)]) == 0
     assert run(tmp_path / "index.csv", tmp_path / "out") == 0
     before, after = read_table(tmp_path / "index.csv"), read_table(tmp_path / "out" / "index.csv")
     far = 0

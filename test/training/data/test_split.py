@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import Fold, main, read_fold
+from training.__main__ import main
+from training.data.folds import Fold, read_fold
 from training.data.table import Study, write_table
 
 KINDS = {"negative": 20, "melanoma": 10, "lung cancer": 5}  # patients of one study each
@@ -29,7 +30,7 @@ def index(tmp_path) -> Path:
 
 
 def run(index: Path, *arguments: object) -> int:
-    return main([str(index), "--output", str(index.with_name("split.json")), *map(str, arguments)])
+    return main(["split", str(index), "--output", str(index.with_name("split.json")), *map(str, arguments)])
 
 
 def folds(index: Path) -> list[Fold]:
@@ -204,7 +205,7 @@ def test_the_report_gives_the_shares(index) -> None:
     assert "16 (80%)" in train and "4 (20%)" in validate
 
 
-def test_a_fold_that_is_not_there_is_named_with_those_that_are(index) -> None:
+def test_a_fold_that_is_not_there_is_named_with_the_ones_that_are(index) -> None:
     run(index, "--folds", 2)
     with pytest.raises(ConfigError, match="no fold '7'; it has 0, 1"):
         read_fold(index.with_name("split.json"), "7")
@@ -231,13 +232,13 @@ def test_a_fold_with_a_case_on_two_sides_or_without_lists_is_refused(part: dict,
 def test_one_study_under_two_patients_names_is_refused(tmp_path, capsys) -> None:
     one = study("a", "anna", "lymphoma")
     write_table([one, replace(one, case="b", patient="berta")], tmp_path / "index.csv")
-    assert main([str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
-    assert "of two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()
+    assert main(["split", str(tmp_path / "index.csv"), "--output", str(tmp_path / "split.json")]) != 0
+    assert "under two patients, anna and berta" in capsys.readouterr().err and not (tmp_path / "split.json").exists()
 
 
 def test_the_index_is_not_written_over(index, capsys) -> None:
     before = index.read_bytes()
-    assert main([str(index), "--output", str(index)]) == ConfigError.exit_code
+    assert main(["split", str(index), "--output", str(index)]) == ConfigError.exit_code
     assert "is an input" in capsys.readouterr().err and index.read_bytes() == before
 
 
@@ -251,13 +252,13 @@ def unnamed(folder: Path, volumes: list[float], **diagnoses: str) -> Path:
     return folder / "index.csv"
 
 
-def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_is_said(tmp_path, capsys) -> None:
+def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_with_a_warning(tmp_path, capsys) -> None:
     """5 folds of 15 with lesion and 10 without: one small, one middle and one large of each fold, and two without."""
     index = unnamed(tmp_path, [0.0] * 10 + [10.0 * n for n in range(1, 16)])
     assert run(index, "--folds", 5) == 0
-    said = capsys.readouterr()
-    assert "15 of 15 patients with lesion have no diagnosis" in said.err and "--metadata" in said.err
-    assert said.out.startswith("patients of each volume")
+    printed = capsys.readouterr()
+    assert "15 of 15 patients with lesion have no diagnosis" in printed.err and "--metadata" in printed.err
+    assert printed.out.startswith("patients of each volume")
     assert json.loads(index.with_name("split.json").read_text())["by"] == "volume"
     for fold in folds(index):
         numbers = sorted(int(case[1:]) for case in fold.validate)
@@ -269,17 +270,17 @@ def test_without_any_diagnosis_parts_get_their_share_of_lesion_volumes_and_that_
         ]
 
 
-def test_where_some_have_a_diagnosis_it_is_said_what_is_lost(tmp_path, capsys) -> None:
+def test_where_some_have_a_diagnosis_a_warning_counts_the_others(tmp_path, capsys) -> None:
     index = unnamed(tmp_path, [1.0] * 10, a0="melanoma")
     assert run(index) == 0
-    said = capsys.readouterr()
-    assert "9 of 10 patients with lesion have no diagnosis" in said.err and "one stratum" in said.err
-    assert said.out.startswith("patients of each diagnosis")
+    printed = capsys.readouterr()
+    assert "9 of 10 patients with lesion have no diagnosis" in printed.err and "one stratum" in printed.err
+    assert printed.out.startswith("patients of each diagnosis")
     assert run(index, "--by", "site") == 0 and "no diagnosis" not in capsys.readouterr().err
 
 
 def test_a_part_without_a_lesion_is_warned_about(tmp_path, capsys) -> None:
     index = unnamed(tmp_path, [0.0] * 10 + [5.0])
     assert run(index, "--always-train", names(tmp_path, "a10")) == 0
-    said = capsys.readouterr().err
-    assert "fold 0, validate: none of its 2 studies has a lesion: there is no Dice to validate or select by" in said
+    printed = capsys.readouterr().err
+    assert "fold 0, validate: none of its 2 studies has a lesion: there is no Dice to validate or select by" in printed

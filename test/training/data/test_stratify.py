@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import ConfigError
-from training.data.stratify import deal, draw_share, shuffled, strata, without_diagnosis
+from training.data.stratify import draw_share, shuffled, strata, stratified_parts, without_diagnosis
 from training.data.table import Study
 
 
@@ -80,7 +80,7 @@ def test_the_order_is_stratum_after_stratum_and_holds_everyone_once() -> None:
 
 def test_cards_are_dealt_on_from_stratum_to_stratum() -> None:
     """The row a a a a b b b, dealt to three: places 0, 3, 6 are a a b; 1, 4 are a b; 2, 5 are a b."""
-    folds = deal(patients(a=4, b=3), 3, "0")
+    folds = stratified_parts(patients(a=4, b=3), 3, "0")
     assert [Counter(name[0] for name in fold) for fold in folds] == [
         Counter(a=2, b=1),
         Counter(a=1, b=1),
@@ -92,7 +92,7 @@ def test_cards_are_dealt_on_from_stratum_to_stratum() -> None:
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_every_fold_has_its_share_of_every_stratum_to_within_one(seed: str) -> None:
     counts = {"a": 13, "b": 4, "c": 29, "d": 1}
-    for fold in deal(patients(**counts), 5, seed):
+    for fold in stratified_parts(patients(**counts), 5, seed):
         for stratum, count in counts.items():
             assert abs(sum(name[0] == stratum for name in fold) - count / 5) < 1
         assert len(fold) in (9, 10)  # 47 / 5
@@ -112,8 +112,8 @@ def test_a_share_of_all_patients_is_rounded_once(count: int, share: float, drawn
 
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 folds of 2 patients"):
-        deal(patients(a=2), 3, "0")
+        stratified_parts(patients(a=2), 3, "0")
     with pytest.raises(ConfigError, match="1 folds of 2 patients"):
-        deal(patients(a=2), 1, "0")
+        stratified_parts(patients(a=2), 1, "0")
     with pytest.raises(ConfigError, match="0.2 of 2 patients are 0"):
         draw_share(patients(a=2), 0.2, "0")

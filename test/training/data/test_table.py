@@ -50,7 +50,7 @@ def test_the_hash_of_a_study_is_that_of_its_files_hashes(tmp_path) -> None:
         ("b,p,", "a/b,p,", "cannot be the name of a folder"),
         ("1.5000", "nan", "'nan' is no volume"),
         ("case,", "name,", "no value for case"),
-        ("b,p,lymphoma", "b,p,x,FDG,A,/1,/2,/3,0,0\nb,p,lymphoma", "line 3: case 'b' stands twice"),
+        ("b,p,lymphoma", "b,p,x,FDG,A,/1,/2,/3,0,0\nb,p,lymphoma", "line 3: case 'b' is there twice"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_line(old: str, new: str, message: str, tmp_path) -> None:

@@ -12,17 +12,20 @@ from process_ends import wait_until_gone
 
 from model.errors import ConfigError
 from training.ensembles import processes
-from training.ensembles.processes import Engine, Job, reason_in, results, run_job, visible_gpus
+from training.ensembles.processes import Engine, LoggedCommand, failure_reason, run_commands, run_logged, visible_gpus
 
 
-def job(folder: Path, code: str, name: str = "a", **environment: str) -> Job:
-    command = (sys.executable, "-c", f"import os, sys, time\n{code}")
-    return Job(name=name, command=command, log=folder / f"{name}.log", environment=environment)
+def logged(folder: Path, code: str, name: str = "a", **environment: str) -> LoggedCommand:
+    words = (sys.executable, "-c", f"import os, sys, time\n{code}")
+    return LoggedCommand(name=name, words=words, log=folder / f"{name}.log", environment=environment)
 
 
-def test_what_a_job_prints_is_added_to_its_log(tmp_path) -> None:
+def test_what_a_command_prints_is_added_to_its_log(tmp_path) -> None:
     for _ in range(2):
-        assert run_job(job(tmp_path, "print(os.environ['WORD']); print('there', file=sys.stderr)", WORD="here")) is None
+        assert (
+            run_logged(logged(tmp_path, "print(os.environ['WORD']); print('there', file=sys.stderr)", WORD="here"))
+            is None
+        )
     assert sorted((tmp_path / "a.log").read_text().split()) == ["here", "here", "there", "there"]
 
 
@@ -39,18 +42,18 @@ OPEN_BAR = "from tqdm import tqdm; bar = tqdm(total=8, mininterval=0); bar.updat
         (f"{OPEN_BAR}; print('error: no space', file=sys.stderr); sys.exit(3)", "no space"),
         (f"{OPEN_BAR}; raise KeyError('x')", "KeyError: 'x'"),
         (f"{OPEN_BAR}; sys.exit('a word')", "a word"),
-        (f"{OPEN_BAR}; sys.exit(9)", "exit code 9, and not a word"),
+        (f"{OPEN_BAR}; sys.exit(9)", "exit code 9, without a message"),
         (
             "print('train.py: error: the following arguments are required: --run'); sys.exit(2)",
             "the following arguments are required: --run",
         ),
-        ("sys.exit(9)", "exit code 9, and not a word"),
+        ("sys.exit(9)", "exit code 9, without a message"),
         ("os.kill(os.getpid(), 9)", "killed by SIGKILL, most often for want of memory"),
         ("os.kill(os.getpid(), 15)", "killed by SIGTERM"),
     ],
 )
 def test_the_reason_of_a_failure_is_its_last_error_line(tmp_path, code, reason) -> None:
-    assert run_job(job(tmp_path, code)) == reason
+    assert run_logged(logged(tmp_path, code)) == reason
 
 
 TRACEBACK = "Traceback (most recent call last):\n  File 'a', line 1\n    f()\n"
@@ -67,40 +70,40 @@ TRACEBACK = "Traceback (most recent call last):\n  File 'a', line 1\n    f()\n"
         (f"{TRACEBACK}ValueError: one\nException ignored in: <f>\n{TRACEBACK}TypeError: two\n", "ValueError: one"),
     ],
 )
-def test_bars_and_what_is_said_at_exit_are_no_reason(text: str, reason: str) -> None:
-    assert reason_in(text) == reason
+def test_bars_and_messages_at_exit_are_no_reason(text: str, reason: str) -> None:
+    assert failure_reason(text) == reason
 
 
 def test_the_reason_is_of_this_time_and_not_of_an_earlier_one(tmp_path) -> None:
-    run_job(job(tmp_path, "print('error: old'); sys.exit(1)"))
-    assert run_job(job(tmp_path, "sys.exit(1)")) == "exit code 1, and not a word"
+    run_logged(logged(tmp_path, "print('error: old'); sys.exit(1)"))
+    assert run_logged(logged(tmp_path, "sys.exit(1)")) == "exit code 1, without a message"
 
 
-def test_a_job_that_runs_already_is_not_run_twice(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(processes, "LET_GO_S", 0.5)
-    first = threading.Thread(target=run_job, args=(job(tmp_path, "time.sleep(20)"),))
+def test_a_command_that_runs_already_is_not_run_twice(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "LOCK_WAIT_S", 0.5)
+    first = threading.Thread(target=run_logged, args=(logged(tmp_path, "time.sleep(20)"),))
     first.start()
     while not processes.RUNNING:
         time.sleep(0.02)
-    assert "another process trains it" in run_job(job(tmp_path, "pass"))
+    assert "another process trains it" in run_logged(logged(tmp_path, "pass"))
     processes.stop_all()
     first.join(5)
-    assert not first.is_alive() and run_job(job(tmp_path, "pass")) is None
+    assert not first.is_alive() and run_logged(logged(tmp_path, "pass")) is None
 
 
-def test_a_job_waits_until_one_that_was_killed_has_let_go_of_the_log(tmp_path) -> None:
-    first = threading.Thread(target=run_job, args=(job(tmp_path, "time.sleep(20)"),))
+def test_a_command_waits_until_a_killed_one_releases_the_log(tmp_path) -> None:
+    first = threading.Thread(target=run_logged, args=(logged(tmp_path, "time.sleep(20)"),))
     first.start()
     while not processes.RUNNING:
         time.sleep(0.02)
     threading.Timer(0.5, processes.stop_all).start()
-    assert run_job(job(tmp_path, "pass")) is None
+    assert run_logged(logged(tmp_path, "pass")) is None
     first.join(5)
 
 
 def test_one_after_the_other_goes_on_after_a_failure(tmp_path) -> None:
-    jobs = [job(tmp_path, f"sys.exit({code})", name) for name, code in (("a", 0), ("b", 2), ("c", 0))]
-    assert list(results(jobs, Engine())) == [("a", None), ("b", "exit code 2, and not a word"), ("c", None)]
+    commands = [logged(tmp_path, f"sys.exit({code})", name) for name, code in (("a", 0), ("b", 2), ("c", 0))]
+    assert list(run_commands(commands, Engine())) == [("a", None), ("b", "exit code 2, without a message"), ("c", None)]
 
 
 def test_several_at_a_time_each_have_a_gpu_of_their_own(tmp_path, monkeypatch) -> None:
@@ -113,14 +116,14 @@ for _ in range(500):  # ends well only if the other runs at the same time
         sys.exit()
     time.sleep(0.02)
 sys.exit(1)"""
-    jobs = [job(tmp_path, tell, name) for name in "ab"] + [job(tmp_path, "sys.exit('error: c')", "c")]
-    assert dict(results(jobs, Engine(parallel=2))) == {"a": None, "b": None, "c": "c"}
+    commands = [logged(tmp_path, tell, name) for name in "ab"] + [logged(tmp_path, "sys.exit('error: c')", "c")]
+    assert dict(run_commands(commands, Engine(parallel=2))) == {"a": None, "b": None, "c": "c"}
 
 
-def test_a_cluster_gets_the_jobs_by_its_address(tmp_path) -> None:
+def test_a_cluster_gets_the_commands_by_its_address(tmp_path) -> None:
     from distributed import LocalCluster
 
-    jobs = [job(tmp_path, code, name) for name, code in (("a", "pass"), ("b", "sys.exit('error: b')"))]
+    commands = [logged(tmp_path, code, name) for name, code in (("a", "pass"), ("b", "sys.exit('error: b')"))]
     with LocalCluster(
         n_workers=1,
         threads_per_worker=2,
@@ -130,19 +133,19 @@ def test_a_cluster_gets_the_jobs_by_its_address(tmp_path) -> None:
         dashboard_address=None,
         worker_dashboard_address=None,
     ) as cluster:
-        said = dict(results(jobs, Engine(cluster=cluster.scheduler_address)))
-    assert said == {"a": None, "b": "b"}
+        reasons = dict(run_commands(commands, Engine(cluster=cluster.scheduler_address)))
+    assert reasons == {"a": None, "b": "b"}
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(processes, "WAIT_S", 1.0)
     with pytest.raises(ConfigError, match="tcp://127.0.0.1:9: no scheduler answers"):
-        list(results([job(tmp_path, "pass")], Engine(cluster="tcp://127.0.0.1:9")))
+        list(run_commands([logged(tmp_path, "pass")], Engine(cluster="tcp://127.0.0.1:9")))
 
 
 def test_slurm_without_its_settings_says_where_they_go(tmp_path) -> None:
     with pytest.raises(ConfigError, match="cores, memory, .*jobqueue.yaml"):
-        list(results([job(tmp_path, "pass")], Engine(slurm=1)))
+        list(run_commands([logged(tmp_path, "pass")], Engine(slurm=1)))
 
 
 def test_slurm_jobs_ask_for_what_the_settings_say_and_show_no_dashboard() -> None:
@@ -178,14 +181,15 @@ def test_gpus_are_those_that_the_environment_names(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_stopped_process_leaves_no_job_behind(sent: int, code: int, tmp_path) -> None:
-    """A signal to a process that runs jobs ends the jobs, too, whether it can be caught or not."""
+def test_a_stopped_process_leaves_no_command_behind(sent: int, code: int, tmp_path) -> None:
+    """A signal to a process that runs commands ends them, too, whether it can be caught or not."""
     program = (
         "import signal, sys; from pathlib import Path; from training.ensembles.processes import *\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        f"command = (sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)')\n"
-        f"jobs = [Job(name=n, command=command, log=Path({str(tmp_path)!r}) / n, environment={{}}) for n in 'ab']\n"
-        "list(results(jobs, Engine(parallel=2)))\n"
+        f"words = (sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)')\n"
+        f"logs = [Path({str(tmp_path)!r}) / name for name in 'ab']\n"
+        "commands = [LoggedCommand(name=log.name, words=words, log=log, environment={}) for log in logs]\n"
+        "list(run_commands(commands, Engine(parallel=2)))\n"
     )
     root = Path(processes.__file__).parent.parent.parent
     process = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(root)})
@@ -199,15 +203,15 @@ def test_a_stopped_process_leaves_no_job_behind(sent: int, code: int, tmp_path) 
         wait_until_gone(int(path.read_text()))
 
 
-def test_a_killed_workers_job_ends_with_it_and_a_sweep_without_workers_ends(tmp_path, monkeypatch) -> None:
+def test_a_killed_workers_command_ends_with_it_and_a_sweep_without_workers_ends(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("model.schedulers.LOOK_EVERY_S", 0.2)
     log, found = tmp_path / "a.log", []
 
     def run() -> None:
         try:
             list(
-                results(
-                    [job(tmp_path, "print(os.getpid(), flush=True); time.sleep(60)")],
+                run_commands(
+                    [logged(tmp_path, "print(os.getpid(), flush=True); time.sleep(60)")],
                     Engine(cluster=address, patience_s=1),
                 )
             )
@@ -220,9 +224,9 @@ def test_a_killed_workers_job_ends_with_it_and_a_sweep_without_workers_ends(tmp_
         deadline = time.monotonic() + 60
         while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.kill(worker.pid, signal.SIGKILL)  # it alone: the job is in its process group
+        os.kill(worker.pid, signal.SIGKILL)  # it alone: the command is in its process group
         wait_until_gone(int(log.read_text()))
         sweep.join(30)
-    [said] = found
-    assert said.startswith("no worker is left, for ")
-    assert "start workers again, then the same command again, which goes on with what is not finished" in said
+    [reasons] = found
+    assert reasons.startswith("no worker is left, for ")
+    assert "start workers again, then the same command again, which goes on with what is not finished" in reasons

@@ -9,8 +9,9 @@ from tiny_runs import FOLD, dice_of, logits, make_run, make_runs, random_state, 
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import Fold
-from training.ensembles.select import TITLES, finished, log_of, main, select_runs
+from training.__main__ import main
+from training.data.folds import Fold
+from training.ensembles.select import TITLES, finished, select_runs, text_of
 
 ILL = FOLD.validate[:2]  # case3 has no lesion
 NAMES = ("m1", "m2", "m3")
@@ -33,19 +34,19 @@ def keep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(runs, cache, keep) -> dict:
-    return select_runs(runs, cache, FOLD, keep, wanted="cpu")
+    return select_runs(runs, cache, FOLD, keep, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def tables(runs, cache) -> dict[str, dict[tuple[str, ...], float]]:
     """Dice of every set of members, by MONAI's sliding window and NumPy's and torch's means."""
     states = {run.name: load_file(run / "mean.safetensors") for run in runs}
-    said = {(name, case): logits(states[name], cache, case) for name in NAMES for case in ILL}
+    margins = {(name, case): logits(states[name], cache, case) for name in NAMES for case in ILL}
     sets = [chosen for n in (1, 2, 3) for chosen in combinations(NAMES, n)]
     found: dict[str, dict] = {"eoa": {}, "diwa": {}}
     for chosen in sets:
         mean = {n: torch.stack([states[m][n].double() for m in chosen]).mean(0).float() for n in states["m1"]}
-        eoa = [dice_of(np.mean([said[m, case] for m in chosen], axis=0), cache, case) for case in ILL]
+        eoa = [dice_of(np.mean([margins[m, case] for m in chosen], axis=0), cache, case) for case in ILL]
         diwa = [dice_of(logits(mean, cache, case), cache, case) for case in ILL]
         found["eoa"][chosen], found["diwa"][chosen] = float(np.mean(eoa)), float(np.mean(diwa))
     return found
@@ -121,7 +122,7 @@ def test_seconds_of_eoa_are_the_sum_over_its_members(report) -> None:
 
 
 def test_with_replacement_every_taking_of_a_member_again_raises_the_score(runs, cache, keep) -> None:
-    again = select_runs(runs, cache, FOLD, keep, methods=("eoa",), replacement=True, wanted="cpu")
+    again = select_runs(runs, cache, FOLD, keep, methods=("eoa",), replacement=True, device="cpu")
     steps = again["choices"]["eoa_greedy"]["steps"]
     assert max(step["pass"] for step in steps) > 1
     for step in steps:
@@ -131,9 +132,9 @@ def test_with_replacement_every_taking_of_a_member_again_raises_the_score(runs, 
 def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, keep, tmp_path) -> None:
     stranger = make_run(tmp_path / "stranger", random_state(9), make_run(tmp_path / "base2", random_state(8)))
     with pytest.raises(ConfigError, match="several: m1 from .*stranger from .*--method eoa"):
-        select_runs([runs[0], stranger], cache, FOLD, keep, wanted="cpu")
-    said = select_runs([runs[0], stranger], cache, FOLD, keep, methods=("eoa",), wanted="cpu")
-    assert said["start_sha256"] is None and set(said["choices"]) == {"wa_best", "eoa_uniform", "eoa_greedy"}
+        select_runs([runs[0], stranger], cache, FOLD, keep, device="cpu")
+    report = select_runs([runs[0], stranger], cache, FOLD, keep, methods=("eoa",), device="cpu")
+    assert report["start_sha256"] is None and set(report["choices"]) == {"wa_best", "eoa_uniform", "eoa_greedy"}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, 
 )
 def test_cases_that_cannot_select_are_refused(runs, cache, keep, validate, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        select_runs(runs, cache, Fold(name="0", train=(), validate=validate), keep, wanted="cpu")
+        select_runs(runs, cache, Fold(name="0", train=(), validate=validate), keep, device="cpu")
 
 
 def test_the_log_tells_every_decision_in_words() -> None:
@@ -157,7 +158,7 @@ def test_the_log_tells_every_decision_in_words() -> None:
         {"member": "b", "pass": 1, "without": 0.7, "with": 0.65, "kept": False},
         {"member": "a", "pass": 2, "without": 0.7, "with": 0.71, "kept": True},
     ]
-    text = log_of(
+    text = text_of(
         {
             "fold": "0",
             "cases": ["x", "y"],
@@ -187,23 +188,23 @@ def written_split(folder) -> str:
 def test_the_command_writes_json_and_log(runs, cache, keep, report, tmp_path, capsys) -> None:
     output = tmp_path / "out" / "selection.json"
     words = ["--cache", cache, "--split", written_split(tmp_path), "--output", output, "--keep", keep]
-    assert main([str(word) for word in [*runs, *words, "--device", "cpu"]]) == 0
+    assert main(["select", *map(str, [*runs, *words, "--device", "cpu"])]) == 0
     assert json.loads(output.read_text()) == json.loads(json.dumps(report))
-    assert output.with_suffix(".txt").read_text() == log_of(report)
+    assert output.with_suffix(".txt").read_text() == text_of(report)
     assert sorted(path.name for path in output.parent.iterdir()) == ["selection.json", "selection.txt"]
 
 
 def test_the_command_says_what_is_wrong_and_writes_nothing(runs, cache, tmp_path, capsys) -> None:
     output = tmp_path / "selection.json"
     words = ["--cache", cache, "--split", written_split(tmp_path), "--output", output]
-    assert main([str(word) for word in [runs[0], tmp_path, *words]]) == ConfigError.exit_code
+    assert main(["select", *map(str, [runs[0], tmp_path, *words])]) == ConfigError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ") and not output.exists()
 
 
 def test_the_split_is_not_written_over(runs, cache, tmp_path, capsys) -> None:
     split = written_split(tmp_path)
     before = (tmp_path / "split.json").read_bytes()
-    assert main([str(w) for w in [*runs, "--cache", cache, "--split", split, "--output", split]]) != 0
+    assert main(["select", *map(str, [*runs, "--cache", cache, "--split", split, "--output", split])]) != 0
     assert "is an input" in capsys.readouterr().err and (tmp_path / "split.json").read_bytes() == before
 
 
@@ -216,4 +217,4 @@ def test_what_a_sweep_keeps_and_runs_that_have_not_ended_are_left_out(tmp_path, 
     (tmp_path / "sweep.json").write_text("{}")
     assert finished(sorted(tmp_path.iterdir())) == [done]
     assert "killed' has not ended" in capsys.readouterr().err
-    assert finished([tmp_path / "nothing"]) == [tmp_path / "nothing"]  # told by what reads it
+    assert finished([tmp_path / "nothing"]) == [tmp_path / "nothing"]  # reading it is an error

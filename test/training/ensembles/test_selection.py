@@ -97,7 +97,7 @@ def test_uniform_takes_all() -> None:
 def test_no_member_and_a_member_named_twice_are_refused(choose) -> None:
     with pytest.raises(ConfigError, match="no member"):
         choose([], lambda members: 0.5)
-    with pytest.raises(ConfigError, match="stand twice: b"):
+    with pytest.raises(ConfigError, match="given twice: b"):
         choose(["b", "a", "b"], lambda members: 0.5)
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import tiny_training
 from msgspec import structs
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build
+from training.__main__ import main
+from training.data.folds import Fold
 from training.data.prepared import digest_of, load
-from training.data.split import Fold
 from training.ensembles.processes import Engine
-from training.ensembles.sweep import Sweep, main, sweep
+from training.ensembles.sweep import Sweep, sweep
 from training.runs.checkpoint import write_json, write_weights
 from training.settings import changed, settings_to
 
@@ -116,8 +117,8 @@ def test_a_finished_member_is_not_trained_again_when_the_base_run_moved(plan, ba
 
 def test_a_member_that_ends_without_a_result_has_failed(plan) -> None:
     report = sweep(plan(a=99))
-    said = "it ended without run.json and the weights that this names"
-    assert report["members"]["a"] == {"state": "failed", "error": said}
+    reason = "it ended without run.json and the weights that this file names"
+    assert report["members"]["a"] == {"state": "failed", "error": reason}
 
 
 def test_several_at_a_time_end_as_one_after_the_other_does(plan, tmp_path) -> None:
@@ -154,7 +155,7 @@ def test_the_command_trains_members_and_fails_if_one_did(plan, base, tiny_cache,
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"settings": one, "members": members}))
     options = {"cache": tiny_cache, "split": plan().split, "base": base, "runs": runs, "device": "cpu"}
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-    assert main([str(tmp_path / "sweep.yaml"), *words]) == 1
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), *words]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: 1 of 2 members failed: taken; see")
     states = json.loads((runs / "sweep.json").read_text())["members"]
@@ -166,7 +167,7 @@ def test_the_command_trains_members_and_fails_if_one_did(plan, base, tiny_cache,
 
 def test_the_command_says_what_is_wrong_with_the_yaml(tmp_path, capsys) -> None:
     words = [word for key in ("cache", "split", "base", "runs") for word in (f"--{key}", str(tmp_path / key))]
-    assert main([str(tmp_path / "no.yaml"), *words]) == ConfigError.exit_code
+    assert main(["sweep", str(tmp_path / "no.yaml"), *words]) == ConfigError.exit_code
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: cannot read")
 
 

@@ -4,16 +4,20 @@ import threading
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, lesion_study
+from conftest import ROOT
 from msgspec import structs
+from tiny_studies import lesion_study
 
 from model.errors import ConfigError
 from model.schema import build
-from training.data.split import Fold
+from model.whole import locked
+from training.__main__ import main
+from training.bundles.export import ExportOptions
+from training.command import parse
+from training.data.folds import Fold
 from training.papers import nested
-from training.papers.nested import Data, Shipping, fold_of
+from training.papers.nested import NestedData, Shipping, fold_of
 from training.phantom.table import study_name
-from training.placing import locked
 from training.settings import read_yaml, settings_from
 
 CONFIGS = ROOT / "training" / "configs"
@@ -28,22 +32,22 @@ def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, mo
     """As long as its own schedule; a plan without such runs has nothing to go on from."""
     runs: list[tuple[str, str | None]] = []
     monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
-    data = Data(
+    data = NestedData(
         studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={}, cache=tmp_path
     )
     options = argparse.Namespace(run=tmp_path, device="cpu")
     two = structs.replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
-    assert nested.started(two, data, options) == tmp_path / "two"
+    assert nested.train_start(two, data, options) == tmp_path / "two"
     assert runs == [(tmp_path / "one", None), (tmp_path / "two", tmp_path / "one")]
     schedules = [settings.schedule for settings in two.start_settings().values()]
     assert [(s.epochs, s.stop) for s in schedules] == [(7, None), (9, None)]
-    assert nested.started(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
+    assert nested.train_start(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
 
 
 def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
     studies = [lesion_study(tmp_path, seed) for seed in range(3)]
     copies = {s.patient: [f"{s.case}-r0", f"{s.case}-r1"] for s in studies}
-    data = Data(
+    data = NestedData(
         studies={s.case: s for s in studies} | {c: replace(s, case=c) for s in studies for c in copies[s.patient]},
         phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)),
         copies=copies,
@@ -81,12 +85,12 @@ def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
     assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
 
 
-def test_studies_made_from_something_else_are_not_used_again(tmp_path) -> None:
-    what = {"root": "/data/one", "copies": 2}
+def test_studies_from_another_source_are_not_used_again(tmp_path) -> None:
+    source = {"root": "/data/one", "copies": 2}
     for _ in range(2):
-        nested.check_made_from(tmp_path / "real.json", what)
+        nested.check_same_source(tmp_path / "real.json", source)
     with pytest.raises(ConfigError, match="give another --run"):
-        nested.check_made_from(tmp_path / "real.json", what | {"copies": 3})
+        nested.check_same_source(tmp_path / "real.json", source | {"copies": 3})
 
 
 def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
@@ -105,29 +109,30 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     """The words of --data and --licence, after the number of patients; nothing of them without."""
     study = lesion_study(tmp_path, 0)
     two = {f"patient{n}": [f"case{n}"] for n in range(2)}
-    data = Data(
+    data = NestedData(
         studies={c: replace(study, case=c, patient=p) for p, (c,) in two.items()},
         originals=two,
         copies=two,
         phantoms=Fold(name="p", train=("A0",), validate=(), test=()),
         cache=tmp_path,
     )
-    monkeypatch.setattr(nested, "procedure", lambda *_: ([], dict.fromkeys(shipping.bundles)))
+    monkeypatch.setattr(nested, "train_and_select", lambda *_: ([], dict.fromkeys(shipping.bundles)))
     monkeypatch.setattr(nested, "score", lambda *_: dict.fromkeys(shipping.bundles))
     monkeypatch.setattr(nested, "report", lambda *_: None)
-    said: list[dict] = []
-    monkeypatch.setattr(nested, "export", lambda *_, **words: said.append(words))
+    exported: list[ExportOptions] = []
+    monkeypatch.setattr(nested, "export", exported.append)
     words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
-    nested.ship(shipping, data, tmp_path, nested.parse(words))
-    nested.ship(shipping, data, tmp_path, nested.parse([*words, "--data", "of Mars", "--licence", "MIT"]))
-    assert said[0]["data"].startswith("2 patients, some of them") and said[0]["licence"] == "unknown"
-    assert said[-1]["data"].startswith("2 patients (of Mars), some of them") and said[-1]["licence"] == "MIT"
+    nested.ship(shipping, data, tmp_path, parse("nested", nested, words))
+    nested.ship(shipping, data, tmp_path, parse("nested", nested, [*words, "--data", "of Mars", "--licence", "MIT"]))
+    first, last = exported[0], exported[-1]
+    assert first.data.startswith("2 patients, some of them") and first.licence == "unknown"
+    assert last.data.startswith("2 patients (of Mars), some of them") and last.licence == "MIT"
 
 
 def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monkeypatch) -> None:
     names = [f"patient{n}" for n in range(9)]
     study = lesion_study(tmp_path, 0)
-    data = Data(
+    data = NestedData(
         studies={n: replace(study, case=n, patient=n) for n in names},
         originals={n: [n] for n in names},
         copies={n: [n] for n in names},
@@ -135,45 +140,44 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
         cache=tmp_path,
     )
     done: list[tuple[str, tuple[str, ...]]] = []
-    told: list[str] = []
-    monkeypatch.setattr(nested, "procedure", lambda *given: done.append((given[2].name, given[2].test)) or ([], {}))
+    titles: list[str] = []
+    monkeypatch.setattr(nested, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {}))
     monkeypatch.setattr(nested, "score", lambda *_: {name: [] for name in shipping.bundles})
-    monkeypatch.setattr(nested, "report", lambda scores, path, title: told.append(title))
+    monkeypatch.setattr(nested, "report", lambda scores, path, title: titles.append(title))
     monkeypatch.setattr(nested, "report_phantoms", lambda *_: None)
     words = ["--real", "r", "--run", str(tmp_path)]
-    nested.estimate(shipping, data, tmp_path, nested.parse([*words, "--fold", "1"]))
-    assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in told)
-    nested.estimate(shipping, data, tmp_path, nested.parse(words))
-    assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in told[-1]
+    nested.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
+    assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
+    nested.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
+    assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--fold", "3"], "--fold must be from 0 to 2, got 3"),
         (["--outer", "1"], "--outer must be 2 or more, got 1"),
         (["--validation", "1"], "--validation must be a share in (0, 1), got 1"),
     ],
 )
-def test_numbers_that_cannot_be_are_told_before_anything_is_made(words, said, tmp_path, capsys) -> None:
-    assert nested.main(["--real", "r", "--run", str(tmp_path / "run"), *words]) == ConfigError.exit_code
-    assert said in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
+def test_wrong_numbers_are_refused_before_anything_is_made(words, message, tmp_path, capsys) -> None:
+    assert main(["nested", "--real", "r", "--run", str(tmp_path / "run"), *words]) == ConfigError.exit_code
+    assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("words", [["--ship"], ["--ship", "--output", "w", "--fold", "0"], ["--output", "w"]])
 def test_bundles_are_written_only_where_that_is_asked_for(words: list[str], capsys) -> None:
-    with pytest.raises(SystemExit):
-        nested.parse(["--real", "r", "--run", "x", *words])
+    assert main(["nested", "--real", "r", "--run", "x", *words]) == ConfigError.exit_code
     assert "--output" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch) -> None:
     made = threading.Event()
     monkeypatch.setattr(nested, "data_of", lambda *_: made.set())
-    monkeypatch.setattr(nested, "estimate", lambda *_: None)
-    words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--fold", "0"]
+    monkeypatch.setattr(nested, "score_outer_folds", lambda *_: None)
+    words = ["nested", "--real", "r", "--run", str(tmp_path), "--start", "s", "--fold", "0"]
     with locked(tmp_path, fcntl.LOCK_EX):
-        other = threading.Thread(target=nested.main, args=(words,))
+        other = threading.Thread(target=main, args=(words,))
         other.start()
         assert not made.wait(0.5)
     assert made.wait(30)

@@ -5,19 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, lesion_study, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
 from tiny_runs import make_runs
+from tiny_settings import tiny_training
+from tiny_studies import lesion_study
 
 from model.errors import ConfigError
 from model.inference.device import choose_device
 from model.networks.unet import build
 from model.results.metrics import score
+from training.data.folds import Fold, read_fold
 from training.data.prepared import load
-from training.data.split import Fold, read_fold
 from training.data.table import read_table
 from training.papers import procedure
-from training.papers.procedure import CONVENTION, choices_of, judged, make_phantoms, read_plan, write_fold
+from training.papers.procedure import CONVENTION, choices_of, make_phantoms, read_plan, score_choices, write_fold
 from training.phantom.table import COLUMNS
 from training.runs.predict import margin
 from training.settings import settings_to
@@ -53,7 +55,7 @@ def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {}}, "schedule.stop must say the epoch t0"),
+        ({"settings": {}}, "schedule.stop must be the epoch t0"),
         ({"phantoms": {"train": {}}}, "must have train, validate, test"),
         ({"members": {"a": {"batsch": 1}}}, "members: a has unknown keys: batsch"),
         ({"extra": 1}, "unknown keys: extra"),
@@ -61,7 +63,10 @@ def test_members_are_the_base_run_averaged_from_t0_with_their_changes(tmp_path) 
         ({"members": {"a/b": {}}}, "members: a member cannot be called 'a/b'"),
         ({"pretrain": {"batsch": 1}}, "pretrain has unknown keys: batsch"),
         ({"networks": {"wide": {"fusion": "middel"}}}, "networks: wide"),
-        (seeds(train={"A": [99_990, 20]}), r"phantoms.train.A is seeds 99990 to 100009; those to train are 0 to 99999"),
+        (
+            seeds(train={"A": [99_990, 20]}),
+            r"phantoms.train.A is seeds 99990 to 100009; the seeds to train are 0 to 99999",
+        ),
         (seeds(validate={"A": [5, 2]}), "phantoms.validate.A is seeds 5 to 6"),
         (seeds(train={"F": [0, 2]}), "site F is for tests alone"),
         (seeds(test={"Z": [200_000, 2]}), "there is no site Z"),
@@ -83,7 +88,7 @@ def test_the_plans_of_the_three_scales_are_plans_with_six_networks(scale: str) -
 
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
 def test_seeds_of_the_plans_keep_to_their_ranges_and_site_f_to_tests(scale: str) -> None:
-    """The rule of training/README.md: below 100,000 train, below 200,000 validate, above test; F is never seen."""
+    """The rule of training/README.md: below 100,000 train, below 200,000 validate, above test; F only tests."""
     phantoms = read_plan(CONFIGS / f"{scale}.yaml").phantoms
     for part, (low, high) in {"train": (0, 1e5), "validate": (1e5, 2e5), "test": (2e5, 1e9)}.items():
         assert all(low <= first and first + count <= high for first, count in phantoms[part].values())
@@ -100,7 +105,7 @@ def test_the_paper_scale_is_the_papers() -> None:
 
 def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) -> None:
     """The generator is a stand-in: small studies lie where it would have left phantoms."""
-    monkeypatch.setattr(procedure.study, "main", lambda _: 0)
+    monkeypatch.setattr(procedure.phantoms_command, "run", lambda _: None)
     plan = read_plan(plan_file(tmp_path, **seeds(train={"A": [7, 1]})))
 
     def phantoms(lesions: int) -> str:
@@ -149,7 +154,7 @@ def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_st
         margins.append(margin(network, study, settings, cpu).astype(np.float32))
     choices = {"e": ("eoa", ("m1", "m2", "m1")), "d": ("diwa", ("m1", "m2"))}
     index = {study.case: study for study in tiny_studies}
-    found = judged(runs, choices, index, ["case1"], tiny_cache, tmp_path / "keep", "cpu")
+    found = score_choices(runs, choices, index, ["case1"], cache=tiny_cache, keep=tmp_path / "keep", device="cpu")
     for name, expected in {"e": (2 * margins[0] + margins[1]) / 3, "d": margins[2]}.items():
         [row] = found[name]
         wanted = score(expected > 0, study.truth, 0.064)
@@ -160,7 +165,9 @@ def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_st
 def test_a_choice_is_not_scored_on_what_trained_its_members(tiny_cache, tiny_studies, tmp_path) -> None:
     runs, index = make_runs(tmp_path, 1), {study.case: study for study in tiny_studies}
     with pytest.raises(ConfigError, match="trained on 1 of the 1 cases to score on"):
-        judged(runs, {"a": ("eoa", ("m1",))}, index, ["case0"], tiny_cache, tmp_path / "keep", "cpu")
+        score_choices(
+            runs, {"a": ("eoa", ("m1",))}, index, ["case0"], cache=tiny_cache, keep=tmp_path / "keep", device="cpu"
+        )
 
 
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])

@@ -6,12 +6,12 @@ from conftest import ROOT
 
 from model.results.metrics import score
 from training.phantom.facts import THRESHOLDS, Facts, healthy_liver, statistics, tables, threshold_dice
-from training.phantom.lesions import Lesion
+from training.phantom.lesions import PhantomLesion
 from training.phantom.study import Phantom
 from training.phantom.tissues import LABELS
 
 
-def facts(dice: np.ndarray, lesions: list[Lesion]) -> Facts:
+def facts(dice: np.ndarray, lesions: list[PhantomLesion]) -> Facts:
     return Facts(
         seed=3,
         site="A",
@@ -56,7 +56,7 @@ def test_healthy_liver_is_10_mm_from_its_surface_and_from_lesions() -> None:
 
 
 def test_statistics_name_the_best_threshold_of_the_studies_with_lesion() -> None:
-    lesion = Lesion("node", 4.0, 6.0, (0.0, 0.0, 0.0))
+    lesion = PhantomLesion("node", 4.0, 6.0, (0.0, 0.0, 0.0))
     low, high, none = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS)), np.full(len(THRESHOLDS), np.nan)
     low[3], high[3], high[4] = 0.5, 0.3, 0.6  # SUV 3: mean 0.4; SUV 3.5: mean 0.3
     text = statistics([facts(low, [lesion]), facts(high, [lesion]), facts(none, [])])

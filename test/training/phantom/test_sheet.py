@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from model.errors import OutputError
+from training.__main__ import main
+from training.command import parse
 from training.phantom import sheet as phantom_sheet
-from training.phantom.lesions import Lesion
+from training.phantom.lesions import PhantomLesion
 from training.phantom.physics import SITES
-from training.phantom.sheet import RED, SHEET, caption, cell, check, main, onto, outlined, parse, sheet, write_sheet
+from training.phantom.sheet import RED, SHEET, caption, cell, check, onto, outlined, sheet, write_sheet
 from training.phantom.study import Phantom
 
 
@@ -22,7 +24,9 @@ def ill() -> Phantom:
     truth = np.zeros((50, 50, 50), np.uint8)
     truth[21:29, 21:29, 21:29] = 1
     grid = (10.0, 10.0, 10.0), (-245.0, -245.0, -245.0)
-    return Phantom(pet, ct, truth, *grid, *grid, [Lesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A")
+    return Phantom(
+        pet, ct, truth, *grid, *grid, [PhantomLesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A"
+    )
 
 
 def red(picture: Image.Image) -> np.ndarray:
@@ -99,15 +103,15 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
     ],
 )
 def test_an_error_is_the_last_line_and_the_exit_code(arguments: list[str], code: int, message: str, capsys) -> None:
-    assert main(arguments) == code
+    assert main(["sheet", *arguments]) == code
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last
 
 
 def test_right_options_are_accepted() -> None:
-    check(parse(["--statistics", "3", "--site", "F", "--output", "docs/phantoms.png"]))
+    check(parse("sheet", phantom_sheet, ["--statistics", "3", "--site", "F", "--output", "docs/phantoms.png"]))
 
 
 def test_tables_are_printed(capsys) -> None:
-    assert main(["--tables"]) == 0
-    assert "| F (unseen) | 4 x 4 x 4 |" in capsys.readouterr().out
+    assert main(["sheet", "--tables"]) == 0
+    assert "| F (held out) | 4 x 4 x 4 |" in capsys.readouterr().out

@@ -5,9 +5,17 @@ import pytest
 from conftest import ROOT
 from scipy.ndimage import binary_erosion
 
-from training.phantom.facts import facts_of, healthy_liver
-from training.phantom.lesions import DIAGNOSES, LOW_CONTRAST, Cloud, Lesion, draw_diagnosis, draw_lesions, occupancy
-from training.phantom.physics import SEEN_SITES, SITES, UNSEEN_SITE, Site, add_noise, breathing, sample_matrix
+from training.phantom.facts import healthy_liver, measure
+from training.phantom.lesions import (
+    DIAGNOSES,
+    LOW_CONTRAST,
+    Cloud,
+    PhantomLesion,
+    draw_diagnosis,
+    draw_lesions,
+    occupancy,
+)
+from training.phantom.physics import HELD_OUT_SITE, SITES, TRAINING_SITES, Site, add_noise, breathing, sample_matrix
 from training.phantom.sample import SAMPLE_SEED, sample_name
 from training.phantom.shapes import make_frame
 from training.phantom.study import TEST_SEEDS_FROM, Phantom, draw_truth, make_phantom, to_images
@@ -97,7 +105,7 @@ def test_liver_varies_by_8_to_20_percent(name: str, request) -> None:
 
 @pytest.mark.parametrize(("seed", "site"), [(199_022, "C"), (199_010, "F")])  # one of 37 ml, five of 81 ml
 def test_liver_beside_its_lesions_varies_by_8_to_20_percent(seed: int, site: str) -> None:
-    facts = facts_of(seed, site)
+    facts = measure(seed, site)
     assert "liver" in {lesion.kind for lesion in facts.lesions} and 0.08 < facts.liver_variation < 0.20
 
 
@@ -172,7 +180,7 @@ def test_occupancy_of_a_cube_is_its_share_of_each_voxel() -> None:
 
 def test_a_lesion_too_small_for_half_a_voxel_keeps_one() -> None:
     cloud = Cloud(np.array([[4.0, 4.0, 4.0]]), np.zeros(1, bool), 0.001, 0.0, 0.0)
-    lesion = Lesion("node", 0.001, 5.0, (4.0, 4.0, 4.0))
+    lesion = PhantomLesion("node", 0.001, 5.0, (4.0, 4.0, 4.0))
     truth = draw_truth([(lesion, cloud)], (3, 3, 3), (4.0, 4.0, 4.0), np.zeros(3))
     assert truth.sum() == 1 and truth[1, 1, 1] == 1
 
@@ -229,10 +237,10 @@ def test_sites_differ_within_the_range_of_clinical_scanners() -> None:
     assert len(set(SITES.values())) == len(SITES)
 
 
-def test_the_unseen_site_has_4_mm_voxels_and_trains_nothing() -> None:
-    assert SITES[UNSEEN_SITE].pet_spacing_mm == (4.0, 4.0, 4.0)
-    assert UNSEEN_SITE not in SEEN_SITES
-    assert set(SEEN_SITES) | {UNSEEN_SITE} == set(SITES)
+def test_the_held_out_site_has_4_mm_voxels_and_trains_nothing() -> None:
+    assert SITES[HELD_OUT_SITE].pet_spacing_mm == (4.0, 4.0, 4.0)
+    assert HELD_OUT_SITE not in TRAINING_SITES
+    assert set(TRAINING_SITES) | {HELD_OUT_SITE} == set(SITES)
 
 
 def test_half_of_the_diagnoses_are_negative() -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from model.errors import ConfigError
+from training.__main__ import main
 from training.data.layouts import find
 from training.phantom import study
 from training.phantom.lesions import draw_diagnosis
-from training.phantom.study import Phantom, main
+from training.phantom.study import Phantom
 from training.phantom.table import read_rows, write_row
 
 
@@ -41,7 +42,7 @@ def made(monkeypatch) -> list[int]:
 
 
 def run(folder: Path, *arguments: object) -> int:
-    return main(["--output", str(folder), *map(str, arguments)])
+    return main(["phantoms", "--output", str(folder), *map(str, arguments)])
 
 
 def test_the_command_leaves_files_and_a_table_that_index_finds(made, tmp_path) -> None:
@@ -90,7 +91,7 @@ def test_wrong_arguments_are_refused_before_anything_is_made(made, tmp_path, arg
     assert message in capsys.readouterr().err.splitlines()[-1] and made == [] and not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told(made, tmp_path, capsys) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(made, tmp_path, capsys) -> None:
     (tmp_path / "file").touch()
     assert run(tmp_path / "file", "--seed", 7) != 0
     assert capsys.readouterr().err.startswith("error: ")

@@ -22,7 +22,7 @@ def average_of(terms: list[dict[str, Tensor]]) -> WeightAverage:
     return average
 
 
-def test_it_is_torchs_averaged_model() -> None:
+def test_the_average_equals_torchs_averaged_model() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 3, 3), nn.InstanceNorm3d(3, affine=True), nn.SELU(), nn.Conv3d(3, 2, 1))
     oracle, ours = AveragedModel(network), WeightAverage()
@@ -36,13 +36,13 @@ def test_it_is_torchs_averaged_model() -> None:
     torch.testing.assert_close(ours.state(), dict(oracle.module.state_dict()), atol=1e-6, rtol=0)
 
 
-def test_it_is_the_arithmetic_mean() -> None:
+def test_the_average_is_the_arithmetic_mean() -> None:
     terms = states(50)
     wanted = np.mean([term["t1"].numpy().astype(np.float64) for term in terms], axis=0)
     np.testing.assert_allclose(average_of(terms).state()["t1"], wanted, atol=1e-7)
 
 
-def test_it_is_the_recursion_of_equation_2_with_theta_at_t0_first() -> None:
+def test_the_average_is_the_recursion_of_equation_2_with_theta_at_t0_first() -> None:
     terms = states(9)
     theta = terms[0]["t0"].double()  # t = t0
     for since, term in enumerate(terms[1:], start=1):  # since = t - t0
@@ -75,14 +75,14 @@ def test_half_precision_terms_give_a_float32_mean() -> None:
     assert state["w"].dtype == torch.float32 and state["w"].item() == 1.00048828125  # between two halves
 
 
-def test_the_mean_does_not_follow_the_network_it_was_given() -> None:
+def test_later_changes_of_the_network_do_not_change_the_mean() -> None:
     weight = torch.ones(2, dtype=torch.float64)
     average = average_of([{"w": weight}])
     weight.fill_(9)
     assert average.state()["w"].tolist() == [1, 1]
 
 
-def test_a_saved_and_loaded_average_goes_on_to_the_bit(tmp_path) -> None:
+def test_a_saved_and_loaded_average_continues_bit_for_bit(tmp_path) -> None:
     terms = states(7)
     half = average_of(terms[:4])
     torch.save(half.state_dict(), tmp_path / "average.pt")

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ class Harmful:
         return exec, ("raise SystemExit('it ran')",)
 
 
-def test_a_new_folder_begins_a_run_and_the_same_settings_go_on(tmp_path) -> None:
+def test_a_new_folder_begins_a_run_and_the_same_settings_resume_it(tmp_path) -> None:
     run = tmp_path / "run"
     assert checkpoint.open_run(run, {"seed": 1, "size": (2, 3)}) is None
     checkpoint.write_state(run / checkpoint.STATE, {"step": 7, "weights": torch.ones(2)})
@@ -40,7 +41,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_that_was_killed_before_its_configuration_was_written_goes_on(tmp_path) -> None:
+def test_a_run_killed_before_its_configuration_was_written_resumes(tmp_path) -> None:
     for name in (checkpoint.LOCK, ".partial-123-config.yaml"):
         (tmp_path / name).touch()
     assert checkpoint.open_run(tmp_path, {"seed": 1}) is None
@@ -56,7 +57,7 @@ def test_what_a_killed_process_left_is_removed_from_its_run(tmp_path) -> None:
     assert not (tmp_path / "run" / ".partial-123-checkpoint.pt").exists()
 
 
-def test_a_process_that_does_not_see_the_first_ones_folder_is_told(tmp_path) -> None:
+def test_a_process_that_cannot_see_the_first_ones_folder_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="on a disk that all of them share"):
         checkpoint.open_run(tmp_path / "run", {"seed": 1}, hold=False)
     assert not (tmp_path / "run").exists()
@@ -78,7 +79,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         checkpoint.write_state(path, {"step": 2})
     assert checkpoint.read_state(path) == {"step": 1} and [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -90,7 +91,7 @@ def test_a_checkpoint_cannot_run_anything(tmp_path) -> None:
         checkpoint.read_state(tmp_path / "bad.pt")
 
 
-def test_a_damaged_checkpoint_says_what_to_do(tmp_path) -> None:
+def test_the_message_of_a_damaged_checkpoint_says_what_to_do(tmp_path) -> None:
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(WeightsError, match="delete it to start the run anew"):
         checkpoint.read_state(tmp_path / "cut.pt")
@@ -105,7 +106,7 @@ def test_weights_read_back_and_damaged_ones_are_refused(tmp_path) -> None:
         checkpoint.read_weights(tmp_path / "w.safetensors")
 
 
-def test_lines_after_the_checkpoint_and_half_lines_leave_the_log(tmp_path) -> None:
+def test_lines_after_the_checkpoint_and_half_lines_are_cut_from_the_log(tmp_path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     checkpoint.cut_log(log, 2)
@@ -168,7 +169,7 @@ def test_settings_that_help_an_unfinished_run_may_change_and_are_recorded(tmp_pa
         checkpoint.open_run(run, lower)
 
 
-def test_a_run_goes_on_with_other_numbers_of_processes_while_a_step_has_the_same_crops(tmp_path) -> None:
+def test_a_run_resumes_with_another_number_of_processes_if_a_step_has_the_same_crops(tmp_path) -> None:
     def config(processes: int, batch: int, accumulate: int) -> dict:
         return {"settings": settings_to(Training(batch=batch, accumulate=accumulate)), "processes": processes}
 
@@ -185,7 +186,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes_while_a_step_has_the_same
         checkpoint.open_run(run, config(4, 2, 1))
 
 
-def test_a_run_that_an_earlier_version_began_goes_on(tmp_path) -> None:
+def test_a_run_that_an_earlier_version_began_resumes(tmp_path) -> None:
     """It knows nothing of a setting that came later, whose default is what it did."""
     settings = settings_to(Training(seed=3))
     before = {key: value for key, value in settings.items() if key not in ("most_left_out", "keep")}
@@ -210,20 +211,20 @@ def test_a_second_process_is_kept_out_of_a_run(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[1]"])
-def test_a_damaged_configuration_is_told(content: bytes, tmp_path) -> None:
+def test_a_damaged_configuration_is_refused(content: bytes, tmp_path) -> None:
     checkpoint.open_run(tmp_path / "run", {"seed": 1})
     (tmp_path / "run" / checkpoint.CONFIG).write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.yaml|other settings"):
         checkpoint.open_run(tmp_path / "run", {"seed": 1})
 
 
-def test_a_file_where_the_run_should_be_is_told(tmp_path) -> None:
+def test_a_file_in_place_of_the_run_is_refused(tmp_path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         checkpoint.open_run(tmp_path / "run", {})
 
 
-def test_a_finished_run_whose_weights_are_gone_is_told(tmp_path) -> None:
+def test_a_finished_run_whose_weights_are_gone_is_refused(tmp_path) -> None:
     checkpoint.write_json(tmp_path / checkpoint.RESULT, {"result": "last.safetensors", "sha256": "0", "epoch": 1})
     with pytest.raises(ConfigError, match="last.safetensors' is not there"):
         checkpoint.result_file(tmp_path)

@@ -142,6 +142,28 @@ def test_a_lightning_checkpoint_of_unknown_classes_gives_its_tensors(tmp_path: P
     assert "module_that_goes" not in sys.modules
 
 
+def test_what_nnunet_keeps_beside_its_weights_does_not_matter(tmp_path: Path, gone: Any) -> None:
+    """The entries of a checkpoint_final.pth of nnU-Net v2: numpy scalars among the logs, any object of the trainer."""
+    network = torch.nn.Conv3d(2, 4, 3)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.99, nesterov=True)
+    network(torch.rand(1, 2, 4, 4, 4)).sum().backward()
+    optimizer.step()
+    beside = {
+        "optimizer_state": optimizer.state_dict(),
+        "grad_scaler_state": torch.amp.GradScaler("cpu").state_dict(),
+        "logging": {"mean_fg_dice": [np.float64(0.5)] * 3, "lrs": [0.01], "per_class": [[np.float32(0.1)]]},
+        "_best_ema": np.float64(0.7),
+        "init_args": {"plans": {"patch": (128, 128, 128)}, "trainer": gone.Callback(), "device": torch.device("cpu")},
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+    torch.save({"state_dict": network.state_dict(), **beside}, tmp_path / "a")
+    torch.save({"network_weights": network.state_dict(), **beside}, tmp_path / "b")
+    forget(tmp_path)
+    equal(read_state_dict(tmp_path / "a"), network.state_dict())
+    with pytest.raises(WeightsError, match="has no state_dict but network_weights, optimizer_state"):
+        read_state_dict(tmp_path / "b")
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol_is_read(tmp_path: Path, protocol: int) -> None:
     wanted = {"a": torch.rand(2, 3), "b": torch.arange(4)}
@@ -244,22 +266,31 @@ def test_no_module_is_imported(tmp_path: Path) -> None:
     assert "wave" not in sys.modules
 
 
-def test_a_nested_dozen_of_doublings_takes_no_memory(tmp_path: Path) -> None:
+def test_nested_doublings_take_no_memory(tmp_path: Path) -> None:
     program = b"\x80\x02}U\nstate_dict}U\x01w)" + b"2\x86" * 200 + b"ss."  # 2 ** 200 empty tuples, if written out
     with pytest.raises(WeightsError, match="not a plain tensor but tuple"):
         read_state_dict(zipped(tmp_path / "a", program))
 
 
 def test_a_memo_number_of_four_thousand_million_takes_no_memory(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="holds dict|no state_dict"):
+    with pytest.raises(WeightsError, match="memo number 4294967295"):
         read_state_dict(zipped(tmp_path / "a", b"\x80\x02K\x01r\xff\xff\xff\xff}U\x01xK\x01s."))
+
+
+def test_names_that_share_one_storage_take_no_more_memory_than_ten_files(tmp_path: Path) -> None:
+    values = torch.zeros(100_000)
+    torch.save({"state_dict": {str(number): values for number in range(9)}}, tmp_path / "a")
+    assert len(read_state_dict(tmp_path / "a")) == 9
+    torch.save({"state_dict": {str(number): values for number in range(100)}}, tmp_path / "b")
+    with pytest.raises(WeightsError, match="over 10 times the file's size"):
+        read_state_dict(tmp_path / "b")
 
 
 # files that are not right
 
 
 @pytest.mark.parametrize(
-    ("content", "numel", "offset", "size", "stride", "said"),
+    ("content", "numel", "offset", "size", "stride", "message"),
     [
         (bytes(16), 5, 0, (5,), (1,), "16 bytes, not 5 values of 4"),
         (bytes(16), 3, 0, (3,), (1,), "16 bytes, not 3 values of 4"),
@@ -283,10 +314,10 @@ def test_a_memo_number_of_four_thousand_million_takes_no_memory(tmp_path: Path) 
         (bytes(16), "4", 0, (4,), (1,), "stored as"),
     ],
 )
-def test_a_tensor_that_lies_is_refused(
-    tmp_path: Path, content: bytes, numel: Any, offset: Any, size: Any, stride: Any, said: str
+def test_a_tensor_that_does_not_match_its_storage_is_refused(
+    tmp_path: Path, content: bytes, numel: Any, offset: Any, size: Any, stride: Any, message: str
 ) -> None:
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         read_state_dict(tensor_file(tmp_path / "a", content, numel, offset, size, stride))
 
 
@@ -310,7 +341,7 @@ def test_a_legacy_file_is_refused_with_a_remedy(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "old.ckpt")
 
 
-def test_a_web_page_is_told_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_web_page_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("<!DOCTYPE html><title>Quota exceeded</title>")
     with pytest.raises(WeightsError, match="is a web page"):
         read_state_dict(tmp_path / "a")
@@ -331,7 +362,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
         read_state_dict(tmp_path / "b")
 
 
-def test_a_zip_of_checkpoints_says_to_unpack_it(tmp_path: Path) -> None:
+def test_the_message_for_a_zip_of_checkpoints_says_to_unpack_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "ckpt.zip", "w") as file:
         file.writestr("ckpt/c1.ckpt", b"x")
     with pytest.raises(WeightsError, match=r"holds ckpt/c1\.ckpt: if these are checkpoints, unpack it"):
@@ -349,6 +380,13 @@ def test_big_endian_values_are_refused(tmp_path: Path) -> None:
         read_state_dict(zipped(tmp_path / "a", pickle.dumps({}), {"byteorder": b"big"}))
 
 
+def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a", pickle.dumps({"state_dict": {}}), {"data/0": bytes(8), "data/1": bytes(8)})
+    path.write_bytes(path.read_bytes().replace(b"data/1", b"data/0"))
+    with pytest.raises(WeightsError, match="two of one name"):
+        read_state_dict(path)
+
+
 def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a", pickle.dumps({}), {f"data/{key}": bytes(1000) for key in range(9)})
     whole = path.read_bytes()
@@ -364,9 +402,9 @@ def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "said"),
+    ("root", "message"),
     [
-        ([1, 2], "holds 'empty_list'; a checkpoint is a dictionary"),
+        ([1, 2], "holds list; a checkpoint is a dictionary"),
         ({"net": {"w": 1}, "epoch": 3}, "has no state_dict but net, epoch"),
         ({"model": {"w": 1}, "epoch": 3}, r"model\['w'\] is not a plain tensor but int"),
         ({"state_dict": [1]}, "state_dict is not a dictionary"),
@@ -382,9 +420,9 @@ def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
         ({"state_dict": {"w": torch._neg_view(torch.ones(2))}}, "not a plain tensor but 'torch._utils _rebuild_tensor"),
     ],
 )
-def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path, root: Any, said: str) -> None:
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path, root: Any, message: str) -> None:
     torch.save(root, tmp_path / "a")
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         read_state_dict(tmp_path / "a")
 
 

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 from scipy.interpolate import BPoly
 from scipy.stats import kstest
+from tiny_settings import tiny_training
 
 from model.bundle.settings import Network
 from model.errors import ConfigError
@@ -45,7 +45,7 @@ def test_a_distortion_is_a_function_of_crop_and_generator_alone(distort, shape) 
 
 
 @pytest.mark.parametrize("distort", DISTORTIONS)
-def test_another_generator_distorts_otherwise(distort) -> None:
+def test_another_generator_distorts_differently(distort) -> None:
     results = {distort(noise(16, 16, 16), np.random.default_rng(seed)).tobytes() for seed in range(8)}
     assert len(results) >= 6
 
@@ -94,7 +94,7 @@ def test_shuffling_keeps_the_values_of_every_window_and_leaves_the_rest() -> Non
         assert not np.array_equal(out[window == number], crop[window == number])
 
 
-def test_every_order_of_a_window_is_as_likely() -> None:
+def test_every_order_of_a_window_is_equally_likely() -> None:
     crop, window = np.arange(3, dtype=np.float32).reshape(3, 1, 1), np.ones((3, 1, 1), np.uint16)
     rng = np.random.default_rng(0)
     orders = Counter(tuple(genesis.shuffled_within(crop, window, rng).ravel()) for _ in range(6000))
@@ -158,7 +158,7 @@ def test_out_painting_fills_the_border_with_even_noise() -> None:
     assert kstest(out[out < 1], "uniform").pvalue > 0.001
 
 
-def test_the_distortions_come_with_the_published_rates(monkeypatch) -> None:
+def test_distortions_happen_at_the_published_rates(monkeypatch) -> None:
     """config.py: local 0.5, non-linear 0.9, paint 0.9, of which in-painting 0.2."""
     seen: Counter[str] = Counter()
     for name in ("locally_shuffled", "remapped", "in_painted", "out_painted"):
@@ -170,7 +170,7 @@ def test_the_distortions_come_with_the_published_rates(monkeypatch) -> None:
     assert {name: count / 4000 for name, count in seen.items()} == pytest.approx(expected, abs=0.032)
 
 
-def test_flips_come_with_the_published_rate() -> None:
+def test_flips_happen_at_the_published_rate() -> None:
     """0.6 have no flip, 0.4 * 0.6 one, 0.4^2 * 0.6 two, of which a third undo each other; 0.4^3 three."""
     crop, rng = noise(2, 2, 2), np.random.default_rng(0)
     eight = {np.flip(crop, axes).tobytes() for n in range(4) for axes in itertools.combinations(range(3), n)}

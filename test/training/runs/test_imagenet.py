@@ -22,7 +22,7 @@ def timms(seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_the_encoder_takes_timms_weights_and_the_stem_two_of_three_colours(ending, tmp_path) -> None:
+def test_the_encoder_has_timms_weights_and_its_stem_two_of_the_three_colours(ending, tmp_path) -> None:
     state, path = timms(), tmp_path / f"weights{ending}"
     save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
     encoder = build(NETWORK).encoder

@@ -5,15 +5,15 @@ import pytest
 from tiny_runs import make_run, random_state
 
 from model.errors import ConfigError
+from training.data.folds import Fold
 from training.data.prepared import load
-from training.data.split import Fold
-from training.runs.leakage import check_apart, check_unseen, seen_by, seen_with
+from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
 
 
 def test_a_run_has_seen_what_it_and_its_start_were_trained_on(tiny_cache, tmp_path) -> None:
     base = make_run(tmp_path / "base", random_state(0), train=("case0",))
-    said = seen_with([load(tiny_cache, "case2"), load(tiny_cache, "case1")], base)
-    assert said == {"cases": ["case0", "case1", "case2"], "patients": ["patient0", "patient1", "patient2"]}
+    seen = seen_with([load(tiny_cache, "case2"), load(tiny_cache, "case1")], base)
+    assert seen == {"cases": ["case0", "case1", "case2"], "patients": ["patient0", "patient1", "patient2"]}
 
 
 def test_a_folder_that_is_no_run_has_seen_nothing(tmp_path) -> None:
@@ -26,11 +26,11 @@ def test_a_run_that_does_not_say_what_it_has_seen_is_refused(tmp_path) -> None:
         seen_by(tmp_path)
 
 
-def test_cases_that_trained_a_run_are_not_to_judge_it_by(tiny_cache, tmp_path) -> None:
+def test_cases_that_trained_a_run_may_not_judge_it(tiny_cache, tmp_path) -> None:
     run = make_run(tmp_path / "m", random_state(0), make_run(tmp_path / "base", random_state(0), train=("case3",)))
-    check_unseen(run, seen_by(run), ["case1", "case2"], tiny_cache, "select by")
+    check_not_seen(run, seen_by(run), ["case1", "case2"], tiny_cache, "select by")
     with pytest.raises(ConfigError, match=r"trained on 2 of the 3 cases to select by.*\(case0, case3\)"):
-        check_unseen(run, seen_by(run), ["case0", "case1", "case3"], tiny_cache, "select by")
+        check_not_seen(run, seen_by(run), ["case0", "case1", "case3"], tiny_cache, "select by")
 
 
 def test_another_study_of_a_patient_who_trained_is_refused(tiny_cache, tmp_path) -> None:
@@ -41,7 +41,7 @@ def test_another_study_of_a_patient_who_trained_is_refused(tiny_cache, tmp_path)
     facts = json.loads((tiny_cache / "case1" / "study.json").read_text()) | {"case": "case1-r0"}
     (copy / "study.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match=r"or on their patients \(case1-r0\)"):
-        check_unseen(run, seen_by(run), ["case1-r0"], tmp_path / "cache", "test with")
+        check_not_seen(run, seen_by(run), ["case1-r0"], tmp_path / "cache", "test with")
 
 
 def test_a_fold_with_a_patient_on_both_sides_is_refused(tiny_cache) -> None:

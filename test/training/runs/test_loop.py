@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
+from tiny_settings import tiny_training
 from torch import Tensor, nn
 
 from model.errors import WeightsError
 from model.inference.device import choose_device
-from training.runs import checkpoint, loop
+from training.runs import checkpoint, loop, torchrun
 from training.runs.averaging import WeightAverage
 from training.runs.finite import TrainingError
 from training.runs.loop import Run, losses_in, train
@@ -76,7 +77,7 @@ def test_a_step_left_out_leaves_weights_and_optimizer_as_they_were(tmp_path) -> 
     assert same == [False, False, False, True, False, False, False]
 
 
-def test_batch_statistics_do_not_take_up_what_was_left_out(tmp_path) -> None:
+def test_batch_statistics_ignore_a_step_left_out(tmp_path) -> None:
     run = run_of(tmp_path, batch=2)
     run.network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
     good, bad = (torch.ones(1), torch.ones(1)), (torch.full((1,), float("nan")), torch.ones(1))
@@ -115,7 +116,7 @@ def test_too_many_steps_left_out_in_a_row_end_the_run_with_the_batch_and_a_remed
     assert checkpoint.read_state(tmp_path / checkpoint.STATE)["left_out"] == {"epoch": 0, "run": 4}
 
 
-def test_a_run_that_ended_so_goes_on_in_another_precision(tmp_path) -> None:
+def test_a_run_that_ended_so_resumes_in_another_precision(tmp_path) -> None:
     run = run_of(tmp_path, most_left_out=1)
     run.device = replace(run.device, precision=torch.float16)
     run.loss = loss_that_is({call: float("nan") for call in (5, 6)})
@@ -131,7 +132,7 @@ TWO = """
 import sys; sys.path[:0] = [".", "test/training/runs", "test", "test/helpers"]
 from pathlib import Path
 from test_loop import *
-from training.runs.loop import opened, rank
+from training.runs.torchrun import opened, rank
 class Crops:
     def __len__(self): return 16
     def __getitem__(self, number): return torch.full((1,), float(number)), torch.ones(1)
@@ -139,7 +140,7 @@ run = run_of(Path(sys.argv[1]))
 run.data = Crops()
 torch.manual_seed(0)
 run.network = nn.Linear(1, 1)
-run.loss = lambda out, truth: out.mean() * loop.distributed.get_rank() + 1 / (out.mean() * 0 + left.pop(0))
+run.loss = lambda out, truth: out.mean() * torch.distributed.get_rank() + 1 / (out.mean() * 0 + left.pop(0))
 left = [0.0 if rank() == 1 and step == 3 else 1.0 for step in range(8)]  # 1 / 0: one process alone is not finite
 with opened(Path(sys.argv[1]), {}, run.device) as state:
     train(run, state)
@@ -182,8 +183,8 @@ def test_weights_that_are_not_finite_stop_the_run_and_leave_the_checkpoint(tmp_p
 def test_weights_that_are_not_finite_do_not_enter_the_average(tmp_path, monkeypatch) -> None:
     poison(monkeypatch, 2)
     run = run_of(tmp_path, averaging={"length_epochs": 1, "per_step": True})
-    said = r"after step 3.*a lower averaging.peak \(0.0001\) and averaging.constant \(5e-05\)"  # which give the rate
-    with pytest.raises(TrainingError, match=said):
+    message = r"after step 3.*a lower averaging.peak \(0.0001\) and averaging.constant \(5e-05\)"  # which give the rate
+    with pytest.raises(TrainingError, match=message):
         train(run, None)
     assert run.average.terms == 3  # theta at t0 and two steps
 
@@ -196,7 +197,9 @@ def test_weights_are_checked_before_a_checkpoint_within_an_epoch(tmp_path, monke
 
 
 @pytest.mark.parametrize("state", [{"step": 3}, [1]])
-def test_a_checkpoint_of_something_else_is_refused_by_what_it_lacks(state: object, tmp_path) -> None:
+def test_a_checkpoint_of_something_else_is_refused_and_the_message_says_what_is_missing(
+    state: object, tmp_path
+) -> None:
     with pytest.raises(WeightsError, match=r"checkpoint.pt' lacks average, loss, losses, .*delete it to start"):
         train(run_of(tmp_path), state)
 
@@ -211,10 +214,10 @@ def test_the_losses_of_a_checkpoint_are_the_first_processs(monkeypatch) -> None:
 def test_an_epochs_loss_counts_every_step_alike(monkeypatch) -> None:
     """After a resumed epoch one process has three losses that sum to 6, another one loss of 4: 10 / 4."""
     others = iter([4.0, 1.0])
-    monkeypatch.setattr(loop, "processes", lambda: 2)
+    monkeypatch.setattr(torchrun, "processes", lambda: 2)
 
     def add(total: Tensor) -> None:
         total += next(others)
 
-    monkeypatch.setattr(loop.distributed, "all_reduce", add)
+    monkeypatch.setattr(torchrun.distributed, "all_reduce", add)
     assert loop.mean_loss([6.0, 3], choose_device("cpu")) == pytest.approx(2.5)

@@ -85,7 +85,7 @@ def test_half_precision_logits_do_not_overflow(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["dice_focal", "equation_1"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_the_slope_is_finite_where_the_prediction_is_certain(kind: str, gamma: float) -> None:
+def test_the_gradient_is_finite_where_the_prediction_is_certain(kind: str, gamma: float) -> None:
     truth = torch.zeros(1, 1, 2, 2, 2)
     logits = torch.cat([torch.full_like(truth, 200.0), torch.full_like(truth, -200.0)], dim=1).requires_grad_()
     loss = loss_function(Loss(kind=kind, gamma=gamma))(logits, truth)
@@ -93,7 +93,7 @@ def test_the_slope_is_finite_where_the_prediction_is_certain(kind: str, gamma: f
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
 
 
-def test_one_dice_over_the_batch_gives_an_empty_crop_a_slope() -> None:
+def test_one_dice_over_the_batch_gives_an_empty_crop_a_gradient() -> None:
     truth = torch.zeros(2, 1, 4, 4, 4)
     truth[0] = 1  # the second crop holds no lesion
     slopes = {}

@@ -33,7 +33,7 @@ def weights(network: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("rate", "decay"), [(1e-4, 0.05), (1e-3, 0.0), (1e-3, 0.05), (1e-3, 5.0)])
-def test_adamp_is_its_authors_at_every_step(rate: float, decay: float) -> None:
+def test_adamp_equals_its_authors_at_every_step(rate: float, decay: float) -> None:
     ours, theirs = small_network(), small_network()
     mine = optimizer_for(ours.parameters(), Optimizer(name="adamp", rate=rate, weight_decay=decay))
     oracle = adamp.AdamP(theirs.parameters(), lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay)
@@ -101,12 +101,12 @@ def by_optimizer(settings: Optimizer) -> list[float]:
     return values
 
 
-def test_adamw_is_its_papers_formula() -> None:
+def test_adamw_follows_the_formula_of_its_paper() -> None:
     assert by_optimizer(Optimizer(name="adamw", rate=RATE, weight_decay=DECAY)) == pytest.approx(adamw_by_hand())
 
 
 @pytest.mark.parametrize("rectify", [False, True])
-def test_adabelief_is_its_papers_formula(rectify: bool) -> None:
+def test_adabelief_follows_the_formula_of_its_paper(rectify: bool) -> None:
     settings = Optimizer(name="adabelief", rate=RATE, weight_decay=DECAY, rectify=rectify)
     assert by_optimizer(settings) == pytest.approx(adabelief_by_hand(rectify), abs=1e-9)
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_training
 from monai.inferers import sliding_window_inference
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.inference.device import Device
@@ -38,7 +38,7 @@ def test_a_kept_margin_is_found_under_the_name_that_older_versions_gave_it() -> 
     assert digest(how_computed(settings, CPU)) == "f3398e1f67d19862"
 
 
-def test_margin_is_monais_sliding_window_of_the_scaled_study(network, tiny_cache) -> None:
+def test_the_margin_equals_monais_sliding_window(network, tiny_cache) -> None:
     study = load(tiny_cache, "case0")
     ct = np.clip((study.hu.astype(np.float32) + 1000) / 2000, 0, 1)
     image = torch.from_numpy(np.stack([ct, study.suv.astype(np.float32) / 20]))[None]
@@ -76,7 +76,7 @@ def test_a_margin_is_computed_once(network, tiny_cache, tmp_path, monkeypatch) -
     assert kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU) == (path, seconds) and seconds > 0
 
 
-def test_other_weights_another_study_window_or_precision_is_another_margin(network, tiny_cache, tmp_path) -> None:
+def test_other_weights_study_window_or_precision_give_another_margin(network, tiny_cache, tmp_path) -> None:
     study, settings, seen = load(tiny_cache, "case0"), tiny_training(), set()
     for weights, of, how, device in (
         ("a" * 64, study, settings, CPU),
@@ -126,7 +126,7 @@ def test_half_precision_is_single_precision_on_a_cpu() -> None:
     assert device_for("bfloat16", "cpu").precision == torch.bfloat16
 
 
-def test_a_margin_of_windows_that_shrink_is_that_of_the_container(tiny_cache) -> None:
+def test_a_margin_of_windows_that_shrink_equals_the_containers(tiny_cache) -> None:
     settings = tiny_training(window={"size": [64, 64, 64], "shrink": True})
     study, network = load(tiny_cache, "case0"), build(settings.network).eval()
     size = tuple(-(-n // 4) * 4 for n in study.suv.shape)

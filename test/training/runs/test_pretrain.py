@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
+from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from training.data.split import Fold
+from training.__main__ import main
+from training.data.folds import Fold
 from training.runs import genesis, pretrain
-from training.runs.pretrain import main, pretrain_run
-from training.runs.train import starting_network
+from training.runs.pretrain import pretrain_run
+from training.runs.start import starting_network
 from training.settings import settings_to
 
 FOLD = Fold(name="0", train=("case0", "case1"), validate=("case2",), test=("case3",))
@@ -48,7 +50,7 @@ def write_files(tmp_path: Path, settings: object) -> list[str]:
     ]
 
 
-def test_a_run_leaves_the_encoder_its_log_a_picture_and_what_it_was(done) -> None:
+def test_a_run_leaves_the_encoder_a_log_a_picture_and_its_settings(done) -> None:
     names = {path.name for path in done.iterdir()}
     assert names - {".lock"} == {
         "config.yaml",
@@ -130,9 +132,7 @@ def test_a_fold_without_validation_cases_is_no_error(tiny_cache, tmp_path) -> No
     assert result["validation"] == {} and not (tmp_path / "run" / "reconstructions.png").exists()
 
 
-def test_a_run_that_broke_off_ends_with_the_encoder_of_one_that_did_not(
-    done, tiny_cache, tmp_path, monkeypatch
-) -> None:
+def test_an_interrupted_run_ends_with_the_same_encoder(done, tiny_cache, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -154,7 +154,7 @@ def test_a_finished_run_is_not_done_again(done, tiny_cache) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "fold", "said"),
+    ("changes", "fold", "message"),
     [
         ({"network": {"fusion": "early", "widths": [2, 2, 4]}}, FOLD, "'early': only 'middle' has a CT encoder"),
         ({"averaging": {"start": 2}}, FOLD, "averaging is set, and pre-training has none"),
@@ -163,9 +163,9 @@ def test_a_finished_run_is_not_done_again(done, tiny_cache) -> None:
     ],
 )
 def test_what_cannot_be_pretrained_is_refused_before_a_folder_is_made(
-    changes: dict, fold: Fold, said: str, tiny_cache, tmp_path
+    changes: dict, fold: Fold, message: str, tiny_cache, tmp_path
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         pretrain_run(tmp_path / "run", tiny_training(**changes), tiny_cache, fold, "cpu")
     assert not (tmp_path / "run").exists()
 
@@ -190,9 +190,9 @@ def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> 
 
 
 @pytest.mark.parametrize("wrong", ["settings.yaml", "split.json"])
-def test_the_command_tells_what_is_wrong_in_its_last_line(wrong: str, tiny_cache, tmp_path, capsys) -> None:
+def test_the_last_line_of_the_command_says_what_is_wrong(wrong: str, tiny_cache, tmp_path, capsys) -> None:
     arguments = write_files(tmp_path, tiny_training())
     (tmp_path / wrong).write_text("batsch: 1\n")
-    assert main(["--cache", str(tiny_cache), *arguments]) == ConfigError.exit_code
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ") and wrong in said and not (tmp_path / "run").exists()
+    assert main(["pretrain", "--cache", str(tiny_cache), *arguments]) == ConfigError.exit_code
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ") and wrong in message and not (tmp_path / "run").exists()

@@ -75,7 +75,7 @@ def test_nan_is_left_out_of_the_interval() -> None:
     assert interval([NAN, 0.0, NAN, 1.0]) == (0.5, 0.0, 1.0)
 
 
-def test_one_value_has_a_mean_and_no_interval_and_none_has_neither() -> None:
+def test_one_value_has_no_interval_and_no_value_has_no_mean() -> None:
     np.testing.assert_equal(interval([0.3]), (0.3, NAN, NAN))
     np.testing.assert_equal(interval([NAN]), (NAN, NAN, NAN))
     np.testing.assert_equal(interval([]), (NAN, NAN, NAN))
@@ -93,7 +93,7 @@ def test_groups_are_all_cases_then_every_diagnosis_then_every_site() -> None:
     ]
 
 
-def test_groups_are_those_that_were_asked_for() -> None:
+def test_groups_are_of_the_columns_asked_for() -> None:
     assert [g.by for g in summary(ROWS, by=[]).groups] == ["all"]
     assert {g.value for g in summary(ROWS, by=["tracer"]).groups} == {"all", "FDG"}
 

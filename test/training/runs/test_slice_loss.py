@@ -35,12 +35,12 @@ def test_the_lovasz_hinge_is_the_extension_of_the_jaccard_loss_at_the_hinge_erro
     assert float(lovasz_hinge(margin, TRUTH)) == pytest.approx(extension(errors, {0, 2, 4}), abs=1e-6)
 
 
-def test_sure_and_right_costs_nothing_and_every_pixel_wrong_by_one_costs_one_and_its_hinge() -> None:
+def test_a_certain_right_prediction_costs_nothing_and_a_wrong_one_its_hinge() -> None:
     assert float(lovasz_hinge((2 * TRUTH - 1) * 3, TRUTH)) == 0
     assert float(lovasz_hinge(-(2 * TRUTH - 1), TRUTH)) == pytest.approx(2)  # all errors 2, Jaccard loss 1
 
 
-def test_without_lesion_the_hinge_is_that_of_the_worst_pixel() -> None:
+def test_without_lesion_the_hinge_is_the_worst_pixels() -> None:
     """The first wrong pixel makes the Jaccard loss 1, the others add nothing."""
     margin = torch.tensor([-3.0, 0.5, -0.2])
     assert float(lovasz_hinge(margin, torch.zeros(3))) == pytest.approx(1.5)
@@ -53,7 +53,7 @@ def test_dice_is_monais_over_the_batch() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_the_sum_is_that_of_the_formula_and_two_classes_count_by_their_difference(classes) -> None:
+def test_the_sum_follows_the_formula_and_two_classes_count_by_their_difference(classes) -> None:
     margin, truth = torch.randn(2, 1, 8, 8), (torch.rand(2, 1, 8, 8) > 0.7).float()
     logits = margin if classes == 1 else torch.cat([torch.randn(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)], 1)
     if classes == 2:

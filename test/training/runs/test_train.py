@@ -13,18 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tiny_slices, tiny_training
+from conftest import ROOT
 from safetensors.torch import load_file
+from tiny_settings import tiny_slices, tiny_training
 
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
+from training.__main__ import main
 from training.batches.schedule import rate_at
-from training.data.split import Fold
+from training.data.folds import Fold
 from training.runs import checkpoint
 from training.runs.checkpoint import write_weights
 from training.runs.finite import TrainingError
 from training.runs.loop import Run
-from training.runs.train import carry_on, main, starting_network, train_run
+from training.runs.start import starting_network
+from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
 
 README = ROOT / "training/README.md"
@@ -54,7 +57,7 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_weights_log_pictures_and_what_it_was(base) -> None:
+def test_a_run_leaves_weights_log_pictures_and_its_settings(base) -> None:
     names = {path.name for path in base.iterdir()}
     expected = {"config.yaml", "log.jsonl", "checkpoint.pt", "tensorboard", "curves.png", "slices.png", "run.json"}
     assert names - {".lock"} == expected | {"last.safetensors"}
@@ -98,7 +101,7 @@ def test_fixed_statistics_stay_while_the_weights_are_trained_and_averaged(tiny_c
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_finished_run_whose_weights_are_lost_or_others_ends_again_with_the_same(
+def test_a_finished_run_whose_weights_are_lost_or_changed_writes_them_again(
     lost: bool, base, tiny_cache, tmp_path
 ) -> None:
     run = shutil.copytree(base, tmp_path / "run")
@@ -144,13 +147,13 @@ def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
     assert result["validation"]["dice"] == pytest.approx(validation_dice(scores), abs=1e-6)
 
 
-def test_a_member_goes_on_when_its_base_run_moved(base, tiny_cache, tmp_path) -> None:
+def test_a_member_resumes_when_its_base_run_moved(base, tiny_cache, tmp_path) -> None:
     first = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
     shutil.copytree(base, tmp_path / "moved")
     assert train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=tmp_path / "moved", wanted="cpu") == first
 
 
-def test_averaging_every_step_has_a_term_a_step(base, tiny_cache, tmp_path) -> None:
+def test_averaging_every_step_adds_a_term_each_step(base, tiny_cache, tmp_path) -> None:
     settings = changed(member(), {"averaging": {"per_step": True}})
     assert train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=base, wanted="cpu")["terms"] == 1 + 3 * 2
 
@@ -165,7 +168,7 @@ def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: 
     return [sys.executable, "-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
 
 
-def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(base, tiny_cache, tmp_path) -> None:
+def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_path) -> None:
     settings = changed(member(), {"schedule": {"epochs": 14, "steps_per_epoch": 5}, "checkpoint_minutes": 0})
     start = ("--start", base)
     whole = command(tmp_path / "whole", tiny_cache, tmp_path, settings, *start)
@@ -188,12 +191,18 @@ def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(base, tiny
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
 
 
-def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cache, tmp_path) -> None:
+def test_two_processes_of_torchrun_equal_one_process_with_twice_the_batch(tiny_cache, tmp_path) -> None:
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
-    said = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
-    torchrun = [str(Path(sys.executable).with_name(said[1])), "--standalone", "--nproc_per_node", "2", *said[2].split()]
+    words = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
+    torchrun = [
+        str(Path(sys.executable).with_name(words[1])),
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *words[2].split(),
+    ]
     done = subprocess.run([*torchrun, *run[4:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (
@@ -207,7 +216,7 @@ def test_two_processes_of_torchrun_are_one_process_with_twice_the_batch(tiny_cac
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
 
 
-def test_a_base_run_carried_on_is_the_longer_run(base, tiny_cache, tmp_path) -> None:
+def test_a_base_run_carried_on_equals_the_longer_run(base, tiny_cache, tmp_path) -> None:
     longer, start = tiny_training(schedule=SCHEDULE), tiny_training(schedule=SCHEDULE | {"stop": 2})
     train_run(tmp_path / "start", start, tiny_cache, FOLD, wanted="cpu")
     carry_on(tmp_path / "start", tmp_path / "vanilla", longer)
@@ -218,7 +227,7 @@ def test_a_base_run_carried_on_is_the_longer_run(base, tiny_cache, tmp_path) -> 
         carry_on(tmp_path / "start", tmp_path / "other", tiny_training(seed=5))
 
 
-def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_may_change(
+def test_a_loss_that_stays_not_finite_ends_the_run_which_resumes_with_other_settings(
     tiny_cache, tmp_path, monkeypatch
 ) -> None:
     folder, settings = tmp_path / "run", tiny_training(most_left_out=2, precision="float16")
@@ -248,13 +257,13 @@ def test_a_loss_that_stays_not_finite_ends_the_run_which_then_goes_on_with_what_
         train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")  # it is finished, with the others
 
 
-def test_a_run_divided_otherwise_on_the_way_is_the_same_run(tiny_cache, tmp_path, monkeypatch) -> None:
+def test_a_run_whose_batches_are_divided_differently_midway_is_the_same_run(tiny_cache, tmp_path, monkeypatch) -> None:
     """Four crops a step, as two batches of two, and from epoch 2 on as four of one."""
     schedule = SCHEDULE | {"epochs": 3}
     two, four = (tiny_training(schedule=schedule, batch=b, accumulate=a) for b, a in ((2, 2), (1, 4)))
     train_run(tmp_path / "whole", two, tiny_cache, FOLD, wanted="cpu")
     with monkeypatch.context() as killed:
-        killed.setattr("training.runs.train.Watcher.validated", lambda self, epoch: 1 / (2 - epoch) and {})
+        killed.setattr("training.runs.validation.Validation.scores", lambda self, epoch: 1 / (2 - epoch) and {})
         with pytest.raises(ZeroDivisionError):
             train_run(tmp_path / "divided", two, tiny_cache, FOLD, wanted="cpu")
     train_run(tmp_path / "divided", four, tiny_cache, FOLD, wanted="cpu")
@@ -274,10 +283,10 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
     split = json.loads((tmp_path / "split.json").read_text())
     split["folds"][0] |= {"train": list(fold.train), "validate": list(fold.validate)}
     (tmp_path / "split.json").write_text(json.dumps(split))
-    assert main(words) == 0
-    said = capsys.readouterr()
-    assert "none of the 1 cases that are validated has a lesion" in said.err
-    assert said.out.endswith("validation Dice n/a: no validated case has a lesion\n")
+    assert main(["train", *words]) == 0
+    printed = capsys.readouterr()
+    assert "none of the 1 cases that are validated has a lesion" in printed.err
+    assert printed.out.endswith("validation Dice n/a: no validated case has a lesion\n")
     assert [line.get("dice", "none") for line in lines(run)] == ["none", None, "none", None]
     assert json.loads((run / "run.json").read_text())["validation"]["dice"] is None
     assert "NaN" not in (run / "log.jsonl").read_text() + (run / "run.json").read_text()
@@ -295,13 +304,13 @@ def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path
         out = real(network, study, settings, device)
         return out if device.precision == torch.float32 else out * float("nan")
 
-    monkeypatch.setattr("training.runs.train.margin", overflowing)
+    monkeypatch.setattr("training.runs.validation.margin", overflowing)
     settings = tiny_training(precision="bfloat16", schedule=SCHEDULE | {"epochs": 2, "steps_per_epoch": 1})
     result = train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
     assert seen == [torch.bfloat16, torch.float32] and 0 <= result["validation"]["dice"] <= 1
 
 
-def test_weights_that_are_not_finite_are_no_result(tiny_cache, tmp_path, monkeypatch) -> None:
+def test_weights_that_are_not_finite_are_not_written_as_the_result(tiny_cache, tmp_path, monkeypatch) -> None:
     def poisoned(run: Run, state: object) -> None:
         next(run.network.parameters()).data.fill_(float("nan"))
 
@@ -327,7 +336,7 @@ def test_training_lowers_the_loss(optimizer: str, precision: str, tiny_cache, tm
     assert lines(tmp_path / "run")[-1]["loss"] < 0.8 * lines(tmp_path / "run")[0]["loss"]
 
 
-def test_a_ct_encoder_is_loaded_into_the_ct_encoder_alone(tmp_path) -> None:
+def test_a_ct_encoder_is_loaded_into_the_ct_encoder_only(tmp_path) -> None:
     settings = tiny_training()
     torch.manual_seed(77)
     other = build(settings.network).get_submodule("ct_encoder").state_dict()
@@ -356,7 +365,7 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
         train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
 
 
-def test_an_imagenet_encoder_is_loaded_into_the_encoder_alone_and_only_of_slices(tiny_cache, tmp_path) -> None:
+def test_an_imagenet_encoder_is_loaded_only_into_the_encoder_of_slices(tiny_cache, tmp_path) -> None:
     settings = tiny_slices()
     torch.manual_seed(77)
     other = build(settings.network).get_submodule("encoder").state_dict()
@@ -384,7 +393,7 @@ def test_an_imagenet_encoder_is_loaded_into_the_encoder_alone_and_only_of_slices
         train_run(tmp_path / "g", settings, tiny_cache, FOLD, encoder=tmp_path / "gone")
 
 
-def test_a_base_run_whose_weights_are_others_is_no_start(base, tiny_cache, tmp_path) -> None:
+def test_a_base_run_whose_weights_changed_is_refused_as_a_start(base, tiny_cache, tmp_path) -> None:
     moved = shutil.copytree(base, tmp_path / "base")
     write_weights(moved / "last.safetensors", {n: t + 1 for n, t in load_file(base / "last.safetensors").items()})
     with pytest.raises(WeightsError, match="sha256 .*, its run ended with .*; train the base run again"):
@@ -399,7 +408,7 @@ def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, t
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_tells_a_wrong_setting_in_its_last_line(tiny_cache, tmp_path) -> None:
+def test_the_last_line_of_the_command_names_a_wrong_setting(tiny_cache, tmp_path) -> None:
     run = command(tmp_path / "run", tiny_cache, tmp_path, tiny_training())
     (tmp_path / "settings.yaml").write_text("batsch: 1\n")
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -407,7 +416,7 @@ def test_the_command_tells_a_wrong_setting_in_its_last_line(tiny_cache, tmp_path
     assert done.stderr.splitlines()[-1].startswith("error: ") and "batsch" in done.stderr.splitlines()[-1]
 
 
-def test_what_is_wrong_is_found_before_the_run_folder_is_begun(tiny_cache, tmp_path) -> None:
+def test_errors_are_found_before_the_run_folder_is_made(tiny_cache, tmp_path) -> None:
     with pytest.raises(ConfigError, match="training prepare"):
         train_run(tmp_path / "run", tiny_training(), tmp_path / "no-cache", FOLD, wanted="cpu")
     with pytest.raises(ConfigError, match="no training case"):
@@ -458,15 +467,15 @@ def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
 
 
 def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tiny_cache, tmp_path, monkeypatch) -> None:
-    import training.runs.train as module
+    import training.runs.validation as module
 
     def stop(self, epoch: int, figures: dict) -> dict:
         if epoch == 3:
             raise KeyboardInterrupt
         return found(self, epoch, figures)
 
-    found = module.Watcher.__call__
-    monkeypatch.setattr(module.Watcher, "__call__", stop)
+    found = module.Validation.__call__
+    monkeypatch.setattr(module.Validation, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
         train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, FOLD, wanted="cpu")
     monkeypatch.undo()
@@ -492,7 +501,7 @@ def test_an_average_of_networks_for_slices_has_statistics_of_its_own(slices, tin
     assert not torch.allclose(kept["encoder.stem.bn.running_var"], mean["encoder.stem.bn.running_var"].float())
 
 
-def test_the_best_of_validations_without_lesion_is_refused(tiny_cache, tmp_path) -> None:
+def test_keeping_the_best_without_a_lesion_to_validate_is_refused(tiny_cache, tmp_path) -> None:
     healthy = Fold(name="0", train=("case0",), validate=("case3",), test=())
     with pytest.raises(ConfigError, match="keep: best needs a lesion in the 1 cases"):
         train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, healthy, wanted="cpu")

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from model.bundle.settings import Intensity, Network, Part, Window
+from model.inference.ladder import Rung
+from model.inference.member import difference_of, run_member
+
+CPU = torch.device("cpu")
+RUNG = Rung(device=CPU, windows=2, slices=2, sums_on=CPU)
+SLICES = Part(
+    network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)),
+    intensity=Intensity(ct_clip=True),
+    window=Window(size=(64, 64, 1)),
+)
+
+
+def test_the_difference_is_lesion_minus_background_or_the_lesion_s_logit_alone() -> None:
+    logits = torch.tensor([[1.0, 3.5]])[..., None].half()
+    assert difference_of(logits).tolist() == [[[2.5]]] and difference_of(logits).dtype == torch.float32
+    assert difference_of(logits[:, 1:]).tolist() == [[[3.5]]]
+
+
+@pytest.mark.parametrize(("width", "warned"), [(60, False), (80, True)])
+def test_a_body_that_is_wider_than_the_window_is_a_warning(width: int, warned: bool) -> None:
+    image = torch.zeros(2, 100, 64, 3)
+    image[0] = -1000
+    image[0, 10 : 10 + width, 10:50, 1] = 0  # water in one of three slices
+    margin, warnings = run_member(image, SLICES, lambda patches: torch.ones(len(patches), 1, 64, 64), RUNG)
+    assert margin.shape == (100, 64, 3) and margin[50, 32].tolist() == [1, 1, 1]
+    expected = ["in 1 of 3 slices the body is wider than the 64 x 64 pixels"] if warned else []
+    assert [line[: line.index(" that")] for line in warnings] == expected

@@ -1,0 +1,36 @@
+import pytest
+import torch
+from msgspec.structs import replace
+
+from model.bundle.manifest import load_bundle
+from model.bundle.settings import Network, Part, Window
+from model.inference.device import Device
+from model.inference.windows import windows_at_a_time
+
+
+@pytest.fixture(scope="module")
+def part(tiny_bundle) -> Part:
+    manifest = load_bundle(tiny_bundle).manifest
+    return manifest.part(manifest.members[0])
+
+
+def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(part, monkeypatch) -> None:
+    """Widths 2, 2, 4, middle fusion: 4 channels of 32^3 in half precision are 256 KiB, and a window five times that; a
+    study of 64^3 is 8 MiB in eight float32 values.
+    """
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    window, study = 5 * (4 * 32**3 * 2), 8 * 4 * 64**3
+    for windows, expected in ((0.5, 1), (1.1, 1), (3.9, 2), (4.1, 4), (1000, 16)):
+        monkeypatch.setattr("model.inference.windows.free_bytes", lambda n=windows: (study + n * window) / 0.8)
+        assert windows_at_a_time(gpu, [part], (64, 64, 64)) == expected
+
+
+def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(part, cpu) -> None:
+    swin = replace(part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64)))
+    slices = Part(
+        network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4)),
+        intensity=part.intensity,
+        window=Window(size=(64, 64, 1)),
+    )
+    for parts, windows in (([part], 1), ([part, swin], 2), ([slices], 2), ([slices, part], 1)):
+        assert windows_at_a_time(cpu, parts, (64, 64, 64)) == windows

@@ -1,0 +1,71 @@
+"""A run in several processes under torchrun: which process this is, the run's folder, and means over processes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from model.inference.device import Device
+from training.runs.checkpoint import open_run
+
+WAIT = timedelta(hours=6)
+
+
+def rank() -> int:
+    """This process's number under torchrun, 0 without."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextmanager
+def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dict[str, Any] | None]:
+    """Begin or resume the run in its folder, in torchrun's process group if there is one; gives its last state.
+
+    The first process opens the folder before the others do. Raises ConfigError as `open_run` does.
+    """
+    if processes() == 1:
+        yield open_run(folder, config)
+        return
+    state = open_run(folder, config) if rank() == 0 else None
+    gpu = device.torch_device.type == "cuda"
+    if gpu:
+        torch.cuda.set_device(device.torch_device)  # NCCL uses the current one; by default every process has the first
+    backend = "nccl" if gpu else "gloo"
+    distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
+    try:
+        distributed.barrier()
+        yield state if rank() == 0 else open_run(folder, config, hold=False)
+    finally:
+        distributed.destroy_process_group()
+
+
+def in_any_process(happened: bool, device: Device) -> bool:
+    """Whether something happened in one of the processes: the same answer in all."""
+    return mean_over_processes(float(happened), device) > 0
+
+
+def mean_over_processes(value: float, device: Device) -> float:
+    """The mean of what every process gives."""
+    if processes() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device.torch_device)
+    distributed.all_reduce(total)
+    return float(total) / processes()
+
+
+def average_gradients(loss: nn.Module) -> None:
+    """Give every process the mean gradients of the loss's own weights, as it has those of the network."""
+    if processes() > 1:
+        for parameter in loss.parameters():
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= processes()

@@ -1,0 +1,127 @@
+"""Validation during a run, and what is shown of it: curves, slices, TensorBoard."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from model.errors import ConfigError
+from model.inference.device import Device
+from model.networks.unet import build
+from training.data.folds import Fold
+from training.data.prepared import Prepared, load
+from training.runs import checkpoint
+from training.runs.averaging import WeightAverage
+from training.runs.batch_norm import refreshed
+from training.runs.pictures import draw_curves, draw_slices
+from training.runs.predict import finite, margin, score_margin, validation_dice
+from training.runs.torchrun import rank
+from training.settings import Training
+
+BEST, BEST_NOTE = "best.safetensors", "best.json"
+
+
+class Validation:
+    """At the end of epochs: scores of the validation cases by what would be saved, curves, slices, TensorBoard."""
+
+    def __init__(
+        self, folder: Path, settings: Training, cache: Path, fold: Fold, network: nn.Module, device: Device
+    ) -> None:
+        self.folder, self.settings, self.cache, self.network, self.device = folder, settings, cache, network, device
+        self.cases = validation_cases(settings, fold)
+        self.average: WeightAverage | None = None
+        self.train = fold.train
+        self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None
+        self.last: dict[str, Any] = {}
+
+    def __call__(self, epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
+        scores = self.scores(epoch)
+        if self.board is not None:
+            for kind, values in (("training", figures), ("validation", scores)):
+                for name, value in values.items():
+                    if isinstance(value, (int, float)):
+                        self.board.add_scalar(f"{kind}/{name}", value, epoch)
+            self.board.flush()
+        return scores
+
+    def scores(self, epoch: int) -> dict[str, float | None]:
+        """Mean scores of the validation cases; empty if this epoch is none to validate."""
+        stop = self.settings.schedule.last
+        if epoch % self.settings.validate_every and epoch != stop or not self.cases:
+            return {}
+        scores, shown = {}, None
+        network = self.network_to_save()
+        for case in self.cases:
+            study = load(self.cache, case)
+            out = self.margin(network, study)
+            scores[case] = score_margin(out, study)
+            if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
+                shown = study, out
+        if shown is not None:
+            draw_slices(*shown, self.folder / "slices.png")
+        self.last = {
+            "dice": validation_dice(scores),
+            "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
+            "fnv_ml": float(np.mean([s.fnv_ml for s in scores.values()])),
+        }
+        self.keep_best(epoch, network)
+        if (self.folder / checkpoint.LOG).exists():
+            draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
+        return dict(self.last)
+
+    def margin(self, network: nn.Module, study: Prepared) -> np.ndarray:
+        """The study's margin, computed as in training, or in float32 where that overflows."""
+
+        def compute(on: Device) -> np.ndarray:
+            return margin(network, study, self.settings, on)
+
+        return finite(compute, self.device, f"'{self.folder}', case {study.case}")
+
+    def keep_best(self, epoch: int, network: nn.Module) -> None:
+        """Write the weights if they are the best so far and the settings keep the best."""
+        if self.settings.keep != "best" or rank() != 0:
+            return
+        note = self.folder / BEST_NOTE
+        before = checkpoint.read_json(note) if note.exists() else None
+        if before is None or epoch <= before["epoch"] or self.last["dice"] > before["validation"]["dice"]:
+            checkpoint.write_weights(self.folder / BEST, network.state_dict())
+            checkpoint.write_json(note, {"epoch": epoch, "validation": self.last})
+
+    def network_to_save(self) -> nn.Module:
+        """The network with averaged weights where there are any, else the one that trains."""
+        if self.average is None:
+            return self.network
+        network = build(self.settings.network).to(self.device.torch_device)
+        network.load_state_dict(self.average.state())
+        return refreshed(network, self.settings, self.cache, self.train, self.device)
+
+
+def validation_cases(settings: Training, fold: Fold) -> list[str]:
+    """The cases a run validates with: at most `validate_at_most` of the fold's, at even distances."""
+    most = min(settings.validate_at_most or len(fold.validate), len(fold.validate))
+    return [fold.validate[number * len(fold.validate) // most] for number in range(most)]
+
+
+def check_validation_cases(settings: Training, cache: Path, cases: list[str]) -> None:
+    """Warn if no validation case has a lesion: there is no Dice then.
+
+    Raises ConfigError for keep: best, which chooses by the Dice.
+    """
+    studies = (load(cache, case) for case in cases)
+    if any(len(study.lesion) or study.lost_ml for study in studies):
+        return
+    remedy = "raise validate_at_most, or divide the cases anew"
+    if settings.keep == "best":
+        raise ConfigError(
+            f"keep: best needs a lesion in the {len(cases)} cases that are validated, or no epoch is better than "
+            f"another: {remedy}"
+        )
+    if cases and rank() == 0:
+        print(
+            f"warning: none of the {len(cases)} cases that are validated has a lesion: there will be no validation "
+            f"Dice; {remedy}",
+            file=sys.stderr,
+        )
