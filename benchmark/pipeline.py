@@ -28,7 +28,7 @@ from model.bundle.manifest import Bundle
 from model.bundle.settings import Limits, Network
 from model.files import peak_memory_bytes
 from model.inference.preprocess import place, put_back
-from model.inference.segment import image_of
+from model.inference.view import image_of
 from model.results.writing import mask_path, write_mask
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case

@@ -68,10 +68,10 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     are fixed after training, so that a voxel's logit depends on its surroundings alone, not on what else the window
     holds. Slices have batch normalisation whatever norm says.
 
-    plain_unet and residual_unet are those of nnU-Net v2 (model/networks/nnunet.py): stages, one for each width; bias of
-    their convolutions; organs, the classes of a second head, 0 without one. lesion: the output channels that are lesion.
-    regions: each output is a region of its own, by sigmoid, and a later one overwrites an earlier one; else the largest
-    output counts.
+    plain_unet and residual_unet are the U-Nets of nnU-Net v2 (model/networks/nnunet.py). stages: one for each width;
+    bias: whether convolutions have one; organs: classes of a second head, 0 without it; lesion: the output channels that
+    are lesion; regions: each output is a region of its own, by sigmoid, and a later one overwrites an earlier one, where
+    otherwise the largest output counts.
     """
 
     fusion: Annotated[str, one_of(*FUSIONS, *ENCODERS)]
@@ -120,7 +120,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         background = set() if self.regions else {0}
         if not self.lesion or not set(self.lesion) <= set(range(self.classes)) - background:
             raise SettingError(
-                f"lesion must name outputs among the {self.classes}{'' if self.regions else ', not 0, the background'}; "
+                f"lesion must name outputs among the {self.classes}{'' if self.regions else ' but 0, the background'}, "
                 f"got {list(self.lesion)}"
             )
 
@@ -234,7 +234,9 @@ class Normalisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Resampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How voxels are resampled: splines of an order; apart: whether a coarse axis is taken apart, null: if 3 times so."""
+    """How voxels are resampled: by splines of an order. apart: whether the coarsest axis is resampled apart, by nearest
+    neighbours; null: if its spacing is more than three times the finest.
+    """
 
     order: Annotated[int, Meta(ge=1, le=3)]
     apart: bool | None = None
@@ -274,8 +276,10 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if (self.network.fusion in OF_NNUNET) != (self.preprocessing is not None):
-            raise SettingError(f"preprocessing is for {' and '.join(OF_NNUNET)}, and they need it")
+        if self.preprocessing is not None and self.network.fusion not in OF_NNUNET:
+            raise SettingError(
+                f"preprocessing is for {' and '.join(OF_NNUNET)}, not {self.network.fusion}: leave it out"
+            )
         edges = self.window.size
         if self.network.kind == "slices" and edges[2] != 1:
             raise SettingError(f"window.size of slices must be [x, y, 1], got {list(edges)}")

@@ -1,5 +1,6 @@
 """EoA: the weighted mean of the networks' margins over one study."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +12,11 @@ from model.background import prefetched
 from model.bundle.settings import Part
 from model.inference.device import Device, computing
 from model.inference.ladder import Rung, ladder_of, run_on_ladder
-from model.inference.mean import MeanMargin, Spread
+from model.inference.mean import MeanMargin, PartMean, Spread
 from model.inference.member import run_member
 from model.inference.options import SegmentOptions
 from model.inference.sliding import Size
+from model.inference.view import StudyView
 from model.inference.windows import bright_windows, count_windows, windows_at_a_time
 from model.networks import slabs
 from model.networks.weights import Voter
@@ -35,21 +37,22 @@ class Vote:
     disagreement: Tensor | None = None  # standard deviation of the networks' lesion probabilities, if asked for
 
 
-def vote(
-    view: Callable[[Part], Tensor], voters: list[Voter], options: SegmentOptions, watch: Stopwatch | None = None
-) -> Vote:
+def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: Stopwatch | None = None) -> Vote:
     """Run every network over the study and average (Ahn and Park, algorithm 1).
 
-    view: the study as a network needs it, (2, X, Y, Z) float32 on the host. A network of weight 2 is run once. The next
-    network's weights are read while one runs. Raises CaseError if memory runs out on the last rung, WeightsError if a
-    margin is not finite.
+    A network of weight 2 is run once. The next network's weights are read while one runs. Where combine is `parts`, or
+    networks have voxels of their own, those that differ in nothing but their weights are averaged first, and then brought
+    back to the study's voxels. Raises CaseError if memory runs out on the last rung, WeightsError if a margin is not finite.
     """
     manifest, device = options.bundle.manifest, options.device
+    if manifest.combine == "parts" or any(voter.part.preprocessing for voter in voters):
+        order = [voter.part for voter in voters]
+        voters = sorted(voters, key=lambda voter: order.index(voter.part))  # networks of one part follow each other
     parts = [voter.part for voter in voters]
-    image, image_part = view(parts[0]), parts[0]
-    shape = tuple(image.shape[1:])
+    image, image_part = view.image(parts[0]), parts[0]
+    shape = max((view.size(part) for part in parts), key=math.prod)
     starts = bright_windows(image, parts[0], manifest.skip_suv)
-    all_windows = [count_windows(shape, part) for part in parts]
+    all_windows = [count_windows(view.size(part), part) for part in parts]
     windows = all_windows if starts is None else [len(starts)] * len(parts)
     ladder = ladder_of(device, options.windows_at_a_time or windows_at_a_time(device, parts, shape), shape)
     run = _Run(
@@ -58,20 +61,26 @@ def vote(
         warnings=ladder.warnings,
         on_windows=lambda done: options.on_windows(done, sum(windows)),
     )
-    spread = Spread(shape) if options.with_disagreement else None
-    mean = MeanMargin(manifest.combine, manifest.kind == "mixed", spread)
+    spread = Spread(view.shape) if options.with_disagreement else None
+    mean = MeanMargin(manifest.combine, manifest.kind == "mixed")
+    together = PartMean()
     total_weight = sum(voter.weight for voter in voters)
     networks = prefetched(voters, lambda voter: voter.load())
     for number, voter in enumerate(voters):
         with run.watch.stage("weights"):
             network = next(networks)
-        if (voter.part.network.kind, voter.part.intensity) != (image_part.network.kind, image_part.intensity):
-            image, image_part = view(voter.part), voter.part
+        if _image_key(voter.part) != _image_key(image_part):
+            image, image_part = view.image(voter.part), voter.part
         turn = _Turn(image=image, network=network, part=voter.part, windows_before=sum(windows[:number]))
         name = f"network {number + 1} of '{manifest.name}'"
-        margin = run_on_ladder(partial(_margin, run, turn), ladder, device, name, run.free)
+        values = run_on_ladder(partial(_values, run, turn), ladder, device, name, run.free)
         with run.watch.stage("sums"):
-            mean.add(margin, voter.weight, voter.weight / total_weight)
+            if spread is not None:
+                spread.add_margin(view.margin(voter.part, values), voter.weight, manifest.kind == "mixed")
+            together.add(values, voter.weight)
+            if not (manifest.combine == "parts" or voter.part.preprocessing) or voter.part not in parts[number + 1 :]:
+                averaged, weight = together.take()
+                mean.add(view.margin(voter.part, averaged), weight / total_weight)
     return Vote(
         margin=mean.mean(),
         rung=ladder.rung,
@@ -120,8 +129,13 @@ class _Turn:
     windows_before: int
 
 
-def _margin(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
-    """One network's margin on a rung of the ladder, (X, Y, Z) float32 where it was summed."""
+def _image_key(part: Part) -> tuple[object, ...]:
+    """Parts with the same one take the same image."""
+    return part.network.kind, part.intensity, part.preprocessing
+
+
+def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
+    """What one network puts out on a rung of the ladder, (K, X, Y, Z) float32 where it was summed."""
     with run.watch.stage("weights"):
         network = slabs.prepared(turn.network, rung.device, device.precision)
         if why := slabs.why_not_fused(turn.network, rung.device, device.precision):
@@ -146,6 +160,6 @@ def _margin(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
         if turn.part.network.kind == "volumes":
             with run.watch.stage("to device"):
                 image = run.on_device(image, rung.device)
-        margin, warnings = run_member(image, turn.part, predict, rung, run.starts, on_windows)
+        values, warnings = run_member(image, turn.part, predict, rung, run.starts, on_windows)
     run.warnings.extend(warnings)
-    return margin
+    return values

@@ -13,22 +13,20 @@ LEAST_TOTAL = 1e-9  # least total weight: keeps the division defined where no ne
 class MeanMargin:
     """The weighted mean of margins, (X, Y, Z), one network at a time; the weights given sum to 1.
 
-    combine logits: the mean of the margins, whose sign is the argmax; probabilities: the mean of the lesion
+    combine logits: the mean of the margins, whose sign is the argmax; probabilities and parts: the mean of the lesion
     probabilities, minus 1/2. mixed: a network may leave voxels out (OUTSIDE); there the mean is of the others, and
     where all leave a voxel out it is background.
     """
 
-    def __init__(self, combine: str, mixed: bool, spread: "Spread | None" = None) -> None:
-        self._combine, self._mixed, self._spread = combine, mixed, spread
+    def __init__(self, combine: str, mixed: bool) -> None:
+        self._combine, self._mixed = combine, mixed
         self._sum: Tensor | None = None
         self._left_out: Tensor | None = None  # weight of the networks that left a voxel out
 
-    def add(self, margin: Tensor, weight: float, share: float) -> None:
+    def add(self, margin: Tensor, share: float) -> None:
         """Count a network's margin, which is overwritten. share: its weight over that of all networks."""
         left_out = margin == OUTSIDE if self._mixed else None
-        if self._spread is not None:
-            self._spread.add(margin.sigmoid().cpu(), weight, left_out.cpu() if left_out is not None else None)
-        if self._combine == "probabilities":
+        if self._combine != "logits":
             margin = margin.sigmoid_().sub_(0.5)
         if left_out is not None and left_out.any():
             margin[left_out] = 0
@@ -43,6 +41,29 @@ class MeanMargin:
         if self._left_out is None:
             return self._sum
         return torch.where(self._left_out < 1 - 1e-6, self._sum.cpu() / (1 - self._left_out), -0.5)
+
+
+class PartMean:
+    """The weighted mean of the values (K, X, Y, Z) of networks that differ in nothing but their weights."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._weight = 0.0
+
+    def add(self, values: Tensor, weight: float) -> None:
+        """Count a network's values, which may be overwritten."""
+        if self._sum is None:
+            self._sum, self._weight = values, weight
+            return
+        before, self._weight = self._weight, self._weight + weight
+        self._sum = self._sum.to(values.device).mul_(before / self._weight).add_(values.mul_(weight / self._weight))
+
+    def take(self) -> tuple[Tensor, float]:
+        """The mean and the weight of all that were added; begins anew. One network's values come as they were."""
+        assert self._sum is not None  # something was added
+        found, weight = self._sum, self._weight
+        self._sum, self._weight = None, 0.0
+        return found, weight
 
 
 class Spread:
@@ -62,6 +83,10 @@ class Spread:
         off = probability - self._mean
         self._mean += off * (share / torch.as_tensor(self._weight).clamp(min=LEAST_TOTAL))
         self._squares += off.mul_(probability.sub_(self._mean)).mul_(share)
+
+    def add_margin(self, margin: Tensor, weight: float, mixed: bool) -> None:
+        """Count a network's margin, which is left as it is; mixed: OUTSIDE marks voxels that it left out."""
+        self.add(margin.sigmoid().cpu(), weight, (margin == OUTSIDE).cpu() if mixed else None)
 
     def deviation(self) -> Tensor:
         """(X, Y, Z) float32 on the host."""

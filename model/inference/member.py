@@ -1,11 +1,13 @@
 """One network over one study: its margin, the logit of lesion less that of background; above 0 is lesion."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from model.bundle.settings import Part
 from model.inference.ladder import Rung
+from model.inference.outputs import values_of
 from model.inference.slices import slice_starts, slide_slices
 from model.inference.sliding import Size, slide
 
@@ -18,38 +20,48 @@ def run_member(
     starts: list[Size] | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> tuple[Tensor, list[str]]:
-    """A network's margin over a study, (X, Y, Z) float32 on `rung.sums_on`, of slices on the host; and warnings.
+    """What a network puts out over a study, `outputs.values_of` its logits: (K, X, Y, Z) float32 on `rung.sums_on`, of
+    slices on the host; and warnings. K is 1, a margin, but for networks of more than two classes or regions.
 
-    image: of `segment.image_of`, (2, X, Y, Z). part: the network's window and intensity. predict: turns patches on
+    image: of a `StudyView`, (2, X, Y, Z). part: the network's window and intensity. predict: turns patches on
     `rung.device` into logits: (B, 2, *window), channel 0 = CT, or for slices (B, 2, Y, X), channel 0 = PET. starts: the
     windows to run, None: all. on_windows: called with how many windows were done since the last call.
     `device.computing` is the caller's.
     """
 
-    def margins(patches: Tensor) -> Tensor:
-        return difference_of(predict(patches))
+    def values(patches: Tensor) -> Tensor:
+        return values_of(predict_mirrored(predict, patches, part.window.mirrored), part.network)
 
     if part.network.kind == "slices":
-        return _run_slices(image, part, margins, rung, on_windows)
+        margin, warnings = _run_slices(image, part, values, rung, on_windows)
+        return margin[None], warnings
     image = image.to(rung.device)
-    margin = slide(
+    found = slide(
         image,
-        margins,
+        values,
         window=part.window_for(tuple(image.shape[1:])),
         overlap=part.window.overlap,
         weighting=part.window.weighting,
+        placing=part.window.placing,
         batch=rung.windows,
         sums_on=rung.sums_on,
         starts=starts,
         on_windows=on_windows,
     )
-    return margin[0], []
+    return found, []
 
 
-def difference_of(logits: Tensor) -> Tensor:
-    """Logit of lesion less that of background, (B, 1, ...) float32, of logits (B, 2, ...), or (B, 1, ...) of lesion."""
-    logits = logits.float()
-    return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
+def predict_mirrored(predict: Callable[[Tensor], Tensor], patches: Tensor, axes: Sequence[str]) -> Tensor:
+    """The mean of the logits of patches (B, 2, X, Y, Z) as they are and mirrored along every combination of axes."""
+    logits = predict(patches)
+    flips = [
+        combination
+        for count in range(1, len(axes) + 1)
+        for combination in itertools.combinations([2 + "xyz".index(axis) for axis in axes], count)
+    ]
+    for flip in flips:
+        logits = logits + predict(patches.flip(flip)).flip(flip)
+    return logits / (len(flips) + 1) if flips else logits
 
 
 def _run_slices(

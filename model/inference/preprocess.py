@@ -34,14 +34,18 @@ class Placed:
     ct_share: float
 
 
-def place(case: Case, suv_above: float, watch: Stopwatch) -> Placed:
-    """LAS order, CT resampled onto the PET, crop: everything before intensity. Raises CaseError."""
+def place(case: Case, suv_above: float, watch: Stopwatch, keep_nonzero: bool = False) -> Placed:
+    """LAS order, CT resampled onto the PET, crop: everything before intensity. Raises CaseError.
+
+    The crop is the box around PET above `suv_above`; with keep_nonzero, around PET or CT that is not zero as well.
+    """
     with watch.stage("resample"):
         view = las_view(case.pet.grid)
         suv = view.to_las(case.pet.array)
         hu, share = resample_ct(case.ct, view.grid, suv)
     with watch.stage("crop"):
-        box = foreground_box(suv, suv_above)
+        kept: NDArray[np.bool_] = np.greater(suv, suv_above)
+        box = bounding_box(kept | (suv != 0) | (hu != 0) if keep_nonzero else kept)
     if box is None:
         return Placed(view=view, box=None, suv=suv[:0], hu=hu[:0], ct_share=share)
     return Placed(view=view, box=box, suv=suv[box], hu=hu[box], ct_share=share)
@@ -87,7 +91,11 @@ def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any],
 
 def foreground_box(suv: NDArray[Any], above: float) -> Box | None:
     """The bounding box of suv > above, without a margin, as slices (z, y, x); None if there is no such voxel."""
-    inside = suv > above
+    return bounding_box(suv > above)
+
+
+def bounding_box(inside: NDArray[np.bool_]) -> Box | None:
+    """The bounding box of the voxels that are True, as slices of the array's axes; None if there is none."""
     box = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)

@@ -1,18 +1,16 @@
 """A study and a bundle in, a mask on the PET's own grid out."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model.bundle.manifest import Bundle
-from model.bundle.settings import Intensity, Part
 from model.inference.ensemble import vote
 from model.inference.options import SegmentOptions
-from model.inference.preprocess import OUTSIDE_HU, UPTAKE_SUV, Placed, place, put_back, scale_hu, scale_suv
-from model.inference.slices import clipped_image
+from model.inference.preprocess import OUTSIDE_HU, UPTAKE_SUV, Placed, place, put_back
+from model.inference.view import StudyView, view_of
 from model.networks.weights import voters
 from model.stopwatch import Stopwatch
 from model.study.reading import Case
@@ -26,6 +24,7 @@ class Ready:
 
     case: Case
     placed: Placed
+    view: StudyView | None
     first_image: torch.Tensor | None
 
 
@@ -54,24 +53,25 @@ def segment(case: Case, options: SegmentOptions, watch: Stopwatch | None = None)
 
 def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
     """Everything before the networks. Raises CaseError."""
-    placed = place(case, bundle.manifest.crop.suv_above, watch)
+    manifest = bundle.manifest
+    parts = [manifest.part(member) for member in manifest.members]
+    of_nnunet = [part.preprocessing is not None for part in parts]
+    placed = place(case, manifest.crop.suv_above, watch, keep_nonzero=any(of_nnunet))
     if placed.box is None:
-        return Ready(case=case, placed=placed, first_image=None)
+        return Ready(case=case, placed=placed, view=None, first_image=None)
     with watch.stage("intensity"):
-        image = image_of(placed.hu, placed.suv, bundle.manifest.part(bundle.manifest.members[0]))
-    return Ready(case=case, placed=placed, first_image=image)
+        view = view_of(placed, manifest.crop, mixed=any(of_nnunet) and not all(of_nnunet))
+        return Ready(case=case, placed=placed, view=view, first_image=view.image(parts[0]))
 
 
 def segment_ready(ready: Ready, options: SegmentOptions, watch: Stopwatch | None = None) -> Result:
     """The networks over a study, and the mask on its grid. Raises as `segment`."""
-    if ready.first_image is None:
+    if ready.view is None or ready.first_image is None:
         return _empty_result(ready, options)
     watch, placed, manifest = watch or Stopwatch(), ready.placed, options.bundle.manifest
-    networks, first_image = options.voters or voters(options.bundle), ready.first_image
-
-    def view(part: Part) -> torch.Tensor:
-        return first_image if part == networks[0].part else image_of(placed.hu, placed.suv, part)
-
+    networks, first_image, make_image = options.voters or voters(options.bundle), ready.first_image, ready.view.image
+    first = manifest.part(manifest.members[0])
+    view = replace(ready.view, image=lambda part: first_image if part == first else make_image(part))
     found = vote(view, networks, options, watch)
     with watch.stage("argmax"):
         lesion = (found.margin > 0).cpu().numpy()  # one byte a voxel leaves the GPU
@@ -79,7 +79,7 @@ def segment_ready(ready: Ready, options: SegmentOptions, watch: Stopwatch | None
         mask = put_back(placed, lesion)
         probability = None
         if options.with_probability:
-            share = found.margin + 0.5 if manifest.combine == "probabilities" else found.margin.sigmoid()
+            share = found.margin.sigmoid() if manifest.combine == "logits" else found.margin + 0.5
             probability = put_back(placed, share.cpu().numpy())
         disagreement = put_back(placed, found.disagreement.numpy()) if found.disagreement is not None else None
     return Result(
@@ -117,18 +117,3 @@ def _warnings(ready: Ready, bundle: Bundle) -> tuple[str, ...]:
     if ready.first_image is None:
         warnings.append(f"PET '{case.pet.path}' has no voxel above {manifest.crop.suv_above:g}: the mask is empty")
     return tuple(warnings)
-
-
-def image_of(hu: NDArray[Any], suv: NDArray[Any], part: Part) -> torch.Tensor:
-    """HU and SUV in LAS (z, y, x) as a bundle's network takes them, float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
-    if part.network.kind == "slices":
-        return clipped_image(hu, suv, part.intensity)
-    return network_image(hu, suv, part.intensity)
-
-
-def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> torch.Tensor:
-    """HU and SUV in LAS (z, y, x) as the network's float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
-    channels = np.empty((2, *suv.shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
-    channels[0] = scale_hu(hu, settings)
-    channels[1] = scale_suv(suv, settings)
-    return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)

@@ -4,12 +4,15 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 SIGMA_SHARE = 0.125  # of the window's edge: MONAI's sigma_scale
 LEAST_WEIGHT = 1e-3  # of the Gaussian, as in MONAI
+PEAK = 10.0  # of nnU-Net's Gaussian
 OUTSIDE = -100.0  # the margin of voxels that no window covers: certain background
 
 Size = tuple[int, int, int]
@@ -22,6 +25,7 @@ def slide(
     window: Size,
     overlap: float,
     weighting: str = "constant",
+    placing: str = "monai",
     batch: int = 1,
     sums_on: torch.device | None = None,
     starts: list[Size] | None = None,
@@ -41,7 +45,7 @@ def slide(
     image = centred(image, window)
     padded_x, padded_y, padded_z = image.shape[1:]
     run_all = starts is None
-    starts = window_starts((padded_x, padded_y, padded_z), window, overlap) if starts is None else starts
+    starts = window_starts((padded_x, padded_y, padded_z), window, overlap, placing) if starts is None else starts
     if not starts:
         return torch.full((1, *original), OUTSIDE, device=sums_on)
     weight = window_weight(window, weighting).to(image.device)
@@ -74,13 +78,18 @@ def centred(image: Tensor, least: Size) -> Tensor:
     return functional.pad(image, [p for n in reversed(missing) for p in (n // 2, n - n // 2)])
 
 
-def window_starts(size: Size, window: Size, overlap: float) -> list[Size]:
+def window_starts(size: Size, window: Size, overlap: float, placing: str = "monai") -> list[Size]:
     """First voxels (x, y, z) of the windows that cover a volume of `size`, none smaller than `window`.
 
-    Windows step by (1 - overlap) of their edge; the last of an axis is moved back to end at the volume's edge.
+    monai: windows step by (1 - overlap) of their edge; the last of an axis is moved back to end at the volume's edge.
+    even: as few as step by no more than that, spread evenly (nnU-Net, inference/sliding_window_prediction.py).
     """
     axes = []
     for n, w in zip(size, window, strict=True):
+        if placing == "even":
+            gaps = math.ceil((n - w) / (w * (1 - overlap)))
+            axes.append([round((n - w) / gaps * i) for i in range(gaps + 1)] if gaps else [0])
+            continue
         step = max(int(w * (1 - overlap)), 1)
         steps = math.ceil((n - w) / step) + 1
         axes.append([min(i * step, n - w) for i in range(steps)])
@@ -95,14 +104,28 @@ def windows_above(pet: Tensor, window: Size, overlap: float, threshold: float) -
 
 
 def window_weight(window: Size, weighting: str) -> Tensor:
-    """The weight of each voxel of a window, float32 (X, Y, Z): ones, or a Gaussian about the centre."""
+    """The weight of each voxel of a window, float32 (X, Y, Z): ones, or a Gaussian about the centre.
+
+    nnunet: SciPy's filter of one voxel at edge // 2, cut off at four deviations, where it takes its least value.
+    """
     if weighting == "constant":
         return torch.ones(window)
+    if weighting == "nnunet":
+        return _nnunet_weight(window)
     weight = torch.ones(())
     for edge in window:
         x = torch.arange(edge, dtype=torch.float32) - (edge - 1) / 2
         weight = weight[..., None] * torch.exp(x**2 / (-2 * (SIGMA_SHARE * edge) ** 2))
     return weight.clamp(min=max(float(weight.min()), LEAST_WEIGHT))
+
+
+def _nnunet_weight(window: Size) -> Tensor:
+    """compute_gaussian of nnunetv2 2.8.1, in float32; a common factor does not matter."""
+    impulse = np.zeros(window)
+    impulse[tuple(edge // 2 for edge in window)] = 1
+    weight = ndimage.gaussian_filter(impulse, [edge * SIGMA_SHARE for edge in window], 0, mode="constant", cval=0)
+    weight = torch.from_numpy(weight / weight.max() * PEAK).float()
+    return torch.where(weight == 0, weight[weight > 0].min(), weight)
 
 
 def _box(start: Size, window: Size) -> tuple[slice, slice, slice]:

@@ -23,7 +23,7 @@ def count_windows(shape: tuple[int, ...], part: Part) -> int:
         return shape[2]
     window = part.window_for(shape)
     x, y, z = (max(n, w) for n, w in zip(shape, window, strict=True))
-    return len(window_starts((x, y, z), window, part.window.overlap))
+    return len(window_starts((x, y, z), window, part.window.overlap, part.window.placing))
 
 
 def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Size] | None:

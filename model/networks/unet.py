@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.bundle.settings import Network
+from model.networks.nnunet import StridedUNet
 from model.networks.regnet import build_slices
 
 CLASSES = 2  # background, lesion
@@ -31,6 +32,8 @@ def build(network: Network) -> nn.Module:
             return LateFusion(widths, norm)
         case "late_features":
             return LateFeatures(widths, norm)
+        case "plain_unet" | "residual_unet":
+            return StridedUNet(network)
         case _:
             return _swin_unetr(widths[0])
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from model.inference.segment import network_image
 from model.inference.sliding import centred
+from model.inference.view import network_image
 from training.batches.augment import augmented
 from training.data.prepared import Prepared, load
 from training.settings import STRENGTHS, Crops, Training

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from model.errors import ConfigError
-from model.inference.segment import image_of
 from model.inference.slices import cut, normalised, slice_starts
+from model.inference.view import image_of
 from training.batches.schedule import steps_of
 from training.batches.whole_body import Slice, SliceOrder
 from training.data.prepared import MOST_POINTS, Prepared, load

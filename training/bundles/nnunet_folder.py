@@ -71,16 +71,16 @@ def find_model(
     models = sorted({file.parent for file in files if file.name == PLANS and _is_model(file.parent, files)})
     if not models:
         raise ConfigError(
-            f"'{path}' holds no model of nnU-Net v2: a model's folder has {PLANS}, {DATASET} and fold_0/checkpoint_*.pth; "
-            "give the released zip, the dataset's folder or the model's own folder"
+            f"'{path}' holds no model of nnU-Net v2: a model's folder has {PLANS}, {DATASET} and "
+            "fold_0/checkpoint_*.pth; give the released zip, the dataset's folder or the model's own folder"
         )
     chosen = [model for model in models if configuration is None or _configuration(path, model) == configuration]
     if len(chosen) != 1:
         there = ", ".join(_shown(path, model) for model in models)
         raise ConfigError(f"'{path}' holds {there}: say which by --configuration NAME, or give its own folder")
     model = chosen[0]
-    there = {file.relative_to(model).as_posix() for file in files if file.is_relative_to(model)}
-    kept, checkpoints = _checkpoints(there, folds, checkpoint, path)
+    names = {file.relative_to(model).as_posix() for file in files if file.is_relative_to(model)}
+    kept, checkpoints = _checkpoints(names, folds, checkpoint, path)
     plans, dataset = (_json(path, model / name) for name in (PLANS, DATASET))
     return Found(
         path=path if zipfile.is_zipfile(path) else path / model,
@@ -145,8 +145,8 @@ def _checkpoints(
     missing = [fold for fold in folds if fold not in have]
     if missing or not folds:
         raise ConfigError(
-            f"'{path}' has {name} of the folds {', '.join(have) or 'none'}, not of {', '.join(missing) or 'any'}: choose "
-            "by --folds and --checkpoint final or best"
+            f"'{path}' has {name} of the folds {', '.join(have) or 'none'}, not of {', '.join(missing) or 'any'}: "
+            "choose by --folds and --checkpoint final or best"
         )
     if len(set(folds)) < len(folds):
         raise ConfigError(f"--folds names a fold twice: {' '.join(folds)}")

@@ -8,9 +8,9 @@ configurations, other networks, resampling and normalisation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from model.bundle.settings import CHANNELS, Network, Normalisation, Outputs, Preprocessing, Resampling, Stage, Window
+from model.bundle.settings import Network, Normalisation, Preprocessing, Resampling, Stage, Window
 from model.errors import ConfigError
 
 NETWORKS = {"PlainConvUNet": "plain_unet", "ResidualEncoderUNet": "residual_unet"}
@@ -29,18 +29,25 @@ AIR_HU = -100.0  # a channel whose least value in the plans lies below holds HU:
 Value = TypeVar("Value")
 
 
+class Outputs(NamedTuple):
+    """What a network puts out: how many channels, which are lesion, and whether each is a region of its own."""
+
+    channels: int
+    lesion: tuple[int, ...]
+    regions: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Described:
     """What plans and dataset say of one configuration.
 
     channels: where CT and PET stand among the network's input channels. axes: for each of (x, y, z), which of the
-    network's axes (0, 1, 2) it is. kept_outputs: which output channels the checkpoint's head has, all of them.
+    network's axes (0, 1, 2) it is.
     """
 
     network: Network
     window: Window
     preprocessing: Preprocessing
-    outputs: Outputs
     channels: tuple[int, int]
     axes: tuple[int, int, int]
     warnings: tuple[str, ...]
@@ -71,7 +78,7 @@ def describe(
     axes = axes_of(plans)
     order, warnings = channel_order(dataset, plans, channels)
     outputs = outputs_of(dataset, lesion)
-    network = network_of(settings, axes, classes=outputs.channels, organs=organs)
+    network = network_of(settings, axes, outputs, organs)
     return Described(
         network=network,
         window=Window(
@@ -82,7 +89,6 @@ def describe(
             mirrored=tuple(sorted("xyz"[axes.index(axis)] for axis in mirrored or ())),
         ),
         preprocessing=preprocessing_of(settings, plans, axes, order),
-        outputs=outputs,
         channels=order,
         axes=axes,
         warnings=tuple(warnings),
@@ -111,7 +117,7 @@ def axes_of(plans: Mapping[str, Any]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def network_of(settings: Mapping[str, Any], axes: tuple[int, int, int], *, classes: int, organs: int) -> Network:
+def network_of(settings: Mapping[str, Any], axes: tuple[int, int, int], outputs: Outputs, organs: int) -> Network:
     """The network, of plans of today or of 2023."""
     if "architecture" in settings:
         name = str(settings["architecture"].get("network_class_name", "")).rsplit(".", 1)[-1]
@@ -126,7 +132,9 @@ def network_of(settings: Mapping[str, Any], axes: tuple[int, int, int], *, class
     return Network(
         fusion=NETWORKS[name],
         widths=tuple(int(width) for width in _per_stage(found["features_per_stage"], count)),
-        classes=classes,
+        classes=outputs.channels,
+        lesion=outputs.lesion,
+        regions=outputs.regions,
         organs=organs,
         bias=bool(found.get("conv_bias", False)),
         stages=tuple(
@@ -277,8 +285,8 @@ def _refuse_others(found: Mapping[str, Any]) -> None:
     slope = (found.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)
     if norm["eps"] != 1e-5 or norm["affine"] is not True or slope != 0.01:
         raise ConfigError(
-            f"plans.json: norm_op_kwargs {norm} and LeakyReLU of slope {slope} cannot be run; only eps 1e-05, affine and "
-            "slope 0.01 can"
+            f"plans.json: norm_op_kwargs {norm} and LeakyReLU of slope {slope} cannot be run; only eps 1e-05, affine "
+            "and slope 0.01 can"
         )
     for name in ("squeeze_excitation", "nonlin_first", "stem_channels", "bottleneck_channels", "disable_default_stem"):
         if found.get(name):

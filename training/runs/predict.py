@@ -17,7 +17,7 @@ from model.errors import ConfigError, WeightsError
 from model.inference.device import Device, choose_device, computing
 from model.inference.ladder import SLICES_A_WINDOW, Rung
 from model.inference.member import run_member
-from model.inference.segment import image_of
+from model.inference.view import image_of
 from model.results.metrics import Scores, score
 from model.schema import to_plain
 from training.data.prepared import Prepared
@@ -67,7 +67,7 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
         out, _ = run_member(image, settings.part, predict, rung)
     for module, trains in modes:
         module.training = trains
-    return out.clamp(-6e4, 6e4).half().cpu().numpy()
+    return out[0].clamp(-6e4, 6e4).half().cpu().numpy()
 
 
 def finite(compute: Callable[[Device], np.ndarray], device: Device, what: str) -> np.ndarray:

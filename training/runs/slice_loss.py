@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.inference.member import difference_of
+from model.inference.outputs import difference_of
 
 SMOOTH = 1.0  # pixels: so that a batch without lesion has a Dice, too
 

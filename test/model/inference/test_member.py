@@ -3,7 +3,8 @@ import torch
 
 from model.bundle.settings import Intensity, Network, Part, Window
 from model.inference.ladder import Rung
-from model.inference.member import difference_of, run_member
+from model.inference.member import run_member
+from model.inference.outputs import difference_of
 
 CPU = torch.device("cpu")
 RUNG = Rung(device=CPU, windows=2, slices=2, sums_on=CPU)

@@ -13,7 +13,8 @@ from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Limits
 from model.inference.options import SegmentOptions
 from model.inference.preprocess import place
-from model.inference.segment import image_of, segment
+from model.inference.segment import segment
+from model.inference.view import image_of
 from model.networks.weights import voters
 from model.stopwatch import Stopwatch
 

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tiny_settings import tiny_training
 
-from model.inference.segment import network_image
+from model.inference.view import network_image
 from training.batches import crops, device_crops
 from training.batches.augment import convolved, smoothed
 from training.batches.crops import CropDataset

@@ -6,8 +6,8 @@ import torch
 from tiny_settings import tiny_slices
 
 from model.errors import ConfigError
-from model.inference.segment import image_of
 from model.inference.slices import slice_starts, slide_slices
+from model.inference.view import image_of
 from training.batches.slices import SliceDataset, augmented, lesion_slices, slice_of_study
 from training.data.folds import Fold
 from training.data.prepare import _points

@@ -8,7 +8,7 @@ from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.inference.device import Device
-from model.inference.segment import image_of
+from model.inference.view import image_of
 from model.networks.unet import build
 from model.results.metrics import score
 from training.data.prepared import load

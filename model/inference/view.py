@@ -1,0 +1,106 @@
+"""A study as each network needs it, and what the network finds back on the study's own voxels.
+
+Networks of nnU-Net's kind see the box of non-zero voxels on voxels of their own size; the others the study's crop as it
+is, or in a bundle of both kinds its box around the PET.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.bundle.settings import Crop, Intensity, Part, Preprocessing
+from model.inference.normalise import network_channels, nonzero_box
+from model.inference.outputs import lesion_margin
+from model.inference.preprocess import Box, Placed, foreground_box, scale_hu, scale_suv
+from model.inference.slices import clipped_image
+from model.inference.sliding import Size
+from model.inference.spacing import coarse_axis, resampled_size, resize
+
+BACKGROUND = -50.0  # the margin of voxels outside a network's box: no lesion, and it votes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyView:
+    """shape: voxels (X, Y, Z) of the study's crop. image: the study as a network of a part takes it, float32
+    (2, X, Y, Z), channel 0 = CT, 1 = PET. size: the voxels of that image. margin: what such a network put out, values
+    (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop.
+    """
+
+    shape: Size
+    image: Callable[[Part], Tensor]
+    size: Callable[[Part], Size]
+    margin: Callable[[Part, Tensor], Tensor]
+
+
+def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
+    """The view of a study. mixed: the bundle has networks of nnU-Net's kind and others, whose boxes differ."""
+    spacing_mm = placed.view.grid.spacing_mm
+    x, y, z = placed.suv.shape[::-1]
+    shape = (x, y, z)
+
+    @lru_cache
+    def box_of(nnunet: bool) -> Box | None:
+        """The box (z, y, x) of a kind of network within the study's crop; None: all of it."""
+        if not mixed:
+            return None
+        return nonzero_box(placed.hu, placed.suv) if nnunet else foreground_box(placed.suv, crop.suv_above)
+
+    def channels(part: Part) -> tuple[NDArray[Any], NDArray[Any]]:
+        box = box_of(part.preprocessing is not None)
+        return (placed.hu, placed.suv) if box is None else (placed.hu[box], placed.suv[box])
+
+    def image(part: Part) -> Tensor:
+        hu, suv = channels(part)
+        if part.preprocessing is None:
+            return image_of(hu, suv, part)
+        settings = part.preprocessing
+        found = torch.from_numpy(network_channels(hu, suv, settings)).permute(0, 3, 2, 1)
+        apart = coarse_axis(spacing_mm, settings.spacing_mm, settings.image.apart)
+        return resize(found, size(part), settings.image.order, apart)
+
+    def size(part: Part) -> Size:
+        edges = channels(part)[1].shape[::-1]
+        if part.preprocessing is not None:
+            edges = resampled_size(edges, spacing_mm, part.preprocessing.spacing_mm)
+        x, y, z = edges
+        return x, y, z
+
+    def margin(part: Part, values: Tensor) -> Tensor:
+        box = box_of(part.preprocessing is not None)
+        if part.preprocessing is not None:
+            values = _back(values, channels(part)[1].shape[::-1], spacing_mm, part.preprocessing)
+        found = lesion_margin(values, part.network)
+        if box is None:
+            return found
+        whole = torch.full(shape, BACKGROUND, dtype=found.dtype, device=found.device)
+        whole[box[::-1]] = found
+        return whole
+
+    return StudyView(shape=shape, image=image, size=size, margin=margin)
+
+
+def _back(values: Tensor, size: tuple[int, ...], spacing_mm: tuple[float, ...], settings: Preprocessing) -> Tensor:
+    """Values on a network's voxels brought back to the study's."""
+    apart = coarse_axis(settings.spacing_mm, spacing_mm, settings.logits.apart)
+    return resize(values, size, settings.logits.order, apart)
+
+
+def image_of(hu: NDArray[Any], suv: NDArray[Any], part: Part) -> Tensor:
+    """HU and SUV in LAS (z, y, x) as a bundle's network takes them, float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
+    if part.network.kind == "slices":
+        return clipped_image(hu, suv, part.intensity)
+    return network_image(hu, suv, part.intensity)
+
+
+def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> Tensor:
+    """HU and SUV in LAS (z, y, x) as the network's float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
+    channels = np.empty((2, *suv.shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
+    channels[0] = scale_hu(hu, settings)
+    channels[1] = scale_suv(suv, settings)
+    return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
