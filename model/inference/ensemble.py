@@ -42,7 +42,8 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
 
     A network of weight 2 is run once. The next network's weights are read while one runs. Where combine is `parts`, or
     networks have voxels of their own, those that differ in nothing but their weights are averaged first, and then brought
-    back to the study's voxels. Raises CaseError if memory runs out on the last rung, WeightsError if a margin is not finite.
+    back to the study's voxels. Raises CaseError if memory runs out on the last rung, WeightsError if a margin is not
+    finite.
     """
     manifest, device = options.bundle.manifest, options.device
     if manifest.combine == "parts" or any(voter.part.preprocessing for voter in voters):

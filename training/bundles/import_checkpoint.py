@@ -12,6 +12,7 @@ import argparse
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,8 @@ from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS
 from model.networks.unet import build
+from training.bundles.import_nnunet import check_model, import_nnunet
+from training.bundles.nnunet_folder import is_nnunet
 from training.bundles.write import PAPERS, State, check_bundle_name, write_bundle
 from training.runs.checkpoint_reader import read_state_dict
 
@@ -38,9 +41,33 @@ USE = "Research only. Not a medical device. The weights are the authors': pass t
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the bundle. Raises ConfigError, WeightsError or OutputError."""
-    folder = import_checkpoints(options)
+    """Write the bundle, or with --check say what it would be. Raises ConfigError, WeightsError or OutputError."""
+    nnunet = [path for path in options.checkpoints if is_nnunet(path)]
+    check_options(options, bool(nnunet))
+    if options.check:
+        for path in nnunet + ([options.and_model] if options.and_model else []):
+            print(check_model(path, options))
+        return
+    folder = import_nnunet(options) if nnunet else import_checkpoints(options)
     print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
+
+
+def check_options(options: argparse.Namespace, nnunet: bool) -> None:
+    """Raise ConfigError for options of the other kind of import."""
+    if options.name is None and not options.check:
+        raise ConfigError("--name NAME is needed: the bundle's folder below --output-folder")
+    if nnunet and len(options.checkpoints) > 1:
+        raise ConfigError("give one model of nnU-Net; --and MODEL2 adds a second, with which it makes one bundle")
+    of_others = ("weights", "window", "crop_suv_above")
+    of_nnunet = ("folds", "configuration", "and_model", "channels", "lesion", "no_mirroring", "check", "citation")
+    for name in of_others if nnunet else of_nnunet:
+        if getattr(options, name):
+            kind = "checkpoints of the papers' authors" if nnunet else "models of nnU-Net"
+            raise ConfigError(f"--{name.removesuffix('_model').replace('_', '-')} is for {kind}; leave it out")
+    if nnunet and options.method == "diwa":
+        raise ConfigError("--method diwa averages weights, and nnU-Net's folds have no common start; use --method eoa")
+    if not 0 < options.step <= 1:
+        raise ConfigError(f"--step must be above 0 and at most 1, got {options.step:g}; nnU-Net's is 0.5")
 
 
 def import_checkpoints(options: argparse.Namespace) -> Path:
@@ -249,8 +276,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Nothing in a checkpoint is run."
     )
     add = parser.add_argument
-    add("checkpoints", nargs="+", type=Path, metavar="CKPT", help="files of torch.save (PyTorch 1.6 or later)")
-    add("--name", required=True, help="name of the bundle, a folder below --output-folder")
+    add(
+        "checkpoints",
+        nargs="+",
+        type=Path,
+        metavar="CKPT_OR_MODEL",
+        help="files of torch.save (PyTorch 1.6 or later); or one model of nnU-Net v2: the released zip, the dataset's "
+        "folder or the model's own folder",
+    )
+    add("--name", help="name of the bundle, a folder below --output-folder; needed without --check")
     add(
         "--method",
         choices=METHODS,
@@ -276,6 +310,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
+    add_nnunet_options(parser.add_argument_group("models of nnU-Net v2"))
+
+
+def add_nnunet_options(group: Any) -> None:
+    """Options of the import of nnU-Net's models."""
+    add = group.add_argument
+    add("--check", action="store_true", help="say whether the model can be run and what it costs; write nothing")
+    add("--folds", nargs="+", metavar="FOLD", help="which folds: of 0 1 2 3 4, or all (default: all that are there)")
+    add("--checkpoint", choices=("final", "best"), default="final", help="of each fold (default: final)")
+    add("--configuration", metavar="NAME", help="which, if there are several, for example 3d_fullres")
+    add("--and", dest="and_model", type=Path, metavar="MODEL2", help="a second model; the bundle votes as both")
+    add("--no-mirroring", action="store_true", help="see every window once (default: mirrored as the model allows)")
+    add("--step", type=float, default=0.5, help="step of the windows, as a share of their edge (default: 0.5)")
+    add(
+        "--channels",
+        nargs=2,
+        metavar=("FIRST", "SECOND"),
+        help="which channel is what, CT PET or PET CT (default: by dataset.json's names, else by the plans)",
+    )
+    add(
+        "--lesion", metavar="LABEL", help="dataset.json's label of the lesion (default: tumor, lesion, or the only one)"
+    )
+    add("--citation", metavar="TEXT", help="whom to cite; stands in the manifest and in every report")
+    add("--store", choices=("float16", "float32"), default="float16", help="numbers in the files (default: float16)")
 
 
 def _with_older_prefix(name: str) -> str:

@@ -59,6 +59,14 @@ class Found:
             yield target
 
 
+def is_nnunet(path: Path) -> bool:
+    """Whether this is a folder, or a zip archive that holds plans.json: a model of nnU-Net, not a checkpoint alone."""
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        return path.is_dir()
+    with zipfile.ZipFile(path) as archive:
+        return any(PurePosixPath(name).name == PLANS for name in archive.namelist())
+
+
 def find_model(
     path: Path, configuration: str | None = None, folds: Sequence[str] | None = None, checkpoint: str = "final"
 ) -> Found:

@@ -56,14 +56,23 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Each has its own memory, in the file's dtype. Raises WeightsError if the file is not there, is no
     zip archive of torch.save, is damaged or lies about sizes, or if an entry is not a tensor.
     """
+    return {name: view.clone(memory_format=torch.contiguous_format) for name, view in read_checkpoint(path)[0].items()}
+
+
+def read_checkpoint(path: Path, roots: tuple[str, ...] = ROOTS) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors under the first of `roots` that the checkpoint has, and its other entries, of which only plain values
+    (text, numbers, lists, dictionaries) are of use.
+
+    Tensors that share memory in the file share it here. Raises WeightsError as `read_state_dict`.
+    """
     try:
         with zipfile.ZipFile(path) as file:
             archive = _archive(path, file)
-            state = _state_of(archive)
+            state, others = _state_of(archive, roots)
             views = {name: _view(archive, name, value) for name, value in state.items()}
             if sum(view.nbytes for view in views.values()) > MOST_SHARED * path.stat().st_size:
                 raise WeightsError(_damaged(path, f"its tensors have over {MOST_SHARED} times the file's size"))
-            return {name: view.clone(memory_format=torch.contiguous_format) for name, view in views.items()}
+            return views, others
     except OSError as error:
         if error.errno == errno.EINVAL:  # a position before the file's beginning
             raise WeightsError(_damaged(path, "places outside the file")) from None
@@ -113,8 +122,8 @@ def _archive(path: Path, file: zipfile.ZipFile) -> Archive:
     return Archive(path=path, file=file, prefix=prefix)
 
 
-def _state_of(archive: Archive) -> dict[str, TensorRecord]:
-    """The dictionary of the checkpoint that holds its tensors."""
+def _state_of(archive: Archive, roots: tuple[str, ...]) -> tuple[dict[str, TensorRecord], dict[str, Any]]:
+    """The dictionary of the checkpoint that holds its tensors, and its other entries."""
     path, program = archive.path, f"{archive.prefix}data.pkl"
     size = archive.file.getinfo(program).file_size
     if size > PICKLE_LIMIT_BYTES:
@@ -124,12 +133,13 @@ def _state_of(archive: Archive) -> dict[str, TensorRecord]:
         )
     root = read_pickle(archive.file.read(program))
     if not isinstance(root, dict):
-        raise WeightsError(f"'{path}' holds {_describe(root)}; a checkpoint is a dictionary with {' or '.join(ROOTS)}")
-    key = next((key for key in ROOTS if key in root), None)
+        raise WeightsError(f"'{path}' holds {_describe(root)}; a checkpoint is a dictionary with {' or '.join(roots)}")
+    key = next((key for key in roots if key in root), None)
     if key is None and not all(isinstance(value, TensorRecord) for value in root.values()):
         holds = ", ".join(key[:40] for key in root if isinstance(key, str))
-        raise WeightsError(f"'{path}' has no state_dict but {holds[:200] or 'nothing'}; give a network's checkpoint")
-    state, key = (root[key], key) if key else (root, ROOTS[0])
+        raise WeightsError(f"'{path}' has no {roots[0]} but {holds[:200] or 'nothing'}; give a network's checkpoint")
+    others = {name: value for name, value in root.items() if name != key} if key else {}
+    state, key = (root[key], key) if key else (root, roots[0])
     if not isinstance(state, dict):
         raise WeightsError(f"'{path}': {key} is not a dictionary of names and tensors but {_describe(state)}")
     for name, value in state.items():
@@ -140,7 +150,7 @@ def _state_of(archive: Archive) -> dict[str, TensorRecord]:
                 f"'{path}': {key}['{name}'] is not a plain tensor but {_describe(value)}; only tensors are read: "
                 "save the network's state_dict alone"
             )
-    return state
+    return state, others
 
 
 def _view(archive: Archive, name: str, stored: TensorRecord) -> Tensor:

@@ -1,0 +1,204 @@
+"""A bundle of a model of nnU-Net v2: its folds as members, its preprocessing, windows and mirroring as settings.
+
+Masks are those of nnU-Net's own predictor: windows spread evenly, Gaussian weights, mirroring, the mean of the folds'
+logits, brought back to the PET's voxels. Two models that were given become one bundle of both, in which the mean of the
+lesion probabilities counts. Nothing in a checkpoint is run.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msgspec import structs
+
+from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.settings import Crop, Intensity, Network
+from model.errors import ConfigError, WeightsError
+from model.files import sha256_of
+from model.networks.unet import skeleton
+from training.bundles.nnunet_folder import Found, find_model
+from training.bundles.nnunet_plans import Described, describe
+from training.bundles.nnunet_state import State, organ_classes, our_state
+from training.bundles.write import check_bundle_name, write_bundle
+from training.runs.checkpoint_reader import read_checkpoint
+
+ROOTS = ("network_weights",)
+UNKNOWN = "unknown"
+NON_COMMERCIAL = "not for commercial use"
+USE = "Research only. Not a medical device. The weights are their authors': pass them on only by their licence."
+METHOD = "nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One model to be imported: its files, its settings, and its members' states by name. `warnings` for the user."""
+
+    found: Found
+    described: Described
+    sources: tuple[str, ...]  # file and sha256 of each checkpoint
+    states: dict[str, State]
+
+
+def import_nnunet(options: argparse.Namespace) -> Path:
+    """Read one model, or two, and write the bundle. Returns its folder.
+
+    Raises ConfigError, WeightsError or OutputError; then nothing is written, and a bundle of that name stays.
+    """
+    check_bundle_name(options.name)
+    folder: Path = options.output_folder / options.name
+    if folder.exists() and not options.force:
+        raise ConfigError(f"'{folder}' is there already; choose another --name, or --force to replace it")
+    paths = [options.checkpoints[0], *([options.and_model] if options.and_model else [])]
+    half = options.store == "float16"
+    models = [
+        read_model(path, options, f"{number}-" if len(paths) > 1 else "", half) for number, path in enumerate(paths, 1)
+    ]
+    own = [model.described for model in models for _ in model.states]
+    folds = [fold for model in models for fold in model.found.folds]
+    states = {name: state for model in models for name, state in model.states.items()}
+    first = models[0].described
+    licence = spelt_out(options.licence)
+
+    def manifest(written: tuple[Member, ...]) -> Manifest:
+        members = [structs.replace(member, fold=fold) for member, fold in zip(written, folds, strict=True)]
+        if len(models) > 1:
+            members = [
+                structs.replace(
+                    member,
+                    network=one.network,
+                    window=one.window,
+                    preprocessing=one.preprocessing,
+                    intensity=Intensity(),
+                )
+                for member, one in zip(members, own, strict=True)
+            ]
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            name=options.name,
+            kind="mixed" if len(models) > 1 else "volumes",
+            network=first.network,
+            channels=CHANNELS["volumes"],
+            intensity=Intensity(),
+            crop=Crop(suv_above=-1e6),
+            window=first.window,
+            preprocessing=first.preprocessing,
+            method="eoa",
+            combine="parts" if len(models) > 1 else "logits",
+            members=tuple(members),
+            provenance=Provenance(
+                data=f"dataset {first_text(models[0].found.plans, 'dataset_name')}, as its plans name it",
+                commit=UNKNOWN,
+                date=UNKNOWN,
+                scores={},
+                attribution=f"{METHOD}; imported from {', '.join(s for model in models for s in model.sources)}",
+            ),
+            intended_use=USE,
+            licence=licence,
+            citation=options.citation or "",
+        )
+
+    weights = [1.0 / len(model.states) for model in models for _ in model.states]
+    write_bundle(folder, states, manifest, weights=weights, start_sha256=None, half=half, force=options.force)
+    return folder
+
+
+def read_model(path: Path, options: argparse.Namespace, prefix: str, half: bool) -> Model:
+    """One model's settings and the states of its folds, whose names begin with `prefix`, in float16 if `half`."""
+    found = find_model(path, options.configuration, options.folds, options.checkpoint)
+    described: Described | None = None
+    states, sources = {}, []
+    for number, fold in enumerate(found.folds):
+        with found.checkpoint(number) as file:
+            tensors, others = read_checkpoint(file, ROOTS)
+            sources.append(f"{found.configuration} fold {fold} (sha256 {sha256_of(file)})")
+            this = describe_checkpoint(found, tensors, others, options, file)
+            described = described or this
+            if this != described:
+                raise WeightsError(
+                    f"'{file}': fold {fold} allows other mirroring or has another organ head than fold "
+                    f"{found.folds[0]}; import them apart by --folds"
+                )
+            state = our_state(tensors, described, file)
+            states[f"{prefix}fold-{fold}"] = {name: t.half() if half else t for name, t in state.items()}
+            print(f"read fold {fold}: {describe_network(described.network)}", flush=True)
+    assert described is not None  # a model has a fold
+    for warning in described.warnings:
+        print(f"warning: {warning}", flush=True)
+    return Model(found=found, described=described, sources=tuple(sources), states=states)
+
+
+def describe_checkpoint(
+    found: Found, tensors: State, others: dict[str, Any], options: argparse.Namespace, file: Path
+) -> Described:
+    """The settings of a model whose checkpoint has these tensors and other entries."""
+    mirrored = others.get("inference_allowed_mirroring_axes")
+    if mirrored is not None and not (isinstance(mirrored, (tuple, list)) and set(mirrored) <= {0, 1, 2}):
+        raise WeightsError(f"'{file}': inference_allowed_mirroring_axes must be axes 0 to 2, got {str(mirrored)[:60]}")
+    init = others.get("init_args")
+    configuration = init.get("configuration") if isinstance(init, dict) else None
+    if not isinstance(configuration, str):
+        configuration = found.configuration
+    return describe(
+        found.plans,
+        found.dataset,
+        configuration,
+        channels=options.channels,
+        lesion=options.lesion,
+        overlap=1 - options.step,
+        mirrored=() if options.no_mirroring else tuple(mirrored or ()),
+        organs=organ_classes(tensors),
+    )
+
+
+def check_model(path: Path, options: argparse.Namespace) -> str:
+    """What a model is and what it will cost, without reading its checkpoints' tensors or writing anything."""
+    found = find_model(path, options.configuration, options.folds, options.checkpoint)
+    described = describe(
+        found.plans,
+        found.dataset,
+        found.configuration,
+        channels=options.channels,
+        lesion=options.lesion,
+        overlap=1 - options.step,
+        mirrored=() if options.no_mirroring else (0, 1, 2),
+    )
+    network, window, way = described.network, described.window, described.preprocessing
+    count = parameters(network)
+    passes = len(found.folds) * 2 ** len(window.mirrored)
+    each = 2 if options.store == "float16" else 4
+    lines = [
+        f"'{path}': {found.trainer}, configuration {found.configuration}, folds {', '.join(found.folds)}",
+        describe_network(network),
+        f"window {' x '.join(map(str, window.size))} voxels of {' x '.join(f'{mm:g}' for mm in way.spacing_mm)} mm, "
+        f"{passes} passes a window where all axes may be mirrored ({len(found.folds)} without mirroring)",
+        f"CT: {way.ct.scheme}, PET: {way.pet.scheme}; lesion: output {', '.join(map(str, network.lesion))} of "
+        f"{network.classes}",
+        f"disk: {count * each * len(found.folds) / 1e9:.2f} GB in {options.store}; memory: {4 * count / 1e9:.2f} GB for "
+        "each network that is loaded",
+        *(f"warning: {warning}" for warning in described.warnings),
+        "its tensors are checked when it is imported",
+    ]
+    return "\n".join(lines)
+
+
+def describe_network(network: Network) -> str:
+    """A network in a few words."""
+    organs = f", organ head of {network.organs} classes" if network.organs else ""
+    return f"{network.fusion} of widths {list(network.widths)}, {parameters(network):,} parameters{organs}"
+
+
+def parameters(network: Network) -> int:
+    """How many numbers a network learns."""
+    return sum(tensor.numel() for tensor in skeleton(network).parameters())
+
+
+def spelt_out(licence: str) -> str:
+    """The licence, with what NC means."""
+    tokens = licence.upper().replace("-", " ").split()
+    return f"{licence} ({NON_COMMERCIAL})" if "NC" in tokens and NON_COMMERCIAL not in licence else licence
+
+
+def first_text(plans: dict[str, Any], key: str) -> str:
+    value = plans.get(key)
+    return value[:100] if isinstance(value, str) else UNKNOWN
