@@ -76,6 +76,7 @@ def test_float16_storage_is_computed_in_float32(make_bundle, tmp_path) -> None:
     assert {p.dtype for p in network.parameters()} == {torch.float32} and not network.training
 
 
+@pytest.mark.slow
 def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "checked")
     command = [sys.executable, "-m", "model.networks.weights", str(folder)]

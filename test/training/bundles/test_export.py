@@ -105,6 +105,7 @@ def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:
     load_bundle(tmp_path / "b", "diwa")  # so its members may be averaged, too
 
 
+@pytest.mark.slow
 def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made, tmp_path, capsys, monkeypatch) -> None:
     assert run_export(made, tmp_path / "b", "--half", "--index", made / "index.csv") == 0
     found = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
@@ -114,6 +115,7 @@ def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made,
     assert verify() == 0
 
 
+@pytest.mark.slow
 def test_a_soup_is_checked_through_process_as_well(made, tmp_path, capsys) -> None:
     export_bundle(
         made / "selection.json",

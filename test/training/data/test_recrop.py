@@ -213,6 +213,7 @@ def test_settings_that_cannot_be_are_refused(changes, message) -> None:
         Recrop(**({"seed": 0} | changes))
 
 
+@pytest.mark.slow
 def test_real_studies_lose_no_truth_where_the_image_goes_on_for_45_mm(real_data, tmp_path) -> None:
     """Each is cropped 50 mm around its contour, but for those whose scan ends in the tumour, or soon after it."""
     arguments = [real_data / "sts", "--output", tmp_path / "index.csv", "--workers", 1]
