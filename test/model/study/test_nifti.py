@@ -86,7 +86,7 @@ def test_a_length_of_one_in_the_fourth_dimension_is_no_dimension(tmp_path) -> No
         ({"magic": b"\0\0\0\0"}, "no NIfTI in one file"),
         ({"type": (128, 24)}, "datatype = 128, which is not supported"),
         ({"type": (4, 8)}, "datatype = 4 with bitpix = 8"),
-        ({"vox_offset": 348.0}, "vox_offset = 348, and 352 or more"),
+        ({"vox_offset": 348.0}, "vox_offset = 348, not 352 or more"),
         ({"vox_offset": 352.5}, "vox_offset"),
         ({"dim": (0, 6, 5, 4, 1, 1, 1, 1)}, "0 dimensions"),
         ({"dim": (3, 6, -5, 4, 1, 1, 1, 1)}, "dim = "),
