@@ -134,7 +134,10 @@ def with_gamma(image: Tensor, gamma: float) -> Tensor:
 
 
 def smoothed(image: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z. Outside lies what the nearest voxel has."""
+    """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z.
+
+    Outside the image the value of the nearest voxel counts.
+    """
     if image.device.type == "cpu":
         return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
     return convolved(image, sigmas, truncate=4, outside="replicate")

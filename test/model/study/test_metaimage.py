@@ -32,7 +32,7 @@ def test_lines_that_say_nothing_of_the_image_are_passed_over(line: str, tmp_path
     np.testing.assert_array_equal(read_volume(write(tmp_path, line), "PET").array, ARRAY)
 
 
-def test_one_flipped_bit_in_a_compressed_file_is_told_with_a_blank_line_in_its_header(tmp_path) -> None:
+def test_one_flipped_bit_is_found_in_a_compressed_file_with_a_blank_line_in_its_header(tmp_path) -> None:
     stream = zlib.compress(ARRAY.tobytes())
     for bit in range(0, len(stream) * 8, 7):
         damaged = bytearray(stream)
@@ -89,7 +89,7 @@ def test_a_line_that_the_reader_would_take_otherwise_is_refused(changes: dict, m
 @pytest.mark.parametrize(
     "line", ["a line", "DistanceUnits = m\x00m", "Offset: 1 2 3", "= 4", "Comm\x07ent = x", "Offset = 9 9 9"]
 )
-def test_a_line_that_cannot_be_read_is_told_by_its_number(line: str, tmp_path) -> None:
+def test_a_line_that_cannot_be_read_is_named_by_its_number(line: str, tmp_path) -> None:
     refused(write(tmp_path, line), "line 11 of its header")
 
 
@@ -104,7 +104,7 @@ def test_a_data_file_is_found_whatever_else_the_header_says(tmp_path) -> None:
     assert data_file(write(tmp_path, beside="gone.raw")) is None
 
 
-def test_a_stream_whose_length_is_not_told_is_never_read_as_something_else(tmp_path) -> None:
+def test_a_stream_whose_length_is_not_stated_is_never_read_as_something_else(tmp_path) -> None:
     """SimpleITK 2.5 inflates the header of an .mha without CompressedDataSize; beside an .mhd it finds the length."""
     stream = zlib.compress(ARRAY.tobytes())
     (tmp_path / "p.zraw").write_bytes(stream)
