@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds from the end of the first study's reading, those of the networks, peak memory, and that after FIRST."""
+    """Seconds from the end of the first study's reading, seconds of the networks, peak memory, also after FIRST."""
     make_deterministic()
     device, bundle = choose_device(options.device), load_bundle(options.folder / "bundle")
     watch = Stopwatch(wait=torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None)

@@ -79,8 +79,8 @@ def run_on_ladder(
 ) -> Tensor:
     """A network's margin on the first rung that memory suffices for, in the first precision that it does not overflow.
 
-    compute: gives the margin on a rung; the device it gets is that of the rung, with the precision to try. free: drops
-    everything that is kept between windows. network_name: for messages.
+    compute(rung, device): the margin on a rung; `device` is the rung's, in the precision to try. free: drops everything
+    that is kept between windows. network_name: for messages.
     Raises CaseError if memory runs out on the last rung, WeightsError if the margin is not finite in float32 either.
     """
     precisions = [device.precision, *device.wider]

@@ -199,7 +199,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the patients (default: 0.2)")
+    how.add_argument(
+        "--validation", type=float, default=0.2, metavar="SHARE", help="share that validates (default: 0.2)"
+    )
     how.add_argument("--folds", type=int, metavar="K", help="each of K folds validates, the others train")
     how.add_argument("--from-nnunet", type=Path, metavar="JSON", help="take the folds of a splits_final.json")
     add(
@@ -217,18 +219,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--by",
         choices=BY,
-        help="whose shares are kept: those of a column's values, or of small, middle and large "
-        "lesion volumes (default: diagnosis; volume where no patient with lesion has one)",
+        help="give each part its share of this column's values, or of small, middle and large lesion volumes "
+        "(default: diagnosis; volume where no patient with lesion has one)",
     )
-    add("--seed", type=int, default=0, help="of the shuffling (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the shuffling (default: 0)")
     for name, where in (
-        ("--test", "tested on, and in no fold that is nested"),
-        ("--always-train", "trained on in every fold"),
-        ("--always-validate", "validated with in every fold"),
+        ("--test", "kept for a test; with --nested they are in no fold"),
+        ("--always-train", "they train in every fold"),
+        ("--always-validate", "they validate in every fold"),
     ):
         add(
             name,
             type=Path,
             metavar="FILE",
-            help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
+            help=f"cases or patients, one a line: {where}; a case brings its whole patient (default: none)",
         )

@@ -19,7 +19,7 @@ VOLUME = "volume"  # stratify by the lesion volume of each patient's study that 
 
 
 def strata(studies: Iterable[Study], by: str) -> dict[str, str]:
-    """Each patient's stratum: the value of column `by`. Of several, the one that fewest patients have; ties by name.
+    """Each patient's stratum: the value of column `by`; of several the one that fewest patients have, ties by name.
 
     by VOLUME: negative, or the third of the patients with lesion that the patient is in.
     """

@@ -161,7 +161,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Cost: see the scales above; phantoms take 10 s each, and 5 bytes a voxel of every study on disk."
     add = parser.add_argument
     add("table", choices=("table2", "table3", "wholebody"))
-    add("--scale", choices=SCALES, default="small", help="default small")
+    add("--scale", choices=SCALES, default="small", help="see above (default small)")
     add("--plan", type=Path, help="YAML in place of training/configs/<scale>.yaml")
     add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")
     add("--split", type=Path, help="split.json for --index (default: 20 %% test, 20 %% of the rest validate)")

@@ -118,7 +118,7 @@ def check(options: argparse.Namespace) -> None:
     if options.ship and options.views:
         raise ConfigError("--views scores the patients of outer folds, and --ship trains on all; leave one of them out")
     if not options.ship and options.output is not None:
-        raise ConfigError("--output is for --ship, for outer folds write no bundle; leave it out")
+        raise ConfigError("--output is for --ship: outer folds write no bundle; leave it out")
     if options.outer < 2:
         raise ConfigError(
             f"--outer must be 2 or more, got {options.outer}: every fold tests networks that the others trained"
@@ -338,16 +338,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="also score each outer fold's whole images with less of the body and with "
         "air around them (cost: on a GPU half a minute a fold, on two CPU cores an hour)",
     )
-    add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
-    add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
+    add("--diagnosis", default="sarcoma", help="for real studies that state none (default sarcoma)")
+    add("--site", default="sts", help="for real studies that state none (default sts)")
     add(
         "--data",
         default="",
         metavar="TEXT",
-        help="of the bundles, after the number of patients: whose they are, "
+        help="text on the patients for the bundles' manifests: whose they are, "
         "where they were published, under which licence, whom to cite (default: nothing)",
     )
-    add("--licence", default="unknown", metavar="TEXT", help="of the bundles (default unknown)")
+    add("--licence", default="unknown", metavar="TEXT", help="licence of the bundles (default unknown)")
     add(
         "--output",
         type=Path,
