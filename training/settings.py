@@ -219,7 +219,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror}; give a YAML file that is there") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"'{path}' is not YAML: {error}") from None
+        raise ConfigError(f"'{path}' is not YAML: {error}; correct it") from None
 
 
 def settings_from(data: Any, where: str = "settings") -> Training:

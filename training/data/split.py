@@ -76,13 +76,16 @@ def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the list '{path}': {error}") from None
+        raise ConfigError(f"cannot read the list '{path}': {error}; give a UTF-8 text, one name a line") from None
     names = {line.strip() for line in lines} - {""}
     by_name = {study.patient: study.patient for study in studies.values()}
     by_name |= {case: study.patient for case, study in studies.items() if case not in by_name}
     unknown = names - by_name.keys()
     if unknown:
-        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {some_of(unknown)}")
+        raise ConfigError(
+            f"'{path}' has {len(unknown)} names that are no case or patient of the index: {some_of(unknown)}; "
+            "correct them"
+        )
     return {by_name[name] for name in names}
 
 
