@@ -44,6 +44,7 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
     try:
         distributed.barrier()
         yield state if rank() == 0 else open_run(folder, config, hold=False)
+        distributed.barrier()  # a process whose peer has left already may abort when its own connections close
     finally:
         distributed.destroy_process_group()
 
