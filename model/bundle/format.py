@@ -19,7 +19,7 @@ FileName = Annotated[str, text_like(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors", 
 class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One trained network of a bundle: its file, its weight, and the network it was started from.
 
-    network, intensity, window: its own where they are not the bundle's, in a bundle of kind mixed.
+    network, intensity, window: set only in a bundle of kind mixed, where they differ from the bundle's.
     """
 
     file: FileName

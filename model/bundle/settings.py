@@ -15,7 +15,7 @@ FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr")  # networks
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
 NORMS = ("instance", "batch")
 METHODS = ("eoa", "diwa")
-SLICES_BODY_HU = -500.0  # above is body, for networks for slices: between lung (about -800) and fat (-100)
+SLICES_BODY_HU = -500.0  # networks for slices take what is above for body: between lung (about -800) and fat (-100)
 
 Width = Annotated[int, Meta(ge=1, le=4096)]  # channels of a stage
 Edge = Annotated[int, Meta(ge=1, le=2048)]  # of a window, in voxels
@@ -42,11 +42,11 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     fusion, for volumes: early, middle, late (mean of two networks' logits), late_features (last features joined
     by one 1x1x1 convolution, the authors' code) or swin_unetr; for slices: the RegNetY encoder that both channels
-    enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices those of
-    the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices. norm, of U-Nets for volumes:
-    instance, the paper's, whose mean and deviation are those of the window, air and all; or batch, whose statistics
+    enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices the
+    channels of the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices. norm, of U-Nets for
+    volumes: instance, the paper's, takes mean and deviation over the whole window, air too; batch has statistics that
     are fixed after training, so that a voxel's logit depends on its surroundings alone, not on what else the window
-    holds. Slices have batch normalisation whatever norm says.
+    holds. Networks for slices have batch normalisation whatever norm says.
     """
 
     fusion: Annotated[str, one_of(*FUSIONS, *ENCODERS)]
@@ -66,7 +66,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         elif self.kind == "slices":
             if len(self.widths) != 5:
                 raise SettingError(
-                    f"widths of {self.fusion} must be those of five decoder blocks, got {list(self.widths)}"
+                    f"widths of {self.fusion} must be five, one for each decoder block, got {list(self.widths)}"
                 )
         elif len(self.widths) < 2:
             raise SettingError(f"widths must be at least 2 whole numbers, got {list(self.widths)}")
@@ -78,7 +78,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def divisor(self) -> int:
-        """Every window edge must be a multiple of this; of slices those of x and y."""
+        """Every window edge must be a multiple of this; for slices, the edges in x and y."""
         return 32 if self.kind == "slices" or self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
 
     def check_edges(self, edges: tuple[int, ...], name: str) -> None:
@@ -141,7 +141,7 @@ class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a network needs to be run. Of slices the window is (x, y, 1), placed on the body; none overlap."""
+    """What a network needs to be run. For slices the window is (x, y, 1) around the body: one a slice, no overlap."""
 
     network: Network
     intensity: Intensity
@@ -156,7 +156,7 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.network.kind == "slices" and self.intensity.ct_clip and self.intensity.ct_low_hu >= SLICES_BODY_HU:
             raise SettingError(
                 f"intensity.ct_low_hu of slices must be below {SLICES_BODY_HU:g} HU, got {self.intensity.ct_low_hu:g}: "
-                "their window is placed on what is denser, the body"
+                "the window is placed on the body, which is what is denser than that"
             )
         if self.network.kind == "slices" and self.window.shrink:
             raise SettingError("window.shrink is for networks for volumes; a window of slices keeps its size")
@@ -164,8 +164,8 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def fitted(self, size: tuple[int, int, int], volume: tuple[int, ...]) -> tuple[int, int, int]:
         """The size (x, y, z) of a window or crop of `size` on a volume of (X, Y, Z) voxels.
 
-        It is `size` itself. With `window.shrink` an edge is shorter where the volume is: the least multiple of what the
-        network divides by that holds the volume, and at least two of them.
+        It is `size` itself. With `window.shrink` an edge is shorter where the volume is: the smallest multiple of
+        `network.divisor` that holds the volume, but at least twice the divisor.
         """
         if not self.window.shrink:
             return size

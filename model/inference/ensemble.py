@@ -105,7 +105,7 @@ class _Run:
         return self.moved[1]
 
     def free(self) -> None:
-        """Let go of buffers and copy: memory ran out."""
+        """Drop the buffers and the copy, since memory ran out."""
         self.buffers.clear()
         self.moved = None
 
@@ -126,7 +126,7 @@ def _margin(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
         network = slabs.prepared(turn.network, rung.device, device.precision)
         if why := slabs.why_not_fused(turn.network, rung.device, device.precision):
             run.warnings.append(
-                f"the project's own kernels cannot be had on this GPU ({why}): torch's operations, which are slower, "
+                f"the project's own kernels do not run on this GPU ({why}): torch's operations, which are slower, "
                 "run in their place, and voxels at the border of a lesion may differ"
             )
     buffers = run.buffers if rung.device.type == "cpu" else None

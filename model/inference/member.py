@@ -18,9 +18,9 @@ def run_member(
     starts: list[Size] | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> tuple[Tensor, list[str]]:
-    """A network's margin over a study, (X, Y, Z) float32 on `rung.sums_on`, of slices on the host; and warnings.
+    """A network's margin over a study, (X, Y, Z) float32 on `rung.sums_on` (for slices on the host); and warnings.
 
-    image: of `segment.image_of`, (2, X, Y, Z). part: the network's window and intensity. predict: turns patches on
+    image: (2, X, Y, Z), from `segment.image_of`. part: the network's window and intensity. predict: turns patches on
     `rung.device` into logits: (B, 2, *window), channel 0 = CT, or for slices (B, 2, Y, X), channel 0 = PET. starts: the
     windows to run, None: all. on_windows: called with how many windows were done since the last call.
     `device.computing` is the caller's.

@@ -64,7 +64,7 @@ def mean_over_processes(value: float, device: Device) -> float:
 
 
 def average_gradients(loss: nn.Module) -> None:
-    """Give every process the mean gradients of the loss's own weights, as it has those of the network."""
+    """Average the gradients of the loss's own weights over all processes; torch does so for the network alone."""
     if processes() > 1:
         for parameter in loss.parameters():
             if parameter.grad is not None:

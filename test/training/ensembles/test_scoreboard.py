@@ -47,7 +47,7 @@ def expected_dice(mean_logits, cache) -> float:
     return float(np.mean([dice_of(mean_logits(case), cache, case) for case in ILL]))
 
 
-def test_the_margin_of_any_study_is_that_of_the_bench(scoreboard, runs) -> None:
+def test_the_margin_of_any_study_is_that_of_the_scoreboard(scoreboard, runs) -> None:
     """A member that is named twice counts twice; kept margins are rounded to float16."""
     names = (runs[0].name, runs[0].name, runs[1].name)
     for method, expected in (("eoa", scoreboard.mean_margin), ("diwa", scoreboard.soup_margin)):
