@@ -279,6 +279,7 @@ def children(pid: int) -> set[int]:
         return set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

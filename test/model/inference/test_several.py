@@ -14,6 +14,7 @@ from model.inference.segment import segment
 from model.inference.several import segment_each
 
 
+@pytest.mark.slow
 def test_every_study_has_the_mask_that_it_has_alone(tiny_bundle, cpu) -> None:
     options = SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)
     pet, ct = tiny_images()

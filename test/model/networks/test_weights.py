@@ -86,6 +86,7 @@ def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     assert failed.returncode == 4 and "sha256" in failed.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fusion", "widths"), [("early", (2, 4)), ("late", (2, 4)), ("late_features", (2, 4)), ("swin_unetr", (12,))]
 )

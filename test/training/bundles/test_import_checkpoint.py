@@ -475,6 +475,7 @@ def test_the_published_network_for_slices_is_known_with_its_classes(classes, pre
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.slow
 def test_a_network_for_slices_that_lacks_a_tensor_or_has_another_encoder_is_refused(tmp_path) -> None:
     for change, match in (
         (lambda s: s.pop("encoder.s2.b1.se.fc1.bias"), "1 tensors missing: encoder.s2.b1.se.fc1.bias"),

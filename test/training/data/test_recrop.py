@@ -99,6 +99,7 @@ def test_the_seed_decides_and_the_other_studies_do_not(tmp_path) -> None:
     assert one == two != three
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path) -> None:
     index = table(tmp_path, "a", "b")
     run(index, tmp_path / "1")

@@ -135,6 +135,7 @@ def test_a_run_kept_in_half_precision_scores_as_its_network_in_single(cache, tmp
     assert scoreboard.eoa(["half"]).dice == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_soup_of_networks_for_slices_has_the_mean_weights_and_statistics_made_anew(cache, tmp_path) -> None:
     runs, networks = [], []
     for seed in (0, 1):

@@ -100,6 +100,7 @@ def test_median_hu_of_an_organ_is_the_usual_one(
     assert low < np.median(healthy.ct[z[seen], y[seen], x[seen]]) < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["healthy", "ill"])
 def test_liver_varies_by_8_to_20_percent(name: str, request) -> None:
     phantom = request.getfixturevalue(name)
@@ -150,6 +151,7 @@ def test_truth_is_as_large_as_the_lesions(ill: Phantom) -> None:
     assert truth_ml == pytest.approx(sum(lesion.volume_ml for lesion in ill.lesions), rel=0.15)
 
 
+@pytest.mark.slow
 def test_lesions_are_0_3_to_300_ml_some_with_a_cold_centre_some_of_low_contrast() -> None:
     labels = np.full((60, 60, 60), LABELS["muscle"], np.uint8)  # a block of muscle of 30 cm, a fifth of it lung
     labels[:, :, :12] = LABELS["lung"]
