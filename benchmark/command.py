@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def parser_for(description: str | None, *names: str) -> argparse.ArgumentParser:
-    """A parser with the options of OPTIONS that are named, --json, and those of a child process.
+    """A parser with the named options of OPTIONS, --json, and the options of a child process.
 
     description: the module's docstring; its first line is shown.
     """

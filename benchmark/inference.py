@@ -6,10 +6,10 @@
 
 The study is synthetic and the weights are random: time and memory do not depend on either. Four networks vote with
 weights 2, 1, 1, 1. MONAI's loop runs with four passes, which is equal work, and with five: the authors' container runs
-the first network twice. Every run is a process of its own, contenders in turn, another one first each time. Seconds are
-medians, from the process's start to its end; memory is the most of any run; of the masks, the run least like ours
-counts. "x roofline" is the networks' seconds over those of benchmark.roofline for four passes. A contender that cannot
-take part is named.
+the first network twice. Every run is a process of its own. Contenders run in turn, another one first each time. Seconds
+are medians, from the process's start to its end; memory is the most of any run; agreement is that of the mask that is
+least like ours. "x roofline" is the networks' seconds over those of benchmark.roofline for four passes. A contender
+that cannot take part is named.
 
 nnU-Net takes part where --nnunet names the Python of an environment that has it (benchmark/requirements.txt says how):
 

@@ -7,8 +7,8 @@
 prefetched: a thread reads, resamples and scales the next study meanwhile (model.inference.several); in turn: one after
 the other. busy: the networks' seconds (windows to the device, convolutions, sums, threshold) over all seconds from the
 end of the first study's reading to the last mask. On a GPU each of these steps is waited for. On a CPU the thread that
-reads takes cores from the networks, so only the seconds can be compared there. Every run is a process of its own, both
-ways in turn. Seconds are medians; memory is the most of any run, at the end and after the first three studies.
+reads takes cores from the networks, so only the seconds can be compared there. Every run is a process of its own; the
+two ways run in turn. Seconds are medians; memory is the most of any run, at the end and after the first three studies.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds from the end of the first study's reading, those of the networks, peak memory, and that after FIRST."""
+    """Seconds from the end of the first study's reading, seconds of the networks, peak memory, also after FIRST."""
     make_deterministic()
     device, bundle = choose_device(options.device), load_bundle(options.folder / "bundle")
     watch = Stopwatch(wait=torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None)

@@ -120,7 +120,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     torch.manual_seed(0)
     loop = our_loop if options.child == "ours" else plain_loop
-    ends = loop(settings, options.folder, options.device)  # (seconds, those of data loading) at the end of each epoch
+    ends = loop(settings, options.folder, options.device)  # (seconds, seconds of data loading) at each epoch's end
     spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(ends, ends[1:], strict=False)]
     return {
         "samples_per_s": [options.batch * options.steps / seconds for seconds, _ in spent],

@@ -20,7 +20,7 @@ LONGEST_VALUE = 60  # characters of a value in a message
 PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")  # the end of msgspec's messages: the key's path
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
-# A number is written as a whole one or not, and stays what it is: the keys of stored results are made of its digits.
+# 1 stays 1 and 1.0 stays 1.0: the keys of stored results are hashes of the digits.
 _FINITE = Meta(gt=-1e300, lt=1e300, description="a finite number")
 Number = Annotated[int, Meta(ge=-(2**62), le=2**62)] | Annotated[float, _FINITE]
 Share = Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0, le=1)]

@@ -69,7 +69,10 @@ class Staging:
                 with suppress(OSError):
                     target.unlink()
             self.discard()
-            raise OutputError(f"cannot finish '{error.filename2 or error.filename}': {error.strerror}") from None
+            raise OutputError(
+                f"cannot finish '{error.filename2 or error.filename}': {error.strerror}; check free space and write "
+                "permission, then run again"
+            ) from None
         self._made = []
         self.discard()
 

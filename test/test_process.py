@@ -29,6 +29,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_only_file_and_lies_on_the_pet_grid(tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     done = run_process("--input", tiny_study, "--output", out, "--weights", tiny_bundle)
@@ -42,6 +43,7 @@ def test_the_mask_is_the_only_file_and_lies_on_the_pet_grid(tiny_study, tiny_bun
     assert "lesions" in done.stdout and "ml" in done.stdout and "seconds" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_optional_file_is_written(tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     done = run_process(
@@ -86,6 +88,7 @@ def test_every_optional_file_is_written(tiny_study, tiny_bundle, tmp_path) -> No
     assert Image.open(out / "ct-study_preview.png").width > 300
 
 
+@pytest.mark.slow
 def test_editions_4_and_5_have_another_folder_and_the_environment_sets_it(tiny_study, tiny_bundle, tmp_path) -> None:
     (tiny_study / "lesion-clicks.json").write_text("[]")
     out = tmp_path / "out"
@@ -103,6 +106,7 @@ def test_editions_4_and_5_have_another_folder_and_the_environment_sets_it(tiny_s
     assert files(tiny_study).count("lesion-clicks.json") == 1
 
 
+@pytest.mark.slow
 def test_a_second_run_gives_the_same_file_and_replaces_the_first(tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     contents = []
@@ -112,6 +116,7 @@ def test_a_second_run_gives_the_same_file_and_replaces_the_first(tiny_study, tin
     assert contents[0] == contents[1] and files(out) == [CONTRACT]
 
 
+@pytest.mark.slow
 def test_an_empty_pet_gives_an_empty_mask_and_a_warning(tiny_bundle, tmp_path) -> None:
     pet, ct = tiny_images()
     folder = write_study(tmp_path / "study", pet * 0, ct)
@@ -120,6 +125,7 @@ def test_an_empty_pet_gives_an_empty_mask_and_a_warning(tiny_bundle, tmp_path) -
     assert not sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / CONTRACT))).any()
 
 
+@pytest.mark.slow
 def test_progress_is_plain_lines_without_a_terminal(tiny_study, tiny_bundle, tmp_path) -> None:
     done = run_process("--input", tiny_study, "--output", tmp_path / "out", "--weights", tiny_bundle)
     lines = done.stderr.splitlines()
@@ -128,6 +134,7 @@ def test_progress_is_plain_lines_without_a_terminal(tiny_study, tiny_bundle, tmp
     assert lines[-1] == f"window {count} of {count}" and len(lines) <= 11
 
 
+@pytest.mark.slow
 def test_on_a_terminal_progress_is_a_bar(tiny_study, tiny_bundle, tmp_path) -> None:
     master, slave = pty.openpty()
     command = [
@@ -184,6 +191,7 @@ def test_inputs_are_read_before_torch_is_imported(tiny_bundle, tmp_path) -> None
     assert done.stdout == "3 False False\n", done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
 def test_a_stopped_run_says_so_and_leaves_no_file(number: int, name: str, make_bundle, tmp_path) -> None:
     slow = make_bundle(tmp_path / "slow", members=40)
@@ -198,6 +206,7 @@ def test_a_stopped_run_says_so_and_leaves_no_file(number: int, name: str, make_b
     assert files(out) == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_does_not_hinder_the_next(make_bundle, tmp_path) -> None:
     slow = make_bundle(tmp_path / "slow", members=20)
     folder, out = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
@@ -212,6 +221,7 @@ def test_a_killed_run_does_not_hinder_the_next(make_bundle, tmp_path) -> None:
     assert files(out) == [CONTRACT]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| head -c 1 > /dev/null"])
 def test_closed_streams_do_not_hinder_a_run(closed: str, tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"

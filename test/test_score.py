@@ -48,6 +48,7 @@ def first_run(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.Com
     return studies, output, done
 
 
+@pytest.mark.slow
 def test_studies_that_can_be_scored_are_and_the_others_are_listed(first_run) -> None:
     _, output, done = first_run
     assert done.returncode == 3 and done.stderr.splitlines()[-1].startswith("error: 2 of 6 studies could not be scored")
@@ -59,6 +60,7 @@ def test_studies_that_can_be_scored_are_and_the_others_are_listed(first_run) -> 
     assert "has no CT beside it" in stages["find"]["message"]
 
 
+@pytest.mark.slow
 def test_a_study_has_all_its_files_and_they_agree(first_run) -> None:
     _, output, _ = first_run
     dicom = 0
@@ -82,6 +84,7 @@ def test_a_study_has_all_its_files_and_they_agree(first_run) -> None:
     assert dicom == 3
 
 
+@pytest.mark.slow
 def test_every_table_and_page_says_research_use(first_run) -> None:
     _, output, _ = first_run
     for path in output.rglob("*"):
@@ -91,6 +94,7 @@ def test_every_table_and_page_says_research_use(first_run) -> None:
         assert b"Research use only" in path.read_bytes()[:2000], path
 
 
+@pytest.mark.slow
 def test_no_name_is_written_anywhere_but_where_it_must_be(first_run) -> None:
     _, output, done = first_run
     names = re.compile(rb"smith|meier|mueller|huber|vogel|ward", re.IGNORECASE)
@@ -102,6 +106,7 @@ def test_no_name_is_written_anywhere_but_where_it_must_be(first_run) -> None:
     assert not names.search(printed.encode())
 
 
+@pytest.mark.slow
 def test_keys_map_names_back_and_are_private(first_run) -> None:
     studies, output, _ = first_run
     keys = rows(output / "keys.csv")
@@ -120,6 +125,7 @@ def test_keys_map_names_back_and_are_private(first_run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_second_run_tries_only_what_failed(first_run, tiny_bundle) -> None:
     studies, output, _ = first_run
     before = contents(output)
@@ -130,6 +136,7 @@ def test_a_second_run_tries_only_what_failed(first_run, tiny_bundle) -> None:
     assert {path: path.stat().st_mtime_ns for path in (output / "studies").rglob("*")} == times
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_and_lists_what_would_be_done(first_run, tiny_bundle, tmp_path) -> None:
     studies, _, _ = first_run
     done = score(studies, "--output", tmp_path / "new", "--weights", tiny_bundle, "--dry-run")
@@ -142,6 +149,7 @@ def test_a_dry_run_writes_nothing_and_lists_what_would_be_done(first_run, tiny_b
     assert "Smith_John_0" in named.stdout
 
 
+@pytest.mark.slow
 def test_changed_files_and_other_weights_are_scored_anew(make_bundle, tmp_path) -> None:
     studies, output = tmp_path / "in", tmp_path / "out"
     for name in ("a", "b"):
@@ -160,6 +168,7 @@ def test_changed_files_and_other_weights_are_scored_anew(make_bundle, tmp_path) 
     assert "0 done before, 2 to do" in third.stdout
 
 
+@pytest.mark.slow
 def test_other_weights_and_other_names_leave_one_result_of_the_last_weights(make_bundle, tmp_path) -> None:
     """A result by weights A without names, then B with and B without: the mask is B's, as of a run by B alone."""
     studies, output = dicom_studies(tmp_path / "in", 1), tmp_path / "out"
@@ -179,6 +188,7 @@ def mask_of(output: Path) -> bytes:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path))).tobytes()
 
 
+@pytest.mark.slow
 def test_truths_are_compared_with(tiny_bundle, tmp_path) -> None:
     studies, output = tmp_path / "in", tmp_path / "out"
     image_study(studies / "a")
@@ -200,6 +210,7 @@ def test_truths_are_compared_with(tiny_bundle, tmp_path) -> None:
     assert totals["truth"]["dice_mean"] == pytest.approx(float(row["dice"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_names_are_used_if_asked_for(tiny_bundle, tmp_path) -> None:
     studies = dicom_studies(tmp_path / "in", 1)
     done = score(studies, "--output", tmp_path / "out", "--weights", tiny_bundle, "--names", "--format", "nifti")
@@ -208,6 +219,7 @@ def test_names_are_used_if_asked_for(tiny_bundle, tmp_path) -> None:
     assert folder.name.startswith("Smith_John_0_SYNTHETIC1_Smith_John_0-") and (folder / "mask.nii.gz").is_file()
 
 
+@pytest.mark.slow
 def test_a_study_whose_results_do_not_fit_on_the_disk_fails_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
     studies, output = tmp_path / "in", tmp_path / "out"
     pet, ct = small()
@@ -230,6 +242,7 @@ def test_a_study_whose_results_do_not_fit_on_the_disk_fails_and_the_others_are_s
     assert len(rows(output / "summary.csv")) == 2
 
 
+@pytest.mark.slow
 def test_a_study_that_takes_all_memory_fails_and_the_others_are_scored(tiny_bundle, tmp_path) -> None:
     """What the kernel does when memory runs out is done here by the test: it ends the scoring process, twice."""
     studies, output = tmp_path / "in", tmp_path / "out"
@@ -266,6 +279,7 @@ def children(pid: int) -> set[int]:
         return set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -316,6 +330,7 @@ def uids(output: Path) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_options_that_only_add_outputs_leave_masks_and_uids_as_they_are(tiny_bundle, tmp_path) -> None:
     """Each study is one folder, whatever it is called; two folders of results made in another order agree, too."""
     studies, output = dicom_studies(tmp_path / "in", 2), tmp_path / "out"
@@ -340,6 +355,7 @@ def test_options_that_only_add_outputs_leave_masks_and_uids_as_they_are(tiny_bun
     assert done.returncode == 0 and uids(tmp_path / "other") == uids(output)
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_name_and_tables_keep_every_study(tiny_bundle, tmp_path) -> None:
     """A missing weight, given by a CSV, then by overrides.csv; the second study is never touched."""
     studies, output = dicom_studies(tmp_path / "in", 2), tmp_path / "out"
@@ -383,6 +399,7 @@ def test_a_study_keeps_its_name_and_tables_keep_every_study(tiny_bundle, tmp_pat
     assert len(rows(output / "summary.csv")) == 2
 
 
+@pytest.mark.slow
 def test_a_seg_that_cannot_be_made_is_a_warning_of_its_study(tiny_bundle, tmp_path) -> None:
     """A slice without SOPInstanceUID can be scored, and not be referred to; a sex that DICOM does not know is no reason
     for anything.

@@ -23,6 +23,7 @@ def studies(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_after_twenty_kills_the_results_are_the_same_as_without(studies, tiny_bundle, tmp_path) -> None:
     """Half the kills come at any time up to a run's first result, half while a result is written, or soon after."""
     whole, output = tmp_path / "whole", tmp_path / "killed"

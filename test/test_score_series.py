@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 
 import pydicom
+import pytest
 import SimpleITK as sitk
 from dicom_writer import write_study
 from tiny_batches import score, small
+
+pytestmark = pytest.mark.slow
 
 
 def study(root: Path, number: int, **fields) -> Path:

@@ -155,6 +155,7 @@ def test_test_fails_when_a_service_ends_before_it_is_healthy(tested: Path) -> No
     assert "was not healthy" in output
 
 
+@pytest.mark.slow
 def test_test_compares_with_the_mask_of_the_image_s_weights_or_says_that_there_is_none(tested: Path) -> None:
     for weights, folder in (("", ""), ("diwa eoa", ""), ("slices", "_slices")):
         (tested / "calls").unlink(missing_ok=True)

@@ -31,7 +31,7 @@ USAGE = "usage: python -m training COMMAND ...    python -m training COMMAND --h
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command: its name and the words behind it, sys.argv's for None. Returns the exit code.
+    """Run one command. words: its name, then its options; None: those of sys.argv. Returns the exit code.
 
     An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command.
     """

@@ -55,7 +55,10 @@ def add_fold_options(parser: argparse.ArgumentParser) -> None:
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """--device: auto, cuda or cpu."""
     parser.add_argument(
-        "--device", default="auto", choices=("auto", "cuda", "cpu"), help="default auto: a GPU if there is one"
+        "--device",
+        default="auto",
+        choices=("auto", "cuda", "cpu"),
+        help="where to compute (default auto: a GPU if any)",
     )
 
 

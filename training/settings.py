@@ -51,8 +51,10 @@ class Crops(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     negative: UpToMillion = 0.2
     uptake: Share = 0.0  # share of the crops without a sought lesion that lie near physiological uptake (ours)
     shift: Share = 0.0  # a crop is moved off the voxel it was drawn for by up to this share of its edge (ours)
-    by_part: Share = 0.0  # share of the crops for which first a lesion, or a part of uptake, is drawn, then its voxel:
-    # small ones as often as large ones; else large ones, such as the brain, as often as they have voxels (ours)
+    by_part: Share = (
+        0.0  # share of the crops for which first a lesion or a part of uptake is drawn, small ones as often
+    )
+    # as large ones, then a voxel of it; for the rest any voxel is drawn, so the brain counts by its size (ours)
     pairs: bool = False  # every other crop of a batch around a lesion, from a study that has one (ours)
     scattered: bool = False  # a study smaller than its crop lies anywhere in the crop's air, not in its middle (ours)
     recrop_mm: UpToMillion = 0.0  # before a crop is drawn, 0 to this much is cut off every side of the study (ours)
@@ -217,7 +219,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror}; give a YAML file that is there") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"'{path}' is not YAML: {error}") from None
+        raise ConfigError(f"'{path}' is not YAML: {error}; correct it") from None
 
 
 def settings_from(data: Any, where: str = "settings") -> Training:

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from model.bundle.settings import METHODS, Crop, Intensity, Limits, Network, Part, Preprocessing, Window
+from model.bundle.nnunet import Preprocessing
+from model.bundle.settings import METHODS, Crop, Intensity, Limits, Network, Part, Window
 from model.schema import Number, SettingError, build, check_fields, one_of, text_like, to_plain
 
 FORMAT_VERSION = 1
@@ -19,7 +20,7 @@ FileName = Annotated[str, text_like(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors", 
 class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One trained network of a bundle: its file, its weight, and the network it was started from.
 
-    network, intensity, window, preprocessing: its own where they are not the bundle's, in a bundle of kind mixed.
+    network, intensity, window, preprocessing: set only in a bundle of kind mixed, where they differ from the bundle's.
     fold: which of nnU-Net's folds it is, 0 to 4 or all.
     """
 

@@ -34,10 +34,10 @@ class Bundle:
 def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED) -> Path:
     """The bundle's folder.
 
-    `weights` is a folder, a name under this software's weights/ or a name under weights/ of the working folder, in
-    this order; without it weights/<method>; without both the mounted model if it holds a manifest.json, else the first
-    name of LESION_DEFAULT_WEIGHTS, which an image that is built with other bundles sets, else weights/eoa. Raises
-    WeightsError if none is there.
+    `weights` is tried as a folder, then as a name under this software's weights/, then as a name under weights/ of the
+    working folder. Without `weights` the bundle is weights/<method>. Without both it is the mounted model if that holds
+    a manifest.json, else the first name of LESION_DEFAULT_WEIGHTS (an image that is built with other bundles sets it),
+    else weights/eoa. Raises WeightsError if there is no bundle.
     """
     if weights:
         own = Path(WEIGHTS.name, weights)
@@ -95,7 +95,7 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
         raise WeightsError(f"'{path}' is not JSON: {error}; copy the bundle again") from None
     if method and method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    with ThreadPoolExecutor() as several:  # in order: of several errors the first is raised
+    with ThreadPoolExecutor() as several:  # map keeps the members' order: of several errors the first is raised
         list(several.map(lambda member: _verify(folder / member.file, member.sha256), manifest.members))
     manifest = structs.replace(manifest, method=method or manifest.method)
     if manifest.method == "diwa":

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from model.bundle.nnunet import Preprocessing, Stage
 from model.errors import ConfigError
 from model.schema import Number, SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
 
@@ -17,12 +18,9 @@ OF_NNUNET = ("plain_unet", "residual_unet")
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
 NORMS = ("instance", "batch")
 METHODS = ("eoa", "diwa")
-SLICES_BODY_HU = -500.0  # above is body, for networks for slices: between lung (about -800) and fat (-100)
+SLICES_BODY_HU = -500.0  # networks for slices take what is above for body: between lung (about -800) and fat (-100)
 
 Width = Annotated[int, Meta(ge=1, le=4096)]  # channels of a stage
-Kernel = Annotated[int, Meta(ge=1, le=15)]  # voxels
-Stride = Annotated[int, Meta(ge=1, le=8)]  # voxels
-Blocks = Annotated[int, Meta(ge=1, le=64)]
 Channel = Annotated[int, Meta(ge=0, le=255)]  # of a network's output
 Edge = Annotated[int, Meta(ge=1, le=2048)]  # of a window, in voxels
 
@@ -43,35 +41,21 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_fields(self)
 
 
-class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A stage of a network of nnU-Net's kind: kernel and stride (x, y, z), blocks of the encoder and of the decoder."""
-
-    kernel: tuple[Kernel, Kernel, Kernel]
-    stride: tuple[Stride, Stride, Stride]
-    blocks: Blocks
-    decoder_blocks: Blocks = 1
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if any(edge % 2 == 0 for edge in self.kernel):
-            raise SettingError(f"kernel must have odd edges, got {list(self.kernel)}")
-
-
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which network (Ahn and Park, section 2.1 and table 2; Zhong et al., section 2.2).
 
     fusion, for volumes: early, middle, late (mean of two networks' logits), late_features (last features joined
     by one 1x1x1 convolution, the authors' code) or swin_unetr; for slices: the RegNetY encoder that both channels
-    enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices those of
-    the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices. norm, of U-Nets for volumes:
-    instance, the paper's, whose mean and deviation are those of the window, air and all; or batch, whose statistics
+    enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices the
+    channels of the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices. norm, of U-Nets for
+    volumes: instance, the paper's, takes mean and deviation over the whole window, air too; batch has statistics that
     are fixed after training, so that a voxel's logit depends on its surroundings alone, not on what else the window
-    holds. Slices have batch normalisation whatever norm says.
+    holds. Networks for slices have batch normalisation whatever norm says.
 
     plain_unet and residual_unet are the U-Nets of nnU-Net v2 (model/networks/nnunet.py). stages: one for each width;
-    bias: whether convolutions have one; organs: classes of a second head, 0 without it; lesion: the output channels that
-    are lesion; regions: each output is a region of its own, by sigmoid, and a later one overwrites an earlier one, where
-    otherwise the largest output counts.
+    bias: whether convolutions have one; organs: classes of a second head, 0 without it; lesion: the outputs that are
+    lesion; regions: each output is a region of its own, by sigmoid, and a later one overwrites an earlier one; without
+    it the largest output counts.
     """
 
     fusion: Annotated[str, one_of(*FUSIONS, *ENCODERS)]
@@ -103,7 +87,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         elif self.kind == "slices":
             if len(self.widths) != 5:
                 raise SettingError(
-                    f"widths of {self.fusion} must be those of five decoder blocks, got {list(self.widths)}"
+                    f"widths of {self.fusion} must be five, one for each decoder block, got {list(self.widths)}"
                 )
         elif len(self.widths) < 2:
             raise SettingError(f"widths must be at least 2 whole numbers, got {list(self.widths)}")
@@ -131,7 +115,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def divisor(self) -> int:
-        """Every window edge must be a multiple of this; of slices those of x and y."""
+        """Every window edge must be a multiple of this; for slices, the edges in x and y."""
         if self.stages:
             return max(self.divisors)
         return 32 if self.kind == "slices" or self.fusion == "swin_unetr" else 2 ** (len(self.widths) - 1)
@@ -210,64 +194,8 @@ class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_fields(self)
 
 
-class Normalisation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one channel becomes network units in nnU-Net's ways.
-
-    clip: to [low, high], then less `mean`, over `deviation`; zscore: less its own mean, over its own deviation, with
-    `inside` those of the non-zero voxels, holes filled, and the others as they are; zero_to_one: its range to [0, 1];
-    none: as it is.
-    """
-
-    scheme: Annotated[str, one_of("clip", "zscore", "zero_to_one", "none")]
-    inside: bool = False
-    low: Number = 0.0
-    high: Number = 1.0
-    mean: Number = 0.0
-    deviation: Number = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.scheme == "clip" and not (self.low < self.high and self.deviation > 0):
-            raise SettingError(
-                f"low must lie below high and deviation above 0, got {self.low}, {self.high} and {self.deviation}"
-            )
-
-
-class Resampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How voxels are resampled: by splines of an order. apart: whether the coarsest axis is resampled apart, by nearest
-    neighbours; null: if its spacing is more than three times the finest.
-    """
-
-    order: Annotated[int, Meta(ge=1, le=3)]
-    apart: bool | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.order == 2:
-            raise SettingError("order must be 1 or 3, got 2")
-
-
-class Preprocessing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """nnU-Net's way from a study to the network, in place of `crop` and `intensity`.
-
-    The box of voxels that are not zero, a normalisation a channel, then voxels of `spacing_mm` (x, y, z), by `image`;
-    logits are brought back by `logits`.
-    """
-
-    ct: Normalisation
-    pet: Normalisation
-    spacing_mm: tuple[Number, Number, Number]
-    image: Resampling = Resampling(order=3)
-    logits: Resampling = Resampling(order=1)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not all(0.1 <= mm <= 50 for mm in self.spacing_mm):
-            raise SettingError(f"spacing_mm must be from 0.1 to 50, got {list(self.spacing_mm)}")
-
-
 class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a network needs to be run. Of slices the window is (x, y, 1), placed on the body; none overlap."""
+    """What a network needs to be run. For slices the window is (x, y, 1) around the body: one a slice, no overlap."""
 
     network: Network
     intensity: Intensity
@@ -287,7 +215,7 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.network.kind == "slices" and self.intensity.ct_clip and self.intensity.ct_low_hu >= SLICES_BODY_HU:
             raise SettingError(
                 f"intensity.ct_low_hu of slices must be below {SLICES_BODY_HU:g} HU, got {self.intensity.ct_low_hu:g}: "
-                "their window is placed on what is denser, the body"
+                "the window is placed on the body, which is what is denser than that"
             )
         if self.network.kind == "slices" and self.window.shrink:
             raise SettingError("window.shrink is for networks for volumes; a window of slices keeps its size")
@@ -295,8 +223,8 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def fitted(self, size: tuple[int, int, int], volume: tuple[int, ...]) -> tuple[int, int, int]:
         """The size (x, y, z) of a window or crop of `size` on a volume of (X, Y, Z) voxels.
 
-        It is `size` itself. With `window.shrink` an edge is shorter where the volume is: the least multiple of what the
-        network divides by that holds the volume, and at least two of them.
+        It is `size` itself. With `window.shrink` an edge is shorter where the volume is: the smallest multiple of
+        `network.divisor` that holds the volume, but at least twice the divisor.
         """
         if not self.window.shrink:
             return size

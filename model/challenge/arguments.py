@@ -12,7 +12,7 @@ from model.bundle.settings import METHODS
 from model.errors import ConfigError
 
 HOST, PORT = "127.0.0.1", 4743  # where --serve listens: grand-challenge.org's invoke mode
-# values of LESION_SERVE; the words are those of API_METHOD, with which an image is built
+# what LESION_SERVE may be; invoke and exec are also the values of API_METHOD, with which an image is built
 SERVE = {"1": True, "invoke": True, "0": False, "exec": False, "": False}
 
 
@@ -72,7 +72,7 @@ def _check_service(options: argparse.Namespace) -> None:
 
 
 def _mount_lacks_a_bundle() -> bool:
-    """Whether files were mounted where a bundle may be, but no bundle is there: the user is to hear of that."""
+    """Whether files were mounted where a bundle may be, but no bundle is among them: a warning then says so."""
     with suppress(OSError):  # an unreadable folder is an error once the weights are looked for
         return MOUNTED.is_dir() and any(MOUNTED.iterdir()) and not (MOUNTED / "manifest.json").is_file()
     return False
@@ -125,7 +125,7 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         "--edition",
         default=os.environ.get("AUTOPET_EDITION") or "2",
         metavar="1..5",
-        help="autoPET edition, sets the output folder (IV, V) and writes III's data-centric-model.json (default: 2; "
+        help="autoPET edition: IV and V have another output folder, III also gets data-centric-model.json (default: 2; "
         "environment: AUTOPET_EDITION; cost: none)",
     )
     parser.add_argument(

@@ -40,7 +40,7 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class DateTime:
-    """The day, time of day and offset from UTC (seconds) that a DT states, each None where it states none."""
+    """The day, time of day and offset from UTC (seconds) that a DT states; None for what it does not state."""
 
     day: date | None
     second: float | None

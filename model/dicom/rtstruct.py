@@ -1,4 +1,4 @@
-"""Lesions as DICOM RT Structure Set: one ROI a lesion, contours_of_rois slice by slice along the edges of its voxels.
+"""Lesions as DICOM RT Structure Set: one ROI a lesion, contours slice by slice along the edges of its voxels.
 
 The patient's and the study's identity are those of the PET, byte by byte, so that a PACS or a planning system
 files it beside the PET.

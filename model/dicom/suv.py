@@ -35,7 +35,7 @@ SLOW_TRACER_S = 2 * 86400.0  # tracers that may decay for longer than this are a
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """How a PET series became SUV; what the study's report shows. Times of day only: dates would identify.
+    """How a PET series became SUV, for the study's report. It holds no dates: they would identify the patient.
 
     factor: SUV per rescaled value, the same for every slice, or None where slices differ (`slice_factors`, in the
     order of the volume). decay_s: from injection to the time that values are corrected to (of the first slice where
@@ -206,19 +206,19 @@ def _decay(injection: Moment, reference: Moment, half_life_s: float, header: Fil
     """Seconds of decay. Raises CaseError if they are more than 10 half-lives."""
     longest_s = HALF_LIVES * half_life_s
     elapsed_s, by_date_s = seconds_after(injection, reference, longest_s)
-    interval = f"from the injection at {injection} ({injection.source}) to {reference} ({reference.source})"
+    interval = f"between the injection at {injection} ({injection.source}) and {reference} ({reference.source})"
     limit = f"0 to {HALF_LIVES} half-lives ({longest_s:.0f} s)"
     assumed = f"times of day are used alone, as if the scan began {elapsed_s:.0f} s after the injection, not days after"
     if not elapsed_s <= longest_s:
         shown_s = elapsed_s if by_date_s is None else by_date_s
         raise CaseError(
-            f"PET '{path_of(header)}': {interval} are {shown_s:.0f} s; it must be {limit}; correct the times in the "
-            f"header, or {tag_name('RadionuclideHalfLife')} if {half_life_s:g} s is not the tracer's"
+            f"PET '{path_of(header)}': {shown_s:.0f} s lie {interval}, not {limit}; correct the times in the header, "
+            f"or {tag_name('RadionuclideHalfLife')} if {half_life_s:g} s is not the tracer's"
         )
     if by_date_s is not None:
         warnings.append(
-            f"dates of injection and scan of PET '{path_of(header)}' disagree (de-identified?): by them {interval} are "
-            f"{by_date_s:.0f} s, not {limit}; {assumed}, which is wrong if the dates are right"
+            f"dates of injection and scan of PET '{path_of(header)}' disagree (de-identified?): by the dates "
+            f"{by_date_s:.0f} s lie {interval}, not {limit}; {assumed}, which is wrong if the dates are right"
         )
     elif longest_s > SLOW_TRACER_S and not (injection.day and reference.day):
         warnings.append(

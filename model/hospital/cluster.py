@@ -25,7 +25,7 @@ from model.hospital.worker_process import WorkerProcess
 from model.schedulers import WAIT_S, as_completed, client_of, slurm_cluster
 from model.terminal import say
 
-REPORT_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # while workers are waited for
+REPORT_EVERY_S, LEAST_WAIT_S = 60.0, 1.0  # while waiting for workers
 JOBS_PER_WORKER = 2  # studies that are sent out at a time, for each worker
 PROCESSES: dict[str, WorkerProcess] = {}  # on a worker: its one scoring process, by the setup it was started with
 ONE_AT_A_TIME = Lock()

@@ -58,7 +58,7 @@ class Folder:
 def study_folder(output: Path, name: str) -> Iterator[Folder]:
     """A study's folder to write into. It takes its name when the block ends well, and all of it is on the disk then.
 
-    Older results of the study give way, also those under the name that it has with or without --names. Raises
+    Older results of the study are removed, also those under its other name, with or without --names. Raises
     OutputError.
     """
     target = output / STUDIES / name

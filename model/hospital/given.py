@@ -15,7 +15,11 @@ from model.dicom.isotopes import radiopharmaceuticals
 from model.dicom.suv import Conversion
 from model.hospital.find.entry import Entry
 
-FIELDS = {"weight_kg": "weight_kg", "dose_MBq": "dose_bq", "injection_time": "injection"}  # their names in a Conversion
+FIELDS = {
+    "weight_kg": "weight_kg",
+    "dose_MBq": "dose_bq",
+    "injection_time": "injection",
+}  # column of overrides.csv -> field of a Conversion
 
 
 def with_given(series: Series, entry: Entry) -> Series:
@@ -38,7 +42,7 @@ def with_given(series: Series, entry: Entry) -> Series:
 
 
 def mark_given(conversion: Conversion, entry: Entry) -> Conversion:
-    """The record of a conversion, which then says that the time of injection was given."""
+    """The conversion, which says that the time of injection was given if overrides.csv gave it."""
     if entry.injection_time is not None and conversion.injection is not None:
         return replace(conversion, injection_from="given")
     return conversion

@@ -131,7 +131,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="mha",
         choices=tuple(MASK_ENDINGS),
-        help="of masks and maps: mha, or nifti (.nii.gz) (default: mha; cost: none)",
+        help="format of masks and maps: mha, or nifti (.nii.gz) (default: mha; cost: none)",
     )
     add(
         "--rtstruct",

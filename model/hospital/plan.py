@@ -63,7 +63,7 @@ def make_plan(
     bundle: Bundle,
     options: Options,
 ) -> Plan:
-    """Name everything that was found, and look which of it is done, by the journal or by results that it lacks."""
+    """Name every study that was found, and decide which are done: by the journal, or by results that it lacks."""
     folders, names, patients = folders_by_digest(output), names_by_files(output), patients_by_digest(output)
     limits = bundle.manifest.limits
     jobs: dict[str, Job] = {}

@@ -20,7 +20,7 @@ from model.results.writing import check_output
 from model.terminal import say
 
 LEAST_FREE_BYTES = 200_000_000  # on the results' disk, before a study is begun
-CHECK_EVERY_S = 5.0  # while a disk is waited for
+CHECK_EVERY_S = 5.0  # while waiting for a disk
 STORED_SPEEDUP = 10  # about how many times faster a study is whose mask is there already
 
 

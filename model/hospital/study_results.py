@@ -84,7 +84,7 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: of a DICOM study SEG, and RTSTRUCT if asked for; of images none."""
+    """The DICOM files to write: for a DICOM study SEG, and RTSTRUCT if asked for; for images none."""
     if not study.headers:
         return []
     return [name for name in DICOM_FILES if name != "rtstruct.dcm" or study.job.options.rtstruct]

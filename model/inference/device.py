@@ -18,7 +18,7 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 DEVICES = ("auto", "cuda", "cpu")
 _DRIVER_LOCK = Lock()
 _driver_warnings: list[str] = []  # kept: torch warns of a driver only once in a process
-OUT_OF_MEMORY = (  # parts of the messages of errors that mean it, but are no OutOfMemoryError
+OUT_OF_MEMORY = (  # parts of messages that mean out of memory, of errors that are no OutOfMemoryError
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",

@@ -41,9 +41,9 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
     """Run every network over the study and average (Ahn and Park, algorithm 1).
 
     A network of weight 2 is run once. The next network's weights are read while one runs. Where combine is `parts`, or
-    networks have voxels of their own, those that differ in nothing but their weights are averaged first, and then brought
-    back to the study's voxels. Raises CaseError if memory runs out on the last rung, WeightsError if a margin is not
-    finite.
+    networks have voxels of their own, those that differ in nothing but their weights are averaged first, and then
+    brought back to the study's voxels. Raises CaseError if memory runs out on the last rung, WeightsError if a margin
+    is not finite.
     """
     manifest, device = options.bundle.manifest, options.device
     if manifest.combine == "parts" or any(voter.part.preprocessing for voter in voters):
@@ -115,7 +115,7 @@ class _Run:
         return self.moved[1]
 
     def free(self) -> None:
-        """Let go of buffers and copy: memory ran out."""
+        """Drop the buffers and the copy, since memory ran out."""
         self.buffers.clear()
         self.moved = None
 
@@ -141,7 +141,7 @@ def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
         network = slabs.prepared(turn.network, rung.device, device.precision)
         if why := slabs.why_not_fused(turn.network, rung.device, device.precision):
             run.warnings.append(
-                f"the project's own kernels cannot be had on this GPU ({why}): torch's operations, which are slower, "
+                f"the project's own kernels do not run on this GPU ({why}): torch's operations, which are slower, "
                 "run in their place, and voxels at the border of a lesion may differ"
             )
     buffers = run.buffers if rung.device.type == "cpu" else None

@@ -79,8 +79,8 @@ def run_on_ladder(
 ) -> Tensor:
     """A network's margin on the first rung that memory suffices for, in the first precision that it does not overflow.
 
-    compute: gives the margin on a rung; the device it gets is that of the rung, with the precision to try. free: lets
-    go of everything that is kept between windows. network_name: for messages.
+    compute(rung, device): the margin on a rung; `device` is the rung's, in the precision to try. free: drops everything
+    that is kept between windows. network_name: for messages.
     Raises CaseError if memory runs out on the last rung, WeightsError if the margin is not finite in float32 either.
     """
     precisions = [device.precision, *device.wider]
@@ -112,7 +112,7 @@ def run_on_ladder(
 
 
 def _device_on(rung: Rung, device: Device) -> Device:
-    """The device to compute on; where the rung has left it for the CPU, that in float32."""
+    """The device to compute on: the one chosen, or the CPU in float32 on a rung that has left the GPU."""
     if rung.device == device.torch_device:
         return device
     return Device(torch_device=rung.device, precision=torch.float32, name=str(rung.device))

@@ -20,10 +20,10 @@ def run_member(
     starts: list[Size] | None = None,
     on_windows: Callable[[int], None] = lambda done: None,
 ) -> tuple[Tensor, list[str]]:
-    """What a network puts out over a study, `outputs.values_of` its logits: (K, X, Y, Z) float32 on `rung.sums_on`, of
-    slices on the host; and warnings. K is 1, a margin, but for networks of more than two classes or regions.
+    """What a network puts out over a study, float32 on `rung.sums_on` (for slices on the host); and warnings.
 
-    image: of a `StudyView`, (2, X, Y, Z). part: the network's window and intensity. predict: turns patches on
+    Returns (K, X, Y, Z): a margin, K = 1, or of more than two classes or regions every logit (`outputs.values_of`).
+    image: (2, X, Y, Z), from a `StudyView`. part: the network's window and intensity. predict: turns patches on
     `rung.device` into logits: (B, 2, *window), channel 0 = CT, or for slices (B, 2, Y, X), channel 0 = PET. starts: the
     windows to run, None: all. on_windows: called with how many windows were done since the last call.
     `device.computing` is the caller's.

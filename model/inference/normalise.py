@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.bundle.settings import Normalisation, Preprocessing
+from model.bundle.nnunet import Normalisation, Preprocessing
 from model.inference.preprocess import Box, bounding_box
 
 LEAST_DEVIATION = 1e-8  # what a deviation, or a range, of nearly nothing is taken as

@@ -19,7 +19,8 @@ def segment_each(
 ) -> Iterator[tuple[Case, Result]]:
     """Every study with its `segment` result, in order, by networks that are loaded once.
 
-    watch: counts what does not overlap. In memory are the study given out, the present one and the next.
+    watch: counts the networks' seconds; the next study is read meanwhile, and that is not counted. In memory are the
+    study given out, the present one and the next.
     Raises what `read` and `segment` raise, when the study's turn comes.
     """
     bundle = options.bundle

@@ -1,7 +1,7 @@
 """Run a network over a study slice by slice, as Zhong et al. do: cut a window, normalise it, predict, paste back.
 
 As in their container: 256 x 256 pixels around the body, CT clipped to +-1000 HU, each modality of each slice to mean 0
-and standard deviation 1, channel order PET, CT. Unlike there, the body is what is denser than SLICES_BODY_HU, so that
+and standard deviation 1, channel order PET, CT. Unlike theirs, our body is what is denser than SLICES_BODY_HU, so that
 neither the table nor the scanner's circle moves the window; grids may have any size; and HU are rounded. Rows are y
 and columns x of the network's order.
 """
@@ -120,8 +120,8 @@ def paste(slice_: Tensor, part: Tensor, start: tuple[int, int]) -> None:
 def normalised(patches: Tensor, air_hu: float) -> Tensor:
     """Every channel of every slice (B, 2, Y, X) minus its mean, divided by its standard deviation.
 
-    Of PET the pixels that are not 0 count, of CT those above `air_hu`. If all of them are equal, the deviation is taken
-    as 1; if there are none, the channel becomes 0.
+    Mean and deviation are over the pixels of PET that are not 0, and over the pixels of CT above `air_hu`. If these
+    pixels are all equal, the deviation is taken as 1; if there are none, the channel becomes 0.
     """
     counted = torch.stack([patches[:, 0] != 0, patches[:, 1] > air_hu], 1)
     number = counted.sum((2, 3), keepdim=True).clamp_min(1)

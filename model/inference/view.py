@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.bundle.settings import Crop, Intensity, Part, Preprocessing
+from model.bundle.nnunet import Preprocessing
+from model.bundle.settings import Crop, Intensity, Part
 from model.inference.normalise import network_channels, nonzero_box
 from model.inference.outputs import lesion_margin
 from model.inference.preprocess import Box, Placed, foreground_box, scale_hu, scale_suv

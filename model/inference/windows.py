@@ -38,7 +38,7 @@ def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...])
     """How many windows to run at a time for a study of (X, Y, Z) voxels.
 
     U-Nets: on a CPU one; on a GPU a power of two that the free memory holds and that is still computed whole. Networks
-    for slices beside them do not count. Other networks alone, or a SwinUNETR: two.
+    for slices beside U-Nets do not count. Networks for slices alone, or a SwinUNETR: two.
     """
     parts = [part for part in parts if part.network.kind == "volumes"]
     if not parts or any(part.network.fusion == "swin_unetr" for part in parts):

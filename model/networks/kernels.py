@@ -19,7 +19,7 @@ NAMES = ("moments", "factors", "normalise", "classify", "pool", "depth_to_space"
 PACK = 8  # channels that a thread reads at a time
 MOST_CHANNELS = 2048  # a pack for each of 256 threads
 THREADS = 256
-BLOCKS = 16  # of a kernel on each multiprocessor; more would only wait for each other
+BLOCKS = 16  # blocks of a kernel on each multiprocessor; more than this wait for each other
 LEAST_ROWS = 16  # least number of voxels for a thread of `moments`
 
 

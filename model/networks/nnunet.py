@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.bundle.settings import Network, Stage
+from model.bundle.nnunet import Stage
+from model.bundle.settings import Network
 
 Three = tuple[int, int, int]  # (x, y, z)
 SLOPE = 0.01  # of LeakyReLU below zero

@@ -27,7 +27,7 @@ Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffe
 
 
 def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
-    """The network on the device, its weights laid out for `forward`, those of convolutions in `precision`.
+    """The network on the device, laid out for `forward`, the weights of its convolutions in `precision`.
 
     In float32, or if it is no U-Net, it is `network` itself, moved; else a copy, or on a GPU with the kernels, `Fused`.
     Batch normalisation goes into the convolution before it. A network for slices becomes channels-last, too: on a CPU
@@ -76,8 +76,8 @@ def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dty
 def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None) -> Tensor:
     """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
 
-    network: from `prepared`; what is no U-Net runs as it is. buffers: those of earlier windows, which this window uses
-    and adds to. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
+    network: from `prepared`; a network that is no U-Net runs as it is. buffers: of earlier windows; this window uses
+    them and adds to them. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
     """
     buffers = {} if buffers is None else buffers
     match network:

@@ -90,5 +90,5 @@ def _read_header(path: Path) -> Stored:
 
 def _refusal(path: Path, what: str, error: Exception) -> CaseError:
     if isinstance(error, Refused):
-        return CaseError(f"{what} '{path}' cannot be taken: {error}")
+        return CaseError(f"{what} '{path}' cannot be used: {error}")
     return CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again")

@@ -158,13 +158,13 @@ def _check_supported(fields: dict[str, str]) -> None:
 def _is_true(fields: dict[str, str], name: str, default: bool) -> bool:
     value = fields.get(name, str(default))
     if value.lower() not in ("true", "false", "1", "0"):
-        raise ValueError(f"its header says {name} = {value[:SHOWN]}, and True or False must stand there")
+        raise ValueError(f"its header says {name} = {value[:SHOWN]}, not True or False")
     return value.lower() in ("true", "1")
 
 
 def _count(fields: dict[str, str], name: str) -> int:
     if not re.fullmatch(r"-1|\d{1,18}", fields[name], re.ASCII):
-        raise ValueError(f"its header says {name} = {fields[name][:SHOWN]}, and a number of bytes must stand there")
+        raise ValueError(f"its header says {name} = {fields[name][:SHOWN]}, not a number of bytes")
     return int(fields[name])
 
 

@@ -123,7 +123,7 @@ def _fields(head: bytes) -> dict[str, Any]:
 def _offset(fields: dict[str, Any]) -> int:
     (offset,) = fields["offset"]
     if not math.isfinite(offset) or offset != int(offset) or offset < LEAST_OFFSET:
-        raise ValueError(f"its header says vox_offset = {offset:g}, and {LEAST_OFFSET} or more must stand there")
+        raise ValueError(f"its header says vox_offset = {offset:g}, not {LEAST_OFFSET} or more")
     return int(offset)
 
 
@@ -144,7 +144,7 @@ def _grids(fields: dict[str, Any], size: list[int]) -> tuple[Grid, ...]:
         raise Refused(f"its header gives lengths in {name} (xyzt_units), which is not supported; write them in mm")
     spacing = fields["pixdim"][1:4]
     if not all(math.isfinite(edge) and edge > 0 for edge in spacing):
-        raise ValueError(f"its header says pixdim = {_shown(spacing)}, and three numbers above 0 must stand there")
+        raise ValueError(f"its header says pixdim = {_shown(spacing)}, not three numbers above 0")
     places = _places(fields, np.array(spacing))
     if not places:
         raise Refused(
@@ -194,7 +194,7 @@ def _quaternion_affine(fields: dict[str, Any], spacing: NDArray[np.float64]) -> 
     if squares > 1 + ROUNDED:
         raise ValueError(f"its header's qform holds no rotation: the squares of {_shown((b, c, d))} are more than 1")
     if turn not in (-1, 0, 1):
-        raise ValueError(f"its header says pixdim[0] = {turn:g}, and 1 or -1 must stand there")
+        raise ValueError(f"its header says pixdim[0] = {turn:g}, not 1 or -1")
     if squares > 1 - 1e-7:  # as in nifti1_io: a is 0, and the rest is made a unit
         a, (b, c, d) = 0.0, (number / math.sqrt(squares) for number in (b, c, d))
     else:

@@ -184,7 +184,7 @@ def _compressed(fields: dict[str, str]) -> bool:
 def _order(fields: dict[str, str], kind: str) -> str:
     order = fields.get("endian", "")
     if order not in ("little", "big") and (order or kind[1] != "1"):
-        raise ValueError(f"its header says endian: {order[:SHOWN]}, and little or big must stand there")
+        raise ValueError(f"its header says endian: {order[:SHOWN]}, not little or big")
     return ">" if order == "big" else "<"
 
 
@@ -219,5 +219,5 @@ def _vectors(field: str, text: str, count: int) -> list[list[float]]:
     words = [vector.split(",") for vector in found]
     good = all(len(vector) == 3 and all(NUMBER.fullmatch(word) for word in vector) for vector in words)
     if VECTOR.sub("", text).strip() or len(found) != count or not good:
-        raise ValueError(f"its header says {field}: {text[:SHOWN]}, and {count} times (x,y,z) must stand there")
+        raise ValueError(f"its header says {field}: {text[:SHOWN]}, not {' '.join(['(x,y,z)'] * count)}")
     return [numbers(field, " ".join(vector), 3) for vector in words]

@@ -70,7 +70,7 @@ def numbers(field: str, text: str, count: int) -> list[float]:
     words = text.split()
     values = [float(word) if NUMBER.fullmatch(word) else math.nan for word in words]
     if len(values) != count or not all(map(math.isfinite, values)):
-        raise ValueError(f"its header says {field} = {text[:SHOWN]}, and {count} numbers must stand there")
+        raise ValueError(f"its header says {field} = {text[:SHOWN]}, not {count} finite numbers")
     return values
 
 
@@ -78,7 +78,7 @@ def whole_numbers(field: str, text: str, count: int) -> list[int]:
     """`count` whole numbers of 1 or more, separated by blanks. Raises ValueError."""
     words = text.split()
     if len(words) != count or not all(re.fullmatch(r"\+?\d{1,18}", word, re.ASCII) and int(word) for word in words):
-        raise ValueError(f"its header says {field} = {text[:SHOWN]}, and {count} whole numbers must stand there")
+        raise ValueError(f"its header says {field} = {text[:SHOWN]}, not {count} whole numbers above 0")
     return [int(word) for word in words]
 
 

@@ -30,11 +30,13 @@ def run(name: str, words: str, path) -> dict:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOYS)
 def test_it_runs_at_toy_size(name: str, tmp_path) -> None:
     assert run(name, TOYS[name], tmp_path / "r.json")["benchmark"] == name
 
 
+@pytest.mark.slow
 def test_the_start_of_process_py_is_timed(tmp_path) -> None:
     figures = run("pipeline", "--start --runs 1", tmp_path / "r.json")["figures"]
     assert figures["first byte of input, page cache warm"]["values"][0] > 0
@@ -55,6 +57,7 @@ def test_of_several_masks_the_one_least_like_ours_counts() -> None:
     assert inference.least_agreement([same, other], [ours]) == (2 / 3, 1)
 
 
+@pytest.mark.slow
 def test_ours_and_monais_loop_give_the_same_mask(tmp_path) -> None:
     """The same study and weights by our code, and by SimpleITK, MONAI, softmax and argmax."""
     words = "--size 24 20 22 --widths 2 4 --windows 16 --runs 1 --matrix 64"

@@ -2,7 +2,11 @@
 
 from collections import Counter
 
+import pytest
+
 from benchmark.fuzz import GOOD, fuzz
+
+pytestmark = pytest.mark.slow
 
 
 def test_three_hundred_mutated_files_are_refused_or_read_as_others_read_them() -> None:

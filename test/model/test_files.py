@@ -1,6 +1,8 @@
 import hashlib
 import os
 
+import pytest
+
 from model.files import free_memory_bytes, is_lfs_pointer, peak_memory_bytes, sha256_of, silence
 
 
@@ -20,6 +22,7 @@ def test_free_memory_is_below_what_the_machine_has() -> None:
     assert free is None or 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_what_is_held() -> None:
     before = peak_memory_bytes()
     block = b"x" * (before + 50_000_000)

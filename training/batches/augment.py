@@ -86,7 +86,7 @@ def augmented(
 
     image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET, resampled linearly; truth: float32
     (1, X, Y, Z) of 0 and 1, resampled by nearest neighbour. Both lie on one device, where every row is computed. The
-    inputs are not changed; the result may be the inputs themselves, and is at strength 0. strength: see
+    inputs are not changed; the result may be the inputs themselves, always at strength 0. strength: see
     training.settings.STRENGTHS; flips: the axes that may be flipped. Raises ConfigError for a strength outside [0, 2]
     and for shapes that do not belong together.
     """
@@ -134,7 +134,10 @@ def with_gamma(image: Tensor, gamma: float) -> Tensor:
 
 
 def smoothed(image: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z. Outside lies what the nearest voxel has."""
+    """Every channel smoothed by a Gaussian; sigmas in voxels along x, y, z.
+
+    Outside the image the value of the nearest voxel counts.
+    """
     if image.device.type == "cpu":
         return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
     return convolved(image, sigmas, truncate=4, outside="replicate")

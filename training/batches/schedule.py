@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Cost: seconds; nothing is trained."
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the picture; replaced if it exists")
-    parser.add_argument("--settings", type=Path, metavar="YAML", help="of a run (default: the paper's settings)")
+    parser.add_argument("--settings", type=Path, metavar="YAML", help="settings of a run (default: the paper's)")
 
 
 def _base(settings: Training, epoch: float) -> float:

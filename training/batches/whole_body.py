@@ -24,7 +24,7 @@ class SliceOrder:
         patients   0 1 2 3 4 5 6 7 8
         group 0    x x x x              epochs 0 to beta - 1
         group 1          x x x x        epochs beta to 2 beta - 1: patient 3 again
-        group 2    x           x x x    patient 6 again, and 0, whom group 0 will meet again
+        group 2    x           x x x    patient 6 again, and patient 0, who is in group 0, too
 
     If they do not divide so evenly, the last group shares more with the first. With an overlap a group has at least
     two patients.

@@ -256,11 +256,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("selection", type=Path, metavar="JSON", help="what training select wrote")
-    add("--choice", choices=tuple(TITLES), required=True, help="which choice of it")
+    add("--choice", choices=tuple(TITLES), required=True, help="which choice of the selection")
     add("--name", required=True, help="name of the bundle in its manifest")
     add("--output", type=Path, required=True, metavar="DIR", help="the bundle's folder, for example weights/NAME")
     add("--data", required=True, metavar="TEXT", help="what the members were trained on, in words")
-    add("--licence", required=True, metavar="TEXT", help="of the weights")
+    add("--licence", required=True, metavar="TEXT", help="licence of the weights")
     add("--intended-use", default=USE, metavar="TEXT", help=f"default: {USE}")
     add("--attribution", metavar="TEXT", help="whose work it rests on (default: the papers of the method)")
     add("--index", type=Path, metavar="CSV", help="index of the cases: one is checked through process.py (default: no)")

@@ -307,7 +307,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training mix needs the same "
         "in all its bundles)",
     )
-    add("--licence", default="unknown", help="of the weights (default: unknown, so they must not be passed on)")
+    add("--licence", default="unknown", help="of the weights (default: unknown, so that you must not pass them on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
     add_nnunet_options(parser.add_argument_group("models of nnU-Net v2"))

@@ -174,8 +174,8 @@ def check_model(path: Path, options: argparse.Namespace) -> str:
         f"{passes} passes a window where all axes may be mirrored ({len(found.folds)} without mirroring)",
         f"CT: {way.ct.scheme}, PET: {way.pet.scheme}; lesion: output {', '.join(map(str, network.lesion))} of "
         f"{network.classes}",
-        f"disk: {count * each * len(found.folds) / 1e9:.2f} GB in {options.store}; memory: {4 * count / 1e9:.2f} GB for "
-        "each network that is loaded",
+        f"disk: {count * each * len(found.folds) / 1e9:.2f} GB in {options.store}; "
+        f"memory: {4 * count / 1e9:.2f} GB for each network that is loaded",
         *(f"warning: {warning}" for warning in described.warnings),
         "its tensors are checked when it is imported",
     ]

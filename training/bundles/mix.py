@@ -33,7 +33,9 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
             raise ConfigError(f"'{bundle.folder}' averages weights; mix a bundle of the averaged network instead")
     states: dict[str, State] = {}
     weights: list[float] = []
-    sources: list[tuple[Member, Part]] = []  # of each new member: that of its own bundle, and how its network is run
+    sources: list[
+        tuple[Member, Part]
+    ] = []  # for each new member: the member in its own bundle, and how its network is run
     for number, (bundle, share) in enumerate(zip(bundles, shares, strict=True), start=1):
         total = sum(member.weight for member in bundle.manifest.members)
         for member in bundle.manifest.members:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from model.bundle.settings import Network, Normalisation, Preprocessing, Resampling, Stage, Window
+from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, Stage
+from model.bundle.settings import Network, Window
 from model.errors import ConfigError
 
 NETWORKS = {"PlainConvUNet": "plain_unet", "ResidualEncoderUNet": "residual_unet"}

@@ -93,7 +93,7 @@ def _json(path: Path) -> list[dict[str, list[str]]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"cannot read '{path}': {error.strerror}; give nnU-Net's splits_final.json") from None
     if not isinstance(content, list) or not content:
         raise ValueError("not a list of folds")
     return content

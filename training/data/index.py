@@ -137,7 +137,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="folder of a data set as distributed, or a CSV")
     add("--output", type=Path, required=True, metavar="CSV", help="the table to write")
-    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="of every ROOT (default: auto, by its files)")
+    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="layout of every ROOT (default: auto, by files)")
     add(
         "--metadata",
         type=Path,
@@ -146,9 +146,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="table of diagnoses; may be repeated (default: the CSVs in ROOT and beside its patients)",
     )
-    add("--diagnosis", default=UNKNOWN, help="of studies with lesion for which none is given (default: unknown)")
-    add("--tracer", default=FDG, help="of studies for which none is given (default: FDG)")
-    add("--site", default=UNKNOWN, help="of studies for which none is given (default: unknown)")
+    add("--diagnosis", default=UNKNOWN, help="for studies with lesion that state none (default: unknown)")
+    add("--tracer", default=FDG, help="for studies that state none (default: FDG)")
+    add("--site", default=UNKNOWN, help="for studies that state none (default: unknown)")
     add(
         "--limit",
         action="append",

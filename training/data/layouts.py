@@ -84,7 +84,7 @@ def read_csv(path: Path) -> tuple[list[StudyFiles], list[str]]:
     for line, row in enumerate(rows, start=2):
         empty = [name for name in CSV_NEEDS if not row[name]]
         if empty:
-            raise ConfigError(f"'{path}', line {line}: no value for {', '.join(empty)}")
+            raise ConfigError(f"'{path}', line {line}: no value for {', '.join(empty)}; fill it in")
         pet, ct, truth = (path.parent / row[name] for name in ("pet", "ct", "truth"))  # an absolute path stays as it is
         found.append(
             StudyFiles(

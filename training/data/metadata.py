@@ -118,7 +118,7 @@ def csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"cannot read '{path}': {error.strerror}; give a CSV that this user may read") from None
     except UnicodeDecodeError:
         raise ConfigError(f"'{path}' is not UTF-8; save it as CSV UTF-8") from None
     lines = text.splitlines(keepends=True)
@@ -127,7 +127,7 @@ def csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         rows = [{name.strip(): value.strip() for name, value in row.items() if name} for row in reader]
     except csv.Error as error:
-        raise ConfigError(f"'{path}' is not a CSV: {error}") from None
+        raise ConfigError(f"'{path}' is not a CSV: {error}; save it as CSV UTF-8") from None
     return [name.strip() for name in reader.fieldnames or []], rows
 
 

@@ -74,7 +74,7 @@ def draw_cut(rng: np.random.Generator, spacing_mm: tuple[float, float, float], l
 def cut_of(case: str, copy: int, truth: Volume, settings: Recrop) -> Cut:
     """The cut of a copy of a study, by seed, case and copy alone: the first drawn that keeps some of the truth.
 
-    Of an empty truth, the first drawn. Raises CaseError if it would leave fewer than FEWEST_VOXELS on an axis, or if
+    With an empty truth it is the first. Raises CaseError if it would leave fewer than FEWEST_VOXELS on an axis, or if
     TRIES draws leave nothing of the truth.
     """
     digest = hashlib.sha256(f"{case}/{copy}".encode()).digest()
@@ -206,9 +206,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="DIR", help="new folder for the copies and their index.csv")
-    add("--seed", type=int, required=True, help="of the cuts; the same gives the same copies")
+    add("--seed", type=int, required=True, help="seed of the cuts; the same seed gives the same copies")
     add("--low-mm", type=float, default=0.0, metavar="MM", help="least that a side loses (default: 0)")
     add("--high-mm", type=float, default=45.0, metavar="MM", help="most that a side loses (default: 45)")
-    add("--copies", type=int, default=1, metavar="N", help="of each study, each cut another way (default: 1)")
-    add("--format", choices=ENDINGS, default=".mha", help="of the images (default: .mha, which keeps every digit)")
+    add("--copies", type=int, default=1, metavar="N", help="copies of each study, each cut otherwise (default: 1)")
+    add(
+        "--format",
+        choices=ENDINGS,
+        default=".mha",
+        help="format of the images (default: .mha, which keeps every digit)",
+    )
     add("--workers", type=int, default=cores(), metavar="N", help="processes (default: all processors)")

@@ -76,13 +76,16 @@ def patients_of(path: Path | None, studies: dict[str, Study]) -> set[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the list '{path}': {error}") from None
+        raise ConfigError(f"cannot read the list '{path}': {error}; give a UTF-8 text, one name a line") from None
     names = {line.strip() for line in lines} - {""}
     by_name = {study.patient: study.patient for study in studies.values()}
     by_name |= {case: study.patient for case, study in studies.items() if case not in by_name}
     unknown = names - by_name.keys()
     if unknown:
-        raise ConfigError(f"'{path}' names {len(unknown)} that are no case or patient of the index: {some_of(unknown)}")
+        raise ConfigError(
+            f"'{path}' has {len(unknown)} names that are no case or patient of the index: {some_of(unknown)}; "
+            "correct them"
+        )
     return {by_name[name] for name in names}
 
 
@@ -199,7 +202,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("index", type=Path, help="index.csv of training index")
     add("--output", type=Path, required=True, metavar="JSON", help="the split; a report is written beside it (.txt)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the patients (default: 0.2)")
+    how.add_argument(
+        "--validation", type=float, default=0.2, metavar="SHARE", help="share that validates (default: 0.2)"
+    )
     how.add_argument("--folds", type=int, metavar="K", help="each of K folds validates, the others train")
     how.add_argument("--from-nnunet", type=Path, metavar="JSON", help="take the folds of a splits_final.json")
     add(
@@ -217,18 +222,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--by",
         choices=BY,
-        help="whose shares are kept: those of a column's values, or of small, middle and large "
-        "lesion volumes (default: diagnosis; volume where no patient with lesion has one)",
+        help="give each part its share of this column's values, or of small, middle and large lesion volumes "
+        "(default: diagnosis; volume where no patient with lesion has one)",
     )
-    add("--seed", type=int, default=0, help="of the shuffling (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the shuffling (default: 0)")
     for name, where in (
-        ("--test", "tested on, and in no fold that is nested"),
-        ("--always-train", "trained on in every fold"),
-        ("--always-validate", "validated with in every fold"),
+        ("--test", "kept for a test; with --nested they are in no fold"),
+        ("--always-train", "they train in every fold"),
+        ("--always-validate", "they validate in every fold"),
     ):
         add(
             name,
             type=Path,
             metavar="FILE",
-            help=f"cases or patients, one a line, that are {where}; a case brings its whole patient (default: none)",
+            help=f"cases or patients, one a line: {where}; a case brings its whole patient (default: none)",
         )

@@ -15,11 +15,11 @@ from model.errors import ConfigError
 from training.data.table import NEGATIVE, UNKNOWN, Study
 
 VOLUMES = ("small", "middle", "large")  # thirds of the patients with lesion, by VOLUME
-VOLUME = "volume"  # of a patient's largest sum of lesions in one study
+VOLUME = "volume"  # stratify by the lesion volume of each patient's study that has most of it
 
 
 def strata(studies: Iterable[Study], by: str) -> dict[str, str]:
-    """Each patient's stratum: the value of column `by`. Of several, the one that fewest patients have; ties by name.
+    """Each patient's stratum: the value of column `by`; of several the one that fewest patients have, ties by name.
 
     by VOLUME: negative, or the third of the patients with lesion that the patient is in.
     """

@@ -69,20 +69,22 @@ def read_table(path: Path) -> dict[str, Study]:
     for line, row in enumerate(rows, start=2):
         missing = [name for name in names if not row.get(name)]
         if missing:
-            raise ConfigError(f"index '{path}', line {line}: no value for {', '.join(missing)}")
+            raise ConfigError(f"index '{path}', line {line}: no value for {', '.join(missing)}; fill it in")
         if not CASE.fullmatch(row["case"]):
             raise ConfigError(
                 f"index '{path}', line {line}: case {row['case']!r} cannot be the name of a folder; use letters, "
-                "digits, '_', '.' and '-', the first no '.' or '-'"
+                "digits, '_', '.' and '-', the first neither '.' nor '-'"
             )
         try:
             lesion_ml = float(row["lesion_ml"])
             if not 0 <= lesion_ml < 1e9:
                 raise ValueError
         except ValueError:
-            raise ConfigError(f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume") from None
+            raise ConfigError(
+                f"index '{path}', line {line}: lesion_ml {row['lesion_ml']!r} is no volume in ml; correct it"
+            ) from None
         if row["case"] in studies:
-            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} is there twice")
+            raise ConfigError(f"index '{path}', line {line}: case {row['case']!r} is there twice; remove one")
         studies[row["case"]] = Study(
             case=row["case"],
             patient=row["patient"],
@@ -96,5 +98,5 @@ def read_table(path: Path) -> dict[str, Study]:
             sha256=row["sha256"],
         )
     if not studies:
-        raise ConfigError(f"index '{path}' holds no study")
+        raise ConfigError(f"index '{path}' holds no study; make it again with training index")
     return studies

@@ -37,7 +37,7 @@ TITLES = {  # in the order of the paper's table 3
     "eoa_greedy": "EoA greedy",
     "diwa_greedy": "DiWA greedy",
 }
-THRESHOLD = 0.0  # of the margin, lesion's logit minus background's: the argmax
+THRESHOLD = 0.0  # above this margin (lesion's logit minus background's) a voxel is lesion, as by argmax
 
 
 def select_runs(

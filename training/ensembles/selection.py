@@ -19,10 +19,10 @@ MOST_TIMES = 2  # with replacement a set has at most this times as many members 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One member was tried: the set's score `without` it and `with_it`, and whether it was kept. turn: pass, from 1."""
+    """One member was tried: the set's score `without` it and `with_it`, and whether it was kept. Passes start at 1."""
 
     member: str
-    turn: int
+    pass_number: int
     without: float  # minus infinity for the empty set
     with_it: float
     kept: bool
@@ -58,16 +58,16 @@ def greedy(names_ranked: Sequence[str], value: Value, replacement: bool = False)
     """
     _check_names(names_ranked)
     chosen: tuple[str, ...] = ()
-    score, steps, turn = EMPTY_SCORE, [], 0
+    score, steps, pass_number = EMPTY_SCORE, [], 0
     while True:
-        turn += 1
+        pass_number += 1
         before = chosen
         for name in names_ranked:
             if len(chosen) == MOST_TIMES * len(names_ranked):
                 break
             with_it = _check_finite(value((*chosen, name)), (*chosen, name))
             kept = with_it > score if name in chosen else with_it >= score
-            steps.append(Step(member=name, turn=turn, without=score, with_it=with_it, kept=kept))
+            steps.append(Step(member=name, pass_number=pass_number, without=score, with_it=with_it, kept=kept))
             if kept:
                 chosen, score = (*chosen, name), with_it
         if not replacement or chosen == before:
@@ -86,7 +86,7 @@ def steps_to(choice: Choice) -> list[dict[str, Any]]:
     return [
         {
             "member": step.member,
-            "pass": step.turn,
+            "pass": step.pass_number,
             "without": None if step.without == EMPTY_SCORE else step.without,
             "with": step.with_it,
             "kept": step.kept,

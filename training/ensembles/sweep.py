@@ -173,12 +173,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="so many at a time on this machine, on one GPU each, in turn where there are fewer (default 1)",
+        help="members to train at a time on this machine, a GPU each; they share GPUs if there are fewer (default 1)",
     )
     add(
         "--cluster",
         metavar="ADDRESS",
-        help="over the workers of a dask scheduler, for example tcp://host:8786, on "
+        help="train on the workers of a dask scheduler, for example tcp://host:8786, on "
         "machines that see the same files at the same paths; each worker should have one thread (default no)",
     )
     add(
@@ -186,7 +186,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="JOBS",
-        help="over so many SLURM jobs at a time, by dask-jobqueue, "
+        help="train in this many SLURM jobs at a time, by dask-jobqueue, "
         "whose settings (queue, cores, memory, walltime, GPU) are in ~/.config/dask/jobqueue.yaml (default no)",
     )
     add(

@@ -28,7 +28,7 @@ from training.command import add_device_option
 from training.papers.experiment_data import ExperimentData, data_of
 from training.papers.procedure import (
     ExperimentPlan,
-    Vote,
+    MethodAndMembers,
     choices_of,
     pretrain_encoder,
     read_plan,
@@ -97,7 +97,7 @@ def one_network_row(
 
 
 def score_on_test(
-    runs: Sequence[Path], choices: Mapping[str, Vote], data: ExperimentData, folder: Path, device: str
+    runs: Sequence[Path], choices: Mapping[str, MethodAndMembers], data: ExperimentData, folder: Path, device: str
 ) -> dict[str, list[CaseScore]]:
     """Score choices among these runs on the test cases."""
     cases, keep = data.fold.test, folder / "margins"
@@ -146,7 +146,7 @@ def row_function(table: str) -> Callable[[ExperimentPlan, ExperimentData, Path, 
     return {"table2": table2, "table3": table3, "wholebody": wholebody}[table]
 
 
-def networks_in(choice: Vote) -> int:
+def networks_in(choice: MethodAndMembers) -> int:
     """How many networks a choice runs; the soup of DiWA is one."""
     method, names = choice
     return len(set(names)) if method == "eoa" else 1
@@ -161,7 +161,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Cost: see the scales above; phantoms take 10 s each, and 5 bytes a voxel of every study on disk."
     add = parser.add_argument
     add("table", choices=("table2", "table3", "wholebody"))
-    add("--scale", choices=SCALES, default="small", help="default small")
+    add("--scale", choices=SCALES, default="small", help="see above (default small)")
     add("--plan", type=Path, help="YAML in place of training/configs/<scale>.yaml")
     add("--index", type=Path, help="index.csv of one's own studies (default: phantoms are generated)")
     add("--split", type=Path, help="split.json for --index (default: 20 %% test, 20 %% of the rest validate)")

@@ -39,7 +39,7 @@ from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import TITLES
 from training.papers.procedure import (
     ExperimentPlan,
-    Vote,
+    MethodAndMembers,
     choices_of,
     make_phantoms,
     prepare_cases,
@@ -118,7 +118,7 @@ def check(options: argparse.Namespace) -> None:
     if options.ship and options.views:
         raise ConfigError("--views scores the patients of outer folds, and --ship trains on all; leave one of them out")
     if not options.ship and options.output is not None:
-        raise ConfigError("--output is for --ship, for outer folds write no bundle; leave it out")
+        raise ConfigError("--output is for --ship: outer folds write no bundle; leave it out")
     if options.outer < 2:
         raise ConfigError(
             f"--outer must be 2 or more, got {options.outer}: every fold tests networks that the others trained"
@@ -220,13 +220,13 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
     for name, scores in rows.items():
         report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
     if start is not None:
-        alone: dict[str, Vote] = {"start": ("eoa", (start.resolve().name,))}
+        alone: dict[str, MethodAndMembers] = {"start": ("eoa", (start.resolve().name,))}
         report_phantoms([start], alone, data, options.run, options.device)
 
 
 def train_and_select(
     shipping: Shipping, data: NestedData, fold: Fold, folder: Path, start: Path | None, device: str
-) -> tuple[list[Path], dict[str, Vote]]:
+) -> tuple[list[Path], dict[str, MethodAndMembers]]:
     """Train base run and members on one fold, and select. Returns the members' folders and each bundle's choice."""
     members = train_members(shipping.plan, folder, data.cache, fold, device, start=start)
     choices = choices_of(select_members(members, data.cache, fold, folder, device))
@@ -234,7 +234,12 @@ def train_and_select(
 
 
 def score(
-    runs: list[Path], choices: dict[str, Vote], cases: tuple[str, ...], data: NestedData, folder: Path, device: str
+    runs: list[Path],
+    choices: dict[str, MethodAndMembers],
+    cases: tuple[str, ...],
+    data: NestedData,
+    folder: Path,
+    device: str,
 ) -> dict[str, list[CaseScore]]:
     """Scores of choices on cases that trained none of the runs."""
     keep = folder / "margins"
@@ -271,7 +276,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
 
 
 def report_views(
-    choice: Vote, runs: list[Path], cases: Sequence[str], data: NestedData, path: Path, device: str
+    choice: MethodAndMembers, runs: list[Path], cases: Sequence[str], data: NestedData, path: Path, device: str
 ) -> None:
     """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it."""
     method, names = choice
@@ -284,7 +289,9 @@ def report_views(
     write_json(path, [asdict(view) for view in found])
 
 
-def report_phantoms(runs: list[Path], choices: dict[str, Vote], data: NestedData, folder: Path, device: str) -> None:
+def report_phantoms(
+    runs: list[Path], choices: dict[str, MethodAndMembers], data: NestedData, folder: Path, device: str
+) -> None:
     """Score choices on phantoms never used, and report it."""
     for name, scores in score(runs, choices, data.phantoms.test, data, folder, device).items():
         report(scores, folder / f"{name}-phantoms.csv", f"{name}, phantoms never used")
@@ -331,16 +338,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="also score each outer fold's whole images with less of the body and with "
         "air around them (cost: on a GPU half a minute a fold, on two CPU cores an hour)",
     )
-    add("--diagnosis", default="sarcoma", help="of real studies whose diagnosis nothing says (default sarcoma)")
-    add("--site", default="sts", help="of real studies whose site nothing says (default sts)")
+    add("--diagnosis", default="sarcoma", help="for real studies that state none (default sarcoma)")
+    add("--site", default="sts", help="for real studies that state none (default sts)")
     add(
         "--data",
         default="",
         metavar="TEXT",
-        help="of the bundles, after the number of patients: whose they are, "
+        help="text on the patients for the bundles' manifests: whose they are, "
         "where they were published, under which licence, whom to cite (default: nothing)",
     )
-    add("--licence", default="unknown", metavar="TEXT", help="of the bundles (default unknown)")
+    add("--licence", default="unknown", metavar="TEXT", help="licence of the bundles (default unknown)")
     add(
         "--output",
         type=Path,

@@ -41,7 +41,7 @@ RANGES = {  # of phantoms' seeds
     "validate": phantoms_command.VALIDATION_SEEDS,
     "test": (phantoms_command.TEST_SEEDS_FROM, 2**32),
 }
-Vote = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
+MethodAndMembers = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
 
 
 class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -228,8 +228,8 @@ def select_members(members: Sequence[Path], cache: Path, fold: Fold, folder: Pat
     return report
 
 
-def choices_of(report: Mapping[str, Any]) -> dict[str, Vote]:
-    """A selection's choices by their titles: how the members vote, and the members, each as often as it counts."""
+def choices_of(report: Mapping[str, Any]) -> dict[str, MethodAndMembers]:
+    """A selection's choices by their titles: the method, and the members, each as often as it counts."""
     return {
         TITLES[name]: (choice["method"], tuple(m for m, count in choice["weights"].items() for _ in range(count)))
         for name, choice in report["choices"].items()
@@ -238,7 +238,7 @@ def choices_of(report: Mapping[str, Any]) -> dict[str, Vote]:
 
 def score_choices(
     runs: Iterable[Path],
-    choices: Mapping[str, Vote],
+    choices: Mapping[str, MethodAndMembers],
     studies: Mapping[str, Study],
     cases: Sequence[str],
     *,

@@ -32,7 +32,9 @@ def read_rows(folder: Path) -> dict[str, dict[str, str]]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read '{folder / TABLE}': {error}") from None
+        raise ConfigError(
+            f"cannot read '{folder / TABLE}': {error}; check access to it, or give another folder"
+        ) from None
 
 
 def write_row(folder: Path, seed: int, site: str, diagnosis: str) -> None:

@@ -220,7 +220,7 @@ def read_json(path: Path, remedy: str = "is it there, and readable?") -> Any:
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror}; {remedy}") from None
     except ValueError as error:
-        raise ConfigError(f"'{path}' is not JSON: {error}") from None
+        raise ConfigError(f"'{path}' is not JSON: {error}; copy it or make it again") from None
 
 
 def result_of(folder: Path) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def check_program(program: bytes) -> None:
 
 
 def _keys(name: str, items: list[int]) -> list[int]:
-    """Of the objects that an instruction takes, the ones that it hashes."""
+    """Which of the objects that an instruction takes it hashes."""
     match name:
         case "SETITEM":
             return items[1:2]

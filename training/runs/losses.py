@@ -40,18 +40,18 @@ def loss_function(settings: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 def equation_1(logits: Tensor, truth: Tensor, gamma: float, batch_dice: bool = False) -> Tensor:
     """1 - 1/2 Dice - 1/2 sum over voxels of (1 - p)^gamma log p (Ahn and Park, equation 1).
 
-    The paper leaves open what its letters run over; read here so: N, the voxels of one crop; the prediction in the
-    Dice term, the lesion's softmax probability (so the background has no Dice of its own); p, the probability of
-    the voxel's true class; several crops, the mean of their losses. batch_dice: one Dice over all of them. The
-    focal term is a sum, so it grows with the crop and outweighs the Dice; a perfect prediction has 1/2, not 0.
-    gamma is printed without a value; 0 makes the sum a cross-entropy.
+    The paper leaves open what its letters run over. Here N is the number of voxels of one crop. The prediction in the
+    Dice term is the lesion's softmax probability, so the background has no Dice of its own. p is the probability of the
+    voxel's true class. Of several crops the loss is the mean; batch_dice: with one Dice over all of them. The focal
+    term is a sum, so it grows with the crop and outweighs the Dice; a perfect prediction has 1/2, not 0. The paper
+    gives no value of gamma; 0 makes the sum a cross-entropy.
     """
     log_share = logits.float().log_softmax(dim=1)
     lesion, truth = log_share[:, 1:].exp(), truth.float()
     over = (0, 1, 2, 3, 4) if batch_dice else (1, 2, 3, 4)
     dice = (2 * (truth * lesion).sum(over) + EPSILON) / (truth.sum(over) + lesion.sum(over) + EPSILON)
     log_true = log_share.gather(1, truth.long())
-    # 1 - p as expm1, and never quite 0: the power's slope there is infinite for a gamma below 1, and 0 times it NaN
+    # 1 - p by expm1, and never quite 0: for a gamma below 1 the power's slope is infinite there, which would give NaN
     wrong = (-torch.expm1(log_true)).clamp_min(torch.finfo(torch.float32).tiny)
     focal = -(wrong**gamma * log_true).sum((1, 2, 3, 4))
     return (1 - dice / 2).mean() + focal.mean() / 2

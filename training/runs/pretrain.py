@@ -118,7 +118,7 @@ def validate(run: Run, held_out: DistortedCrops) -> dict[str, float]:
 
 
 def restored(network: nn.Module, data: DistortedCrops, device: Device) -> Iterator[tuple[list[np.ndarray], float]]:
-    """Of the first crops of `data`: middle coronal slices (X, Z), original, distorted and restored; and the loss."""
+    """For the first crops of `data`: middle coronal slices (X, Z), original, distorted and restored; and the loss."""
     training = network.training
     network.eval()
     with computing(device):

@@ -17,10 +17,10 @@ class SliceLoss(nn.Module):
     gradients.
 
     The paper says "learned automatically"; its code names an AutomaticWeightedLoss and does not hold it. Here it is
-    1 / (2 s^2) * loss + log(1 + s^2) for each, from s = 1 on (Liebel and Koerner, arXiv:1805.06334, equation 2). With
-    the regulariser of Kendall et al. (CVPR 2018), log s, the total falls below 0 without end as a loss nears 0, whose
-    weight then grows as 1 / loss; here as 1 / sqrt(2 loss), and the total stays above 0. Their rate stays what it is;
-    the authors' cosine takes it down with the network's.
+    1 / (2 s^2) * loss + log(1 + s^2) for each, from s = 1 on (Liebel and Koerner, arXiv:1805.06334, equation 2). As a
+    loss nears 0, its weight grows as 1 / sqrt(2 loss), and the total stays above 0. The regulariser of Kendall et al.
+    (CVPR 2018), log s, would let the weight grow as 1 / loss, and the total fall below 0 without end. The learning rate
+    of s is constant; the authors' cosine lowers it together with the network's.
     """
 
     def __init__(self) -> None:

@@ -58,7 +58,9 @@ def check_options(settings: Training, start: Path | None, ct_encoder: Path | Non
         raise ConfigError("averaging.start is above 0: a member needs --start, the base run it is fine-tuned from")
     last = settings.schedule.last
     if settings.averaging and settings.averaging.start >= last:
-        raise ConfigError(f"averaging.start is {settings.averaging.start}, the run ends at epoch {last}: lower the one")
+        raise ConfigError(
+            f"averaging.start is {settings.averaging.start}, the run ends at epoch {last}: lower averaging.start"
+        )
 
 
 def starting_network(

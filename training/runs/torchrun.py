@@ -44,6 +44,7 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
     try:
         distributed.barrier()
         yield state if rank() == 0 else open_run(folder, config, hold=False)
+        distributed.barrier()  # a process whose peer has left already may abort when its own connections close
     finally:
         distributed.destroy_process_group()
 
@@ -63,7 +64,7 @@ def mean_over_processes(value: float, device: Device) -> float:
 
 
 def average_gradients(loss: nn.Module) -> None:
-    """Give every process the mean gradients of the loss's own weights, as it has those of the network."""
+    """Average the gradients of the loss's own weights over all processes; torch does so for the network alone."""
     if processes() > 1:
         for parameter in loss.parameters():
             if parameter.grad is not None:

@@ -8,9 +8,9 @@ PET: 1. a series that can be scored (no projection, no single slice, no multi-fr
 place); 2. corrected for attenuation; 3. original axial slices, then derived ones, then reformats; 4. the longest along
 the body; 5. the most slices; 6. the lowest series number.
 
-CT: 1. a series that can be scored (nor a scout); 2. in the PET's frame of reference; 3. original, then derived, then
-reformats, but an original that covers less than half of the PET counts as derived; 4. the one that covers most of the
-PET; 5. the lowest series number.
+CT: 1. a series that can be scored (as above, and no scout); 2. in the PET's frame of reference; 3. original, then
+derived, then reformats, but an original that covers less than half of the PET counts as derived; 4. the one that covers
+most of the PET; 5. the lowest series number.
 
 A series that cannot be scored is taken only if there is no other; reading it then says what is wrong with it. A PET
 without CT, and a CT without PET, cannot be scored.
@@ -119,13 +119,13 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
     for modality, picked in (("PET", pet), ("CT", ct)):
         if picked.rank != ORIGINAL and not picked.flaw:
             warnings.append(
-                f"{modality}: {describe(picked, _note(picked))} is taken, which is not an original axial series, as "
-                "there is none that can be scored: look whether its values and its place are right"
+                f"{modality}: {describe(picked, _note(picked))} is taken, though it is not an original axial series: "
+                "no such series can be scored; look whether its values and its place are right"
             )
     if not pet.corrected and "ATTN" in pet.alike[ALIKE.index("CorrectedImage")]:
         warnings.append(
-            f"PET: {describe(pet)} is not corrected for attenuation by its description, and is by its header: find out "
-            "which is right"
+            f"PET: {describe(pet)} has a description that says it is not corrected for attenuation, and a header that "
+            "says it is: find out which is right"
         )
     usable = [s for s in join(pets) if s.corrected or not pet.corrected]
     span = pet.span_mm(pet.body_axis)

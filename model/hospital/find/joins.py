@@ -125,7 +125,7 @@ def _why_uneven(parts: Sequence[SeriesInfo]) -> str:
 
 
 def _why_later(parts: Sequence[SeriesInfo]) -> str:
-    """Whether a pause between acquisitions is too long; "" if not. Series without times are left out."""
+    """Which pause between acquisitions is too long, in words; "" if none is. Series without times are left out."""
     times = sorted(part.times for part in parts if part.times)
     ends = list(np.maximum.accumulate([end for _, end in times]))
     for (start, _), end in zip(times[1:], ends, strict=False):
@@ -135,7 +135,7 @@ def _why_later(parts: Sequence[SeriesInfo]) -> str:
 
 
 def _why_another_dose(parts: Sequence[SeriesInfo]) -> str:
-    """Whether parts of a PET state different injections; "" if not. It reads files, so it is checked last."""
+    """Why the parts of a PET are not of one injection; "" if they are. It reads files, so it is checked last."""
     if parts[0].modality != "PT":
         return ""
     try:

@@ -128,7 +128,7 @@ def test_a_name_is_found_under_the_working_folders_weights_too_and_a_shipped_one
         find_bundle("absent", None)
 
 
-def test_weights_that_are_not_there_are_told_with_the_names_that_are(tmp_path, monkeypatch) -> None:
+def test_weights_that_are_not_there_are_an_error_with_the_names_that_are(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "WEIGHTS", tmp_path)
     bundle_at(tmp_path / "eoa")
     with pytest.raises(WeightsError, match="names eoa"):

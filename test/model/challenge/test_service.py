@@ -78,6 +78,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
     weights = shutil.copytree(tiny_bundle, tmp_path / "tiny")
     study, output, alone = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out", tmp_path / "alone"
@@ -115,6 +116,7 @@ def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
         assert service.process.wait(60) == 0 and service.last_line() + "\n" == refused.words
 
 
+@pytest.mark.slow
 def test_during_a_job_a_second_is_refused_and_sigterm_leaves_no_file(make_bundle, tmp_path) -> None:
     slow = make_bundle(tmp_path / "slow", members=20, window=Window(size=(16, 16, 16), overlap=0.75))
     study, output = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"

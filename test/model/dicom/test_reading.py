@@ -189,6 +189,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_real_ge_pet_has_the_suv_of_its_published_crop(real_data, tmp_path) -> None:
     folder = unpacked(real_data / "dicom/sts001_ge_wholebody_pet.zip", tmp_path)
     (series,) = [s for s in find_series(folder) if s.modality == "PT"]

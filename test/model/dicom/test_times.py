@@ -76,7 +76,8 @@ def test_dates_that_are_not_zero_to_ten_half_lives_apart_give_way_to_times_of_da
     found = convert(tmp_path, item=ALONE | {"RadiopharmaceuticalStartDateTime": stated})
     assert found.factor == factor(decay_s)
     (warning,) = found.warnings
-    assert f"are {by_date_s} s, not 0 to 10 half-lives (65862 s); times of day are used alone" in warning
+    assert f"by the dates {by_date_s} s lie between the injection" in warning
+    assert ", not 0 to 10 half-lives (65862 s); times of day are used alone" in warning
     assert f"as if the scan began {decay_s} s after the injection, not days after" in warning
 
 
@@ -123,7 +124,8 @@ def test_a_series_date_that_was_shifted_is_passed_over_with_a_warning(tmp_path) 
 )
 def test_a_negative_decay_or_one_over_ten_half_lives_is_refused(item, seconds: int, tmp_path) -> None:
     message = (
-        rf"are {seconds} s; it must be 0 to 10 half-lives \(65862 s\); correct the times in the header, or Radionu"
+        rf"': {seconds} s lie between the injection at .*, not 0 to 10 half-lives \(65862 s\); "
+        "correct the times in the header, or Radionu"
     )
     with pytest.raises(CaseError, match=message):
         convert(tmp_path, item=item)

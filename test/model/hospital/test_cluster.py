@@ -31,6 +31,7 @@ def workers(tmp_path_factory) -> Iterator[tuple[str, list[subprocess.Popen]]]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 def test_a_study_is_scored_over_an_encrypted_connection_and_not_without_its_files(tiny_bundle, tmp_path) -> None:
     """By a certificate of its own authority, as a hospital would make one."""
@@ -74,6 +75,7 @@ def test_a_study_is_scored_over_an_encrypted_connection_and_not_without_its_file
             client_of(address.replace("tls", "tcp"), 2.0)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, tmp_path) -> None:
     address, (one, _) = workers
     studies, output, alone = tmp_path / "in", tmp_path / "out", tmp_path / "alone"

@@ -22,6 +22,7 @@ def jobs(studies: Path, output: Path, bundle, **options) -> list[Job]:
     return make_plan(find_studies(studies, output), studies, output, b"salt", {}, bundle, Options(**options)).todo
 
 
+@pytest.mark.slow
 def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypatch) -> None:
     studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
     output.mkdir()
@@ -50,6 +51,7 @@ def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypat
     assert pydicom.dcmread(output / "studies" / job.name / "rtstruct.dcm").Modality == "RTSTRUCT"
 
 
+@pytest.mark.slow
 def test_the_mask_is_there_before_the_seg_is_made_and_stays(tiny_bundle, tmp_path, monkeypatch) -> None:
     """The process may die of the SEG: the next one finds mask, tables and pictures, and needs no network."""
     studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
@@ -75,6 +77,7 @@ def test_the_mask_is_there_before_the_seg_is_made_and_stays(tiny_bundle, tmp_pat
     assert report["run"]["rung"] != "stored" and report["batch"]["key"] == again.key
 
 
+@pytest.mark.slow
 def test_a_mask_that_was_changed_by_hand_is_made_anew(tiny_bundle, tmp_path) -> None:
     studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
     output.mkdir()

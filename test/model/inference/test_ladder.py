@@ -49,6 +49,7 @@ def test_the_ladder_of_a_gpu_has_four_rungs_and_of_the_cpu_two(cpu) -> None:
     assert len(ladder_of(cpu, 1, (2, 2, 2)).rungs) == 1
 
 
+@pytest.mark.slow
 def test_whenever_memory_runs_out_the_next_rung_is_tried(cpu) -> None:
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
     work = Work(full, full, full)

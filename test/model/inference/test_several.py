@@ -3,6 +3,7 @@ import threading
 import weakref
 
 import numpy as np
+import pytest
 from cases import case_of
 from tiny_studies import tiny_images
 
@@ -13,6 +14,7 @@ from model.inference.segment import segment
 from model.inference.several import segment_each
 
 
+@pytest.mark.slow
 def test_every_study_has_the_mask_that_it_has_alone(tiny_bundle, cpu) -> None:
     options = SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)
     pet, ct = tiny_images()
@@ -48,6 +50,7 @@ def test_an_error_of_reading_is_raised_when_the_study_s_turn_comes(tiny_bundle, 
     assert done == 1
 
 
+@pytest.mark.slow
 def test_no_more_than_three_studies_are_in_memory(tiny_bundle, cpu) -> None:
     """That which was given out, the present one and the next: so ten studies need no more memory than three."""
     there: set[int] = set()

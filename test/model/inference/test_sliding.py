@@ -42,6 +42,7 @@ def test_logits_equal_monai(network: torch.nn.Module, shape: tuple, weighting: s
     assert (ours - monai).abs().max() <= 1e-5 * monai.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
 def test_logits_equal_monai_for_other_overlaps_and_windows(network: torch.nn.Module, overlap: float) -> None:
     image = torch.rand(2, 20, 37, 29)

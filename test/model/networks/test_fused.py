@@ -109,6 +109,7 @@ def test_without_the_library_there_are_no_kernels(monkeypatch, tmp_path) -> None
     assert kernels(torch.device("cuda", 99)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)], ids=["T4", "A100", "H100"])
 def test_the_compiler_of_the_image_takes_the_kernels(capability: tuple[int, int]) -> None:
     """Of CUDA 12.6, as in the Dockerfile's base; it needs no GPU."""

@@ -76,6 +76,7 @@ def test_float16_storage_is_computed_in_float32(make_bundle, tmp_path) -> None:
     assert {p.dtype for p in network.parameters()} == {torch.float32} and not network.training
 
 
+@pytest.mark.slow
 def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "checked")
     command = [sys.executable, "-m", "model.networks.weights", str(folder)]
@@ -85,6 +86,7 @@ def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     assert failed.returncode == 4 and "sha256" in failed.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fusion", "widths"), [("early", (2, 4)), ("late", (2, 4)), ("late_features", (2, 4)), ("swin_unetr", (12,))]
 )

@@ -91,7 +91,7 @@ def test_a_data_file_that_is_no_regular_file_is_refused_at_once(kind: str, form:
     assert data_file(path) is None
 
 
-def test_a_damaged_stream_is_told_whatever_bit_is_wrong(tmp_path) -> None:
+def test_a_damaged_stream_is_refused_whatever_bit_is_wrong(tmp_path) -> None:
     """gzip's CRC-32 finds each flipped bit of the data; one in its header may say nothing of them."""
     stream = gzip.compress(ARRAY.tobytes(), mtime=0)
     for place in range(10, len(stream), 5):

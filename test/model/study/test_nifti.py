@@ -86,7 +86,7 @@ def test_a_length_of_one_in_the_fourth_dimension_is_no_dimension(tmp_path) -> No
         ({"magic": b"\0\0\0\0"}, "no NIfTI in one file"),
         ({"type": (128, 24)}, "datatype = 128, which is not supported"),
         ({"type": (4, 8)}, "datatype = 4 with bitpix = 8"),
-        ({"vox_offset": 348.0}, "vox_offset = 348, and 352 or more"),
+        ({"vox_offset": 348.0}, "vox_offset = 348, not 352 or more"),
         ({"vox_offset": 352.5}, "vox_offset"),
         ({"dim": (0, 6, 5, 4, 1, 1, 1, 1)}, "0 dimensions"),
         ({"dim": (3, 6, -5, 4, 1, 1, 1, 1)}, "dim = "),
@@ -134,7 +134,7 @@ def test_an_unused_form_may_hold_anything(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("shear", [1e-5, 3e-4, 5e-4, 0.001, 0.0056, 0.4])
-def test_a_sheared_sform_is_read_within_the_limit_and_told_beyond(shear: float, tmp_path) -> None:
+def test_a_sheared_sform_is_read_within_the_limit_and_refused_beyond(shear: float, tmp_path) -> None:
     """shear / 4 is the cosine between two axes; the limit is 1e-4."""
     rows = (5, 0, shear, -97.5, *ROWS[4:])
     path = write(tmp_path, content(codes=(0, 1), rows=rows))

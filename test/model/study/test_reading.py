@@ -295,7 +295,7 @@ def test_a_compressed_mha_that_does_not_hold_its_voxels_is_refused(stream: bytes
         read_volume(metaimage(tmp_path / "p.mha", stream), "CT")
 
 
-def test_what_is_wrong_with_the_ct_is_told_before_what_is_wrong_with_the_pet(tmp_path) -> None:
+def test_an_error_of_the_ct_comes_before_an_error_of_the_pet(tmp_path) -> None:
     pet, ct = (metaimage(tmp_path / f"{what}.mha", b"none") for what in ("pet", "ct"))
     with pytest.raises(CaseError, match="^CT '"):
         read_case([pet, ct], Limits())

@@ -81,6 +81,6 @@ def test_a_voxel_that_changes_is_an_error(half_bright, tmp_path) -> None:
         check_skip(one_sided_bundle(tmp_path / "b", 50.0, 1.0), [half_bright], "cpu")
 
 
-def test_cases_that_leave_no_window_out_try_nothing(half_bright, tmp_path) -> None:
+def test_cases_that_leave_no_window_out_are_refused(half_bright, tmp_path) -> None:
     with pytest.raises(ConfigError, match="in 1 cases each of 3 windows holds PET above 0.05"):
         check_skip(one_sided_bundle(tmp_path / "b", -50.0, 0.05), [half_bright], "cpu")

@@ -106,6 +106,7 @@ def refused(capfd, index: Path, output: Path, *arguments: object) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_scores_of_masks_by_hand(studies, masks, tmp_path) -> None:
     """p1-a: one of two lesions found, whole, and a false one; each is 8 voxels."""
     folder = masks(p1_a=blocks((5, 5, 5), (40, 20, 20)))
@@ -117,6 +118,7 @@ def test_scores_of_masks_by_hand(studies, masks, tmp_path) -> None:
     assert math.isnan(float(row["seconds"]))
 
 
+@pytest.mark.slow
 def test_the_table_and_the_json_have_every_diagnosis_and_site(studies, masks, tmp_path, capsys) -> None:
     assert evaluate(studies, tmp_path / "scores.csv", "--masks", masks()) == 0
     out = capsys.readouterr().out
@@ -126,6 +128,7 @@ def test_the_table_and_the_json_have_every_diagnosis_and_site(studies, masks, tm
     assert groups[0]["dice"]["left_out"] == 1  # p3: both masks empty
 
 
+@pytest.mark.slow
 def test_the_convention_is_the_one_asked_for(studies, masks, tmp_path) -> None:
     for name, dice in (("autopet_1_2", "nan"), ("autopet_3", "nan"), ("autopet_5", "1.0")):
         output = tmp_path / f"{name}.csv"
@@ -134,6 +137,7 @@ def test_the_convention_is_the_one_asked_for(studies, masks, tmp_path) -> None:
         assert json.loads(output.with_suffix(".json").read_text())["convention"] == name
 
 
+@pytest.mark.slow
 def test_the_json_says_what_was_run(studies, masks, tmp_path) -> None:
     folder = masks()
     assert evaluate(studies, tmp_path / "scores.csv", "--masks", folder) == 0
@@ -142,6 +146,7 @@ def test_the_json_says_what_was_run(studies, masks, tmp_path) -> None:
     assert str(folder) in found["ran"]["command"] and found["masks"] == str(folder)
 
 
+@pytest.mark.slow
 def test_nifti_masks_are_read(studies, masks, tmp_path) -> None:
     folder = masks(p2=None)
     write_image(TRUTH["p2"], folder / "p2.nii.gz")
@@ -149,6 +154,7 @@ def test_nifti_masks_are_read(studies, masks, tmp_path) -> None:
     assert rows_of(tmp_path / "scores.csv")["p2"]["dice"] == "1.0"
 
 
+@pytest.mark.slow
 def test_a_mask_off_the_pet_grid_is_refused(studies, masks, tmp_path, capfd) -> None:
     folder = masks()
     write_image(TRUTH["p2"], folder / "p2.mha", shift_mm=2.0)
@@ -156,17 +162,20 @@ def test_a_mask_off_the_pet_grid_is_refused(studies, masks, tmp_path, capfd) -> 
     assert "p2.mha' does not lie on the grid of PET" in line and "-79.4" in line and "-81.4" in line
 
 
+@pytest.mark.slow
 def test_a_missing_mask_is_refused_before_any_is_scored(studies, masks, tmp_path, capfd) -> None:
     line = refused(capfd, studies, tmp_path / "scores.csv", "--masks", masks(p2=None, p3=None))
     assert "no mask of 2 of 4 cases: p2, p3" in line and not capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_there_twice_is_refused(studies, masks, tmp_path, capfd) -> None:
     folder = masks()
     write_image(TRUTH["p2"], folder / "p2.nii.gz")
     assert "more than one mask" in refused(capfd, studies, tmp_path / "scores.csv", "--masks", folder)
 
 
+@pytest.mark.slow
 def test_a_mask_of_no_case_is_named_and_not_used(studies, masks, tmp_path, capsys) -> None:
     assert evaluate(studies, tmp_path / "scores.csv", "--masks", masks(stranger=blocks())) == 0
     assert "warning: 1 masks are of no evaluated case" in capsys.readouterr().err
@@ -174,11 +183,13 @@ def test_a_mask_of_no_case_is_named_and_not_used(studies, masks, tmp_path, capsy
     assert "stranger.mha" in json.loads((tmp_path / "scores.json").read_text())["notes"][0]
 
 
+@pytest.mark.slow
 def test_a_mask_of_other_values_is_refused(studies, masks, tmp_path, capfd) -> None:
     line = refused(capfd, studies, tmp_path / "scores.csv", "--masks", masks(p2=TRUTH["p2"] * 255))
     assert "p2.mha' holds the value 255" in line
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_is_refused(studies, tmp_path, capfd) -> None:
     line = refused(capfd, studies, tmp_path / "scores.csv", "--masks", tmp_path / "none")
     assert "none' is not there" in line
@@ -189,6 +200,7 @@ def test_an_index_that_is_not_there_is_refused(tmp_path, capfd) -> None:
     assert "cannot read the index" in line
 
 
+@pytest.mark.slow
 def test_scores_are_not_written_over_the_index(studies, masks, capfd) -> None:
     before = studies.read_bytes()
     assert evaluate(studies, studies, "--masks", masks()) == 2
@@ -227,6 +239,7 @@ def fold(monkeypatch) -> Callable[..., list[object]]:
     return make
 
 
+@pytest.mark.slow
 def test_only_the_part_of_the_fold_is_evaluated(studies, masks, tmp_path, fold) -> None:
     options = fold(validate=("p1-a",), test=("p3", "p2"))
     assert evaluate(studies, tmp_path / "scores.csv", "--masks", masks(p1_a=None, p1_b=None), *options) == 0
@@ -234,6 +247,7 @@ def test_only_the_part_of_the_fold_is_evaluated(studies, masks, tmp_path, fold) 
     assert json.loads((tmp_path / "scores.json").read_text())["ran"]["split"]["part"] == "test"
 
 
+@pytest.mark.slow
 def test_a_fold_of_other_cases_or_of_none_is_refused(studies, masks, tmp_path, fold, capfd) -> None:
     output, folder = tmp_path / "scores.csv", masks()
     line = refused(capfd, studies, output, "--masks", folder, *fold(test=("p2", "p9")))
@@ -272,6 +286,7 @@ def run_of_bundle(studies, tiny_bundle, tmp_path_factory) -> tuple[Path, subproc
     return folder, done
 
 
+@pytest.mark.slow
 def test_a_bundle_gives_the_mask_of_the_container(run_of_bundle, studies, tiny_bundle, tmp_path) -> None:
     folder, _ = run_of_bundle
     place = studies.parent
@@ -294,6 +309,7 @@ def test_a_bundle_gives_the_mask_of_the_container(run_of_bundle, studies, tiny_b
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_saved_masks_score_as_the_bundle_did(run_of_bundle, studies, tmp_path) -> None:
     folder, _ = run_of_bundle
     assert evaluate(studies, tmp_path / "again.csv", "--masks", folder / "masks") == 0
@@ -303,6 +319,7 @@ def test_saved_masks_score_as_the_bundle_did(run_of_bundle, studies, tmp_path) -
         assert {**first[case], "seconds": ""} == {**again[case], "seconds": ""}
 
 
+@pytest.mark.slow
 def test_the_json_of_a_bundle_names_its_hashes_and_device(run_of_bundle, tiny_bundle) -> None:
     folder, _ = run_of_bundle
     found = json.loads((folder / "scores.json").read_text())["weights"]
@@ -311,6 +328,7 @@ def test_the_json_of_a_bundle_names_its_hashes_and_device(run_of_bundle, tiny_bu
     assert found["method"] == "eoa" and found["device"].startswith("CPU") and found["precision"] == "float32"
 
 
+@pytest.mark.slow
 def test_a_bundle_without_its_training_cases_has_a_note(run_of_bundle) -> None:
     folder, done = run_of_bundle
     assert "these may be training scores" in done.stdout
@@ -329,6 +347,7 @@ def trained_on(make_bundle, tmp_path) -> Callable[[object], Path]:
     return make
 
 
+@pytest.mark.slow
 def test_cases_of_patients_that_trained_the_bundle_are_called_training_scores(
     studies, trained_on, tmp_path, fold, capsys
 ) -> None:
@@ -342,6 +361,7 @@ def test_cases_of_patients_that_trained_the_bundle_are_called_training_scores(
     assert found["trained_or_selected_on"] == ["p1-a"] and line in found["notes"]
 
 
+@pytest.mark.slow
 def test_patients_that_trained_the_bundle_by_cases_the_index_lacks_are_known(
     studies, trained_on, tmp_path, fold, capsys
 ) -> None:
@@ -350,29 +370,34 @@ def test_patients_that_trained_the_bundle_by_cases_the_index_lacks_are_known(
     assert json.loads((tmp_path / "scores.json").read_text())["trained_or_selected_on"] == ["p1-a"]
 
 
+@pytest.mark.slow
 def test_other_cases_are_not_called_training_scores(studies, trained_on, tmp_path, fold, capsys) -> None:
     assert evaluate(studies, tmp_path / "scores.csv", "--weights", trained_on(["p3"]), *fold(test=("p2",))) == 0
     assert "training scores" not in capsys.readouterr().out
     assert json.loads((tmp_path / "scores.json").read_text())["trained_or_selected_on"] == []
 
 
+@pytest.mark.slow
 def test_training_cases_that_are_no_names_are_refused(studies, trained_on, tmp_path, capfd) -> None:
     for names in (("all 36",), ([], "all 36")):
         shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
         assert "must list names" in refused(capfd, studies, tmp_path / "s.csv", "--weights", trained_on(*names))
 
 
+@pytest.mark.slow
 def test_masks_are_not_saved_over_the_truth(studies, tiny_bundle, tmp_path, capfd) -> None:
     line = refused(capfd, studies, tmp_path / "s.csv", "--weights", tiny_bundle, "--save", studies.parent)
     assert "is an input" in line
 
 
+@pytest.mark.slow
 def test_a_damaged_bundle_is_refused(studies, tiny_bundle, tmp_path, capfd) -> None:
     broken = shutil.copytree(tiny_bundle, tmp_path / "broken")
     (broken / "m1.safetensors").write_bytes(b"x")
     assert "sha256" in refused(capfd, studies, tmp_path / "s.csv", "--weights", broken)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_no_suv_stops_the_run_and_leaves_no_scores(studies, tiny_bundle, tmp_path, capfd) -> None:
     lines = studies.read_text().splitlines()
     index = tmp_path / "index.csv"

@@ -54,6 +54,7 @@ def states(made) -> dict:
     return {name: load_file(made / "runs" / name / "mean.safetensors") for name in WEIGHTS}
 
 
+@pytest.mark.slow
 def test_eoa_becomes_a_file_a_member_weighted_by_how_often_it_was_chosen(made, tmp_path) -> None:
     export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
     bundle = load_bundle(tmp_path / "b")
@@ -64,6 +65,7 @@ def test_eoa_becomes_a_file_a_member_weighted_by_how_often_it_was_chosen(made, t
         assert all(torch.equal(tensor, expected[name]) for name, tensor in read_state(bundle, member).items())
 
 
+@pytest.mark.slow
 def test_diwa_becomes_the_mean_of_weights(made, tmp_path) -> None:
     export_bundle(made / "selection.json", "diwa_greedy", "ours", tmp_path / "b")
     bundle = load_bundle(tmp_path / "b")
@@ -75,6 +77,7 @@ def test_diwa_becomes_the_mean_of_weights(made, tmp_path) -> None:
         np.testing.assert_allclose(tensor, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_manifest_is_that_of_the_members_and_says_where_they_come_from(made, tmp_path) -> None:
     export_bundle(
         made / "selection.json",
@@ -98,6 +101,7 @@ def test_the_manifest_is_that_of_the_members_and_says_where_they_come_from(made,
     assert scores[PATIENTS] == [f"patient{number}" for number in range(4)]
 
 
+@pytest.mark.slow
 def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:
     export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b")
     expected = state_sha256(load_file(made / "runs" / "base" / "last.safetensors"))
@@ -105,6 +109,7 @@ def test_the_start_is_the_hash_of_theta_0s_tensors(made, tmp_path) -> None:
     load_bundle(tmp_path / "b", "diwa")  # so its members may be averaged, too
 
 
+@pytest.mark.slow
 def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made, tmp_path, capsys, monkeypatch) -> None:
     assert run_export(made, tmp_path / "b", "--half", "--index", made / "index.csv") == 0
     found = re.search(r"case case1: .* Dice ([0-9.]+) \((\d+) and", capsys.readouterr().out)
@@ -114,6 +119,7 @@ def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made,
     assert verify() == 0
 
 
+@pytest.mark.slow
 def test_a_soup_is_checked_through_process_as_well(made, tmp_path, capsys) -> None:
     export_bundle(
         made / "selection.json",
@@ -127,6 +133,7 @@ def test_a_soup_is_checked_through_process_as_well(made, tmp_path, capsys) -> No
     assert "case case2: the masks of process.py and of the selection have Dice" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_another_mask_than_the_selections_leaves_no_bundle(made, tmp_path, monkeypatch, half) -> None:
     truth = read_table(made / "index.csv")["case1"].truth
@@ -144,6 +151,7 @@ def test_another_mask_than_the_selections_leaves_no_bundle(made, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_there_stays_without_force_and_is_replaced_with(made, tmp_path) -> None:
     export_bundle(made / "selection.json", "eoa_greedy", "first", tmp_path / "b")
     with pytest.raises(ConfigError, match="--force"):
@@ -153,6 +161,7 @@ def test_a_bundle_that_is_there_stays_without_force_and_is_replaced_with(made, t
     assert load_bundle(tmp_path / "b").manifest.name == "second"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -170,6 +179,7 @@ def test_a_choice_that_cannot_be_exported_is_refused(made, tmp_path, changes, me
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_files_other_than_those_that_were_prepared_cannot_check(made, tmp_path) -> None:
     rows = read_table(made / "index.csv")
     text = (made / "index.csv").read_text().replace(rows["case1"].sha256, "0" * 64)
@@ -178,6 +188,7 @@ def test_files_other_than_those_that_were_prepared_cannot_check(made, tmp_path) 
         export_bundle(made / "selection.json", "eoa_greedy", "b", tmp_path / "b", index=tmp_path / "index.csv")
 
 
+@pytest.mark.slow
 def test_a_run_that_changed_since_it_was_selected_is_refused(made, tmp_path) -> None:
     report = json.loads((made / "selection.json").read_text())
     for member in report["members"]:
@@ -187,6 +198,7 @@ def test_a_run_that_changed_since_it_was_selected_is_refused(made, tmp_path) -> 
         export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_base_run_that_is_gone_is_asked_for(made, tmp_path) -> None:
     shutil.copytree(made / "runs", tmp_path / "runs")
     report = json.loads((made / "selection.json").read_text())
@@ -222,6 +234,7 @@ def test_skip_suv_and_skip_index_need_each_other(made, tmp_path) -> None:
             export_bundle(made / "selection.json", "eoa_greedy", "ours", tmp_path / "b", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_level_is_written_only_where_no_mask_changed(made, tmp_path, capsys, monkeypatch, changes) -> None:
     tried: list[tuple[float, list[str]]] = []

@@ -348,6 +348,7 @@ def test_bundles_go_into_weights_by_default() -> None:
 # from the published files to the mask
 
 
+@pytest.mark.slow
 def test_the_container_gives_the_mask_of_the_authors_pipeline(tmp_path: Path) -> None:
     """Against MONAI and the network above: PET/40, CT unclipped, (2 c1 + a2 + a3 + d2) / 5 of the logits, argmax."""
     pet, ct = write_study(tmp_path / "input")
@@ -474,6 +475,7 @@ def test_the_published_network_for_slices_is_known_with_its_classes(classes, pre
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.slow
 def test_a_network_for_slices_that_lacks_a_tensor_or_has_another_encoder_is_refused(tmp_path) -> None:
     for change, match in (
         (lambda s: s.pop("encoder.s2.b1.se.fc1.bias"), "1 tensors missing: encoder.s2.b1.se.fc1.bias"),
@@ -490,6 +492,7 @@ def test_a_network_for_slices_that_lacks_a_tensor_or_has_another_encoder_is_refu
             import_checkpoint.read_authors(tmp_path / "best.pkl")
 
 
+@pytest.mark.slow
 def test_an_imported_network_for_slices_runs_as_its_steps_written_out(tmp_path, cpu) -> None:
     """On a grid below 256, so that where the window lies is not in question: clip, z-score, sigmoid, pasted back."""
     from cases import case_of

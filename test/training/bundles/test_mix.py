@@ -31,6 +31,7 @@ def probability(bundle, cpu) -> np.ndarray:
     return found.probability
 
 
+@pytest.mark.slow
 def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle, tmp_path, cpu) -> None:
     origin = Provenance(
         data="d",
@@ -51,6 +52,7 @@ def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle,
     assert "trained_on_cases" not in mixed.manifest.provenance.scores  # one of them does not say
 
 
+@pytest.mark.slow
 def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_decide(make_bundle, tmp_path, cpu) -> None:
     """Of 40 x 36 voxels a slice, uncropped, the window holds 32 x 32."""
     crop = Crop(suv_above=-1.0)
@@ -65,6 +67,7 @@ def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_deci
     np.testing.assert_allclose(found, np.where(seen, (alone + 3 * narrowly) / 4, alone), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundle, tmp_path, cpu) -> None:
     crop = Crop(suv_above=-1.0)
     volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop, skip_suv=0.5))

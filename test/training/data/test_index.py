@@ -166,6 +166,7 @@ def test_a_table_of_phantoms_and_a_csv_of_ones_own_are_read(tmp_path) -> None:
     assert [(s.patient, s.diagnosis, s.pet) for s in rows.values()] == [("q", "melanoma", tmp_path / "pet.nii.gz")] * 2
 
 
+@pytest.mark.slow
 def test_the_real_sarcoma_studies_are_all_good(real_data, tmp_path) -> None:
     arguments = ("--output", tmp_path / "index.csv", "--diagnosis", "sarcoma", "--site", "sts")
     assert run(real_data / "sts", *arguments) == 0

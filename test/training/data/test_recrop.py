@@ -99,6 +99,7 @@ def test_the_seed_decides_and_the_other_studies_do_not(tmp_path) -> None:
     assert one == two != three
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path) -> None:
     index = table(tmp_path, "a", "b")
     run(index, tmp_path / "1")
@@ -213,6 +214,7 @@ def test_settings_that_cannot_be_are_refused(changes, message) -> None:
         Recrop(**({"seed": 0} | changes))
 
 
+@pytest.mark.slow
 def test_real_studies_lose_no_truth_where_the_image_goes_on_for_45_mm(real_data, tmp_path) -> None:
     """Each is cropped 50 mm around its contour, but for those whose scan ends in the tumour, or soon after it."""
     arguments = [real_data / "sts", "--output", tmp_path / "index.csv", "--workers", 1]

@@ -193,7 +193,7 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(index, arguments, me
 
 def test_a_listed_name_that_is_not_in_the_index_is_refused(index, tmp_path, capsys) -> None:
     assert run(index, "--test", names(tmp_path, "n00", "nobody")) == 2
-    assert "names 1 that are no case or patient of the index: nobody" in capsys.readouterr().err
+    assert "has 1 names that are no case or patient of the index: nobody" in capsys.readouterr().err
 
 
 def test_the_report_gives_the_shares(index) -> None:

@@ -78,8 +78,8 @@ def test_the_order_is_stratum_after_stratum_and_holds_everyone_once() -> None:
     assert [name[0] for name in order] == ["a", "a", "b", "b", "b"] and len(set(order)) == 5
 
 
-def test_cards_are_dealt_on_from_stratum_to_stratum() -> None:
-    """The row a a a a b b b, dealt to three: places 0, 3, 6 are a a b; 1, 4 are a b; 2, 5 are a b."""
+def test_the_next_stratum_begins_with_the_next_part() -> None:
+    """The row a a a a b b b in three parts: places 0, 3, 6 are a a b; 1, 4 are a b; 2, 5 are a b."""
     folds = stratified_parts(patients(a=4, b=3), 3, "0")
     assert [Counter(name[0] for name in fold) for fold in folds] == [
         Counter(a=2, b=1),

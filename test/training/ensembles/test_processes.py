@@ -180,6 +180,7 @@ def test_gpus_are_those_that_the_environment_names(monkeypatch) -> None:
     assert visible_gpus() == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_stopped_process_leaves_no_command_behind(sent: int, code: int, tmp_path) -> None:
     """A signal to a process that runs commands ends them, too, whether it can be caught or not."""
@@ -203,6 +204,7 @@ def test_a_stopped_process_leaves_no_command_behind(sent: int, code: int, tmp_pa
         wait_until_gone(int(path.read_text()))
 
 
+@pytest.mark.slow
 def test_a_killed_workers_command_ends_with_it_and_a_sweep_without_workers_ends(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("model.schedulers.LOOK_EVERY_S", 0.2)
     log, found = tmp_path / "a.log", []

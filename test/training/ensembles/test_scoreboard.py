@@ -47,7 +47,7 @@ def expected_dice(mean_logits, cache) -> float:
     return float(np.mean([dice_of(mean_logits(case), cache, case) for case in ILL]))
 
 
-def test_the_margin_of_any_study_is_that_of_the_bench(scoreboard, runs) -> None:
+def test_the_margin_of_any_study_is_that_of_the_scoreboard(scoreboard, runs) -> None:
     """A member that is named twice counts twice; kept margins are rounded to float16."""
     names = (runs[0].name, runs[0].name, runs[1].name)
     for method, expected in (("eoa", scoreboard.mean_margin), ("diwa", scoreboard.soup_margin)):
@@ -135,6 +135,7 @@ def test_a_run_kept_in_half_precision_scores_as_its_network_in_single(cache, tmp
     assert scoreboard.eoa(["half"]).dice == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_soup_of_networks_for_slices_has_the_mean_weights_and_statistics_made_anew(cache, tmp_path) -> None:
     runs, networks = [], []
     for seed in (0, 1):

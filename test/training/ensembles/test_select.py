@@ -62,6 +62,7 @@ def by_hand(table: dict, ranked: list[str]) -> list[tuple[str, bool]]:
     return steps
 
 
+@pytest.mark.slow
 def test_members_are_ranked_by_validation_dice(report, tables) -> None:
     ranked = sorted(NAMES, key=lambda name: -tables["eoa"][(name,)])
     assert [(one["rank"], one["name"]) for one in report["members"]] == list(enumerate(ranked, start=1))
@@ -69,6 +70,7 @@ def test_members_are_ranked_by_validation_dice(report, tables) -> None:
         assert one["dice"] == pytest.approx(tables["eoa"][(one["name"],)], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["eoa", "diwa"])
 def test_the_greedy_choice_is_the_algorithm_over_an_independent_table(report, tables, method) -> None:
     ranked = [one["name"] for one in report["members"]]
@@ -79,6 +81,7 @@ def test_the_greedy_choice_is_the_algorithm_over_an_independent_table(report, ta
     assert choice["dice"] == pytest.approx(tables[method][tuple(sorted(choice["weights"]))], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_tables_can_tell_the_two_methods_apart(tables) -> None:
     """Else the test above would show little: something is accepted and something rejected, differently."""
     ranked = sorted(NAMES, key=lambda name: -tables["eoa"][(name,)])
@@ -86,6 +89,7 @@ def test_the_tables_can_tell_the_two_methods_apart(tables) -> None:
     assert eoa != diwa and {kept for _, kept in eoa[1:] + diwa[1:]} == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["eoa", "diwa"])
 def test_the_uniform_choice_takes_all(report, tables, method) -> None:
     choice = report["choices"][f"{method}_uniform"]
@@ -93,11 +97,13 @@ def test_the_uniform_choice_takes_all(report, tables, method) -> None:
     assert choice["dice"] == pytest.approx(tables[method][NAMES], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_wa_best_is_the_first_alone(report) -> None:
     best, first = report["choices"]["wa_best"], report["members"][0]
     assert best["weights"] == {first["name"]: 1} and best["dice"] == first["dice"]
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_used(report, runs, cache) -> None:
     assert list(report["choices"]) == list(TITLES)
     assert report["cases"] == list(FOLD.validate) and report["cases_with_lesion"] == list(ILL)
@@ -109,6 +115,7 @@ def test_the_report_says_what_was_used(report, runs, cache) -> None:
         assert one["base"] == str(base.resolve())
 
 
+@pytest.mark.slow
 def test_scores_of_every_case_are_there_and_nan_is_null(report) -> None:
     cases = report["choices"]["eoa_uniform"]["cases"]
     assert list(cases) == list(FOLD.validate)
@@ -116,11 +123,13 @@ def test_scores_of_every_case_are_there_and_nan_is_null(report) -> None:
     json.dumps(report, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_seconds_of_eoa_are_the_sum_over_its_members(report) -> None:
     total = sum(one["seconds_per_case"] for one in report["members"])
     assert report["choices"]["eoa_uniform"]["seconds_per_case"] == pytest.approx(total, abs=0.003)
 
 
+@pytest.mark.slow
 def test_with_replacement_every_taking_of_a_member_again_raises_the_score(runs, cache, keep) -> None:
     again = select_runs(runs, cache, FOLD, keep, methods=("eoa",), replacement=True, device="cpu")
     steps = again["choices"]["eoa_greedy"]["steps"]
@@ -129,6 +138,7 @@ def test_with_replacement_every_taking_of_a_member_again_raises_the_score(runs, 
         assert step["kept"] == (step["without"] is None or step["with"] > step["without"])
 
 
+@pytest.mark.slow
 def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, keep, tmp_path) -> None:
     stranger = make_run(tmp_path / "stranger", random_state(9), make_run(tmp_path / "base2", random_state(8)))
     with pytest.raises(ConfigError, match="several: m1 from .*stranger from .*--method eoa"):
@@ -137,6 +147,7 @@ def test_diwa_refuses_members_of_several_starts_and_eoa_takes_them(runs, cache, 
     assert report["start_sha256"] is None and set(report["choices"]) == {"wa_best", "eoa_uniform", "eoa_greedy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("validate", "message"),
     [
@@ -185,6 +196,7 @@ def written_split(folder) -> str:
     return str(folder / "split.json")
 
 
+@pytest.mark.slow
 def test_the_command_writes_json_and_log(runs, cache, keep, report, tmp_path, capsys) -> None:
     output = tmp_path / "out" / "selection.json"
     words = ["--cache", cache, "--split", written_split(tmp_path), "--output", output, "--keep", keep]
@@ -194,6 +206,7 @@ def test_the_command_writes_json_and_log(runs, cache, keep, report, tmp_path, ca
     assert sorted(path.name for path in output.parent.iterdir()) == ["selection.json", "selection.txt"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_and_writes_nothing(runs, cache, tmp_path, capsys) -> None:
     output = tmp_path / "selection.json"
     words = ["--cache", cache, "--split", written_split(tmp_path), "--output", output]
@@ -201,6 +214,7 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(runs, cache, tmp_path
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ") and not output.exists()
 
 
+@pytest.mark.slow
 def test_the_split_is_not_written_over(runs, cache, tmp_path, capsys) -> None:
     split = written_split(tmp_path)
     before = (tmp_path / "split.json").read_bytes()

@@ -28,7 +28,7 @@ def test_a_tie_is_kept() -> None:
     assert greedy(["a", "b"], table({"a": 0.7, "ab": 0.7})).members == ("a", "b")
 
 
-def test_every_question_is_recorded_with_both_scores() -> None:
+def test_every_step_is_recorded_with_both_scores() -> None:
     choice = greedy(["a", "b", "c"], table({"a": 0.70, "ab": 0.69, "ac": 0.72}))
     assert [(s.member, s.without, s.with_it, s.kept) for s in choice.steps] == [
         ("a", -math.inf, 0.70, True),
@@ -60,7 +60,7 @@ WORKED = {
 def test_replacement_takes_a_member_again_only_for_a_higher_score() -> None:
     choice = greedy(["a", "b", "c"], table(WORKED), replacement=True)
     assert choice.weights == {"a": 2, "c": 1, "b": 1}
-    assert [(s.turn, s.member, s.kept) for s in choice.steps] == [
+    assert [(s.pass_number, s.member, s.kept) for s in choice.steps] == [
         (1, "a", True),
         (1, "b", False),
         (1, "c", True),
@@ -108,7 +108,7 @@ def test_a_score_that_is_nan_is_refused_by_the_set_it_belongs_to() -> None:
         rank({"a": 0.5, "b": math.nan})
 
 
-def test_json_has_null_for_the_score_of_nothing() -> None:
+def test_json_has_null_for_the_score_of_the_empty_set() -> None:
     steps = steps_to(greedy(["a", "b"], table({"a": 0.7, "ab": 0.6})))
     assert steps[0] == {"member": "a", "pass": 1, "without": None, "with": 0.7, "kept": True}
     assert steps[1] == {"member": "b", "pass": 1, "without": 0.7, "with": 0.6, "kept": False}

@@ -145,6 +145,7 @@ def test_a_base_run_that_is_not_finished_is_refused(plan, tmp_path) -> None:
         sweep(Sweep(**vars(plan(a=1)) | {"base": tmp_path}))
 
 
+@pytest.mark.slow
 def test_the_command_trains_members_and_fails_if_one_did(plan, base, tiny_cache, tmp_path, capsys) -> None:
     """With training train itself: one member is trained, another finds its folder in use."""
     runs = tmp_path / "runs"

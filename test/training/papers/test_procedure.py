@@ -142,6 +142,7 @@ def test_choices_are_the_members_each_as_often_as_it_counts() -> None:
     assert choices_of(report) == {"EoA greedy": ("eoa", ("m", "m", "n")), "DiWA greedy": ("diwa", ("n",))}
 
 
+@pytest.mark.slow
 def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_studies, tmp_path) -> None:
     """EoA counts m1 twice; the network of DiWA is the mean of both members' weights."""
     runs, settings, cpu = make_runs(tmp_path, 2), tiny_training(), choose_device("cpu")

@@ -39,6 +39,7 @@ def inside(phantom: Phantom, organ: str, voxels: int) -> np.ndarray:
     return phantom.pet[binary_erosion(phantom.organs == LABELS[organ], iterations=voxels)]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_study_to_the_bit(ill: Phantom) -> None:
     again = make_phantom(100_005, "B", "positive")
     for name in ("pet", "ct", "truth"):
@@ -46,6 +47,7 @@ def test_a_seed_gives_the_same_study_to_the_bit(ill: Phantom) -> None:
     assert again.lesions == ill.lesions and again.pet_origin_mm == ill.pet_origin_mm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("organ", "voxels"),
     [
@@ -68,6 +70,7 @@ def test_mean_suv_of_an_organ_is_in_the_range_it_is_drawn_from(healthy: Phantom,
     assert 0.9 * TISSUES[organ].suv_low < mean < 1.1 * TISSUES[organ].suv_high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("organ", "voxels", "mean", "sd"),
     [
@@ -83,6 +86,7 @@ def test_mean_suv_is_within_two_published_deviations(
     assert abs(inside(healthy, organ, voxels).mean() - mean) < 2 * sd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("organ", "voxels", "low", "high"), [("lung", 3, -900, -650), ("fat", 2, -130, -70), ("muscle", 2, 20, 80)]
 )
@@ -96,6 +100,7 @@ def test_median_hu_of_an_organ_is_the_usual_one(
     assert low < np.median(healthy.ct[z[seen], y[seen], x[seen]]) < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["healthy", "ill"])
 def test_liver_varies_by_8_to_20_percent(name: str, request) -> None:
     phantom = request.getfixturevalue(name)
@@ -103,12 +108,14 @@ def test_liver_varies_by_8_to_20_percent(name: str, request) -> None:
     assert 0.08 < liver.std() / liver.mean() < 0.20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "site"), [(199_022, "C"), (199_010, "F")])  # one of 37 ml, five of 81 ml
 def test_liver_beside_its_lesions_varies_by_8_to_20_percent(seed: int, site: str) -> None:
     facts = measure(seed, site)
     assert "liver" in {lesion.kind for lesion in facts.lesions} and 0.08 < facts.liver_variation < 0.20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_noise_of_neighbours_is_correlated(healthy: Phantom, axis: int) -> None:
     mask = healthy_liver(healthy)
@@ -119,27 +126,32 @@ def test_noise_of_neighbours_is_correlated(healthy: Phantom, axis: int) -> None:
     assert 0.1 < (ahead * behind).mean() / liver[mask].var() < 0.9
 
 
+@pytest.mark.slow
 def test_body_is_of_a_plausible_size(healthy: Phantom) -> None:
     body = healthy.organs > 0
     assert 35 < body.sum() * np.prod(healthy.pet_spacing_mm) / 1e6 < 140  # litres
     assert 900 < body.any((1, 2)).sum() * healthy.pet_spacing_mm[2] < 1400  # mm, head to mid-thigh
 
 
+@pytest.mark.slow
 def test_negative_study_has_no_lesion(healthy: Phantom) -> None:
     assert healthy.diagnosis == "negative" and healthy.lesions == [] and not healthy.truth.any()
 
 
+@pytest.mark.slow
 def test_positive_study_has_lesions_of_0_3_to_300_ml_inside_its_truth(ill: Phantom) -> None:
     assert ill.diagnosis in set(DIAGNOSES) - {"negative"}
     assert ill.lesions and all(0.3 <= lesion.volume_ml <= 300 for lesion in ill.lesions)
     assert ill.truth.max() == 1 and ill.pet[ill.truth > 0].mean() > 2 * ill.pet[ill.pet > 0.2].mean()
 
 
+@pytest.mark.slow
 def test_truth_is_as_large_as_the_lesions(ill: Phantom) -> None:
     truth_ml = ill.truth.sum() * np.prod(ill.pet_spacing_mm) / 1000
     assert truth_ml == pytest.approx(sum(lesion.volume_ml for lesion in ill.lesions), rel=0.15)
 
 
+@pytest.mark.slow
 def test_lesions_are_0_3_to_300_ml_some_with_a_cold_centre_some_of_low_contrast() -> None:
     labels = np.full((60, 60, 60), LABELS["muscle"], np.uint8)  # a block of muscle of 30 cm, a fifth of it lung
     labels[:, :, :12] = LABELS["lung"]
@@ -152,6 +164,7 @@ def test_lesions_are_0_3_to_300_ml_some_with_a_cold_centre_some_of_low_contrast(
     assert 0 < sum(lesion.suv <= LOW_CONTRAST[1] for lesion, _ in pairs) < len(pairs) / 3
 
 
+@pytest.mark.slow
 def test_truth_lies_on_the_grid_of_the_pet(ill: Phantom) -> None:
     pet, ct, truth = to_images(ill)
     assert ill.truth.shape == ill.pet.shape and ill.truth.dtype == np.uint8
@@ -160,10 +173,12 @@ def test_truth_lies_on_the_grid_of_the_pet(ill: Phantom) -> None:
     assert all("SYNTHETIC" in image.GetMetaData("Synthetic") for image in (pet, ct, truth))
 
 
+@pytest.mark.slow
 def test_pet_is_zero_outside_the_circle_only(healthy: Phantom) -> None:
     assert (healthy.pet[:, 0, 0] == 0).all() and (healthy.pet[:, 72, 72] > 0).all()
 
 
+@pytest.mark.slow
 def test_ct_holds_air_fat_soft_tissue_and_bone(healthy: Phantom) -> None:
     assert healthy.ct.dtype == np.int16 and healthy.ct.min() == -1000
     assert all((healthy.ct > low).any() for low in (-120, 30, 700)) and np.median(healthy.ct) == -1000

@@ -198,6 +198,7 @@ def test_a_run_that_an_earlier_version_began_resumes(tmp_path) -> None:
         checkpoint.open_run(tmp_path / "run", {"settings": settings_to(Training(seed=3, crops=Crops(recrop_mm=15.0)))})
 
 
+@pytest.mark.slow
 def test_a_second_process_is_kept_out_of_a_run(tmp_path) -> None:
     checkpoint.open_run(tmp_path / "run", {"seed": 1})
     code = (

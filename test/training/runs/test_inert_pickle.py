@@ -149,6 +149,7 @@ def test_a_program_that_asks_for_too_much_is_refused_before_it_is_followed(progr
         check_program(b"\x80\x05" + program)
 
 
+@pytest.mark.slow
 def test_frames_and_nesting_take_no_more_memory_than_the_file() -> None:
     """In a process with 1 GiB of address space beyond what is in use."""
     script = """

@@ -148,6 +148,7 @@ with opened(Path(sys.argv[1]), {}, run.device) as state:
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(tmp_path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

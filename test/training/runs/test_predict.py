@@ -76,6 +76,7 @@ def test_a_margin_is_computed_once(network, tiny_cache, tmp_path, monkeypatch) -
     assert kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU) == (path, seconds) and seconds > 0
 
 
+@pytest.mark.slow
 def test_other_weights_study_window_or_precision_give_another_margin(network, tiny_cache, tmp_path) -> None:
     study, settings, seen = load(tiny_cache, "case0"), tiny_training(), set()
     for weights, of, how, device in (

@@ -50,6 +50,7 @@ def write_files(tmp_path: Path, settings: object) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_encoder_a_log_a_picture_and_its_settings(done) -> None:
     names = {path.name for path in done.iterdir()}
     assert names - {".lock"} == {
@@ -67,6 +68,7 @@ def test_a_run_leaves_the_encoder_a_log_a_picture_and_its_settings(done) -> None
     assert result["validation"]["reconstruction"] == lines(done)[-1]["reconstruction"]
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_row_a_crop(done) -> None:
     from matplotlib.image import imread
 
@@ -74,6 +76,7 @@ def test_the_picture_has_a_row_a_crop(done) -> None:
     assert width / height == pytest.approx(3 / 4, abs=0.02)  # 4 crops; original, distorted, restored
 
 
+@pytest.mark.slow
 def test_the_encoder_starts_a_base_run(done) -> None:
     network = starting_network(tiny_training(), None, done / "ct_encoder.safetensors")
     encoder = load_file(done / "ct_encoder.safetensors")
@@ -81,6 +84,7 @@ def test_the_encoder_starts_a_base_run(done) -> None:
     assert state.keys() == encoder.keys() and all(torch.equal(state[name], encoder[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_the_encoder_has_learned(done) -> None:
     torch.manual_seed(tiny_training().seed)
     fresh = genesis.network_for(tiny_training().network).get_submodule("encoder").state_dict()
@@ -88,6 +92,7 @@ def test_the_encoder_has_learned(done) -> None:
     assert all(not torch.equal(encoder[name], fresh[name]) for name in encoder if name.endswith("conv.weight"))
 
 
+@pytest.mark.slow
 def test_pretraining_lowers_the_loss_of_other_cases_too(tiny_cache, tmp_path) -> None:
     settings = tiny_training(
         schedule={"epochs": 3, "warmup_epochs": 1, "steps_per_epoch": 10},
@@ -132,6 +137,7 @@ def test_a_fold_without_validation_cases_is_no_error(tiny_cache, tmp_path) -> No
     assert result["validation"] == {} and not (tmp_path / "run" / "reconstructions.png").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_encoder(done, tiny_cache, tmp_path, monkeypatch) -> None:
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
@@ -146,6 +152,7 @@ def test_an_interrupted_run_ends_with_the_same_encoder(done, tiny_cache, tmp_pat
     assert [line["loss"] for line in lines(done)] == [line["loss"] for line in lines(tmp_path / "run")]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again(done, tiny_cache) -> None:
     before = (done / "ct_encoder.safetensors").stat().st_mtime_ns
     result = pretrain_run(done, tiny_training(), tiny_cache, FOLD, "cpu")
@@ -170,11 +177,13 @@ def test_what_cannot_be_pretrained_is_refused_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(done, tiny_cache) -> None:
     with pytest.raises(ConfigError, match=r"other settings \(settings\.seed\)"):
         pretrain_run(done, tiny_training(seed=9), tiny_cache, FOLD, "cpu")
 
 
+@pytest.mark.slow
 def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> None:
     arguments = write_files(tmp_path, tiny_training(workers=1, schedule={"epochs": 1, "warmup_epochs": 0}))
     run = subprocess.run(

@@ -57,6 +57,7 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_weights_log_pictures_and_its_settings(base) -> None:
     names = {path.name for path in base.iterdir()}
     expected = {"config.yaml", "log.jsonl", "checkpoint.pt", "tensorboard", "curves.png", "slices.png", "run.json"}
@@ -69,12 +70,14 @@ def test_a_run_leaves_weights_log_pictures_and_its_settings(base) -> None:
     assert result["validation"].keys() == {"dice", "fpv_ml", "fnv_ml"}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again(base, tiny_cache) -> None:
     before = (base / "last.safetensors").stat().st_mtime_ns
     train_run(base, tiny_training(), tiny_cache, FOLD, wanted="cpu")
     assert (base / "last.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_crops_made_on_the_device_train_the_same_weights(base, tiny_cache, tmp_path) -> None:
     """On a CPU, where a device's crops are those of workers to the bit but for the order of a division."""
     train_run(tmp_path / "run", tiny_training(crops_on="device"), tiny_cache, FOLD, wanted="cpu")
@@ -82,6 +85,7 @@ def test_crops_made_on_the_device_train_the_same_weights(base, tiny_cache, tmp_p
     assert all(torch.allclose(found[name], expected[name], atol=1e-4) for name in expected)
 
 
+@pytest.mark.slow
 def test_fixed_statistics_stay_while_the_weights_are_trained_and_averaged(tiny_cache, tmp_path) -> None:
     """Also through validation, which runs the network in evaluation mode."""
     batch = {"network": {"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}}
@@ -100,6 +104,7 @@ def test_fixed_statistics_stay_while_the_weights_are_trained_and_averaged(tiny_c
     assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("conv.weight"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_finished_run_whose_weights_are_lost_or_changed_writes_them_again(
     lost: bool, base, tiny_cache, tmp_path
@@ -111,11 +116,13 @@ def test_a_finished_run_whose_weights_are_lost_or_changed_writes_them_again(
     assert (run / "last.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(base, tiny_cache) -> None:
     with pytest.raises(ConfigError, match=r"other settings \(settings\.seed\)"):
         train_run(base, tiny_training(seed=9), tiny_cache, FOLD, wanted="cpu")
 
 
+@pytest.mark.slow
 def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, tmp_path, monkeypatch) -> None:
     """Equation 2 by hand: theta at t0 and the weights at the end of each of three epochs."""
     terms, write = [load_file(base / "last.safetensors")], checkpoint.write_state
@@ -133,6 +140,7 @@ def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, t
     assert result["start"]["sha256"] == json.loads((base / "run.json").read_text())["sha256"]
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
     from training.data.prepared import load
     from training.runs.predict import device_for, margin, score_margin, validation_dice
@@ -147,12 +155,14 @@ def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
     assert result["validation"]["dice"] == pytest.approx(validation_dice(scores), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_member_resumes_when_its_base_run_moved(base, tiny_cache, tmp_path) -> None:
     first = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
     shutil.copytree(base, tmp_path / "moved")
     assert train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=tmp_path / "moved", wanted="cpu") == first
 
 
+@pytest.mark.slow
 def test_averaging_every_step_adds_a_term_each_step(base, tiny_cache, tmp_path) -> None:
     settings = changed(member(), {"averaging": {"per_step": True}})
     assert train_run(tmp_path / "m", settings, tiny_cache, FOLD, start=base, wanted="cpu")["terms"] == 1 + 3 * 2
@@ -168,6 +178,7 @@ def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: 
     return [sys.executable, "-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_path) -> None:
     settings = changed(member(), {"schedule": {"epochs": 14, "steps_per_epoch": 5}, "checkpoint_minutes": 0})
     start = ("--start", base)
@@ -191,6 +202,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_equal_one_process_with_twice_the_batch(tiny_cache, tmp_path) -> None:
     """Data-parallel gradients are means over the processes, so two batches of 1 are one batch of 2."""
     two, one = tiny_training(batch=1), tiny_training(batch=2)
@@ -216,6 +228,7 @@ def test_two_processes_of_torchrun_equal_one_process_with_twice_the_batch(tiny_c
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_base_run_carried_on_equals_the_longer_run(base, tiny_cache, tmp_path) -> None:
     longer, start = tiny_training(schedule=SCHEDULE), tiny_training(schedule=SCHEDULE | {"stop": 2})
     train_run(tmp_path / "start", start, tiny_cache, FOLD, wanted="cpu")
@@ -227,6 +240,7 @@ def test_a_base_run_carried_on_equals_the_longer_run(base, tiny_cache, tmp_path)
         carry_on(tmp_path / "start", tmp_path / "other", tiny_training(seed=5))
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_not_finite_ends_the_run_which_resumes_with_other_settings(
     tiny_cache, tmp_path, monkeypatch
 ) -> None:
@@ -257,6 +271,7 @@ def test_a_loss_that_stays_not_finite_ends_the_run_which_resumes_with_other_sett
         train_run(folder, settings, tiny_cache, FOLD, wanted="cpu")  # it is finished, with the others
 
 
+@pytest.mark.slow
 def test_a_run_whose_batches_are_divided_differently_midway_is_the_same_run(tiny_cache, tmp_path, monkeypatch) -> None:
     """Four crops a step, as two batches of two, and from epoch 2 on as four of one."""
     schedule = SCHEDULE | {"epochs": 3}
@@ -276,6 +291,7 @@ def test_a_run_whose_batches_are_divided_differently_midway_is_the_same_run(tiny
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_path, capsys, monkeypatch) -> None:
     fold = Fold(name="0", train=("case0", "case1"), validate=("case3",))
     run = tmp_path / "run"
@@ -294,6 +310,7 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
         train_run(tmp_path / "best", tiny_training(keep="best"), tiny_cache, fold, wanted="cpu")
 
 
+@pytest.mark.slow
 def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path, monkeypatch) -> None:
     from training.runs import predict
 
@@ -320,6 +337,7 @@ def test_weights_that_are_not_finite_are_not_written_as_the_result(tiny_cache, t
     assert not {"last.safetensors", "run.json"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("adamp", "bfloat16")])
 def test_training_lowers_the_loss(optimizer: str, precision: str, tiny_cache, tmp_path) -> None:
     settings = tiny_training(
@@ -348,6 +366,7 @@ def test_a_ct_encoder_is_loaded_into_the_ct_encoder_only(tmp_path) -> None:
         assert torch.equal(state[name], same_as)
 
 
+@pytest.mark.slow
 def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
     with pytest.raises(ConfigError, match="a member needs --start"):
         train_run(tmp_path / "a", member(), tiny_cache, FOLD, wanted="cpu")
@@ -365,6 +384,7 @@ def test_wrong_starts_are_refused(base, tiny_cache, tmp_path) -> None:
         train_run(tmp_path / "d", member(), tiny_cache, FOLD, start=base, ct_encoder=tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_an_imagenet_encoder_is_loaded_only_into_the_encoder_of_slices(tiny_cache, tmp_path) -> None:
     settings = tiny_slices()
     torch.manual_seed(77)
@@ -393,6 +413,7 @@ def test_an_imagenet_encoder_is_loaded_only_into_the_encoder_of_slices(tiny_cach
         train_run(tmp_path / "g", settings, tiny_cache, FOLD, encoder=tmp_path / "gone")
 
 
+@pytest.mark.slow
 def test_a_base_run_whose_weights_changed_is_refused_as_a_start(base, tiny_cache, tmp_path) -> None:
     moved = shutil.copytree(base, tmp_path / "base")
     write_weights(moved / "last.safetensors", {n: t + 1 for n, t in load_file(base / "last.safetensors").items()})
@@ -401,6 +422,7 @@ def test_a_base_run_whose_weights_changed_is_refused_as_a_start(base, tiny_cache
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.slow
 def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, tmp_path) -> None:
     swapped = Fold(name="s", train=FOLD.validate, validate=("case0",), test=())
     with pytest.raises(ConfigError, match=r"trained on 1 of the 1 cases to validate or test with.*\(case0\)"):
@@ -408,6 +430,7 @@ def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_last_line_of_the_command_names_a_wrong_setting(tiny_cache, tmp_path) -> None:
     run = command(tmp_path / "run", tiny_cache, tmp_path, tiny_training())
     (tmp_path / "settings.yaml").write_text("batsch: 1\n")
@@ -432,6 +455,7 @@ def test_errors_are_found_before_the_run_folder_is_made(tiny_cache, tmp_path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_cache_may_move_and_other_studies_in_its_place_are_refused(base, tiny_cache, tmp_path) -> None:
     shutil.copytree(tiny_cache, tmp_path / "moved")
     shutil.copytree(base, tmp_path / "base")
@@ -449,6 +473,7 @@ def slices(tiny_cache, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_network_for_slices_is_trained_by_the_same_command_and_its_best_weights_are_kept(slices) -> None:
     result = json.loads((slices / "run.json").read_text())
     validated = {line["epoch"]: line["dice"] for line in lines(slices) if "dice" in line}
@@ -458,6 +483,7 @@ def test_a_network_for_slices_is_trained_by_the_same_command_and_its_best_weight
     assert set(load_file(slices / "best.safetensors")) == set(build(tiny_slices().network).state_dict())
 
 
+@pytest.mark.slow
 def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
     state = torch.load(slices / "checkpoint.pt", weights_only=True)
     assert (state["loss"]["scales"] != 1).all()
@@ -466,6 +492,7 @@ def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
     assert groups[1]["weight_decay"] == 0 and groups[0]["betas"] == (0.5, 0.999)
 
 
+@pytest.mark.slow
 def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tiny_cache, tmp_path, monkeypatch) -> None:
     import training.runs.validation as module
 
@@ -485,6 +512,7 @@ def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tin
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_an_average_of_networks_for_slices_has_statistics_of_its_own(slices, tiny_cache, tmp_path) -> None:
     """The mean's statistics are made anew: they are not the mean of the statistics."""
     settings = changed(

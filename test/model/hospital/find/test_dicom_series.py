@@ -177,7 +177,7 @@ def test_a_derived_pet_is_taken_with_a_warning_where_there_is_no_original(fields
     assert len(entry.pet) == 6 and entry.picks == ()
     (warning,) = entry.warnings
     assert warning.startswith("PET: series 1 (6 slices") and note in entry.taken and f"{note}) is taken" in warning
-    assert "not an original axial series, as there is none that can be scored" in warning
+    assert "though it is not an original axial series: no such series can be scored" in warning
 
 
 def test_a_projection_alone_is_refused_when_it_is_read_and_named(tmp_path) -> None:
@@ -202,7 +202,7 @@ def test_a_description_that_says_nac_where_the_header_does_not_is_warned_about(t
     pet(tmp_path / "pet", SeriesDescription="PET NAC")
     ct(tmp_path / "ct")
     (warning,) = found(tmp_path).entries[0].warnings
-    assert "is not corrected for attenuation by its description, and is by its header" in warning
+    assert "a description that says it is not corrected for attenuation, and a header that says it is" in warning
 
 
 def test_other_objects_with_the_uid_of_the_slices_are_set_apart(tmp_path) -> None:

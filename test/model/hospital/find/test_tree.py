@@ -97,6 +97,7 @@ def test_a_folder_that_may_not_be_read_is_unusable(tmp_path) -> None:
     assert len(result.entries) == 1 and "cannot be read: Permission denied" in result.unusable[0].message
 
 
+@pytest.mark.slow
 def test_the_real_sets_are_a_study_and_a_pet_without_ct(real_data, tmp_path) -> None:
     for name in ("sts001_ge_wholebody_pet", "sts019_pet_ct_suv"):
         with zipfile.ZipFile(real_data / "dicom" / f"{name}.zip") as archive:

@@ -191,6 +191,7 @@ def thousand(tmp_path_factory) -> Path:
     return output / "report.html"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "falling"), [("mtv_ml", True), ("mtv_ml,rising", False)])
 def test_in_a_browser_a_thousand_studies_are_sorted_by_a_column(order: str, falling: bool, thousand: Path) -> None:
     page = browse(thousand, "--dump-dom", f"file://{thousand}#sort={order}").decode()
@@ -201,6 +202,7 @@ def test_in_a_browser_a_thousand_studies_are_sorted_by_a_column(order: str, fall
     assert 'aria-sort="' in body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [420, 1500])
 def test_in_a_browser_the_histogram_is_as_legible_on_a_narrow_page(width: int, thousand: Path) -> None:
     """Letters have the same height on every page, and nothing of the picture lies outside of it."""
@@ -220,6 +222,7 @@ def test_in_a_browser_the_histogram_is_as_legible_on_a_narrow_page(width: int, t
         assert 13 <= height <= 20 and min(inside) >= -1
 
 
+@pytest.mark.slow
 def test_in_a_browser_the_page_is_drawn(thousand: Path, tmp_path) -> None:
     browse(thousand, f"--screenshot={tmp_path / 'page.png'}", "--window-size=1500,1100", f"file://{thousand}")
     pixels = np.asarray(Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).convert("RGB")).astype(int)
