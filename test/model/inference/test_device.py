@@ -97,6 +97,8 @@ def test_only_real_memory_errors_count() -> None:
 def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU here")
+    from study_views import view_of_image
+
     from model.bundle.manifest import load_bundle
     from model.inference.ensemble import vote
     from model.inference.options import SegmentOptions
@@ -105,7 +107,7 @@ def test_the_gpu_agrees_with_the_cpu(make_bundle, tmp_path, cpu) -> None:
     bundle = load_bundle(make_bundle(tmp_path / "gpu"))
     image = torch.rand(2, 70, 50, 60)
     masks = [
-        vote(lambda _: image, voters(bundle), SegmentOptions(bundle=bundle, device=device)).margin.cpu() > 0
+        vote(view_of_image(image), voters(bundle), SegmentOptions(bundle=bundle, device=device)).margin.cpu() > 0
         for device in (cpu, choose_device("cuda"))
     ]
     assert 0.01 < masks[0].float().mean() < 0.99

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 from msgspec.structs import replace
+from study_views import view_of_image
 from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
@@ -51,7 +52,7 @@ def run(networks: list[tuple[float, nn.Module]], bundle: Bundle, device: Device,
     image = torch.rand(2, 40, 20, 20) if image is None else image
     voters = [Voter(weight=weight, part=part, load=lambda network=network: network) for weight, network in networks]
     options = {"windows_at_a_time": 1} | options
-    return vote(lambda _: image, voters, SegmentOptions(bundle=bundle, device=device, **options))
+    return vote(view_of_image(image), voters, SegmentOptions(bundle=bundle, device=device, **options))
 
 
 def test_it_is_the_weighted_mean_of_logit_differences(bundle, cpu) -> None:
@@ -139,7 +140,7 @@ def test_the_next_voters_weights_are_asked_for_before_this_one_ends(bundle, cpu)
         return Waits(1.0)
 
     voters = [Voter(weight=1.0, part=part_of(bundle), load=lambda number=number: load(number)) for number in range(3)]
-    vote(lambda _: torch.rand(2, 20, 20, 20), voters, SegmentOptions(bundle=bundle, device=cpu))
+    vote(view_of_image(torch.rand(2, 20, 20, 20)), voters, SegmentOptions(bundle=bundle, device=cpu))
     assert asked[2].is_set()
 
 

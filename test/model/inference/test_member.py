@@ -27,6 +27,6 @@ def test_a_body_that_is_wider_than_the_window_is_a_warning(width: int, warned: b
     image[0] = -1000
     image[0, 10 : 10 + width, 10:50, 1] = 0  # water in one of three slices
     margin, warnings = run_member(image, SLICES, lambda patches: torch.ones(len(patches), 1, 64, 64), RUNG)
-    assert margin.shape == (100, 64, 3) and margin[50, 32].tolist() == [1, 1, 1]
+    assert margin.shape == (1, 100, 64, 3) and margin[0, 50, 32].tolist() == [1, 1, 1]
     expected = ["in 1 of 3 slices the body is wider than the 64 x 64 pixels"] if warned else []
     assert [line[: line.index(" that")] for line in warnings] == expected

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
+from scipy import ndimage
 
 from model.bundle.settings import Network
 from model.inference.sliding import OUTSIDE, slide, window_starts, window_weight, windows_above
@@ -99,3 +101,20 @@ def test_voxels_in_no_window_that_is_run_are_background() -> None:
     torch.testing.assert_close(out[:, 2:, :4], image[:, 2:, :4])
     assert (out[:, :2] == OUTSIDE).all() and (out[:, :, 4:] == OUTSIDE).all()
     assert (slide(image, lambda patch: patch, window=(4, 4, 4), overlap=0.5, starts=[]) == OUTSIDE).all()
+
+
+def test_evenly_spread_windows_are_as_few_as_the_overlap_allows() -> None:
+    # nnU-Net's own example: an edge of 110, windows of 64, a step of half a window: 0, 23, 46
+    starts = window_starts((110, 64, 65), (64, 64, 64), 0.5, "even")
+    assert sorted({x for x, _, _ in starts}) == [0, 23, 46]
+    assert {y for _, y, _ in starts} == {0} and sorted({z for _, _, z in starts}) == [0, 1]
+
+
+def test_nnunets_gaussian_is_scipys_filter_with_its_zeros_raised() -> None:
+    window = (40, 16, 7)
+    impulse = np.zeros(window)
+    impulse[20, 8, 3] = 1
+    expected = ndimage.gaussian_filter(impulse, [5.0, 2.0, 0.875], mode="constant")
+    expected *= 10 / expected.max()
+    expected[expected == 0] = expected[expected > 0].min()
+    np.testing.assert_allclose(window_weight(window, "nnunet").numpy(), expected, rtol=1e-5)
