@@ -15,9 +15,10 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main handles it
 import sys  # noqa: E402
 import traceback  # noqa: E402
 
+from model.bundle.manifest import chosen_bundle  # noqa: E402
 from model.challenge.arguments import arguments  # noqa: E402
 from model.challenge.ending import Stopped, explain, fail, leave, on_signals, stop  # noqa: E402
-from model.challenge.run import chosen_bundle, run  # noqa: E402
+from model.challenge.run import run  # noqa: E402
 from model.errors import ConfigError  # noqa: E402
 from model.terminal import open_streams  # noqa: E402
 
@@ -32,7 +33,7 @@ def main() -> int:
     on_signals(stop)
     try:
         if not options.serve:
-            run(options, chosen_bundle(options), START)
+            run(options, chosen_bundle(options.weights, options.method, options.limit), START)
             return 0
         from model.challenge.serving import serve
 

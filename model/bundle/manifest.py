@@ -103,6 +103,14 @@ def load_bundle(folder: Path, method: str | None = None) -> Bundle:
     return Bundle(folder=folder, manifest=manifest, sha256=sha256_of(path))
 
 
+def chosen_bundle(weights: str | None, method: str | None, limits: Sequence[str] = ()) -> Bundle:
+    """The bundle that an option or the environment names (`find_bundle`), verified, with --limit applied.
+
+    Raises WeightsError, and ConfigError for a bundle, method or limit that does not exist.
+    """
+    return with_limits(load_bundle(find_bundle(weights, method), method), limits)
+
+
 def with_limits(bundle: Bundle, settings: Sequence[str]) -> Bundle:
     """The bundle with its limits as NAME=VALUE settings (from --limit) say. Raises ConfigError."""
     limits = override_limits(bundle.manifest.limits, settings)

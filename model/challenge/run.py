@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from model import RESEARCH
 from model.bundle.format import Manifest
-from model.bundle.manifest import MOUNTED, Bundle, find_bundle, load_bundle, with_limits
+from model.bundle.manifest import MOUNTED, Bundle
 from model.challenge.ending import on_signals, warn
 from model.terminal import Progress, say
 
@@ -123,12 +123,6 @@ def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
         "report": options.report,
     }
     return {what: path for what, path in paths.items() if path}
-
-
-def chosen_bundle(options: argparse.Namespace) -> Bundle:
-    """The bundle that the options or the environment name, verified, with --limit applied."""
-    bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
-    return with_limits(bundle, options.limit)
 
 
 def stage_results(names: dict[str, Path], case: "Case", result: "Result", staging: "Staging") -> list[str]:

@@ -6,9 +6,9 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from model.bundle.manifest import Bundle
+from model.bundle.manifest import Bundle, chosen_bundle
 from model.challenge.ending import explain, fail, on_signals, one_line, stop
-from model.challenge.run import chosen_bundle, run
+from model.challenge.run import run
 from model.challenge.service import Service
 from model.terminal import say
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def serve(options: argparse.Namespace, start: float) -> None:
     """Run a study for every POST /invoke, by one bundle that is loaded once, until a signal comes."""
     with Service(options.port, options.bind) as service:  # first, so that a port in use is an error at once
-        bundle = chosen_bundle(options)
+        bundle = chosen_bundle(options.weights, options.method, options.limit)
 
         import model.results.run_summary  # noqa: F401  so that no job waits for an import
         import model.results.writing  # noqa: F401

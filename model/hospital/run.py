@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
-from model.bundle.manifest import Bundle, find_bundle, load_bundle, with_limits
+from model.bundle.manifest import Bundle, chosen_bundle
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.cluster import score_on_cluster
 from model.hospital.console import print_dry_run, print_files_seen, print_plan, print_record
@@ -32,7 +32,8 @@ TABLES_EVERY_S = 300.0  # how often the tables are written during a run
 
 def run(options: Namespace) -> None:
     """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
-    bundle = chosen_bundle(options)
+    bundle = chosen_bundle(options.weights, options.method, options.limit)
+    check_disagreement(options, bundle)
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         print_dry_run(plan_of(options, bundle, salt), options)
@@ -137,16 +138,11 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen)
 
 
-def chosen_bundle(options: Namespace) -> Bundle:
-    """The bundle that the options or the environment name, verified, with --limit applied.
-
-    Raises WeightsError, or ConfigError for a limit that does not exist and for --disagreement with one network.
-    """
-    bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
+def check_disagreement(options: Namespace, bundle: Bundle) -> None:
+    """Raise ConfigError for --disagreement with a bundle of one network."""
     manifest = bundle.manifest
     if options.disagreement and (manifest.method != "eoa" or len(manifest.members) < 2):
         raise ConfigError(
             f"--disagreement needs two or more networks that vote, and '{manifest.name}' by {manifest.method} has one; "
             "leave the option out, or give a bundle of several members with --weights"
         )
-    return with_limits(bundle, options.limit)

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from model import __version__
-from model.bundle.manifest import Bundle, find_bundle, load_bundle
+from model.bundle.manifest import Bundle, chosen_bundle
 from model.bundle.settings import METHODS
 from model.errors import CaseError, ConfigError, WeightsError, shown
 from model.files import sha256_of, silence
@@ -32,7 +32,7 @@ from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case, stem
 from model.whole import Staging
 from training.command import check_targets
-from training.data.table import Study, read_table
+from training.data.table import Study, read_table, some_of
 from training.runs.scores import CaseScore, summary, table, write
 
 MASK_ENDINGS = (".mha", ".nii.gz")
@@ -82,8 +82,8 @@ def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Pa
             raise CaseError(f"case {case} has more than one mask: {', '.join(map(str, files[case]))}; keep one of them")
     if missing := [case for case in cases if case not in files]:
         raise CaseError(
-            f"'{folder}' has no mask of {len(missing)} of {len(cases)} cases: {_some(missing)}; each must be there as "
-            f"<case>{' or <case>'.join(MASK_ENDINGS)}, empty where nothing was found, or evaluate fewer with --split"
+            f"'{folder}' has no mask of {len(missing)} of {len(cases)} cases: {some_of(missing)}; each must be there "
+            f"as <case>{' or <case>'.join(MASK_ENDINGS)}, empty where nothing was found, or evaluate fewer with --split"
         )
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
@@ -187,7 +187,11 @@ def check_options(options: argparse.Namespace) -> None:
 def masks_source(options: argparse.Namespace, studies: Sequence[Study]) -> tuple[Predict, dict[str, Any]]:
     """The masks of --masks, and their entry in scores.json. Raises CaseError."""
     predict, others = from_masks(options.masks, studies)
-    notes = [f"{len(others)} masks are of no evaluated case and were not used: {_some(others)}"] if others else []
+    notes = (
+        [f"{len(others)} masks are of no evaluated case and were not used: {some_of(map(str, others))}"]
+        if others
+        else []
+    )
     return predict, {"masks": str(options.masks), "notes": notes}
 
 
@@ -195,7 +199,7 @@ def bundle_source(
     options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
 ) -> tuple[Predict, dict[str, Any]]:
     """The bundle of --weights, and its entry in scores.json. Raises ConfigError or WeightsError."""
-    bundle = load_bundle(find_bundle(options.weights, options.method), options.method)
+    bundle = chosen_bundle(options.weights, options.method)
     trained = training_cases_among(bundle, studies, index)
 
     from model.inference.device import choose_device, make_deterministic  # imports torch; a wrong bundle needs none
@@ -230,7 +234,7 @@ def studies_to_score(index: dict[str, Study], options: argparse.Namespace) -> li
     if unknown := [case for case in cases if case not in index]:
         raise ConfigError(
             f"split '{options.split}', fold {options.fold}: {len(unknown)} cases of part {options.part} are not in "
-            f"'{options.index}': {_some(unknown)}; give the index that the split was made from"
+            f"'{options.index}': {some_of(unknown)}; give the index that the split was made from"
         )
     if not cases:
         raise ConfigError(f"split '{options.split}', fold {options.fold}: part {options.part} holds no case")
@@ -301,8 +305,3 @@ def _warn(line: str) -> None:
 
 def _file_entry(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": sha256_of(path)}
-
-
-def _some(names: Sequence[object]) -> str:
-    """The first five, for a message."""
-    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")

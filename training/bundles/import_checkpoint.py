@@ -26,6 +26,7 @@ from model.networks.unet import build
 from training.bundles.import_nnunet import check_model, import_nnunet
 from training.bundles.nnunet_folder import is_nnunet
 from training.bundles.write import PAPERS, State, check_bundle_name, write_bundle
+from training.data.table import some_of
 from training.runs.checkpoint_reader import read_state_dict
 
 PREFIX = "model."  # of the network in the authors' LightningModule
@@ -178,7 +179,7 @@ def read_authors(path: Path) -> tuple[State, Network]:
     prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
     outside = sorted(name for name in found if not name.startswith(prefix))
     if outside:
-        print(f"'{path}': left out {len(outside)} entries outside {PREFIX}: {_some(outside)}")
+        print(f"'{path}': left out {len(outside)} entries outside {PREFIX}: {some_of(outside)}")
     found = {name: tensor for name, tensor in found.items() if name.startswith(prefix)}
     network = network_of(found, prefix, path)
     with torch.device("meta"):
@@ -229,8 +230,8 @@ def check_tensors(found: State, wanted: State, network: Network, path: Path, wha
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise WeightsError(
-            f"'{path}' is not {what}: {len(missing)} tensors missing: {_some(missing)}; {len(extra)} superfluous: "
-            f"{_some(extra)}; give the files as published"
+            f"'{path}' is not {what}: {len(missing)} tensors missing: {some_of(missing)}; {len(extra)} superfluous: "
+            f"{some_of(extra)}; give the files as published"
         )
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
@@ -252,7 +253,7 @@ def network_of(state: State, prefix: str, path: Path) -> Network:
         if name not in state or state[name].ndim != 5:
             raise WeightsError(
                 f"'{path}' has no 3-D convolution {name}, which shows the stage's width; it holds "
-                f"{_some(sorted(state))}: only the authors' middle-fusion network can be imported"
+                f"{some_of(sorted(state))}: only the authors' middle-fusion network can be imported"
             )
         widths.append(state[name].shape[0])
     try:
@@ -346,8 +347,3 @@ def _ours(name: str) -> str:
 
 def _theirs(name: str) -> str:
     return next(theirs + name.removeprefix(ours) for theirs, ours in OURS.items() if name.startswith(ours))
-
-
-def _some(names: list[str]) -> str:
-    """The first five, for a message."""
-    return ", ".join(name[:80] for name in names[:5]) + (", ..." if len(names) > 5 else "") or "none"

@@ -15,6 +15,7 @@ from model.whole import whole_file
 UNKNOWN = "unknown"
 CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case names a folder and files
 SHOWN = 5  # names in one message
+LONGEST_SHOWN = 80  # characters of a name in a message
 NEGATIVE = "negative"  # the diagnosis of a study without lesion
 
 
@@ -50,9 +51,9 @@ def write_table(studies: list[Study], path: Path) -> None:
 
 
 def some_of(names: Iterable[str]) -> str:
-    """The first few of many names, sorted, for a message."""
+    """The first few of many names, sorted and cut to a length that can be shown, for a message; `none` without any."""
     names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(name[:LONGEST_SHOWN] for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "none"
 
 
 def read_table(path: Path) -> dict[str, Study]:
