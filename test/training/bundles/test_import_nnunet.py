@@ -1,0 +1,194 @@
+"""A model of nnU-Net v2 gives the mask of nnU-Net's own predictor (its sums in float32), whatever its plans say."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
+
+from nnunet_models import FOLDER, dataset_of, nnunet_mask, plans_of, study, write_model
+
+from model.bundle.manifest import load_bundle
+from model.inference.device import choose_device
+from model.inference.options import SegmentOptions
+from model.inference.segment import segment
+from model.study.reading import read_case
+from training.__main__ import main
+
+LEAST_SAME, LEAST_DICE = 0.9999, 0.999  # shares of voxels that are the same, and Dice
+THREE = {"labels": {"background": 0, "organ": 1, "lesion": 2}}
+REGIONS = {"labels": {"background": 0, "tumor": [1, 2], "core": [2]}, "regions": [1, 2]}
+CASES = {  # plans, dataset, model, study, words of the command, labels that are lesion
+    "plain": ({}, {}, {}, {}, [], (1,)),
+    "residual": ({"residual": True}, {}, {}, {}, [], (1,)),
+    "dual head": ({"residual": True}, {}, {"organs": 11}, {}, [], (1,)),
+    "two folds": ({}, {}, {"folds": (0, 1)}, {}, [], (1,)),
+    "no mirroring": ({}, {}, {}, {}, ["--no-mirroring"], (1,)),
+    "one mirrored axis": ({}, {}, {"mirrored": (2,)}, {}, [], (1,)),
+    "slices of 6 mm": ({}, {}, {}, {"size": (34, 30, 12), "spacing": (1.8, 1.8, 6.0)}, [], (1,)),
+    "to coarse slices": (
+        {"spacing": [7.0, 2.0, 2.0]},
+        {},
+        {},
+        {"size": (26, 24, 20), "spacing": (3.0, 3.0, 3.0)},
+        [],
+        (1,),
+    ),
+    "zscore": ({"normalization_schemes": ["ZScoreNormalization"] * 2}, {}, {}, {}, [], (1,)),
+    "zscore inside": (
+        {"normalization_schemes": ["CTNormalization", "ZScoreNormalization"], "use_mask_for_norm": [False, True]},
+        {},
+        {},
+        {"empty": 3},
+        [],
+        (1,),
+    ),
+    "rescaled": ({"normalization_schemes": ["RescaleTo01Normalization", "NoNormalization"]}, {}, {}, {}, [], (1,)),
+    "plans of 2023": ({"old": True, "widths": [4, 8, 16]}, {}, {}, {}, [], (1,)),
+    "torch's resampling": ({"torch_resampling": True}, {}, {}, {}, [], (1,)),
+    "turned axes": (
+        {"transpose_forward": [2, 0, 1], "strides": [[1, 1, 1], [2, 1, 2], [2, 2, 2]], "patch_size": [16, 12, 20]},
+        {},
+        {},
+        {},
+        [],
+        (1,),
+    ),
+    "smaller than the patch": ({}, {}, {}, {"size": (12, 14, 10)}, [], (1,)),
+    "empty borders": ({}, {}, {}, {"empty": 4}, [], (1,)),
+    "three classes": ({}, THREE, {}, {}, [], (2,)),
+    "regions": ({}, REGIONS, {}, {}, ["--lesion", "tumor"], (1, 2)),
+    "PET before CT": ({}, {"names": ("PT", "CT")}, {}, {}, [], (1,)),
+}
+
+
+def ours(model: Path, images: tuple[sitk.Image, sitk.Image], folder: Path, words=()) -> np.ndarray:
+    """The mask by the bundle that the command makes of the model."""
+    command = ["import", str(model), "--name", "one", "--output-folder", str(folder / "bundles"), "--force"]
+    assert main([*command, "--store", "float32", "--licence", "CC BY 4.0", *map(str, words)]) == 0
+    paths = [folder / "pet.nii.gz", folder / "ct.nii.gz"]
+    for path, image in zip(paths, images, strict=True):
+        sitk.WriteImage(image, str(path))
+    bundle = load_bundle(folder / "bundles/one")
+    case = read_case(paths, bundle.manifest.limits)
+    return segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu"))).mask
+
+
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert 0.005 < expected.mean() < 0.9, "a mask that could be right by chance"
+    assert (found == expected).mean() >= LEAST_SAME
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) >= LEAST_DICE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_mask_is_that_of_nnunet(case: str, tmp_path) -> None:
+    plans, dataset, model, made, words, lesion = CASES[case]
+    folder = write_model(tmp_path / "model", plans_of(**plans), dataset_of(**dataset), **model)
+    images = study(**made)
+    given = images[::-1] if case == "PET before CT" else images  # of the oracle: its first channel is the second here
+    expected = nnunet_mask(folder, given, tmp_path, model.get("folds", (0,)), "--no-mirroring" not in words)
+    assert_same(ours(folder, images, tmp_path, words), np.isin(expected, lesion))
+
+
+@pytest.mark.slow
+def test_a_released_zip_and_the_datasets_folder_give_the_same_bundle(tmp_path) -> None:
+    folder = write_model(tmp_path / "Dataset777_Fdg", plans_of(), dataset_of(), folds=(0, 1))
+    archive = tmp_path / "released.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, Path("Dataset777_Fdg") / path.relative_to(folder.parent))
+    manifests = []
+    for source in (folder, folder.parent, archive):
+        assert main(["import", str(source), "--name", "one", "--output-folder", str(tmp_path / "b"), "--force"]) == 0
+        manifests.append(load_bundle(tmp_path / "b/one").manifest)
+    assert manifests[0] == manifests[1] == manifests[2]
+    assert [member.fold for member in manifests[0].members] == ["0", "1"]
+
+
+@pytest.mark.slow
+def test_two_models_vote_by_their_mean_probability(tmp_path) -> None:
+    first = write_model(tmp_path / "first", plans_of(), dataset_of(), folds=(0, 1))
+    second = write_model(tmp_path / "second", plans_of(residual=True, spacing=[4.0, 4.0, 4.0]), dataset_of())
+    images = study()
+    mask = ours(first, images, tmp_path, ["--and", second])
+    manifest = load_bundle(tmp_path / "bundles/one").manifest
+    assert (manifest.kind, manifest.combine, len(manifest.members)) == ("mixed", "parts", 3)
+    alone = [ours(model, images, tmp_path) for model in (first, second)]
+    assert mask.any() and not (mask & ~(alone[0] | alone[1])).any()  # where both say no, their mean does, too
+    assert (mask | ~(alone[0] & alone[1])).all()
+
+
+def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of(names=("CT", "CT")), folds=(0, 1))
+    assert main(["import", str(folder), "--check", "--output-folder", str(tmp_path / "bundles")]) == 0
+    printed = capsys.readouterr().out
+    assert "16 passes a window" in printed and "taken as CT" in printed and not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    ("plans", "dataset", "words", "message"),
+    [
+        ({"patch_size": [16, 16]}, {}, [], "is 2-D"),
+        ({"previous_stage": "3d_lowres"}, {}, [], "cascade"),
+        ({"normalization_schemes": ["CTNormalization", "RGBTo01Normalization"]}, {}, [], "RGBTo01Normalization"),
+        ({"preprocessor_name": "Mine"}, {}, [], "preprocessor 'Mine'"),
+        ({"resampling_fn_data": "mine"}, {}, [], "'mine' cannot be run"),
+        ({}, {"names": ("MR", "T2")}, [], "say --channels"),
+        ({}, {"labels": {"background": 0, "a": 1, "b": 2}}, [], "say --lesion"),
+        ({}, {}, ["--folds", "3"], "choose by --folds"),
+        ({}, {}, ["--configuration", "2d"], "--configuration"),
+        ({}, {}, ["--lesion", "nose"], "--lesion nose"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_name(plans, dataset, words, message, tmp_path, capsys) -> None:
+    if "names" in dataset:
+        plans = plans | {}
+    made = plans_of(**plans)
+    if dataset.get("names") == ("MR", "T2"):
+        made["foreground_intensity_properties_per_channel"] = {}
+    folder = write_model(tmp_path / "model", made, dataset_of(**dataset))
+    assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b"), *words]) != 0
+    assert message in capsys.readouterr().err and not (tmp_path / "b/one").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "superfluous", "repeat", "nan"])
+def test_a_wrong_tensor_is_an_error(kind: str, tmp_path, capsys) -> None:
+    import torch
+
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of())
+    path = folder / "fold_0/checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    state = checkpoint["network_weights"]
+    name = "encoder.stages.1.0.convs.0.conv.weight"
+    if kind == "missing":
+        del state[name], state[f"decoder.{name}"], state[name.replace(".conv.", ".all_modules.0.")]
+        del state["decoder." + name.replace(".conv.", ".all_modules.0.")]
+    elif kind == "superfluous":
+        state["extra.weight"] = torch.zeros(3)
+    elif kind == "repeat":
+        state[f"decoder.{name}"] = state[name] + 1
+    else:
+        state["decoder.seg_layers.1.bias"][:] = float("nan")
+    torch.save(checkpoint, path)
+    assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b")]) == 4
+    words = {"missing": "missing", "superfluous": "superfluous", "repeat": "should repeat", "nan": "NaN"}[kind]
+    assert words in capsys.readouterr().err and not (tmp_path / "b/one").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_wrappers_of_a_network_are_taken_off(prefix: str, tmp_path) -> None:
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of(), prefix=prefix)
+    assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b")]) == 0
+
+
+def test_a_model_without_checkpoints_is_no_model(tmp_path, capsys) -> None:
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of())
+    shutil.rmtree(folder / "fold_0")
+    assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b")]) == 2
+    assert "holds no model of nnU-Net v2" in capsys.readouterr().err
+    assert FOLDER in str(folder)
