@@ -39,6 +39,8 @@ def make_report(
             "method": bundle.manifest.method,
             "manifest_sha256": bundle.sha256,
             "members": [{"sha256": m.sha256, "weight": m.weight} for m in bundle.manifest.members],
+            "licence": bundle.manifest.licence,
+            "citation": bundle.manifest.citation,
         },
         "run": {
             "device": device.name if result.rung.startswith(device.torch_device.type) else "CPU",

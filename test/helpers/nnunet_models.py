@@ -188,6 +188,7 @@ def nnunet_mask(
     """The label map (z, y, x) of nnU-Net's predictor with its sums in float32, and without the organ head."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ.setdefault(name, str(folder))
+    os.environ.setdefault("nnUNet_def_n_proc", "1")  # its threads; by default 8, however few cores there are
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     files = [folder / "study_0000.nii.gz", folder / "study_0001.nii.gz"]

@@ -21,14 +21,18 @@ from training.bundles.write import State, check_bundle_name, write_bundle
 def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, force: bool = False) -> None:
     """Write the bundle of all members of these bundles, each bundle's weights summing to its share.
 
-    Raises ConfigError if they differ in what all members share (crop, limits), or vote as DiWA.
+    Bundles of nnU-Net's kind have a crop of their own, and the logits of their folds are averaged before they vote.
+    Raises ConfigError if the others differ in crop, any in limits, or if one votes as DiWA.
     """
     if len(shares) != len(bundles):
         raise ConfigError(f"--shares has {len(shares)} numbers, there are {len(bundles)} bundles")
-    first = bundles[0].manifest
+    nnunet = {id(bundle) for bundle in bundles if bundle.manifest.preprocessing is not None}
+    cropped = next((bundle for bundle in bundles if id(bundle) not in nnunet), bundles[0])
+    first = cropped.manifest
     for bundle in bundles:
-        if (bundle.manifest.crop, bundle.manifest.limits) != (first.crop, first.limits):
-            raise ConfigError(f"'{bundle.folder}' and '{bundles[0].folder}' differ in crop or limits, which all share")
+        same_crop = bundle.manifest.crop == first.crop or id(bundle) in nnunet
+        if not same_crop or bundle.manifest.limits != first.limits:
+            raise ConfigError(f"'{bundle.folder}' and '{cropped.folder}' differ in crop or limits, which all share")
         if bundle.manifest.method == "diwa" and len(bundle.manifest.members) > 1:
             raise ConfigError(f"'{bundle.folder}' averages weights; mix a bundle of the averaged network instead")
     states: dict[str, State] = {}
@@ -46,7 +50,13 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
     def manifest(written: tuple[Member, ...]) -> Manifest:
         members = tuple(
             replace(
-                new, start_sha256=old.start_sha256, network=part.network, intensity=part.intensity, window=part.window
+                new,
+                start_sha256=old.start_sha256,
+                network=part.network,
+                intensity=part.intensity,
+                window=part.window,
+                preprocessing=part.preprocessing,
+                fold=old.fold,
             )
             for new, (old, part) in zip(written, sources, strict=True)
         )
@@ -56,7 +66,11 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
             kind="mixed",
             channels=CHANNELS[first.network.kind],
             method="eoa",
-            combine="probabilities",
+            combine="parts" if nnunet else "probabilities",
+            preprocessing=None,
+            citation=" ".join(
+                dict.fromkeys(bundle.manifest.citation for bundle in bundles if bundle.manifest.citation)
+            ),
             skip_suv=None,
             members=members,
             provenance=provenance_of(bundles),
