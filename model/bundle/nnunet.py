@@ -11,7 +11,7 @@ Stride = Annotated[int, Meta(ge=1, le=8)]  # voxels
 Blocks = Annotated[int, Meta(ge=1, le=64)]
 
 
-class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UNetStage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A stage of a network of nnU-Net's kind: kernel and stride (x, y, z), blocks of the encoder and of the decoder."""
 
     kernel: tuple[Kernel, Kernel, Kernel]

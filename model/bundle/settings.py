@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from model.bundle.nnunet import Preprocessing, Stage
+from model.bundle.nnunet import Preprocessing, UNetStage
 from model.errors import ConfigError
 from model.schema import Number, SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
 
@@ -62,7 +62,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     widths: tuple[Width, ...]
     classes: int = 2
     norm: Annotated[str, one_of(*NORMS)] = "instance"
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[UNetStage, ...] = ()
     bias: bool = True
     organs: Channel = 0
     lesion: tuple[Channel, ...] = (1,)

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.bundle.nnunet import Stage
+from model.bundle.nnunet import UNetStage
 from model.bundle.settings import Network
 
 Three = tuple[int, int, int]  # (x, y, z)
 SLOPE = 0.01  # of LeakyReLU below zero
 
 
-class Unit(nn.Module):
+class ConvUnit(nn.Module):
     """Convolution, instance normalisation, and LeakyReLU where `act`."""
 
     def __init__(self, inside: int, outside: int, kernel: Three, stride: Three, bias: bool, act: bool = True) -> None:
@@ -43,11 +43,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inside: int, outside: int, kernel: Three, stride: Three, bias: bool) -> None:
         super().__init__()
-        self.first = Unit(inside, outside, kernel, stride, bias)
-        self.second = Unit(outside, outside, kernel, (1, 1, 1), bias, act=False)
+        self.first = ConvUnit(inside, outside, kernel, stride, bias)
+        self.second = ConvUnit(outside, outside, kernel, (1, 1, 1), bias, act=False)
         self.pool = nn.AvgPool3d(stride, stride) if max(stride) > 1 else nn.Identity()
         one = (1, 1, 1)
-        self.widen = Unit(inside, outside, one, one, bias=False, act=False) if inside != outside else nn.Identity()
+        self.widen = ConvUnit(inside, outside, one, one, bias=False, act=False) if inside != outside else nn.Identity()
         self.act = nn.LeakyReLU(SLOPE, inplace=True)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -58,16 +58,16 @@ class ResidualBlock(nn.Module):
 class StridedEncoder(nn.Module):
     """Stages of falling resolution; returns one tensor a stage, finest first."""
 
-    def __init__(self, channels: int, widths: Sequence[int], stages: Sequence[Stage], bias: bool, residual: bool):
+    def __init__(self, channels: int, widths: Sequence[int], stages: Sequence[UNetStage], bias: bool, residual: bool):
         super().__init__()
         inside = channels
         self.stem: nn.Module = nn.Identity()
         if residual:
-            self.stem = Unit(channels, widths[0], stages[0].kernel, (1, 1, 1), bias)
+            self.stem = ConvUnit(channels, widths[0], stages[0].kernel, (1, 1, 1), bias)
             inside = widths[0]
         self.stages = nn.ModuleList()
         one = (1, 1, 1)
-        kind = ResidualBlock if residual else Unit
+        kind = ResidualBlock if residual else ConvUnit
         for width, stage in zip(widths, stages, strict=True):
             strides = [stage.stride] + [one] * (stage.blocks - 1)
             insides = [inside] + [width] * (stage.blocks - 1)
@@ -87,7 +87,7 @@ class StridedEncoder(nn.Module):
 class StridedDecoder(nn.Module):
     """From the encoder's stages back to full resolution; number 0 is the deepest."""
 
-    def __init__(self, widths: Sequence[int], stages: Sequence[Stage], bias: bool) -> None:
+    def __init__(self, widths: Sequence[int], stages: Sequence[UNetStage], bias: bool) -> None:
         super().__init__()
         self.ups, self.stages = nn.ModuleList(), nn.ModuleList()
         for below in range(len(widths) - 1, 0, -1):
@@ -99,7 +99,7 @@ class StridedDecoder(nn.Module):
             )
             self.ups.append(nn.ConvTranspose3d(wide, width, stride, stride, bias=bias))
             insides = [2 * width] + [width] * (stages[below - 1].decoder_blocks - 1)
-            self.stages.append(nn.Sequential(*[Unit(i, width, kernel, (1, 1, 1), bias) for i in insides]))
+            self.stages.append(nn.Sequential(*[ConvUnit(i, width, kernel, (1, 1, 1), bias) for i in insides]))
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor:
         image = skips[-1]

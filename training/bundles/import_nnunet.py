@@ -17,7 +17,7 @@ from model.bundle.settings import Crop, Intensity, Network
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import skeleton
-from training.bundles.nnunet_folder import Found, find_model
+from training.bundles.nnunet_folder import FoundModel, find_model
 from training.bundles.nnunet_plans import Described, describe
 from training.bundles.nnunet_state import State, organ_classes, our_state
 from training.bundles.write import check_bundle_name, write_bundle
@@ -31,10 +31,10 @@ METHOD = "nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ImportedModel:
     """One model to be imported: its files, its settings, and its members' states by name. `warnings` for the user."""
 
-    found: Found
+    found: FoundModel
     described: Described
     sources: tuple[str, ...]  # file and sha256 of each checkpoint
     states: dict[str, State]
@@ -103,7 +103,7 @@ def import_nnunet(options: argparse.Namespace) -> Path:
     return folder
 
 
-def read_model(path: Path, options: argparse.Namespace, prefix: str, half: bool) -> Model:
+def read_model(path: Path, options: argparse.Namespace, prefix: str, half: bool) -> ImportedModel:
     """One model's settings and the states of its folds, whose names begin with `prefix`, in float16 if `half`."""
     found = find_model(path, options.configuration, options.folds, options.checkpoint)
     described: Described | None = None
@@ -125,11 +125,11 @@ def read_model(path: Path, options: argparse.Namespace, prefix: str, half: bool)
     assert described is not None  # a model has a fold
     for warning in described.warnings:
         print(f"warning: {warning}", flush=True)
-    return Model(found=found, described=described, sources=tuple(sources), states=states)
+    return ImportedModel(found=found, described=described, sources=tuple(sources), states=states)
 
 
 def describe_checkpoint(
-    found: Found, tensors: State, others: dict[str, Any], options: argparse.Namespace, file: Path
+    found: FoundModel, tensors: State, others: dict[str, Any], options: argparse.Namespace, file: Path
 ) -> Described:
     """The settings of a model whose checkpoint has these tensors and other entries."""
     mirrored = others.get("inference_allowed_mirroring_axes")

@@ -23,7 +23,7 @@ FOLDS = ("0", "1", "2", "3", "4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundModel:
     """One model: where it is (a folder, or a zip and the folder within), its configuration and its folds.
 
     checkpoints: the file of each fold, relative to the model's folder.
@@ -69,7 +69,7 @@ def is_nnunet(path: Path) -> bool:
 
 def find_model(
     path: Path, configuration: str | None = None, folds: Sequence[str] | None = None, checkpoint: str = "final"
-) -> Found:
+) -> FoundModel:
     """The model at `path`. folds: those wanted, None: all five, or all that are there, or fold_all.
 
     Raises ConfigError if there is none, or more than one and `configuration` does not choose; WeightsError if a file of
@@ -90,7 +90,7 @@ def find_model(
     names = {file.relative_to(model).as_posix() for file in files if file.is_relative_to(model)}
     kept, checkpoints = _checkpoints(names, folds, checkpoint, path)
     plans, dataset = (_json(path, model / name) for name in (PLANS, DATASET))
-    return Found(
+    return FoundModel(
         path=path if zipfile.is_zipfile(path) else path / model,
         inside=model if zipfile.is_zipfile(path) else None,
         trainer=_name(path, model).split("__")[0],

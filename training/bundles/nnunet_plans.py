@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, Stage
+from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, UNetStage
 from model.bundle.settings import Network, Window
 from model.errors import ConfigError
 
@@ -139,7 +139,7 @@ def network_of(settings: Mapping[str, Any], axes: tuple[int, int, int], outputs:
         organs=organs,
         bias=bool(found.get("conv_bias", False)),
         stages=tuple(
-            Stage(
+            UNetStage(
                 kernel=_turned(_three(kernel), axes),
                 stride=_turned(_three(stride), axes),
                 blocks=int(encoder),

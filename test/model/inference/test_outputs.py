@@ -5,11 +5,14 @@ import itertools
 import pytest
 import torch
 
-from model.bundle.nnunet import Stage
+from model.bundle.nnunet import UNetStage
 from model.bundle.settings import Network
 from model.inference.outputs import lesion_margin, values_of
 
-STAGES = (Stage(kernel=(3, 3, 3), stride=(1, 1, 1), blocks=1), Stage(kernel=(3, 3, 3), stride=(2, 2, 2), blocks=1))
+STAGES = (
+    UNetStage(kernel=(3, 3, 3), stride=(1, 1, 1), blocks=1),
+    UNetStage(kernel=(3, 3, 3), stride=(2, 2, 2), blocks=1),
+)
 
 
 def network(classes: int, lesion: tuple[int, ...], regions: bool = False) -> Network:

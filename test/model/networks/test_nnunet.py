@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.bundle.nnunet import Stage
+from model.bundle.nnunet import UNetStage
 from model.bundle.settings import Network
 from model.networks.nnunet import ResidualBlock, StridedUNet
 from model.networks.unet import build, skeleton
@@ -14,7 +14,7 @@ ONE, TWO, THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)
 
 def network(fusion: str, widths: tuple[int, ...], blocks: tuple[int, ...], decoder: int, **more) -> Network:
     stages = tuple(
-        Stage(kernel=THREE, stride=TWO if number else ONE, blocks=count, decoder_blocks=decoder)
+        UNetStage(kernel=THREE, stride=TWO if number else ONE, blocks=count, decoder_blocks=decoder)
         for number, count in enumerate(blocks)
     )
     return Network(fusion=fusion, widths=widths, stages=stages, **more)
@@ -46,9 +46,9 @@ def test_a_residual_block_adds_the_pooled_and_widened_input() -> None:
 @pytest.mark.parametrize("fusion", ["plain_unet", "residual_unet"])
 def test_every_edge_may_be_any_multiple_of_its_strides(fusion) -> None:
     stages = (
-        Stage(kernel=(3, 3, 1), stride=ONE, blocks=1),
-        Stage(kernel=THREE, stride=(2, 2, 1), blocks=2),
-        Stage(kernel=THREE, stride=(2, 2, 2), blocks=1),
+        UNetStage(kernel=(3, 3, 1), stride=ONE, blocks=1),
+        UNetStage(kernel=THREE, stride=(2, 2, 1), blocks=2),
+        UNetStage(kernel=THREE, stride=(2, 2, 2), blocks=1),
     )
     settings = Network(fusion=fusion, widths=(2, 4, 6), stages=stages, classes=3, lesion=(2,))
     assert settings.divisors == (4, 4, 2)
