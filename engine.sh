@@ -18,7 +18,7 @@ find_engine() {
       ENGINE=$name
       return
     fi
-    seen="$seen '$name' is installed, but '$name info' fails: is its engine running, and may you use it?"
+    seen="$seen '$name' is installed, but '$name info' fails: start its engine, and check that you are allowed to use it"
   done
   if [ -n "${CONTAINER_ENGINE:-}" ]; then
     fail "CONTAINER_ENGINE='$CONTAINER_ENGINE' is no usable container engine.${seen:- There is no such command.}"

@@ -46,14 +46,16 @@ def build(kind: type[T], data: Any, where: str) -> T:
 
     where: what the data are of, for example the file. Raises ConfigError naming it, the key, the value and the limit.
     """
-    if _holds_set(data):
-        raise ConfigError(f"{where} holds a set, which has no order; write a list")
     try:
+        if _holds_set(data):
+            raise ConfigError("it holds a set, which has no order; write a list")
         return msgspec.convert(data, kind)
     except ValidationError as error:
         raise ConfigError(_message(error, kind, data, where)) from None
-    except ConfigError as error:  # of other settings that these build
+    except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: it is nested too deep, or refers to itself; write it out") from None
 
 
 def check_fields(settings: Struct) -> None:

@@ -215,8 +215,11 @@ def _temporary_file(target: Path, folder: Path, ending: str | None = None, priva
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    number = os.open(path, os.O_RDONLY)  # a copied file may be read-only
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _put_in_order(hidden: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_client_without_an_engine_is_passed_over(tree: Path) -> None:
 
 def test_a_client_without_an_engine_is_explained(tree: Path) -> None:
     write_program(tree / "bin/docker", "#!/bin/sh\nexit 1\n")
-    assert "is its engine running" in run_script(tree, "build.sh", status=1, CONTAINER_ENGINE="docker")
+    assert "start its engine" in run_script(tree, "build.sh", status=1, CONTAINER_ENGINE="docker")
 
 
 def test_build_names_the_image_by_version(tree: Path) -> None:

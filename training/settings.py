@@ -18,6 +18,7 @@ from model.schema import SettingError, Share, ShareBelowOne, build, check_fields
 PAPER_WIDTHS = (32, 32, 64, 128, 256)
 LOSSES = {"volumes": ("dice_focal", "equation_1"), "slices": ("dice_lovasz_bce",)}
 KEPT = ("last", "best")
+MERGE = "tag:yaml.org,2002:merge"  # of the key << in YAML
 OPTIMIZERS = ("adamp", "adamw", "adabelief")
 STRENGTHS = {"none": 0.0, "weak": 0.5, "paper": 1.0, "strong": 1.5}  # times probability and range of table 1
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -51,10 +52,9 @@ class Crops(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     negative: UpToMillion = 0.2
     uptake: Share = 0.0  # share of the crops without a sought lesion that lie near physiological uptake (ours)
     shift: Share = 0.0  # a crop is moved off the voxel it was drawn for by up to this share of its edge (ours)
-    by_part: Share = (
-        0.0  # share of the crops for which first a lesion or a part of uptake is drawn, small ones as often
-    )
-    # as large ones, then a voxel of it; for the rest any voxel is drawn, so the brain counts by its size (ours)
+    # share of the crops for which first a lesion or a part of uptake is drawn, small ones as often as large ones, then
+    # a voxel of it; for the rest any voxel is drawn, so the brain counts by its size (ours)
+    by_part: Share = 0.0
     pairs: bool = False  # every other crop of a batch around a lesion, from a study that has one (ours)
     scattered: bool = False  # a study smaller than its crop lies anywhere in the crop's air, not in its middle (ours)
     recrop_mm: UpToMillion = 0.0  # before a crop is drawn, 0 to this much is cut off every side of the study (ours)
@@ -212,13 +212,29 @@ def read_settings(path: Path) -> Training:
     return settings_from(read_yaml(path), str(path))
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: list[Any] = [
+            self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            for key, _ in node.value
+            if key.tag != MERGE
+        ]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def read_yaml(path: Path) -> Any:
     """A YAML file as plain values. Raises ConfigError if it cannot be read."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys) or {}
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror}; give a YAML file that is there") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"'{path}' is not YAML: {error}; correct it") from None
 
 

@@ -13,8 +13,9 @@ from model.bundle.nnunet import Preprocessing, UNetStage
 from model.errors import ConfigError
 from model.schema import Number, SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
 
-FUSIONS = ("early", "middle", "late", "late_features", "swin_unetr", "plain_unet", "residual_unet")  # for volumes
-OF_NNUNET = ("plain_unet", "residual_unet")
+UNETS = ("early", "middle", "late", "late_features")  # by how they join PET and CT
+OF_NNUNET = ("plain_unet", "residual_unet")  # U-Nets as nnU-Net v2 builds them
+FUSIONS = (*UNETS, "swin_unetr", *OF_NNUNET)  # networks for volumes
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
 NORMS = ("instance", "batch")
 METHODS = ("eoa", "diwa")
@@ -79,7 +80,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         if self.classes not in ((1, 2) if self.kind == "slices" else (2,)):
             raise SettingError(f"classes must be 2, or 1 with slices, got {self.classes}")
-        if self.norm != "instance" and self.fusion not in FUSIONS[:4]:
+        if self.norm != "instance" and self.fusion not in UNETS:
             raise SettingError(f"norm is for U-Nets for volumes; {self.fusion} has its own: leave it out")
         if self.fusion == "swin_unetr":
             if len(self.widths) != 1 or self.widths[0] % 12:

@@ -34,17 +34,18 @@ class Placed:
     ct_share: float
 
 
-def place(case: Case, suv_above: float, watch: Stopwatch, keep_nonzero: bool = False) -> Placed:
+def place(case: Case, suv_above: float | None, watch: Stopwatch, keep_nonzero: bool = False) -> Placed:
     """LAS order, CT resampled onto the PET, crop: everything before intensity. Raises CaseError.
 
-    The crop is the box around PET above `suv_above`; with keep_nonzero, around PET or CT that is not zero as well.
+    The crop is the box around PET above `suv_above`, if that is given, and with keep_nonzero around all voxels that are
+    not zero in PET or CT.
     """
     with watch.stage("resample"):
         view = las_view(case.pet.grid)
         suv = view.to_las(case.pet.array)
         hu, share = resample_ct(case.ct, view.grid, suv)
     with watch.stage("crop"):
-        kept: NDArray[np.bool_] = np.greater(suv, suv_above)
+        kept: NDArray[np.bool_] = np.zeros(suv.shape, bool) if suv_above is None else np.greater(suv, suv_above)
         box = bounding_box(kept | (suv != 0) | (hu != 0) if keep_nonzero else kept)
     if box is None:
         return Placed(view=view, box=None, suv=suv[:0], hu=hu[:0], ct_share=share)

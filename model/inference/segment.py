@@ -56,7 +56,8 @@ def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
     manifest = bundle.manifest
     parts = [manifest.part(member) for member in manifest.members]
     of_nnunet = [part.preprocessing is not None for part in parts]
-    placed = place(case, manifest.crop.suv_above, watch, keep_nonzero=any(of_nnunet))
+    suv_above = None if all(of_nnunet) else manifest.crop.suv_above
+    placed = place(case, suv_above, watch, keep_nonzero=any(of_nnunet))
     if placed.box is None:
         return Ready(case=case, placed=placed, view=None, first_image=None)
     with watch.stage("intensity"):

@@ -12,7 +12,7 @@ from model.results.lesions import Lesion, Totals
 DIGITS = 4  # after the point: more than the voxels' precision
 DEFINITIONS = {
     "lesions": "18-connected components of the mask, by falling volume",
-    "suv_peak": "highest mean SUV of the voxels within 6.2 mm (a sphere of 1 ml) of one of the lesion's voxels",
+    "suv_peak": "highest mean SUV of the voxels whose centres lie within 6.2 mm (1 ml) of one of the lesion's",
     "tlg_suv_ml": "mean SUV x volume",
     "centroid_mm": "patient coordinates of DICOM: x grows to the left, y to posterior, z to superior",
     "long_diameter_mm": "largest distance between two points of the lesion's surface, in any direction",

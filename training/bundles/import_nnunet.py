@@ -80,7 +80,7 @@ def import_nnunet(options: argparse.Namespace) -> Path:
             network=first.network,
             channels=CHANNELS["volumes"],
             intensity=Intensity(),
-            crop=Crop(suv_above=-1e6),
+            crop=Crop(suv_above=0.0),
             window=first.window,
             preprocessing=first.preprocessing,
             method="eoa",

@@ -14,6 +14,7 @@ from typing import Any
 MOST_INSTRUCTIONS = 4_000_000  # a checkpoint has some 100,000; an empty set is 1 byte in a file and 216 in memory
 MOST_NAMES = 10_000  # of functions and classes, about 1 kB of memory each; a checkpoint has under 100
 MOST_BITS = 2**13  # of a whole number; the states of random generators have 128
+MOST_LARGE = 2000  # whole numbers of more than 64 bits: as keys they may all have one hash, and take squared time
 MOST_IN_KEY = 1000  # items of a tuple that is a key, and of all tuples in it
 REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}  # torch.save writes none; EXT avoids find_class
 
@@ -139,12 +140,16 @@ def check_program(program: bytes) -> None:
     stack: list[int] = []  # of every object, the items that a hash visits
     marks: list[int] = []  # where in the stack
     memo: dict[int, int] = {}
+    large = 0  # whole numbers so far
     for count, (opcode, argument, _) in enumerate(pickletools.genops(program), start=1):
         name, before = opcode.name, opcode.stack_before
         if name in REFUSED or count > MOST_INSTRUCTIONS:
             raise ValueError(f"instruction {name} at {count:,}, the limit is {MOST_INSTRUCTIONS:,}")
         if isinstance(argument, int) and argument.bit_length() > MOST_BITS:
             raise ValueError(f"a whole number of {argument.bit_length():,} bits, the limit is {MOST_BITS:,}")
+        large += isinstance(argument, int) and argument.bit_length() > 64
+        if large > MOST_LARGE:
+            raise ValueError(f"more than {MOST_LARGE:,} whole numbers of more than 64 bits")
         if name == "MARK":
             marks.append(len(stack))
             continue

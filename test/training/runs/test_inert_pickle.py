@@ -198,3 +198,9 @@ def test_plain_values_of_every_protocol_are_as_pickle_reads_them(protocol: int) 
 def test_bytes_that_are_no_pickle_raise_the_errors_of_pickle(program: bytes) -> None:
     with pytest.raises((ValueError, IndexError, EOFError, TypeError, pickle.UnpicklingError)):
         read_pickle(program)
+
+
+def test_large_whole_numbers_as_keys_that_share_a_hash_are_refused() -> None:
+    same_hash = {number * (2**61 - 1): None for number in range(8, 4008)}  # CPython's hash of each is 0
+    with pytest.raises(ValueError, match="whole numbers of more than 64 bits"):
+        read_pickle(pickle.dumps(same_hash))
