@@ -225,12 +225,12 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The size (x, y, z) of a window or crop of `size` on a volume of (X, Y, Z) voxels.
 
         It is `size` itself. With `window.shrink` an edge is shorter where the volume is: the smallest multiple of
-        `network.divisor` that holds the volume, but at least twice the divisor.
+        the network's divisor that holds the volume, but at least twice the divisor.
         """
         if not self.window.shrink:
             return size
-        step = self.network.divisor
-        x, y, z = (min(s, max(2 * step, -(-n // step) * step)) for s, n in zip(size, volume, strict=True))
+        steps = self.network.divisors
+        x, y, z = (min(s, max(2 * step, -(-n // step) * step)) for s, n, step in zip(size, volume, steps, strict=True))
         return x, y, z
 
     def window_for(self, volume: tuple[int, ...]) -> tuple[int, int, int]:

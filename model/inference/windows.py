@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.bundle.settings import Part
+from model.bundle.settings import OF_NNUNET, Part
 from model.inference.device import Device, free_bytes
 from model.inference.preprocess import scale_suv
 from model.inference.sliding import Size, window_starts, windows_above
@@ -38,13 +38,16 @@ def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...])
     """How many windows to run at a time for a study of (X, Y, Z) voxels.
 
     U-Nets: on a CPU one; on a GPU a power of two that the free memory holds and that is still computed whole. Networks
-    for slices beside U-Nets do not count. Networks for slices alone, or a SwinUNETR: two.
+    for slices beside U-Nets do not count. Networks for slices alone, or a SwinUNETR: two; on a GPU nnU-Net's, too.
     """
     parts = [part for part in parts if part.network.kind == "volumes"]
-    if not parts or any(part.network.fusion == "swin_unetr" for part in parts):
+    fusions = {part.network.fusion for part in parts}
+    if not parts or "swin_unetr" in fusions:
         return WINDOWS_OF_UNKNOWN_SIZE
     if device.torch_device.type == "cpu":
         return 1
+    if fusions & set(OF_NNUNET):
+        return WINDOWS_OF_UNKNOWN_SIZE
     sizes = [
         (
             part.network.widths[0] * (2 if part.network.fusion == "middle" else 1),
