@@ -16,6 +16,9 @@ from msgspec import Meta, Struct, ValidationError, inspect, structs
 from model.errors import ConfigError
 
 T = TypeVar("T")
+LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought
+    ("stages", "bias", "organs", "lesion", "regions", "placing", "mirrored", "preprocessing", "citation", "fold")
+)
 LONGEST_VALUE = 60  # characters of a value in a message
 PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")  # the end of msgspec's messages: the key's path
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
@@ -71,12 +74,21 @@ def check_fields(settings: Struct) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Settings as the nested dictionaries and lists that `build` reads, in the order of their fields."""
+    """Settings as the nested dictionaries and lists that `build` reads, in the order of their fields.
+
+    LATER_FIELDS are left out where they have their default: so older versions read what is written, and hashes of
+    settings stay what they were.
+    """
     if isinstance(value, Struct):
-        return {name: to_plain(getattr(value, name)) for name in value.__struct_fields__}
+        kept = [field for field in structs.fields(type(value)) if not _is_later_default(value, field)]
+        return {field.name: to_plain(getattr(value, field.name)) for field in kept}
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_later_default(settings: Struct, field: structs.FieldInfo) -> bool:
+    return field.name in LATER_FIELDS and not field.required and getattr(settings, field.name) == field.default
 
 
 def _holds_set(data: Any) -> bool:

@@ -188,7 +188,7 @@ def masks_source(options: argparse.Namespace, studies: Sequence[Study]) -> tuple
     """The masks of --masks, and their entry in scores.json. Raises CaseError."""
     predict, others = from_masks(options.masks, studies)
     notes = (
-        [f"{len(others)} masks are of no evaluated case and were not used: {some_of(map(str, others))}"]
+        [f"{len(others)} masks are of no evaluated case and were not used: {some_of(path.name for path in others)}"]
         if others
         else []
     )
