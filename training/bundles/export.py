@@ -24,7 +24,7 @@ from model.inference.device import choose_device
 from training.bundles.check_mask import compare, in_crop, run_process
 from training.bundles.check_skip import check_skip
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
-from training.bundles.write import METHOD_OF, check_bundle_name, state_sha256, write_bundle
+from training.bundles.write import METHOD_OF, check_bundle_name, check_not_there, state_sha256, write_bundle
 from training.command import add_device_option
 from training.commit import commit
 from training.data.prepared import is_current
@@ -96,8 +96,7 @@ def export(options: ExportOptions) -> None:
 
     Raises ConfigError, CaseError, WeightsError or OutputError; then what was at `output` is left as it was.
     """
-    if options.output.exists() and not options.force:
-        raise ConfigError(f"'{options.output}' is there already; choose another --output, or --force to replace it")
+    check_not_there(options.output, options.force, "--output")
     selected = read_choice(options.selection, options.choice)
     skip_studies = [study for table in options.skip_index for study in read_table(table).values()]
     scores = provenance_scores(selected, options.choice, options.trained_on)

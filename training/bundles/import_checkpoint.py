@@ -25,7 +25,7 @@ from model.networks.regnet import DESIGNS
 from model.networks.unet import build
 from training.bundles.import_nnunet import check_model, import_nnunet
 from training.bundles.nnunet_folder import is_nnunet
-from training.bundles.write import PAPERS, State, check_bundle_name, write_bundle
+from training.bundles.write import PAPERS, State, check_bundle_name, check_not_there, write_bundle
 from training.data.table import some_of
 from training.runs.checkpoint_reader import read_state_dict
 
@@ -129,8 +129,7 @@ def check(options: argparse.Namespace, weights: list[float], folder: Path) -> No
             "--method diwa averages weights, which needs members fine-tuned from one network, and checkpoints do not "
             "say what they started from; give one checkpoint, or use --method eoa"
         )
-    if folder.exists() and not options.force:
-        raise ConfigError(f"'{folder}' is there already; choose another --name, or --force to replace it")
+    check_not_there(folder, options.force, "--name")
 
 
 def read_members(paths: list[Path]) -> tuple[dict[str, State], Network, str]:

@@ -14,13 +14,13 @@ from msgspec import structs
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.settings import Crop, Intensity, Network
-from model.errors import ConfigError, WeightsError
+from model.errors import WeightsError
 from model.files import sha256_of
 from model.networks.unet import skeleton
 from training.bundles.nnunet_folder import FoundModel, find_model
 from training.bundles.nnunet_plans import Described, describe
 from training.bundles.nnunet_state import State, organ_classes, our_state
-from training.bundles.write import check_bundle_name, write_bundle
+from training.bundles.write import check_bundle_name, check_not_there, write_bundle
 from training.runs.checkpoint_reader import read_checkpoint
 
 ROOTS = ("network_weights",)
@@ -32,7 +32,7 @@ METHOD = "nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedModel:
-    """One model to be imported: its files, its settings, and its members' states by name. `warnings` for the user."""
+    """One model to be imported: its files, its settings, and its members' states by name."""
 
     found: FoundModel
     described: Described
@@ -47,8 +47,7 @@ def import_nnunet(options: argparse.Namespace) -> Path:
     """
     check_bundle_name(options.name)
     folder: Path = options.output_folder / options.name
-    if folder.exists() and not options.force:
-        raise ConfigError(f"'{folder}' is there already; choose another --name, or --force to replace it")
+    check_not_there(folder, options.force, "--name")
     paths = [options.checkpoints[0], *([options.and_model] if options.and_model else [])]
     half = options.store == "float16"
     models = [
@@ -87,7 +86,7 @@ def import_nnunet(options: argparse.Namespace) -> Path:
             combine="parts" if len(models) > 1 else "logits",
             members=tuple(members),
             provenance=Provenance(
-                data=f"dataset {first_text(models[0].found.plans, 'dataset_name')}, as its plans name it",
+                data=f"dataset {str(models[0].found.plans.get('dataset_name', UNKNOWN))[:100]}, as its plans name it",
                 commit=UNKNOWN,
                 date=UNKNOWN,
                 scores={},
@@ -197,8 +196,3 @@ def spelt_out(licence: str) -> str:
     """The licence, with what NC means."""
     tokens = licence.upper().replace("-", " ").split()
     return f"{licence} ({NON_COMMERCIAL})" if "NC" in tokens and NON_COMMERCIAL not in licence else licence
-
-
-def first_text(plans: dict[str, Any], key: str) -> str:
-    value = plans.get(key)
-    return value[:100] if isinstance(value, str) else UNKNOWN

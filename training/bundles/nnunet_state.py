@@ -15,6 +15,7 @@ from model.bundle.settings import Network
 from model.errors import WeightsError
 from model.networks.unet import skeleton
 from training.bundles.nnunet_plans import Described
+from training.data.table import some_of
 
 State = dict[str, Tensor]
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
@@ -42,8 +43,8 @@ def our_state(found: State, described: Described, path: Path) -> State:
     missing, extra = sorted(set(names) - set(theirs)), sorted(set(theirs) - set(names) - unused)
     if missing or extra:
         raise WeightsError(
-            f"'{path}' is not the network of its plans: {len(missing)} tensors missing: {_some(missing)}; "
-            f"{len(extra)} superfluous: {_some(extra)}; give the folder as it was published"
+            f"'{path}' is not the network of its plans: {len(missing)} tensors missing: {some_of(missing)}; "
+            f"{len(extra)} superfluous: {some_of(extra)}; give the folder as it was published"
         )
     state = {}
     for their, our in names.items():
@@ -106,7 +107,3 @@ def _unused_heads(found: State, network: Network) -> set[str]:
     kept = {f"decoder.seg_layers.{last}."} | ({f"{ORGAN_HEADS}{last}."} if network.organs else set())
     heads = [name for name in found if name.startswith(("decoder.seg_layers.", ORGAN_HEADS))]
     return {name for name in heads if not name.startswith(tuple(kept))}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(name[:80] for name in names[:5]) + (", ..." if len(names) > 5 else "") or "none"

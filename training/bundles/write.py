@@ -40,6 +40,12 @@ def check_bundle_name(name: str) -> None:
         )
 
 
+def check_not_there(folder: Path, force: bool, option: str = "name") -> None:
+    """Raise ConfigError if something is at `folder` and may not be replaced. option: what chooses the folder."""
+    if folder.exists() and not force:
+        raise ConfigError(f"'{folder}' is there already; choose another {option}, or --force to replace it")
+
+
 def write_bundle(
     folder: Path,
     states: dict[str, State],
@@ -57,8 +63,7 @@ def write_bundle(
     if it cannot be written.
     """
     recover(folder)
-    if folder.exists() and not force:
-        raise ConfigError(f"'{folder}' is there already; choose another name, or --force to replace it")
+    check_not_there(folder, force)
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' holds no {MANIFEST}: it is no bundle, and is not replaced; choose another name")
     try:
