@@ -1,5 +1,6 @@
 """A model of nnU-Net v2 gives the mask of nnU-Net's own predictor (its sums in float32), whatever its plans say."""
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,8 +11,8 @@ import SimpleITK as sitk
 
 pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
 
-from nnunet_models import FOLDER, dataset_of, nnunet_mask, plans_of, study, write_model
-
+from benchmark.nnunet_models import FOLDER, dataset_of, plans_of, study, write_model
+from benchmark.nnunet_oracle import nnunet_mask
 from model.bundle.manifest import load_bundle
 from model.inference.device import choose_device
 from model.inference.options import SegmentOptions
@@ -146,12 +147,12 @@ def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(plans, dataset, words, message, tmp_path, capsys) -> None:
-    if "names" in dataset:
-        plans = plans | {}
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of())
     made = plans_of(**plans)
     if dataset.get("names") == ("MR", "T2"):
         made["foreground_intensity_properties_per_channel"] = {}
-    folder = write_model(tmp_path / "model", made, dataset_of(**dataset))
+    (folder / "plans.json").write_text(json.dumps(made))
+    (folder / "dataset.json").write_text(json.dumps(dataset_of(**dataset)))
     assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b"), *words]) != 0
     assert message in capsys.readouterr().err and not (tmp_path / "b/one").exists()
 
