@@ -6,6 +6,10 @@
 #   MEMORY       limit of the container; default 30g, the platform's
 #   SKIP_BUILD   1: test the image that is there
 #   TEST_FOLDER  folder with input/ and expected_output/, or expected_output_<bundle>/; default test
+[ $# -eq 0 ] || {
+  echo "usage: ./test.sh, without arguments; environment variables choose, as the head of the file says; got: $*" >&2
+  exit 2
+}
 case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 

@@ -125,10 +125,12 @@ def dataset_of(
     return found | {"numTraining": 1, "file_ending": ".nii.gz"} | ({"regions_class_order": regions} if regions else {})
 
 
-def random_state(plans: dict[str, Any], dataset: dict[str, Any], organs: int = 0, seed: int = 7) -> dict[str, Tensor]:
+def random_state(
+    plans: dict[str, Any], dataset: dict[str, Any], organs: int = 0, seed: int = 7, background: float = 0.3
+) -> dict[str, Tensor]:
     """network_weights of a checkpoint: nnU-Net's names, its doubled ones too, and its axes, with random values.
 
-    organs: classes of an organ head. Most of a study is background by these weights, and not all.
+    organs: classes of an organ head. background: the bias of its logit, so that most of a study is background.
     """
     label = next(name for name in dataset["labels"] if name not in ("background", "ignore"))
     described = describe(plans, dataset, "3d_fullres", channels=("CT", "PET"), lesion=label, organs=organs)
@@ -148,7 +150,7 @@ def random_state(plans: dict[str, Any], dataset: dict[str, Any], organs: int = 0
             kept[f"{head}{number}.bias"] = torch.zeros(count)
     last = kept[f"decoder.seg_layers.{len(network.widths) - 2}.bias"]
     last[:] = -0.3 if network.regions else 0
-    last[0] = -0.3 if network.regions else 0.3
+    last[0] = -0.3 if network.regions else background
     return with_repeats(kept)
 
 
@@ -171,6 +173,7 @@ def write_model(
     organs: int = 0,
     prefix: str = "",
     mirrored: tuple[int, ...] = (0, 1, 2),
+    background: float = 0.3,
 ) -> Path:
     """A model's folder below `folder`. organs: classes of an organ head; prefix: before every tensor's name."""
     model = folder / FOLDER
@@ -178,7 +181,7 @@ def write_model(
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset))
     for fold in folds:
-        state = random_state(plans, dataset, organs, seed=7 if fold == "all" else int(fold))
+        state = random_state(plans, dataset, organs, 7 if fold == "all" else int(fold), background)
         (model / f"fold_{fold}").mkdir()
         torch.save(
             {

@@ -2,33 +2,43 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
 
 def nnunet_mask(
-    model: Path, images: tuple[sitk.Image, sitk.Image], folder: Path, folds: Sequence[int | str], mirrored: bool = True
-) -> np.ndarray:
-    """The label map (z, y, x) of nnU-Net's predictor with its sums in float32, and without the organ head."""
+    model: Path,
+    channels: Sequence[sitk.Image],
+    folder: Path,
+    folds: Sequence[int | str],
+    mirrored: bool = True,
+    float32: bool = True,
+) -> NDArray[np.integer[Any]]:
+    """The label map (z, y, x) of nnU-Net's predictor on the CPU, without the organ head.
+
+    channels: the images in the model's order; folder: for the files that it reads. float32: its sums of logits and of
+    window weights are float32; otherwise they are in half precision, as it is published.
+    """
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ.setdefault(name, str(folder))
     os.environ.setdefault("nnUNet_def_n_proc", "1")  # its threads; by default 8, however few cores there are
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # type: ignore[import-not-found]
 
-    files = [folder / "study_0000.nii.gz", folder / "study_0001.nii.gz"]
-    for file, image in zip(files, images[::-1], strict=True):
-        sitk.WriteImage(image, str(file))
+    files = [str(folder / f"study_{number:04d}.nii.gz") for number in range(len(channels))]
+    for file, image in zip(files, channels, strict=True):
+        sitk.WriteImage(image, file)
     predictor = nnUNetPredictor(
         use_mirroring=mirrored, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
-    with _plain_weights(), _sums_in_float32():
+    with _plain_weights(), _sums_in_float32() if float32 else nullcontext():
         predictor.initialize_from_trained_model_folder(str(model), list(folds), "checkpoint_final.pth")
-        found = predictor.predict_from_files_sequential([[str(file) for file in files]], None)
+        found = predictor.predict_from_files_sequential([files], None)
     return np.asarray(found[0])
 
 

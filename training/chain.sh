@@ -4,6 +4,11 @@
 # KIND slices: the same chain for the 2-D network, whose encoder is not pre-trained by Models Genesis.
 # Every command is one that training/README.md explains; PYTHON chooses the interpreter (default .venv/bin/python).
 set -euo pipefail
+case ${1:-} in -*)
+  echo "usage: training/chain.sh [FOLDER [KIND]], got $*; KIND is volumes or slices" >&2
+  exit 2
+  ;;
+esac
 cd "$(dirname "$0")/.."
 run=${1:-runs/chain}
 python=${PYTHON:-.venv/bin/python}
