@@ -15,20 +15,22 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 
 from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, segments_of, sources_from, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, plain_text, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
 SERIES_NUMBER = 9001  # above the numbers that scanners use
+LONGEST_COMMENT = 1024  # characters; LT may have 10,240
 
 
-def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
+def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str, terms: str = "") -> bytes:
     """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
     weights: the bundle's name and method, shown as the algorithm. run: names all that the lesions depend on
-    besides the PET; the same run gives the same UIDs. Without lesions there is one segment of empty frames: "nothing
-    found" is a result, too. Raises CaseError, or an error of highdicom, where headers cannot be referred to.
+    besides the PET; the same run gives the same UIDs. terms: licence and citation of the weights, for ImageComments.
+    Without lesions there is one segment of empty frames: "nothing found" is a result, too. Raises CaseError, or an
+    error of highdicom, where headers cannot be referred to.
     """
     sources = sources_from(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
@@ -40,6 +42,8 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
     segments, labels = segments_of(numbers)
     made = _segmentation(segments, labels, sources, weights, run)
     identity_of(headers[0]).fill(made)
+    if terms:
+        made.ImageComments = plain_text(terms, LONGEST_COMMENT)
     return as_bytes(made)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
+from model.bundle.licence import spelt_out
 from model.bundle.manifest import Bundle, chosen_bundle
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.cluster import score_on_cluster
@@ -49,7 +50,11 @@ def run(options: Namespace) -> None:
 def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> None:
     """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
     about = About(
-        weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
+        weights=f"{bundle.manifest.name} ({bundle.manifest.method})",
+        weights_sha256=bundle.sha256,
+        made=datetime.now(),
+        licence=spelt_out(bundle.manifest.licence),
+        citation=bundle.manifest.citation,
     )
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})

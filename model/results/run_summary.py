@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import torch
 
 from model import RESEARCH, __version__
+from model.bundle.licence import spelt_out
 from model.bundle.manifest import Bundle
 from model.files import peak_memory_bytes
 from model.inference.device import Device
@@ -39,7 +40,7 @@ def make_report(
             "method": bundle.manifest.method,
             "manifest_sha256": bundle.sha256,
             "members": [{"sha256": m.sha256, "weight": m.weight} for m in bundle.manifest.members],
-            "licence": bundle.manifest.licence,
+            "licence": spelt_out(bundle.manifest.licence),
             "citation": bundle.manifest.citation,
         },
         "run": {
@@ -66,8 +67,11 @@ def make_report(
 def summary(report: dict[str, Any], mask_path: str) -> list[str]:
     """The report in a few lines for a person."""
     stages = "  ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
+    weights = report["weights"]
+    cite = f"; cite: {weights['citation']}" if weights["citation"] else ""
     return [
         f"found: {report['lesions']} lesions, {report['volume_ml']:.1f} ml",
         f"mask:  {mask_path}",
+        f"weights: {weights['name']}, licence {weights['licence']}{cite}",
         f"seconds: {stages}",
     ]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.manifest import WEIGHTS
 from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
 from model.errors import ConfigError, WeightsError
@@ -50,7 +51,9 @@ def run(options: argparse.Namespace) -> None:
             print(check_model(path, options))
         return
     folder = import_nnunet(options) if nnunet else import_checkpoints(options)
-    print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
+    if options.licence == UNKNOWN:
+        print("warning: the licence of these weights is unknown: --licence TEXT says it, in every report", flush=True)
+    print(f"wrote '{folder}', licence {spelt_out(options.licence)}; segment with: process.py --weights '{folder}'")
 
 
 def check_options(options: argparse.Namespace, nnunet: bool) -> None:
@@ -307,7 +310,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training mix needs the same "
         "in all its bundles)",
     )
-    add("--licence", default="unknown", help="of the weights (default: unknown, so that you must not pass them on)")
+    add("--licence", default=UNKNOWN, help="of the weights (default: unknown, so that you must not pass them on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
     add_nnunet_options(parser.add_argument_group("models of nnU-Net v2"))

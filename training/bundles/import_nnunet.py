@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.settings import Crop, Intensity, Network
 from model.errors import WeightsError
 from model.files import sha256_of
@@ -24,8 +25,6 @@ from training.bundles.write import check_bundle_name, check_not_there, write_bun
 from training.runs.checkpoint_reader import read_checkpoint
 
 ROOTS = ("network_weights",)
-UNKNOWN = "unknown"
-NON_COMMERCIAL = "not for commercial use"
 USE = "Research only. Not a medical device. The weights are their authors': pass them on only by their licence."
 METHOD = "nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)"
 
@@ -190,9 +189,3 @@ def describe_network(network: Network) -> str:
 def parameters(network: Network) -> int:
     """How many numbers a network learns."""
     return sum(tensor.numel() for tensor in skeleton(network).parameters())
-
-
-def spelt_out(licence: str) -> str:
-    """The licence, with what NC means."""
-    tokens = licence.upper().replace("-", " ").split()
-    return f"{licence} ({NON_COMMERCIAL})" if "NC" in tokens and NON_COMMERCIAL not in licence else licence
