@@ -13,8 +13,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
-from make_dicom_studies import make
 from program import run_process
+from tiny_batches import dicom_studies, image_study
 
 from benchmark.nnunet_cases import LEAST_DICE, LEAST_SAME, dice, same_share
 from benchmark.nnunet_models import FOLDER, dataset_of, plans_of, write_model
@@ -61,8 +61,8 @@ def release(folder: Path, archive: Path) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """The model's own folder, of two folds with an organ head, on coarse voxels."""
-    plans = plans_of(residual=True, widths=[4, 8, 12], spacing=[9.0, 9.0, 9.0], patch_size=[32, 32, 32])
+    """The model's own folder, of two folds with an organ head, on voxels of 5 mm."""
+    plans = plans_of(residual=True, widths=[4, 8, 12], spacing=[5.0, 5.0, 5.0])
     folder = tmp_path_factory.mktemp("nnunet")
     return write_model(folder / DATASET, plans, dataset_of(), folds=(0, 1), organs=11)
 
@@ -71,9 +71,8 @@ def model(tmp_path_factory) -> Path:
 def roads(model: Path, tmp_path_factory) -> dict[str, Path | str]:
     """What the three commands printed and where they wrote."""
     root = tmp_path_factory.mktemp("hospital")
-    archive, studies = root / "released.zip", root / "studies"
+    archive, studies = root / "released.zip", dicom_studies(root / "studies", 1)
     release(model.parent.parent, archive)
-    study = make(studies, 0)
     checked = run("-m", "training", "import", archive, "--check")
     assert checked.returncode == 0, checked.stderr
     words = ["--licence", LICENCE, "--citation", CITATION, "--no-mirroring", "--store", "float32"]
@@ -84,7 +83,7 @@ def roads(model: Path, tmp_path_factory) -> dict[str, Path | str]:
     assert scored.returncode == 0, scored.stderr
     (folder,) = (results / "studies").iterdir()
     printed = {"checked": checked.stdout, "imported": imported.stdout}
-    return {"study": study, "bundle": bundle, "results": results, "folder": folder} | printed
+    return {"studies": studies, "bundle": bundle, "results": results, "folder": folder} | printed
 
 
 def test_check_and_import_say_what_the_model_is(roads) -> None:
@@ -105,14 +104,16 @@ def test_every_output_tells_licence_and_citation(roads) -> None:
 
 
 def test_process_prints_licence_and_citation(roads, tmp_path) -> None:
-    done = run_process("--input", ROOT / "test/input", "--output", tmp_path, "--weights", roads["bundle"])
+    study = image_study(tmp_path / "study")
+    pair = (study / "study_pet.mha", study / "study_ct.mha")
+    done = run_process("--input", *pair, "--output", tmp_path / "out", "--weights", roads["bundle"])
     assert done.returncode == 0, done.stderr
     assert f"weights: public, licence {SPELT_OUT}; cite: {CITATION}" in done.stdout
 
 
 def test_the_mask_of_dicom_is_that_of_nnunet(model: Path, roads, tmp_path) -> None:
     pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
-    placed = place(read_dicom(roads["study"], Limits()).case, -1e6, Stopwatch())
+    placed = place(read_dicom(roads["studies"], Limits()).case, -1e6, Stopwatch())
     images = []
     for array in (placed.hu, placed.suv):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.float32))
