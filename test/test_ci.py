@@ -59,6 +59,7 @@ def test_run_trains_in_a_temporary_folder_and_removes_it(tree: Path, tmp_path_fa
         "bundles",
         "diwa",
         "chain-slices",
+        "chain-resenc",
         "table2-smoke",
         "table3-smoke",
         "wholebody-smoke",

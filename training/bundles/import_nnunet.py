@@ -131,7 +131,9 @@ def describe_checkpoint(
 ) -> Described:
     """The settings of a model whose checkpoint has these tensors and other entries."""
     mirrored = others.get("inference_allowed_mirroring_axes")
-    if mirrored is not None and not (isinstance(mirrored, (tuple, list)) and set(mirrored) <= {0, 1, 2}):
+    if mirrored is not None and not (
+        isinstance(mirrored, (tuple, list)) and all(axis in (0, 1, 2) for axis in mirrored)
+    ):
         raise WeightsError(f"'{file}': inference_allowed_mirroring_axes must be axes 0 to 2, got {str(mirrored)[:60]}")
     init = others.get("init_args")
     configuration = init.get("configuration") if isinstance(init, dict) else None

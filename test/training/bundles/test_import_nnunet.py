@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
-
 from benchmark.nnunet_cases import (
     CASES,
     LEAST_DICE,
@@ -28,6 +26,7 @@ from training.__main__ import main
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_mask_is_that_of_nnunet(name: str, tmp_path) -> None:
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
     case = CASES[name]
     model, images = case.write(tmp_path / "model"), made_study(case)
     expected = case.theirs(model, images, tmp_path)
