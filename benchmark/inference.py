@@ -30,10 +30,11 @@ from benchmark.command import joined, parser_for
 from benchmark.contenders.monai import Task
 from benchmark.contenders.start import MODULES, Runs, find_contenders, run_in_turn
 from benchmark.record import figure, print_and_write, record, table
-from benchmark.roofline import EDGE, matrix_rate, operations
+from benchmark.roofline import EDGE, matrix_rate
 from benchmark.synthetic import ct_size_for, make_bundle, make_study
 from model.bundle.settings import Network
 from model.inference.device import choose_device
+from model.networks.operations import operations
 
 LEAST_DICE = 0.0005  # a smaller change of agreement does not count
 STAGES = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, UNetStage
-from model.bundle.settings import Network, Window
+from model.bundle.settings import Intensity, Network, Part, Window
 from model.errors import ConfigError
 from model.schema import SettingError
 
@@ -84,16 +84,19 @@ def describe(
         order, warnings = channel_order(dataset, plans, channels)
         outputs = outputs_of(dataset, lesion)
         network = network_of(settings, axes, outputs, organs)
+        window = Window(
+            size=_turned(patch, axes),
+            overlap=overlap,
+            weighting="nnunet",
+            placing="even",
+            mirrored=tuple(sorted("xyz"[axes.index(axis)] for axis in mirrored or ())),
+        )
+        preprocessing = preprocessing_of(settings, plans, axes, order)
+        Part(network=network, intensity=Intensity(), window=window, preprocessing=preprocessing)  # fit together?
         return Described(
             network=network,
-            window=Window(
-                size=_turned(patch, axes),
-                overlap=overlap,
-                weighting="nnunet",
-                placing="even",
-                mirrored=tuple(sorted("xyz"[axes.index(axis)] for axis in mirrored or ())),
-            ),
-            preprocessing=preprocessing_of(settings, plans, axes, order),
+            window=window,
+            preprocessing=preprocessing,
             channels=order,
             axes=axes,
             warnings=tuple(warnings),

@@ -68,7 +68,8 @@ def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
     folder = write_model(tmp_path / "model", plans_of(), dataset_of(names=("CT", "CT")), folds=(0, 1))
     assert main(["import", str(folder), "--check", "--output-folder", str(tmp_path / "bundles")]) == 0
     printed = capsys.readouterr().out
-    assert "16 passes a window" in printed and "taken as CT" in printed and not (tmp_path / "bundles").exists()
+    assert "16 passes a window" in printed and "TFLOP a pass; a study of 400 x 400 x 326 voxels" in printed
+    assert "taken as CT" in printed and not (tmp_path / "bundles").exists()
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ ARCHITECTURE = (*CONFIGURATION, "architecture")
         ((*CONFIGURATION, "spacing"), None, "'spacing' is not there"),
         ((*CONFIGURATION, "patch_size"), None, "is 2-D (patch_size None)"),
         ((*CONFIGURATION, "patch_size"), [0, 16, 16], "of plans.json cannot be run: Window.size[2]"),
+        ((*CONFIGURATION, "patch_size"), [16, 16, 18], "cannot be run: window.size [18, 16, 16] must be multiples of"),
         ((*CONFIGURATION, "spacing"), [3.0, 5.0], "not as nnU-Net writes it"),
         ((*CONFIGURATION, "spacing"), [3.0, 5.0, 1e9], "spacing_mm must be from 0.1 to 50"),
         ((*CONFIGURATION, "normalization_schemes"), ["CTNormalization"], "not as nnU-Net writes it"),
