@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmark.nnunet_models import FOLDER, dataset_of, plans_of, write_model
 from training.__main__ import main
@@ -185,3 +186,22 @@ def test_json_that_is_none_is_named(name: str, content: str, model: Path, capsys
     (model / name).write_text(content)
     code, _, error = check(model, capsys)
     assert code == 4 and name in error and "fetch it again" in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network_weights": None}, "network_weights"),
+        ({"network_weights": {}}, "tensors missing"),
+        ({"inference_allowed_mirroring_axes": [0, 7]}, "must be axes 0 to 2, got [0, 7]"),
+        ({"inference_allowed_mirroring_axes": [[0], [1]]}, "must be axes 0 to 2"),
+        ({"init_args": {"configuration": "3d_lowres"}}, "plans.json has no configuration '3d_lowres'"),
+    ],
+)
+def test_a_checkpoint_with_other_contents_is_named(changes, message, model: Path, tmp_path, capsys) -> None:
+    path = model / "fold_0/checkpoint_final.pth"
+    content = torch.load(path, weights_only=False) | changes
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    code = main(["import", str(model), "--name", "one", "--output-folder", str(tmp_path / "b")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert code in (2, 4) and message in error and not (tmp_path / "b/one").exists(), error
