@@ -322,7 +322,11 @@ def add_nnunet_options(group: Any) -> None:
     add("--check", action="store_true", help="say whether the model can be run and what it costs; write nothing")
     add("--folds", nargs="+", metavar="FOLD", help="which folds: of 0 1 2 3 4, or all (default: all that are there)")
     add("--checkpoint", choices=("final", "best"), default="final", help="of each fold (default: final)")
-    add("--configuration", metavar="NAME", help="which, if there are several, for example 3d_fullres")
+    add(
+        "--configuration",
+        metavar="NAME",
+        help="which, if there are several: 3d_fullres, or a folder as the error lists it (default: the only one)",
+    )
     add("--and", dest="and_model", type=Path, metavar="MODEL2", help="a second model; the bundle votes as both")
     add("--no-mirroring", action="store_true", help="see every window once (default: mirrored as the model allows)")
     add("--step", type=float, default=0.5, help="step of the windows, as a share of their edge (default: 0.5)")
