@@ -47,7 +47,7 @@ def organs_seg(
     segment_of = np.zeros(256, np.uint8)
     segment_of[found] = range(1, len(found) + 1)
     segments: NDArray[np.uint8] = segment_of[labels]
-    run = f"{run} {hashlib.sha256(segments.tobytes()).hexdigest()}"
+    run = f"{run} {hashlib.sha256(np.ascontiguousarray(labels, np.uint8).tobytes()).hexdigest()}"
     descriptions = []
     for number, label in enumerate(found, start=1):
         name = names[label - 1]

@@ -114,6 +114,8 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
             if ending != job.options.mask_ending:
                 return False  # a map is not converted into another format
         if job.options.organs:
+            if "organs_sha256" not in batch:
+                return False
             wanted.append(f"organs{ending}")
         folder = job.output / STUDIES / name
         if not all((folder / file).is_file() for file in wanted):
