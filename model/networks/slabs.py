@@ -81,9 +81,6 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, o
     Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without that head.
     """
     buffers = {} if buffers is None else buffers
-    if organs:
-        both: Any = network.with_organs
-        return torch.cat(both(image), dim=1)
     match network:
         case Fused():
             one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
@@ -100,7 +97,8 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, o
         case LateFeatures():
             return _late_features(network, image, buffers)
         case _:
-            out: Tensor = network(image)
+            both: Any = network
+            out: Tensor = torch.cat(both.with_organs(image), dim=1) if organs else network(image)
             return out
 
 
