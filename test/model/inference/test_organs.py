@@ -204,6 +204,8 @@ def test_on_a_gpu_the_map_is_that_of_the_cpu(bundle, cpu) -> None:
         segment(case, SegmentOptions(bundle=bundle, device=device, with_organs=True))
         for device in (cpu, choose_device("cuda"))
     )
+    alone = segment(case, SegmentOptions(bundle=bundle, device=choose_device("cuda")))
+    assert np.array_equal(alone.mask, there.mask)
     assert there.rung.startswith("cuda") and (here.organs == there.organs).mean() > 0.99
 
 
