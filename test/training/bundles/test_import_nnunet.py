@@ -5,7 +5,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from benchmark.nnunet_cases import (
     CASES,
@@ -19,8 +21,15 @@ from benchmark.nnunet_cases import (
     same_share,
 )
 from benchmark.nnunet_models import FOLDER, dataset_of, plans_of, study, write_model
+from benchmark.nnunet_oracle import nnunet_mask
 from model.bundle.manifest import load_bundle
+from model.inference.device import choose_device
+from model.inference.options import SegmentOptions
+from model.inference.segment import segment
+from model.study.reading import read_case
 from training.__main__ import main
+
+ELEVEN = {"background": 0} | {f"organ {number}": number for number in range(1, 10)} | {"tumor": 10}
 
 
 @pytest.mark.slow
@@ -34,6 +43,48 @@ def test_the_mask_is_that_of_nnunet(name: str, tmp_path) -> None:
     assert LEAST_LESION < expected.mean() < MOST_LESION, "a mask that could be right by chance"
     assert same_share(found, expected) >= LEAST_SAME
     assert dice(found, expected) >= LEAST_DICE
+
+
+@pytest.mark.slow
+def test_the_organs_are_those_of_nnunet_with_the_organ_head_as_its_head(tmp_path) -> None:
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
+    folds = (0, 1)
+    folder = write_model(tmp_path / "model", plans_of(residual=True), dataset_of(), folds=folds, organs=11)
+    as_lesions = write_model(tmp_path / "organs", plans_of(residual=True), dataset_of(ELEVEN), folds=folds)
+    for fold in folds:
+        file = f"fold_{fold}/checkpoint_final.pth"
+        checkpoint = torch.load(folder / file, weights_only=False)
+        found = checkpoint["network_weights"]
+        checkpoint["network_weights"] = {
+            name: found[name.replace("decoder.seg_layers", "decoder.organ_seg_layers")]
+            for name in found
+            if ".organ" not in name
+        }
+        torch.save(checkpoint, as_lesions / file)
+    images = study()
+    expected = nnunet_mask(as_lesions, images[::-1], tmp_path, folds)
+    ours(folder, images, tmp_path)
+    bundle = load_bundle(tmp_path / "bundles/one")
+    case = read_case([tmp_path / "pet.nii.gz", tmp_path / "ct.nii.gz"], bundle.manifest.limits)
+    found = segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu"), with_organs=True)).organs
+    assert len(np.unique(expected)) > 5, "a map that could be right by chance"
+    assert (found == expected).mean() >= LEAST_SAME
+
+
+def test_the_organs_names_are_given_or_assumed_with_a_warning(tmp_path, capsys) -> None:
+    for organs, words, printed in (
+        (11, [], "taken for those of GLOW-FDG and LesionTracer: spleen, kidneys"),
+        (3, [], "nothing says which 2 organs"),
+        (3, ["--organ-names", "liver", "brain"], ""),
+    ):
+        folder = write_model(tmp_path / f"{organs}{len(words)}", plans_of(), dataset_of(), organs=organs)
+        command = ["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b"), "--force"]
+        assert main([*command, *words]) == 0
+        out = capsys.readouterr().out
+        assert printed in out and ("--organ-names" in out) == bool(printed)
+        assert load_bundle(tmp_path / "b/one").manifest.network.organ_names == tuple(words[1:])
+    assert main([*command, "--organ-names", "liver"]) != 0
+    assert "knows 2 organs, got 1 names" in capsys.readouterr().err
 
 
 @pytest.mark.slow
