@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from model import RESEARCH, __version__
+from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
@@ -43,6 +44,7 @@ def check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 to 100000 min, got {getattr(options, name):g}")
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    check_choice_options(options)
     options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):
@@ -82,7 +84,8 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("networks").add_argument
+    group = parser.add_argument_group("networks")
+    add = group.add_argument
     add(
         "--weights",
         default=os.environ.get("LESION_WEIGHTS") or None,
@@ -104,6 +107,7 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "cuda", "cpu"),
         help="auto takes an NVIDIA GPU where one works (default: auto; cost: the CPU is many times slower)",
     )
+    add_choice_options(group)
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:

@@ -136,7 +136,7 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
     """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers = study.job, study.measured[2], study.headers
     run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
-    weights = f"{study.bundle.manifest.name} ({study.bundle.manifest.method})"
+    weights = study.bundle.label
     makers: dict[str, Callable[[], bytes]] = {
         "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run),
         "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run),

@@ -15,6 +15,7 @@ from model.inference.ladder import Rung, ladder_of, run_on_ladder
 from model.inference.mean import MeanMargin, PartMean, Spread
 from model.inference.member import run_member
 from model.inference.options import SegmentOptions
+from model.inference.pace import Pace
 from model.inference.sliding import Size
 from model.inference.view import StudyView
 from model.inference.windows import bright_windows, count_windows, windows_at_a_time
@@ -55,12 +56,19 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
     starts = bright_windows(image, parts[0], manifest.skip_suv)
     all_windows = [count_windows(view.size(part), part) for part in parts]
     windows = all_windows if starts is None else [len(starts)] * len(parts)
+    pace = Pace(
+        options.bundle,
+        lambda part: count_windows(view.size(part), part) if starts is None else len(starts),
+        options.on_estimate,
+        torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None,
+    )
     ladder = ladder_of(device, options.windows_at_a_time or windows_at_a_time(device, parts, shape), shape)
     run = _Run(
         starts=starts,
         watch=watch or Stopwatch(),
         warnings=ladder.warnings,
         on_windows=lambda done: options.on_windows(done, sum(windows)),
+        pace=pace,
     )
     spread = Spread(view.shape) if options.with_disagreement else None
     mean = MeanMargin(manifest.combine, manifest.kind == "mixed")
@@ -103,6 +111,7 @@ class _Run:
     watch: Stopwatch
     warnings: list[str]
     on_windows: Callable[[int], None]
+    pace: Pace
     buffers: slabs.Buffers = field(
         default_factory=dict
     )  # for the next window; a GPU needs none: torch keeps its memory
@@ -149,7 +158,9 @@ def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
 
     def predict(patches: Tensor) -> Tensor:
         with run.watch.stage("network"):
-            return slabs.forward(network, patches, buffers)
+            logits = slabs.forward(network, patches, buffers)
+        run.pace.passed(turn.part, len(patches), rung.device.type == "cuda")
+        return logits
 
     def on_windows(more: int) -> None:
         nonlocal done
