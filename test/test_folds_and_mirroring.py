@@ -45,7 +45,7 @@ def test_a_fold_without_mirroring_gives_the_mask_of_a_bundle_that_has_only_that(
     expected, _, _ = mask_and_report(images, tmp_path / "a", alone)
     found, report, done = mask_and_report(images, tmp_path / "b", two_folds, "--folds", 1, "--mirroring", "none")
     whole, usual, _ = mask_and_report(images, tmp_path / "c", two_folds)
-    assert 0.01 < expected.mean() < 0.99 and (whole != expected).any()
+    assert 20 < expected.sum() < expected.size / 2 and (whole != expected).any()
     np.testing.assert_array_equal(found, expected)
     assert "both (eoa, folds 1, not mirrored) on CPU" in done.stdout and ", float32" in done.stdout
     assert report["run"]["passes_a_window"] == 1 and report["run"]["precision"] == "float32"
@@ -62,9 +62,7 @@ def test_the_environment_chooses_too_and_what_goes_beyond_the_manifest_is_a_warn
     _, report, done = mask_and_report(images, tmp_path / "a", weights, **chosen)
     assert report["run"]["passes_a_window"] == 4 and report["run"]["precision"] == "bfloat16"
     assert report["weights"]["changes"] == ["folds 0 2", "mirrored along x"]
-    beyond = [
-        warning for warning in report["warnings"] if "--mirroring fast mirrors along x, which the manifest" in warning
-    ]
+    beyond = [warning for warning in report["warnings"] if "--mirroring fast mirrors along x, which" in warning]
     assert len(beyond) == 1 and f"warning: {beyond[0]}" in done.stderr
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.settings import Part
+from model.inference import pace
 from model.inference.device import Device
 from model.inference.ensemble import vote
 from model.inference.options import SegmentOptions
@@ -152,3 +153,15 @@ def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(bu
     expected = math.sqrt(sum((p - mean) ** 2 for p in chances) / 4)
     torch.testing.assert_close(found.disagreement, torch.full((40, 20, 20), expected))
     assert run(networks, bundle, cpu).disagreement is None
+
+
+def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cpu, monkeypatch) -> None:
+    """40 x 20 x 20 voxels in windows of 32^3: two. The tiny bundle has two networks."""
+    monkeypatch.setattr(pace, "LEAST_TIMED_S", 0.0)
+    monkeypatch.setattr(pace, "LEAST_SHOWN_S", 0.0)
+    found: list[tuple[int, pace.TimeEstimate]] = []
+    network = Constant(1.0)
+    run([(1.0, network), (1.0, Constant(2.0))], bundle, cpu, on_estimate=lambda one: found.append((network.calls, one)))
+    ((calls, estimate),) = found
+    assert calls == 2 and (estimate.passes, estimate.windows, estimate.device) == (4, 2, "CPU")
+    assert estimate.words().endswith("on this CPU (2 passes of 2 windows); --method diwa: about 1 s")
