@@ -69,7 +69,7 @@ class WorkerProcess:
             env=os.environ | {"PYTHONPATH": path},
         )
         os.close(writing)
-        self._replies = os.fdopen(reading, encoding="utf-8")
+        self._replies = os.fdopen(reading, "rb", 0)  # no buffer: `select` would not see lines that lie in it
         answer = self._exchange(to_json(self._setup), 0)
         if answer["state"] != "ready":
             self.close()
@@ -111,7 +111,7 @@ class WorkerProcess:
                 self.close()
                 raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
         reply = self._replies.readline()
-        if reply.endswith("\n"):
+        if reply.endswith(b"\n"):
             answer: dict[str, Any] = json.loads(reply)
             return answer
         code = self._child.wait()
