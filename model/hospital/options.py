@@ -23,7 +23,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment and measure tumour lesions in every PET/CT study of a folder, offline.\n" + RESEARCH,
         epilog="The same command goes on where a run was interrupted; studies that failed are tried again. Options\n"
-        "that only add outputs use the masks that are there.",
+        "that only add outputs use the masks that are there. A mask is kept whatever its precision, unless\n"
+        "--precision names another one.",
     )
     _add_folders(parser)
     _add_networks(parser)

@@ -24,7 +24,9 @@ from model.hospital.names import (
 )
 from model.hospital.stored_results import UNFINISHED, precision_in, read_report, usable_mask, with_keys
 
-OTHER_WEIGHTS = "scored by an earlier run with other weights than the last run's (report.json says which)"
+OTHER_WEIGHTS = (
+    "scored by an earlier run with other weights, folds or mirroring than the last run's (report.json says which)"
+)
 NO_DICOM_YET = "the run that scored it ended before its SEG was written; run over its folder of studies again"
 
 
@@ -215,7 +217,9 @@ def _earlier_result(output: Path, name: str, bundle: Bundle) -> Record | None:
     if report is None or result is None or not isinstance(result.row.get("warnings"), list):
         return None
     weights = report.get("weights")
-    other = not isinstance(weights, dict) or weights.get("manifest_sha256") != bundle.sha256
+    other = not isinstance(weights, dict) or (
+        weights.get("manifest_sha256") != bundle.sha256 or weights.get("changes", []) != list(bundle.changes)
+    )
     notes = [OTHER_WEIGHTS] * other + [NO_DICOM_YET] * result.key.startswith(UNFINISHED)
     return dataclasses.replace(result, row=result.row | {"warnings": [*result.row["warnings"], *notes]})
 

@@ -140,7 +140,8 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
             if batch["mask_key"] != job.mask_key:
                 return False
             return _same_images(job.entry, batch["images_stat"], batch["images_sha256"])
-        return _usable_with_one_key(job.entry, batch, bundle)
+        in_float32 = job.mask_key == mask_key_of(bundle, bundle.manifest.limits, job.entry)  # as all older keys say
+        return in_float32 and _usable_with_one_key(job.entry, batch, bundle)
     except (OSError, KeyError, TypeError, ValueError):
         return False
 

@@ -102,6 +102,8 @@ def test_results_of_studies_that_this_run_does_not_find_are_kept(tiny_bundle, tm
     assert list(made.earlier) == [here] and made.earlier[here].row["warnings"] == []
     other = plan(tmp_path, replace(bundle, sha256="0" * 64), records, [one])
     assert other.earlier[here].row["warnings"] == [OTHER_WEIGHTS]
+    folds = plan(tmp_path, replace(bundle, changes=("folds 0",)), records, [one])
+    assert folds.earlier[here].row["warnings"] == [OTHER_WEIGHTS]
 
 
 def test_a_failure_is_kept_unless_its_study_was_looked_for_and_is_gone(tiny_bundle, tmp_path) -> None:
@@ -143,14 +145,14 @@ def scored(tmp_path: Path, bundle, made_in: str, older: bool = False) -> tuple[E
     return one, output
 
 
-@pytest.mark.parametrize("older", [False, True])
-@pytest.mark.parametrize("made_in", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("made_in", "older"),
+    [("float32", False), ("float16", False), ("bfloat16", False), ("float32", True), ("float16", True)],
+)
 @pytest.mark.parametrize("wanted", ["auto", "float32", "float16", "bfloat16"])
 def test_a_study_is_scored_anew_only_for_a_precision_that_was_asked_for(
     tiny_bundle, tmp_path, made_in: str, wanted: str, older: bool
 ) -> None:
-    if older and made_in == "bfloat16":
-        pytest.skip("older versions had no bfloat16")
     bundle = load_bundle(tiny_bundle)
     one, output = scored(tmp_path, bundle, made_in, older)
     entries = FoundStudies(entries=(one,))
@@ -163,6 +165,23 @@ def test_a_study_is_scored_anew_only_for_a_precision_that_was_asked_for(
     assert bool(added.stored) == same
     if same:  # so that the SEG of the mask keeps its UIDs
         assert added.mask_key == with_keys(added, bundle, "float32" if older else made_in).mask_key
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken"), [("auto", True), ("float32", False), ("float16", True), ("bfloat16", False)]
+)
+def test_the_oldest_results_which_have_one_key_were_made_in_float16_on_a_gpu(
+    tiny_bundle, tmp_path, wanted: str, taken: bool
+) -> None:
+    bundle = load_bundle(tiny_bundle)
+    one, output = scored(tmp_path, bundle, "float16", older=True)
+    (path,) = output.glob("studies/*/report.json")
+    report = json.loads(path.read_text())
+    del report["batch"]["mask_key"]
+    path.write_text(json.dumps(report))
+    options = Options(convention="autopet_3")
+    (job,) = make_plan(FoundStudies(entries=(one,)), one.source, output, SALT, {}, bundle, options, wanted).todo
+    assert bool(job.stored) == taken
 
 
 def test_only_jobs_that_need_the_networks_get_the_keys_of_the_runs_precision(tiny_bundle, tmp_path) -> None:
