@@ -10,6 +10,7 @@ from functools import partial
 
 from model.bundle.choice import bundle_of_options
 from model.bundle.manifest import Bundle
+from model.bundle.organs import organ_names
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.batch_precision import auto_precision
 from model.hospital.cluster import score_on_cluster
@@ -43,6 +44,8 @@ def run(options: Namespace) -> None:
     """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
     bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
+    if options.organs:
+        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         plan = plan_of(options, bundle, salt)
@@ -157,6 +160,7 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         disagreement=options.disagreement,
         convention=options.convention,
         named=options.names,
+        organs=options.organs,
     )
     records = read_journal(options.output)
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)

@@ -15,9 +15,10 @@ class SegmentOptions:
 
     voters: networks that are loaded already (`model.networks.weights.load_now`); None: each is loaded when its turn
     comes and let go after it. with_probability: also lesion probabilities. with_disagreement: also the standard
-    deviation of the networks' lesion probabilities, for two more volumes of memory. windows_at_a_time: None: as many
-    as memory holds. on_windows: called with (windows done, windows in all). on_estimate: called once it is known that
-    the networks take a minute or more (`model.inference.pace`).
+    deviation of the networks' lesion probabilities, for two more volumes of memory. with_organs: also the organs, by
+    the networks that have a head for them, for 4 bytes of memory a class and voxel. windows_at_a_time: None: as many as
+    memory holds. on_windows: called with (windows done, windows in all). on_estimate: called once it is known that the
+    networks take a minute or more (`model.inference.pace`).
     """
 
     bundle: Bundle
@@ -25,6 +26,7 @@ class SegmentOptions:
     voters: list[Voter] | None = None
     with_probability: bool = False
     with_disagreement: bool = False
+    with_organs: bool = False
     windows_at_a_time: int | None = None
     on_windows: Callable[[int, int], None] = lambda done, total: None
     on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None

@@ -19,6 +19,7 @@ from threading import Thread
 import pytest
 from conftest import ROOT
 from nnunet_bundles import write_nnunet_bundle
+from organ_bundles import organ_bundle
 from program import run_process
 from tiny_studies import lesion_study, tiny_images, write_study
 
@@ -139,6 +140,19 @@ def test_a_service_runs_the_folds_that_were_chosen(tmp_path) -> None:
     assert mask.read_bytes() == (tmp_path / "alone" / mask.relative_to(output)).read_bytes()
     run = json.loads(report.read_text())["run"]
     assert run["passes_a_window"] == 1 and run["precision"] == "float32"
+
+
+@pytest.mark.slow
+def test_organs_of_a_job_and_a_bundle_that_knows_none(tiny_bundle, make_bundle, tmp_path) -> None:
+    study, output = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
+    words = ["--input", study, "--output", output, "--organs"]
+    bundle = make_bundle(tmp_path / "organs", 1, **organ_bundle())
+    with running(tmp_path / "stderr", *words, "--weights", bundle, LESION_SERVE="1") as service:
+        for _ in range(2):  # the second replaces the first
+            assert ask(service.port, "POST", "/invoke").status == 201, service.stderr.read_text()
+            assert files(output) == ["ct-study_organs.mha", CONTRACT]
+    refused = run_process(*words, "--weights", tiny_bundle, "--port", "0", LESION_SERVE="1")
+    assert refused.returncode == ConfigError.exit_code and "'tiny' has none" in refused.stderr
 
 
 @pytest.mark.slow
