@@ -33,7 +33,6 @@ def has_bfloat16() -> bool:
 
 def bfloat16_in(cpuinfo: str) -> bool:
     """Whether every processor of a text like /proc/cpuinfo's has bfloat16. False if it names no flags."""
-    flags = [
-        line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.partition(":")[0].strip() == "flags"
-    ]
-    return bool(flags) and all(BFLOAT16_FLAGS & set(one) for one in flags)
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    flags = [set(values.split()) for key, _, values in lines if key.strip() == "flags"]
+    return bool(flags) and all(BFLOAT16_FLAGS & one for one in flags)
