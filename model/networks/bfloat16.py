@@ -6,10 +6,10 @@ processor has none, torch's own convolutions would be some hundred times slower 
 numbers are multiplied in float32: a product of two bfloat16 numbers is exact in float32, so only the order of the sums
 differs, as it does between processors.
 
-Two kinds of layers stay float32. Those that read the image or give the logits: they take little time, an image's
-values have more digits than bfloat16's eight bits, and no later layer makes up for what the logits lose. And those of
-few channels: oneDNN computes in blocks of 16, so they gain least, and they lie at full resolution, where rounding shows
-most in a mask.
+Two kinds of layers stay float32. Those that read the image (of a RegNet the first stage, too) or give the logits: they
+take little time, an image's values have more digits than bfloat16's eight bits, and no later layer makes up for what
+the logits lose. And those of few channels: they lie near full resolution, where rounding shows most in a mask, and the
+many operations lie elsewhere.
 """
 
 import copy
@@ -28,11 +28,11 @@ from model.processor import has_bfloat16
 NARROW = torch.bfloat16
 Layer = nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d | nn.Linear
 READS_IMAGE = re.compile(  # names of layers in unet.py, nnunet.py, regnet.py and MONAI's SwinUNETR
-    r"(encoder\.layer1\.0\.conv|encoder\.stem\.conv|encoder\.stages\.0\.0\.conv"
+    r"(encoder\.layer1\.0\.conv|encoder\.stem\.conv|encoder\.s1\.b\d+\..*|encoder\.stages\.0\.0\.conv"
     r"|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv)$"
 )
 GIVES_LOGITS = re.compile(r"(^|\.)(fc|head|organ_head|segmentation_head\.0|out\.conv\.conv)$")
-LEAST_CHANNELS = 16  # of a group, in and out, for bfloat16: oneDNN's block
+LEAST_CHANNELS = 32  # of a group, in and out, for bfloat16: below, real masks changed by more than Dice 0.998
 POOLED_CHANNELS = 8  # at a time: torch's mean over blocks has no bfloat16
 
 
