@@ -165,7 +165,7 @@ def wide_network() -> nn.Module:
 
 @pytest.mark.slow
 def test_in_bfloat16_the_mask_is_that_of_float32_but_near_its_border(bundle, cpu) -> None:
-    """Six layers of 8 bits: a margin is off by about sqrt(6) * 2**-9 of its spread, and no voxel by eight times that."""
+    """Six layers of 8 bits: a margin is off by about sqrt(6) * 2**-9 of its spread, no voxel by eight times that."""
     network, image = wide_network(), torch.rand(2, 40, 32, 32)
     single, narrow = (run([(1, network)], bundle, device, image).margin for device in (cpu, IN_BFLOAT16))
     assert narrow.dtype == torch.float32 and not torch.equal(single, narrow)
