@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.networks import strided
 from model.networks.fused import Fused, can_fuse
+from model.networks.fused_strided import FusedStrided, can_fuse_strided
 from model.networks.kernels import kernels, why_unavailable
+from model.networks.nnunet import StridedUNet
 from model.networks.regnet import RegNetUNet
 from model.networks.unet import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 
-SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # the most that the input of a convolution over one slab takes
+SLAB_BYTES = strided.SLAB_BYTES
 LAST = torch.channels_last_3d
 Read = Callable[[int, int], Sequence[Tensor]]  # gives rows [low, high) along X of an image, as groups of its channels
 Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffers, kept for the next window
@@ -36,6 +39,8 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
     if isinstance(network, RegNetUNet):
         flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return flat
+    if isinstance(network, StridedUNet):
+        return _prepared_strided(network, device, precision)
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return network.to(device)
     original = network = without_batch_norm(network)
@@ -48,6 +53,25 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
     if precision == torch.float16 and can_fuse(original) and (compiled := kernels(device)):
         return Fused(original.to(device), out, compiled)
     return out
+
+
+def _prepared_strided(network: StridedUNet, device: torch.device, precision: torch.dtype) -> nn.Module:
+    """Of nnU-Net's kind. On a GPU with the kernels there is no copy for torch's operations until an image needs it."""
+
+    def plain() -> nn.Module:
+        copied = network
+        if precision != torch.float32:
+            copied = copy.deepcopy(network)
+            for module in copied.modules():
+                if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                    module.to(precision)
+        out: nn.Module = copied.to(memory_format=LAST)  # type: ignore[call-overload]
+        return out
+
+    network = network.to(device)
+    if precision == torch.float16 and can_fuse_strided(network) and (compiled := kernels(device)):
+        return FusedStrided(network, plain, compiled)
+    return plain()
 
 
 def without_batch_norm(network: nn.Module) -> nn.Module:
@@ -69,18 +93,26 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
 
 def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
     """Why `prepared` gives no `Fused` for a network that could be one; None if it does, or the network could not."""
-    return why_unavailable(device) if precision == torch.float16 and can_fuse(network) else None
+    can_be_fused = can_fuse(network) or can_fuse_strided(network)
+    return why_unavailable(device) if precision == torch.float16 and can_be_fused else None
 
 
 @torch.no_grad()
-def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None) -> Tensor:
+def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, organs: bool = False) -> Tensor:
     """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
 
     network: from `prepared`; a network that is no U-Net runs as it is. buffers: of earlier windows; this window uses
-    them and adds to them. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
+    them and adds to them. organs: the logits of the network's organ head follow those of lesion. Makes no gradients.
+    Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without that head.
     """
     buffers = {} if buffers is None else buffers
     match network:
+        case StridedUNet():
+            return strided.logits(network, image, organs)
+        case FusedStrided():
+            one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
+            found: Tensor = network(image, organs) if one_slab else forward(network.plain(), image, buffers, organs)
+            return found
         case Fused():
             one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
             whole: Tensor = network(image) if one_slab else forward(network.plain, image, buffers)
