@@ -106,9 +106,6 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, o
     Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without that head.
     """
     buffers = {} if buffers is None else buffers
-    if organs:
-        both: Any = network.with_organs
-        return torch.cat(both(image), dim=1)
     match network:
         case StridedUNet():
             return strided.logits(network, image, organs)
