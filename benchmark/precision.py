@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.command import parser_for
-from benchmark.inference import LEAST_DICE, agreement_of
+from benchmark.inference_tables import LEAST_DICE, agreement_of
 from benchmark.record import figure, print_and_write, record, table
 from model.bundle.manifest import Bundle, chosen_bundle
 from model.errors import CaseError

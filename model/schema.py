@@ -17,7 +17,19 @@ from model.errors import ConfigError
 
 T = TypeVar("T")
 LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought
-    ("stages", "bias", "organs", "lesion", "regions", "placing", "mirrored", "preprocessing", "citation", "fold")
+    (
+        "stages",
+        "bias",
+        "organs",
+        "organ_names",
+        "lesion",
+        "regions",
+        "placing",
+        "mirrored",
+        "preprocessing",
+        "citation",
+        "fold",
+    )
 )
 LONGEST_VALUE = 60  # characters of a value in a message
 PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")  # the end of msgspec's messages: the key's path

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.networks import strided
 from model.networks.bfloat16 import conv3d, narrowed
 from model.networks.fused import Fused, can_fuse
+from model.networks.fused_strided import FusedStrided, can_fuse_strided
 from model.networks.kernels import kernels, why_unavailable
+from model.networks.nnunet import StridedUNet
 from model.networks.regnet import RegNetUNet
 from model.networks.unet import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, UNet
 
-SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # the most that the input of a convolution over one slab takes
+SLAB_BYTES = strided.SLAB_BYTES
 LAST = torch.channels_last_3d
 Read = Callable[[int, int], Sequence[Tensor]]  # gives rows [low, high) along X of an image, as groups of its channels
 Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffers, kept for the next window
@@ -40,6 +43,8 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
         network = narrowed(network) if on_cpu else network
         flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return flat
+    if isinstance(network, StridedUNet):
+        return _prepared_strided(network, device, precision)
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return narrowed(network) if on_cpu else network.to(device)
     original = network = without_batch_norm(network)
@@ -54,6 +59,27 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
     if precision == torch.float16 and can_fuse(original) and (compiled := kernels(device)):
         return Fused(original.to(device), out, compiled)
     return out
+
+
+def _prepared_strided(network: StridedUNet, device: torch.device, precision: torch.dtype) -> nn.Module:
+    """Of nnU-Net's kind. On a GPU with the kernels there is no copy for torch's operations until an image needs it."""
+
+    def plain() -> nn.Module:
+        copied: nn.Module = network
+        if precision != torch.float32 and device.type == "cpu":
+            copied = narrowed(network)
+        elif precision != torch.float32:
+            copied = copy.deepcopy(network)
+            for module in copied.modules():
+                if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                    module.to(precision)
+        out: nn.Module = copied.to(memory_format=LAST)  # type: ignore[call-overload]
+        return out
+
+    network = network.to(device)
+    if precision == torch.float16 and can_fuse_strided(network) and (compiled := kernels(device)):
+        return FusedStrided(network, plain, compiled)
+    return plain()
 
 
 def without_batch_norm(network: nn.Module) -> nn.Module:
@@ -75,18 +101,26 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
 
 def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dtype) -> str | None:
     """Why `prepared` gives no `Fused` for a network that could be one; None if it does, or the network could not."""
-    return why_unavailable(device) if precision == torch.float16 and can_fuse(network) else None
+    can_be_fused = can_fuse(network) or can_fuse_strided(network)
+    return why_unavailable(device) if precision == torch.float16 and can_be_fused else None
 
 
 @torch.no_grad()
-def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None) -> Tensor:
+def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, organs: bool = False) -> Tensor:
     """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
 
     network: from `prepared`; a network that is no U-Net runs as it is. buffers: of earlier windows; this window uses
-    them and adds to them. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
+    them and adds to them. organs: the logits of the network's organ head follow those of lesion. Makes no gradients.
+    Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without that head.
     """
     buffers = {} if buffers is None else buffers
     match network:
+        case StridedUNet():
+            return strided.logits(network, image, organs)
+        case FusedStrided():
+            one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
+            found: Tensor = network(image, organs) if one_slab else forward(network.plain(), image, buffers, organs)
+            return found
         case Fused():
             one_slab = network.joined_bytes(image) <= SLAB_BYTES["cuda"]
             whole: Tensor = network(image) if one_slab else forward(network.plain, image, buffers)
@@ -197,7 +231,7 @@ def _block(block: Any, read: Read, target: Tensor) -> Tensor:
         image = conv3d(conv, joined, 1)
         del parts, joined
         if narrow_on_cpu and not isinstance(norm, nn.Identity):
-            return _normed_by_slabs(norm, image, _moments(image), image.to(target.dtype), edge)
+            return _normed_by_slabs(norm, image, strided.moments(image), image.to(target.dtype), edge)
         return functional.selu_(_normed(norm, image)).to(target.dtype)
     if isinstance(norm, nn.Identity):
         for first, slab in _slabs(conv, read, target, rows):
@@ -205,7 +239,7 @@ def _block(block: Any, read: Read, target: Tensor) -> Tensor:
         return target
     sums = [torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device) for _ in range(3)]
     for first, slab in _slabs(conv, read, target, rows):
-        mean, variance = _moments(slab)
+        mean, variance = strided.moments(slab)
         target[:, :, first : first + slab.shape[2]] = slab
         for total, more in zip(sums, (torch.ones_like(mean), mean, variance + mean**2), strict=True):
             total += more * slab.shape[2]
@@ -267,17 +301,6 @@ def _normed(norm: Any, image: Tensor) -> Tensor:
 def normed_as_batch(norm: Any, image: Tensor) -> Tensor:
     """Instance normalisation of one image (1, C, X, Y, Z)."""
     return functional.batch_norm(image, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-
-
-def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every channel of every image, (B, C) float64."""
-    if image.device.type == "cpu":  # var_mean is twenty times slower there
-        # float32: of bfloat16 it would give bfloat16
-        pairs = [torch.batch_norm_update_stats(one.float(), None, None, 0.0) for one in _one_by_one(image)]
-        mean, variance = (torch.stack(part) for part in zip(*pairs, strict=True))
-    else:
-        variance, mean = torch.var_mean(image.float(), (2, 3, 4), correction=0)
-    return mean.double(), variance.double()
 
 
 def _one_by_one(images: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmark import inference
+from benchmark import inference_tables
 from benchmark.contenders import start
 from benchmark.record import read
 
@@ -54,7 +54,7 @@ def test_a_contender_that_cannot_be_imported_is_named_and_is_an_error_if_it_was_
 def test_of_several_masks_the_one_least_like_ours_counts() -> None:
     """Two of two voxels, and one of the two: Dice 1 and 2 * 1 / (1 + 2)."""
     ours, same, other = ({"mask": np.array(mask, bool)} for mask in ([1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]))
-    assert inference.least_agreement([same, other], [ours]) == (2 / 3, 1)
+    assert inference_tables.least_agreement([same, other], [ours]) == (2 / 3, 1)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from model.bundle.nnunet import UNetStage
 from model.bundle.settings import Network
 from model.networks import bfloat16, slabs
 from model.networks.bfloat16 import narrowed
+from model.networks.strided import moments
 from model.networks.unet import build
 
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ def test_the_buffers_take_half_of_the_memory() -> None:
 def test_instance_normalisation_takes_float32_moments_of_bfloat16_values() -> None:
     """Mean 100 and deviation 1: in bfloat16 the mean would be off by up to 0.25, and the variance would be lost."""
     image = (100 + torch.randn(1, 3, 8, 8, 8)).contiguous(memory_format=LAST).bfloat16()
-    mean, variance = slabs._moments(image)
+    mean, variance = moments(image)
     torch.testing.assert_close(mean, image.double().mean((2, 3, 4)), rtol=1e-6, atol=0)
     torch.testing.assert_close(variance, image.double().var((2, 3, 4), correction=0), rtol=1e-4, atol=0)
 
