@@ -138,10 +138,13 @@ def make_deterministic() -> None:
 
 @contextmanager
 def computing(device: Device) -> Iterator[None]:
-    """No gradients; autocast if the device computes in another precision than float32."""
-    single = device.precision == torch.float32
-    reduced = nullcontext() if single else torch.autocast(device.torch_device.type, dtype=device.precision)
-    with torch.no_grad(), reduced:
+    """No gradients; on a GPU autocast if it computes in another precision than float32.
+
+    On a CPU the networks of `model.networks.slabs.prepared` know themselves which of their layers compute in bfloat16:
+    autocast would take the first and the last convolution with it, and torch's slow ones where there is no hardware.
+    """
+    reduced = device.torch_device.type != "cpu" and device.precision != torch.float32
+    with torch.no_grad(), torch.autocast("cuda", device.precision) if reduced else nullcontext():
         yield
 
 
