@@ -15,82 +15,69 @@ nnU-Net takes part where --nnunet names the Python of an environment that has it
 
     python3.11 -m venv .nnunet && .nnunet/bin/pip install -r requirements.txt
     .nnunet/bin/pip install --no-deps -r benchmark/requirements.txt
+
+With --folds or --model the bundle is one of nnU-Net v2's kind instead, and its contender nnU-Net's whole predictor on
+the same model's folder: preprocessing, resampling, folds, mirroring.
+
+    python -m benchmark.inference --folds 5 --windows 192                # ResEnc L, random weights; mirroring off, on
+    python -m benchmark.inference --model Dataset221/nnUNetTrainer__... --mirroring on
+    python -m benchmark.inference --folds 2 --size 80 72 60 --widths 4 8 16 --windows 32 --runs 1      # a minute
 """
 
 import argparse
-import statistics
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmark.command import joined, parser_for
+from benchmark.command import PAPER_WIDTHS, joined, parser_for
 from benchmark.contenders.monai import Task
-from benchmark.contenders.start import MODULES, Runs, find_contenders, run_in_turn
-from benchmark.record import figure, print_and_write, record, table
+from benchmark.contenders.start import MODULES, find_contenders, run_in_turn
+from benchmark.inference_tables import figures_of, least_agreement, tables
+from benchmark.nnunet_model import WIDTHS, make_bundle_of, network_of, write_model
+from benchmark.record import figure, print_and_write, record
 from benchmark.roofline import EDGE, matrix_rate
-from benchmark.synthetic import ct_size_for, make_bundle, make_study
+from benchmark.synthetic import EXTENT_MM, ct_size_for, make_bundle, make_study
+from model.bundle.manifest import load_bundle
 from model.bundle.settings import Network
 from model.inference.device import choose_device
 from model.networks.operations import operations
 
-LEAST_DICE = 0.0005  # a smaller change of agreement does not count
-STAGES = (
-    "import",
-    "weights",
-    "read",
-    "resample",
-    "crop",
-    "intensity",
-    "to device",
-    "network",
-    "sums",
-    "argmax",
-    "paste",
-    "write",
-)
-HEAD = [
-    "contender",
-    "precision",
-    "windows",
-    "seconds",
-    "of ours",
-    "network, s",
-    "x roofline",
-    "host GB",
-    "of ours",
-    "GPU GB",
-    "Dice with ours",
-    "voxels that differ",
-]
-Agreement = tuple[float, int]  # Dice of two masks, and how many voxels differ
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One table: what it is called, the task, the network, its window, and the passes of a window."""
+
+    what: str
+    task: Task
+    network: Network
+    window: tuple[int, int, int]
+    passes: int = 1
 
 
 def main() -> None:
     options = arguments()
-    network = Network(fusion="middle", widths=tuple(options.widths))
     device = choose_device(options.device)
     rate = matrix_rate(device.torch_device, options.matrix)
-    found, absent = find_contenders(options.only, options.nnunet)
+    found, absent = find_contenders(options.only, options.nnunet, of_folder=of_nnunet(options), float32=options.float32)
     printed, figures = [text for line in absent for text in (line, "")], {}
     figures["matrix rate"] = figure([rate / 1e9], "GFLOP/s", "more")
     ct_size = tuple(options.ct or ct_size_for(options.size))
-    with tempfile.TemporaryDirectory() as folder:
-        study = Path(folder) / "study"
-        make_study(study, tuple(options.size), ct_size, compressed=True)
-        for edge in options.windows:
-            bundle = make_bundle(Path(folder) / f"bundle-{edge}", network, edge)
-            task = Task(str(study), str(bundle), "", edge, 0, device.torch_device.type, options.gpu_gb)
-            runs = run_in_turn(found, task, options.runs, Path(folder))
-            roofline_s = runs["ours"][0]["windows"] * operations(network, (edge, edge, edge)) / rate
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_study(folder / "study", tuple(options.size), ct_size, compressed=True)
+        compare = models if of_nnunet(options) else four_networks
+        for number, one in enumerate(compare(options, folder, device.torch_device.type)):
+            (folder / f"masks-{number}").mkdir()
+            runs = run_in_turn(found, one.task, options.runs, folder / f"masks-{number}")
+            count = runs["ours"][0]["windows"] * one.passes
+            roofline_s = count * operations(one.network, one.window) / rate
             agreements = {name: least_agreement(measured, runs["ours"]) for name, measured in runs.items()}
-            printed += [*tables(edge, runs, agreements, roofline_s), ""]
-            figures |= figures_of(edge, runs, agreements, roofline_s)
+            printed += [*tables(one.what, runs, agreements, roofline_s), ""]
+            figures |= figures_of(one.what, runs, agreements, roofline_s)
     title = (
-        f"Inference: PET of {joined(options.size, ' x ')} voxels, CT of {joined(ct_size, ' x ')}, four networks of "
-        f"widths {joined(options.widths)}, {device.name}"
+        f"Inference: PET of {joined(options.size, ' x ')} voxels, CT of {joined(ct_size, ' x ')}, {networks(options)}, "
+        f"{device.name}"
     )
     print_and_write(record(title, printed, figures), options.json)
 
@@ -105,84 +92,75 @@ def arguments() -> argparse.Namespace:
     add("--only", nargs="+", choices=MODULES, default=tuple(MODULES), help="who takes part, ours always (default: all)")
     add("--nnunet", help="Python of an environment with nnU-Net v2 (default .nnunet/bin/python if it exists)")
     add("--matrix", type=int, help=f"edge of the matrices that measure the matrix rate (default {EDGE})")
-    return parser.parse_args()
+    add(
+        "--folds",
+        type=int,
+        help="compare a model of nnU-Net v2's kind of so many folds, random weights; widths of "
+        "ResEnc L unless --widths says otherwise (default: four networks of the project's own kind)",
+    )
+    add("--model", type=Path, help="compare this folder of a model of nnU-Net v2 (plans.json, fold_*), all its folds")
+    add(
+        "--mirroring",
+        nargs="+",
+        choices=("off", "on"),
+        default=("off", "on"),
+        help="of such a model: off, on (eight passes a window), or both in turn (default both)",
+    )
+    add("--float32", action="store_true", help="ours takes part in float32, too: how far do the masks differ?")
+    options = parser.parse_args()
+    if options.folds is not None and not 1 <= options.folds <= 20:
+        parser.error(f"--folds must be from 1 to 20, got {options.folds}")
+    if options.folds and tuple(options.widths) == PAPER_WIDTHS:
+        options.widths = WIDTHS
+    return options
 
 
-def tables(edge: int, runs: Runs, agreements: dict[str, Agreement], roofline_s: float) -> list[str]:
-    """The tables of one window size: seconds, memory and masks of each contender, and its seconds stage by stage."""
-    ours = runs["ours"]
-    rows, stages = [], []
-    for name, measured in runs.items():
-        rows.append([name, *row(measured, ours, agreements[name], roofline_s)])
-        medians = [statistics.median(one["seconds"].get(stage, 0.0) for one in measured) for stage in STAGES]
-        rest = median(measured, "total_s") - sum(medians)
-        stages.append([name, *(f"{value:.2f}" for value in medians), f"{rest:.2f}"])
-    rungs = ", ".join(sorted({one["rung"] for one in ours}))
-    threads = ", ".join(sorted({str(one["threads"]) for measured in runs.values() for one in measured}))
-    return [
-        f"Windows of {edge}^3, medians of {len(ours)}; roofline {roofline_s:.3g} s; threads of each: {threads}; "
-        f"ours ran at: {rungs}",
-        "",
-        *table(HEAD, rows),
-        "",
-        "Seconds, stage by stage:",
-        "",
-        *table(["contender", *STAGES, "rest"], stages),
-    ]
+def of_nnunet(options: argparse.Namespace) -> bool:
+    """Whether a model of nnU-Net's kind is compared."""
+    return bool(options.folds or options.model)
 
 
-def row(
-    measured: list[dict[str, Any]], ours: list[dict[str, Any]], agreement: Agreement, roofline_s: float
-) -> list[str]:
-    """One contender's cells under HEAD, without its name."""
-    total, network = median(measured, "total_s"), statistics.median(one["seconds"]["network"] for one in measured)
-    peak, our_peak = (max(one["peak_bytes"] for one in some) for some in (measured, ours))
-    gpu = f"{max(one['peak_gpu_bytes'] for one in measured) / 1e9:.2f}" if measured[0]["peak_gpu_bytes"] else "none"
-    return [
-        measured[0]["precision"],
-        str(measured[0]["windows"]),
-        f"{total:.2f}",
-        f"{total / median(ours, 'total_s'):.2f}",
-        f"{network:.2f}",
-        f"{network / roofline_s:.2f}",
-        f"{peak / 1e9:.2f}",
-        f"{peak / our_peak:.2f}",
-        gpu,
-        f"{agreement[0]:.5f}",
-        str(agreement[1]),
-    ]
+def networks(options: argparse.Namespace) -> str:
+    """What is compared, in words."""
+    if options.model:
+        return f"nnU-Net's model {options.model.name}"
+    if options.folds:
+        return f"residual-encoder U-Net of widths {joined(options.widths)}, folds: {options.folds}"
+    return f"four networks of widths {joined(options.widths)}"
 
 
-def figures_of(edge: int, runs: Runs, agreements: dict[str, Agreement], roofline_s: float) -> dict[str, dict[str, Any]]:
-    """The figures of one window size, for benchmark.compare."""
-    out = {f"roofline at {edge}^3": figure([roofline_s], "s")}
-    for name, measured in runs.items():
-        key = f"{name} at {edge}^3"
-        out[f"{key}: total"] = figure([one["total_s"] for one in measured], "s")
-        for stage in STAGES:
-            values = [one["seconds"].get(stage, 0.0) for one in measured]
-            if any(values):
-                out[f"{key}: {stage}"] = figure(values, "s")
-        out[f"{key}: host memory"] = figure([one["peak_bytes"] / 1e9 for one in measured], "GB")
-        if measured[0]["peak_gpu_bytes"]:
-            out[f"{key}: GPU memory"] = figure([one["peak_gpu_bytes"] / 1e9 for one in measured], "GB")
-        out[f"{key}: Dice with ours"] = figure([agreements[name][0]], "", "more", LEAST_DICE)
-    return out
+def four_networks(options: argparse.Namespace, folder: Path, device: str) -> Iterator[Comparison]:
+    """Four networks of the project's own kind, for each size of windows."""
+    network = Network(fusion="middle", widths=tuple(options.widths))
+    for edge in options.windows:
+        bundle = make_bundle(folder / f"bundle-{edge}", network, edge)
+        task = Task(str(folder / "study"), str(bundle), "", edge, 0, device, options.gpu_gb)
+        yield Comparison(what=f"{edge}^3", task=task, network=network, window=(edge, edge, edge))
 
 
-def least_agreement(measured: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Agreement:
-    """The agreement of the run whose mask is least like that of our first run."""
-    return min(agreement_of(one["mask"], ours[0]["mask"]) for one in measured)
-
-
-def agreement_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Agreement:
-    """Dice and how many voxels differ; Dice 1 where both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0, int((one != other).sum())
-
-
-def median(measured: list[dict[str, Any]], key: str) -> float:
-    return float(statistics.median(one[key] for one in measured))
+def models(options: argparse.Namespace, folder: Path, device: str) -> Iterator[Comparison]:
+    """A model of nnU-Net's kind, for each size of windows without and with mirroring."""
+    spacing = tuple(mm / n for mm, n in zip(EXTENT_MM, options.size, strict=True))
+    for edge in [None] if options.model else options.windows:
+        model = options.model
+        if edge is not None:
+            model = write_model(
+                folder / f"model-{edge}", network_of(tuple(options.widths)), edge, options.folds, spacing
+            )
+        for mirroring in options.mirroring:
+            name = f"bundle-{edge or 'model'}-{mirroring}"
+            bundle = make_bundle_of(model, folder, name, mirroring == "on")
+            part = load_bundle(bundle).manifest
+            window, axes = part.window.size, len(part.window.mirrored)
+            yield Comparison(
+                what=f"{joined(window, ' x ')}, mirroring {mirroring}",
+                task=Task(
+                    str(folder / "study"), str(bundle), "", window[0], 0, device, options.gpu_gb, str(model), axes > 0
+                ),
+                network=part.network,
+                window=window,
+                passes=2**axes,
+            )
 
 
 if __name__ == "__main__":

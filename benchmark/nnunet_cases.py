@@ -125,7 +125,7 @@ def ours(model: Path, images: Images, folder: Path, words: Sequence[object] = ()
         sitk.WriteImage(image, str(path))
     bundle = load_bundle(folder / "bundles/one")
     case = read_case(paths, bundle.manifest.limits)
-    return segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu"))).mask
+    return segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu", "float32"))).mask
 
 
 def same_share(one: Mask, other: Mask) -> float:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("PETCT_DATA", ROOT.parent / "shared" / "data"))
 SAMPLE = ROOT / "test" / "input"
 
+os.environ.setdefault("LESION_PRECISION", "float32")  # masks are compared with masks that were made in it
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
@@ -32,7 +33,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cpu():
-    return choose_device("cpu")
+    return choose_device("cpu", "float32")
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,9 @@ class Task:
     passes: int  # 4: a network of weight 2 runs once and counts twice; 5: it runs twice, as in the authors' container
     device: str
     gpu_gb: float | None = None  # of the GPU's memory that a process may take
+    model: str = ""  # a model's folder, for nnU-Net's whole predictor
+    mirroring: bool = False  # along all axes, there
+    precision: str | None = None  # of ours; None: as the device has it
 
 
 def main() -> None:

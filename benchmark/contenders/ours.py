@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -46,6 +47,8 @@ def main() -> None:
     limit_gpu(task["gpu_gb"])  # again here, where an error ends the process
     make_deterministic()
     device = choose_device(task["device"])
+    if task["precision"]:
+        device = replace(device, precision=getattr(torch, task["precision"]), wider=())
     gpu = device.torch_device.type == "cuda"
     imports = started_s + time.perf_counter() - read
     seconds = {"import": imports, "weights": checked - start, "read": read - checked}

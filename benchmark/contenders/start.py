@@ -19,6 +19,7 @@ MODULES = {
     "monai": "benchmark.contenders.monai",
     "nnunet": "benchmark.contenders.nnunet",
 }  # by the names that --only takes
+OF_FOLDER = "benchmark.contenders.nnunet_folder"  # nnU-Net's whole predictor
 NNUNET_PYTHON = ROOT / ".nnunet/bin/python"
 Runs = dict[str, list[dict[str, Any]]]  # by contender, what each of its runs measured
 
@@ -32,24 +33,32 @@ class Contender:
     needs: str
     python: str = sys.executable
     passes: int = 4
+    precision: str | None = None
 
 
-def find_contenders(only: list[str], nnunet: str | None) -> tuple[list[Contender], list[str]]:
+def find_contenders(
+    only: list[str], nnunet: str | None, of_folder: bool = False, float32: bool = False
+) -> tuple[list[Contender], list[str]]:
     """Those who take part, with their imports in the page cache now; and for each absent one a line that says why.
 
     only: keys of MODULES; ours always takes part. nnunet: the Python with nnU-Net, which is an error if it is absent.
+    of_folder: for a model's folder of nnU-Net's kind, on which its whole predictor runs, and MONAI not. float32: ours
+    takes part in float32, too.
     """
     python = nnunet or str(NNUNET_PYTHON)
     monai, predictor = "monai.inferers", "nnunetv2.inference.predict_from_raw_data"
+    ours = Contender(name="ours", module=MODULES["ours"], needs="model.inference.segment")
+    every = {"ours": [ours, replace(ours, name="ours, float32", precision="float32")] if float32 else [ours]}
+    if of_folder:
+        every["nnunet"] = [Contender(name="nnU-Net v2", module=OF_FOLDER, needs=predictor, python=python)]
+    else:
+        every["monai"] = [
+            Contender(name=f"MONAI, {passes} passes", module=MODULES["monai"], needs=monai, passes=passes)
+            for passes in (4, 5)
+        ]
+        every["nnunet"] = [Contender(name="nnU-Net v2", module=MODULES["nnunet"], needs=predictor, python=python)]
     found, absent = [], []
-    for one in (
-        Contender(name="ours", module=MODULES["ours"], needs="model.inference.segment"),
-        Contender(name="MONAI, 4 passes", module=MODULES["monai"], needs=monai),
-        Contender(name="MONAI, 5 passes", module=MODULES["monai"], needs=monai, passes=5),
-        Contender(name="nnU-Net v2", module=MODULES["nnunet"], needs=predictor, python=python),
-    ):
-        if one.module not in {MODULES[key] for key in ("ours", *only)}:
-            continue
+    for one in [one for key, some in every.items() for one in some if key in ("ours", *only)]:
         if error := import_error(one):
             absent.append(f"{one.name} took no part: {error} (benchmark/requirements.txt says how to install it).")
             print(absent[-1], file=sys.stderr)
@@ -76,9 +85,9 @@ def run_in_turn(contenders: list[Contender], task: Task, runs: int, folder: Path
     for number in range(runs):
         first = number % len(contenders)
         for one in contenders[first:] + contenders[:first]:
-            mask = folder / f"{task.window}-{number}-{one.module}-{one.passes}" / "mask.mha"
+            mask = folder / f"{task.window}-{number}-{one.name.replace(' ', '-')}" / "mask.mha"
             mask.parent.mkdir()
-            measured = run_once(one, replace(task, mask=str(mask), passes=one.passes))
+            measured = run_once(one, replace(task, mask=str(mask), passes=one.passes, precision=one.precision))
             measured["mask"] = sitk.GetArrayFromImage(sitk.ReadImage(str(mask))) != 0
             found[one.name].append(measured)
             line = f"{one.name}, window {task.window}, run {number + 1} of {runs}: {measured['total_s']:.1f} s"

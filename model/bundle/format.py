@@ -112,10 +112,10 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.skip_suv is None:
             return
         most = self.intensity.suv_top if self.intensity.suv_clip else 1e300
-        if self.kind != "volumes" or not 0 <= self.skip_suv < most:
+        if self.kind != "volumes" or self.preprocessing or not 0 <= self.skip_suv < most:
             raise SettingError(
-                "skip_suv is an SUV from 0 on, below suv_top where SUV are clipped, for kind volumes, or null; "
-                f"got {self.skip_suv} for kind {self.kind}"
+                "skip_suv is an SUV from 0 on, below suv_top where SUV are clipped, for kind volumes without "
+                f"preprocessing, or null; got {self.skip_suv} for kind {self.kind}"
             )
 
     def part(self, member: Member) -> Part:

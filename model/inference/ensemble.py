@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from model.background import prefetched
 from model.bundle.settings import Part
 from model.inference.device import Device, computing
-from model.inference.ladder import Rung, ladder_of, run_on_ladder
+from model.inference.ladder import Rung, finish_on_ladder, ladder_of, run_on_ladder
 from model.inference.mean import MeanMargin, PartMean, Spread
 from model.inference.member import run_member
 from model.inference.options import SegmentOptions
 from model.inference.organs import OrganMean
+from model.inference.pace import Pace
 from model.inference.sliding import Size
-from model.inference.view import StudyView
+from model.inference.view import BACKGROUND, StudyView
 from model.inference.windows import bright_windows, count_windows, windows_at_a_time
 from model.networks import slabs
 from model.networks.weights import Voter
@@ -52,17 +53,29 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
         order = [voter.part for voter in voters]
         voters = sorted(voters, key=lambda voter: order.index(voter.part))  # networks of one part follow each other
     parts = [voter.part for voter in voters]
-    image, image_part = view.image(parts[0]), parts[0]
-    shape = max((view.size(part) for part in parts), key=math.prod)
-    starts = bright_windows(image, parts[0], manifest.skip_suv)
-    all_windows = [count_windows(view.size(part), part) for part in parts]
+    shape = max((view.shape, *(view.size(part) for part in parts)), key=math.prod)
+    starts = None if manifest.skip_suv is None else bright_windows(view.image(parts[0]), parts[0], manifest.skip_suv)
+
+    def windows_of(part: Part) -> int:
+        return 0 if view.sees_nothing(part) else count_windows(view.size(part), part)
+
+    all_windows = [windows_of(part) for part in parts]
     windows = all_windows if starts is None else [len(starts)] * len(parts)
-    ladder = ladder_of(device, options.windows_at_a_time or windows_at_a_time(device, parts, shape), shape)
+    pace = Pace(
+        options.bundle,
+        lambda part: windows_of(part) if starts is None else len(starts),
+        options.on_estimate,
+        torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None,
+    )
+    at_a_time = options.windows_at_a_time or windows_at_a_time(device, parts, shape, options.with_organs)
+    ladder = ladder_of(device, at_a_time, shape)
     run = _Run(
+        view=view,
         starts=starts,
         watch=watch or Stopwatch(),
         warnings=ladder.warnings,
         on_windows=lambda done: options.on_windows(done, sum(windows)),
+        pace=pace,
     )
     spread = Spread(view.shape) if options.with_disagreement else None
     mean = MeanMargin(manifest.combine, manifest.kind == "mixed")
@@ -72,10 +85,13 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
     for number, voter in enumerate(voters):
         with run.watch.stage("weights"):
             network = next(networks)
-        if _image_key(voter.part) != _image_key(image_part):
-            image, image_part = view.image(voter.part), voter.part
+        if view.sees_nothing(voter.part):
+            margin = torch.full(view.shape, BACKGROUND)
+            if spread is not None:
+                spread.add_margin(margin, voter.weight, mixed=True)
+            mean.add(margin, voter.weight / total_weight)
+            continue
         turn = _Turn(
-            image=image,
             network=network,
             part=voter.part,
             windows_before=sum(windows[:number]),
@@ -85,13 +101,20 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
         values = run_on_ladder(partial(_values, run, turn), ladder, device, name, run.free)
         with run.watch.stage("sums"):
             values = organs.add(voter.part, values, voter.weight)
+            back = partial(view.margin, voter.part)
+            own: Tensor | None = None
             if spread is not None:
-                spread.add_margin(view.margin(voter.part, values), voter.weight, manifest.kind == "mixed")
+                own = finish_on_ladder(back, values, ladder, run.free)
+                spread.add_margin(own, voter.weight, manifest.kind == "mixed")
             together.add(values, voter.weight)
             if not (manifest.combine == "parts" or voter.part.preprocessing) or voter.part not in parts[number + 1 :]:
                 averaged, weight = together.take()
-                mean.add(view.margin(voter.part, averaged), weight / total_weight)
-    del values
+                if own is None or averaged is not values:
+                    own = finish_on_ladder(back, averaged, ladder, run.free)
+                mean.add(own, weight / total_weight)
+                del averaged
+            del values, own
+    run.free()
     labels = None
     if options.with_organs:
         with run.watch.stage("organs"):
@@ -114,25 +137,29 @@ class _Run:
     starts: the windows to run, None: all. on_windows: called with how many windows all networks have done.
     """
 
+    view: StudyView
     starts: list[Size] | None
     watch: Stopwatch
     warnings: list[str]
     on_windows: Callable[[int], None]
+    pace: Pace
     buffers: slabs.Buffers = field(
         default_factory=dict
     )  # for the next window; a GPU needs none: torch keeps its memory
-    moved: tuple[Tensor, Tensor] | None = None  # an image and its copy on the device
+    kept: tuple[tuple[object, ...], Tensor] | None = None  # what an image depends on, and the image
 
-    def on_device(self, image: Tensor, device: torch.device) -> Tensor:
-        """The image on the device; copied once for all networks that take the same image."""
-        if self.moved is None or self.moved[0] is not image:
-            self.moved = image, image.to(device)
-        return self.moved[1]
+    def image(self, part: Part, device: torch.device) -> Tensor:
+        """The image that a network takes, on the device; moved and resampled once for all networks that take it."""
+        key = part.network.kind, part.intensity, part.preprocessing, device
+        if self.kept is None or self.kept[0] != key:
+            self.kept = None  # before the next one takes memory
+            self.kept = key, self.view.resampled(part, self.view.image(part).to(device))
+        return self.kept[1]
 
     def free(self) -> None:
-        """Drop the buffers and the copy, since memory ran out."""
+        """Drop the buffers and the image."""
         self.buffers.clear()
-        self.moved = None
+        self.kept = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +168,10 @@ class _Turn:
     head is asked for, too.
     """
 
-    image: Tensor
     network: nn.Module
     part: Part
     windows_before: int
     organs: bool
-
-
-def _image_key(part: Part) -> tuple[object, ...]:
-    """Parts with the same one take the same image."""
-    return part.network.kind, part.intensity, part.preprocessing
 
 
 def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
@@ -167,18 +188,18 @@ def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
 
     def predict(patches: Tensor) -> Tensor:
         with run.watch.stage("network"):
-            return slabs.forward(network, patches, buffers, turn.organs)
+            logits = slabs.forward(network, patches, buffers, turn.organs)
+        run.pace.passed(turn.part, len(patches), rung.device.type == "cuda")
+        return logits
 
     def on_windows(more: int) -> None:
         nonlocal done
         done += more
         run.on_windows(done)
 
+    with run.watch.stage("to device"):  # not in half precision
+        image = run.image(turn.part, rung.device if turn.part.network.kind == "volumes" else torch.device("cpu"))
     with computing(device), run.watch.stage("sums"):
-        image = turn.image
-        if turn.part.network.kind == "volumes":
-            with run.watch.stage("to device"):
-                image = run.on_device(image, rung.device)
         values, warnings = run_member(image, turn.part, predict, rung, run.starts, on_windows)
     run.warnings.extend(warnings)
     return values

@@ -91,12 +91,9 @@ def run_on_ladder(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = _reason(error)
         if margin is None:  # not within `except`: there the error's traceback still holds the tensors
-            free()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _give_back(free)
             ladder.step_down(reason)
         elif all_finite(margin):
             return margin
@@ -109,6 +106,37 @@ def run_on_ladder(
             precisions = precisions[1:]
             wider = str(precisions[0]).removeprefix("torch.")
             ladder.warnings.append(f"{network_name} overflowed in half precision; it was run again in {wider}")
+
+
+def finish_on_ladder(
+    finish: Callable[[Tensor], Tensor], values: Tensor, ladder: Ladder, free: Callable[[], None]
+) -> Tensor:
+    """What `finish` makes of a network's values where they lie; if memory runs out there, on the host and a rung down.
+
+    free: as in `run_on_ladder`. Raises CaseError if memory runs out on the last rung.
+    """
+    while True:
+        try:
+            return finish(values)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = _reason(error)
+        _give_back(free)
+        ladder.step_down(reason)
+        values = values.cpu()
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _give_back(free: Callable[[], None]) -> None:
+    """Free what is kept between windows, and what torch keeps of the GPU."""
+    free()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _device_on(rung: Rung, device: Device) -> Device:

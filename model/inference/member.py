@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from model.bundle.settings import Part
@@ -31,7 +32,9 @@ def run_member(
     """
 
     def values(patches: Tensor) -> Tensor:
-        return values_of(predict_mirrored(predict, patches, part.window.mirrored), part.network)
+        return predict_mirrored(
+            lambda images: values_of(predict(images), part.network), patches, part.window.mirrored, rung.windows
+        )
 
     if part.network.kind == "slices":
         margin, warnings = _run_slices(image, part, values, rung, on_windows)
@@ -52,17 +55,29 @@ def run_member(
     return found, []
 
 
-def predict_mirrored(predict: Callable[[Tensor], Tensor], patches: Tensor, axes: Sequence[str]) -> Tensor:
-    """The mean of the logits of patches (B, 2, X, Y, Z) as they are and mirrored along every combination of axes."""
-    logits = predict(patches)
+def predict_mirrored(
+    predict: Callable[[Tensor], Tensor], patches: Tensor, axes: Sequence[str], at_a_time: int = 1
+) -> Tensor:
+    """The mean of what `predict` gives for patches (B, 2, X, Y, Z) as they are and mirrored along every combination of
+    axes. Several combinations run as one batch of at most `at_a_time` patches, if there are fewer patches.
+    """
+    if not axes:
+        return predict(patches)
     flips = [
         combination
-        for count in range(1, len(axes) + 1)
+        for count in range(len(axes) + 1)
         for combination in itertools.combinations([2 + "xyz".index(axis) for axis in axes], count)
     ]
-    for flip in flips:
-        logits = logits + predict(patches.flip(flip)).flip(flip)
-    return logits / (len(flips) + 1) if flips else logits
+    together = max(at_a_time // len(patches), 1)
+    total: Tensor | None = None
+    for first in range(0, len(flips), together):
+        some = flips[first : first + together]
+        found = torch.split(predict(torch.cat([patches.flip(flip) for flip in some])), len(patches))
+        for flip, values in zip(some, found, strict=True):
+            total = values.flip(flip) if total is None else total.add_(values.flip(flip))
+        del found
+    assert total is not None  # the patches as they are
+    return total.div_(len(flips))
 
 
 def _run_slices(

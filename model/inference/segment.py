@@ -65,17 +65,20 @@ def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
         return Ready(case=case, placed=placed, view=None, first_image=None)
     with watch.stage("intensity"):
         view = view_of(placed, manifest.crop, mixed=any(of_nnunet) and not all(of_nnunet))
-        return Ready(case=case, placed=placed, view=view, first_image=view.image(parts[0]))
+        first_image = None if parts[0].preprocessing else view.image(parts[0])
+        return Ready(case=case, placed=placed, view=view, first_image=first_image)
 
 
 def segment_ready(ready: Ready, options: SegmentOptions, watch: Stopwatch | None = None) -> Result:
     """The networks over a study, and the mask on its grid. Raises as `segment`."""
-    if ready.view is None or ready.first_image is None:
+    if ready.view is None:
         return _empty_result(ready, options)
     watch, placed, manifest = watch or Stopwatch(), ready.placed, options.bundle.manifest
     networks, first_image, make_image = options.voters or voters(options.bundle), ready.first_image, ready.view.image
     first = manifest.part(manifest.members[0])
-    view = replace(ready.view, image=lambda part: first_image if part == first else make_image(part))
+    view = ready.view
+    if first_image is not None:
+        view = replace(view, image=lambda part: first_image if part == first else make_image(part))
     found = vote(view, networks, options, watch)
     with watch.stage("argmax"):
         lesion = (found.margin > 0).cpu().numpy()  # one byte a voxel leaves the GPU
@@ -121,7 +124,7 @@ def _warnings(ready: Ready, bundle: Bundle) -> tuple[str, ...]:
             f"CT '{case.ct.path}' covers {100 * ready.placed.ct_share:.1f} % of the PET's uptake (voxels of SUV "
             f"{UPTAKE_SUV:g} and above); air ({OUTSIDE_HU:g} HU) was assumed in the rest: look at the mask there"
         )
-    if ready.first_image is None:
+    if ready.view is None:
         warnings.append(f"PET '{case.pet.path}' has no voxel above {manifest.crop.suv_above:g}: the mask is empty")
     return tuple(warnings)
 

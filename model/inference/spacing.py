@@ -42,13 +42,20 @@ def coarse_axis(before_mm: Sequence[float], after_mm: Sequence[float], apart: bo
 
 
 def resize(image: Tensor, size: Sequence[int], order: int, apart: int | None = None) -> Tensor:
-    """(C, X, Y, Z) float32 interpolated to (C, *size) by splines of `order` (1 linear, 3 cubic).
+    """(C, X, Y, Z) float32 interpolated to (C, *size) by splines of `order` (1 linear, 3 cubic), on the image's device.
 
     apart: the axis of `coarse_axis`, whose slices are interpolated one by one and then repeated or left out. Returns
-    `image` itself where it has that size.
+    `image` itself where it has that size. Channels go one by one, for the sake of memory.
     """
     if tuple(image.shape[1:]) == tuple(size):
         return image
+    out = torch.empty((len(image), *size), dtype=image.dtype, device=image.device)
+    for number in range(len(image)):
+        out[number] = _resized(image[number : number + 1], size, order, apart)[0]
+    return out
+
+
+def _resized(image: Tensor, size: Sequence[int], order: int, apart: int | None) -> Tensor:
     kept = (1, 2, 3) if apart is None else (apart + 1,)  # one range a channel, or one a slice
     ranged = tuple(axis for axis in (1, 2, 3) if axis not in kept) if apart is not None else (1, 2, 3)
     low, high = image.amin(ranged, keepdim=True), image.amax(ranged, keepdim=True)
@@ -58,11 +65,13 @@ def resize(image: Tensor, size: Sequence[int], order: int, apart: int | None = N
         if axis != apart and before != edge:
             matrix = torch.from_numpy(_matrix(before, edge, order)).to(out)
             out = torch.tensordot(out, matrix, dims=([axis + 1], [1])).movedim(-1, axis + 1)
-    out = out.clamp(low, high)
+    if out is not image:
+        torch.maximum(out, low, out=out)
+        torch.minimum(out, high, out=out)
     if apart is not None and image.shape[apart + 1] != size[apart]:
         nearest = torch.from_numpy(_nearest(image.shape[apart + 1], size[apart])).to(out.device)
         out = out.index_select(apart + 1, nearest)
-    return out.contiguous()
+    return out
 
 
 @lru_cache(maxsize=16)

@@ -32,6 +32,9 @@ class StudyView:
     (2, X, Y, Z), channel 0 = CT, 1 = PET. size: the voxels of that image. margin: what such a network put out, values
     (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop. channel: one of its channels (X, Y, Z) on the crop,
     and a number outside its box.
+
+    image is on the study's voxels; resampled brings it, on whatever device it lies, to the network's. sees_nothing:
+    whether the box of a part's networks is empty, so that they need not run: they say background everywhere.
     """
 
     shape: Size
@@ -39,6 +42,8 @@ class StudyView:
     size: Callable[[Part], Size]
     margin: Callable[[Part, Tensor], Tensor]
     channel: Callable[[Part, Tensor, float], Tensor]
+    resampled: Callable[[Part, Tensor], Tensor] = lambda part, image: image
+    sees_nothing: Callable[[Part], bool] = lambda part: False
 
 
 def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
@@ -49,7 +54,7 @@ def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
 
     @lru_cache
     def box_of(nnunet: bool) -> Box | None:
-        """The box (z, y, x) of a kind of network within the study's crop; None: all of it."""
+        """The box (z, y, x) of a kind of network within the study's crop; None: all of it, or nothing."""
         if not mixed:
             return None
         return nonzero_box(placed.hu, placed.suv) if nnunet else foreground_box(placed.suv, crop.suv_above)
@@ -58,14 +63,21 @@ def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
         box = box_of(part.preprocessing is not None)
         return (placed.hu, placed.suv) if box is None else (placed.hu[box], placed.suv[box])
 
+    def sees_nothing(part: Part) -> bool:
+        return mixed and part.preprocessing is None and box_of(False) is None
+
     def image(part: Part) -> Tensor:
         hu, suv = channels(part)
         if part.preprocessing is None:
             return image_of(hu, suv, part)
+        return torch.from_numpy(network_channels(hu, suv, part.preprocessing)).permute(0, 3, 2, 1)
+
+    def resampled(part: Part, image: Tensor) -> Tensor:
+        if part.preprocessing is None:
+            return image
         settings = part.preprocessing
-        found = torch.from_numpy(network_channels(hu, suv, settings)).permute(0, 3, 2, 1)
         apart = coarse_axis(spacing_mm, settings.spacing_mm, settings.image.apart)
-        return resize(found, size(part), settings.image.order, apart)
+        return resize(image, size(part), settings.image.order, apart)
 
     def size(part: Part) -> Size:
         edges = channels(part)[1].shape[::-1]
@@ -86,7 +98,15 @@ def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
             values = _back(values[None], channels(part)[1].shape[::-1], spacing_mm, part.preprocessing)[0]
         return _within(values, box, shape, outside)
 
-    return StudyView(shape=shape, image=image, size=size, margin=margin, channel=channel)
+    return StudyView(
+        shape=shape,
+        image=image,
+        size=size,
+        margin=margin,
+        channel=channel,
+        resampled=resampled,
+        sees_nothing=sees_nothing,
+    )
 
 
 def _within(found: Tensor, box: Box | None, shape: Size, outside: float) -> Tensor:

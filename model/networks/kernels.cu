@@ -132,14 +132,25 @@ extern "C" __global__ void factors(const float* parts, const float* weight, cons
   }
 }
 
-// Normalisation, then SELU (Klambauer et al. 2017), in float32. NaN stays NaN.
-__device__ __forceinline__ Pack activated(Pack value, const Pack& factor, const Pack& summand) {
-  const float alpha = 1.6732632423543772f, scale = 1.0507009873554805f;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    float x = value.at[i] * factor.at[i] + summand.at[i];
-    value.at[i] = scale * (x > 0 ? x : alpha * (__expf(x) - 1));
+// SELU (Klambauer et al. 2017). NaN stays NaN.
+struct Selu {
+  __device__ __forceinline__ float operator()(float x) const {
+    const float alpha = 1.6732632423543772f, scale = 1.0507009873554805f;
+    return scale * (x > 0 ? x : alpha * (__expf(x) - 1));
   }
+};
+
+// LeakyReLU; with a slope of 1 the value itself. NaN stays NaN.
+struct Leaky {
+  float slope;
+  __device__ __forceinline__ float operator()(float x) const { return x > 0 ? x : slope * x; }
+};
+
+// Normalisation, then the activation, in float32.
+template <typename Activation>
+__device__ __forceinline__ Pack activated(Pack value, const Pack& factor, const Pack& summand, Activation activation) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) value.at[i] = activation(value.at[i] * factor.at[i] + summand.at[i]);
   return value;
 }
 
@@ -156,11 +167,47 @@ extern "C" __global__ void normalise(const half16* image, const float* factors, 
   int voxel = thread / groups;
   for (; voxel + step < voxels; voxel += 2 * step) {  // two loads under way at a time
     Pack one = load(from + (long long)voxel * channels), other = load(from + (long long)(voxel + step) * channels);
-    store(to + (long long)voxel * pitch, activated(one, factor, summand));
-    store(to + (long long)(voxel + step) * pitch, activated(other, factor, summand));
+    store(to + (long long)voxel * pitch, activated(one, factor, summand, Selu()));
+    store(to + (long long)(voxel + step) * pitch, activated(other, factor, summand, Selu()));
   }
   if (voxel < voxels)
-    store(to + (long long)voxel * pitch, activated(load(from + (long long)voxel * channels), factor, summand));
+    store(to + (long long)voxel * pitch, activated(load(from + (long long)voxel * channels), factor, summand, Selu()));
+}
+
+// LeakyReLU of the normalised image, or of its sum with another image, written to out, which may be either image.
+// image, other, out: (images, voxels, channels). other: null for no sum; other_factors: its normalisation, null for none.
+// Grid: (any, images); the number of threads of an image is a multiple of channels / 8.
+extern "C" __global__ void leaky(const half16* image, const float* factors, const half16* other,
+                                 const float* other_factors, half16* out, int voxels, int channels, double slope) {
+  int groups = channels / 8, thread = blockIdx.x * blockDim.x + threadIdx.x;
+  int group = thread % groups, step = gridDim.x * blockDim.x / groups;
+  long long image_of_block = (long long)blockIdx.y * 2 * channels + group * 8;
+  Pack factor = load32(factors + image_of_block), summand = load32(factors + image_of_block + channels);
+  Pack other_factor = {}, other_summand = {};
+  if (other_factors) {
+    other_factor = load32(other_factors + image_of_block);
+    other_summand = load32(other_factors + image_of_block + channels);
+  }
+  Leaky activation = {(float)slope}, none = {1.0f};
+  long long first = (long long)blockIdx.y * voxels * channels + group * 8;
+  for (int round = thread / groups; round < voxels; round += 2 * step) {
+    Pack values[2] = {}, others[2] = {};  // loads of two voxels under way at a time
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      int voxel = round + n * step;
+      if (voxel < voxels) values[n] = load(image + first + (long long)voxel * channels);
+      if (voxel < voxels && other) others[n] = load(other + first + (long long)voxel * channels);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      int voxel = round + n * step;
+      Pack value = activated(values[n], factor, summand, none);
+      Pack more = other_factors ? activated(others[n], other_factor, other_summand, none) : others[n];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) value.at[i] = activation(value.at[i] + more.at[i]);
+      if (voxel < voxels) store(out + first + (long long)voxel * channels, value);
+    }
+  }
 }
 
 __device__ __forceinline__ float product(const Pack& one, const Pack& other) {
@@ -170,10 +217,13 @@ __device__ __forceinline__ float product(const Pack& one, const Pack& other) {
   return sum;
 }
 
-// `normalise`, then a 1x1x1 convolution. weight: (classes, channels); out: (images, classes, voxels) float32.
-// channels / 8 is a power of two, at most 32; there are at most 2 classes.
-extern "C" __global__ void classify(const half16* image, const float* factors, const float* weight, const float* bias,
-                                    float* out, int voxels, int channels, int classes) {
+// Normalisation and activation, then a 1x1x1 convolution to `classes`, 1 or 2, of the `outputs` of a network.
+// weight: (classes, channels); out: (images, outputs, voxels) float32, at the first of these classes.
+// channels / 8 is a power of two, at most 32.
+template <typename Activation>
+__device__ __forceinline__ void classified(const half16* image, const float* factors, const float* weight,
+                                           const float* bias, float* out, int voxels, int channels, int classes,
+                                           int outputs, Activation activation) {
   int groups = channels / 8, thread = blockIdx.x * blockDim.x + threadIdx.x;
   int group = thread % groups, step = gridDim.x * blockDim.x / groups;
   const float* mine = factors + (long long)blockIdx.y * 2 * channels + group * 8;
@@ -181,7 +231,7 @@ extern "C" __global__ void classify(const half16* image, const float* factors, c
   Pack weights[2] = {load32(weight + group * 8), load32(weight + (classes - 1) * channels + group * 8)};
   float biases[2] = {bias[0], bias[classes - 1]};
   const half16* from = image + (long long)blockIdx.y * voxels * channels + group * 8;
-  float* to = out + (long long)blockIdx.y * classes * voxels;
+  float* to = out + (long long)blockIdx.y * outputs * voxels;
   int rounds = (voxels + 2 * step - 1) / (2 * step);  // every thread of a warp takes part in every round
   for (int round = 0; round < rounds; ++round) {
     Pack values[2] = {};  // two loads under way at a time
@@ -193,7 +243,7 @@ extern "C" __global__ void classify(const half16* image, const float* factors, c
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       int voxel = thread / groups + (2 * round + n) * step;
-      Pack value = activated(values[n], factor, summand);
+      Pack value = activated(values[n], factor, summand, activation);
       float own = product(value, weights[0]), other = product(value, weights[1]);
       if (groups > 1) {  // even threads add up the first class, odd ones the second
         float passed_on = group % 2 ? own : other;
@@ -204,6 +254,20 @@ extern "C" __global__ void classify(const half16* image, const float* factors, c
       if (voxel < voxels && groups == 1 && classes == 2) to[(long long)voxels + voxel] = other + biases[1];
     }
   }
+}
+
+// `classified` after SELU. Grid: (any, images); the number of threads of an image is a multiple of 32.
+extern "C" __global__ void classify(const half16* image, const float* factors, const float* weight, const float* bias,
+                                    float* out, int voxels, int channels, int classes, int outputs) {
+  classified(image, factors, weight, bias, out, voxels, channels, classes, outputs, Selu());
+}
+
+// `classified` after LeakyReLU.
+extern "C" __global__ void classify_leaky(const half16* image, const float* factors, const float* weight,
+                                          const float* bias, float* out, int voxels, int channels, int classes,
+                                          int outputs, double slope) {
+  Leaky activation = {(float)slope};
+  classified(image, factors, weight, bias, out, voxels, channels, classes, outputs, activation);
 }
 
 // Maxima of 2 x 2 x 2 voxels; NaN stays NaN. image: (images, x, y, z), rows `pitch` channels apart;
@@ -228,21 +292,49 @@ extern "C" __global__ void pool(const half16* image, half16* out, int x, int y, 
   }
 }
 
-// Double the resolution: the eight values of every voxel and channel become its eight neighbouring voxels.
-// image: (images, x, y, z, 2, 2, 2, channels); out: (images, 2 x, 2 y, 2 z), rows `pitch` channels apart.
-// A thread writes two neighbours along z. Grid: (any, images).
-extern "C" __global__ void depth_to_space(const half16* image, half16* out, int x, int y, int z, int channels, int pitch) {
-  int groups = channels / 8, total = x * y * z * 4 * groups;
-  const half16* from = image + (long long)blockIdx.y * total * 16;
-  half16* to = out + (long long)blockIdx.y * x * y * z * 8 * pitch;
+// Means of a x b x c voxels. image: (images, x, y, z, channels), of edges that a, b and c divide;
+// out: (images, x / a, y / b, z / c, channels). Grid: (any, images).
+extern "C" __global__ void average(const half16* image, half16* out, int x, int y, int z, int a, int b, int c,
+                                   int channels) {
+  int groups = channels / 8, total = (x / a) * (y / b) * (z / c) * groups;
+  const half16* from = image + (long long)blockIdx.y * x * y * z * channels;
+  half16* to = out + (long long)blockIdx.y * total * 8;
   for (int index = blockIdx.x * blockDim.x + threadIdx.x; index < total; index += gridDim.x * blockDim.x) {
-    int group = index % groups, pair = index / groups;
-    int k = pair % z, line = pair / z, j = line % (2 * y), i = line / (2 * y);
-    long long below = (((long long)(i / 2) * y + j / 2) * z + k) * 8 + i % 2 * 4 + j % 2 * 2;
+    int group = index % groups, voxel = index / groups;
+    int k = voxel % (z / c), j = voxel / (z / c) % (y / b), i = voxel / (z / c) / (y / b);
+    Pack sum = {};
+    for (int corner = 0; corner < a * b * c; ++corner) {
+      long long row = ((long long)(a * i + corner / (b * c)) * y + b * j + corner / c % b) * z + c * k + corner % c;
+      Pack value = load(from + row * channels + group * 8);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) sum.at[n] += value.at[n];
+    }
+#pragma unroll
+    for (int n = 0; n < 8; ++n) sum.at[n] /= a * b * c;
+    store(to + (long long)index * 8, sum);
+  }
+}
+
+// Raise the resolution: the values of every voxel and channel become its a x b x c neighbouring voxels.
+// image: (images, x, y, z, a, b, c, channels); out: (images, a x, b y, c z), rows `pitch` channels apart.
+// A thread writes the c neighbours along z. Grid: (any, images).
+extern "C" __global__ void depth_to_space(const half16* image, half16* out, int x, int y, int z, int a, int b, int c,
+                                          int channels, int pitch) {
+  int groups = channels / 8, total = x * y * z * a * b * groups;
+  const half16* from = image + (long long)blockIdx.y * total * c * 8;
+  half16* to = out + (long long)blockIdx.y * x * y * z * a * b * c * pitch;
+  for (int index = blockIdx.x * blockDim.x + threadIdx.x; index < total; index += gridDim.x * blockDim.x) {
+    int group = index % groups, run = index / groups;
+    int k = run % z, line = run / z, j = line % (b * y), i = line / (b * y);
+    long long below = ((((long long)(i / a) * y + j / b) * z + k) * a * b + i % a * b + j % b) * c;
     const uint4* source = reinterpret_cast<const uint4*>(from) + below * groups + group;
-    uint4 one = source[0], other = source[groups];
-    uint4* target = reinterpret_cast<uint4*>(to + (long long)pair * 2 * pitch) + group;
-    target[0] = one;
-    target[pitch / 8] = other;
+    uint4* target = reinterpret_cast<uint4*>(to + (long long)run * c * pitch) + group;
+    int n = 0;
+    for (; n + 1 < c; n += 2) {  // two loads under way at a time
+      uint4 one = source[n * groups], other = source[(n + 1) * groups];
+      target[(long long)n * pitch / 8] = one;
+      target[(long long)(n + 1) * pitch / 8] = other;
+    }
+    if (n < c) target[(long long)n * pitch / 8] = source[n * groups];
   }
 }

@@ -15,11 +15,22 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 BINDING = Path(torch.__file__).parent / "lib/libcaffe2_nvrtc.so"
-NAMES = ("moments", "factors", "normalise", "classify", "pool", "depth_to_space")
+NAMES = (
+    "moments",
+    "factors",
+    "normalise",
+    "leaky",
+    "classify",
+    "classify_leaky",
+    "pool",
+    "average",
+    "depth_to_space",
+)
 PACK = 8  # channels that a thread reads at a time
 MOST_CHANNELS = 2048  # a pack for each of 256 threads
 THREADS = 256
 BLOCKS = 16  # blocks of a kernel on each multiprocessor; more than this wait for each other
+CLASSES_AT_A_TIME = 2  # of `classify`
 LEAST_ROWS = 16  # least number of voxels for a thread of `moments`
 
 
@@ -64,15 +75,34 @@ class Kernels:
         grid = (self._grid(voxels * groups, threads), images)
         self._run("normalise", grid, threads, image, factors, out, voxels, channels, out.stride(4))
 
-    def classify(self, image: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """SELU of the normalised image, then a 1x1x1 convolution of `weight` (K, C): (B, K, X, Y, Z) float32.
+    def leaky(
+        self, image: Tensor, factors: Tensor, slope: float, other: Tensor | None = None, other_factors: Any = None
+    ) -> None:
+        """LeakyReLU of the normalised image, in its place. other: is added before, normalised by its own factors if
+        it has some.
+        """
+        images, channels, voxels = _sizes(image)
+        groups = channels // PACK
+        threads = THREADS // groups * groups
+        grid = (self._grid(voxels * groups, threads), images)
+        self._run("leaky", grid, threads, image, factors, other, other_factors, image, voxels, channels, slope)
+
+    def classify(
+        self, image: Tensor, factors: Tensor, weight: Tensor, bias: Tensor, slope: float | None = None
+    ) -> Tensor:
+        """SELU of the normalised image, or with a slope LeakyReLU, then a 1x1x1 convolution of `weight` (K, C):
+        (B, K, X, Y, Z) float32.
 
         C / 8 must be a power of two, at most 32.
         """
         images, channels, voxels = _sizes(image)
         out = torch.empty(images, len(weight), *image.shape[2:], device=image.device)
         grid = (self._grid(voxels * channels // PACK, THREADS), images)
-        self._run("classify", grid, THREADS, image, factors, weight, bias, out, voxels, channels, len(weight))
+        name, last = ("classify", []) if slope is None else ("classify_leaky", [slope])
+        for first in range(0, len(weight), CLASSES_AT_A_TIME):
+            some = slice(first, first + CLASSES_AT_A_TIME)
+            sizes = voxels, channels, len(weight[some]), len(weight)
+            self._run(name, grid, THREADS, image, factors, weight[some], bias[some], out[:, some], *sizes, *last)
         return out
 
     def pool(self, image: Tensor) -> Tensor:
@@ -86,13 +116,24 @@ class Kernels:
         self._run("pool", grid, THREADS, image, out, *image.shape[2:], channels, image.stride(4))
         return out
 
+    def average(self, image: Tensor, stride: tuple[int, int, int]) -> Tensor:
+        """Means of as many voxels along each axis as `stride` says, which divides the image's edges."""
+        images, channels, voxels = _sizes(image)
+        size = [edge // step for edge, step in zip(image.shape[2:], stride, strict=True)]
+        out = torch.empty(
+            (images, channels, *size), dtype=image.dtype, device=image.device, memory_format=torch.channels_last_3d
+        )
+        grid = (self._grid(math.prod(size) * channels // PACK, THREADS), images)
+        self._run("average", grid, THREADS, image, out, *image.shape[2:], *stride, channels)
+        return out
+
     def depth_to_space(self, values: Tensor, out: Tensor) -> None:
-        """Write eight values of every voxel and channel, (B, X, Y, Z, 2, 2, 2, C), as neighbours into `out`,
-        (B, C, 2 X, 2 Y, 2 Z), which may be channels of a wider image.
+        """Write the values of every voxel and channel, (B, X, Y, Z, a, b, c, C), as neighbours into `out`,
+        (B, C, a X, b Y, c Z), which may be channels of a wider image.
         """
-        images, x, y, z, channels = *values.shape[:4], values.shape[-1]
-        grid = (self._grid(x * y * z * 4 * channels // PACK, THREADS), images)
-        self._run("depth_to_space", grid, THREADS, values, out, x, y, z, channels, out.stride(4))
+        images, x, y, z, *strides, channels = values.shape
+        grid = (self._grid(x * y * z * strides[0] * strides[1] * channels // PACK, THREADS), images)
+        self._run("depth_to_space", grid, THREADS, values, out, x, y, z, *strides, channels, out.stride(4))
 
     def _grid(self, items: int, threads: int) -> int:
         return min(math.ceil(items / threads), self._blocks)
@@ -177,6 +218,6 @@ def _sizes(image: Tensor) -> tuple[int, int, int]:
 
 
 def _as_c(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
+    if value is None or isinstance(value, Tensor):
+        return ctypes.c_void_p(None if value is None else value.data_ptr())
     return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int(value)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmark import inference
+from benchmark import inference_tables
 from benchmark.contenders import start
 from benchmark.record import read
 
@@ -21,7 +21,7 @@ TOYS = {
 
 
 def run(name: str, words: str, path) -> dict:
-    device = [] if name == "pipeline" else ["--device", "cpu"]
+    device = [] if name in ("pipeline", "precision") else ["--device", "cpu"]
     command = [sys.executable, "-m", f"benchmark.{name}", *words.split(), *device, "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,19 @@ def test_a_contender_that_cannot_be_imported_is_named_and_is_an_error_if_it_was_
 def test_of_several_masks_the_one_least_like_ours_counts() -> None:
     """Two of two voxels, and one of the two: Dice 1 and 2 * 1 / (1 + 2)."""
     ours, same, other = ({"mask": np.array(mask, bool)} for mask in ([1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]))
-    assert inference.least_agreement([same, other], [ours]) == (2 / 3, 1)
+    assert inference_tables.least_agreement([same, other], [ours]) == (2 / 3, 1)
+
+
+@pytest.mark.slow
+def test_where_no_layer_computes_in_bfloat16_both_masks_are_the_same(tiny_studies, tiny_bundle, tmp_path) -> None:
+    """The tiny bundle's layers have 2 to 16 channels, and stay float32. The last study has no lesion."""
+    rows = [f"{one.case},{one.pet},{one.ct},{one.truth}" for one in tiny_studies[2:]]
+    (tmp_path / "studies.csv").write_text("\n".join(["case,pet,ct,truth", *rows, ""]))
+    found = run("precision", f"{tmp_path / 'studies.csv'} --weights {tiny_bundle}", tmp_path / "r.json")
+    figures = found["figures"]
+    assert figures["tiny: Dice of both masks"]["values"] == [1.0, 1.0]
+    truth = [figures[f"tiny: Dice with truth, {precision}"]["values"] for precision in ("float32", "bfloat16")]
+    assert truth[0] == truth[1] and 0 < truth[0][0] < 1 and truth[0][1] == 0
 
 
 @pytest.mark.slow

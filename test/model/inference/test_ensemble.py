@@ -10,7 +10,8 @@ from study_views import view_of_image
 from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
-from model.bundle.settings import Part
+from model.bundle.settings import Network, Part
+from model.inference import pace
 from model.inference.device import Device
 from model.inference.ensemble import vote
 from model.inference.options import SegmentOptions
@@ -152,3 +153,48 @@ def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(bu
     expected = math.sqrt(sum((p - mean) ** 2 for p in chances) / 4)
     torch.testing.assert_close(found.disagreement, torch.full((40, 20, 20), expected))
     assert run(networks, bundle, cpu).disagreement is None
+
+
+def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cpu, monkeypatch) -> None:
+    """40 x 20 x 20 voxels in windows of 32^3: two. The tiny bundle has two networks."""
+    monkeypatch.setattr(pace, "LEAST_TIMED_S", 0.0)
+    monkeypatch.setattr(pace, "LEAST_SHOWN_S", 0.0)
+    found: list[tuple[int, pace.TimeEstimate]] = []
+    network = Constant(1.0)
+    run([(1.0, network), (1.0, Constant(2.0))], bundle, cpu, on_estimate=lambda one: found.append((network.calls, one)))
+    ((calls, estimate),) = found
+    assert calls == 2 and (estimate.passes, estimate.windows, estimate.device) == (4, 2, "CPU")
+    assert estimate.words().endswith("on this CPU (2 passes of 2 windows); --method diwa: about 1 s")
+
+
+IN_BFLOAT16 = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="a CPU")
+
+
+def wide_network() -> nn.Module:
+    """With layers of 32 channels, which compute in bfloat16."""
+    torch.manual_seed(0)
+    return build(Network(fusion="early", widths=(32, 32))).eval()
+
+
+@pytest.mark.slow
+def test_in_bfloat16_the_mask_is_that_of_float32_but_near_its_border(bundle, cpu) -> None:
+    """Six layers of 8 bits: a margin is off by about sqrt(6) * 2**-9 of its spread, no voxel by eight times that."""
+    network, image = wide_network(), torch.rand(2, 40, 32, 32)
+    single, narrow = (run([(1, network)], bundle, device, image).margin for device in (cpu, IN_BFLOAT16))
+    assert narrow.dtype == torch.float32 and not torch.equal(single, narrow)
+    off = 6**0.5 * 2**-9 * float(single.std())
+    assert float((narrow - single).square().mean().sqrt()) < 2 * off
+    assert (single.abs()[(single > 0) != (narrow > 0)] < 8 * off).all()
+
+
+@pytest.mark.slow
+def test_what_overflows_in_bfloat16_is_run_again_in_float32(bundle, cpu) -> None:
+    """3.4e38 is a float32 number, but rounds to infinity in bfloat16, whose largest is 3.39e38."""
+    network = wide_network()
+    first, second = network.get_submodule("encoder.layer1")
+    first.norm.weight.data.fill_(1e-33)
+    second.conv.weight.data[0, 0, 1, 1, 1] = 3.4e38
+    image = torch.rand(2, 40, 32, 32)
+    expected, found = (run([(1, network)], bundle, device, image) for device in (cpu, IN_BFLOAT16))
+    assert torch.equal(found.margin, expected.margin) and expected.warnings == ()
+    assert [warning.split("; ")[1] for warning in found.warnings] == ["it was run again in float32"]

@@ -100,3 +100,11 @@ def test_what_overflows_is_run_again_in_the_next_wider_precision() -> None:
     ladder = run(work, GPU)
     assert [run[-1] for run in work.runs] == ["float16", "bfloat16", "float32"]
     assert not work.freed and [line.split()[-1] for line in ladder.warnings] == ["bfloat16", "float32"]
+
+
+def test_a_cpu_goes_from_bfloat16_to_float32() -> None:
+    work = Work(MARGIN / 0)
+    cpu = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="a CPU")
+    ladder = run(work, cpu)
+    assert [run[-1] for run in work.runs] == ["bfloat16", "float32"]
+    assert [line.split()[-1] for line in ladder.warnings] == ["float32"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
+from torch_kernels import TorchKernels
 
 from model.bundle.settings import Network
 from model.networks import slabs
@@ -18,33 +18,7 @@ from model.networks.kernels import NAMES, compiled, kernels
 from model.networks.unet import build
 
 FUSIONS = ["early", "middle", "late", "late_features"]
-LAST = torch.channels_last_3d
 HALF = 2**-7  # 11 bits, through 10 convolutions
-
-
-class TorchKernels:
-    """The same operations as model.networks.kernels, in float32 by torch."""
-
-    def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        variance, mean = torch.var_mean(image.double(), (2, 3, 4), correction=0)
-        factor = weight / (variance + eps).sqrt()
-        return torch.stack([factor, bias - mean * factor], 1).float()
-
-    def normalise(self, image: Tensor, factors: Tensor, out: Tensor) -> None:
-        factor, summand = factors[..., None, None, None].unbind(1)
-        out.copy_(functional.selu(image.float() * factor + summand))
-
-    def classify(self, image: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        features = torch.empty_like(image, dtype=torch.float32)
-        self.normalise(image, factors, features)
-        return functional.conv3d(features, weight[..., None, None, None], bias)
-
-    def pool(self, image: Tensor) -> Tensor:
-        return functional.max_pool3d(image.float(), 2).to(image.dtype).contiguous(memory_format=LAST)
-
-    def depth_to_space(self, values: Tensor, out: Tensor) -> None:
-        for x, y, z in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
-            out[:, :, x::2, y::2, z::2] = values[:, :, :, :, x, y, z].movedim(-1, 1)
 
 
 def network_of(fusion: str, widths: tuple[int, ...] = (8, 8, 16)) -> nn.Module:
@@ -126,61 +100,6 @@ def on_gpu():
     found = kernels(torch.device("cuda"))
     assert found is not None, "the kernels cannot be compiled or loaded on this GPU"
     return found
-
-
-def image_of(images: int, channels: int, *size: int) -> Tensor:
-    """Channels of different means and deviations, some far from 0."""
-    torch.manual_seed(1)
-    deviation = torch.logspace(-1, 1, channels)[:, None, None, None]
-    image = torch.randn(images, channels, *size) * deviation + 20 * deviation * torch.randn(channels, 1, 1, 1)
-    return image.half().cuda().contiguous(memory_format=LAST)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("images", "channels", "size"),
-    [(1, 64, (96, 80, 64)), (3, 24, (5, 6, 7)), (2, 2048, (3, 2, 2)), (1, 8, (1, 1, 2))],
-)
-def test_normalisation_on_a_gpu_is_that_of_float64(on_gpu, images: int, channels: int, size) -> None:
-    image = image_of(images, channels, *size)
-    weight, bias = torch.rand(2, channels, device="cuda")
-    expected = TorchKernels().factors(image, weight.double(), bias.double(), 1e-5)
-    found = on_gpu.factors(image, weight, bias, 1e-5)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found, on_gpu.factors(image, weight, bias, 1e-5))
-    wide = torch.zeros(images, 2 * channels, *size, device="cuda", dtype=torch.float16).contiguous(memory_format=LAST)
-    TorchKernels().normalise(image, found, wide[:, channels:])
-    out = torch.zeros_like(wide)
-    on_gpu.normalise(image, found, out[:, channels:])
-    torch.testing.assert_close(out, wide, rtol=2**-9, atol=1e-5)
-    on_gpu.normalise(image, found, image)
-    assert torch.equal(image, out[:, channels:])
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("channels", [8, 64, 256])
-@pytest.mark.parametrize("classes", [1, 2])
-def test_the_last_convolution_on_a_gpu_is_that_of_torch(on_gpu, channels: int, classes: int) -> None:
-    image = image_of(2, channels, 17, 9, 11)
-    weight, bias = torch.randn(classes, channels, device="cuda"), torch.randn(classes, device="cuda")
-    factors = on_gpu.factors(image, torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda"), 1e-5)
-    expected = TorchKernels().classify(image, factors, weight, bias)
-    found = on_gpu.classify(image, factors, weight, bias)
-    assert found.is_contiguous() and (found - expected).abs().max() < 1e-5 * channels
-
-
-@pytest.mark.gpu
-def test_pooling_and_depth_to_space_on_a_gpu_are_those_of_torch(on_gpu) -> None:
-    image = image_of(2, 48, 10, 6, 8)
-    assert torch.equal(on_gpu.pool(image[:, 16:40]), functional.max_pool3d(image[:, 16:40], 2))
-    image[1, 20, 3, 2, 1] = float("nan")
-    assert on_gpu.pool(image)[1, 20, 1, 1, 0].isnan()
-    values = torch.randn(2, 3, 4, 5, 2, 2, 2, 24, device="cuda").half()
-    wide = torch.zeros(2, 40, 6, 8, 10, device="cuda", dtype=torch.float16).contiguous(memory_format=LAST)
-    expected = wide.clone()
-    on_gpu.depth_to_space(values, wide[:, 8:32])
-    TorchKernels().depth_to_space(values, expected[:, 8:32])
-    assert torch.equal(wide, expected)
 
 
 @pytest.mark.gpu
