@@ -186,7 +186,7 @@ def test_a_box_of_no_pet_is_nothing_to_a_network_of_that_box_and_all_to_others()
     other = replace(
         one,
         network=res_enc_l((2,) * 6),
-        window=Window(size=(32, 32, 32)),
+        window=Window(size=(64, 64, 64)),
         preprocessing=Preprocessing(ct=normalisation, pet=normalisation, spacing_mm=(5.0,) * 3),
     )
     view = view_of(placed, Crop(), mixed=True)
