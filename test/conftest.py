@@ -32,7 +32,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cpu():
-    return choose_device("cpu")
+    return choose_device("cpu", "float32")
 
 
 @pytest.fixture(scope="session")

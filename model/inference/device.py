@@ -13,9 +13,11 @@ from threading import Lock
 import torch
 
 from model.errors import ConfigError
+from model.processor import has_bfloat16
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 DEVICES = ("auto", "cuda", "cpu")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _DRIVER_LOCK = Lock()
 _driver_warnings: list[str] = []  # kept: torch warns of a driver only once in a process
 OUT_OF_MEMORY = (  # parts of messages that mean out of memory, of errors that are no OutOfMemoryError
@@ -40,33 +42,62 @@ class Device:
     warning: str | None = None
 
 
-def choose_device(wanted: str) -> Device:
-    """The device that was asked for; auto takes CUDA if it works. If there is a GPU that does not, a warning says why.
+def choose_device(wanted: str, precision: str = "auto") -> Device:
+    """The device and the precision that were asked for. If there is a GPU that does not work, a warning says why.
 
-    CUDA computes in float16, as the authors' submission did: after instance normalisation values need no larger range,
-    and float16 has 11 significant bits, bfloat16 8. What overflows is computed again in bfloat16, if the card has it.
-    The CPU computes in float32. Raises ConfigError if CUDA is asked for and cannot be used.
+    wanted auto: CUDA if it works. precision auto: on CUDA float16, as the authors' submission did: after instance
+    normalisation values need no larger range, and float16 has 11 significant bits, bfloat16 8. On a CPU bfloat16 if
+    the processor multiplies in it, else float32. What overflows is computed again in a wider precision.
+    Raises ConfigError if CUDA is asked for and cannot be used, or if the device has no such precision.
     """
     if wanted not in DEVICES:
         raise ConfigError(f"--device must be one of {', '.join(DEVICES)}, got {wanted!r}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     reason = None if wanted == "cpu" else why_no_cuda()
     if wanted == "cuda" and reason:
         raise ConfigError(f"--device cuda: {reason}; use --device auto or cpu, or run on a machine with a GPU")
     if wanted == "cpu" or reason:
-        _keep_freed_memory()
-        warning = f"{reason}; the CPU is used instead" if reason and gpu_is_there() else None
-        return Device(
-            torch_device=torch.device("cpu"),
-            precision=torch.float32,
-            name=f"CPU, {torch.get_num_threads()} threads",
-            warning=warning,
+        return _cpu(precision, f"{reason}; the CPU is used instead" if reason and gpu_is_there() else None)
+    return _gpu(precision)
+
+
+def _cpu(precision: str, warning: str | None) -> Device:
+    if precision == "float16":
+        raise ConfigError(
+            "--precision float16: a CPU does not compute in float16 here; use --precision bfloat16, float32 or auto, "
+            "or run on a machine with a GPU"
         )
-    has_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)  # in hardware, from Ampere on
+    _keep_freed_memory()
+    here = has_bfloat16()
+    if precision == "bfloat16" and not here:
+        slow = (
+            "--precision bfloat16: this processor does not multiply in bfloat16 (AVX512_BF16 or AMX would), so the "
+            "same values are computed in float32 and rounded, which is slower than --precision float32"
+        )
+        warning = f"{warning}; {slow}" if warning else slow
+    narrow = precision == "bfloat16" or (precision == "auto" and here)
+    return Device(
+        torch_device=torch.device("cpu"),
+        precision=torch.bfloat16 if narrow else torch.float32,
+        name=f"CPU, {torch.get_num_threads()} threads",
+        warning=warning,
+    )
+
+
+def _gpu(precision: str) -> Device:
+    in_hardware = torch.cuda.get_device_capability() >= (8, 0)  # bfloat16, from Ampere on
+    if precision == "bfloat16" and not in_hardware:
+        raise ConfigError(
+            f"--precision bfloat16: the GPU {torch.cuda.get_device_name()} does not compute in bfloat16 (Ampere and "
+            "later do); use --precision float16, float32 or auto"
+        )
+    wider = (torch.bfloat16, torch.float32) if in_hardware and precision in ("auto", "float16") else (torch.float32,)
     return Device(
         torch_device=torch.device("cuda"),
-        precision=torch.float16,
+        precision=torch.float16 if precision == "auto" else getattr(torch, precision),
         name=torch.cuda.get_device_name(),
-        wider=(torch.bfloat16, torch.float32) if has_bfloat16 else (torch.float32,),
+        wider=wider,
     )
 
 
@@ -112,10 +143,13 @@ def make_deterministic() -> None:
 
 @contextmanager
 def computing(device: Device) -> Iterator[None]:
-    """No gradients; autocast if the device computes in another precision than float32."""
-    single = device.precision == torch.float32
-    reduced = nullcontext() if single else torch.autocast(device.torch_device.type, dtype=device.precision)
-    with torch.no_grad(), reduced:
+    """No gradients; on a GPU autocast if it computes in another precision than float32.
+
+    On a CPU the networks of `model.networks.slabs.prepared` know themselves which of their layers compute in bfloat16:
+    autocast would take the first and the last convolution with it, and torch's slow ones where there is no hardware.
+    """
+    reduced = device.torch_device.type != "cpu" and device.precision != torch.float32
+    with torch.no_grad(), torch.autocast("cuda", device.precision) if reduced else nullcontext():
         yield
 
 

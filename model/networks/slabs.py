@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.networks import strided
+from model.networks.bfloat16 import conv3d, narrowed
 from model.networks.fused import Fused, can_fuse
 from model.networks.fused_strided import FusedStrided, can_fuse_strided
 from model.networks.kernels import kernels, why_unavailable
@@ -32,19 +33,24 @@ Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffe
 def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
     """The network on the device, laid out for `forward`, the weights of its convolutions in `precision`.
 
-    In float32, or if it is no U-Net, it is `network` itself, moved; else a copy, or on a GPU with the kernels, `Fused`.
-    Batch normalisation goes into the convolution before it. A network for slices becomes channels-last, too: on a CPU
-    it then takes two thirds of the time.
+    In float32, or on a GPU if it is no U-Net, it is `network` itself, moved; else a copy, on a CPU in bfloat16 with
+    float32 layers at both ends (`narrowed`), or on a GPU with the kernels, `Fused`. Batch normalisation of a U-Net goes
+    into the convolution before it. A network for slices becomes channels-last, too: on a CPU it then takes two thirds
+    of the time.
     """
+    on_cpu = device.type == "cpu" and precision != torch.float32
     if isinstance(network, RegNetUNet):
+        network = narrowed(network) if on_cpu else network
         flat: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return flat
     if isinstance(network, StridedUNet):
         return _prepared_strided(network, device, precision)
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
-        return network.to(device)
+        return narrowed(network) if on_cpu else network.to(device)
     original = network = without_batch_norm(network)
-    if precision != torch.float32:
+    if on_cpu:
+        network = narrowed(network)
+    elif precision != torch.float32:
         network = copy.deepcopy(network)
         for module in network.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
@@ -59,8 +65,10 @@ def _prepared_strided(network: StridedUNet, device: torch.device, precision: tor
     """Of nnU-Net's kind. On a GPU with the kernels there is no copy for torch's operations until an image needs it."""
 
     def plain() -> nn.Module:
-        copied = network
-        if precision != torch.float32:
+        copied: nn.Module = network
+        if precision != torch.float32 and device.type == "cpu":
+            copied = narrowed(network)
+        elif precision != torch.float32:
             copied = copy.deepcopy(network)
             for module in copied.modules():
                 if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
@@ -156,8 +164,9 @@ def _late_features(network: LateFeatures, image: Tensor, buffers: Buffers) -> Te
     """The 1x1x1 convolution of both networks' features is the sum of two, one for each network's."""
     ct, pet = image.chunk(2, dim=1)
     weights = network.fc.weight.chunk(2, dim=1)
-    out = _by_rows(lambda rows: functional.conv3d(rows, weights[0]), _unet(network.pet, pet, buffers))
-    last = _by_rows(lambda rows: functional.conv3d(rows, weights[1], network.fc.bias), _unet(network.ct, ct, buffers))
+    kind, bias = weights[0].dtype, network.fc.bias
+    out = _by_rows(lambda rows: functional.conv3d(rows.to(kind), weights[0]), _unet(network.pet, pet, buffers))
+    last = _by_rows(lambda rows: functional.conv3d(rows.to(kind), weights[1], bias), _unet(network.ct, ct, buffers))
     return out.add_(last)
 
 
@@ -173,9 +182,9 @@ def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], buffers: Buf
             image = _pooled(image) if stage else _channels_last(image, layer[0].conv.weight.dtype)
             if number == 0:
                 shape = torch.Size((len(image), len(encoders) * width, *image.shape[2:]))
-                key = (stage, shape, image.dtype)
+                key = (stage, shape, layer[1].conv.weight.dtype)
                 if key not in buffers:
-                    buffers[key] = _empty(image, shape[1], shape[2:])
+                    buffers[key] = _empty(image, shape[1], shape[2:], key[2])
                 stages.append(buffers[key])
             target = stages[stage].narrow(1, number * width, width)
             image = _block(layer[1], _rows_of(_block(layer[0], _rows_of(image), target)), target)
@@ -216,29 +225,38 @@ def _block(block: Any, read: Read, target: Tensor) -> Tensor:
     """
     conv, norm, edge = block.conv, block.norm, target.shape[2]
     rows = _rows(target, max(conv.in_channels, conv.out_channels))
+    narrow_on_cpu = target.device.type == "cpu" and target.dtype != torch.float32
     if rows >= edge:
         parts = read(0, edge)
         joined = parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
-        image = functional.conv3d(joined, conv.weight, conv.bias, padding=1)
+        image = conv3d(conv, joined, 1)
         del parts, joined
-        return functional.selu_(_normed(norm, image))
+        if narrow_on_cpu and not isinstance(norm, nn.Identity):
+            return _normed_by_slabs(norm, image, strided.moments(image), image.to(target.dtype), edge)
+        return functional.selu_(_normed(norm, image)).to(target.dtype)
     if isinstance(norm, nn.Identity):
         for first, slab in _slabs(conv, read, target, rows):
             target[:, :, first : first + slab.shape[2]] = functional.selu_(slab)
         return target
     sums = [torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device) for _ in range(3)]
     for first, slab in _slabs(conv, read, target, rows):
-        mean, variance = _moments(slab)
+        mean, variance = strided.moments(slab)
         target[:, :, first : first + slab.shape[2]] = slab
         for total, more in zip(sums, (torch.ones_like(mean), mean, variance + mean**2), strict=True):
             total += more * slab.shape[2]
     mean = sums[1] / sums[0]
-    scale = norm.weight / (sums[2] / sums[0] - mean**2 + norm.eps).sqrt()
+    return _normed_by_slabs(norm, target, (mean, sums[2] / sums[0] - mean**2), target, rows)
+
+
+def _normed_by_slabs(norm: Any, image: Tensor, moments: tuple[Tensor, Tensor], target: Tensor, rows: int) -> Tensor:
+    """Instance normalisation and SELU of the image in float32, so many rows at a time, into `target`."""
+    mean, variance = moments
+    scale = norm.weight / (variance + norm.eps).sqrt()
     shift = norm.bias - mean * scale
-    for first in range(0, edge, rows):
-        part = target[:, :, first : first + rows]
+    for first in range(0, image.shape[2], rows):
+        part = image[:, :, first : first + rows]
         scaled = torch.addcmul(shift.float()[..., None, None, None], part.float(), scale.float()[..., None, None, None])
-        part.copy_(functional.selu_(scaled))
+        target[:, :, first : first + rows] = functional.selu_(scaled)
     return target
 
 
@@ -248,7 +266,8 @@ def _slabs(conv: Any, read: Read, target: Tensor, rows: int) -> Iterator[tuple[i
     The caller may overwrite `target` up to the end of the slab.
     """
     edge = target.shape[2]
-    window = _empty(target, conv.in_channels, (rows + 2, *target.shape[3:]))  # row r at r - first + 1
+    size, kind = (rows + 2, *target.shape[3:]), conv.weight.dtype
+    window = _empty(target, conv.in_channels, size, kind)  # row r at r - first + 1
     window[:, :, 0] = 0
     rows_read = 0
     for first in range(0, edge, rows):
@@ -264,7 +283,7 @@ def _slabs(conv: Any, read: Read, target: Tensor, rows: int) -> Iterator[tuple[i
             rows_read = needed
         if last == edge:
             window[:, :, last - first + 1] = 0
-        yield first, functional.conv3d(window[:, :, : last - first + 2], conv.weight, conv.bias, padding=(0, 1, 1))
+        yield first, conv3d(conv, window[:, :, : last - first + 2], (0, 1, 1))
 
 
 def _normed(norm: Any, image: Tensor) -> Tensor:
@@ -283,16 +302,6 @@ def _normed(norm: Any, image: Tensor) -> Tensor:
 def normed_as_batch(norm: Any, image: Tensor) -> Tensor:
     """Instance normalisation of one image (1, C, X, Y, Z)."""
     return functional.batch_norm(image, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-
-
-def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every channel of every image, (B, C) float64."""
-    if image.device.type == "cpu":  # var_mean is twenty times slower there
-        pairs = [torch.batch_norm_update_stats(one, None, None, 0.0) for one in _one_by_one(image)]
-        mean, variance = (torch.stack(part) for part in zip(*pairs, strict=True))
-    else:
-        variance, mean = torch.var_mean(image.float(), (2, 3, 4), correction=0)
-    return mean.double(), variance.double()
 
 
 def _one_by_one(images: Tensor) -> list[Tensor]:
@@ -323,6 +332,7 @@ def _channels_last(image: Tensor, precision: torch.dtype) -> Tensor:
     return _empty(image, image.shape[1], image.shape[2:]).copy_(image).to(precision)
 
 
-def _empty(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+def _empty(like: Tensor, channels: int, size: Sequence[int], kind: torch.dtype | None = None) -> Tensor:
+    """An image without values; kind: its type, by default that of `like`."""
     shape = (like.shape[0], channels, *size)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=LAST)
+    return torch.empty(shape, dtype=kind or like.dtype, device=like.device, memory_format=LAST)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.networks.bfloat16 import conv3d
 from model.networks.nnunet import SLOPE, ConvUnit, ResidualBlock, StridedEncoder, StridedUNet, Three
 
 SLAB_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}  # the most that the input of a convolution over one slab takes
@@ -139,9 +140,9 @@ def _unit(unit: ConvUnit, source: Source, target: Tensor | None = None, shortcut
     if rows >= size[0]:
         parts = list(source.rows(0, source.size[0]))
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        image = _computed(conv, joined, conv.padding)
+        image = conv3d(conv, joined, conv.padding, has_bias=False)
         del parts, joined
-        return _activated(_normed(unit.norm, image), shortcut, slope)
+        return _activated(_normed(unit.norm, image), shortcut, slope).to(conv.weight.dtype)
     if target is None or target.dtype != conv.weight.dtype:
         target = empty(like, conv.out_channels, size, conv.weight.dtype)
     scale, shift = _convolved(unit, source, target, rows)
@@ -207,16 +208,11 @@ def _slabs(conv: Any, source: Source, edge: int, rows: int) -> Iterator[tuple[in
         read_to = max(stop, read_to)
         following = max(last * step - padding, 0)
         kept = [window[:, :, following - low : stop - low].clone()] if following < stop else []
-        yield first, _computed(conv, window, (0, *conv.padding[1:]))
-
-
-def _computed(conv: Any, image: Tensor, padding: tuple[int, ...]) -> Tensor:
-    """The convolution without its bias, in the precision of its weights."""
-    return functional.conv3d(image.to(conv.weight.dtype), conv.weight, None, conv.stride, padding)
+        yield first, conv3d(conv, window, (0, *conv.padding[1:]), has_bias=False)
 
 
 def _normed(norm: Any, image: Tensor) -> Tensor:
-    """Instance normalisation that keeps a channels-last image as it is; summed in float32.
+    """Instance normalisation that keeps a channels-last image as it is; summed in float32, on a CPU also given in it.
 
     It is batch normalisation of one image after the other. torch's instance_norm would copy the image into another
     layout and back.
@@ -225,7 +221,7 @@ def _normed(norm: Any, image: Tensor) -> Tensor:
     for one in torch.split(image, 1):
         found = one if one.is_cuda else one.float()
         found = functional.batch_norm(found, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        parts.append(found.to(one.dtype))
+        parts.append(found)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

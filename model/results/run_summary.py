@@ -43,8 +43,8 @@ def make_report(
             "citation": bundle.manifest.citation,
         },
         "run": {
-            "device": device.name if result.rung.startswith(device.torch_device.type) else "CPU",
-            "precision": str(device.precision).removeprefix("torch.") if "cuda" in result.rung else "float32",
+            "device": device.name if _on(device, result.rung) else "CPU",
+            "precision": _precision(device, result.rung),
             "rung": result.rung,
             "windows": result.windows,
             "windows_skipped": result.skipped,
@@ -61,6 +61,16 @@ def make_report(
             "numpy": np.__version__,
         },
     }
+
+
+def _on(device: Device, rung: str) -> bool:
+    """Whether a rung computes on the device that was chosen; else memory ran out there, and the CPU took over."""
+    return rung.startswith(device.torch_device.type)
+
+
+def _precision(device: Device, rung: str) -> str:
+    """Of the convolutions; float32 where none was run, or where the CPU took over."""
+    return str(device.precision).removeprefix("torch.") if _on(device, rung) else "float32"
 
 
 def summary(report: dict[str, Any], mask_path: str) -> list[str]:

@@ -23,7 +23,7 @@ TOYS = {
 
 
 def run(name: str, words: str, path) -> dict:
-    device = [] if name == "pipeline" else ["--device", "cpu"]
+    device = [] if name in ("pipeline", "precision") else ["--device", "cpu"]
     command = [sys.executable, "-m", f"benchmark.{name}", *words.split(), *device, "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,6 +80,18 @@ def test_the_random_model_has_every_tensor_that_nnunets_own_network_has(tmp_path
     theirs = unet.ResidualEncoderUNet(2, num_classes=2, deep_supervision=False, **(words | types))
     found = torch.load(model / "fold_0/checkpoint_final.pth", weights_only=True)["network_weights"]
     theirs.load_state_dict(found)  # strict
+
+
+@pytest.mark.slow
+def test_where_no_layer_computes_in_bfloat16_both_masks_are_the_same(tiny_studies, tiny_bundle, tmp_path) -> None:
+    """The tiny bundle's layers have 2 to 16 channels, and stay float32. The last study has no lesion."""
+    rows = [f"{one.case},{one.pet},{one.ct},{one.truth}" for one in tiny_studies[2:]]
+    (tmp_path / "studies.csv").write_text("\n".join(["case,pet,ct,truth", *rows, ""]))
+    found = run("precision", f"{tmp_path / 'studies.csv'} --weights {tiny_bundle}", tmp_path / "r.json")
+    figures = found["figures"]
+    assert figures["tiny: Dice of both masks"]["values"] == [1.0, 1.0]
+    truth = [figures[f"tiny: Dice with truth, {precision}"]["values"] for precision in ("float32", "bfloat16")]
+    assert truth[0] == truth[1] and 0 < truth[0][0] < 1 and truth[0][1] == 0
 
 
 @pytest.mark.slow

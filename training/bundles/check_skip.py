@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from model.bundle.manifest import load_bundle
 from model.errors import ConfigError, WeightsError
-from model.inference.device import choose_device
 from model.inference.options import SegmentOptions
 from model.inference.segment import make_ready, segment_ready
 from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
 from training.data.table import Study
+from training.runs.predict import scoring_device
 
 
 def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> str:
@@ -25,7 +25,7 @@ def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> 
     Returns the result as a line of text. Raises WeightsError at the first mask that differs; ConfigError if no window
     of any study was left out, for then nothing was tried.
     """
-    bundle, used = load_bundle(folder), choose_device(device)
+    bundle, used = load_bundle(folder), scoring_device(device)
     whole = dataclasses.replace(bundle, manifest=structs.replace(bundle.manifest, skip_suv=None))
     level, networks = bundle.manifest.skip_suv, load_now(voters(bundle), used.torch_device)
     ways = [SegmentOptions(bundle=one, device=used, voters=networks) for one in (whole, bundle)]

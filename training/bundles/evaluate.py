@@ -5,7 +5,7 @@ r"""Dice, FPV and FNV of masks or of a bundle, case by case, with intervals, by 
         --weights eoa --output runs/eoa/scores.csv
 
 Writes scores.csv (a row a case), scores.json beside it (means, intervals, what was run), and prints the means.
-A bundle is run as the container runs it, from the index's files to the mask.
+A bundle is run as the container runs it, from the index's files to the mask, but in float32 on every CPU.
 """
 
 import argparse
@@ -202,10 +202,11 @@ def bundle_source(
     bundle = chosen_bundle(options.weights, options.method)
     trained = training_cases_among(bundle, studies, index)
 
-    from model.inference.device import choose_device, make_deterministic  # imports torch; a wrong bundle needs none
+    from model.inference.device import make_deterministic  # imports torch; a wrong bundle needs none
+    from training.runs.predict import scoring_device
 
     make_deterministic()
-    device = choose_device(options.device or "auto")
+    device = scoring_device(options.device or "auto")
     notes = [device.warning] if device.warning else []
     if trained is None:
         notes += [f"the bundle does not say ({TRAINED_ON}) what it was trained on: these may be training scores"]

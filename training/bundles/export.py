@@ -20,7 +20,6 @@ from typing import Any
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.settings import Crop
 from model.errors import ConfigError, WeightsError
-from model.inference.device import choose_device
 from training.bundles.check_mask import compare, in_crop, run_process
 from training.bundles.check_skip import check_skip
 from training.bundles.evaluate import PATIENTS, TRAINED_ON
@@ -33,6 +32,7 @@ from training.ensembles.candidates import Candidate, check_one_start, read_candi
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import FORMAT, TITLES
 from training.runs.checkpoint import State, read_json, read_weights, result_file
+from training.runs.predict import scoring_device
 
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."
@@ -179,7 +179,7 @@ def bundle_states(selected: Selected) -> tuple[dict[str, State], list[float]]:
     """The bundle's networks by name, and their weights."""
     counts = selected.entry["weights"]
     if selected.entry["method"] == "diwa":
-        scoreboard = Scoreboard(selected.members, Path(selected.report["cache"]), [], Path(), choose_device("cpu"))
+        scoreboard = Scoreboard(selected.members, Path(selected.report["cache"]), [], Path(), scoring_device("cpu"))
         return {"soup": scoreboard.soup_network(counts).state_dict()}, [1.0]
     return {name: read_weights(selected.members[name].weights) for name in counts}, [float(n) for n in counts.values()]
 
@@ -231,7 +231,7 @@ def check_one_mask(selected: Selected, place: Path, index: Path, case: str | Non
         raise ConfigError(
             f"'{cache}' was not prepared from the files of case {case} in '{index}'; run training prepare again"
         )
-    scoreboard = Scoreboard(selected.members, cache, [case], place / "margins", choose_device(device))
+    scoreboard = Scoreboard(selected.members, cache, [case], place / "margins", scoring_device(device))
     if selected.entry["method"] == "diwa":
         expected = scoreboard.soup_margin(selected.names, case) > 0
     else:

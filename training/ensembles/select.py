@@ -16,7 +16,6 @@ from typing import Any
 
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
-from model.inference.device import choose_device
 from model.results.writing import check_output
 from model.schema import to_plain
 from training.command import add_device_option, add_fold_options, check_targets
@@ -28,6 +27,7 @@ from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.selection import Choice, greedy, rank, steps_to, uniform
 from training.runs.checkpoint import CONFIG, RESULT, write_json, write_text
 from training.runs.leakage import check_not_seen
+from training.runs.predict import scoring_device
 
 FORMAT = 1
 TITLES = {  # in the order of the paper's table 3
@@ -62,7 +62,7 @@ def select_runs(
     if "diwa" in methods:
         check_one_start(list(candidates.values()))
     crop = one_crop(cache, fold.validate)
-    used = choose_device(device)
+    used = scoring_device(device)
     scoreboard = Scoreboard(candidates, cache, fold.validate, keep, used)
     with_lesion = [case for case, study in scoreboard.studies.items() if len(study.lesion) or study.lost_ml]
     if not with_lesion:

@@ -20,7 +20,6 @@ from typing import Any
 from msgspec import Struct, field
 
 from model.errors import ConfigError
-from model.inference.device import choose_device
 from model.results.writing import check_output
 from model.schema import build, check_fields
 from model.whole import locked
@@ -50,6 +49,7 @@ from training.papers.procedure import (
 from training.parallel import cores
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
+from training.runs.predict import scoring_device
 from training.runs.scores import CaseScore, summary, table, without_empty, write
 from training.runs.train import train_run
 from training.settings import Training, changed, read_yaml
@@ -283,7 +283,7 @@ def report_views(
     candidates = read_candidates(run for run in runs if run.resolve().name in names)
     for one in candidates.values():
         check_not_seen(one.folder, one.seen, cases, data.cache, "score on")
-    scoreboard = Scoreboard(candidates, data.cache, cases, path.parent / "margins", choose_device(device))
+    scoreboard = Scoreboard(candidates, data.cache, cases, path.parent / "margins", scoring_device(device))
     found = views(scoreboard.margin_of(method, names), [load(data.cache, case) for case in cases])
     print(f"\n{path.stem}: {method}, {len(cases)} studies not trained on\n\n{views_table(found)}\n", flush=True)
     write_json(path, [asdict(view) for view in found])

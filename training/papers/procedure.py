@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
-from model.inference.device import choose_device
 from model.schema import Number, build, check_fields
 from training.command import option_words, parse
 from training.data import index as index_command
@@ -30,6 +29,7 @@ from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.table import study_name
 from training.runs import checkpoint
 from training.runs.leakage import check_not_seen
+from training.runs.predict import scoring_device
 from training.runs.pretrain import pretrain_run
 from training.runs.scores import CaseScore
 from training.runs.train import train_run
@@ -254,7 +254,7 @@ def score_choices(
     candidates = read_candidates(run for run in runs if run.resolve().name in used)
     for one in candidates.values():
         check_not_seen(one.folder, one.seen, cases, cache, "score on")
-    scoreboard = Scoreboard(candidates, cache, cases, keep, choose_device(device))
+    scoreboard = Scoreboard(candidates, cache, cases, keep, scoring_device(device))
     scoreboard.run_all()
     return {
         title: _rows((scoreboard.eoa if method == "eoa" else scoreboard.diwa)(names), studies)

@@ -43,6 +43,15 @@ def device_for(precision: str, wanted: str = "auto") -> Device:
     return replace(device, torch_device=local, precision=PRECISIONS[precision])
 
 
+def scoring_device(wanted: str) -> Device:
+    """The device to score and to choose on: as the container's, but float32 on every CPU.
+
+    So neither a choice nor a published score depends on the processor that it was made on.
+    """
+    device = choose_device(wanted)
+    return replace(device, precision=torch.float32) if device.torch_device.type == "cpu" else device
+
+
 def layout_of(settings: Training) -> torch.memory_format:
     """How images, and weights that allow it, lie in memory."""
     if not settings.channels_last:
@@ -63,7 +72,7 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
         return logits
 
     network.eval()
-    with computing(device):
+    with computing(device), torch.autocast(here.type, device.precision, device.precision != torch.float32):
         out, _ = run_member(image, settings.part, predict, rung)
     for module, trains in modes:
         module.training = trains

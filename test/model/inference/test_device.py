@@ -22,9 +22,59 @@ def cuda_build(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_the_cpu_computes_in_float32() -> None:
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_cpu_computes_in_bfloat16_where_it_has_it(has_bfloat16: bool, expected, monkeypatch) -> None:
+    monkeypatch.setattr(module, "has_bfloat16", lambda: has_bfloat16)
     device = choose_device("cpu")
-    assert (device.torch_device.type, device.precision, device.warning) == ("cpu", torch.float32, None)
+    assert (device.torch_device.type, device.precision, device.warning) == ("cpu", expected, None)
+    assert device.wider == (torch.float32,)
+    single = choose_device("cpu", "float32")
+    assert (single.precision, single.warning) == (torch.float32, None)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_asked_for_runs_with_a_warning_where_it_is_slower(has_bfloat16: bool, monkeypatch) -> None:
+    monkeypatch.setattr(module, "has_bfloat16", lambda: has_bfloat16)
+    device = choose_device("cpu", "bfloat16")
+    assert device.precision == torch.bfloat16
+    assert device.warning is None if has_bfloat16 else "slower than --precision float32" in str(device.warning)
+
+
+def test_a_gpu_that_does_not_work_and_bfloat16_without_hardware_are_both_warned_of(cuda_build, monkeypatch) -> None:
+    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(module, "gpu_is_there", lambda: True)
+    warning = str(choose_device("auto", "bfloat16").warning)
+    assert "no usable NVIDIA GPU" in warning and "slower than --precision float32" in warning
+
+
+def test_float16_on_a_cpu_and_an_unknown_precision_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a CPU does not compute in float16 here; use --precision bfloat16"):
+        choose_device("cpu", "float16")
+    with pytest.raises(ConfigError, match="auto, float32, bfloat16, float16, got 'half'"):
+        choose_device("cpu", "half")
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "expected", "wider"),
+    [
+        ((8, 6), "auto", torch.float16, (torch.bfloat16, torch.float32)),
+        ((7, 5), "auto", torch.float16, (torch.float32,)),
+        ((8, 6), "float16", torch.float16, (torch.bfloat16, torch.float32)),
+        ((8, 6), "bfloat16", torch.bfloat16, (torch.float32,)),
+        ((7, 5), "float32", torch.float32, (torch.float32,)),
+        ((7, 5), "bfloat16", None, ()),
+    ],
+)
+def test_a_gpu_computes_as_asked_for_if_it_can(capability, precision, expected, wider, monkeypatch) -> None:
+    monkeypatch.setattr(module, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    if expected is None:
+        with pytest.raises(ConfigError, match="Some GPU does not compute in bfloat16"):
+            choose_device("cuda", precision)
+    else:
+        device = choose_device("cuda", precision)
+        assert (device.precision, device.wider) == (expected, wider)
 
 
 def test_cuda_asked_for_and_absent_is_refused(cuda_build) -> None:

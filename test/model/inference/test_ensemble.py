@@ -192,3 +192,36 @@ def test_a_box_of_no_pet_is_nothing_to_a_network_of_that_box_and_all_to_others()
     view = view_of(placed, Crop(), mixed=True)
     assert view.sees_nothing(one) and not view.sees_nothing(other) and view.size(other) == (9, 8, 7)
     assert not view_of(placed, Crop(), mixed=False).sees_nothing(one)
+
+
+IN_BFLOAT16 = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="a CPU")
+
+
+def wide_network() -> nn.Module:
+    """With layers of 32 channels, which compute in bfloat16."""
+    torch.manual_seed(0)
+    return build(Network(fusion="early", widths=(32, 32))).eval()
+
+
+@pytest.mark.slow
+def test_in_bfloat16_the_mask_is_that_of_float32_but_near_its_border(bundle, cpu) -> None:
+    """Six layers of 8 bits: a margin is off by about sqrt(6) * 2**-9 of its spread, no voxel by eight times that."""
+    network, image = wide_network(), torch.rand(2, 40, 32, 32)
+    single, narrow = (run([(1, network)], bundle, device, image).margin for device in (cpu, IN_BFLOAT16))
+    assert narrow.dtype == torch.float32 and not torch.equal(single, narrow)
+    off = 6**0.5 * 2**-9 * float(single.std())
+    assert float((narrow - single).square().mean().sqrt()) < 2 * off
+    assert (single.abs()[(single > 0) != (narrow > 0)] < 8 * off).all()
+
+
+@pytest.mark.slow
+def test_what_overflows_in_bfloat16_is_run_again_in_float32(bundle, cpu) -> None:
+    """3.4e38 is a float32 number, but rounds to infinity in bfloat16, whose largest is 3.39e38."""
+    network = wide_network()
+    first, second = network.get_submodule("encoder.layer1")
+    first.norm.weight.data.fill_(1e-33)
+    second.conv.weight.data[0, 0, 1, 1, 1] = 3.4e38
+    image = torch.rand(2, 40, 32, 32)
+    expected, found = (run([(1, network)], bundle, device, image) for device in (cpu, IN_BFLOAT16))
+    assert torch.equal(found.margin, expected.margin) and expected.warnings == ()
+    assert [warning.split("; ")[1] for warning in found.warnings] == ["it was run again in float32"]

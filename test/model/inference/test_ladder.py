@@ -121,3 +121,11 @@ def test_no_memory_to_finish_a_margin_on_the_last_rung_is_an_error_of_the_case(c
 
     with pytest.raises(CaseError, match="does not fit into memory"):
         finish_on_ladder(finish, MARGIN, ladder_of(cpu, 1, (2, 2, 2)), lambda: None)
+
+
+def test_a_cpu_goes_from_bfloat16_to_float32() -> None:
+    work = Work(MARGIN / 0)
+    cpu = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="a CPU")
+    ladder = run(work, cpu)
+    assert [run[-1] for run in work.runs] == ["bfloat16", "float32"]
+    assert [line.split()[-1] for line in ladder.warnings] == ["float32"]

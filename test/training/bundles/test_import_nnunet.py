@@ -77,7 +77,7 @@ def ours(model: Path, images: tuple[sitk.Image, sitk.Image], folder: Path, words
         sitk.WriteImage(image, str(path))
     bundle = load_bundle(folder / "bundles/one")
     case = read_case(paths, bundle.manifest.limits)
-    return segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu"))).mask
+    return segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu", "float32"))).mask
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from training.ensembles.candidates import read_candidates
 from training.ensembles.scoreboard import Scoreboard
 from training.runs.batch_norm import refreshed
 
-CPU = choose_device("cpu")
+CPU = choose_device("cpu", "float32")
 ILL = FOLD.validate[:2]  # case3 has no lesion
 
 

@@ -145,7 +145,7 @@ def test_choices_are_the_members_each_as_often_as_it_counts() -> None:
 @pytest.mark.slow
 def test_choices_are_scored_by_mean_margins_and_mean_weights(tiny_cache, tiny_studies, tmp_path) -> None:
     """EoA counts m1 twice; the network of DiWA is the mean of both members' weights."""
-    runs, settings, cpu = make_runs(tmp_path, 2), tiny_training(), choose_device("cpu")
+    runs, settings, cpu = make_runs(tmp_path, 2), tiny_training(), choose_device("cpu", "float32")
     states = [load_file(run / "mean.safetensors") for run in runs]
     states.append({name: (states[0][name].double() + states[1][name]).float() / 2 for name in states[0]})
     study, margins = load(tiny_cache, "case1"), []

@@ -18,7 +18,7 @@ def test_statistics_are_the_mean_over_batches_under_these_weights(tiny_cache) ->
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.fill_(7.0)
-    found = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu"))
+    found = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu", "float32"))
     assert not found.training
     data = SliceDataset(tiny_cache, CASES, settings.changed_to(augmentation="none"))
     images = torch.stack([data[number][0] for number in range(data.an_epoch)])
@@ -31,7 +31,7 @@ def test_statistics_are_the_mean_over_batches_under_these_weights(tiny_cache) ->
 def test_crops_give_the_statistics_of_a_u_net_with_batch_norm(tiny_cache) -> None:
     settings = tiny_training(network={"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}, batch=2)
     network = build(settings.network)
-    found = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu"))
+    found = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu", "float32"))
     data = CropDataset(tiny_cache, CASES, settings.changed_to(augmentation="none"))
     with torch.no_grad():
         means = [
@@ -46,7 +46,7 @@ def test_fixed_statistics_stay_as_they_are(tiny_cache) -> None:
     settings = tiny_training(network=network, fixed_statistics=True)
     module = build(settings.network)
     module.ct_encoder.layer1[0].norm.running_mean.fill_(7.0)
-    found = refreshed(module, settings, tiny_cache, CASES, choose_device("cpu"))
+    found = refreshed(module, settings, tiny_cache, CASES, choose_device("cpu", "float32"))
     assert not found.training and (found.ct_encoder.layer1[0].norm.running_mean == 7).all()
 
 
@@ -54,5 +54,5 @@ def test_networks_without_statistics_stay_as_they_are(tiny_cache) -> None:
     settings = tiny_training()
     network = build(settings.network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    after = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu")).state_dict()
+    after = refreshed(network, settings, tiny_cache, CASES, choose_device("cpu", "float32")).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

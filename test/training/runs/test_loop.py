@@ -31,7 +31,7 @@ def run_of(folder: Path, **changes: object) -> Run:
         settings=settings,
         network=nn.Linear(1, 1),
         data=crops,
-        device=choose_device("cpu"),
+        device=choose_device("cpu", "float32"),
         loss=lambda out, truth: out.mean(),
         average=WeightAverage() if settings.averaging else None,
     )
@@ -221,4 +221,4 @@ def test_an_epochs_loss_counts_every_step_alike(monkeypatch) -> None:
         total += next(others)
 
     monkeypatch.setattr(torchrun.distributed, "all_reduce", add)
-    assert loop.mean_loss([6.0, 3], choose_device("cpu")) == pytest.approx(2.5)
+    assert loop.mean_loss([6.0, 3], choose_device("cpu", "float32")) == pytest.approx(2.5)
