@@ -6,6 +6,10 @@
 #   EDITION           of autoPET, 1 to 5; default 2
 #   WEIGHTS           bundles to copy, names under weights/; the first one is used. Default: all that are shipped, and
 #                     eoa is used
+[ $# -eq 0 ] || {
+  echo "usage: ./build.sh, without arguments; environment variables choose, as the head of the file says; got: $*" >&2
+  exit 2
+}
 case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 

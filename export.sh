@@ -7,6 +7,11 @@
 #   CONTAINER_ENGINE  as in build.sh
 #   COMPRESSION       gzip level of the image, 1 (fast) to 9 (small); default 6
 #   TAR               GNU tar, where `tar` is another one; default tar
+case ${1:-} in -*)
+  echo "usage: ./export.sh [FOLDER [BUNDLE]]; got: $*" >&2
+  exit 2
+  ;;
+esac
 case ${1:-} in "" | /*) folder=${1:-} ;; *) folder=$PWD/$1 ;; esac
 bundle=${2:-${LESION_WEIGHTS:-}}
 case $bundle in "" | /*) ;; *) [ -d "$bundle" ] && bundle=$PWD/$bundle ;; esac

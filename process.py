@@ -15,7 +15,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main handles it
 import sys  # noqa: E402
 import traceback  # noqa: E402
 
-from model.bundle.manifest import chosen_bundle  # noqa: E402
+from model.bundle.choice import bundle_of_options  # noqa: E402
 from model.challenge.arguments import arguments  # noqa: E402
 from model.challenge.ending import Stopped, explain, fail, leave, on_signals, stop  # noqa: E402
 from model.challenge.run import run  # noqa: E402
@@ -33,7 +33,7 @@ def main() -> int:
     on_signals(stop)
     try:
         if not options.serve:
-            run(options, chosen_bundle(options.weights, options.method, options.limit), START)
+            run(options, bundle_of_options(options), START)
             return 0
         from model.challenge.serving import serve
 

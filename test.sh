@@ -3,9 +3,14 @@
 # difference is an error. The image says what it was built for: one of API_METHOD=invoke is started, asked for its health
 # and for the job, and stopped.
 #   CONTAINER_ENGINE, BASE_IMAGE, API_METHOD, EDITION, WEIGHTS  as in build.sh
+#   LESION_PRECISION  as --precision; default float32, in which the expected mask was computed
 #   MEMORY       limit of the container; default 30g, the platform's
 #   SKIP_BUILD   1: test the image that is there
 #   TEST_FOLDER  folder with input/ and expected_output/, or expected_output_<bundle>/; default test
+[ $# -eq 0 ] || {
+  echo "usage: ./test.sh, without arguments; environment variables choose, as the head of the file says; got: $*" >&2
+  exit 2
+}
 case $0 in */*) cd "${0%/*}" ;; esac
 . ./engine.sh
 
@@ -96,6 +101,7 @@ invoke() {
 
 started=$SECONDS
 "$ENGINE" run --rm --name "$container" "${PLATFORM_FLAGS[@]}" --security-opt=label=disable \
+  --env LESION_PRECISION="${LESION_PRECISION:-float32}" \
   ${gpu[@]+"${gpu[@]}"} -v "$sample/input:/input:ro" -v "$output:/output" "$IMAGE" &
 run=$!
 invoked=0

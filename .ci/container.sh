@@ -6,6 +6,11 @@
 #   PIP_EXTRA_INDEX_URL  with Docker: another index for pip in the image, for example one that has torch for the CPU
 # podman needs no registry: its base image is Debian 12, made by mmdebstrap. It needs root on Debian 12.
 set -euo pipefail
+case $#${1:-} in 0 | 1[!-]*) ;; *)
+  echo "usage: .ci/container.sh [WORK_FOLDER]; got: $*" >&2
+  exit 2
+  ;;
+esac
 cd "$(dirname "$0")/.."
 
 work=${1:-}

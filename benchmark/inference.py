@@ -36,11 +36,12 @@ from benchmark.contenders.start import MODULES, find_contenders, run_in_turn
 from benchmark.inference_tables import figures_of, least_agreement, tables
 from benchmark.nnunet_model import WIDTHS, make_bundle_of, network_of, write_model
 from benchmark.record import figure, print_and_write, record
-from benchmark.roofline import EDGE, matrix_rate, operations
+from benchmark.roofline import EDGE, matrix_rate
 from benchmark.synthetic import EXTENT_MM, ct_size_for, make_bundle, make_study
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Network
 from model.inference.device import choose_device
+from model.networks.operations import operations
 
 
 @dataclass(frozen=True, kw_only=True)

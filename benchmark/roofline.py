@@ -10,13 +10,12 @@ fastest of several products of two large matrices, in float32 on a CPU and float
 import time
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.command import joined, parser_for
 from benchmark.record import figure, print_and_write, record, table
 from model.bundle.settings import Network
 from model.inference.device import choose_device
-from model.networks.unet import skeleton
+from model.networks.operations import operations
 
 EDGE = {"cpu": 2048, "cuda": 8192}  # of the matrices
 SECONDS = 2.0  # how long the rate is measured
@@ -39,15 +38,6 @@ def main() -> None:
         *table(["window", "TFLOP", "roofline, s"], rows),
     ]
     print_and_write(record("The roofline: one window of one network", printed, figures), options.json)
-
-
-def operations(network: Network, window: tuple[int, int, int]) -> int:
-    """Floating-point operations of one window through one network."""
-    with torch.device("meta"):
-        image = torch.empty(1, 2, *window)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        skeleton(network).to("meta").eval()(image)
-    return int(counter.get_total_flops())
 
 
 def matrix_rate(device: torch.device, edge: int | None = None, seconds: float = SECONDS) -> float:

@@ -27,6 +27,22 @@ def say(line: str, stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is still buffered must not fail at exit
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people would use, to about two digits: 45 s, 12 min, 2.5 h, 30 h."""
+    if seconds < 99.5:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.0f} h" if hours >= 9.95 else f"{hours:.1f}".removesuffix(".0") + " h"
+
+
+def counted(number: int, word: str) -> str:
+    """A number and its noun: 1 pass, 40 passes."""
+    plural = f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"
+
+
 class Progress:
     """Shows how many windows are done: called as progress(done, total), within a `with` block, which closes the bar."""
 
@@ -41,6 +57,14 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        say(line, self._stream)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def __call__(self, done: int, total: int) -> None:
         if self._stream.isatty():

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("PETCT_DATA", ROOT.parent / "shared" / "data"))
 SAMPLE = ROOT / "test" / "input"
 
+os.environ.setdefault("LESION_PRECISION", "float32")  # masks are compared with masks that were made in it
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 

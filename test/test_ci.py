@@ -42,6 +42,7 @@ def test_run_trains_in_a_temporary_folder_and_removes_it(tree: Path, tmp_path_fa
     write_program(tree / "training/chain.sh", trained)
     write_program(tree / ".ci/container.sh", note)
     write_program(tree / ".ci/wheels", note)
+    write_program(tree / ".ci/nnunet", note)
     write_program(tree / "python", trained)
     for tool in ("git", "python3"):  # that it looks for
         write_program(tree / "bin" / tool, note)
@@ -58,6 +59,7 @@ def test_run_trains_in_a_temporary_folder_and_removes_it(tree: Path, tmp_path_fa
         "bundles",
         "diwa",
         "chain-slices",
+        "chain-resenc",
         "table2-smoke",
         "table3-smoke",
         "wholebody-smoke",

@@ -145,7 +145,7 @@ def test_without_two_dashes_torchrun_takes_our_options_for_its_own(option: str, 
     assert run_by_torchrun(["-m", "training", "--", "train", option, "x"]) == ["training", "train", option, "x"]
 
 
-@pytest.mark.parametrize("kind", ["volumes", "slices"])
+@pytest.mark.parametrize("kind", ["volumes", "slices", "resenc"])
 def test_the_chains_command_lines_are_parsed(kind: str, tmp_path, monkeypatch) -> None:
     """training/chain.sh, with a stand-in for Python that notes its arguments."""
     (tmp_path / "python").write_text('#!/bin/sh\n{ printf "%s\\n" "$@"; echo; } >> "$CALLS"\n')

@@ -206,8 +206,8 @@ def test_help_says_default_and_cost_of_every_option() -> None:
     options = re.findall(pattern, text.partition("options:")[2])
     assert sorted(options) == sorted(
         f"--{o}"
-        for o in "input output weights method device edition preview save-probabilities report limit serve "
-        "bind port debug version".split()
+        for o in "input output weights method device folds mirroring precision edition preview save-probabilities "
+        "report limit serve bind port debug version".split()
     )
     assert "not a medical device" in text
 

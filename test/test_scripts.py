@@ -11,12 +11,22 @@ import pytest
 from conftest import ROOT
 from script_tree import BASH, COPIED, copy_scripts, run_script, write_program
 
-SCRIPTS = [*COPIED, *(f".ci/{name}" for name in ("run", "container.sh", "install", "wheels"))]
+SCRIPTS = [*COPIED, *(f".ci/{name}" for name in ("run", "container.sh", "install", "wheels", "nnunet"))]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_bash_can_read(script: str) -> None:
     subprocess.run([BASH, "-n", str(ROOT / script)], check=True)
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "training/chain.sh"])
+def test_an_unknown_word_starts_nothing(script: str) -> None:
+    """.ci/run removes .venv, so --help must not start it."""
+    if script in ("score.sh", "engine.sh"):
+        pytest.skip("score.sh asks for its two folders; engine.sh is part of others")
+    done = subprocess.run([BASH, script, "--help"], cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: ") and script in done.stderr and "got" in done.stderr
 
 
 @pytest.mark.slow

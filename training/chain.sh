@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # The whole chain, command by command, at smoke scale: a few minutes on 2 cores. What it trains is worth nothing.
 #   training/chain.sh [FOLDER [KIND]]   default runs/chain volumes; what is done there already is not done again
-# KIND slices: the same chain for the 2-D network, whose encoder is not pre-trained by Models Genesis.
+# KIND slices: the same chain for the 2-D network; resenc: for a residual U-Net of nnU-Net's kind. Their encoders are not
+# pre-trained by Models Genesis.
 # Every command is one that training/README.md explains; PYTHON chooses the interpreter (default .venv/bin/python).
 set -euo pipefail
+case ${1:-} in -*)
+  echo "usage: training/chain.sh [FOLDER [KIND]], got $*; KIND is volumes, slices or resenc" >&2
+  exit 2
+  ;;
+esac
 cd "$(dirname "$0")/.."
 run=${1:-runs/chain}
 python=${PYTHON:-.venv/bin/python}
 kind=${2:-volumes}
 case $kind in
   volumes) configs=training/configs/chain ;;
-  slices) configs=training/configs/chain-slices ;;
-  *) echo "KIND must be volumes or slices, got $kind" >&2; exit 2 ;;
+  slices | resenc) configs=training/configs/chain-$kind ;;
+  *) echo "KIND must be volumes, slices or resenc, got $kind" >&2; exit 2 ;;
 esac
 mkdir -p "$run"
 

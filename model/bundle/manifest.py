@@ -24,11 +24,22 @@ MOUNTED = Path("/opt/ml/model")  # where grand-challenge.org mounts optional wei
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A verified bundle: the folder and its manifest, with the method this run uses."""
+    """A verified bundle: the folder and its manifest, with the method, members and mirroring this run uses.
+
+    changes: how members and mirroring differ from manifest.json, in words, which also stand for them in keys. warnings:
+    of these changes.
+    """
 
     folder: Path
     manifest: Manifest
     sha256: str  # of manifest.json, which holds the members' hashes: one hash names the weights
+    changes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name, method and changes, for people."""
+        return f"{self.manifest.name} ({', '.join((self.manifest.method, *self.changes))})"
 
 
 def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED) -> Path:

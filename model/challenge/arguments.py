@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from model import __version__
+from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.manifest import MOUNTED
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
@@ -52,6 +53,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     if options.device not in ("auto", "cuda", "cpu"):
         raise ConfigError(f"--device must be one of auto, cuda, cpu, got {options.device!r}")
+    check_choice_options(options)
     if options.edition not in ("1", "2", "3", "4", "5"):
         raise ConfigError(f"--edition must be 1 to 5, got {options.edition!r}")
     options.edition = int(options.edition)
@@ -115,9 +117,10 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="auto",
         metavar="auto|cuda|cpu",
-        help="auto takes an NVIDIA GPU where one works; CUDA computes in half precision, the CPU in float32 "
-        "(default: auto; cost: the CPU is many times slower for wide networks)",
+        help="auto takes an NVIDIA GPU where one works (default: auto; cost: the CPU is many times slower for wide "
+        "networks)",
     )
+    add_choice_options(parser)
 
 
 def _add_result_options(parser: argparse.ArgumentParser) -> None:

@@ -51,18 +51,18 @@ def run(
     from model.inference.options import SegmentOptions
     from model.inference.segment import make_ready, segment_ready
     from model.results.organs import measure_organs, organs_report
-    from model.results.run_summary import make_report, summary
+    from model.results.run_summary import make_report, precision_of, summary
     from model.stopwatch import Stopwatch
 
     make_deterministic()
-    device = choose_device(options.device)
+    device = choose_device(options.device, options.precision)
     watch = Stopwatch(
         seconds={"start": verified - start, "read": read - verified, "import": time.perf_counter() - read}
     )
-    warnings = [*case.warnings, *([device.warning] if device.warning else [])]
+    warnings = [*bundle.warnings, *case.warnings, *([device.warning] if device.warning else [])]
     warnings += [f"{MOUNTED} holds no manifest.json and is not used"] if options.unused_mount else []
     warn(warnings)
-    say(f"{bundle.manifest.name} ({bundle.manifest.method}) on {device.name}", sys.stdout)
+    say(f"{bundle.label} on {device.name}, {precision_of(device)}", sys.stdout)
     with Progress(sys.stderr) as progress:
         ready = make_ready(case, bundle, watch)
         with watch.stage("import"):
@@ -75,6 +75,7 @@ def run(
             with_probability=options.save_probabilities,
             with_organs=options.organs,
             on_windows=progress,
+            on_estimate=lambda estimate: progress.say(estimate.words()),
         )
         result = segment_ready(ready, how, watch)
     warn(result.warnings)
@@ -104,12 +105,12 @@ def read_study(options: argparse.Namespace, bundle: Bundle, in_background: bool)
 
     def on_found() -> None:
         if in_background:
-            threads.append(run_in_background(lambda: get_ready(bundle.manifest, options.device)))
+            threads.append(run_in_background(lambda: get_ready(bundle.manifest, options.device, options.precision)))
 
     return read_case(options.input, bundle.manifest.limits, on_found), threads
 
 
-def get_ready(manifest: Manifest, device: str) -> None:
+def get_ready(manifest: Manifest, device: str, precision: str = "auto") -> None:
     """Import torch and inference, and warm up the GPU: this takes seconds, during which the study is read."""
     import model.inference.segment  # noqa: F401
     import model.results.run_summary  # noqa: F401
@@ -117,7 +118,7 @@ def get_ready(manifest: Manifest, device: str) -> None:
     from model.inference.warm_up import warm_up
 
     make_deterministic()
-    warm_up(manifest, choose_device(device))
+    warm_up(manifest, choose_device(device, precision))
 
 
 def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:

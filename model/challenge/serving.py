@@ -6,7 +6,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from model.bundle.manifest import Bundle, chosen_bundle
+from model.bundle.choice import bundle_of_options
+from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.challenge.ending import explain, fail, on_signals, one_line, stop
 from model.challenge.run import run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def serve(options: argparse.Namespace, start: float) -> None:
     """Run a study for every POST /invoke, by one bundle that is loaded once, until a signal comes."""
     with Service(options.port, options.bind) as service:  # first, so that a port in use is an error at once
-        bundle = chosen_bundle(options.weights, options.method, options.limit)
+        bundle = bundle_of_options(options)
         if options.organs:
             organ_names(bundle.manifest)  # refuses a bundle without an organ head now, not at the first study
 
@@ -30,7 +31,7 @@ def serve(options: argparse.Namespace, start: float) -> None:
         from model.networks.weights import load_now, voters
 
         make_deterministic()
-        networks = load_now(voters(bundle), choose_device(options.device).torch_device)
+        networks = load_now(voters(bundle), choose_device(options.device, options.precision).torch_device)
         on_signals(service.stop)
         service.ready = True
         say(f"ready after {time.perf_counter() - start:.1f} s: {service.address}", sys.stdout)

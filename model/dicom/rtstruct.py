@@ -17,22 +17,25 @@ from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.dicom.contours import outlines
-from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, segments_of, sources_from, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, plain_text, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 from model.study.geometry import Grid
 
 SERIES_NUMBER = 9002
+LONGEST_DESCRIPTION = 1024  # characters of ST
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as RT structure sets require (PS3.3, C.8.8.5)
 RED = [214, 30, 30]
 
 
-def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str) -> bytes:
+def dicom_rtstruct(
+    numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str, terms: str = ""
+) -> bytes:
     """A DICOM file of the outlines of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered alike.
 
     grid: of numbers. run: names all that the lesions depend on besides the PET; the same run gives the same UIDs. ROIs
     have the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses the
-    centres of the lesion's voxels and of no others.
+    centres of the lesion's voxels and of no others. terms: licence and citation of the weights, for the description.
     """
     sources = sources_from(headers)
     first = sources[0]
@@ -49,7 +52,10 @@ def dicom_rtstruct(numbers: NDArray[Any], headers: Sequence[FileDataset], grid: 
     made.SeriesInstanceUID = uid_from("rtstruct series", first.SeriesInstanceUID, run)
     made.SeriesDescription = f"Lesions, {RESEARCH}"
     made.Manufacturer, made.ManufacturerModelName, made.SoftwareVersions = MANUFACTURER, MODEL, __version__
-    made.StructureSetLabel, made.StructureSetDescription = "LESIONS", RESEARCH
+    made.StructureSetLabel, made.StructureSetDescription = (
+        "LESIONS",
+        plain_text(f"{RESEARCH} {terms}", LONGEST_DESCRIPTION),
+    )
     made.StructureSetDate = made.InstanceCreationDate = f"{now:%Y%m%d}"
     made.StructureSetTime = made.InstanceCreationTime = f"{now:%H%M%S}"
     made.ApprovalStatus = "UNAPPROVED"

@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any
 
 from model.errors import CaseError, ConfigError, LesionError
+from model.hospital.batch_precision import auto_precision, common_precision
 from model.hospital.find.scan import person_of
 from model.hospital.job import Job, Setup, job_from, setup_from, to_json
 from model.hospital.journal import DONE, FAILED, Journal, Record
@@ -60,7 +61,7 @@ class Cluster:
 
 
 def score_on_cluster(
-    jobs: list[Job],
+    jobs_in: Callable[[str], list[Job]],
     setup: Setup,
     cluster: Cluster,
     journal: Journal,
@@ -69,12 +70,14 @@ def score_on_cluster(
 ) -> dict[str, Record]:
     """Score studies on a cluster. Returns the record of each, by study, in the order in which they end.
 
+    jobs_in: the studies to score, with the keys of a precision. With --precision auto it is what all workers have that
+    are there when the first came; float32 where they differ. A worker that lacks it says so of each study it gets.
     Each record is also added to the journal and given to `on_record`. Raises ConfigError if no scheduler answers, or if
     all its workers are gone for longer than `patience_s`; OutputError as `model.hospital.queue.score_one_by_one`.
     """
     records: dict[str, Record] = {}
     this_run = secrets.token_hex(6)  # in dask's keys, so that answers to a killed run are not taken for this run's
-    waiting = iter(jobs)
+    first = jobs_in(setup.precision)[0]
     with connected(cluster) as client:
         running: dict[Any, Job] = {}
 
@@ -84,8 +87,12 @@ def score_on_cluster(
             sent = to_json(without_person(job)), to_json(setup)
             running[client.submit(score_remotely, *sent, key=f"{job.name}-{this_run}", pure=False)] = job
 
-        wait_until_ready(jobs[0].root, jobs[0].output, patience_s)
+        wait_until_ready(first.root, first.output, patience_s)
         wait_for_workers(client, None if cluster.slurm else patience_s)
+        if setup.precision == "auto" and setup.networks:
+            setup = replace(setup, precision=precision_of_workers(client, setup.device))
+            say(f"precision of all workers: {setup.precision}", sys.stdout)
+        waiting = iter(jobs_in(setup.precision))
         workers = max(cluster.slurm, len(client.scheduler_info(n_workers=-1)["workers"]), 1)
         for _ in range(JOBS_PER_WORKER * workers):
             send_next()
@@ -118,6 +125,20 @@ def wait_for_workers(client: Any, patience_s: float | None) -> None:
                 "then run the same command again"
             )
         say(f"no worker yet, for {waited / 60:.0f} min", sys.stdout)
+
+
+def precision_of_workers(client: Any, device: str) -> str:
+    """What --precision auto is on all workers. Raises ConfigError if one cannot use the device, or does not answer."""
+    answers = client.run(auto_precision, device, on_error="return")
+    for answer in answers.values():
+        if isinstance(answer, LesionError):
+            raise answer
+        if not isinstance(answer, str):
+            raise ConfigError(
+                f"a worker did not say in which precision it computes ({type(answer).__name__}); give all workers this "
+                "version of the software, or give --precision"
+            )
+    return common_precision(answers.values())
 
 
 def without_person(job: Job) -> Job:

@@ -3,11 +3,12 @@
 import sys
 from argparse import Namespace
 
+from model.bundle.manifest import Bundle
 from model.hospital.journal import DONE, Record
 from model.hospital.names import SALT, redacted
 from model.hospital.pages.tables import failures_of
 from model.hospital.plan import Plan
-from model.terminal import say
+from model.terminal import counted, duration, say
 
 FILES_PER_LINE = 10_000  # a search prints a line each time it has looked at so many files
 NAMED_AT_MOST = 5  # studies without a truth that are listed by name
@@ -16,6 +17,13 @@ NAMED_AT_MOST = 5  # studies without a truth that are listed by name
 def print_files_seen(number: int) -> None:
     if number % FILES_PER_LINE == 0:
         say(f"looked at {number} files", sys.stdout)
+
+
+def print_weights(bundle: Bundle, precision: str) -> None:
+    """Which networks run and how, and what to mind of it."""
+    say(f"weights: {bundle.label}, precision {precision}", sys.stdout)
+    for warning in bundle.warnings:
+        say(f"warning: {warning}", sys.stdout)
 
 
 def print_plan(plan: Plan, compared: bool) -> None:
@@ -53,6 +61,18 @@ def print_dry_run(plan: Plan, options: Namespace) -> None:
         say(f"not    {failure.study}  {failure.message}; {failure.remedy}", sys.stdout)
 
 
+def print_estimate(study: str, words: str, seconds: float, all_s: float, limit_minutes: float) -> None:
+    """How long a study will take, `words`, and about how long all of them; and whether it will be given up."""
+    together = f"; all studies: about {duration(all_s)}" if all_s > seconds else ""
+    say(f"{study}: {words}{together}", sys.stdout)
+    if limit_minutes and seconds > limit_minutes * 60:
+        say(
+            f"warning: a study is given up after {limit_minutes:g} min, which is less; end this run and give more with "
+            "--limit-minutes (0: no limit), or choose a faster way",
+            sys.stdout,
+        )
+
+
 def print_record(record: Record, number: int, count: int, left_s: float) -> None:
     """How one study ended, the `number`th of `count`, and about how long the rest takes."""
     left = f"{left_s / 60:.0f} min left" if left_s >= 60 else "less than a minute left"
@@ -64,7 +84,3 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
     say(f"{place} {record.study}: {outcome}", sys.stdout)
-
-
-def counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

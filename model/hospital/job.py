@@ -7,6 +7,8 @@ from typing import Any
 
 from model.hospital.find.entry import Entry
 
+ESTIMATE = "estimate"  # the state of an answer that says how long a study will take; another answer follows
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -55,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """The bundle's folder, the method, the device, and changed limits.
+    """The bundle's folder, the method, the folds and mirroring, the device, the precision, and changed limits.
 
     networks: whether to load the networks at the start; if not, they are loaded when the first study needs them.
     limit_s: seconds after which a study is given up; 0: never.
@@ -68,6 +70,9 @@ class Setup:
     debug: bool = False
     networks: bool = True
     limit_s: float = 0
+    precision: str = "auto"
+    folds: tuple[str, ...] | None = None
+    mirroring: str = "model"
 
 
 def to_json(value: Job | Setup) -> str:
@@ -96,4 +101,5 @@ def job_from(data: dict[str, Any]) -> Job:
 
 
 def setup_from(data: dict[str, Any]) -> Setup:
-    return replace(Setup(**data), limits=tuple(data["limits"]))
+    folds = data.get("folds")
+    return replace(Setup(**data), limits=tuple(data["limits"]), folds=tuple(folds) if folds else None)

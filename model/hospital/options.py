@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from model import RESEARCH, __version__
+from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
@@ -22,7 +23,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Segment and measure tumour lesions in every PET/CT study of a folder, offline.\n" + RESEARCH,
         epilog="The same command goes on where a run was interrupted; studies that failed are tried again. Options\n"
-        "that only add outputs use the masks that are there.",
+        "that only add outputs use the masks that are there. A mask is kept whatever its precision, unless\n"
+        "--precision names another one.",
     )
     _add_folders(parser)
     _add_networks(parser)
@@ -43,6 +45,7 @@ def check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 to 100000 min, got {getattr(options, name):g}")
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    check_choice_options(options)
     options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):
@@ -82,7 +85,8 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("networks").add_argument
+    group = parser.add_argument_group("networks")
+    add = group.add_argument
     add(
         "--weights",
         default=os.environ.get("LESION_WEIGHTS") or None,
@@ -104,6 +108,7 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "cuda", "cpu"),
         help="auto takes an NVIDIA GPU where one works (default: auto; cost: the CPU is many times slower)",
     )
+    add_choice_options(group)
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:

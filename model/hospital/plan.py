@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.bundle.choice_options import PRECISIONS
 from model.bundle.manifest import Bundle
 from model.hospital.find.entry import NO_PET, Entry, FoundStudies, Unusable
 from model.hospital.folder import REPORT, STUDIES
@@ -21,9 +22,11 @@ from model.hospital.names import (
     names_by_files,
     patients_by_digest,
 )
-from model.hospital.stored_results import UNFINISHED, key_of, mask_key_of, read_report, usable_mask
+from model.hospital.stored_results import UNFINISHED, precision_in, read_report, usable_mask, with_keys
 
-OTHER_WEIGHTS = "scored by an earlier run with other weights than the last run's (report.json says which)"
+OTHER_WEIGHTS = (
+    "scored by an earlier run with other weights, folds or mirroring than the last run's (report.json says which)"
+)
 NO_DICOM_YET = "the run that scored it ended before its SEG was written; run over its folder of studies again"
 
 
@@ -62,10 +65,14 @@ def make_plan(
     records: dict[str, Record],
     bundle: Bundle,
     options: Options,
+    precision: str = "auto",
 ) -> Plan:
-    """Name every study that was found, and decide which are done: by the journal, or by results that it lacks."""
+    """Name every study that was found, and decide which are done: by the journal, or by results that it lacks.
+
+    precision: auto takes masks that are there in whatever precision; then jobs that need the networks have the keys of
+    float32, and get those of the run's precision by `with_precision`.
+    """
     folders, names, patients = folders_by_digest(output), names_by_files(output), patients_by_digest(output)
-    limits = bundle.manifest.limits
     jobs: dict[str, Job] = {}
     done: dict[str, Record] = {}
     not_in_journal = []
@@ -73,21 +80,60 @@ def make_plan(
         known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM has UIDs instead
         entry = _without_other_patients(entry, salt, patients)
         name, own_folders = _name_and_folders(entry, salt, options.named, folders, records, known_as)
-        keys = {"key": key_of(bundle, limits, options, entry), "mask_key": mask_key_of(bundle, limits, entry)}
-        job = Job(name=name, entry=entry, root=root, output=output, options=options, **keys)
-        record = records.get(name)
-        in_journal = record is not None and record.state == DONE and record.key == job.key
-        record = record if in_journal else read_result(output, name)
-        if record is not None and is_done(job, record):
+        job = Job(name=name, entry=entry, root=root, output=output, options=options, key="")
+        candidates = [with_keys(job, bundle, one) for one in _accepted(precision)]
+        job, record = _done(candidates, records.get(name), precision)
+        if record is not None:
             done[name] = record
-            not_in_journal += [] if in_journal else [record]
+            not_in_journal += [] if record is records.get(name) else [record]
         else:
-            usable = next((folder for folder in own_folders if usable_mask(job, folder, bundle)), "")
-            job = dataclasses.replace(job, stored=usable)
+            job = _with_stored_mask(candidates, own_folders, bundle, precision)
         jobs[name] = job
     unusable = {_name_and_folders(item, salt, options.named, folders, records)[0]: item for item in found.unusable}
     earlier = _earlier_records({*jobs, *unusable}, root, output, records, folders, bundle)
     return Plan(jobs=jobs, done=done, unusable=unusable, not_in_journal=tuple(not_in_journal), earlier=earlier)
+
+
+def with_precision(plan: Plan, bundle: Bundle, precision: str) -> Plan:
+    """The plan in which every job that needs the networks has the keys of this precision; auto changes nothing."""
+    if precision == "auto":
+        return plan
+    new = {job.name for job in plan.todo if not job.stored}
+    jobs = {name: with_keys(job, bundle, precision) if name in new else job for name, job in plan.jobs.items()}
+    return dataclasses.replace(plan, jobs=jobs)
+
+
+def _accepted(precision: str) -> tuple[str, ...]:
+    """The precisions whose keys a result may have. The keys of float32 are also those of older results on a GPU."""
+    every = PRECISIONS[1:]
+    return every if precision == "auto" else tuple(dict.fromkeys((precision, "float32")))
+
+
+def _agrees(job: Job, folder: str, first: Job, precision: str) -> bool:
+    """Whether the result in a folder, which has this job's keys, was computed in the precision that is wanted."""
+    if precision == "auto" or (job is first and precision != "float32"):
+        return True
+    return precision_in(read_report(job.output, folder)) in (precision, "")
+
+
+def _done(candidates: list[Job], record: Record | None, precision: str) -> tuple[Job, Record | None]:
+    """The job and the record of a study that is done, by the journal's record or the study's report."""
+    first, by_key = candidates[0], {job.key: job for job in candidates}
+    if record is None or record.state != DONE or record.key not in by_key:
+        record = read_result(first.output, first.name)
+    job = by_key.get(record.key) if record is not None else None
+    if record is not None and job is not None and is_done(job, record) and _agrees(job, job.name, first, precision):
+        return job, record
+    return first, None
+
+
+def _with_stored_mask(candidates: list[Job], folders: list[str], bundle: Bundle, precision: str) -> Job:
+    """The job that takes a mask which is there; the first of the candidates, which computes one, if there is none."""
+    for job in candidates:
+        for folder in folders:
+            if usable_mask(job, folder, bundle) and _agrees(job, folder, candidates[0], precision):
+                return dataclasses.replace(job, stored=folder)
+    return candidates[0]
 
 
 def folders_by_digest(output: Path) -> dict[str, list[str]]:
@@ -171,7 +217,9 @@ def _earlier_result(output: Path, name: str, bundle: Bundle) -> Record | None:
     if report is None or result is None or not isinstance(result.row.get("warnings"), list):
         return None
     weights = report.get("weights")
-    other = not isinstance(weights, dict) or weights.get("manifest_sha256") != bundle.sha256
+    other = not isinstance(weights, dict) or (
+        weights.get("manifest_sha256") != bundle.sha256 or weights.get("changes", []) != list(bundle.changes)
+    )
     notes = [OTHER_WEIGHTS] * other + [NO_DICOM_YET] * result.key.startswith(UNFINISHED)
     return dataclasses.replace(result, row=result.row | {"warnings": [*result.row["warnings"], *notes]})
 

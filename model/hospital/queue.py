@@ -77,7 +77,7 @@ def record_of(job: Job, answer: dict[str, Any]) -> Record:
     state = DONE if answer["state"] == DONE else FAILED
     if state == FAILED and job.entry.taken:
         fields["message"] = f"{fields['message']} (taken: {job.entry.taken})"
-    return Record(study=job.name, state=state, key=job.key, row=answer.get("row", {}), **fields)
+    return Record(study=job.name, state=state, key=answer.get("key", job.key), row=answer.get("row", {}), **fields)
 
 
 def wait_until_ready(root: Path, output: Path, patience_s: float) -> None:
@@ -104,6 +104,10 @@ class TimeLeft:
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self._sizes, self._total, self._done = sizes, sum(sizes.values()), 0
+
+    def share_of(self, study: str) -> float:
+        """How many times this study's work is in all studies."""
+        return self._total / self._sizes[study]
 
     def after(self, study: str, seconds: float) -> float:
         """Seconds left after `study`, when the run has taken `seconds`."""

@@ -4,25 +4,35 @@ import secrets
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
-from model.bundle.manifest import Bundle, chosen_bundle
+from model.bundle.choice import bundle_of_options
+from model.bundle.licence import spelt_out
+from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.errors import CaseError, ConfigError, OutputError
+from model.hospital.batch_precision import auto_precision
 from model.hospital.cluster import score_on_cluster
-from model.hospital.console import print_dry_run, print_files_seen, print_plan, print_record
+from model.hospital.console import (
+    print_dry_run,
+    print_estimate,
+    print_files_seen,
+    print_plan,
+    print_record,
+    print_weights,
+)
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
-from model.hospital.job import Options, Setup
+from model.hospital.job import Job, Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
 from model.hospital.overrides import OVERRIDES, with_overrides
 from model.hospital.pages.page import About
 from model.hospital.pages.write import write_results
-from model.hospital.plan import Plan, make_plan
+from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
 from model.results.writing import check_output
@@ -33,28 +43,44 @@ TABLES_EVERY_S = 300.0  # how often the tables are written during a run
 
 def run(options: Namespace) -> None:
     """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
-    bundle = chosen_bundle(options.weights, options.method, options.limit)
+    bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
     if options.organs:
         organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
-        print_dry_run(plan_of(options, bundle, salt), options)
+        plan = plan_of(options, bundle, salt)
+        print_weights(bundle, options.precision)
+        print_dry_run(plan, options)
         return
     check_output(options.output)
     with locked(options.output) as lock:
         remove_partial(options.output)
         plan = plan_of(options, bundle, read_salt(options.output))
         print_plan(plan, options.truth is not None)
-        score(options, bundle, plan, lock)
+        precision = precision_of_run(options, plan)
+        print_weights(bundle, precision)
+        score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
 
 
-def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> None:
+def precision_of_run(options: Namespace, plan: Plan) -> str:
+    """The precision of the studies that need the networks; auto where there is none, or where workers will be asked."""
+    if options.precision != "auto" or options.workers or all(job.stored for job in plan.todo):
+        return str(options.precision)
+    return auto_precision(options.device)
+
+
+def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> None:
     """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
     about = About(
-        weights=f"{bundle.manifest.name} ({bundle.manifest.method})", weights_sha256=bundle.sha256, made=datetime.now()
+        weights=bundle.label,
+        weights_sha256=bundle.sha256,
+        made=datetime.now(),
+        licence=spelt_out(bundle.manifest.licence),
+        citation=bundle.manifest.citation,
     )
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
+    announced = ""
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
 
     def write_tables() -> None:
@@ -69,10 +95,23 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> N
             with suppress(OutputError):  # a full disk is waited for before the next study
                 write_tables()
 
+    def on_estimate(study: str, seconds: float, words: str) -> None:
+        nonlocal announced
+        announced = announced or study
+        if study == announced:  # of the others, the line of each study before says how long the rest takes
+            print_estimate(study, words, seconds, seconds * left.share_of(study), options.limit_minutes)
+
     try:
         for record in plan.not_in_journal:
             journal.add(record)
-        score_todo(options, bundle, plan, lock, journal, on_record)
+        setup = setup_of(options, bundle, plan, precision)
+        if plan.todo and options.workers:
+            keyed = partial(jobs_in, plan, bundle)
+            score_on_cluster(keyed, setup, options.workers, journal, on_record, options.patience_minutes * 60)
+        elif plan.todo:
+            with WorkerProcess(setup, lock, on_estimate) as process:
+                process.start()
+                score_one_by_one(plan.todo, process, journal, on_record, options.patience_minutes * 60)
     finally:
         remove_partial(options.output)  # what scoring processes left that were ended while they wrote
         journal.flush()
@@ -86,16 +125,9 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None) -> N
         )
 
 
-def score_todo(
-    options: Namespace,
-    bundle: Bundle,
-    plan: Plan,
-    lock: int | None,
-    journal: Journal,
-    on_record: Callable[[Record], None],
-) -> None:
-    """Score the studies that are to do, in a scoring process of this machine or on a cluster."""
-    setup = Setup(
+def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:
+    """What a scoring process is started with."""
+    return Setup(
         weights=str(bundle.folder.resolve()),
         method=bundle.manifest.method,
         device=options.device,
@@ -103,16 +135,15 @@ def score_todo(
         debug=options.debug,
         networks=any(not job.stored for job in plan.todo),
         limit_s=options.limit_minutes * 60,
+        precision=precision,
+        folds=options.folds,
+        mirroring=options.mirroring,
     )
-    patience_s = options.patience_minutes * 60
-    if not plan.todo:
-        return
-    if options.workers:
-        score_on_cluster(plan.todo, setup, options.workers, journal, on_record, patience_s)
-        return
-    with WorkerProcess(setup, lock) as process:
-        process.start()
-        score_one_by_one(plan.todo, process, journal, on_record, patience_s)
+
+
+def jobs_in(plan: Plan, bundle: Bundle, precision: str) -> list[Job]:
+    """The jobs to do, with the keys of a precision."""
+    return with_precision(plan, bundle, precision).todo
 
 
 def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
@@ -139,7 +170,7 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         organs=options.organs,
     )
     records = read_journal(options.output)
-    return make_plan(found, options.studies, options.output, salt, records, bundle, chosen)
+    return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
 
 
 def check_disagreement(options: Namespace, bundle: Bundle) -> None:

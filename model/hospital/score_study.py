@@ -26,6 +26,7 @@ from model.hospital.stored_results import StoredMask, read_stored
 from model.hospital.study_results import ScoredStudy, write_study
 from model.inference.device import Device
 from model.inference.options import SegmentOptions
+from model.inference.pace import TimeEstimate
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
 from model.results.lesions import measure
@@ -123,8 +124,10 @@ def score_study(
     device: Device,
     networks: Callable[[], list[Voter]],
     on_stage: Callable[[str], None] = lambda stage: None,
+    on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None,
 ) -> dict[str, Any]:
-    """Segment, measure and write one study. Returns its row of the summary. `on_stage` is called as a stage begins.
+    """Segment, measure and write one study. Returns its row of the summary. `on_stage` is called as a stage begins,
+    `on_estimate` as `model.inference.options` says.
 
     networks: called only if the study has no mask yet. Raises the errors of model/errors.py; what was finished before
     then stays, and nothing else.
@@ -138,9 +141,10 @@ def score_study(
             voters=networks(),
             with_disagreement=job.options.disagreement,
             with_organs=job.options.organs,
+            on_estimate=on_estimate,
         )
         result = segment_ready(loaded.ready, how, watch)
-        warnings = (*result.warnings, *([device.warning] if device.warning else []))
+        warnings = (*bundle.warnings, *result.warnings, *([device.warning] if device.warning else []))
     else:
         assert loaded.stored is not None
         warnings = ()

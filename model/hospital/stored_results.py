@@ -1,7 +1,8 @@
 """Results of earlier runs: whether a result is still what this run would make, and whether its mask can be used again.
 
-A mask depends on its images, the weights, the method, the limits and what overrides.csv gives. Every other option
-(names, formats, RTSTRUCT, a truth) only decides what is written beside it. So a result has two keys.
+A mask depends on its images, the weights, the method, the folds and mirroring, the precision, the limits and what
+overrides.csv gives. Every other option (names, formats, RTSTRUCT, a truth) only decides what is written beside it. So a
+result has two keys.
 """
 
 import dataclasses
@@ -53,8 +54,8 @@ class StoredMask:
         return dict(self.report["batch"])
 
 
-def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> str:
-    """A hash of all that a study's results depend on besides its files."""
+def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry, precision: str = "float32") -> str:
+    """A hash of all that a study's results depend on besides its files. precision: of the convolutions, resolved."""
     depends = [
         __version__,
         bundle.sha256,
@@ -66,10 +67,10 @@ def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> st
         entry.truth is not None,
         entry.weight_kg,
     ]
-    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time"))
+    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time") + _way(bundle, precision))
 
 
-def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry) -> str:
+def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry, precision: str = "float32") -> str:
     """A hash of all that a study's mask depends on besides its images."""
     depends = [
         __version__,
@@ -80,7 +81,31 @@ def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry) -> str:
         len(entry.pet),
         entry.weight_kg,
     ]
-    return _hash(depends + _given_values(entry, "dose_MBq", "injection_time"))
+    return _hash(depends + _given_values(entry, "dose_MBq", "injection_time") + _way(bundle, precision))
+
+
+def with_keys(job: Job, bundle: Bundle, precision: str) -> Job:
+    """The job with the keys of a mask that is computed in this precision."""
+    limits, entry = bundle.manifest.limits, job.entry
+    return dataclasses.replace(
+        job,
+        key=key_of(bundle, limits, job.options, entry, precision),
+        mask_key=mask_key_of(bundle, limits, entry, precision),
+    )
+
+
+def precision_in(report: Mapping[str, Any] | None) -> str:
+    """The precision in which a mask was computed, from its report; "" where it is not known.
+
+    Reports of older versions, whose keys do not hold it, name float32 where memory ran out on a GPU or nothing was run:
+    they began in float16, as every run on a GPU did.
+    """
+    run = report.get("run") if report else None
+    if report is None or not isinstance(run, dict):
+        return ""
+    if "passes_a_window" not in run and report.get("peak_gpu_memory_bytes") is not None:
+        return "float16"
+    return str(run.get("precision", ""))
 
 
 def mask_hash(mask: NDArray[Any]) -> str:
@@ -124,7 +149,8 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
             if batch["mask_key"] != job.mask_key:
                 return False
             return _same_images(job.entry, batch["images_stat"], batch["images_sha256"])
-        return _usable_with_one_key(job.entry, batch, bundle)
+        in_float32 = job.mask_key == mask_key_of(bundle, bundle.manifest.limits, job.entry)  # as all older keys say
+        return in_float32 and _usable_with_one_key(job.entry, batch, bundle)
     except (OSError, KeyError, TypeError, ValueError):
         return False
 
@@ -212,6 +238,14 @@ def _given_values(entry: Entry, *names: str) -> list[Any]:
     """The given values of these names as one item; no item if none is given: so older results keep their keys."""
     given = {name: value for name, value in entry.given.items() if name in names}
     return [given] if given else []
+
+
+def _way(bundle: Bundle, precision: str) -> list[Any]:
+    """Folds, mirroring and precision, each as one item, and only where it is not the bundle's own or float32: so older
+    results keep their keys.
+    """
+    own = [["precision", precision]] if precision != "float32" else []
+    return ([["changes", *bundle.changes]] if bundle.changes else []) + own
 
 
 def _hash(depends: list[Any]) -> str:

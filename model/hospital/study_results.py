@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from model import RESEARCH
+from model.bundle.licence import terms_of
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
@@ -149,14 +150,15 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
     """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers = study.job, study.measured[2], study.headers
     run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
-    weights = f"{study.bundle.manifest.name} ({study.bundle.manifest.method})"
+    weights = study.bundle.label
+    terms = terms_of(study.bundle.manifest.licence, study.bundle.manifest.citation)
     makers: dict[str, Callable[[], bytes]] = {
-        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run),
-        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run),
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms),
     }
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
-        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run)
+        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
     made, warnings = {}, []
     for name in names:
         try:

@@ -1,6 +1,7 @@
 """The scoring process, `python -m model.hospital.worker FD`: it scores the studies that its parent sends, one by one.
 
-Each job is a line of JSON on standard input, each answer a line on the file descriptor FD. The weights are loaded once.
+Each job is a line of JSON on standard input, each answer a line on the file descriptor FD; before it comes a line that
+says how long the study will take, if it is long. The weights are loaded once.
 While the networks work on a study, the next one is read and resampled. The process ends when its standard input ends,
 so it never writes results for a run that is gone. It is a process of its own, so that a study which takes all memory,
 or a crash, ends this process alone.
@@ -14,19 +15,23 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from model.bundle.choice import chosen_members
 from model.bundle.manifest import load_bundle, with_limits
 from model.errors import CaseError, LesionError, shown, split_remedy
-from model.hospital.job import Job, Setup, job_from, setup_from
+from model.hospital.job import ESTIMATE, Job, Setup, job_from, setup_from
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.names import redacted
+from model.hospital.stored_results import with_keys
 
 if TYPE_CHECKING:  # torch is imported only after main listens to standard input
     from model.hospital.score_study import Loaded
+    from model.inference.pace import TimeEstimate
     from model.networks.weights import Voter
 
 OOM_SCORE_ADJ = "1000"  # when memory runs out, the kernel ends this process before its parent
@@ -41,19 +46,27 @@ class Scorer:
         from model.hospital import score_study
         from model.inference.device import choose_device, give_back_freed_memory, make_deterministic
         from model.networks.weights import load_now, voters
+        from model.results.run_summary import precision_of
 
         self._load, self._score, self._clean = score_study.load, score_study.score_study, give_back_freed_memory
-        self._bundle = with_limits(load_bundle(Path(setup.weights), setup.method), setup.limits)
+        whole = with_limits(load_bundle(Path(setup.weights), setup.method), setup.limits)
+        self._bundle = chosen_members(whole, setup.folds, setup.mirroring)
         make_deterministic()
-        self._device = choose_device(setup.device)
+        self._device = choose_device(setup.device, setup.precision)
+        self._precision = precision_of(self._device)
         self._keep: Callable[[], list[Voter]] = lambda: load_now(voters(self._bundle), self._device.torch_device)
         self._networks: list[Voter] | None = self._keep() if setup.networks else None
         self._debug = setup.debug
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._prefetched: tuple[Job, Future[Loaded]] | None = None
 
-    def answer(self, job: Job, following: Job | None) -> dict[str, Any]:
-        """Score a study, and read `following` meanwhile. An error becomes an answer too: a failure with its reason."""
+    def answer(
+        self, job: Job, following: Job | None, on_estimate: "Callable[[TimeEstimate], None]" = lambda estimate: None
+    ) -> dict[str, Any]:
+        """Score a study, and read `following` meanwhile. An error becomes an answer too: a failure with its reason.
+
+        on_estimate: called if the networks will take a minute or more.
+        """
         stage = "read"
 
         def on_stage(name: str) -> None:
@@ -64,8 +77,10 @@ class Scorer:
             loaded = self._take(job)
             if following is not None:
                 self._prefetched = (following, self._reader.submit(self._load, following, self._bundle))
-            row = self._score(job, loaded, self._bundle, self._device, self._voters, on_stage)
-            return {"state": "done", "row": row} | loaded.identity
+            if job.stored and loaded.stored is None:  # its mask cannot be used after all, and is made by this device
+                job = with_keys(replace(job, stored=""), self._bundle, self._precision)
+            row = self._score(job, loaded, self._bundle, self._device, self._voters, on_stage, on_estimate)
+            return {"state": "done", "row": row, "key": job.key} | loaded.identity
         except Exception as error:
             if self._debug:
                 traceback.print_exc()
@@ -131,9 +146,13 @@ def main() -> int:
         reply({"state": "unready", "message": str(error) or NO_MEMORY, "code": code})
         return 1
     reply({"state": "ready"})
+
+    def on_estimate(estimate: "TimeEstimate") -> None:
+        reply({"state": ESTIMATE, "seconds": estimate.seconds, "words": estimate.words()})
+
     while True:
         job, following = json.loads(lines.get())
-        reply(scorer.answer(job_from(job), job_from(following) if following else None))
+        reply(scorer.answer(job_from(job), job_from(following) if following else None, on_estimate))
 
 
 def _read_lines(lines: "SimpleQueue[str]") -> None:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from model.errors import CaseError, ConfigError, LesionError, WeightsError
-from model.hospital.job import Job, Setup, to_json
+from model.hospital.job import ESTIMATE, Job, Setup, to_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLL_S = 0.2  # how often the parent checks the time limit while it waits
@@ -28,10 +29,19 @@ class TookTooLong(Died):
 
 
 class WorkerProcess:
-    """One scoring process. Only one thread may call `ask` at a time. inherited: a file descriptor it keeps open."""
+    """One scoring process. Only one thread may call `ask` at a time. inherited: a file descriptor it keeps open.
 
-    def __init__(self, setup: Setup, inherited: int | None = None) -> None:
-        self._setup = setup
+    on_estimate: called with a study's name, the seconds its networks will take, and a line about it, if they take a
+    minute or more.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        inherited: int | None = None,
+        on_estimate: Callable[[str, float, str], None] = lambda study, seconds, words: None,
+    ) -> None:
+        self._setup, self._on_estimate = setup, on_estimate
         self._inherited = () if inherited is None else (inherited,)
         self._child: subprocess.Popen[str] | None = None
         self._replies: Any = None
@@ -59,7 +69,7 @@ class WorkerProcess:
             env=os.environ | {"PYTHONPATH": path},
         )
         os.close(writing)
-        self._replies = os.fdopen(reading, encoding="utf-8")
+        self._replies = os.fdopen(reading, "rb", 0)  # no buffer: `select` would not see lines that lie in it
         answer = self._exchange(to_json(self._setup), 0)
         if answer["state"] != "ready":
             self.close()
@@ -68,7 +78,8 @@ class WorkerProcess:
     def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
         """Have a study scored, and `following` read meanwhile. Returns the answer. Raises Died."""
         self.start()
-        return self._exchange(f"[{to_json(job)}, {to_json(following) if following else 'null'}]", self._setup.limit_s)
+        line = f"[{to_json(job)}, {to_json(following) if following else 'null'}]"
+        return self._exchange(line, self._setup.limit_s, job.name)
 
     def close(self) -> None:
         """End the process at once."""
@@ -81,19 +92,26 @@ class WorkerProcess:
                 pipe.close()  # type: ignore[union-attr]
         self._child = None
 
-    def _exchange(self, line: str, limit_s: float) -> dict[str, Any]:
+    def _exchange(self, line: str, limit_s: float, study: str = "") -> dict[str, Any]:
         """Send a line and wait for the answer, for `limit_s` at most; 0: without a limit. Raises Died."""
         assert self._child is not None and self._child.stdin is not None
         with suppress(OSError):  # a process that is gone is noticed below
             self._child.stdin.write(line + "\n")
             self._child.stdin.flush()
         begun = time.monotonic()
+        while (answer := self._read(begun, limit_s))["state"] == ESTIMATE:
+            self._on_estimate(study, answer["seconds"], answer["words"])
+        return answer
+
+    def _read(self, begun: float, limit_s: float) -> dict[str, Any]:
+        """The next line that the process writes."""
+        assert self._child is not None
         while not select.select([self._replies], [], [], POLL_S)[0]:
             if limit_s and time.monotonic() - begun > limit_s:
                 self.close()
                 raise TookTooLong(f"it took longer than {limit_s / 60:g} minutes (--limit-minutes) and was ended")
         reply = self._replies.readline()
-        if reply.endswith("\n"):
+        if reply.endswith(b"\n"):
             answer: dict[str, Any] = json.loads(reply)
             return answer
         code = self._child.wait()

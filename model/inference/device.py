@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -12,6 +11,7 @@ from threading import Lock
 
 import torch
 
+from model.driver import gpu_is_there
 from model.errors import ConfigError
 from model.processor import has_bfloat16
 
@@ -126,11 +126,6 @@ def why_no_cuda() -> str | None:
     if built and not any(int(a[:-1]) == major and int(a[-1]) <= minor for a in built if a.isdigit()):
         return f"this build of torch holds no code for the GPU {torch.cuda.get_device_name()} (sm_{major}{minor})"
     return None
-
-
-def gpu_is_there() -> bool:
-    """Whether this machine has an NVIDIA driver or device node, even if torch cannot use it."""
-    return any(map(os.path.exists, ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")))
 
 
 def make_deterministic() -> None:

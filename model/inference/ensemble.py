@@ -16,6 +16,7 @@ from model.inference.mean import MeanMargin, PartMean, Spread
 from model.inference.member import run_member
 from model.inference.options import SegmentOptions
 from model.inference.organs import OrganMean
+from model.inference.pace import Pace
 from model.inference.sliding import Size
 from model.inference.view import BACKGROUND, StudyView
 from model.inference.windows import bright_windows, count_windows, windows_at_a_time
@@ -54,8 +55,18 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
     parts = [voter.part for voter in voters]
     shape = max((view.shape, *(view.size(part) for part in parts)), key=math.prod)
     starts = None if manifest.skip_suv is None else bright_windows(view.image(parts[0]), parts[0], manifest.skip_suv)
-    all_windows = [0 if view.sees_nothing(part) else count_windows(view.size(part), part) for part in parts]
+
+    def windows_of(part: Part) -> int:
+        return 0 if view.sees_nothing(part) else count_windows(view.size(part), part)
+
+    all_windows = [windows_of(part) for part in parts]
     windows = all_windows if starts is None else [len(starts)] * len(parts)
+    pace = Pace(
+        options.bundle,
+        lambda part: windows_of(part) if starts is None else len(starts),
+        options.on_estimate,
+        torch.cuda.synchronize if device.torch_device.type == "cuda" else lambda: None,
+    )
     at_a_time = options.windows_at_a_time or windows_at_a_time(device, parts, shape, options.with_organs)
     ladder = ladder_of(device, at_a_time, shape)
     run = _Run(
@@ -64,6 +75,7 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
         watch=watch or Stopwatch(),
         warnings=ladder.warnings,
         on_windows=lambda done: options.on_windows(done, sum(windows)),
+        pace=pace,
     )
     spread = Spread(view.shape) if options.with_disagreement else None
     mean = MeanMargin(manifest.combine, manifest.kind == "mixed")
@@ -130,6 +142,7 @@ class _Run:
     watch: Stopwatch
     warnings: list[str]
     on_windows: Callable[[int], None]
+    pace: Pace
     buffers: slabs.Buffers = field(
         default_factory=dict
     )  # for the next window; a GPU needs none: torch keeps its memory
@@ -177,7 +190,9 @@ def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
 
     def predict(patches: Tensor) -> Tensor:
         with run.watch.stage("network"):
-            return slabs.forward(network, patches, buffers, turn.organs)
+            logits = slabs.forward(network, patches, buffers, turn.organs)
+        run.pace.passed(turn.part, len(patches), rung.device.type == "cuda")
+        return logits
 
     def on_windows(more: int) -> None:
         nonlocal done

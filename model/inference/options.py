@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from model.bundle.manifest import Bundle
 from model.inference.device import Device
+from model.inference.pace import TimeEstimate
 from model.networks.weights import Voter
 
 
@@ -16,7 +17,8 @@ class SegmentOptions:
     comes and let go after it. with_probability: also lesion probabilities. with_disagreement: also the standard
     deviation of the networks' lesion probabilities, for two more volumes of memory. with_organs: also the organs, by
     the networks that have a head for them, for 4 bytes of memory a class and voxel. windows_at_a_time: None: as many as
-    memory holds. on_windows: called with (windows done, windows in all).
+    memory holds. on_windows: called with (windows done, windows in all). on_estimate: called once it is known that the
+    networks take a minute or more (`model.inference.pace`).
     """
 
     bundle: Bundle
@@ -27,3 +29,4 @@ class SegmentOptions:
     with_organs: bool = False
     windows_at_a_time: int | None = None
     on_windows: Callable[[int, int], None] = lambda done, total: None
+    on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None

@@ -8,6 +8,9 @@ import SimpleITK as sitk
 import torch
 
 from model import RESEARCH, __version__
+from model.bundle.choice import passes_a_window
+from model.bundle.format import Member
+from model.bundle.licence import spelt_out
 from model.bundle.manifest import Bundle
 from model.files import peak_memory_bytes
 from model.inference.device import Device
@@ -22,6 +25,7 @@ def make_report(
     """Everything that shows later how this mask was made; volumes in ml, times in s, memory in bytes."""
     _, lesions = components(result.mask)
     voxel_ml = case.pet.grid.voxel_ml
+    left_gpu = device.torch_device.type == "cuda" and result.rung.startswith("cpu")
     return {
         "notice": RESEARCH,
         "case": case.name,
@@ -38,14 +42,16 @@ def make_report(
             "name": bundle.manifest.name,
             "method": bundle.manifest.method,
             "manifest_sha256": bundle.sha256,
-            "members": [{"sha256": m.sha256, "weight": m.weight} for m in bundle.manifest.members],
-            "licence": bundle.manifest.licence,
+            "members": [_member(bundle, member) for member in bundle.manifest.members],
+            "changes": list(bundle.changes),
+            "licence": spelt_out(bundle.manifest.licence),
             "citation": bundle.manifest.citation,
         },
         "run": {
-            "device": device.name if _on(device, result.rung) else "CPU",
-            "precision": _precision(device, result.rung),
+            "device": device.name if result.rung.startswith(device.torch_device.type) else "CPU",
+            "precision": "float32" if left_gpu else precision_of(device),
             "rung": result.rung,
+            "passes_a_window": passes_a_window(bundle.manifest),
             "windows": result.windows,
             "windows_skipped": result.skipped,
         },
@@ -63,21 +69,27 @@ def make_report(
     }
 
 
-def _on(device: Device, rung: str) -> bool:
-    """Whether a rung computes on the device that was chosen; else memory ran out there, and the CPU took over."""
-    return rung.startswith(device.torch_device.type)
+def precision_of(device: Device) -> str:
+    """The precision of a device's convolutions, as --precision names it."""
+    return str(device.precision).removeprefix("torch.")
 
 
-def _precision(device: Device, rung: str) -> str:
-    """Of the convolutions; float32 where none was run, or where the CPU took over."""
-    return str(device.precision).removeprefix("torch.") if _on(device, rung) else "float32"
+def _member(bundle: Bundle, member: Member) -> dict[str, Any]:
+    """One network in the report. fold and mirrored stand there only where it has them."""
+    mirrored = bundle.manifest.part(member).window.mirrored
+    own: dict[str, Any] = {"fold": member.fold} if member.fold else {}
+    own |= {"mirrored": list(mirrored)} if mirrored else {}
+    return {"sha256": member.sha256, "weight": member.weight} | own
 
 
 def summary(report: dict[str, Any], mask_path: str) -> list[str]:
     """The report in a few lines for a person."""
     stages = "  ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
+    weights = report["weights"]
+    cite = f"; cite: {weights['citation']}" if weights["citation"] else ""
     return [
         f"found: {report['lesions']} lesions, {report['volume_ml']:.1f} ml",
         f"mask:  {mask_path}",
+        f"weights: {weights['name']}, licence {weights['licence']}{cite}",
         f"seconds: {stages}",
     ]

@@ -415,6 +415,22 @@ CASES = [
         exit_code=2,
         environment=(("LESION_METHOD", "soup"),),
     ),
+    Bad(
+        title="folds of a bundle that has none",
+        make=do(lambda f, pet, ct: ["--weights", "eoa", "--folds", "0"]),
+        exit_code=2,
+    ),
+    Bad(
+        title="mirroring for networks of another kind",
+        make=do(lambda f, pet, ct: ["--weights", "eoa", "--mirroring", "full"]),
+        exit_code=2,
+    ),
+    Bad(
+        title="folds in the environment that are none",
+        make=do(lambda f, pet, ct: []),
+        exit_code=2,
+        environment=(("LESION_FOLDS", "first"),),
+    ),
     Bad(title="organs by networks that know none", make=do(lambda f, pet, ct: ["--organs"]), exit_code=2),
     Bad(title="unknown edition", make=do(lambda f, pet, ct: ["--edition", "6"]), exit_code=2),
     Bad(title="unknown limit", make=do(lambda f, pet, ct: ["--limit", "pet_max=2000"]), exit_code=2),

@@ -16,5 +16,5 @@ def run_process(*arguments: object, timeout: float = 300, **environment: str) ->
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=clean | environment,
+        env=clean | {"LESION_PRECISION": "float32"} | environment,
     )

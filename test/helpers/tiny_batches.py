@@ -48,7 +48,8 @@ def command(*arguments: object) -> list[str]:
 def environment() -> dict[str, str]:
     """This process's environment, in which Python ends every process that uses the network, children too."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LESION_")}
-    return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "test" / "offline")}
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "test" / "offline"), "LESION_PRECISION": "float32"}
+    return clean | own
 
 
 def score(*arguments: object, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:

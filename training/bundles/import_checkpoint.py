@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.manifest import WEIGHTS
 from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
 from model.errors import ConfigError, WeightsError
@@ -50,7 +51,9 @@ def run(options: argparse.Namespace) -> None:
             print(check_model(path, options))
         return
     folder = import_nnunet(options) if nnunet else import_checkpoints(options)
-    print(f"wrote '{folder}', licence {options.licence}; segment with: process.py --weights '{folder}'")
+    if options.licence == UNKNOWN:
+        print("warning: the licence of these weights is unknown: --licence TEXT says it, in every report", flush=True)
+    print(f"wrote '{folder}', licence {spelt_out(options.licence)}; segment with: process.py --weights '{folder}'")
 
 
 def check_options(options: argparse.Namespace, nnunet: bool) -> None:
@@ -307,7 +310,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="crop to PET above this (default: 0 as Ahn and Park, no crop as Zhong et al.; training mix needs the same "
         "in all its bundles)",
     )
-    add("--licence", default="unknown", help="of the weights (default: unknown, so that you must not pass them on)")
+    add("--licence", default=UNKNOWN, help="of the weights (default: unknown, so that you must not pass them on)")
     add("--output-folder", type=Path, default=WEIGHTS, metavar="DIR", help="where bundles lie (default: weights/)")
     add("--force", action="store_true", help="replace a bundle of that name (default: refuse)")
     add_nnunet_options(parser.add_argument_group("models of nnU-Net v2"))
@@ -319,7 +322,11 @@ def add_nnunet_options(group: Any) -> None:
     add("--check", action="store_true", help="say whether the model can be run and what it costs; write nothing")
     add("--folds", nargs="+", metavar="FOLD", help="which folds: of 0 1 2 3 4, or all (default: all that are there)")
     add("--checkpoint", choices=("final", "best"), default="final", help="of each fold (default: final)")
-    add("--configuration", metavar="NAME", help="which, if there are several, for example 3d_fullres")
+    add(
+        "--configuration",
+        metavar="NAME",
+        help="which, if there are several: 3d_fullres, or a folder as the error lists it (default: the only one)",
+    )
     add("--and", dest="and_model", type=Path, metavar="MODEL2", help="a second model; the bundle votes as both")
     add("--no-mirroring", action="store_true", help="see every window once (default: mirrored as the model allows)")
     add("--step", type=float, default=0.5, help="step of the windows, as a share of their edge (default: 0.5)")

@@ -14,10 +14,14 @@ from typing import Any
 from msgspec import structs
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.organs import ORGANS
-from model.bundle.settings import Crop, Intensity, Network
+from model.bundle.settings import Crop, Intensity, Network, Part
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
+from model.inference.spacing import resampled_size
+from model.inference.windows import count_windows
+from model.networks.operations import operations
 from model.networks.unet import skeleton
 from training.bundles.nnunet_folder import FoundModel, find_model
 from training.bundles.nnunet_plans import Described, describe
@@ -26,9 +30,9 @@ from training.bundles.write import check_bundle_name, check_not_there, write_bun
 from training.runs.checkpoint_reader import read_checkpoint
 
 ROOTS = ("network_weights",)
-UNKNOWN = "unknown"
-NON_COMMERCIAL = "not for commercial use"
 USE = "Research only. Not a medical device. The weights are their authors': pass them on only by their licence."
+WHOLE_BODY = (400, 400, 326)  # voxels (x, y, z) of the study that --check counts for, as autoPET's
+WHOLE_BODY_MM = (2.0364, 2.0364, 3.0)
 METHOD = "nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)"
 
 
@@ -134,7 +138,9 @@ def describe_checkpoint(
 ) -> Described:
     """The settings of a model whose checkpoint has these tensors and other entries."""
     mirrored = others.get("inference_allowed_mirroring_axes")
-    if mirrored is not None and not (isinstance(mirrored, (tuple, list)) and set(mirrored) <= {0, 1, 2}):
+    if mirrored is not None and not (
+        isinstance(mirrored, (tuple, list)) and all(axis in (0, 1, 2) for axis in mirrored)
+    ):
         raise WeightsError(f"'{file}': inference_allowed_mirroring_axes must be axes 0 to 2, got {str(mirrored)[:60]}")
     init = others.get("init_args")
     configuration = init.get("configuration") if isinstance(init, dict) else None
@@ -192,6 +198,9 @@ def check_model(path: Path, options: argparse.Namespace) -> str:
         mirrored=() if options.no_mirroring else (0, 1, 2),
     )
     network, window, way = described.network, described.window, described.preprocessing
+    part = Part(network=network, intensity=Intensity(), window=window, preprocessing=way)
+    size = resampled_size(WHOLE_BODY, WHOLE_BODY_MM, way.spacing_mm)
+    windows, each_pass = count_windows(size, part), operations(network, window.size) / 1e12
     count = parameters(network)
     passes = len(found.folds) * 2 ** len(window.mirrored)
     each = 2 if options.store == "float16" else 4
@@ -204,6 +213,10 @@ def check_model(path: Path, options: argparse.Namespace) -> str:
         f"{network.classes}",
         f"disk: {count * each * len(found.folds) / 1e9:.2f} GB in {options.store}; "
         f"memory: {4 * count / 1e9:.2f} GB for each network that is loaded",
+        f"{each_pass:.3g} TFLOP a pass; a study of {' x '.join(map(str, WHOLE_BODY))} voxels of "
+        f"{' x '.join(f'{mm:.4g}' for mm in WHOLE_BODY_MM)} mm has {windows} windows: "
+        f"{windows * passes * each_pass:.4g} TFLOP, "
+        f"{windows * each_pass:.4g} with --folds {found.folds[0]} --no-mirroring",
         *(f"warning: {warning}" for warning in described.warnings),
         "its tensors are checked when it is imported",
     ]
@@ -219,9 +232,3 @@ def describe_network(network: Network) -> str:
 def parameters(network: Network) -> int:
     """How many numbers a network learns."""
     return sum(tensor.numel() for tensor in skeleton(network).parameters())
-
-
-def spelt_out(licence: str) -> str:
-    """The licence, with what NC means."""
-    tokens = licence.upper().replace("-", " ").split()
-    return f"{licence} ({NON_COMMERCIAL})" if "NC" in tokens and NON_COMMERCIAL not in licence else licence

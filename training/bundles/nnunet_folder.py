@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.errors import ConfigError, WeightsError
+from training.data.table import some_of
 
 PLANS, DATASET = "plans.json", "dataset.json"
 JSON_LIMIT_BYTES = 64 * 2**20  # a dataset.json that lists every case is large; larger is something else
+CHECKPOINT_LIMIT_BYTES = 32 * 2**30  # ResEnc XL's has 5 GB with its optimizer's state; larger is something else
 FOLDS = ("0", "1", "2", "3", "4")
+DEPTH = 6  # folders below the one given in which a model's files are looked for
+ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # the last: encrypted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,11 @@ class FoundModel:
             return
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder, _opened(self.path) as archive:
             member = archive.getinfo(str(self.inside / relative))
+            if member.file_size > CHECKPOINT_LIMIT_BYTES:
+                raise WeightsError(
+                    f"'{self.path}': {member.filename} would unpack to {member.file_size / 1e9:.1f} GB, at most "
+                    f"{CHECKPOINT_LIMIT_BYTES / 1e9:.1f} can be a checkpoint; fetch the zip again"
+                )
             free = shutil.disk_usage(folder).free
             if free < member.file_size:
                 raise ConfigError(
@@ -60,11 +70,24 @@ class FoundModel:
 
 
 def is_nnunet(path: Path) -> bool:
-    """Whether this is a folder, or a zip archive that holds plans.json: a model of nnU-Net, not a checkpoint alone."""
-    if path.is_dir() or not zipfile.is_zipfile(path):
-        return path.is_dir()
-    with zipfile.ZipFile(path) as archive:
-        return any(PurePosixPath(name).name == PLANS for name in archive.namelist())
+    """Whether this is a folder, or a zip archive that holds plans.json: a model of nnU-Net, not a checkpoint alone.
+
+    Raises ConfigError if nothing is there, or for a zip of zips, WeightsError for a .zip that is none.
+    """
+    if not path.exists():
+        raise ConfigError(f"'{path}' is not there; give checkpoints, a released zip or a model's folder")
+    if path.is_dir():
+        return True
+    if not zipfile.is_zipfile(path):
+        if path.suffix.lower() == ".zip":
+            raise WeightsError(f"'{path}' is not a whole zip archive; fetch it again")
+        return False
+    with _opened(path) as archive:
+        names = [PurePosixPath(name) for name in archive.namelist()]
+    within = [str(name) for name in names if name.suffix.lower() == ".zip"]
+    if within and all(name.name != PLANS for name in names):
+        raise ConfigError(f"'{path}' holds other zips, {some_of(within)}; unpack it, and give one of them")
+    return any(name.name == PLANS for name in names)
 
 
 def find_model(
@@ -82,19 +105,16 @@ def find_model(
             f"'{path}' holds no model of nnU-Net v2: a model's folder has {PLANS}, {DATASET} and "
             "fold_0/checkpoint_*.pth; give the released zip, the dataset's folder or the model's own folder"
         )
-    chosen = [model for model in models if configuration is None or _configuration(path, model) == configuration]
-    if len(chosen) != 1:
-        there = ", ".join(_shown(path, model) for model in models)
-        raise ConfigError(f"'{path}' holds {there}: say which by --configuration NAME, or give its own folder")
-    model = chosen[0]
+    model = models[0] if len(models) == 1 else _chosen(path, models, configuration)
     names = {file.relative_to(model).as_posix() for file in files if file.is_relative_to(model)}
     kept, checkpoints = _checkpoints(names, folds, checkpoint, path)
     plans, dataset = (_json(path, model / name) for name in (PLANS, DATASET))
+    named = _configuration_of(path, model, plans, configuration)
     return FoundModel(
         path=path if zipfile.is_zipfile(path) else path / model,
         inside=model if zipfile.is_zipfile(path) else None,
         trainer=_name(path, model).split("__")[0],
-        configuration=_configuration(path, model),
+        configuration=named,
         plans=plans,
         dataset=dataset,
         folds=kept,
@@ -107,7 +127,7 @@ def _files(path: Path) -> list[PurePosixPath]:
     if path.is_dir():
         found = [
             PurePosixPath(file.relative_to(path).as_posix())
-            for depth in range(1, 5)
+            for depth in range(1, DEPTH)
             for file in path.glob("/".join("*" * depth))
         ]
         return [file for file in found if (path / file).is_file()]
@@ -120,7 +140,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except zipfile.BadZipFile as error:
+    except ZIP_DAMAGE as error:
         raise WeightsError(f"'{path}' is not a whole zip archive ({error}); fetch it again") from None
     except FileNotFoundError:
         raise ConfigError(f"'{path}' is not there; give a released zip or a model's folder") from None
@@ -135,12 +155,35 @@ def _name(path: Path, model: PurePosixPath) -> str:
     return model.name or path.resolve().name
 
 
-def _configuration(path: Path, model: PurePosixPath) -> str:
-    return _name(path, model).split("__")[-1]
+def _chosen(path: Path, models: Sequence[PurePosixPath], wanted: str | None) -> PurePosixPath:
+    """The model of several whose configuration, folder's name or place is `wanted`."""
+    chosen = [m for m in models if wanted in (_name(path, m).split("__")[-1], _name(path, m), str(m))]
+    if len(chosen) != 1:
+        there = ", ".join(str(model) for model in chosen or models)
+        what = "--configuration NAME" if wanted is None else f"more than --configuration {wanted}"
+        raise ConfigError(
+            f"'{path}' holds {len(chosen or models)} models, {there}; say which by {what}: what stands after the last "
+            "__, or all of it as listed"
+        )
+    return chosen[0]
 
 
-def _shown(path: Path, model: PurePosixPath) -> str:
-    return f"{_configuration(path, model)} ({_name(path, model)})"
+def _configuration_of(path: Path, model: PurePosixPath, plans: dict[str, Any], wanted: str | None) -> str:
+    """The configuration of a model by its folder's name; of a folder that was renamed, the one wanted, or its only one.
+
+    Raises ConfigError if that does not decide, or another one is wanted.
+    """
+    name, found = _name(path, model), plans.get("configurations")
+    known = sorted(found) if isinstance(found, dict) else []
+    own = name.split("__")[-1] if name.count("__") >= 2 else None
+    if own is not None and wanted in (None, own, name, str(model)):
+        return own
+    if own is None and (wanted in known or (wanted is None and len(known) == 1)):
+        return wanted or str(known[0])
+    raise ConfigError(
+        f"'{path}': the folder '{name}' is of configuration {own or 'unknown'}, plans.json has {some_of(known)}, and "
+        f"--configuration is {wanted or 'not given'}; say the one that was trained"
+    )
 
 
 def _checkpoints(
@@ -152,9 +195,12 @@ def _checkpoints(
     folds = list(wanted) if wanted else [fold for fold in have if fold != "all"] or have
     missing = [fold for fold in folds if fold not in have]
     if missing or not folds:
+        others = sorted(
+            file for file in there if file.startswith("fold_") and file.endswith(".pth") and name not in file
+        )
         raise ConfigError(
-            f"'{path}' has {name} of the folds {', '.join(have) or 'none'}, not of {', '.join(missing) or 'any'}: "
-            "choose by --folds and --checkpoint final or best"
+            f"'{path}' has {name} of the folds {', '.join(have) or 'none'}, not of {', '.join(missing) or 'any'}"
+            f"{f' (but {some_of(others)})' if others else ''}; choose by --folds and --checkpoint final or best"
         )
     if len(set(folds)) < len(folds):
         raise ConfigError(f"--folds names a fold twice: {' '.join(folds)}")

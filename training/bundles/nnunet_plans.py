@@ -6,13 +6,15 @@ Plans of today, whose network is a class with arch_kwargs, and of 2023 (UNet_cla
 configurations, other networks, resampling and normalisation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, UNetStage
-from model.bundle.settings import Network, Window
+from model.bundle.settings import Intensity, Network, Part, Window
 from model.errors import ConfigError
+from model.schema import SettingError
 
 NETWORKS = {"PlainConvUNet": "plain_unet", "ResidualEncoderUNet": "residual_unet"}
 RESAMPLERS = {"resample_data_or_seg_to_shape": None, "resample_torch_fornnunet": 1}  # by name: its fixed order
@@ -25,6 +27,7 @@ SCHEMES = {
 PET_NAMES = ("pet", "pt", "suv", "fdg")
 CT_NAMES = ("ct", "ctres")
 LESIONS = ("tumor", "tumour", "lesion", "tumors", "tumours", "lesions")
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 AIR_HU = -100.0  # a channel whose least value in the plans lies below holds HU: PET has no such values
 
 Value = TypeVar("Value")
@@ -66,34 +69,55 @@ def describe(
     organs: int = 0,
 ) -> Described:
     """Read one configuration. channels, lesion: what the user says of them. mirrored: the axes that the checkpoint
-    allows; organs: classes of an organ head, 0 without. Raises ConfigError naming what cannot be run.
+    allows; organs: classes of an organ head, 0 without. Raises ConfigError naming what cannot be run, or is malformed.
     """
-    settings = resolved(plans, configuration)
-    if settings.get("previous_stage") or "cascade" in configuration:
-        raise ConfigError(
-            f"configuration '{configuration}' is a cascade, whose second network needs a first one's mask"
-        )
-    patch = settings.get("patch_size")
-    if not isinstance(patch, Sequence) or len(patch) != 3:
-        raise ConfigError(f"configuration '{configuration}' is 2-D (patch_size {patch}); only 3-D ones can be run")
-    axes = axes_of(plans)
-    order, warnings = channel_order(dataset, plans, channels)
-    outputs = outputs_of(dataset, lesion)
-    network = network_of(settings, axes, outputs, organs)
-    return Described(
-        network=network,
-        window=Window(
+    with _well_formed(configuration):
+        settings = resolved(plans, configuration)
+        if settings.get("previous_stage") or "cascade" in configuration:
+            raise ConfigError(
+                f"configuration '{configuration}' is a cascade, whose second network needs a first one's mask"
+            )
+        patch = settings.get("patch_size")
+        if not isinstance(patch, Sequence) or len(patch) != 3:
+            raise ConfigError(f"configuration '{configuration}' is 2-D (patch_size {patch}); only 3-D ones can be run")
+        axes = axes_of(plans)
+        order, warnings = channel_order(dataset, plans, channels)
+        outputs = outputs_of(dataset, lesion)
+        network = network_of(settings, axes, outputs, organs)
+        window = Window(
             size=_turned(patch, axes),
             overlap=overlap,
             weighting="nnunet",
             placing="even",
             mirrored=tuple(sorted("xyz"[axes.index(axis)] for axis in mirrored or ())),
-        ),
-        preprocessing=preprocessing_of(settings, plans, axes, order),
-        channels=order,
-        axes=axes,
-        warnings=tuple(warnings),
-    )
+        )
+        preprocessing = preprocessing_of(settings, plans, axes, order)
+        Part(network=network, intensity=Intensity(), window=window, preprocessing=preprocessing)  # fit together?
+        return Described(
+            network=network,
+            window=window,
+            preprocessing=preprocessing,
+            channels=order,
+            axes=axes,
+            warnings=tuple(warnings),
+        )
+
+
+@contextmanager
+def _well_formed(configuration: str) -> Iterator[None]:
+    """Turn what Python raises at a missing key or a value of another type into a ConfigError."""
+    try:
+        yield
+    except SettingError as error:
+        raise ConfigError(f"configuration '{configuration}' of plans.json cannot be run: {error}") from None
+    except ConfigError:
+        raise
+    except MALFORMED as error:
+        lacks = f"{error} is not there" if isinstance(error, KeyError) else str(error)[:200]
+        raise ConfigError(
+            f"configuration '{configuration}' of plans.json, or dataset.json, is not as nnU-Net writes it: {lacks}; "
+            "fetch the model again"
+        ) from None
 
 
 def resolved(plans: Mapping[str, Any], configuration: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

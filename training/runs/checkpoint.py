@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.bundle.manifest import MANIFEST
 from model.errors import ConfigError, OutputError, WeightsError
 from model.files import sha256_of
 from model.results.writing import check_output
@@ -226,6 +227,11 @@ def read_json(path: Path, remedy: str = "is it there, and readable?") -> Any:
 def result_of(folder: Path) -> dict[str, Any]:
     """What a finished run wrote of itself. Raises ConfigError if it is not finished."""
     path = folder / RESULT
+    if not path.exists() and (folder / MANIFEST).exists():
+        raise ConfigError(
+            f"'{folder}' is a bundle of weights, which no run goes on from: a run must see the voxels and intensities "
+            "of its start, and a bundle's, above all an imported one's, may be others; give a folder of training train"
+        )
     if not path.exists():
         raise ConfigError(f"'{folder}' holds no finished run ({RESULT} is not there); run training train on it first")
     result = read_json(path)

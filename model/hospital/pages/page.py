@@ -68,6 +68,8 @@ class About:
     weights: str
     weights_sha256: str
     made: datetime
+    licence: str = ""
+    citation: str = ""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ def totals_of(
         "version": __version__,
         "weights": about.weights,
         "weights_sha256": about.weights_sha256,
+        "licence": about.licence,
+        "citation": about.citation,
         "studies_scored": len(rows),
         "studies_not_scored": len(failed),
         "studies_still_to_do": waiting,

@@ -1,6 +1,7 @@
 """The warm service from outside, by a real client; and its answers without a pipeline behind them."""
 
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -17,9 +18,10 @@ from threading import Thread
 
 import pytest
 from conftest import ROOT
+from nnunet_bundles import write_nnunet_bundle
 from organ_bundles import organ_bundle
 from program import run_process
-from tiny_studies import tiny_images, write_study
+from tiny_studies import lesion_study, tiny_images, write_study
 
 from model.bundle.settings import Window
 from model.challenge.arguments import arguments as command_line
@@ -61,10 +63,17 @@ class Running:
 @contextmanager
 def running(stderr: Path, *arguments: object, **environment: str) -> Iterator[Running]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
+    environment = {"LESION_PRECISION": "float32"} | environment
     command = [sys.executable, str(ROOT / "process.py"), "--port", "0", *map(str, arguments)]
     with (
         stderr.open("w") as file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=clean | environment) as process,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=clean | {"LESION_PRECISION": "float32"} | environment,
+        ) as process,
     ):
         try:
             assert process.stdout is not None
@@ -115,6 +124,22 @@ def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
 
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(60) == 0 and service.last_line() + "\n" == refused.words
+
+
+@pytest.mark.slow
+def test_a_service_runs_the_folds_that_were_chosen(tmp_path) -> None:
+    weights, output = write_nnunet_bundle(tmp_path / "both", "01"), tmp_path / "out"
+    study = lesion_study(tmp_path / "study", 1)
+    arguments = ["--input", study.pet, study.ct, "--weights", weights, "--folds", 1, "--mirroring", "none"]
+    alone = run_process(*arguments, "--output", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    report = tmp_path / "report.json"
+    with running(tmp_path / "stderr", *arguments, "--output", output, "--report", report, "--serve") as service:
+        assert ask(service.port, "POST", "/invoke").status == 201, service.stderr.read_text()
+    (mask,) = output.rglob("*.mha")
+    assert mask.read_bytes() == (tmp_path / "alone" / mask.relative_to(output)).read_bytes()
+    run = json.loads(report.read_text())["run"]
+    assert run["passes_a_window"] == 1 and run["precision"] == "float32"
 
 
 @pytest.mark.slow

@@ -148,3 +148,16 @@ def test_equipment_that_breaks_the_rules_breaks_nothing(tmp_path) -> None:
     seg = pydicom.dcmread(io.BytesIO(dicom_seg(random_lesions(), headers, "Bündel 山 (eoa)", "run")))
     assert seg.pixel_array.sum() == np.count_nonzero(random_lesions())
     assert "B?ndel ? (eoa)" in seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName
+
+
+def test_seg_and_rtstruct_tell_the_terms_of_the_weights_in_ascii(tmp_path) -> None:
+    headers, grid = pet_headers(tmp_path, TURNS["oblique"])
+    terms = "Licence of the weights: CC BY-NC 4.0 (not for commercial use). Cite: Müller\nand others"
+    said = "Licence of the weights: CC BY-NC 4.0 (not for commercial use). Cite: Muller and others"
+    numbers = random_lesions()
+    seg = pydicom.dcmread(io.BytesIO(dicom_seg(numbers, headers, "tiny (eoa)", "run", terms)))
+    rtstruct = pydicom.dcmread(io.BytesIO(dicom_rtstruct(numbers, headers, grid, "run", terms)))
+    assert seg.ImageComments == said
+    assert rtstruct.StructureSetDescription == f"Research use only; not a medical device. {said}"
+    without = pydicom.dcmread(io.BytesIO(dicom_seg(numbers, headers, "tiny (eoa)", "run")))
+    assert without.SOPInstanceUID == seg.SOPInstanceUID and "ImageComments" not in without

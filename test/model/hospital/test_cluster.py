@@ -16,6 +16,7 @@ from pydicom import dcmread
 from tiny_batches import command, contents, environment, image_study, score
 
 from model.errors import ConfigError
+from model.hospital.batch_precision import auto_precision
 from model.hospital.cluster import Cluster, connected, score_remotely, wait_for_workers, without_person
 from model.hospital.find.entry import Entry
 from model.hospital.find.scan import person_of
@@ -65,11 +66,22 @@ def test_a_study_is_scored_over_an_encrypted_connection_and_not_without_its_file
     ]
     image_study(tmp_path / "in" / "p", seed=1)
     with running(tmp_path, "tls", 1, *named) as (address, _):
-        words = (tmp_path / "in", "--output", tmp_path / "out", "--weights", tiny_bundle, "--cluster", address)
+        words = (
+            tmp_path / "in",
+            "--output",
+            tmp_path / "out",
+            "--weights",
+            tiny_bundle,
+            "--cluster",
+            address,
+            "--precision",
+            "auto",
+        )
         done = subprocess.run(
             command(*words, *files), env=environment() | {"PYTHONPATH": ""}, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
+        assert f"precision of all workers: {auto_precision('auto')}" in done.stdout
         assert len(list((tmp_path / "out" / "studies").glob("*/mask.mha"))) == 1
         with pytest.raises(ConfigError, match="no scheduler answers"):
             client_of(address.replace("tls", "tcp"), 2.0)

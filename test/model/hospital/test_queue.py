@@ -160,6 +160,7 @@ def test_a_wait_for_space_is_printed_once_though_the_space_changes(tmp_path, mon
 
 def test_the_time_left_follows_the_sizes_of_the_studies() -> None:
     left = TimeLeft({"small": 10, "alike": 10, "large": 480})
+    assert left.share_of("small") == 50 and left.share_of("large") == 500 / 480
     assert left.after("small", 20) == 20 / 10 * 490  # 2 s a unit: 980 s, not 40
     assert left.after("alike", 40) == 40 / 20 * 480
     assert left.after("large", 1000) == 0

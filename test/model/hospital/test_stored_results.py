@@ -18,7 +18,7 @@ from model.bundle.settings import Limits
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.journal import contents_of, stat_of
-from model.hospital.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
+from model.hospital.stored_results import key_of, mask_hash, mask_key_of, precision_in, read_stored, usable_mask
 from model.results.organs import labels_hash
 from model.schema import build, to_plain
 from model.study.geometry import grid_of
@@ -148,14 +148,19 @@ def test_a_masks_key_holds_what_decides_the_mask_and_no_option_that_adds_outputs
     ]
     others += [mask_key_of(bundle, Limits(pet_max_suv=2000.0), entry)]
     others += [mask_key_of(dataclasses.replace(bundle, sha256="0" * 64), limits, entry)]
+    others += [
+        mask_key_of(dataclasses.replace(bundle, changes=(word,)), limits, entry) for word in ("folds 0", "folds 1")
+    ]
+    others += [mask_key_of(bundle, limits, entry, precision) for precision in ("float16", "bfloat16")]
     assert len({key, *others}) == 1 + len(others)
+    assert mask_key_of(bundle, limits, entry, "float32") == key
 
 
 def test_a_masks_key_is_the_one_that_older_versions_made(monkeypatch) -> None:
     """Written down from the version in which limits were dataclasses; a whole number in a manifest stays one."""
     monkeypatch.setattr("model.hospital.stored_results.__version__", "1.0.0")
     entry = Entry(identity="images:a:a", source=Path("a"), kind="images", pet=(Path("p"),), ct=(Path("c"),))
-    bundle = SimpleNamespace(sha256="0" * 64, manifest=SimpleNamespace(method="eoa"))
+    bundle = SimpleNamespace(sha256="0" * 64, manifest=SimpleNamespace(method="eoa"), changes=())
     moved = build(Limits, {"pet_max_suv": 2000, "ct_max_hu": 3071.0}, "limits")
     assert mask_key_of(bundle, Limits(), entry) == "8f3e53d1ed9907954ecdf1d6fd3bbab61bd5dad811d28bcf772c1a705fbc9bb2"
     assert mask_key_of(bundle, moved, entry) == "04de297a73d9fbddb59e982da585f270f916c406010d3110f5adcd750b63bc9c"
@@ -245,3 +250,19 @@ def test_a_mask_that_differs_from_its_report_is_made_anew(how: str, new: bool, s
     else:
         path.unlink()
     assert read_stored(job, stored_grid(entry), contents_of(entry.images)) is None
+
+
+@pytest.mark.parametrize(
+    ("report", "precision"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"run": {"precision": "float32"}, "peak_gpu_memory_bytes": None}, "float32"),
+        ({"run": {"precision": "float16"}, "peak_gpu_memory_bytes": 5}, "float16"),
+        ({"run": {"precision": "float32"}, "peak_gpu_memory_bytes": 5}, "float16"),  # an older one that left the GPU
+        ({"run": {"precision": "float32", "passes_a_window": 1}, "peak_gpu_memory_bytes": 5}, "float32"),
+        ({"run": {"precision": "bfloat16", "passes_a_window": 1}, "peak_gpu_memory_bytes": None}, "bfloat16"),
+    ],
+)
+def test_the_precision_of_a_mask_is_read_from_its_report(report, precision) -> None:
+    assert precision_in(report) == precision

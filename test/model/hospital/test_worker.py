@@ -14,6 +14,8 @@ from model.hospital import study_results
 from model.hospital.find.tree import find_studies
 from model.hospital.job import Job, Options, Setup
 from model.hospital.plan import make_plan
+from model.hospital.queue import record_of
+from model.hospital.stored_results import with_keys
 from model.hospital.worker import Scorer
 from model.networks import weights
 
@@ -89,6 +91,26 @@ def test_a_mask_that_was_changed_by_hand_is_made_anew(tiny_bundle, tmp_path) -> 
     path.write_bytes(mask[:-40])
     (job,) = jobs(studies, output, bundle, rtstruct=True)
     assert scorer.answer(job, None)["state"] == "done" and path.read_bytes() == mask
+
+
+@pytest.mark.slow
+def test_a_mask_that_is_made_anew_has_the_keys_of_the_precision_it_is_made_in(tiny_bundle, tmp_path) -> None:
+    """--precision auto took it although it was of another precision; then it could not be read."""
+    studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
+    output.mkdir()
+    (job,) = jobs(studies, output, bundle)
+    setup = Setup(weights=str(tiny_bundle), method=None, device="cpu", networks=False, precision="float32")
+    first = Scorer(setup).answer(job, None)
+    assert first["key"] == job.key and record_of(job, first).key == job.key
+    path = output / "studies" / job.name / "mask.mha"
+    path.write_bytes(path.read_bytes()[:-40])
+    (job,) = jobs(studies, output, bundle, rtstruct=True)
+    assert job.stored
+    answer = Scorer(dataclasses.replace(setup, precision="bfloat16")).answer(job, None)
+    report = json.loads((output / "studies" / job.name / "report.json").read_text())
+    expected = with_keys(job, bundle, "bfloat16")
+    assert report["run"]["precision"] == "bfloat16" and report["batch"]["mask_key"] == expected.mask_key
+    assert report["batch"]["key"] == answer["key"] == record_of(job, answer).key == expected.key != job.key
 
 
 def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path, monkeypatch) -> None:

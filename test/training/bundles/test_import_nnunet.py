@@ -1,18 +1,27 @@
 """A model of nnU-Net v2 gives the mask of nnU-Net's own predictor (its sums in float32), whatever its plans say."""
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
-pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
-
-from nnunet_models import FOLDER, dataset_of, nnunet_mask, plans_of, study, write_model
-
+from benchmark.nnunet_cases import (
+    CASES,
+    LEAST_DICE,
+    LEAST_LESION,
+    LEAST_SAME,
+    MOST_LESION,
+    dice,
+    made_study,
+    ours,
+    same_share,
+)
+from benchmark.nnunet_models import FOLDER, dataset_of, plans_of, study, write_model
+from benchmark.nnunet_oracle import nnunet_mask
 from model.bundle.manifest import load_bundle
 from model.inference.device import choose_device
 from model.inference.options import SegmentOptions
@@ -20,85 +29,25 @@ from model.inference.segment import segment
 from model.study.reading import read_case
 from training.__main__ import main
 
-LEAST_SAME, LEAST_DICE = 0.9999, 0.999  # shares of voxels that are the same, and Dice
-THREE = {"labels": {"background": 0, "organ": 1, "lesion": 2}}
 ELEVEN = {"background": 0} | {f"organ {number}": number for number in range(1, 10)} | {"tumor": 10}
-REGIONS = {"labels": {"background": 0, "tumor": [1, 2], "core": [2]}, "regions": [1, 2]}
-CASES = {  # plans, dataset, model, study, words of the command, labels that are lesion
-    "plain": ({}, {}, {}, {}, [], (1,)),
-    "residual": ({"residual": True}, {}, {}, {}, [], (1,)),
-    "dual head": ({"residual": True}, {}, {"organs": 11}, {}, [], (1,)),
-    "two folds": ({}, {}, {"folds": (0, 1)}, {}, [], (1,)),
-    "no mirroring": ({}, {}, {}, {}, ["--no-mirroring"], (1,)),
-    "one mirrored axis": ({}, {}, {"mirrored": (2,)}, {}, [], (1,)),
-    "slices of 6 mm": ({}, {}, {}, {"size": (34, 30, 12), "spacing": (1.8, 1.8, 6.0)}, [], (1,)),
-    "to coarse slices": (
-        {"spacing": [7.0, 2.0, 2.0]},
-        {},
-        {},
-        {"size": (26, 24, 20), "spacing": (3.0, 3.0, 3.0)},
-        [],
-        (1,),
-    ),
-    "zscore": ({"normalization_schemes": ["ZScoreNormalization"] * 2}, {}, {}, {}, [], (1,)),
-    "zscore inside": (
-        {"normalization_schemes": ["CTNormalization", "ZScoreNormalization"], "use_mask_for_norm": [False, True]},
-        {},
-        {},
-        {"empty": 3},
-        [],
-        (1,),
-    ),
-    "rescaled": ({"normalization_schemes": ["RescaleTo01Normalization", "NoNormalization"]}, {}, {}, {}, [], (1,)),
-    "plans of 2023": ({"old": True, "widths": [4, 8, 16]}, {}, {}, {}, [], (1,)),
-    "torch's resampling": ({"torch_resampling": True}, {}, {}, {}, [], (1,)),
-    "turned axes": (
-        {"transpose_forward": [2, 0, 1], "strides": [[1, 1, 1], [2, 1, 2], [2, 2, 2]], "patch_size": [16, 12, 20]},
-        {},
-        {},
-        {},
-        [],
-        (1,),
-    ),
-    "smaller than the patch": ({}, {}, {}, {"size": (12, 14, 10)}, [], (1,)),
-    "empty borders": ({}, {}, {}, {"empty": 4}, [], (1,)),
-    "three classes": ({}, THREE, {}, {}, [], (2,)),
-    "regions": ({}, REGIONS, {}, {}, ["--lesion", "tumor"], (1, 2)),
-    "PET before CT": ({}, {"names": ("PT", "CT")}, {}, {}, [], (1,)),
-}
-
-
-def ours(model: Path, images: tuple[sitk.Image, sitk.Image], folder: Path, words=()) -> np.ndarray:
-    """The mask by the bundle that the command makes of the model."""
-    command = ["import", str(model), "--name", "one", "--output-folder", str(folder / "bundles"), "--force"]
-    assert main([*command, "--store", "float32", "--licence", "CC BY 4.0", *map(str, words)]) == 0
-    paths = [folder / "pet.nii.gz", folder / "ct.nii.gz"]
-    for path, image in zip(paths, images, strict=True):
-        sitk.WriteImage(image, str(path))
-    bundle = load_bundle(folder / "bundles/one")
-    case = read_case(paths, bundle.manifest.limits)
-    return segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu", "float32"))).mask
-
-
-def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
-    assert 0.005 < expected.mean() < 0.99, "a mask that could be right by chance"
-    assert (found == expected).mean() >= LEAST_SAME
-    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) >= LEAST_DICE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_the_mask_is_that_of_nnunet(case: str, tmp_path) -> None:
-    plans, dataset, model, made, words, lesion = CASES[case]
-    folder = write_model(tmp_path / "model", plans_of(**plans), dataset_of(**dataset), **model)
-    images = study(**made)
-    given = images[::-1] if case == "PET before CT" else images  # of the oracle: its first channel is the second here
-    expected = nnunet_mask(folder, given, tmp_path, model.get("folds", (0,)), "--no-mirroring" not in words)
-    assert_same(ours(folder, images, tmp_path, words), np.isin(expected, lesion))
+@pytest.mark.parametrize("name", CASES)
+def test_the_mask_is_that_of_nnunet(name: str, tmp_path) -> None:
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
+    case = CASES[name]
+    model, images = case.write(tmp_path / "model"), made_study(case)
+    expected = case.theirs(model, images, tmp_path)
+    found = ours(model, images, tmp_path, case.words)
+    assert LEAST_LESION < expected.mean() < MOST_LESION, "a mask that could be right by chance"
+    assert same_share(found, expected) >= LEAST_SAME
+    assert dice(found, expected) >= LEAST_DICE
 
 
 @pytest.mark.slow
 def test_the_organs_are_those_of_nnunet_with_the_organ_head_as_its_head(tmp_path) -> None:
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
     folds = (0, 1)
     folder = write_model(tmp_path / "model", plans_of(residual=True), dataset_of(), folds=folds, organs=11)
     as_lesions = write_model(tmp_path / "organs", plans_of(residual=True), dataset_of(ELEVEN), folds=folds)
@@ -113,7 +62,7 @@ def test_the_organs_are_those_of_nnunet_with_the_organ_head_as_its_head(tmp_path
         }
         torch.save(checkpoint, as_lesions / file)
     images = study()
-    expected = nnunet_mask(as_lesions, images, tmp_path, folds)
+    expected = nnunet_mask(as_lesions, images[::-1], tmp_path, folds)
     ours(folder, images, tmp_path)
     bundle = load_bundle(tmp_path / "bundles/one")
     case = read_case([tmp_path / "pet.nii.gz", tmp_path / "ct.nii.gz"], bundle.manifest.limits)
@@ -170,7 +119,8 @@ def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
     folder = write_model(tmp_path / "model", plans_of(), dataset_of(names=("CT", "CT")), folds=(0, 1))
     assert main(["import", str(folder), "--check", "--output-folder", str(tmp_path / "bundles")]) == 0
     printed = capsys.readouterr().out
-    assert "16 passes a window" in printed and "taken as CT" in printed and not (tmp_path / "bundles").exists()
+    assert "16 passes a window" in printed and "TFLOP a pass; a study of 400 x 400 x 326 voxels" in printed
+    assert "taken as CT" in printed and not (tmp_path / "bundles").exists()
 
 
 @pytest.mark.parametrize(
@@ -189,12 +139,12 @@ def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(plans, dataset, words, message, tmp_path, capsys) -> None:
-    if "names" in dataset:
-        plans = plans | {}
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of())
     made = plans_of(**plans)
     if dataset.get("names") == ("MR", "T2"):
         made["foreground_intensity_properties_per_channel"] = {}
-    folder = write_model(tmp_path / "model", made, dataset_of(**dataset))
+    (folder / "plans.json").write_text(json.dumps(made))
+    (folder / "dataset.json").write_text(json.dumps(dataset_of(**dataset)))
     assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b"), *words]) != 0
     assert message in capsys.readouterr().err and not (tmp_path / "b/one").exists()
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -248,3 +249,10 @@ def test_control_characters_in_a_message_are_shown(tmp_path) -> None:
     page = page_of([row(1, warnings=["b\x1b]0;c"])], [failure], tmp_path, ABOUT)
     assert "a\\x1b[2J\\x9b\\u202e&lt;b&gt;" in page and "rename it\\x07" in page and "b\\x1b]0;c" in page
     assert not set("\x1b\x07\x9b\u202e") & set(page)
+
+
+def test_the_page_tells_licence_and_citation_of_the_weights(tmp_path) -> None:
+    about = replace(ABOUT, licence="CC BY-NC 4.0 (not for commercial use)", citation="A & B")
+    page = page_of([], [], tmp_path, about)
+    assert "Licence of the weights: CC BY-NC 4.0 (not for commercial use)" in page and "Cite: A &amp; B" in page
+    assert "Cite:" not in page_of([], [], tmp_path, ABOUT)

@@ -1,13 +1,12 @@
-"""Models of nnU-Net v2 with random weights, as its trainer leaves them, and the mask of its own predictor.
+"""Models of nnU-Net v2 with random weights, as its trainer leaves them, and a made-up study. Needs no nnU-Net.
 
-`write_model` needs dynamic-network-architectures, `nnunet_mask` nnunetv2 (benchmark/requirements.txt has both): a test
-calls `pytest.importorskip` first.
+python -m benchmark.nnunet_models FOLDER --kind resenc_l --organs 11   # 0.4 GB a fold; its masks mean nothing
+python -m training import FOLDER --check                               # what such a model costs to run
 """
 
+import argparse
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,54 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import nn
+from torch import Tensor
+
+from model.networks.unet import skeleton
+from training.bundles.nnunet_plans import describe
+from training.bundles.nnunet_state import ORGAN_HEADS, their_name, turned
 
 FOLDER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
-SIZE = (30, 26, 22)  # voxels (x, y, z) of the study
+Three = tuple[int, int, int]
+SIZE: Three = (30, 26, 22)  # voxels (x, y, z) of the study
 SPACING_MM = (4.0, 4.0, 3.0)
 KEYS = ("min", "max", "mean", "std", "percentile_00_5", "percentile_99_5")
 INTENSITIES = {  # of the channels, in the plans
     "0": dict(zip(KEYS, (-1000.0, 3000.0, 20.0, 180.0, -900.0, 900.0), strict=True)),
     "1": dict(zip(KEYS, (0.0, 80.0, 5.0, 4.0, 0.1, 20.0), strict=True)),
 }
+
+
+RESENC_L: dict[str, Any] = {  # as LesionTracer and GLOW-FDG have it
+    "residual": True,
+    "widths": [32, 64, 128, 256, 320, 320],
+    "blocks": [1, 3, 4, 6, 6, 6],
+    "patch_size": [192, 192, 192],
+    "spacing": [3.0, 2.0364, 2.0364],
+}
+PLAIN: dict[str, Any] = {  # a plain U-Net of nnU-Net's usual size
+    "widths": [32, 64, 128, 256, 320, 320],
+    "blocks": [2, 2, 2, 2, 2, 2],
+    "strides": [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]],
+    "patch_size": [112, 160, 128],
+    "spacing": [3.0, 2.0364, 2.0364],
+}
+
+
+KINDS: dict[str, dict[str, Any]] = {"resenc_l": RESENC_L, "plain": PLAIN, "tiny": {}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("folder", type=Path, help="where the model's folder goes; it must not be there")
+    add("--kind", choices=KINDS, default="resenc_l", help="which network (default resenc_l, 0.4 GB a fold)")
+    add("--folds", type=int, default=1, help="how many folds, 1 to 5 (default 1)")
+    add("--organs", type=int, default=0, help="classes of a second head, 11 as GLOW-FDG's (default 0: none)")
+    options = parser.parse_args()
+    folder, plans = options.folder, plans_of(**KINDS[options.kind])
+    if (folder / FOLDER).exists():
+        parser.error(f"'{folder / FOLDER}' is there already; name another folder")
+    print(f"wrote '{write_model(folder, plans, dataset_of(), range(options.folds), options.organs)}'")
 
 
 def plans_of(**changes: Any) -> dict[str, Any]:
@@ -97,24 +134,55 @@ def plans_of(**changes: Any) -> dict[str, Any]:
     }
 
 
-def dataset_of(labels: dict[str, Any] | None = None, regions: list[int] | None = None, names=("CT", "PET")) -> dict:
+def dataset_of(
+    labels: dict[str, Any] | None = None, regions: list[int] | None = None, names: Sequence[str] = ("CT", "PET")
+) -> dict[str, Any]:
     """dataset.json."""
-    found = {"channel_names": dict(zip("01", names, strict=True)), "labels": labels or {"background": 0, "tumor": 1}}
+    found: dict[str, Any] = {
+        "channel_names": dict(zip("01", names, strict=True)),
+        "labels": labels or {"background": 0, "tumor": 1},
+    }
     return found | {"numTraining": 1, "file_ending": ".nii.gz"} | ({"regions_class_order": regions} if regions else {})
 
 
-def theirs(plans: dict[str, Any], classes: int) -> nn.Module:
-    """nnU-Net's network of the plans of today."""
-    from dynamic_network_architectures.architectures import unet
+def random_state(
+    plans: dict[str, Any], dataset: dict[str, Any], organs: int = 0, seed: int = 7, background: float = 0.3
+) -> dict[str, Tensor]:
+    """network_weights of a checkpoint: nnU-Net's names, its doubled ones too, and its axes, with random values.
 
-    architecture = plans["configurations"]["3d_fullres"]["architecture"]
-    kind = getattr(unet, architecture["network_class_name"].rsplit(".", 1)[-1])
-    types = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
-    network: nn.Module = kind(2, num_classes=classes, deep_supervision=True, **(architecture["arch_kwargs"] | types))
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
-    return network
+    organs: classes of an organ head. background: the bias of its logit, so that most of a study is background.
+    """
+    label = next(name for name in dataset["labels"] if name not in ("background", "ignore"))
+    described = describe(plans, dataset, "3d_fullres", channels=("CT", "PET"), lesion=label, organs=organs)
+    network, random = described.network, torch.Generator().manual_seed(seed)
+    x, y, z = (described.axes.index(axis) for axis in range(3))  # which of (x, y, z) the network's axes are
+    kept: dict[str, Tensor] = {}
+    for name, shape in ((name, tensor.shape) for name, tensor in skeleton(network).state_dict().items()):
+        value = torch.zeros(shape)
+        if len(shape) > 1:
+            value = torch.randn(shape, generator=random) * (2 / shape[1:].numel()) ** 0.5
+        elif name.endswith("norm.weight"):
+            value = torch.ones(shape)
+        kept[their_name(name, network)] = turned(value, (x, y, z)).contiguous()
+    for number, width in enumerate(reversed(network.widths[1:-1])):  # heads of deep supervision
+        for head, count in (("decoder.seg_layers.", network.classes), *([(ORGAN_HEADS, organs)] if organs else [])):
+            kept[f"{head}{number}.weight"] = torch.randn((count, width, 1, 1, 1), generator=random)
+            kept[f"{head}{number}.bias"] = torch.zeros(count)
+    last = kept[f"decoder.seg_layers.{len(network.widths) - 2}.bias"]
+    last[:] = -0.3 if network.regions else 0
+    last[0] = -0.3 if network.regions else background
+    return with_repeats(kept)
+
+
+def with_repeats(kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with what nnU-Net's modules say twice: ...all_modules.* and decoder.encoder.*."""
+    state = dict(kept)
+    for name, tensor in kept.items():
+        unit, _, rest = name.rpartition(".")
+        parent, _, kind = unit.rpartition(".")
+        if kind in ("conv", "norm"):
+            state[f"{parent}.all_modules.{int(kind == 'norm')}.{rest}"] = tensor
+    return state | {f"decoder.{name}": tensor for name, tensor in state.items() if name.startswith("encoder.")}
 
 
 def write_model(
@@ -125,26 +193,15 @@ def write_model(
     organs: int = 0,
     prefix: str = "",
     mirrored: tuple[int, ...] = (0, 1, 2),
+    background: float = 0.3,
 ) -> Path:
     """A model's folder below `folder`. organs: classes of an organ head; prefix: before every tensor's name."""
     model = folder / FOLDER
     model.mkdir(parents=True)
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset))
-    labels = dataset["labels"]
-    regions = dataset.get("regions_class_order")
-    classes = len(regions) if regions else max(value for name, value in labels.items() if name != "ignore") + 1
-    today = plans if "architecture" in plans["configurations"]["3d_fullres"] else _of_today(plans)
     for fold in folds:
-        torch.manual_seed(7 if fold == "all" else int(fold))
-        network = theirs(today, classes)
-        bias = network.decoder.seg_layers[-1].bias.data
-        bias[:] = -0.3 if regions else 0
-        bias[0] = -0.3 if regions else 0.3  # so that most of a study is background
-        state = network.state_dict()
-        for number, layer in enumerate(network.decoder.seg_layers if organs else []):
-            state[f"decoder.organ_seg_layers.{number}.weight"] = torch.randn(organs, layer.in_channels, 1, 1, 1)
-            state[f"decoder.organ_seg_layers.{number}.bias"] = torch.zeros(organs)
+        state = random_state(plans, dataset, organs, 7 if fold == "all" else int(fold), background)
         (model / f"fold_{fold}").mkdir()
         torch.save(
             {
@@ -160,7 +217,9 @@ def write_model(
     return model
 
 
-def study(size=SIZE, spacing=SPACING_MM, empty: int = 0) -> tuple[sitk.Image, sitk.Image]:
+def study(
+    size: Three = SIZE, spacing: tuple[float, float, float] = SPACING_MM, empty: int = 0
+) -> tuple[sitk.Image, sitk.Image]:
     """PET and CT of a made-up body, in LAS; empty: voxels of zeros at every face."""
     rng = np.random.default_rng(5)
     shape = size[::-1]
@@ -182,65 +241,5 @@ def study(size=SIZE, spacing=SPACING_MM, empty: int = 0) -> tuple[sitk.Image, si
     return images[0], images[1]
 
 
-def nnunet_mask(
-    model: Path, images: tuple[sitk.Image, sitk.Image], folder: Path, folds: Sequence[int | str], mirrored: bool = True
-) -> np.ndarray:
-    """The label map (z, y, x) of nnU-Net's predictor with its sums in float32, and without the organ head."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        os.environ.setdefault(name, str(folder))
-    os.environ.setdefault("nnUNet_def_n_proc", "1")  # its threads; by default 8, however few cores there are
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    files = [folder / "study_0000.nii.gz", folder / "study_0001.nii.gz"]
-    for file, image in zip(files, images[::-1], strict=True):
-        sitk.WriteImage(image, str(file))
-    predictor = nnUNetPredictor(
-        use_mirroring=mirrored, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
-    )
-    with _plain_weights(), _sums_in_float32():
-        predictor.initialize_from_trained_model_folder(str(model), list(folds), "checkpoint_final.pth")
-        found = predictor.predict_from_files_sequential([[str(file) for file in files]], None)
-    return np.asarray(found[0])
-
-
-@contextmanager
-def _sums_in_float32() -> Iterator[None]:
-    import nnunetv2.inference.predict_from_raw_data as module
-
-    half, original = torch.half, module.compute_gaussian
-
-    def in_float32(*words: Any, **named: Any) -> torch.Tensor:
-        return original(*words, **(named | {"dtype": torch.float32}))
-
-    in_float32.cache_clear = original.cache_clear  # type: ignore[attr-defined]
-    torch.half, module.compute_gaussian = torch.float32, in_float32
-    try:
-        yield
-    finally:
-        torch.half, module.compute_gaussian = half, original
-
-
-@contextmanager
-def _plain_weights() -> Iterator[None]:
-    """torch.load as nnU-Net calls it, without the tensors of the organ head, which its own network lacks."""
-    original = torch.load
-
-    def load(*words: Any, **named: Any) -> Any:
-        found = original(*words, **named)
-        found["network_weights"] = {k: t for k, t in found["network_weights"].items() if "organ" not in k}
-        return found
-
-    torch.load = load
-    try:
-        yield
-    finally:
-        torch.load = original
-
-
-def _of_today(plans: dict[str, Any]) -> dict[str, Any]:
-    old = plans["configurations"]["3d_fullres"]
-    widths = [
-        min(old["UNet_base_num_features"] * 2**stage, old["unet_max_num_features"])
-        for stage in range(len(old["n_conv_per_stage_encoder"]))
-    ]
-    return plans_of(widths=widths, residual=old["UNet_class_name"] == "ResidualEncoderUNet")
+if __name__ == "__main__":
+    main()
