@@ -41,7 +41,7 @@ class Task:
     gpu_gb: float | None = None  # of the GPU's memory that a process may take
     model: str = ""  # a model's folder, for nnU-Net's whole predictor
     mirroring: bool = False  # along all axes, there
-    precision: str | None = None  # of ours; None: as the device has it
+    precision: str = "auto"  # of ours
 
 
 def main() -> None:

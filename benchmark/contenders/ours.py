@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -46,9 +45,7 @@ def main() -> None:
 
     limit_gpu(task["gpu_gb"])  # again here, where an error ends the process
     make_deterministic()
-    device = choose_device(task["device"])
-    if task["precision"]:
-        device = replace(device, precision=getattr(torch, task["precision"]), wider=())
+    device = choose_device(task["device"], task["precision"])
     gpu = device.torch_device.type == "cuda"
     imports = started_s + time.perf_counter() - read
     seconds = {"import": imports, "weights": checked - start, "read": read - checked}

@@ -33,7 +33,7 @@ class Contender:
     needs: str
     python: str = sys.executable
     passes: int = 4
-    precision: str | None = None
+    precision: str = "auto"
 
 
 def find_contenders(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.background import prefetched
-from model.bundle.settings import Part
-from model.inference.device import Device, computing
+from model.bundle.settings import OF_NNUNET, Part
+from model.inference.device import Device, computing, give_back_freed_memory
 from model.inference.ladder import Rung, finish_on_ladder, ladder_of, run_on_ladder
 from model.inference.mean import MeanMargin, PartMean, Spread
 from model.inference.member import run_member
@@ -178,6 +178,8 @@ def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
     """What one network puts out on a rung of the ladder, (K, X, Y, Z) float32 where it was summed."""
     with run.watch.stage("weights"):
         network = slabs.prepared(turn.network, rung.device, device.precision)
+        if rung.device.type == "cpu" and turn.part.network.fusion in OF_NNUNET:
+            give_back_freed_memory()  # as much as a large network's weights, from reading them
         if why := slabs.why_not_fused(turn.network, rung.device, device.precision):
             run.warnings.append(
                 f"the project's own kernels do not run on this GPU ({why}): torch's operations, which are slower, "

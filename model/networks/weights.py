@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.bundle.format import Member
 from model.bundle.manifest import Bundle, load_bundle
-from model.bundle.settings import Network, Part
+from model.bundle.settings import OF_NNUNET, Network, Part
 from model.errors import ConfigError, LesionError, WeightsError
 from model.networks.unet import skeleton
 from model.terminal import say
@@ -42,7 +42,11 @@ def voters(bundle: Bundle) -> list[Voter]:
         return [Voter(weight=1.0, part=part, load=lambda: as_network(part.network, soup(bundle), bundle.folder))]
 
     def load(member: Member) -> nn.Module:
-        return as_network(manifest.part(member).network, read_state(bundle, member), bundle.folder)
+        settings = manifest.part(member).network
+        network = as_network(settings, read_state(bundle, member), bundle.folder)
+        if settings.fusion in OF_NNUNET:  # here, in the thread that reads ahead, as `slabs.prepared` needs it
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return network
 
     return [
         Voter(weight=member.weight, part=manifest.part(member), load=partial(load, member))
@@ -64,11 +68,14 @@ def read_state(bundle: Bundle, member: Member) -> State:
     """A member's tensors in float32, on the host. Raises WeightsError if they do not fit the manifest."""
     path = bundle.folder / member.file
     try:
-        state = load_file(path)
+        state: State = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise WeightsError(f"'{path}' is not a safetensors file: {error}; copy the bundle again") from None
     _check_tensors(state, bundle.manifest.part(member).network, path)
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    for name in list(state):  # one by one, so that float16 is let go meanwhile
+        if state[name].is_floating_point():
+            state[name] = state[name].float()
+    return state
 
 
 def soup(bundle: Bundle) -> State:

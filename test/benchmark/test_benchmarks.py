@@ -1,13 +1,15 @@
 """Every benchmark runs at toy size and writes what benchmark.compare reads; its figures are not checked."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
-from benchmark import inference_tables
+from benchmark import inference_tables, nnunet_model
 from benchmark.contenders import start
 from benchmark.record import read
 
@@ -55,6 +57,29 @@ def test_of_several_masks_the_one_least_like_ours_counts() -> None:
     """Two of two voxels, and one of the two: Dice 1 and 2 * 1 / (1 + 2)."""
     ours, same, other = ({"mask": np.array(mask, bool)} for mask in ([1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]))
     assert inference_tables.least_agreement([same, other], [ours]) == (2 / 3, 1)
+
+
+@pytest.mark.slow
+def test_a_model_of_nnunets_kind_is_compared_and_on_a_cpu_float32_is_the_same(tmp_path) -> None:
+    words = (
+        "--folds 1 --mirroring off --size 24 20 22 --widths 4 8 --windows 16 --runs 1 --matrix 64 --only ours --float32"
+    )
+    figures = run("inference", words, tmp_path / "r.json")["figures"]
+    assert figures["ours, float32 at 16 x 16 x 16, mirroring off: Dice with ours"]["values"] == [1.0]
+
+
+@pytest.mark.slow
+def test_the_random_model_has_every_tensor_that_nnunets_own_network_has(tmp_path) -> None:
+    unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+    network = nnunet_model.network_of((4, 8, 12))
+    model = nnunet_model.write_model(tmp_path, network, 16, 1, (2.0, 2.0, 3.0))
+    words = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]["architecture"][
+        "arch_kwargs"
+    ]
+    types = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
+    theirs = unet.ResidualEncoderUNet(2, num_classes=2, deep_supervision=False, **(words | types))
+    found = torch.load(model / "fold_0/checkpoint_final.pth", weights_only=True)["network_weights"]
+    theirs.load_state_dict(found)  # strict
 
 
 @pytest.mark.slow

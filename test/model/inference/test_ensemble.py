@@ -2,22 +2,32 @@ import dataclasses
 import math
 import threading
 
+import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
 from msgspec.structs import replace
+from nnunet_networks import res_enc_l
 from study_views import view_of_image
 from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
+<<<<<<< HEAD
+from model.bundle.nnunet import Normalisation, Preprocessing
+from model.bundle.settings import Crop, Intensity, Network, Part, Window
+=======
 from model.bundle.settings import Network, Part
 from model.inference import pace
+>>>>>>> main
 from model.inference.device import Device
 from model.inference.ensemble import vote
 from model.inference.options import SegmentOptions
+from model.inference.preprocess import Placed
 from model.inference.sliding import OUTSIDE
+from model.inference.view import view_of
 from model.networks.unet import build
 from model.networks.weights import Voter
+from model.study.geometry import Grid, las_view
 
 
 class Constant(nn.Module):
@@ -155,6 +165,40 @@ def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(bu
     assert run(networks, bundle, cpu).disagreement is None
 
 
+<<<<<<< HEAD
+def test_a_network_that_sees_nothing_is_not_run_and_votes_background(bundle, cpu) -> None:
+    """Of two equal voters one is certain of lesion and the other not run: on average the probability is a half less."""
+    network, blind = Constant(30.0), Constant(30.0)
+    part = part_of(bundle)
+    other = replace(part, window=replace(part.window, overlap=0.25))
+    voters = [
+        Voter(weight=1, part=one, load=lambda found=found: found) for one, found in ((part, network), (other, blind))
+    ]
+    view = dataclasses.replace(view_of_image(torch.rand(2, 40, 20, 20)), sees_nothing=lambda part: part == other)
+    asked = SegmentOptions(bundle=changed(bundle, combine="probabilities"), device=cpu, with_disagreement=True)
+    found = vote(view, voters, asked)
+    torch.testing.assert_close(found.margin, torch.full((40, 20, 20), 0.0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.disagreement, torch.full((40, 20, 20), 0.5), atol=1e-6, rtol=0)
+    assert blind.calls == 0 and network.calls == found.windows
+
+
+def test_a_box_of_no_pet_is_nothing_to_a_network_of_that_box_and_all_to_others() -> None:
+    """In a bundle of both kinds: PET of zeros, and CT of water, in which nnU-Net's networks still look."""
+    grid = Grid(size=(9, 8, 7), spacing_mm=(5.0,) * 3, origin_mm=(0.0,) * 3, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    water = np.ones((7, 8, 9), np.float32)
+    placed = Placed(view=las_view(grid), box=(slice(None),) * 3, suv=water * 0, hu=water, ct_share=1.0)
+    normalisation = Normalisation(scheme="none")
+    one = Part(network=Network(fusion="early", widths=(2, 4)), intensity=Intensity(), window=Window(size=(8, 8, 8)))
+    other = replace(
+        one,
+        network=res_enc_l((2,) * 6),
+        window=Window(size=(64, 64, 64)),
+        preprocessing=Preprocessing(ct=normalisation, pet=normalisation, spacing_mm=(5.0,) * 3),
+    )
+    view = view_of(placed, Crop(), mixed=True)
+    assert view.sees_nothing(one) and not view.sees_nothing(other) and view.size(other) == (9, 8, 7)
+    assert not view_of(placed, Crop(), mixed=False).sees_nothing(one)
+=======
 def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cpu, monkeypatch) -> None:
     """40 x 20 x 20 voxels in windows of 32^3: two. The tiny bundle has two networks."""
     monkeypatch.setattr(pace, "LEAST_TIMED_S", 0.0)
@@ -165,6 +209,7 @@ def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cp
     ((calls, estimate),) = found
     assert calls == 2 and (estimate.passes, estimate.windows, estimate.device) == (4, 2, "CPU")
     assert estimate.words().endswith("on this CPU (2 passes of 2 windows); --method diwa: about 1 s")
+>>>>>>> main
 
 
 IN_BFLOAT16 = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="a CPU")

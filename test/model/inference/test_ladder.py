@@ -3,7 +3,7 @@ import torch
 
 from model.errors import CaseError, WeightsError
 from model.inference.device import Device
-from model.inference.ladder import Ladder, ladder_of, run_on_ladder
+from model.inference.ladder import Ladder, finish_on_ladder, ladder_of, run_on_ladder
 
 GPU = Device(
     torch_device=torch.device("cuda"),
@@ -100,6 +100,27 @@ def test_what_overflows_is_run_again_in_the_next_wider_precision() -> None:
     ladder = run(work, GPU)
     assert [run[-1] for run in work.runs] == ["float16", "bfloat16", "float32"]
     assert not work.freed and [line.split()[-1] for line in ladder.warnings] == ["bfloat16", "float32"]
+
+
+def test_what_finishes_a_margin_goes_on_a_rung_further_down_where_memory_runs_out() -> None:
+    ladder, outcomes, freed = ladder_of(GPU, 2, (2, 2, 2)), [torch.OutOfMemoryError("CUDA out of memory"), None], []
+
+    def finish(values: torch.Tensor) -> torch.Tensor:
+        if error := outcomes.pop(0):
+            raise error
+        return values + 1
+
+    found = finish_on_ladder(finish, MARGIN, ladder, lambda: freed.append(1))
+    assert found.device.type == "cpu" and torch.equal(found, MARGIN + 1)
+    assert ladder.rung.windows == 1 and len(ladder.warnings) == len(freed) == 1
+
+
+def test_no_memory_to_finish_a_margin_on_the_last_rung_is_an_error_of_the_case(cpu) -> None:
+    def finish(values: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    with pytest.raises(CaseError, match="does not fit into memory"):
+        finish_on_ladder(finish, MARGIN, ladder_of(cpu, 1, (2, 2, 2)), lambda: None)
 
 
 def test_a_cpu_goes_from_bfloat16_to_float32() -> None:

@@ -3,7 +3,7 @@ import torch
 
 from model.bundle.settings import Intensity, Network, Part, Window
 from model.inference.ladder import Rung
-from model.inference.member import run_member
+from model.inference.member import predict_mirrored, run_member
 from model.inference.outputs import difference_of
 
 CPU = torch.device("cpu")
@@ -30,3 +30,20 @@ def test_a_body_that_is_wider_than_the_window_is_a_warning(width: int, warned: b
     assert margin.shape == (1, 100, 64, 3) and margin[0, 50, 32].tolist() == [1, 1, 1]
     expected = ["in 1 of 3 slices the body is wider than the 64 x 64 pixels"] if warned else []
     assert [line[: line.index(" that")] for line in warnings] == expected
+
+
+@pytest.mark.parametrize("at_a_time", [1, 4, 5, 16])
+def test_mirrored_patches_run_in_batches_and_give_the_mean_of_every_combination(at_a_time: int) -> None:
+    """A patch weighted by a ramp, mirrored there and back in eight ways: the ramp becomes its mean over them."""
+    patches, sizes = torch.rand(2, 1, 4, 5, 6), []
+    ramp = torch.arange(120.0).reshape(4, 5, 6)
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return images * ramp
+
+    flips = [[], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]]
+    mean = sum(ramp.flip(flip) for flip in flips) / 8  # constant: each pair of mirror images sums to 119
+    assert torch.equal(mean, torch.full_like(ramp, 59.5))
+    torch.testing.assert_close(predict_mirrored(predict, patches, ("x", "y", "z"), at_a_time), patches * mean)
+    assert max(sizes) <= max(at_a_time, 2) and sum(sizes) == 16

@@ -28,6 +28,7 @@ from model.inference.segment import segment
 from model.inference.view import view_of
 from model.networks.unet import build
 from model.networks.weights import Voter
+from model.schema import SettingError
 from model.study.geometry import Grid, las_view
 from training.__main__ import main as training
 
@@ -119,10 +120,16 @@ def test_asking_for_organs_changes_no_bit_of_the_lesions(bundle, cpu) -> None:
 
 
 def test_windows_that_are_not_run_are_background(bundle, cpu) -> None:
-    asked = dataclasses.replace(bundle, manifest=replace(bundle.manifest, skip_suv=100.0))
+    asked = dataclasses.replace(bundle, manifest=replace(bundle.manifest, skip_suv=100.0, preprocessing=None))
     part = part_of(Window(size=(16, 16, 16)))
     found = run([(1.0, part, network_of(part, 1))], asked, cpu, torch.zeros(2, 16, 16, 16))
     assert found.windows == 0 and not found.organs.any()
+
+
+def test_windows_are_not_left_out_where_networks_have_voxels_of_their_own(bundle) -> None:
+    """Their PET is no SUV over a top, and their windows lie elsewhere."""
+    with pytest.raises(SettingError, match="without preprocessing"):
+        replace(bundle.manifest, skip_suv=100.0)
 
 
 def test_out_of_memory_on_a_gpu_it_is_the_cpus_turn(bundle, cpu) -> None:

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from msgspec.structs import replace
+from nnunet_networks import res_enc_l
 
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network, Part, Window
+from model.bundle.settings import Intensity, Network, Part, Window
 from model.inference.device import Device
 from model.inference.windows import windows_at_a_time
 
@@ -34,3 +35,19 @@ def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(pa
     )
     for parts, windows in (([part], 1), ([part, swin], 2), ([slices], 2), ([slices, part], 1)):
         assert windows_at_a_time(cpu, parts, (64, 64, 64)) == windows
+
+
+T4_BYTES, CARD_AND_CONTEXT = 15.8e9, 0.8e9  # what a T4 shows as its memory, and what CUDA takes of it
+
+
+@pytest.mark.parametrize(("organs", "expected"), [(0, 4), (11, 2)])
+def test_a_t4_holds_windows_of_192_of_res_enc_l(organs: int, expected: int, monkeypatch) -> None:
+    """A study of 400 x 400 x 326 beside them. A window takes 1.5 GB of images (test_fused_strided.py) and 0.2 GB of
+    float32: its cut and its mirrored image, two channels each, and twice its two logits; organs add 0.6 GB to it, and
+    22 values a voxel, 4.6 GB, to the study.
+    """
+    network = replace(res_enc_l(), organs=organs)
+    part = Part(network=network, intensity=Intensity(), window=Window(size=(192, 192, 192)))
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a T4")
+    monkeypatch.setattr("model.inference.windows.free_bytes", lambda: T4_BYTES - CARD_AND_CONTEXT)
+    assert windows_at_a_time(gpu, [part], (400, 400, 326), with_organs=organs > 0) == expected
