@@ -98,6 +98,7 @@ def test_organs_are_labels_on_the_pet_grid_and_in_the_report(tiny_study, make_bu
         done = run_process(*words, "--organs", "--report", out / "report.json")
         assert done.returncode == 0, done.stderr
     assert files(out) == sorted([CONTRACT, "ct-study_organs.mha", "report.json"])
+    assert f"organs: {out / 'ct-study_organs.mha'}" in done.stdout
     image = sitk.ReadImage(str(out / "ct-study_organs.mha"))
     pet = sitk.ReadImage(str(tiny_study / "images/pet/pet-study.mha"))
     assert image.GetPixelID() == sitk.sitkUInt8 and grid_of(image) == grid_of(pet)

@@ -89,7 +89,8 @@ def run(
             write_json(report, names["report"], staging)
         on_signals(on_signal_at_end)
         staging.commit()
-    for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - start:.1f} s"]:
+    more = [f"organs: {names['organs']}"] if "organs" in names else []
+    for line in [*summary(report, str(names["mask"])), *more, f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
     return names["mask"]
 

@@ -17,11 +17,12 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, segments_of, sources_from, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, plain_text, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
+LONGEST_COMMENT = 1024  # characters; LT may have 10,240
 LESION_TYPE = (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)  # SNOMED CT 49755003, 52988006
 
 
@@ -37,19 +38,20 @@ class SegSeries:
 LESION_SERIES = SegSeries(title="Lesions", number=9001, uid_word="seg")
 
 
-def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
+def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str, terms: str = "") -> bytes:
     """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
     weights: the bundle's name and method, shown as the algorithm. run: names all that the lesions depend on
-    besides the PET; the same run gives the same UIDs. Without lesions there is one segment of empty frames: "nothing
-    found" is a result, too. Raises CaseError, or an error of highdicom, where headers cannot be referred to.
+    besides the PET; the same run gives the same UIDs. terms: licence and citation of the weights, for ImageComments.
+    Without lesions there is one segment of empty frames: "nothing found" is a result, too. Raises CaseError, or an
+    error of highdicom, where headers cannot be referred to.
     """
     segments, labels = segments_of(numbers)
     descriptions = [
         describe_segment(number, label, weights, uid_from("lesions", series_uid(headers), run, number), LESION_TYPE)
         for number, label in enumerate(labels, start=1)
     ]
-    return segmentation(segments, descriptions, headers, run, LESION_SERIES)
+    return segmentation(segments, descriptions, headers, run, LESION_SERIES, terms)
 
 
 def segmentation(
@@ -58,6 +60,7 @@ def segmentation(
     headers: Sequence[FileDataset],
     run: str,
     series: SegSeries,
+    terms: str,
 ) -> bytes:
     """A SEG of segments 1, 2, ... (z, y, x), 0 outside, as the bytes of a file; raises as `dicom_seg`."""
     sources = sources_from(headers)
@@ -87,6 +90,8 @@ def segmentation(
     )
     _refer_to_parts(made, sources)
     identity_of(headers[0]).fill(made)
+    if terms:
+        made.ImageComments = plain_text(terms, LONGEST_COMMENT)
     return as_bytes(made)
 
 

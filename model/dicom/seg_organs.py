@@ -33,12 +33,17 @@ ORGAN_SERIES = SegSeries(title="Organs", number=9003, uid_word="organs seg")
 
 
 def organs_seg(
-    labels: NDArray[Any], names: Sequence[str], headers: Sequence[FileDataset], weights: str, run: str
+    labels: NDArray[Any],
+    names: Sequence[str],
+    headers: Sequence[FileDataset],
+    weights: str,
+    run: str,
+    terms: str = "",
 ) -> bytes:
     """A DICOM file of organs, labels 1, 2, ... (z, y, x) called `names`, on the slices of `headers`.
 
-    headers, weights, run: as `dicom_seg`; another map has other UIDs. An organ without a code here has the type organ
-    and its name as the label. Raises CaseError, or an error of highdicom, where headers cannot be referred to;
+    headers, weights, run, terms: as `dicom_seg`; another map has other UIDs. An organ without a code here has the type
+    organ and its name as the label. Raises CaseError, or an error of highdicom, where headers cannot be referred to;
     ValueError if no organ was found, as a SEG has a segment at least.
     """
     found = [label for label in range(1, len(names) + 1) if (labels == label).any()]
@@ -57,7 +62,7 @@ def organs_seg(
         if name in OF_BOTH_SIDES:
             made.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [_both_sides()]
         descriptions.append(made)
-    return segmentation(segments, descriptions, headers, run, ORGAN_SERIES)
+    return segmentation(segments, descriptions, headers, run, ORGAN_SERIES, terms)
 
 
 def _both_sides() -> Dataset:

@@ -136,7 +136,8 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, o
         case LateFeatures():
             return _late_features(network, image, buffers)
         case _:
-            out: Tensor = network(image)
+            both: Any = network
+            out: Tensor = torch.cat(both.with_organs(image), dim=1) if organs else network(image)
             return out
 
 

@@ -24,6 +24,6 @@ def organ_bundle(organs: int = 11, **changes: Any) -> dict[str, Any]:
         "preprocessing": Preprocessing(
             ct=Normalisation(scheme="clip", low=-900.0, high=900.0, mean=20.0, deviation=180.0),
             pet=Normalisation(scheme="clip", low=0.1, high=20.0, mean=5.0, deviation=4.0),
-            spacing_mm=(5.0, 5.0, 5.0),
+            spacing_mm=(8.0, 8.0, 8.0),
         ),
     } | changes

@@ -5,24 +5,31 @@ import itertools
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from cases import case_of
 from msgspec.structs import replace
 from organ_bundles import organ_bundle, organ_network
+from scipy import ndimage
 from study_views import view_of_image
 from tiny_studies import tiny_images
 from torch import nn
 
 from model.bundle.manifest import load_bundle
+from model.bundle.organs import organ_voters
 from model.bundle.settings import Intensity, Part, Window
-from model.inference.device import Device
+from model.inference.device import Device, choose_device
 from model.inference.ensemble import vote
 from model.inference.ladder import Ladder, Rung
 from model.inference.options import SegmentOptions
 from model.inference.organs import OrganMean
+from model.inference.preprocess import Placed
 from model.inference.segment import segment
+from model.inference.view import view_of
 from model.networks.unet import build
 from model.networks.weights import Voter
+from model.study.geometry import Grid, las_view
+from training.__main__ import main as training
 
 CLEAR = 1e-4  # logits that are closer may fall either way
 CPU = torch.device("cpu")
@@ -66,6 +73,7 @@ def test_in_one_window_it_is_the_largest_logit_of_the_plain_module(bundle, cpu) 
     torch.testing.assert_close(found.margin, (lesion[0, 1] - lesion[0, 0]))
 
 
+@pytest.mark.slow
 def test_windows_mirrored_views_and_folds_are_averaged(bundle, cpu) -> None:
     """24 x 20 x 16 voxels in windows of 16^3 that step by 8 at most: x at 0, 8; y at 0, 4; z at 0."""
     part = part_of(Window(size=(16, 16, 16), placing="even", mirrored=("x", "z")))
@@ -138,14 +146,8 @@ def test_out_of_memory_on_a_gpu_it_is_the_cpus_turn(bundle, cpu) -> None:
 
 def test_a_class_is_brought_back_as_all_of_them_are(bundle) -> None:
     """By SciPy, on a study whose voxels are not the network's: linear, each class by itself, then the largest."""
-    from scipy import ndimage
-
-    from model.inference.preprocess import Placed
-    from model.inference.view import view_of
-    from model.study.geometry import Grid, las_view
-
     grid = Grid(
-        size=(9, 8, 7), spacing_mm=(5.0, 5.0, 7.5), origin_mm=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)
+        size=(9, 8, 7), spacing_mm=(8.0, 8.0, 12.0), origin_mm=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)
     )
     rng = np.random.default_rng(0)
     suv = rng.random((7, 8, 9)).astype(np.float32) + 1
@@ -154,7 +156,7 @@ def test_a_class_is_brought_back_as_all_of_them_are(bundle) -> None:
     manifest = bundle.manifest
     part = manifest.part(manifest.members[0])
     view = view_of(placed, manifest.crop, mixed=False)
-    assert view.size(part) == (9, 8, 10)  # voxels of 5 mm: 7 x 7.5 / 5 = 10.5, to the even one
+    assert view.size(part) == (9, 8, 10)  # voxels of 8 mm: 7 x 12 / 8 = 10.5, to the even one
     logits = torch.randn(11, 9, 8, 10)
     mean = OrganMean()
     mean.add(part, torch.cat([torch.zeros(1, 9, 8, 10), logits]), 1.0)
@@ -167,10 +169,49 @@ def test_a_class_is_brought_back_as_all_of_them_are(bundle) -> None:
     assert_largest(labels, torch.from_numpy(np.stack(zoomed)))
 
 
+@pytest.mark.slow
+def test_in_a_mix_the_organs_are_those_of_the_model_that_knows_them(bundle, tiny_bundle, cpu, tmp_path) -> None:
+    words = ["mix", str(bundle.folder), str(tiny_bundle), "--name", "both", "--output", str(tmp_path / "both")]
+    assert training(words) == 0
+    both = load_bundle(tmp_path / "both")
+    assert (both.manifest.kind, organ_voters(both.manifest)) == ("mixed", (2, 4))
+    pet, ct = (padded(image) for image in tiny_images())
+    alone, mixed = (
+        segment(case_of(pet, ct), SegmentOptions(bundle=one, device=cpu, with_organs=True)).organs
+        for one in (bundle, both)
+    )
+    assert len(np.unique(alone)) > 3
+    np.testing.assert_array_equal(mixed, alone)
+
+
+def padded(image: sitk.Image) -> sitk.Image:
+    """With three voxels of zeros at every face: so the boxes of both kinds of networks are smaller than the study."""
+    return sitk.ConstantPad(image, [3, 3, 3], [3, 3, 3], 0.0)
+
+
+def test_an_empty_study_has_no_organs(bundle, cpu) -> None:
+    images = [image * 0 for image in tiny_images()]
+    found = segment(case_of(*images), SegmentOptions(bundle=bundle, device=cpu, with_organs=True))
+    assert found.organs.dtype == np.uint8 and found.organs.shape == found.mask.shape and not found.organs.any()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_map_is_that_of_the_cpu(bundle, cpu) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    case = case_of(*tiny_images())
+    here, there = (
+        segment(case, SegmentOptions(bundle=bundle, device=device, with_organs=True))
+        for device in (cpu, choose_device("cuda"))
+    )
+    alone = segment(case, SegmentOptions(bundle=bundle, device=choose_device("cuda")))
+    assert np.array_equal(alone.mask, there.mask)
+    assert there.rung.startswith("cuda") and (here.organs == there.organs).mean() > 0.99
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["eoa", "diwa"])
 def test_the_map_lies_on_the_pets_grid_however_it_is_stored(method, bundle, cpu) -> None:
-    import SimpleITK as sitk
-
     asked = dataclasses.replace(bundle, manifest=replace(bundle.manifest, method=method))
     pet, ct = tiny_images()
     maps = []
