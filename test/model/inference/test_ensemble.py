@@ -12,13 +12,9 @@ from study_views import view_of_image
 from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
-<<<<<<< HEAD
 from model.bundle.nnunet import Normalisation, Preprocessing
 from model.bundle.settings import Crop, Intensity, Network, Part, Window
-=======
-from model.bundle.settings import Network, Part
 from model.inference import pace
->>>>>>> main
 from model.inference.device import Device
 from model.inference.ensemble import vote
 from model.inference.options import SegmentOptions
@@ -165,7 +161,6 @@ def test_disagreement_is_the_weighted_standard_deviation_of_the_probabilities(bu
     assert run(networks, bundle, cpu).disagreement is None
 
 
-<<<<<<< HEAD
 def test_a_network_that_sees_nothing_is_not_run_and_votes_background(bundle, cpu) -> None:
     """Of two equal voters one is certain of lesion and the other not run: on average the probability is a half less."""
     network, blind = Constant(30.0), Constant(30.0)
@@ -198,7 +193,8 @@ def test_a_box_of_no_pet_is_nothing_to_a_network_of_that_box_and_all_to_others()
     view = view_of(placed, Crop(), mixed=True)
     assert view.sees_nothing(one) and not view.sees_nothing(other) and view.size(other) == (9, 8, 7)
     assert not view_of(placed, Crop(), mixed=False).sees_nothing(one)
-=======
+
+
 def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cpu, monkeypatch) -> None:
     """40 x 20 x 20 voxels in windows of 32^3: two. The tiny bundle has two networks."""
     monkeypatch.setattr(pace, "LEAST_TIMED_S", 0.0)
@@ -209,7 +205,6 @@ def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cp
     ((calls, estimate),) = found
     assert calls == 2 and (estimate.passes, estimate.windows, estimate.device) == (4, 2, "CPU")
     assert estimate.words().endswith("on this CPU (2 passes of 2 windows); --method diwa: about 1 s")
->>>>>>> main
 
 
 IN_BFLOAT16 = Device(torch_device=torch.device("cpu"), precision=torch.bfloat16, name="a CPU")
