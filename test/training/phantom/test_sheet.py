@@ -25,7 +25,7 @@ def ill() -> Phantom:
     truth[21:29, 21:29, 21:29] = 1
     grid = (10.0, 10.0, 10.0), (-245.0, -245.0, -245.0)
     return Phantom(
-        pet, ct, truth, *grid, *grid, [PhantomLesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A"
+        pet, ct, truth, *grid, *grid, [PhantomLesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A", "phantom-5"
     )
 
 
@@ -82,7 +82,7 @@ def test_sheet_is_written_as_png_with_few_colours(ill: Phantom, tmp_path: Path, 
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
-    def broken(seed: int, site: str, diagnosis: str) -> Phantom:
+    def broken(seed: int, site: str, diagnosis: str, maps: object) -> Phantom:
         raise OutputError("disk full")
 
     monkeypatch.setattr(phantom_sheet, "make_phantom", broken)
