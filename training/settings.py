@@ -133,6 +133,19 @@ class Averaging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_fields(self)
 
 
+class Misalignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """CT against PET as breathing and movement leave them, for volumes alone (ours): in a share `chance` of the crops
+    the CT is moved by a smooth field of at most `most_mm` along each axis, which changes over `smooth_mm`.
+    """
+
+    chance: Share = 0.0
+    most_mm: Annotated[float, Meta(gt=0, le=100)] | Annotated[int, Meta(gt=0, le=100)] = 12.0
+    smooth_mm: Annotated[float, Meta(ge=10, le=1000)] | Annotated[int, Meta(ge=10, le=1000)] = 80.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 class WholeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole-body strategy (Zhong et al., section 2.1), for slices alone; see training.batches.whole_body.
 
@@ -161,6 +174,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     crops: Crops = Crops()  # of volumes
     whole_body: WholeBody = WholeBody()  # of slices
     augmentation: Strength = "paper"
+    misalignment: Misalignment = Misalignment()
     flips: tuple[Axis, ...] = (0, 1, 2)  # axes (x, y, z) that table 1's flip may turn; all three in the paper
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
