@@ -159,19 +159,38 @@ def run(options: argparse.Namespace) -> None:
     index = read_table(options.index)
     studies = studies_to_score(index, options)
     check_paths(options, studies, index)
+    if options.field_of_view:
+        return score_views(options, studies, index)
     predict, source = bundle_source(options, studies, index) if options.weights else masks_source(options, studies)
     for note in source["notes"]:
         _warn(note)
     rows = evaluate(studies, predict, options.convention, _print_row)
     result = summary(rows, options.by)
-    ran = {
+    write(rows, result, options.output, {"ran": _ran(options), **source})
+    print("\n".join(["", table(result), "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+
+
+def score_views(options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]) -> None:
+    """--field-of-view: the bundle on views of every study. Writes a row a study and view, and the means beside it."""
+    bundle, device, source = bundle_of(options, studies, index)
+    for note in source["notes"]:
+        _warn(note)
+    from training.bundles import field_of_view  # imports torch, which scoring masks does not need
+
+    rows = field_of_view.view_scores(bundle, device, studies, _print_view)
+    field_of_view.write_views(rows, {"ran": _ran(options), **source}, options.output)
+    text = field_of_view.markdown(field_of_view.means(rows))
+    print("\n".join(["", text, "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+
+
+def _ran(options: argparse.Namespace) -> dict[str, Any]:
+    """What was run on which index."""
+    return {
         "command": options.command_line,
         "version": __version__,
         "index": _file_entry(options.index),
         "split": _file_entry(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
     }
-    write(rows, result, options.output, {"ran": ran, **source})
-    print("\n".join(["", table(result), "", *source["notes"], f"wrote '{options.output}' and its .json"]))
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -180,6 +199,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--split, --fold and --part go together; give all three or none")
     if options.masks and (options.method or options.device or options.save):
         raise ConfigError("--method, --device and --save go with --weights; leave them out with --masks")
+    if options.field_of_view and (options.masks or options.save):
+        raise ConfigError("--field-of-view goes with --weights and without --save: it runs the networks on other views")
     if options.output.suffix != ".csv":
         raise ConfigError(f"--output must end in .csv, got '{options.output}'")
 
@@ -199,6 +220,14 @@ def bundle_source(
     options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
 ) -> tuple[Predict, dict[str, Any]]:
     """The bundle of --weights, and its entry in scores.json. Raises ConfigError or WeightsError."""
+    bundle, device, source = bundle_of(options, studies, index)
+    return from_bundle(bundle, device, studies, options.save), source
+
+
+def bundle_of(
+    options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
+) -> tuple[Bundle, Any, dict[str, Any]]:
+    """The bundle of --weights, the device to run it on, and its entry in scores.json."""
     bundle = chosen_bundle(options.weights, options.method)
     trained = training_cases_among(bundle, studies, index)
 
@@ -220,8 +249,7 @@ def bundle_source(
         "device": device.name,
         "precision": str(device.precision).removeprefix("torch."),
     }
-    source = {"weights": weights, "trained_or_selected_on": trained, "notes": notes}
-    return from_bundle(bundle, device, studies, options.save), source
+    return bundle, device, {"weights": weights, "trained_or_selected_on": trained, "notes": notes}
 
 
 def studies_to_score(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
@@ -274,6 +302,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with --weights: also write the masks there, <case>.mha, each as soon "
         "as it is made, replacing one of that name (default: no)",
     )
+    add(
+        "--field-of-view",
+        action="store_true",
+        help="with --weights: score each study whole, with 15, 30 and 45 mm cut off every side, and with 16, 32 and 64 "
+        "voxels of air around it; says how far the masks agree where both look, beside the best fixed threshold "
+        "(default: no; cost: about seven times that of scoring)",
+    )
     add("--output", type=Path, required=True, metavar="CSV", help="scores by case; the .json goes beside it")
     add(
         "--convention",
@@ -297,6 +332,10 @@ def _print_row(row: CaseScore) -> None:
         + ("" if math.isnan(row.seconds) else f", {row.seconds:.1f} s"),
         flush=True,
     )
+
+
+def _print_view(row: Any) -> None:
+    print(f"{row.case}, {row.view}: Dice {row.dice:.4f}, agreement {row.agreement:.4f}", flush=True)
 
 
 def _warn(line: str) -> None:
