@@ -95,11 +95,18 @@ def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Pa
     return predict, [path for case, paths in files.items() if case not in cases for path in paths]
 
 
-def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Path | None = None) -> Predict:
+def from_bundle(
+    bundle: Bundle,
+    device: Any,
+    studies: Sequence[Study],
+    save: Path | None = None,
+    on_probability: Callable[[Study, NDArray[Any], Grid], None] | None = None,
+) -> Predict:
     """Run a bundle as the container does, on one device; masks go to <save>/<case>.mha, replacing such files.
 
-    Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading.
-    When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
+    on_probability: is called with each study's probabilities (z, y, x) and their grid, which else are not made.
+    Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading. When run,
+    raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
     from model.inference.options import SegmentOptions  # imports torch, which scoring masks does not need
     from model.inference.several import segment_each
@@ -107,7 +114,8 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     def read(study: Study) -> Case:
         return read_case([study.pet, study.ct], bundle.manifest.limits)
 
-    segmented = segment_each(studies, read, SegmentOptions(bundle=bundle, device=device))
+    options = SegmentOptions(bundle=bundle, device=device, with_probability=on_probability is not None)
+    segmented = segment_each(studies, read, options)
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()
@@ -119,6 +127,8 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
             with Staging() as staging:
                 write_mask(result.mask, case.pet.grid, save / f"{study.case}.mha", staging)
                 staging.commit()
+        if on_probability and result.probability is not None:
+            on_probability(study, result.probability, case.pet.grid)
         return result.mask, case.pet.grid, seconds
 
     return predict
@@ -165,9 +175,14 @@ def run(options: argparse.Namespace) -> None:
     for note in source["notes"]:
         _warn(note)
     rows = evaluate(studies, predict, options.convention, _print_row)
-    result = summary(rows, options.by)
+    result, lines = summary(rows, options.by), []
+    if options.detail:
+        from training.bundles import detection
+
+        source["detection"] = detection.report(options.detections)
+        lines = ["", detection.markdown(source["detection"])]
     write(rows, result, options.output, {"ran": _ran(options), **source})
-    print("\n".join(["", table(result), "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+    print("\n".join(["", table(result), *lines, "", *source["notes"], f"wrote '{options.output}' and its .json"]))
 
 
 def score_views(options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]) -> None:
@@ -199,6 +214,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--split, --fold and --part go together; give all three or none")
     if options.masks and (options.method or options.device or options.save):
         raise ConfigError("--method, --device and --save go with --weights; leave them out with --masks")
+    if options.detail and (options.masks or options.field_of_view):
+        raise ConfigError("--detail goes with --weights and without --field-of-view: it needs a bundle's probabilities")
     if options.field_of_view and (options.masks or options.save):
         raise ConfigError("--field-of-view goes with --weights and without --save: it runs the networks on other views")
     if options.output.suffix != ".csv":
@@ -221,7 +238,17 @@ def bundle_source(
 ) -> tuple[Predict, dict[str, Any]]:
     """The bundle of --weights, and its entry in scores.json. Raises ConfigError or WeightsError."""
     bundle, device, source = bundle_of(options, studies, index)
-    return from_bundle(bundle, device, studies, options.save), source
+    on_probability = None
+    if options.detail:
+        from training.bundles.detection import detect  # imports MONAI's metrics
+
+        options.detections = []
+
+        def on_probability(study: Study, probability: NDArray[Any], grid: Grid) -> None:
+            truth, _ = read_mask(study.truth, "truth")
+            options.detections.append(detect(study.case, probability, truth > 0, grid.spacing_mm))
+
+    return from_bundle(bundle, device, studies, options.save, on_probability), source
 
 
 def bundle_of(
@@ -301,6 +328,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="with --weights: also write the masks there, <case>.mha, each as soon "
         "as it is made, replacing one of that name (default: no)",
+    )
+    add(
+        "--detail",
+        action="store_true",
+        help="with --weights: also lesions found against false ones (FROC) by size, surface distances, and the "
+        "calibration of probabilities (default: no; cost: 4 bytes a voxel, and a second or more a study)",
     )
     add(
         "--field-of-view",
