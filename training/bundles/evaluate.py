@@ -105,8 +105,8 @@ def from_bundle(
     """Run a bundle as the container does, on one device; masks go to <save>/<case>.mha, replacing such files.
 
     on_probability: is called with each study's probabilities (z, y, x) and their grid, which else are not made.
-    Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading. When run,
-    raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
+    Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading.
+    When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
     from model.inference.options import SegmentOptions  # imports torch, which scoring masks does not need
     from model.inference.several import segment_each
