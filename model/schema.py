@@ -16,9 +16,24 @@ from msgspec import Meta, Struct, ValidationError, inspect, structs
 from model.errors import ConfigError
 
 T = TypeVar("T")
-LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, and training after them
-    ("stages", "bias", "organs", "lesion", "regions", "placing", "mirrored", "preprocessing", "citation", "fold")
-    + ("misalignment", "on_maps", "validate_overlap", "recompute")
+LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of training
+    (
+        "stages",
+        "bias",
+        "organs",
+        "organ_names",
+        "lesion",
+        "regions",
+        "placing",
+        "mirrored",
+        "preprocessing",
+        "citation",
+        "fold",
+        "misalignment",
+        "on_maps",
+        "validate_overlap",
+        "recompute",
+    )
 )
 LONGEST_VALUE = 60  # characters of a value in a message
 PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")  # the end of msgspec's messages: the key's path

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
+from organ_bundles import organ_bundle
 from PIL import Image
 from program import run_process
 from tiny_studies import tiny_images, write_study
 
 from model import __version__
 from model.bundle.manifest import load_bundle
+from model.errors import ConfigError
 from model.study.geometry import grid_of
 
 CONTRACT = "images/automated-petct-lesion-segmentation/ct-study.mha"
@@ -86,6 +88,39 @@ def test_every_optional_file_is_written(tiny_study, tiny_bundle, tmp_path) -> No
     assert {"start", "read", "import", "resample", "network", "write"} <= set(report["seconds"])
     assert report["run"]["rung"].startswith("cpu") and report["peak_memory_bytes"] > 1e8
     assert Image.open(out / "ct-study_preview.png").width > 300
+
+
+@pytest.mark.slow
+def test_organs_are_labels_on_the_pet_grid_and_in_the_report(tiny_study, make_bundle, tmp_path) -> None:
+    bundle, out = make_bundle(tmp_path / "organs", 1, **organ_bundle()), tmp_path / "out"
+    words = ["--input", tiny_study, "--output", out, "--weights", bundle, "--device", "cpu"]
+    for _ in range(2):  # a second run replaces the first's files
+        done = run_process(*words, "--organs", "--report", out / "report.json")
+        assert done.returncode == 0, done.stderr
+    assert files(out) == sorted([CONTRACT, "ct-study_organs.mha", "report.json"])
+    assert f"organs: {out / 'ct-study_organs.mha'}" in done.stdout
+    image = sitk.ReadImage(str(out / "ct-study_organs.mha"))
+    pet = sitk.ReadImage(str(tiny_study / "images/pet/pet-study.mha"))
+    assert image.GetPixelID() == sitk.sitkUInt8 and grid_of(image) == grid_of(pet)
+    assert image.GetMetaData("Labels").startswith("1 spleen, 2 kidneys, 3 liver")
+    labels, suv = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(pet)
+    assert len(np.unique(labels)) > 3 and labels.max() <= 10
+    lesion = sitk.GetArrayFromImage(sitk.ReadImage(str(out / CONTRACT))) == 1
+    table = json.loads((out / "report.json").read_text())["organs"]["table"]
+    assert [row["label"] for row in table] == list(range(1, 11))
+    for row in table:
+        inside = labels == row["label"]
+        assert row["volume_ml"] == pytest.approx(inside.sum() * np.prod(pet.GetSpacing()) / 1000, abs=1e-3)
+        if (inside & ~lesion).any():
+            assert row["suv_mean"] == pytest.approx(suv[inside & ~lesion].mean(), abs=1e-3)
+    refused = run_process(*words)  # the organ map of another run does not stay beside a new mask unseen
+    assert refused.returncode != 0 and "ct-study_organs.mha" in refused.stderr
+
+
+def test_organs_need_networks_that_know_them(tiny_study, tiny_bundle, tmp_path) -> None:
+    done = run_process("--input", tiny_study, "--output", tmp_path / "o", "--weights", tiny_bundle, "--organs")
+    assert done.returncode == ConfigError.exit_code and "'tiny' has none" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.slow

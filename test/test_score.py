@@ -16,8 +16,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from organ_bundles import organ_bundle
 from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
 
+from model.bundle.organs import ORGANS
 from model.hospital.console import print_plan
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
@@ -186,6 +188,51 @@ def mask_of(output: Path) -> bytes:
     """The voxels of a results folder's only mask."""
     (path,) = output.glob("studies/*/mask.mha")
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path))).tobytes()
+
+
+@pytest.mark.slow
+def test_organs_are_added_once_and_then_no_network_is_needed(make_bundle, tmp_path) -> None:
+    studies, output = dicom_studies(tmp_path / "in", 1), tmp_path / "out"
+    bundle = make_bundle(tmp_path / "organs", 1, **organ_bundle())
+    assert score(studies, "--output", output, "--weights", bundle).returncode == 0
+    assert not (output / "organs.csv").exists()
+    mask, uids = mask_of(output), uids_of(output)
+    added = score(studies, "--output", output, "--weights", bundle, "--organs")
+    assert added.returncode == 0 and "0 done before, 1 to do;" in added.stdout, added.stderr
+    assert mask_of(output) == mask and uids_of(output)["seg.dcm"] == uids["seg.dcm"]
+    table, organs = (output / "organs.csv").read_text(), organs_of(output)
+    assert [row["organ"] for row in rows(output / "organs.csv")] == list(ORGANS)
+    assert len(np.unique(organs)) > 2
+    (folder,) = (output / "studies").iterdir()
+    seg = pydicom.dcmread(folder / "seg-organs.dcm")
+    assert seg.pixel_array.sum() == (organs > 0).sum()
+    assert "organs" in json.loads((folder / "report.json").read_text())
+    assert "salivary glands" in (output / "report.html").read_text()
+    uids = uids_of(output)
+    for more in (["--organs"], ["--organs", "--rtstruct"], ["--organs", "--format", "nifti"], ["--rtstruct"]):
+        again = score(studies, "--output", output, "--weights", bundle, *more)
+        assert again.returncode == 0 and ("1 done before" in again.stdout or "(1 with the masks" in again.stdout)
+        assert (output / "organs.csv").read_text() == table and np.array_equal(organs_of(output), organs)
+        assert uids_of(output).items() >= uids.items()
+    next(folder.glob("organs.*")).unlink()
+    anew = score(studies, "--output", output, "--weights", bundle, "--organs")
+    assert "0 done before, 1 to do;" in anew.stdout and np.array_equal(organs_of(output), organs)
+
+
+def uids_of(output: Path) -> dict[str, str]:
+    """The UIDs of a results folder's DICOM files, by their names."""
+    return {path.name: pydicom.dcmread(path).SOPInstanceUID for path in output.glob("studies/*/*.dcm")}
+
+
+def organs_of(output: Path) -> np.ndarray:
+    """The labels of a results folder's only organ map."""
+    (path,) = output.glob("studies/*/organs.*")
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_organs_need_networks_that_know_them(tiny_bundle, tmp_path) -> None:
+    done = score(tmp_path, "--output", tmp_path / "out", "--weights", tiny_bundle, "--organs")
+    assert done.returncode == 2 and "'tiny' has none" in done.stderr and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

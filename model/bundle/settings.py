@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from model.bundle.nnunet import Preprocessing, UNetStage
 from model.errors import ConfigError
-from model.schema import Number, SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
+from model.schema import Number, SettingError, Share, ShareBelowOne, build, check_fields, one_of, text_like, to_plain
 
 UNETS = ("early", "middle", "late", "late_features")  # by how they join PET and CT
 OF_NNUNET = ("plain_unet", "residual_unet")  # U-Nets as nnU-Net v2 builds them
@@ -23,6 +23,7 @@ SLICES_BODY_HU = -500.0  # networks for slices take what is above for body: betw
 
 Width = Annotated[int, Meta(ge=1, le=4096)]  # channels of a stage
 Channel = Annotated[int, Meta(ge=0, le=255)]  # of a network's output
+OrganName = Annotated[str, text_like("[a-z][a-z0-9 _-]{0,63}", "1 to 64 lower-case letters, digits, spaces, - or _")]
 Edge = Annotated[int, Meta(ge=1, le=2048)]  # of a window, in voxels
 
 
@@ -54,9 +55,9 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     holds. Networks for slices have batch normalisation whatever norm says.
 
     plain_unet and residual_unet are the U-Nets of nnU-Net v2 (model/networks/nnunet.py). stages: one for each width;
-    bias: whether convolutions have one; organs: classes of a second head, 0 without it; lesion: the outputs that are
-    lesion; regions: each output is a region of its own, by sigmoid, and a later one overwrites an earlier one; without
-    it the largest output counts.
+    bias: whether convolutions have one; organs: classes of a second head, 0 without it; organ_names: of its classes
+    after the background (model/bundle/organs.py); lesion: the outputs that are lesion; regions: each output is a
+    region of its own, by sigmoid, and a later one overwrites an earlier one; without it the largest output counts.
     """
 
     fusion: Annotated[str, one_of(*FUSIONS, *ENCODERS)]
@@ -66,6 +67,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stages: tuple[UNetStage, ...] = ()
     bias: bool = True
     organs: Channel = 0
+    organ_names: tuple[OrganName, ...] = ()
     lesion: tuple[Channel, ...] = (1,)
     regions: bool = False
 
@@ -74,9 +76,11 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.fusion in OF_NNUNET:
             self._check_nnunet()
             return
-        if (self.stages, self.bias, self.organs, self.lesion, self.regions) != ((), True, 0, (1,), False):
+        own = (self.stages, self.bias, self.organs, self.organ_names, self.lesion, self.regions)
+        if own != ((), True, 0, (), (1,), False):
             raise SettingError(
-                f"stages, bias, organs, lesion and regions are for {' and '.join(OF_NNUNET)}: leave them out"
+                "stages, bias, organs, organ_names, lesion and regions are for "
+                f"{' and '.join(OF_NNUNET)}: leave them out"
             )
         if self.classes not in ((1, 2) if self.kind == "slices" else (2,)):
             raise SettingError(f"classes must be 2, or 1 with slices, got {self.classes}")
@@ -108,6 +112,13 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"lesion must name outputs among the {self.classes}{'' if self.regions else ' but 0, the background'}, "
                 f"got {list(self.lesion)}"
             )
+
+        if self.organ_names and len(self.organ_names) != self.organs - 1:
+            raise SettingError(
+                f"organ_names must be one for each of the {max(self.organs - 1, 0)} organs, got {len(self.organ_names)}"
+            )
+        if len(set(self.organ_names)) != len(self.organ_names):
+            raise SettingError(f"organ_names has a name twice: {', '.join(self.organ_names)}")
 
     @property
     def kind(self) -> str:

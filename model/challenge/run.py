@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from model import RESEARCH
 from model.bundle.format import Manifest
 from model.bundle.manifest import MOUNTED, Bundle
+from model.bundle.organs import organ_names
 from model.challenge.ending import on_signals, warn
 from model.terminal import Progress, say
 
@@ -33,6 +35,7 @@ def run(
     start: when the run began, by time.perf_counter. networks: loaded already, by a service; without them each is loaded
     when its turn comes. on_signal_at_end: handles signals once the result is complete.
     """
+    organs = organ_names(bundle.manifest) if options.organs else ()
     verified = time.perf_counter()
 
     from model.results.writing import check_output, check_targets, write_json
@@ -41,12 +44,13 @@ def run(
     check_output(options.output)
     case, preparing = read_study(options, bundle, in_background=networks is None)
     names = targets(options, case.name)
-    check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path])
+    check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path], names.get("organs"))
     read = time.perf_counter()
 
     from model.inference.device import choose_device, make_deterministic
     from model.inference.options import SegmentOptions
     from model.inference.segment import make_ready, segment_ready
+    from model.results.organs import measure_organs, organs_report
     from model.results.run_summary import make_report, summary
     from model.stopwatch import Stopwatch
 
@@ -69,19 +73,24 @@ def run(
             device=device,
             voters=networks,
             with_probability=options.save_probabilities,
+            with_organs=options.organs,
             on_windows=progress,
         )
         result = segment_ready(ready, how, watch)
     warn(result.warnings)
     with Staging() as staging:
         with watch.stage("write"):
-            warnings += [*result.warnings, *stage_results(names, case, result, staging)]
+            warnings += [*result.warnings, *stage_results(names, case, result, organs, staging)]
         report = make_report(case, bundle, device, result, warnings, watch.seconds)
+        if "report" in names and result.organs is not None:
+            found = measure_organs(case.pet.array, result.organs, result.mask, case.pet.grid, organs)
+            report["organs"] = organs_report(found, bundle)
         if "report" in names:
             write_json(report, names["report"], staging)
         on_signals(on_signal_at_end)
         staging.commit()
-    for line in [*summary(report, str(names["mask"])), f"total {time.perf_counter() - start:.1f} s"]:
+    more = [f"organs: {names['organs']}"] if "organs" in names else []
+    for line in [*summary(report, str(names["mask"])), *more, f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
     return names["mask"]
 
@@ -118,6 +127,7 @@ def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
     paths = {
         "mask": mask_path(options.output, name, options.edition),
         "data-centric": options.output / DATA_CENTRIC if options.edition == 3 else None,
+        "organs": options.output / f"{name}_organs.mha" if options.organs else None,
         "probabilities": options.output / f"{name}_probabilities.nrrd" if options.save_probabilities else None,
         "preview": options.output / f"{name}_preview.png" if options.preview else None,
         "report": options.report,
@@ -125,11 +135,18 @@ def targets(options: argparse.Namespace, name: str) -> dict[str, Path]:
     return {what: path for what, path in paths.items() if path}
 
 
-def stage_results(names: dict[str, Path], case: "Case", result: "Result", staging: "Staging") -> list[str]:
-    """Stage the mask and what else was asked for, except the report. A preview that fails is returned as a warning."""
+def stage_results(
+    names: dict[str, Path], case: "Case", result: "Result", organs: Sequence[str], staging: "Staging"
+) -> list[str]:
+    """Stage the mask and what else was asked for, except the report. A preview that fails is returned as a warning.
+
+    organs: what the labels of the organ map mean.
+    """
     from model.results import writing
 
     writing.write_mask(result.mask, case.pet.grid, names["mask"], staging)
+    if "organs" in names and result.organs is not None:
+        writing.write_mask(result.organs, case.pet.grid, names["organs"], staging, organs)
     if "data-centric" in names:
         writing.write_json(False, names["data-centric"], staging)
     if "probabilities" in names and result.probability is not None:

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from model.bundle.manifest import Bundle, chosen_bundle
+from model.bundle.organs import organ_names
 from model.challenge.ending import explain, fail, on_signals, one_line, stop
 from model.challenge.run import run
 from model.challenge.service import Service
@@ -20,6 +21,8 @@ def serve(options: argparse.Namespace, start: float) -> None:
     """Run a study for every POST /invoke, by one bundle that is loaded once, until a signal comes."""
     with Service(options.port, options.bind) as service:  # first, so that a port in use is an error at once
         bundle = chosen_bundle(options.weights, options.method, options.limit)
+        if options.organs:
+            organ_names(bundle.manifest)  # refuses a bundle without an organ head now, not at the first study
 
         import model.results.run_summary  # noqa: F401  so that no job waits for an import
         import model.results.writing  # noqa: F401

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -91,6 +92,12 @@ def uid_from(*parts: object) -> str:
     """
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def plain_text(words: str, most: int) -> str:
+    """Words in ASCII, which is valid in every character set, on one line and of at most `most` characters."""
+    letters = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+    return " ".join(letters.split())[:most]
 
 
 def as_bytes(dataset: Dataset) -> bytes:

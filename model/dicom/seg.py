@@ -6,6 +6,7 @@ Segments have the numbers of the lesion table, so that a viewer shows which lesi
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import highdicom as hd
@@ -13,23 +14,55 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, segments_of, sources_from, uid_from
+from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, plain_text, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
 warnings.filterwarnings("ignore", module=r"highdicom\.")  # a name of one part is no reason to complain
-SERIES_NUMBER = 9001  # above the numbers that scanners use
+LONGEST_COMMENT = 1024  # characters; LT may have 10,240
+LESION_TYPE = (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)  # SNOMED CT 49755003, 52988006
 
 
-def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class SegSeries:
+    """The series of a SEG: its title, its number, above those that scanners use, and a word that its UIDs depend on."""
+
+    title: str
+    number: int
+    uid_word: str
+
+
+LESION_SERIES = SegSeries(title="Lesions", number=9001, uid_word="seg")
+
+
+def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str, terms: str = "") -> bytes:
     """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
     weights: the bundle's name and method, shown as the algorithm. run: names all that the lesions depend on
-    besides the PET; the same run gives the same UIDs. Without lesions there is one segment of empty frames: "nothing
-    found" is a result, too. Raises CaseError, or an error of highdicom, where headers cannot be referred to.
+    besides the PET; the same run gives the same UIDs. terms: licence and citation of the weights, for ImageComments.
+    Without lesions there is one segment of empty frames: "nothing found" is a result, too. Raises CaseError, or an
+    error of highdicom, where headers cannot be referred to.
     """
+    segments, labels = segments_of(numbers)
+    descriptions = [
+        describe_segment(number, label, weights, uid_from("lesions", series_uid(headers), run, number), LESION_TYPE)
+        for number, label in enumerate(labels, start=1)
+    ]
+    return segmentation(segments, descriptions, headers, run, LESION_SERIES, terms)
+
+
+def segmentation(
+    segments: NDArray[np.uint8],
+    descriptions: list[hd.seg.SegmentDescription],
+    headers: Sequence[FileDataset],
+    run: str,
+    series: SegSeries,
+    terms: str,
+) -> bytes:
+    """A SEG of segments 1, 2, ... (z, y, x), 0 outside, as the bytes of a file; raises as `dicom_seg`."""
     sources = sources_from(headers)
     positions = np.array([source.ImagePositionPatient for source in sources], np.float64)
     step_mm = float(np.linalg.norm(positions[-1] - positions[0])) / (len(sources) - 1)
@@ -37,39 +70,54 @@ def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: st
         if not source.FrameOfReferenceUID:
             source.FrameOfReferenceUID = uid_from("frame", source.SeriesInstanceUID)
         source.SliceThickness = source.SpacingBetweenSlices = f"{step_mm:.10g}"  # voxels without gaps
-    segments, labels = segments_of(numbers)
-    made = _segmentation(segments, labels, sources, weights, run)
-    identity_of(headers[0]).fill(made)
-    return as_bytes(made)
-
-
-def _segmentation(
-    segments: NDArray[np.uint8], labels: list[str], sources: list[Dataset], weights: str, run: str
-) -> Dataset:
-    first = sources[0]
     made: Dataset = hd.seg.Segmentation(
         source_images=_as_one_series(sources),
         pixel_array=segments,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _description(number, label, weights, uid_from("lesions", first.SeriesInstanceUID, run, number))
-            for number, label in enumerate(labels, start=1)
-        ],
-        series_instance_uid=uid_from("seg series", first.SeriesInstanceUID, run),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=uid_from("seg", first.SeriesInstanceUID, run),
+        segment_descriptions=descriptions,
+        series_instance_uid=uid_from(f"{series.uid_word} series", series_uid(headers), run),
+        series_number=series.number,
+        sop_instance_uid=uid_from(series.uid_word, series_uid(headers), run),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL,
         software_versions=__version__,
         device_serial_number=SERIAL,
-        content_label="LESIONS",
+        content_label=series.title.upper(),
         content_description=RESEARCH,
-        series_description=f"Lesions, {RESEARCH}",
+        series_description=f"{series.title}, {RESEARCH}",
         omit_empty_frames=bool(segments.any()),
     )
     _refer_to_parts(made, sources)
-    return made
+    identity_of(headers[0]).fill(made)
+    if terms:
+        made.ImageComments = plain_text(terms, LONGEST_COMMENT)
+    return as_bytes(made)
+
+
+def describe_segment(
+    number: int, label: str, weights: str, tracking_uid: str, kind: tuple[Code, Code]
+) -> hd.seg.SegmentDescription:
+    """What a segment is: its number and label, and its category and type as SNOMED CT codes; found by `weights`."""
+    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # ASCII is valid in every character set
+    category, found = kind
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=category,
+        segmented_property_type=found,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
+        ),
+        tracking_uid=tracking_uid,
+        tracking_id=label,
+    )
+
+
+def series_uid(headers: Sequence[FileDataset]) -> str:
+    """The SeriesInstanceUID of the PET; of a PET in several parts, that of the first slice."""
+    return str(headers[0].get("SeriesInstanceUID", ""))  # without one `sources_from` refuses it
 
 
 def _as_one_series(sources: list[Dataset]) -> list[Dataset]:
@@ -102,19 +150,3 @@ def _refer_to_parts(made: Dataset, sources: list[Dataset]) -> None:
         if item.ReferencedInstanceSequence:
             referred.append(item)
     made.ReferencedSeriesSequence = referred
-
-
-def _description(number: int, label: str, weights: str, tracking_uid: str) -> hd.seg.SegmentDescription:
-    name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # ASCII is valid in every character set
-    return hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=label,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,  # SNOMED CT 49755003
-        segmented_property_type=codes.SCT.Lesion,  # SNOMED CT 52988006
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
-        ),
-        tracking_uid=tracking_uid,
-        tracking_id=label,
-    )

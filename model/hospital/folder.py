@@ -4,7 +4,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +39,16 @@ class Folder:
         with _errors_as_output(self.target / name):
             (self.path / name).write_bytes(content)
 
-    def write_image(self, name: str, array: NDArray[Any], grid: Grid) -> None:
-        """Write an array (z, y, x) in the format of the name's ending, and read it back. Raises OutputError."""
+    def write_image(self, name: str, array: NDArray[Any], grid: Grid, notes: Mapping[str, str] | None = None) -> None:
+        """Write an array (z, y, x) in the format of the name's ending, and read it back. Raises OutputError.
+
+        notes: more entries of the header; NIfTI has no place for them.
+        """
         path = self.path / name
         image = image_on(array, grid)
         image.SetMetaData("ITK_FileNotes" if ".nii" in name else "Notice", RESEARCH)
+        for key, text in (notes or {}).items():
+            image.SetMetaData(key, text)
         try:
             with silence():
                 sitk.WriteImage(image, str(path), useCompression=True)

@@ -17,6 +17,12 @@ class Options:
     disagreement: bool = False
     convention: str = "autopet_1_2"  # how empty masks are scored against a truth
     named: bool = False  # whether messages may hold the names of files and patients
+    organs: bool = False
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As a dictionary, for the keys of results: `organs` came later, and is in it only if asked for."""
+        return {name: value for name, value in asdict(self).items() if value or name != "organs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,11 @@ class Job:
     def mask(self) -> str:
         """The name of the mask's file in the study's folder."""
         return f"mask{self.options.mask_ending}"
+
+    @property
+    def organ_map(self) -> str:
+        """The name of the organ map's file in the study's folder."""
+        return f"organs{self.options.mask_ending}"
 
 
 @dataclass(frozen=True, kw_only=True)

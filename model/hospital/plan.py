@@ -199,7 +199,8 @@ def read_result(output: Path, name: str) -> Record | None:
 def is_done(job: Job, record: Record) -> bool:
     """Whether a record's result is there, made with the same weights and settings from the files as they are."""
     folder = job.output / STUDIES / record.study
-    if record.key != job.key or not all((folder / name).is_file() for name in (REPORT, job.mask)):
+    names = (REPORT, job.mask, *([job.organ_map] if job.options.organs else []))
+    if record.key != job.key or not all((folder / name).is_file() for name in names):
         return False
     try:
         return stat_of(job.entry.files) == record.stat or contents_of(job.entry.files) == record.input_sha256

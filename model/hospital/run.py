@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from model.bundle.manifest import Bundle, chosen_bundle
+from model.bundle.organs import organ_names
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.cluster import score_on_cluster
 from model.hospital.console import print_dry_run, print_files_seen, print_plan, print_record
@@ -34,6 +35,8 @@ def run(options: Namespace) -> None:
     """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
     bundle = chosen_bundle(options.weights, options.method, options.limit)
     check_disagreement(options, bundle)
+    if options.organs:
+        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         print_dry_run(plan_of(options, bundle, salt), options)
@@ -133,6 +136,7 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         disagreement=options.disagreement,
         convention=options.convention,
         named=options.names,
+        organs=options.organs,
     )
     records = read_journal(options.output)
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from model.bundle.manifest import Bundle
+from model.bundle.organs import organ_names
 from model.bundle.settings import Limits
 from model.dicom.headers import Series, find_series, join_series
 from model.dicom.reading import read_study
@@ -28,6 +29,7 @@ from model.inference.options import SegmentOptions
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
 from model.results.lesions import measure
+from model.results.organs import measure_organs
 from model.stopwatch import Stopwatch
 from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case
@@ -131,17 +133,26 @@ def score_study(
     on_stage("segment")
     if loaded.ready is not None:
         how = SegmentOptions(
-            bundle=bundle, device=device, voters=networks(), with_disagreement=job.options.disagreement
+            bundle=bundle,
+            device=device,
+            voters=networks(),
+            with_disagreement=job.options.disagreement,
+            with_organs=job.options.organs,
         )
         result = segment_ready(loaded.ready, how, watch)
         warnings = (*result.warnings, *([device.warning] if device.warning else []))
     else:
         assert loaded.stored is not None
         warnings = ()
-        result = Result(mask=loaded.stored.mask, probability=None, warnings=(), rung="stored", windows=0)
+        stored = loaded.stored
+        result = Result(mask=stored.mask, probability=None, warnings=(), rung="stored", windows=0, organs=stored.organs)
     on_stage("measure")
     with watch.stage("measure"):
         measured = measure(case.pet.array, result.mask, case.pet.grid)
+        organs = None
+        if result.organs is not None:
+            names = organ_names(bundle.manifest)
+            organs = measure_organs(case.pet.array, result.organs, result.mask, case.pet.grid, names)
     on_stage("write")
     study = ScoredStudy(
         job=job,
@@ -151,6 +162,7 @@ def score_study(
         result=result,
         stored=loaded.stored,
         measured=measured,
+        organs=organs,
         conversion=loaded.conversion,
         headers=loaded.headers,
         truth=loaded.truth,

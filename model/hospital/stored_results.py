@@ -24,23 +24,28 @@ from model.hospital.find.entry import Entry
 from model.hospital.folder import REPORT, STUDIES, add_files
 from model.hospital.job import Job, Options
 from model.hospital.journal import DONE, contents_of, stat_of
+from model.results.organs import labels_hash
 from model.results.writing import json_bytes
 from model.schema import to_plain
 from model.study.geometry import Grid
-from model.study.masks import check_grid, read_mask
+from model.study.masks import check_grid, read_labels, read_mask
 
 UNFINISHED = "unfinished "  # before the key of a result whose SEG or RTSTRUCT is not written yet
 VOLUME_TOLERANCE_ML = 0.01  # a mask's volume may differ by this from its report's, which is rounded
-DICOM_FILES = ("seg.dcm", "rtstruct.dcm")
+DICOM_FILES = ("seg.dcm", "rtstruct.dcm", "seg-organs.dcm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMask:
-    """A mask of an earlier run, bool (z, y, x) on the PET's grid, from the file `path`; report: its report.json."""
+    """A mask of an earlier run, bool (z, y, x) on the PET's grid, from the file `path`; report: its report.json.
+
+    organs: the organ map of that run, uint8 likewise, if there is one.
+    """
 
     mask: NDArray[np.bool_]
     path: Path
     report: dict[str, Any]
+    organs: NDArray[np.uint8] | None = None
 
     @property
     def batch(self) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry) -> st
         bundle.sha256,
         bundle.manifest.method,
         to_plain(limits),
-        dataclasses.asdict(options),
+        options.plain,
         entry.kind,
         len(entry.pet),
         entry.truth is not None,
@@ -95,7 +100,7 @@ def read_report(output: Path, name: str) -> dict[str, Any] | None:
 def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
     """Whether the results' folder `name` holds this study's mask, and a run now would make the same.
 
-    With --disagreement its map must be there too, as only the networks can make it.
+    With --disagreement its map must be there too, as only the networks can make it; with --organs the organ map.
     """
     report = read_report(job.output, name)
     try:
@@ -108,6 +113,10 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
             wanted.append(f"disagreement{ending}")
             if ending != job.options.mask_ending:
                 return False  # a map is not converted into another format
+        if job.options.organs:
+            if "organs_sha256" not in batch:
+                return False
+            wanted.append(f"organs{ending}")
         folder = job.output / STUDIES / name
         if not all((folder / file).is_file() for file in wanted):
             return False
@@ -148,8 +157,8 @@ def lacks_only_dicom(job: Job) -> bool:
 
 
 def read_stored(job: Job, grid: Grid, images_sha256: str) -> StoredMask | None:
-    """The mask in the folder `job.stored`; None if the mask is not what its report says, or is of other images. Then it
-    is made anew.
+    """The mask and the organ map in the folder `job.stored`; None if the mask, or an organ map that is asked for, is
+    not what its report says, or is of other images. Then it is made anew.
     """
     report = read_report(job.output, job.stored) if job.stored else None
     if report is None:
@@ -164,7 +173,23 @@ def read_stored(job: Job, grid: Grid, images_sha256: str) -> StoredMask | None:
     except (CaseError, OSError, KeyError, TypeError, ValueError):
         return None
     same = same and report["batch"].get("images_sha256", images_sha256) == images_sha256  # older reports lack it
-    return StoredMask(mask=mask, path=path, report=report) if same else None
+    organs = _read_organs(path.parent, report["batch"], grid) if same else None
+    if not same or (job.options.organs and organs is None):
+        return None
+    return StoredMask(mask=mask, path=path, report=report, organs=organs)
+
+
+def _read_organs(folder: Path, batch: Mapping[str, Any], grid: Grid) -> NDArray[np.uint8] | None:
+    """The organ map in a study's folder; None if there is none, or it is not what the report says."""
+    if "organs_sha256" not in batch:
+        return None
+    try:
+        path = folder / f"organs{batch['options']['mask_ending']}"
+        labels, found = read_labels(path, "organs")
+        check_grid(found, f"organs '{path}'", grid, "its PET")
+    except CaseError:
+        return None
+    return labels if labels_hash(labels) == batch["organs_sha256"] else None
 
 
 def _usable_with_one_key(entry: Entry, batch: Mapping[str, Any], bundle: Bundle) -> bool:

@@ -14,9 +14,11 @@ from pydicom.dataset import FileDataset
 
 from model import RESEARCH
 from model.bundle.manifest import Bundle
+from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
 from model.dicom.rtstruct import dicom_rtstruct
 from model.dicom.seg import dicom_seg
+from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
 from model.hospital.folder import REPORT, Folder, add_files, study_folder
@@ -28,9 +30,10 @@ from model.inference.segment import Result
 from model.results.lesion_table import lesions_csv, lesions_json, rounded
 from model.results.lesions import Lesion, Totals
 from model.results.metrics import score
+from model.results.organs import OrganUptake, labels_hash, organ_rows, organs_report
 from model.results.preview import preview, thumbnail
 from model.results.run_summary import make_report
-from model.results.writing import json_bytes
+from model.results.writing import json_bytes, label_notes
 from model.stopwatch import Stopwatch
 from model.study.geometry import las_view
 from model.study.reading import Case
@@ -43,7 +46,8 @@ KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_
 class ScoredStudy:
     """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any.
 
-    hashes: of its files, as `model.hospital.stored_results` compares them. mask_warnings: from making the mask now.
+    organs: what was measured of each organ; None without an organ map. hashes: of its files, as
+    `model.hospital.stored_results` compares them. mask_warnings: from making the mask now.
     """
 
     job: Job
@@ -53,6 +57,7 @@ class ScoredStudy:
     result: Result
     stored: StoredMask | None
     measured: tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]
+    organs: tuple[OrganUptake, ...] | None
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
@@ -84,10 +89,15 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, and RTSTRUCT if asked for; for images none."""
+    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT if asked for, and a SEG of the organs that were found;
+    for images none.
+    """
     if not study.headers:
         return []
-    return [name for name in DICOM_FILES if name != "rtstruct.dcm" or study.job.options.rtstruct]
+    organs = study.result.organs
+    unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
+    unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
+    return [name for name in DICOM_FILES if name not in unwanted]
 
 
 def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
@@ -103,12 +113,15 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
         folder.write_image(job.mask, result.mask.astype(np.uint8), grid)
     if result.disagreement is not None:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
+    if result.organs is not None:
+        notes = label_notes(organ_names(study.bundle.manifest))
+        folder.write_image(job.organ_map, result.organs, grid, notes)
     folder.write("lesions.csv", lesions_csv(lesions).encode())
     folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
     copied = set()
     if old is not None:
         for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
-            if path.is_file():
+            if path.is_file() and (path.name != "seg-organs.dcm" or result.organs is not None):
                 folder.write(path.name, path.read_bytes())
                 copied.add(path.name)
     return copied
@@ -141,12 +154,15 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
         "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run),
         "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run),
     }
+    if (labels := study.result.organs) is not None:
+        organs = organ_names(study.bundle.manifest)
+        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run)
     made, warnings = {}, []
     for name in names:
         try:
             made[name] = makers[name]()
         except Exception as error:  # DICOM files are extras: the mask stays
-            what = "SEG" if name == "seg.dcm" else "RTSTRUCT"
+            what = "RTSTRUCT" if name == "rtstruct.dcm" else "SEG"
             warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
 
@@ -182,6 +198,8 @@ def _row(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str, A
         scores = score(study.result.mask, study.truth, voxel_ml, job.options.convention)
         row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
         row["mtv_true_ml"] = round(float(np.count_nonzero(study.truth)) * voxel_ml, 4)
+    if study.organs is not None:
+        row["organs"] = organ_rows(study.organs)
     picks = [_for_readers(job, pick) for pick in job.entry.picks]
     return row | {"seconds": round(seconds, 2), "warnings": [_for_readers(job, w) for w in warnings], "picks": picks}
 
@@ -192,6 +210,10 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
     report = make_report(study.case, study.bundle, study.device, study.result, warnings, seconds)
     if stored:
         report |= {name: stored.report[name] for name in KEPT_FROM_REPORT if name in stored.report}
+    organs: dict[str, Any] = {}
+    if study.organs is not None and study.result.organs is not None:
+        report["organs"] = organs_report(study.organs, study.bundle)
+        organs = {"organs_sha256": labels_hash(study.result.organs)}
     conversion = dataclasses.asdict(study.conversion) if study.conversion else None
     if conversion and conversion["factor"] is not None:
         conversion["slice_factors"] = []  # all of them are the factor
@@ -205,7 +227,8 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
             "mask_key": job.mask_key,
             "mask_sha256": mask_hash(study.result.mask),
             **study.hashes,
-            "options": dataclasses.asdict(job.options),
+            **organs,
+            "options": job.options.plain,
             "mask_warnings": _mask_warnings(study),
             "row": row,
         },

@@ -15,6 +15,7 @@ from model.inference.ladder import Rung, ladder_of, run_on_ladder
 from model.inference.mean import MeanMargin, PartMean, Spread
 from model.inference.member import run_member
 from model.inference.options import SegmentOptions
+from model.inference.organs import OrganMean
 from model.inference.sliding import Size
 from model.inference.view import StudyView
 from model.inference.windows import bright_windows, count_windows, windows_at_a_time
@@ -34,6 +35,7 @@ class Vote:
     windows: int
     skipped: int
     warnings: tuple[str, ...]
+    organs: Tensor | None = None  # the class of every voxel, uint8 (X, Y, Z) on the host, if asked for
     disagreement: Tensor | None = None  # standard deviation of the networks' lesion probabilities, if asked for
 
 
@@ -64,7 +66,7 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
     )
     spread = Spread(view.shape) if options.with_disagreement else None
     mean = MeanMargin(manifest.combine, manifest.kind == "mixed")
-    together = PartMean()
+    together, organs = PartMean(), OrganMean()
     total_weight = sum(voter.weight for voter in voters)
     networks = prefetched(voters, lambda voter: voter.load())
     for number, voter in enumerate(voters):
@@ -72,22 +74,35 @@ def vote(view: StudyView, voters: list[Voter], options: SegmentOptions, watch: S
             network = next(networks)
         if _image_key(voter.part) != _image_key(image_part):
             image, image_part = view.image(voter.part), voter.part
-        turn = _Turn(image=image, network=network, part=voter.part, windows_before=sum(windows[:number]))
+        turn = _Turn(
+            image=image,
+            network=network,
+            part=voter.part,
+            windows_before=sum(windows[:number]),
+            organs=options.with_organs and voter.part.network.organs > 0,
+        )
         name = f"network {number + 1} of '{manifest.name}'"
         values = run_on_ladder(partial(_values, run, turn), ladder, device, name, run.free)
         with run.watch.stage("sums"):
+            values = organs.add(voter.part, values, voter.weight)
             if spread is not None:
                 spread.add_margin(view.margin(voter.part, values), voter.weight, manifest.kind == "mixed")
             together.add(values, voter.weight)
             if not (manifest.combine == "parts" or voter.part.preprocessing) or voter.part not in parts[number + 1 :]:
                 averaged, weight = together.take()
                 mean.add(view.margin(voter.part, averaged), weight / total_weight)
+    del values
+    labels = None
+    if options.with_organs:
+        with run.watch.stage("organs"):
+            labels = organs.labels(view, ladder, device)
     return Vote(
         margin=mean.mean(),
         rung=ladder.rung,
         windows=sum(windows),
         skipped=sum(all_windows) - sum(windows),
         warnings=tuple(dict.fromkeys(ladder.warnings)),
+        organs=labels,
         disagreement=spread.deviation() if spread is not None else None,
     )
 
@@ -122,12 +137,15 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """One network's turn over the study; windows_before: how many the networks before it ran."""
+    """One network's turn over the study; windows_before: how many the networks before it ran. organs: whether its organ
+    head is asked for, too.
+    """
 
     image: Tensor
     network: nn.Module
     part: Part
     windows_before: int
+    organs: bool
 
 
 def _image_key(part: Part) -> tuple[object, ...]:
@@ -149,7 +167,7 @@ def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
 
     def predict(patches: Tensor) -> Tensor:
         with run.watch.stage("network"):
-            return slabs.forward(network, patches, buffers)
+            return slabs.forward(network, patches, buffers, turn.organs)
 
     def on_windows(more: int) -> None:
         nonlocal done

@@ -22,7 +22,8 @@ def run_member(
 ) -> tuple[Tensor, list[str]]:
     """What a network puts out over a study, float32 on `rung.sums_on` (for slices on the host); and warnings.
 
-    Returns (K, X, Y, Z): a margin, K = 1, or of more than two classes or regions every logit (`outputs.values_of`).
+    Returns (K, X, Y, Z): a margin, K = 1, or of more than two classes or regions every logit (`outputs.values_of`);
+    after them the organs' logits, if `predict` gives them.
     image: (2, X, Y, Z), from a `StudyView`. part: the network's window and intensity. predict: turns patches on
     `rung.device` into logits: (B, 2, *window), channel 0 = CT, or for slices (B, 2, Y, X), channel 0 = PET. starts: the
     windows to run, None: all. on_windows: called with how many windows were done since the last call.

@@ -2,6 +2,7 @@
 
 A margin is above 0 where the network says lesion. Of two classes it is the logit of lesion less that of background,
 which may be averaged and resampled as well before as after. Of more classes or regions all logits are kept until then.
+The logits of an organ head follow those of lesion, and are all kept.
 """
 
 import torch
@@ -11,8 +12,19 @@ from model.bundle.settings import Network
 
 
 def values_of(logits: Tensor, network: Network) -> Tensor:
-    """What is summed up and averaged of logits (B, C, ...): (B, K, ...) float32, K = 1 where one number decides."""
-    return difference_of(logits) if _one_number(network) else logits.float()
+    """What is summed up and averaged of logits (B, C, ...): (B, K, ...) float32, K = 1 where one number decides.
+
+    Logits of organs, if they follow the network's classes, come after the K values as they are.
+    """
+    lesion, organs = logits[:, : network.classes], logits[:, network.classes :]
+    values = difference_of(lesion) if _one_number(network) else lesion.float()
+    return torch.cat([values, organs.float()], 1) if organs.shape[1] else values
+
+
+def split_organs(values: Tensor, network: Network) -> tuple[Tensor, Tensor]:
+    """Values (K + organs, X, Y, Z) as those of lesion, (K, X, Y, Z), and the organs' logits, which may be none."""
+    count = 1 if _one_number(network) else network.classes
+    return values[:count], values[count:]
 
 
 def difference_of(logits: Tensor) -> Tensor:

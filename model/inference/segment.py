@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.manifest import Bundle
-from model.inference.ensemble import vote
+from model.inference.ensemble import Vote, vote
 from model.inference.options import SegmentOptions
 from model.inference.preprocess import OUTSIDE_HU, UPTAKE_SUV, Placed, place, put_back
 from model.inference.view import StudyView, view_of
@@ -30,7 +30,9 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """mask: bool (z, y, x) on case.pet.grid; probability and disagreement likewise, float32, if asked for."""
+    """mask: bool (z, y, x) on case.pet.grid; probability and disagreement likewise, float32, and organs, uint8, the
+    labels of `bundle.organs.organ_names`, 0 elsewhere, if asked for.
+    """
 
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32] | None
@@ -39,6 +41,7 @@ class Result:
     windows: int
     skipped: int = 0  # windows that were not run
     disagreement: NDArray[np.float32] | None = None
+    organs: NDArray[np.uint8] | None = None
 
 
 def segment(case: Case, options: SegmentOptions, watch: Stopwatch | None = None) -> Result:
@@ -83,14 +86,16 @@ def segment_ready(ready: Ready, options: SegmentOptions, watch: Stopwatch | None
             share = found.margin.sigmoid() if manifest.combine == "logits" else found.margin + 0.5
             probability = put_back(placed, share.cpu().numpy())
         disagreement = put_back(placed, found.disagreement.numpy()) if found.disagreement is not None else None
+        organs = put_back(placed, found.organs.numpy()) if found.organs is not None else None
     return Result(
         mask=mask,
         probability=probability,
-        warnings=(*_warnings(ready, options.bundle), *found.warnings),
+        warnings=(*_warnings(ready, options.bundle), *found.warnings, *_organ_warnings(options, found)),
         rung=str(found.rung),
         windows=found.windows,
         skipped=found.skipped,
         disagreement=disagreement,
+        organs=organs,
     )
 
 
@@ -103,6 +108,7 @@ def _empty_result(ready: Ready, options: SegmentOptions) -> Result:
         rung="none",
         windows=0,
         disagreement=empty.astype(np.float32) if options.with_disagreement else None,
+        organs=empty.astype(np.uint8) if options.with_organs else None,
     )
 
 
@@ -118,3 +124,13 @@ def _warnings(ready: Ready, bundle: Bundle) -> tuple[str, ...]:
     if ready.first_image is None:
         warnings.append(f"PET '{case.pet.path}' has no voxel above {manifest.crop.suv_above:g}: the mask is empty")
     return tuple(warnings)
+
+
+def _organ_warnings(options: SegmentOptions, found: Vote) -> tuple[str, ...]:
+    """What a user should know before looking at the organs."""
+    if not (options.with_organs and found.skipped):
+        return ()
+    return (
+        f"organs were not looked for in {found.skipped} of {found.windows + found.skipped} windows, whose PET holds "
+        f"nothing above SUV {options.bundle.manifest.skip_suv:g}: those that lie there are missing",
+    )

@@ -30,13 +30,15 @@ BACKGROUND = -50.0  # the margin of voxels outside a network's box: no lesion, a
 class StudyView:
     """shape: voxels (X, Y, Z) of the study's crop. image: the study as a network of a part takes it, float32
     (2, X, Y, Z), channel 0 = CT, 1 = PET. size: the voxels of that image. margin: what such a network put out, values
-    (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop.
+    (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop. channel: one of its channels (X, Y, Z) on the crop,
+    and a number outside its box.
     """
 
     shape: Size
     image: Callable[[Part], Tensor]
     size: Callable[[Part], Size]
     margin: Callable[[Part, Tensor], Tensor]
+    channel: Callable[[Part, Tensor, float], Tensor]
 
 
 def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
@@ -76,14 +78,24 @@ def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
         box = box_of(part.preprocessing is not None)
         if part.preprocessing is not None:
             values = _back(values, channels(part)[1].shape[::-1], spacing_mm, part.preprocessing)
-        found = lesion_margin(values, part.network)
-        if box is None:
-            return found
-        whole = torch.full(shape, BACKGROUND, dtype=found.dtype, device=found.device)
-        whole[box[::-1]] = found
-        return whole
+        return _within(lesion_margin(values, part.network), box, shape, BACKGROUND)
 
-    return StudyView(shape=shape, image=image, size=size, margin=margin)
+    def channel(part: Part, values: Tensor, outside: float) -> Tensor:
+        box = box_of(part.preprocessing is not None)
+        if part.preprocessing is not None:
+            values = _back(values[None], channels(part)[1].shape[::-1], spacing_mm, part.preprocessing)[0]
+        return _within(values, box, shape, outside)
+
+    return StudyView(shape=shape, image=image, size=size, margin=margin, channel=channel)
+
+
+def _within(found: Tensor, box: Box | None, shape: Size, outside: float) -> Tensor:
+    """What was found in a box (z, y, x) of the crop, on all of it: `outside` elsewhere."""
+    if box is None:
+        return found
+    whole = torch.full(shape, outside, dtype=found.dtype, device=found.device)
+    whole[box[::-1]] = found
+    return whole
 
 
 def _back(values: Tensor, size: tuple[int, ...], spacing_mm: tuple[float, ...], settings: Preprocessing) -> Tensor:

@@ -73,11 +73,12 @@ def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dty
 
 
 @torch.no_grad()
-def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None) -> Tensor:
+def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, organs: bool = False) -> Tensor:
     """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
 
     network: from `prepared`; a network that is no U-Net runs as it is. buffers: of earlier windows; this window uses
-    them and adds to them. Makes no gradients. Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
+    them and adds to them. organs: the logits of the network's organ head follow those of lesion. Makes no gradients.
+    Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without that head.
     """
     buffers = {} if buffers is None else buffers
     match network:
@@ -96,7 +97,8 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None) -
         case LateFeatures():
             return _late_features(network, image, buffers)
         case _:
-            out: Tensor = network(image)
+            both: Any = network
+            out: Tensor = torch.cat(both.with_organs(image), dim=1) if organs else network(image)
             return out
 
 

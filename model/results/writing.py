@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,12 @@ def check_output(output: Path) -> None:
         ) from None
 
 
-def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None:
+def check_targets(output: Path, targets: list[Path], inputs: list[Path], organs: Path | None = None) -> None:
     """Refuse targets that would fail or do harm after minutes of work; the mask is the first of `targets`.
 
-    Raises OutputError if the output holds the input or another .mha (the platform wants exactly one, and we delete
-    none), if two targets are one file, or if a target is a folder or has an impossible name. Removes the temporary
-    files that killed runs left.
+    organs: the one among them that is the organ map. Raises OutputError if the output holds the input or another .mha
+    (the platform wants exactly one, and we delete none; an organ map is a second one), if two targets are one file, or
+    if a target is a folder or has an impossible name. Removes the temporary files that killed runs left.
     """
     whole = output.resolve()
     for path in inputs:
@@ -60,7 +60,8 @@ def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None
     for folder in {output, targets[0].parent}:
         if folder.is_dir():
             remove_left_behind(folder)
-    others = [p for p in sorted(output.rglob("*.mha")) if p != targets[0]]
+    images = (targets[0], organs)
+    others = [p for p in sorted(output.rglob("*.mha")) if p not in images]
     if others:
         raise OutputError(
             f"'{output}' already holds another result, '{others[0]}'; there must be only one .mha below it: "
@@ -73,15 +74,17 @@ def check_targets(output: Path, targets: list[Path], inputs: list[Path]) -> None
             raise OutputError(f"'{target}' is a folder; give the name of a file")
         if len(os.fsencode(target.name)) > LONGEST_NAME:
             raise OutputError(f"the name '{target.name}' is longer than {LONGEST_NAME} bytes; rename the CT file")
-        if target is not targets[0] and target.suffix.lower() == ".mha":
+        if target not in images and target.suffix.lower() == ".mha":
             raise OutputError(f"'{target}' ends in .mha, which only the mask may; give another name")
     with Staging() as staging:  # without a commit: this only tries to write to every folder
         for target in targets:
             staging.path(target)
 
 
-def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -> None:
-    """Stage `mask` (z, y, x), bool or 0/1, as uint8 on `grid`; read it back and compare. Raises OutputError.
+def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging, names: Sequence[str] = ()) -> None:
+    """Stage `mask` (z, y, x), bool, 0/1 or labels, as uint8 on `grid`; read it back and compare. Raises OutputError.
+
+    names: what the labels 1, 2, ... mean; the file's header says it.
 
     SimpleITK writes this format only under names that end in .mha, and below the output only the mask may have such a
     name. So the file is written in the system's temporary folder first; or, if there is none or it is full, built in
@@ -91,16 +94,24 @@ def write_mask(mask: NDArray[Any], grid: Grid, target: Path, staging: Staging) -
     try:
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "mask.mha"
-            _write_image(voxels, grid, whole, target)
+            _write_image(voxels, grid, whole, target, label_notes(names))
             content = whole.read_bytes()
     except (OSError, OutputError):
-        content = mha_bytes(voxels, grid)
+        content = mha_bytes(voxels, grid, label_notes(names))
     partial = write_bytes(content, target, staging)
     _read_back(partial, "MetaImageIO", mask, grid, target, exact=True)
 
 
-def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
-    """An array (z, y, x) as a compressed MetaImage file, as ITK writes it; numbers keep all their digits."""
+def label_notes(names: Sequence[str]) -> dict[str, str]:
+    """What the labels 1, 2, ... of an image mean, as an entry for its header; none without names."""
+    return {"Labels": ", ".join(f"{label} {name}" for label, name in enumerate(names, start=1))} if names else {}
+
+
+def mha_bytes(voxels: NDArray[np.uint8], grid: Grid, notes: Mapping[str, str] | None = None) -> bytes:
+    """An array (z, y, x) as a compressed MetaImage file, as ITK writes it; numbers keep all their digits.
+
+    notes: more entries of the header.
+    """
     data = zlib.compress(np.ascontiguousarray(voxels).tobytes())
     columns = np.array(grid.direction).reshape(3, 3).T.ravel()  # MetaImage has one row for each axis of the image
 
@@ -119,6 +130,7 @@ def mha_bytes(voxels: NDArray[np.uint8], grid: Grid) -> bytes:
         "CenterOfRotation = 0 0 0",
         f"ElementSpacing = {joined(grid.spacing_mm)}",
         f"DimSize = {' '.join(map(str, grid.size))}",
+        *(f"{name} = {text}" for name, text in (notes or {}).items()),
         "ElementType = MET_UCHAR",
         "ElementDataFile = LOCAL",
     ]
@@ -157,8 +169,12 @@ def write_bytes(content: bytes, target: Path, staging: Staging) -> Path:
     return partial
 
 
-def _write_image(array: NDArray[Any], grid: Grid, path: Path, target: Path) -> None:
+def _write_image(
+    array: NDArray[Any], grid: Grid, path: Path, target: Path, notes: Mapping[str, str] | None = None
+) -> None:
     image = image_on(array, grid)
+    for name, text in (notes or {}).items():
+        image.SetMetaData(name, text)
     try:
         with silence():
             sitk.WriteImage(image, str(path), useCompression=True)

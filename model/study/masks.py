@@ -24,6 +24,15 @@ def read_mask(path: Path, what: str) -> tuple[NDArray[np.bool_], Grid]:
     return lesion, volume.grid
 
 
+def read_labels(path: Path, what: str) -> tuple[NDArray[np.uint8], Grid]:
+    """A map of labels (z, y, x) and its grid. Raises CaseError if it cannot be read or holds other than 0 to 255."""
+    volume = read_volume(path, what)
+    labels = volume.array.astype(np.uint8)
+    if not np.array_equal(labels, volume.array):
+        raise CaseError(f"{what} '{path}' holds values that are no labels from 0 to 255; make it anew")
+    return labels, volume.grid
+
+
 def check_grid(grid: Grid, what: str, wanted: Grid, of_what: str) -> None:
     """Raise CaseError unless both grids put every voxel in the same place."""
     if not wanted.equals(grid):

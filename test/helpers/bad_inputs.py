@@ -415,6 +415,7 @@ CASES = [
         exit_code=2,
         environment=(("LESION_METHOD", "soup"),),
     ),
+    Bad(title="organs by networks that know none", make=do(lambda f, pet, ct: ["--organs"]), exit_code=2),
     Bad(title="unknown edition", make=do(lambda f, pet, ct: ["--edition", "6"]), exit_code=2),
     Bad(title="unknown limit", make=do(lambda f, pet, ct: ["--limit", "pet_max=2000"]), exit_code=2),
     Bad(title="impossible port", make=do(lambda f, pet, ct: ["--serve", "--port", "65536"]), exit_code=2),

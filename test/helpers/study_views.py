@@ -14,4 +14,5 @@ def view_of_image(image: Tensor) -> StudyView:
         image=lambda part: image,
         size=lambda part: (x, y, z),
         margin=lambda part, values: lesion_margin(values, part.network),
+        channel=lambda part, values, outside: values,
     )

@@ -332,6 +332,13 @@ def add_nnunet_options(group: Any) -> None:
     add(
         "--lesion", metavar="LABEL", help="dataset.json's label of the lesion (default: tumor, lesion, or the only one)"
     )
+    add(
+        "--organ-names",
+        nargs="+",
+        metavar="NAME",
+        help="of the organ head's classes in order, without the background, for example spleen kidneys (default: those "
+        "of GLOW-FDG and LesionTracer if there are ten)",
+    )
     add("--citation", metavar="TEXT", help="whom to cite; stands in the manifest and in every report")
     add("--store", choices=("float16", "float32"), default="float16", help="numbers in the files (default: float16)")
 

@@ -6,15 +6,17 @@ lesion probabilities counts. Nothing in a checkpoint is run.
 """
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.organs import ORGANS
 from model.bundle.settings import Crop, Intensity, Network
-from model.errors import WeightsError
+from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import skeleton
 from training.bundles.nnunet_folder import FoundModel, find_model
@@ -138,7 +140,7 @@ def describe_checkpoint(
     configuration = init.get("configuration") if isinstance(init, dict) else None
     if not isinstance(configuration, str):
         configuration = found.configuration
-    return describe(
+    described = describe(
         found.plans,
         found.dataset,
         configuration,
@@ -148,6 +150,33 @@ def describe_checkpoint(
         mirrored=() if options.no_mirroring else tuple(mirrored or ()),
         organs=organ_classes(tensors),
     )
+    return with_organ_names(described, options.organ_names or (), file)
+
+
+def with_organ_names(described: Described, names: Sequence[str], file: Path) -> Described:
+    """The settings with the names of the organ head's classes, or with a warning that says what they are taken for.
+
+    Raises ConfigError for names without an organ head, or another number of them.
+    """
+    network = described.network
+    if names and len(names) != network.organs - 1:
+        raise ConfigError(
+            f"--organ-names: the organ head of '{file}' knows {max(network.organs - 1, 0)} organs"
+            f", got {len(names)} names; give one for each organ, without the background, or leave the option out"
+        )
+    if names or not network.organs:
+        return replace(described, network=structs.replace(network, organ_names=tuple(names)))
+    if network.organs == len(ORGANS) + 1:
+        warning = (
+            f"the organ head's classes are taken for those of GLOW-FDG and LesionTracer: {', '.join(ORGANS)}; if the "
+            "model has others, name them with --organ-names"
+        )
+    else:
+        warning = (
+            f"nothing says which {network.organs - 1} organs the organ head knows, so --organs will be refused; name "
+            "them with --organ-names"
+        )
+    return replace(described, warnings=(*described.warnings, warning))
 
 
 def check_model(path: Path, options: argparse.Namespace) -> str:

@@ -51,6 +51,14 @@ TRUTH_COLUMNS = (
     Column("fnv_ml", "FNV (ml)", 1),
     Column("mtv_true_ml", "MTV, truth (ml)", 1),
 )
+ORGAN_COLUMNS = (
+    Column("volume_ml", "Volume (ml)", 1),
+    Column("lesion_ml", "of it lesion (ml)", 1),
+    Column("suv_mean", "SUVmean", 2),
+    Column("suv_sd", "SD", 2),
+    Column("suv_median", "median", 2),
+    Column("suv_max", "SUVmax", 1),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,7 @@ def html_report(
         bars=_bars(rows),
         rows=sorted(rows, key=lambda row: (not row["warnings"], row["study"])),
         columns=[*COLUMNS, *(TRUTH_COLUMNS if any("convention" in row for row in rows) else ())],
+        organ_columns=ORGAN_COLUMNS,
         studies=STUDIES,
         picture_of=lambda study: _picture(output / STUDIES / study / "thumbnail.png"),
     )

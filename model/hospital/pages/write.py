@@ -3,6 +3,7 @@
 import io
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,19 @@ from model.hospital.pages.tables import (
 )
 from model.hospital.plan import Plan
 from model.results.metrics import CONVENTIONS
+from model.results.organs import organs_csv
 from model.results.writing import write_bytes, write_json
 from model.whole import Staging
 
-TOTALS = "summary.json"
+TOTALS, ORGANS = "summary.json", "organs.csv"
 
 
 def write_results(
     output: Path, root: Path, plan: Plan, records: Mapping[str, Record], named: bool, about: About
 ) -> None:
-    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv. records: of this run, by study. Studies
-    of earlier runs stay in the tables.
+    """Write summary.csv, summary.json, failures.csv, report.html and keys.csv, and organs.csv if a study has organs.
+
+    records: of this run, by study. Studies of earlier runs stay in the tables.
 
     Raises OutputError; then the tables that were there stay.
     """
@@ -49,11 +52,17 @@ def write_results(
         write_bytes(summary_csv(rows).encode(), output / SUMMARY, staging)
         write_bytes(failures_csv(failures).encode(), output / FAILURES, staging)
         write_json(totals_of(rows, failures, waiting, about), output / TOTALS, staging)
+        organs = [{"study": row["study"]} | organ for row in rows for organ in row.get("organs", ())]
+        if organs:
+            write_bytes(organs_csv(organs).encode(), output / ORGANS, staging)
         page = io.BytesIO()
         for part in html_report(rows, failures, output, about, waiting):
             page.write(part.encode(errors="replace"))
         write_bytes(page.getvalue(), output / HTML, staging)
         staging.commit()
+    if not organs:
+        with suppress(OSError):  # an older table, of results that are gone
+            (output / ORGANS).unlink(missing_ok=True)
 
 
 def totals_of(

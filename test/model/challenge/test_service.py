@@ -17,6 +17,7 @@ from threading import Thread
 
 import pytest
 from conftest import ROOT
+from organ_bundles import organ_bundle
 from program import run_process
 from tiny_studies import tiny_images, write_study
 
@@ -114,6 +115,19 @@ def test_three_jobs_of_which_one_is_bad(tiny_bundle, tmp_path) -> None:
 
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(60) == 0 and service.last_line() + "\n" == refused.words
+
+
+@pytest.mark.slow
+def test_organs_of_a_job_and_a_bundle_that_knows_none(tiny_bundle, make_bundle, tmp_path) -> None:
+    study, output = write_study(tmp_path / "study", *tiny_images()), tmp_path / "out"
+    words = ["--input", study, "--output", output, "--organs"]
+    bundle = make_bundle(tmp_path / "organs", 1, **organ_bundle())
+    with running(tmp_path / "stderr", *words, "--weights", bundle, LESION_SERVE="1") as service:
+        for _ in range(2):  # the second replaces the first
+            assert ask(service.port, "POST", "/invoke").status == 201, service.stderr.read_text()
+            assert files(output) == ["ct-study_organs.mha", CONTRACT]
+    refused = run_process(*words, "--weights", tiny_bundle, "--port", "0", LESION_SERVE="1")
+    assert refused.returncode == ConfigError.exit_code and "'tiny' has none" in refused.stderr
 
 
 @pytest.mark.slow

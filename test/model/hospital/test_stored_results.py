@@ -19,6 +19,7 @@ from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.stored_results import key_of, mask_hash, mask_key_of, read_stored, usable_mask
+from model.results.organs import labels_hash
 from model.schema import build, to_plain
 from model.study.geometry import grid_of
 
@@ -52,14 +53,14 @@ def study(tiny_bundle, tmp_path):
 
 
 def old_key(bundle, options: Options, entry: Entry) -> str:
-    """The key as it was before there were overrides: written down here once more."""
+    """The key as it was before there were overrides and organs: written down here once more."""
     limits = to_plain(bundle.manifest.limits)
     depends = [
         __version__,
         bundle.sha256,
         bundle.manifest.method,
         limits,
-        dataclasses.asdict(options),
+        {name: value for name, value in dataclasses.asdict(options).items() if name != "organs"},
         entry.kind,
         len(entry.pet),
         entry.truth is not None,
@@ -100,6 +101,33 @@ def test_keys_of_older_results_do_not_change(study) -> None:
     assert key_of(bundle, bundle.manifest.limits, Options(rtstruct=True), entry) == old_key(
         bundle, Options(rtstruct=True), entry
     )
+
+
+def test_asking_for_organs_is_another_key_and_the_same_mask(study) -> None:
+    entry, bundle, output, _ = study
+    plain, organs = (job_of(entry, bundle, output, organs=asked) for asked in (False, True))
+    assert plain.key != organs.key and plain.mask_key == organs.mask_key
+
+
+def test_a_mask_without_its_organ_map_is_usable_only_without_organs(study) -> None:
+    entry, bundle, output, mask = study
+    job, plain = job_of(entry, bundle, output, organs=True), job_of(entry, bundle, output)
+    labels = (mask * 3).astype(np.uint8)
+    new_report(output, job, mask)
+    assert usable_mask(plain, NAME, bundle) and not usable_mask(job, NAME, bundle)
+    new_report(output, job, mask, organs_sha256=labels_hash(labels))
+    assert usable_mask(plain, NAME, bundle) and not usable_mask(job, NAME, bundle)
+    path = output / "studies" / NAME / "organs.mha"
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(sitk.ReadImage(str(entry.pet[0])))
+    sitk.WriteImage(image, str(path), True)
+    assert usable_mask(job, NAME, bundle)
+    stored = read_stored(job, stored_grid(entry), contents_of(entry.images))
+    assert stored is not None and np.array_equal(stored.organs, labels)
+    sitk.WriteImage(image * 2, str(path), True)  # edited since
+    assert read_stored(job, stored_grid(entry), contents_of(entry.images)) is None
+    without = read_stored(plain, stored_grid(entry), contents_of(entry.images))
+    assert without is not None and without.organs is None
 
 
 def test_a_masks_key_holds_what_decides_the_mask_and_no_option_that_adds_outputs(study) -> None:

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from model.errors import OutputError
 from model.results import writing
-from model.results.writing import check_targets, mask_path, write_mask, write_probabilities
+from model.results.writing import check_targets, label_notes, mask_path, mha_bytes, write_mask, write_probabilities
 from model.study.geometry import Grid, grid_of
 from model.whole import Staging
 
@@ -127,3 +127,23 @@ def test_a_mask_needs_no_temporary_folder(how: str, tmp_path, monkeypatch) -> No
     assert image.GetPixelID() == sitk.sitkUInt8 and grid_of(image) == AWKWARD
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask.astype(np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["m.mha"]
+
+
+def test_the_header_of_an_organ_map_names_its_labels_also_if_it_is_built_in_memory(tmp_path) -> None:
+    labels = (np.arange(210) % 3).astype(np.uint8).reshape(AWKWARD.shape)
+    with Staging() as staging:
+        write_mask(labels, AWKWARD, tmp_path / "written.mha", staging, ("liver", "brain"))
+        staging.commit()
+    (tmp_path / "built.mha").write_bytes(mha_bytes(labels, AWKWARD, label_notes(("liver", "brain"))))
+    for name in ("written.mha", "built.mha"):
+        image = sitk.ReadImage(str(tmp_path / name))
+        assert image.GetMetaData("Labels") == "1 liver, 2 brain"
+        assert grid_of(image) == AWKWARD and np.array_equal(sitk.GetArrayFromImage(image), labels)
+
+
+def test_only_the_mask_and_the_organ_map_may_be_an_mha_below_the_output(tmp_path) -> None:
+    mask, organs = mask_path(tmp_path, "x", 2), tmp_path / "x_organs.mha"
+    organs.write_bytes(b"")
+    check_targets(tmp_path, [mask, organs], [], organs)
+    with pytest.raises(OutputError, match="already holds another result"):
+        check_targets(tmp_path, [mask], [])

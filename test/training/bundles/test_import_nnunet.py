@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 pytest.importorskip("nnunetv2", reason="nnunetv2 is not here: pip install --no-deps -r benchmark/requirements.txt")
 
@@ -21,6 +22,7 @@ from training.__main__ import main
 
 LEAST_SAME, LEAST_DICE = 0.9999, 0.999  # shares of voxels that are the same, and Dice
 THREE = {"labels": {"background": 0, "organ": 1, "lesion": 2}}
+ELEVEN = {"background": 0} | {f"organ {number}": number for number in range(1, 10)} | {"tumor": 10}
 REGIONS = {"labels": {"background": 0, "tumor": [1, 2], "core": [2]}, "regions": [1, 2]}
 CASES = {  # plans, dataset, model, study, words of the command, labels that are lesion
     "plain": ({}, {}, {}, {}, [], (1,)),
@@ -93,6 +95,47 @@ def test_the_mask_is_that_of_nnunet(case: str, tmp_path) -> None:
     given = images[::-1] if case == "PET before CT" else images  # of the oracle: its first channel is the second here
     expected = nnunet_mask(folder, given, tmp_path, model.get("folds", (0,)), "--no-mirroring" not in words)
     assert_same(ours(folder, images, tmp_path, words), np.isin(expected, lesion))
+
+
+@pytest.mark.slow
+def test_the_organs_are_those_of_nnunet_with_the_organ_head_as_its_head(tmp_path) -> None:
+    folds = (0, 1)
+    folder = write_model(tmp_path / "model", plans_of(residual=True), dataset_of(), folds=folds, organs=11)
+    as_lesions = write_model(tmp_path / "organs", plans_of(residual=True), dataset_of(ELEVEN), folds=folds)
+    for fold in folds:
+        file = f"fold_{fold}/checkpoint_final.pth"
+        checkpoint = torch.load(folder / file, weights_only=False)
+        found = checkpoint["network_weights"]
+        checkpoint["network_weights"] = {
+            name: found[name.replace("decoder.seg_layers", "decoder.organ_seg_layers")]
+            for name in found
+            if ".organ" not in name
+        }
+        torch.save(checkpoint, as_lesions / file)
+    images = study()
+    expected = nnunet_mask(as_lesions, images, tmp_path, folds)
+    ours(folder, images, tmp_path)
+    bundle = load_bundle(tmp_path / "bundles/one")
+    case = read_case([tmp_path / "pet.nii.gz", tmp_path / "ct.nii.gz"], bundle.manifest.limits)
+    found = segment(case, SegmentOptions(bundle=bundle, device=choose_device("cpu"), with_organs=True)).organs
+    assert len(np.unique(expected)) > 5, "a map that could be right by chance"
+    assert (found == expected).mean() >= LEAST_SAME
+
+
+def test_the_organs_names_are_given_or_assumed_with_a_warning(tmp_path, capsys) -> None:
+    for organs, words, printed in (
+        (11, [], "taken for those of GLOW-FDG and LesionTracer: spleen, kidneys"),
+        (3, [], "nothing says which 2 organs"),
+        (3, ["--organ-names", "liver", "brain"], ""),
+    ):
+        folder = write_model(tmp_path / f"{organs}{len(words)}", plans_of(), dataset_of(), organs=organs)
+        command = ["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b"), "--force"]
+        assert main([*command, *words]) == 0
+        out = capsys.readouterr().out
+        assert printed in out and ("--organ-names" in out) == bool(printed)
+        assert load_bundle(tmp_path / "b/one").manifest.network.organ_names == tuple(words[1:])
+    assert main([*command, "--organ-names", "liver"]) != 0
+    assert "knows 2 organs, got 1 names" in capsys.readouterr().err
 
 
 @pytest.mark.slow

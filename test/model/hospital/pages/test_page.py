@@ -97,6 +97,17 @@ def test_text_from_elsewhere_is_text_wherever_it_stands(evil: str, tmp_path) -> 
     assert page.text.count(shown(evil)) == harmless.text.count("harmless") > 8
 
 
+def test_a_study_with_organs_has_a_table_of_them(tmp_path) -> None:
+    liver = {"organ": "liver", "label": 3, "volume_ml": 1500.25, "lesion_ml": 2.0, "suv_mean": 2.125, "suv_sd": 0.5}
+    brain = {"organ": "brain", "label": 6, "volume_ml": 0.0, "lesion_ml": 0.0, "suv_mean": None, "suv_sd": None}
+    more = {"suv_median": None, "suv_max": None}
+    with_them = Tags(page_of([row(1, organs=[liver | more, brain | more]), row(2)], [], tmp_path, ABOUT))
+    words = " ".join(with_them.text.split())
+    assert "liver 1,500.2 2.0 2.12 0.50" in words and "brain 0.0 0.0 \N{EN DASH}" in words
+    without = Tags(page_of([row(2)], [], tmp_path, ABOUT))
+    assert "Organ" not in without.text and sum(tag == "table" for tag, _ in without.tags) == 1
+
+
 def test_style_and_script_cannot_end_before_their_tags() -> None:
     for name in ("report.css", "report.js"):
         assert "</" not in (HERE / name).read_text()
