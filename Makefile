@@ -45,6 +45,7 @@ docs: run $(VENV)/installed-dev
 	$(BIN)/python -m benchmark.document benchmark/results/*.json --output docs/performance.md
 	$(BIN)/python -m training schedule --output docs/averaging_rate.png
 	$(BIN)/python -m training sheet --output docs/phantoms.png
+	$(BIN)/python -m training sheet --maps training/phantom/maps --output docs/phantoms_on_maps.png
 
 # pyproject.toml says which Python versions will do.
 define CHECK_PYTHON

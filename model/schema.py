@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, ValidationError, inspect, structs
 from model.errors import ConfigError
 
 T = TypeVar("T")
-LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought
+LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of training
     (
         "stages",
         "bias",
@@ -29,6 +29,10 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought
         "preprocessing",
         "citation",
         "fold",
+        "misalignment",
+        "on_maps",
+        "validate_overlap",
+        "recompute",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message

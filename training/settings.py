@@ -133,6 +133,19 @@ class Averaging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_fields(self)
 
 
+class Misalignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """CT against PET as breathing and movement leave them, for volumes alone (ours): in a share `chance` of the crops
+    the CT is moved by a smooth field of at most `most_mm` along each axis, which changes over `smooth_mm`.
+    """
+
+    chance: Share = 0.0
+    most_mm: Annotated[float, Meta(gt=0, le=100)] | Annotated[int, Meta(gt=0, le=100)] = 12.0
+    smooth_mm: Annotated[float, Meta(ge=10, le=1000)] | Annotated[int, Meta(ge=10, le=1000)] = 80.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 class WholeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole-body strategy (Zhong et al., section 2.1), for slices alone; see training.batches.whole_body.
 
@@ -161,6 +174,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     crops: Crops = Crops()  # of volumes
     whole_body: WholeBody = WholeBody()  # of slices
     augmentation: Strength = "paper"
+    misalignment: Misalignment = Misalignment()
     flips: tuple[Axis, ...] = (0, 1, 2)  # axes (x, y, z) that table 1's flip may turn; all three in the paper
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
@@ -172,12 +186,15 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # code); float32 where there is no GPU and auto or float16 is asked for
     most_left_out: Annotated[int, Meta(ge=0, le=10**9)] = 20  # steps in a row whose loss or gradients are not finite
     channels_last: bool = False
+    recompute: bool = False  # stages are computed again in the backward pass: about a third more time, much less memory
     workers: Annotated[int, Meta(ge=0, le=1024)] = 4  # processes that draw and augment crops; 0: none
     crops_on: CropsOn = "workers"  # device: crops of volumes are cut and augmented where the network trains
     fixed_statistics: bool = False  # batch normalisation keeps the statistics of the start, in training too: members
     # of one base run then differ in weights alone, and their average needs no statistics of its own
     validate_every: Count = 10  # epochs
-    validate_at_most: LargeCount | None = None  # studies; None: all
+    validate_at_most: LargeCount | None = 40  # studies, few and many lesions alike, until the last epoch, which takes
+    # all, as every epoch does with null; with keep: best the same ones to the end
+    validate_overlap: ShareBelowOne = 0.25  # of windows, until the last epoch, which takes the window's own
     keep: Kept = "last"  # which weights the run ends with: the last ones, or those of the best validation so far
     checkpoint_minutes: UpToMillion = 10.0  # at most between checkpoints; one is written at every epoch's end, too
     deterministic: bool = True  # false: faster on a GPU, and a run that is done again differs in the last digits
@@ -194,6 +211,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError("crops_on: device is for volumes; slices are drawn by workers: leave it out")
         if self.fixed_statistics and self.network.norm != "batch":
             raise SettingError("fixed_statistics is for network.norm: batch; leave it out")
+        if self.recompute and (kind != "volumes" or self.network.fusion == "swin_unetr"):
+            raise SettingError("recompute is for U-Nets for volumes: leave it out")
+        if self.recompute and self.network.norm == "batch" and not self.fixed_statistics:
+            raise SettingError("recompute would count every batch twice in batch statistics: set fixed_statistics, too")
         if self.part.network.kind == "volumes":  # `part` is made, and so its window checked, for slices too
             self.network.check_edges(self.crops.size, "crops.size")
 

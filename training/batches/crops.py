@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from model.inference.sliding import centred
 from model.inference.view import network_image
 from training.batches.augment import augmented
+from training.batches.misalign import misaligned
 from training.data.prepared import Prepared, load
 from training.settings import STRENGTHS, Crops, Training
 
@@ -127,6 +128,7 @@ def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
     image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
+    image = misaligned(image, study.spacing_mm, settings.misalignment, rng)
     return padded_and_augmented(image, truth, settings, rng)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from model.bundle.settings import Intensity
 from model.inference.device import free_bytes
 from training.batches.crops import Box, CropDataset, padded_and_augmented
+from training.batches.misalign import misaligned
 from training.data.prepared import Prepared
 from training.settings import Training
 
@@ -46,6 +47,7 @@ class DeviceCrops(CropDataset):
         hu, suv, truth = (self._there(array[box]) for array in self.arrays[study.case])
         image = scaled(hu, suv, self.settings.intensity)
         image[1] *= self.settings.intensity.suv_top / float(rng.choice(self.settings.suv_tops))
+        image = misaligned(image, study.spacing_mm, self.settings.misalignment, rng)
         return padded_and_augmented(image, truth.float()[None], self.settings, rng)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -95,9 +95,16 @@ def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Pa
     return predict, [path for case, paths in files.items() if case not in cases for path in paths]
 
 
-def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Path | None = None) -> Predict:
+def from_bundle(
+    bundle: Bundle,
+    device: Any,
+    studies: Sequence[Study],
+    save: Path | None = None,
+    on_probability: Callable[[Study, NDArray[Any], Grid], None] | None = None,
+) -> Predict:
     """Run a bundle as the container does, on one device; masks go to <save>/<case>.mha, replacing such files.
 
+    on_probability: is called with each study's probabilities (z, y, x) and their grid, which else are not made.
     Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading.
     When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
     """
@@ -107,7 +114,8 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
     def read(study: Study) -> Case:
         return read_case([study.pet, study.ct], bundle.manifest.limits)
 
-    segmented = segment_each(studies, read, SegmentOptions(bundle=bundle, device=device))
+    options = SegmentOptions(bundle=bundle, device=device, with_probability=on_probability is not None)
+    segmented = segment_each(studies, read, options)
 
     def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
         begun = time.perf_counter()
@@ -119,6 +127,8 @@ def from_bundle(bundle: Bundle, device: Any, studies: Sequence[Study], save: Pat
             with Staging() as staging:
                 write_mask(result.mask, case.pet.grid, save / f"{study.case}.mha", staging)
                 staging.commit()
+        if on_probability and result.probability is not None:
+            on_probability(study, result.probability, case.pet.grid)
         return result.mask, case.pet.grid, seconds
 
     return predict
@@ -159,19 +169,43 @@ def run(options: argparse.Namespace) -> None:
     index = read_table(options.index)
     studies = studies_to_score(index, options)
     check_paths(options, studies, index)
+    if options.field_of_view:
+        return score_views(options, studies, index)
     predict, source = bundle_source(options, studies, index) if options.weights else masks_source(options, studies)
     for note in source["notes"]:
         _warn(note)
     rows = evaluate(studies, predict, options.convention, _print_row)
-    result = summary(rows, options.by)
-    ran = {
+    result, lines = summary(rows, options.by), []
+    if options.detail:
+        from training.bundles import detection
+
+        source["detection"] = detection.report(options.detections)
+        lines = ["", detection.markdown(source["detection"])]
+    write(rows, result, options.output, {"ran": _ran(options), **source})
+    print("\n".join(["", table(result), *lines, "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+
+
+def score_views(options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]) -> None:
+    """--field-of-view: the bundle on views of every study. Writes a row a study and view, and the means beside it."""
+    bundle, device, source = bundle_of(options, studies, index)
+    for note in source["notes"]:
+        _warn(note)
+    from training.bundles import field_of_view  # imports torch, which scoring masks does not need
+
+    rows = field_of_view.view_scores(bundle, device, studies, _print_view)
+    field_of_view.write_views(rows, {"ran": _ran(options), **source}, options.output)
+    text = field_of_view.markdown(field_of_view.means(rows))
+    print("\n".join(["", text, "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+
+
+def _ran(options: argparse.Namespace) -> dict[str, Any]:
+    """What was run on which index."""
+    return {
         "command": options.command_line,
         "version": __version__,
         "index": _file_entry(options.index),
         "split": _file_entry(options.split) | {"fold": options.fold, "part": options.part} if options.split else None,
     }
-    write(rows, result, options.output, {"ran": ran, **source})
-    print("\n".join(["", table(result), "", *source["notes"], f"wrote '{options.output}' and its .json"]))
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -180,6 +214,10 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--split, --fold and --part go together; give all three or none")
     if options.masks and (options.method or options.device or options.save):
         raise ConfigError("--method, --device and --save go with --weights; leave them out with --masks")
+    if options.detail and (options.masks or options.field_of_view):
+        raise ConfigError("--detail goes with --weights and without --field-of-view: it needs a bundle's probabilities")
+    if options.field_of_view and (options.masks or options.save):
+        raise ConfigError("--field-of-view goes with --weights and without --save: it runs the networks on other views")
     if options.output.suffix != ".csv":
         raise ConfigError(f"--output must end in .csv, got '{options.output}'")
 
@@ -199,6 +237,24 @@ def bundle_source(
     options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
 ) -> tuple[Predict, dict[str, Any]]:
     """The bundle of --weights, and its entry in scores.json. Raises ConfigError or WeightsError."""
+    bundle, device, source = bundle_of(options, studies, index)
+    on_probability = None
+    if options.detail:
+        from training.bundles.detection import detect  # imports MONAI's metrics
+
+        options.detections = []
+
+        def on_probability(study: Study, probability: NDArray[Any], grid: Grid) -> None:
+            truth, _ = read_mask(study.truth, "truth")
+            options.detections.append(detect(study.case, probability, truth > 0, grid.spacing_mm))
+
+    return from_bundle(bundle, device, studies, options.save, on_probability), source
+
+
+def bundle_of(
+    options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]
+) -> tuple[Bundle, Any, dict[str, Any]]:
+    """The bundle of --weights, the device to run it on, and its entry in scores.json."""
     bundle = chosen_bundle(options.weights, options.method)
     trained = training_cases_among(bundle, studies, index)
 
@@ -221,8 +277,7 @@ def bundle_source(
         "device": device.name,
         "precision": str(device.precision).removeprefix("torch."),
     }
-    source = {"weights": weights, "trained_or_selected_on": trained, "notes": notes}
-    return from_bundle(bundle, device, studies, options.save), source
+    return bundle, device, {"weights": weights, "trained_or_selected_on": trained, "notes": notes}
 
 
 def studies_to_score(index: dict[str, Study], options: argparse.Namespace) -> list[Study]:
@@ -275,6 +330,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with --weights: also write the masks there, <case>.mha, each as soon "
         "as it is made, replacing one of that name (default: no)",
     )
+    add(
+        "--detail",
+        action="store_true",
+        help="with --weights: also lesions found against false ones (FROC) by size, surface distances, and the "
+        "calibration of probabilities (default: no; cost: 4 bytes a voxel, and a second or more a study)",
+    )
+    add(
+        "--field-of-view",
+        action="store_true",
+        help="with --weights: score each study whole, with 15, 30 and 45 mm cut off every side, and with 16, 32 and 64 "
+        "voxels of air around it; says how far the masks agree where both look, beside the best fixed threshold "
+        "(default: no; cost: about seven times that of scoring)",
+    )
     add("--output", type=Path, required=True, metavar="CSV", help="scores by case; the .json goes beside it")
     add(
         "--convention",
@@ -298,6 +366,10 @@ def _print_row(row: CaseScore) -> None:
         + ("" if math.isnan(row.seconds) else f", {row.seconds:.1f} s"),
         flush=True,
     )
+
+
+def _print_view(row: Any) -> None:
+    print(f"{row.case}, {row.view}: Dice {row.dice:.4f}, agreement {row.agreement:.4f}", flush=True)
 
 
 def _warn(line: str) -> None:

@@ -34,7 +34,7 @@ def data_of(plan: ExperimentPlan, options: argparse.Namespace, folder: Path) -> 
     start_sha256 = sha256_of(checkpoint.result_file(options.start)) if options.start else ""
     shared = options.data or folder.parent / f"data-{options.scale}"
     if options.index is None:
-        index, fold = make_phantoms(plan, shared, options.workers)
+        index, fold = make_phantoms(plan, shared, options.workers, options.maps)
         parts = [
             f"{part} " + ", ".join(f"{n} of site {site} from seed {first}" for site, (first, n) in sites.items())
             for part, sites in plan.phantoms.items()

@@ -47,6 +47,7 @@ from training.papers.published_tables import (
     write_table_files,
 )
 from training.parallel import cores
+from training.phantom.maps import OWN_MAPS
 from training.runs.scores import CaseScore
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
@@ -176,4 +177,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
     add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
+    add(
+        "--maps",
+        type=Path,
+        default=OWN_MAPS,
+        metavar="FOLDER",
+        help="folder of real patients' organ maps for the plan's on_maps (default: training/phantom/maps, for training "
+        "alone)",
+    )
     add_device_option(parser)

@@ -47,6 +47,7 @@ from training.papers.procedure import (
     train_members,
 )
 from training.parallel import cores
+from training.phantom.maps import OWN_MAPS
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
 from training.runs.predict import scoring_device
@@ -141,7 +142,7 @@ def train_start(shipping: Shipping, data: NestedData, options: argparse.Namespac
 
 def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
     """Make the phantoms, index the real studies, make their re-cropped copies, and prepare all."""
-    index, phantoms = make_phantoms(shipping.plan, options.run, options.workers)
+    index, phantoms = make_phantoms(shipping.plan, options.run, options.workers, options.maps)
     studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
     origin: dict[str, object] = {"diagnosis": options.diagnosis, "site": options.site}
     cuts: dict[str, object] = {"copies": shipping.copies, "seed": shipping.seed}
@@ -355,4 +356,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where --ship writes the bundles; bundles of the same names are replaced",
     )
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
+    add(
+        "--maps",
+        type=Path,
+        default=OWN_MAPS,
+        metavar="FOLDER",
+        help="folder of real patients' organ maps for the plan's on_maps (default: training/phantom/maps, for training "
+        "alone)",
+    )
     add_device_option(parser)

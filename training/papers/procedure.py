@@ -25,6 +25,7 @@ from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.select import TITLES, select_runs, write_selection
 from training.ensembles.sweep import Sweep, check_finished, sweep
 from training.phantom import study as phantoms_command
+from training.phantom.maps import OWN_MAPS
 from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.table import study_name
 from training.runs import checkpoint
@@ -45,7 +46,8 @@ MethodAndMembers = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the membe
 
 
 class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """phantoms: {part: {site: [first seed, how many]}}; members: {name: changes of settings}.
+    """phantoms: {part: {site: [first seed, how many]}}; on_maps: the same, of phantoms whose organs are those of real
+    patients' maps; members: {name: changes of settings}.
 
     settings: of the base run, which ends at schedule.stop (t0); members run from there to schedule.epochs. pretrain:
     changes of settings for the CT encoder's run, null if there is none. networks: {row of table 2: network}. slices:
@@ -57,6 +59,7 @@ class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     averaging: dict[Any, Any]
     phantoms: dict[Any, Any]
     networks: dict[Any, Any]
+    on_maps: dict[Any, Any] = {}
     pretrain: dict[Any, Any] | None = None
     slices: dict[Any, Any] | None = None
     crop_suv_above: Number = 0.0
@@ -67,9 +70,13 @@ class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError("settings.schedule.stop must be the epoch t0 at which members leave the base run; set it")
         if set(self.phantoms) != set(PARTS):
             raise ConfigError(f"phantoms must have {', '.join(PARTS)}, got {', '.join(map(str, self.phantoms))}")
-        for part, sites in self.phantoms.items():
-            for site, seeds in _mapping(sites, f"phantoms.{part}").items():
-                check_seeds(part, site, seeds)
+        unknown = set(self.on_maps) - set(PARTS)
+        if unknown:
+            raise ConfigError(f"on_maps may have {', '.join(PARTS)}, got {', '.join(map(str, sorted(unknown)))}")
+        for key, kind in (("phantoms", self.phantoms), ("on_maps", self.on_maps)):
+            for part, sites in kind.items():
+                for site, seeds in _mapping(sites, f"{key}.{part}").items():
+                    check_seeds(part, site, seeds, key)
         self.member_settings()
         if self.pretrain is not None:
             changed(self.base, self.pretrain, "pretrain")
@@ -98,12 +105,12 @@ class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {name: changed(common, changes or {}, f"members: {name}") for name, changes in members.items()}
 
 
-def check_seeds(part: str, site: object, seeds: object) -> None:
+def check_seeds(part: str, site: object, seeds: object, key: str = "phantoms") -> None:
     """Refuse seeds that belong to another part of the phantoms, and the test site outside tests.
 
     One seed is one patient at every site. Raises ConfigError.
     """
-    where = f"phantoms.{part}.{site}"
+    where = f"{key}.{part}.{site}"
     if site not in SITES:
         raise ConfigError(f"{where}: there is no site {site}; the sites are {', '.join(SITES)}")
     if site == HELD_OUT_SITE and part != "test":
@@ -132,19 +139,22 @@ def read_plan(path: Path) -> ExperimentPlan:
     return build(ExperimentPlan, read_yaml(path), str(path))
 
 
-def make_phantoms(plan: ExperimentPlan, folder: Path, workers: int) -> tuple[Path, Fold]:
+def make_phantoms(plan: ExperimentPlan, folder: Path, workers: int, maps: Path = OWN_MAPS) -> tuple[Path, Fold]:
     """Make the phantoms of the plan that are not there yet. Returns the path of their index, and their parts as a fold.
 
-    The index is made anew if it lacks a phantom, or if a phantom's file is newer.
+    maps: folder of organ maps for the plan's on_maps. The index is made anew if it lacks a phantom, or if a phantom's
+    file is newer.
     """
     parts: dict[str, tuple[str, ...]] = {}
-    for part, sites in plan.phantoms.items():
+    for part in PARTS:
         names: list[str] = []
-        for site, (first, count) in (sites or {}).items():
-            names += [study_name(seed, site) for seed in range(first, first + count)]
-            seeds: dict[str, object] = {"seed": first, "count": count, "site": site}
-            words = option_words(seeds | {"output": folder / "phantoms", "workers": workers})
-            phantoms_command.run(parse("phantoms", phantoms_command, words))
+        for kind, chosen in ((plan.phantoms, None), (plan.on_maps, maps)):
+            for site, (first, count) in (kind.get(part) or {}).items():
+                names += [study_name(seed, site, chosen is not None) for seed in range(first, first + count)]
+                seeds: dict[str, object] = {"seed": first, "count": count, "site": site}
+                seeds |= {"maps": chosen} if chosen else {}
+                words = option_words(seeds | {"output": folder / "phantoms", "workers": workers})
+                phantoms_command.run(parse("phantoms", phantoms_command, words))
         parts[part] = tuple(sorted(names))
     path = folder / "phantoms.csv"
     wanted = {name for names in parts.values() for name in names}

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,11 @@ from scipy import ndimage
 
 from training.phantom import lesions
 from training.phantom.lesions import PhantomLesion
+from training.phantom.maps import MapFile
 from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.phantom.study import Phantom, make_phantom
-from training.phantom.tissues import LABELS, TISSUES
+from training.phantom.tissues import LABELS, MORE_TISSUES, TISSUES
+from training.phantom.uptake import correlated, draw_uptake, published
 
 THRESHOLDS = np.array([1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 12, 15, 20])
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -35,10 +38,10 @@ class Facts:
     processor_seconds: float
 
 
-def measure(seed: int, site: str, diagnosis: str | None = None) -> Facts:
-    """Make a study and measure it."""
+def measure(seed: int, site: str, diagnosis: str | None = None, maps: Sequence[MapFile] = ()) -> Facts:
+    """Make a study and measure it. maps: as for `make_phantom`."""
     start, processor_start = time.perf_counter(), time.process_time()
-    phantom = make_phantom(seed, site, diagnosis, keep_organs=True)
+    phantom = make_phantom(seed, site, diagnosis, keep_organs=True, maps=maps)
     organs = organs_of(phantom)
     seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
     voxel_ml = float(np.prod(phantom.pet_spacing_mm)) / 1000
@@ -141,7 +144,7 @@ def tables() -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| tissue | HU | HU with contrast | SUV |", "|---" * 4 + "|"]
-    for name, tissue in TISSUES.items():
+    for name, tissue in (TISSUES | MORE_TISSUES).items():
         suv = f"{tissue.suv_low:g} to {tissue.suv_high:g}"
         lines.append(f"| {name} | {tissue.hu:g} | {tissue.hu_contrast:g} | {suv} |")
     lines += ["", "| disease | share | lesion | chance | at most | median ml | SUV |", "|---" * 7 + "|"]
@@ -158,6 +161,25 @@ def tables() -> str:
         f"- Cold centre: {lesions.COLD_SHARE:.0%} of the lesions above {lesions.COLD_FROM_ML:g} ml.",
         f"- Negative: {lesions.DIAGNOSES['negative']:.0%} of the studies.",
     ]
+    return "\n".join(lines)
+
+
+def uptake_table(count: int, seed: int) -> str:
+    """Drawn SUV of healthy organs beside the published values, as Markdown: mean and deviation of each region over so
+    many patients, and how far the correlations lie apart.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [draw_uptake(rng) for _ in range(count)]
+    lines = ["| region | published mean | drawn | published deviation | drawn |", "|---" * 5 + "|"]
+    for region, row in published().items():
+        values = np.array([patient[region] for patient in drawn])
+        cells = (f"{float(row['mean']):.2f}", f"{values.mean():.2f}", f"{float(row['sd']):.2f}", f"{values.std():.2f}")
+        lines.append(f"| {region} | {' | '.join(cells)} |")
+    names, wanted, _ = correlated()
+    found = np.corrcoef([[patient[name] for patient in drawn] for name in names])
+    apart = np.abs(found - wanted)[np.triu_indices(len(names), 1)]
+    lines += ["", f"Correlations of {count} drawn patients lie {apart.mean():.3f} from the published ones on average, "]
+    lines[-1] += f"{apart.max():.3f} at most."
     return "\n".join(lines)
 
 

@@ -15,18 +15,18 @@ HEAD = ("muscle", "fat", "cortical bone", "marrow")
 
 def paint_organs(canvas: Canvas, build: Build) -> None:
     """Paint all organs over the cavities and the muscle."""
-    _paint_bowel(canvas)
+    paint_bowel(canvas)
     _paint_upper_abdomen(canvas)
-    _paint_vessels(canvas)
+    paint_vessels(canvas)
     _paint_heart(canvas)
     _paint_kidneys(canvas)
-    _paint_pelvis(canvas, build)
-    _paint_head(canvas)
-    _paint_neck(canvas)
-    _paint_variants(canvas)
+    paint_pelvis(canvas, build)
+    paint_head(canvas)
+    paint_neck(canvas)
+    paint_variants(canvas)
 
 
-def _paint_bowel(canvas: Canvas) -> None:
+def paint_bowel(canvas: Canvas) -> None:
     """Small bowel (a random walk in the cavity) and colon, with gas and stretches of higher uptake."""
     rng = canvas.rng
     low, high = np.array([-72, -62, 85]), np.array([78, 20, 265])
@@ -74,7 +74,7 @@ def _paint_upper_abdomen(canvas: Canvas) -> None:
     tube(canvas, "pancreas", [(-28, -10, 285), (5, -16, 305), (70, 15, 335)], (14, 10, 9), over)
 
 
-def _paint_vessels(canvas: Canvas) -> None:
+def paint_vessels(canvas: Canvas) -> None:
     """Mediastinum, aorta to the femoral arteries, caval veins, windpipe and bronchi, gullet."""
     rng = canvas.rng
     aorta = [(4, -22, 500), (-8, -24, 535), (2, -8, 572), (20, 26, 566)]
@@ -142,7 +142,7 @@ def _paint_kidneys(canvas: Canvas) -> None:
                 tube(canvas, "urine", ends, (rng.uniform(1.6, 3.0),), (*over, "marrow"))
 
 
-def _paint_pelvis(canvas: Canvas, build: Build) -> None:
+def paint_pelvis(canvas: Canvas, build: Build) -> None:
     """Bladder, and uterus, or prostate and testes."""
     rng, fill = canvas.rng, build.bladder_fill
     over = ("cavity fat", "muscle", "small bowel", "colon", "active bowel", "gut gas", "urine")
@@ -156,7 +156,7 @@ def _paint_pelvis(canvas: Canvas, build: Build) -> None:
             blob(canvas, "gonad", (18 * side, -74, -40), vary(rng, (12, 14, 18)))
 
 
-def _paint_head(canvas: Canvas) -> None:
+def paint_head(canvas: Canvas) -> None:
     """Skull, brain with cortex and deep nuclei, face, jaw and sinuses."""
     rng = canvas.rng
     for name, shrink in (("cortical bone", 0), ("marrow", 2), ("cortical bone", 4.5), ("brain fluid", 6.5)):
@@ -181,7 +181,7 @@ def _paint_head(canvas: Canvas) -> None:
     tube(canvas, "airway", [(0, -45, 762), (0, -12, 752), (0, -14, 690)], (7, 7, 6), ("muscle", "fat"))
 
 
-def _paint_neck(canvas: Canvas) -> None:
+def paint_neck(canvas: Canvas) -> None:
     """Salivary glands, tonsils, tongue, vocal cords and thyroid."""
     rng = canvas.rng
     over = ("muscle", "fat")
@@ -195,7 +195,7 @@ def _paint_neck(canvas: Canvas) -> None:
     blob(canvas, "tonsil", (0, -4, 762), (10, 4, 6), over)
 
 
-def _paint_variants(canvas: Canvas) -> None:
+def paint_variants(canvas: Canvas) -> None:
     """Uptake that only some patients show: brown fat, worked muscle, arthritis, a spot of thymus."""
     rng = canvas.rng
     if rng.random() < 0.10:

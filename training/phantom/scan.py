@@ -5,7 +5,7 @@ import numpy as np
 from training.phantom import physics
 from training.phantom.lesions import Cloud, PhantomLesion, occupancy
 from training.phantom.physics import Site
-from training.phantom.shapes import Frame, Triple
+from training.phantom.shapes import Frame, Triple, height_mm
 
 
 def fill(
@@ -32,7 +32,7 @@ def scan_pet(
     half = (scanner.pet_matrix - 1) / 2
     origin = np.array([-half * x, -half * y, lines[2][0]]) + rng.uniform((-6, -10, 0), (6, 25, z))
     heights = origin[2] + z * np.arange(slices)
-    moved = physics.breathing(heights, 430 * frame.scale[2], rng.uniform(4, 16))
+    moved = physics.breathing(heights, height_mm(frame, 430), rng.uniform(4, 16))
     matrices = (
         physics.sample_matrix(slices, z, origin[2], lines[2], scanner.blur_mm, moved),
         physics.sample_matrix(scanner.pet_matrix, y, origin[1], lines[1], scanner.blur_mm, 0.0),
@@ -40,7 +40,7 @@ def scan_pet(
     )
     suv = physics.sample(activity, matrices)
     suv *= 1 + np.float32(0.05) * physics.texture(rng, suv.shape, (14 / z, 14 / y, 14 / x))
-    liver_slice = int(np.clip((360 * frame.scale[2] - origin[2]) / z, 0, slices - 1))
+    liver_slice = int(np.clip((height_mm(frame, 360) - origin[2]) / z, 0, slices - 1))
     suv = physics.add_noise(rng, suv, scanner, liver_suv, liver_slice)
     return physics.finish_pet(rng, suv, scanner), origin
 

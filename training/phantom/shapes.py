@@ -26,8 +26,9 @@ class Frame:
     z: np.ndarray  # (z, 1, 1)
     spacing_mm: Triple  # of the grid, x, y, z
     origin_mm: Triple  # of voxel 0, in the phantom's mm
-    scale: Triple  # mm of the phantom per mm of body, x, y, z
+    scale: Triple  # mm of the phantom per mm of body, x, y, z; of a fitted frame on average
     bend_mm: np.ndarray  # (z, 2): shift of x and y in body mm, slice by slice
+    stretch: np.ndarray | None = None  # (z, 2): of a fitted frame, scale of x and y slice by slice
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,16 +66,60 @@ def make_frame(
     return Frame(x, y, line[2][:, None, None], spacing_mm, origin_mm, scale, bend)
 
 
+def fitted_frame(
+    shape: tuple[int, int, int], spacing_mm: Triple, origin_mm: Triple, heights: np.ndarray, lines: np.ndarray
+) -> Frame:
+    """Frame of a grid that follows a patient slice by slice: heights (z) are the slices' body z, rising, and lines
+    (z, 4) their scale of x and of y, and the shift of x and of y in mm of the phantom: body = (mm - shift) / scale.
+    """
+    stretch, shift = lines[:, :2].astype(np.float32), lines[:, 2:].astype(np.float32)
+    x, y = (
+        (origin_mm[axis] + spacing_mm[axis] * np.arange(shape[2 - axis])).astype(np.float32)[None, :] for axis in (0, 1)
+    )
+    bend = shift / stretch
+    tall = spacing_mm[2] * (shape[0] - 1) / float(heights[-1] - heights[0])
+    return Frame(
+        x=((x - shift[:, :1]) / stretch[:, :1])[:, None, :],
+        y=((y - shift[:, 1:]) / stretch[:, 1:])[:, :, None],
+        z=heights.astype(np.float32)[:, None, None],
+        spacing_mm=spacing_mm,
+        origin_mm=origin_mm,
+        scale=(float(stretch[:, 0].mean()), float(stretch[:, 1].mean()), tall),
+        bend_mm=bend,
+        stretch=stretch,
+    )
+
+
+def height_mm(frame: Frame, body_z: float) -> float:
+    """The phantom's mm of a height in body coordinates; a fitted frame goes on evenly beyond its ends."""
+    if frame.stretch is None:
+        return body_z * frame.scale[2]
+    return float(frame.origin_mm[2]) + float(frame.spacing_mm[2]) * _slice_of(frame, body_z)
+
+
+def _slice_of(frame: Frame, body_z: float) -> float:
+    """The place of a height among the slices of a fitted frame."""
+    line = frame.z[:, 0, 0].astype(float)
+    place = float(np.interp(body_z, line, np.arange(len(line))))
+    step = float(line[-1] - line[0]) / (len(line) - 1)
+    return place + (min(body_z - float(line[0]), 0.0) + max(body_z - float(line[-1]), 0.0)) / step
+
+
 def to_phantom_mm(frame: Frame, point: Vector) -> np.ndarray:
     """A point of body coordinates (x, y, z) in the phantom's mm."""
     row = int(np.clip(np.searchsorted(frame.z[:, 0, 0], point[2]), 0, frame.shape[0] - 1))
     bend = np.append(frame.bend_mm[row], 0.0)
+    if frame.stretch is not None:
+        x, y = (np.asarray(point, float)[:2] + bend[:2]) * frame.stretch[row]
+        return np.array([x, y, height_mm(frame, float(point[2]))])
     placed: np.ndarray = (np.asarray(point, float) + bend) * np.asarray(frame.scale)
     return placed
 
 
 def box_around(frame: Frame, low: Vector, high: Vector) -> Box:
     """Slices (z, y, x) that hold the body coordinates from low to high, the bend included."""
+    if frame.stretch is not None:
+        return _fitted_box(frame, low, high)
     bounds = []
     for axis in (2, 1, 0):
         slack = 0.0 if axis == 2 else float(np.abs(frame.bend_mm[:, axis]).max())
@@ -83,6 +128,24 @@ def box_around(frame: Frame, low: Vector, high: Vector) -> Box:
         stop = ((high[axis] + slack) * frame.scale[axis] - frame.origin_mm[axis]) / step
         size = frame.shape[2 - axis]
         bounds.append(slice(int(np.clip(np.floor(start), 0, size)), int(np.clip(np.ceil(stop) + 1, 0, size))))
+    return bounds[0], bounds[1], bounds[2]
+
+
+def _fitted_box(frame: Frame, low: Vector, high: Vector) -> Box:
+    """`box_around` for a fitted frame: first the slices, then the widest bounds among them."""
+    assert frame.stretch is not None
+    start = int(np.clip(np.floor(_slice_of(frame, float(low[2]))), 0, frame.shape[0]))
+    stop = int(np.clip(np.ceil(_slice_of(frame, float(high[2]))) + 1, 0, frame.shape[0]))
+    if start >= stop:
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    rows = slice(start, stop)
+    bounds = [rows]
+    for axis in (1, 0):
+        size, origin, step = frame.shape[2 - axis], frame.origin_mm[axis], frame.spacing_mm[axis]
+        bend, scale = frame.bend_mm[rows, axis], frame.stretch[rows, axis]
+        first, last = ((low[axis] + bend) * scale).min(), ((high[axis] + bend) * scale).max()
+        begin, end = np.floor((first - origin) / step), np.ceil((last - origin) / step) + 1
+        bounds.append(slice(int(np.clip(begin, 0, size)), int(np.clip(end, 0, size))))
     return bounds[0], bounds[1], bounds[2]
 
 

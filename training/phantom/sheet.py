@@ -3,8 +3,11 @@
     python -m training sheet --output docs/phantoms.png
     python -m training sheet --statistics 40 [--site F] [--seed 199000]
     python -m training sheet --tables
+    python -m training sheet --maps training/phantom/maps --output docs/phantoms_on_maps.png
+    python -m training sheet --uptake 4000
 
-The seeds, from FIRST_SEED on, are the end of the validation range; nothing else uses them. docs/phantoms.md has the
+The seeds, from FIRST_SEED on, are the end of the validation range, with --maps, whose maps are for training, the end of
+the training range; nothing else uses them. docs/phantoms.md has the
 printed tables.
 """
 
@@ -18,12 +21,12 @@ from scipy import ndimage
 
 from model.errors import ConfigError, OutputError
 from model.whole import Staging
-from training.phantom.facts import measure, statistics, tables
+from training.phantom.facts import measure, statistics, tables, uptake_table
 from training.phantom.physics import SITES, TRAINING_SITES
 from training.phantom.shapes import Triple
-from training.phantom.study import Phantom, make_phantom
+from training.phantom.study import Phantom, make_phantom, maps_for
 
-FIRST_SEED = 199_000
+FIRST_SEED, FIRST_SEED_ON_MAPS = 199_000, 99_000
 SHEET = (  # site, diagnosis; the seeds are FIRST_SEED and up
     ("A", "lymphoma"),
     ("B", "lung cancer"),
@@ -52,10 +55,16 @@ def run(options: argparse.Namespace) -> None:
         print(tables())
     if options.statistics is not None:
         sites = (options.site,) if options.site else TRAINING_SITES
-        facts = [measure(options.seed + n, sites[n % len(sites)]) for n in range(options.statistics)]
+        seeds = range(options.seed, options.seed + options.statistics)
+        facts = [
+            measure(seed, sites[n % len(sites)], maps=maps_for(seed, options.maps)) for n, seed in enumerate(seeds)
+        ]
         print(statistics(facts))
+    if options.uptake is not None:
+        print(uptake_table(options.uptake, options.seed))
     if options.output is not None:
-        write_sheet(options.output, ((FIRST_SEED + n, *row) for n, row in enumerate(SHEET)))
+        first = FIRST_SEED_ON_MAPS if options.maps else FIRST_SEED
+        write_sheet(options.output, ((first + n, *row) for n, row in enumerate(SHEET)), options.maps)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -64,16 +73,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, metavar="PNG", help="write the sheet of 12 phantoms there (about a minute)")
     add("--statistics", type=int, metavar="COUNT", help="make COUNT studies, print what they hold (3 to 8 s each)")
     add("--site", help=f"all statistics at this site (default: {', '.join(TRAINING_SITES)} in turn)")
-    add("--seed", type=int, default=FIRST_SEED, help=f"first seed of the statistics (default {FIRST_SEED})")
+    add(
+        "--seed",
+        type=int,
+        default=None,
+        help=f"first seed of the statistics (default {FIRST_SEED}, with --maps {FIRST_SEED_ON_MAPS})",
+    )
+    add(
+        "--maps",
+        type=Path,
+        metavar="FOLDER",
+        help="phantoms with the organs of this folder's maps (default: the model's)",
+    )
+    add("--uptake", type=int, metavar="COUNT", help="draw COUNT healthy patients, print their SUV beside the published")
     add("--tables", action="store_true", help="print the sites, tissues and diseases as Markdown tables")
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise ConfigError for options that are wrong, or if there is nothing to do."""
-    if options.output is None and options.statistics is None and not options.tables:
-        raise ConfigError("nothing to do: give --output PNG, --statistics COUNT or --tables")
+    if options.output is None and options.statistics is None and options.uptake is None and not options.tables:
+        raise ConfigError("nothing to do: give --output PNG, --statistics COUNT, --uptake COUNT or --tables")
     if options.statistics is not None and options.statistics < 1:
         raise ConfigError(f"--statistics must be 1 or more studies, got {options.statistics}")
+    if options.uptake is not None and options.uptake < 2:
+        raise ConfigError(f"--uptake must be 2 or more patients, got {options.uptake}")
+    if options.seed is None:
+        options.seed = FIRST_SEED_ON_MAPS if options.maps else FIRST_SEED
     if options.seed < 0:
         raise ConfigError(f"--seed must be 0 or more, got {options.seed}")
     if options.site is not None and options.site not in SITES:
@@ -82,13 +107,16 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--output must be the name of a .png file, got '{options.output}'")
 
 
-def write_sheet(path: Path, studies: Iterable[tuple[int, str, str]]) -> None:
-    """Draw phantoms (seed, site, diagnosis) as one PNG and write it. Raises OutputError if it cannot."""
+def write_sheet(path: Path, studies: Iterable[tuple[int, str, str]], maps: Path | None = None) -> None:
+    """Draw phantoms (seed, site, diagnosis) as one PNG and write it. maps: folder of organ maps for them.
+
+    Raises OutputError if it cannot be written.
+    """
     cells = []
     with Staging() as staging:
         partial = staging.path(path)  # before the work, so that a wrong path is an error at once
         for seed, site, diagnosis in studies:
-            phantom = make_phantom(seed, site, diagnosis)
+            phantom = make_phantom(seed, site, diagnosis, maps=maps_for(seed, maps))
             cells.append(cell(phantom))
             print(f"seed {seed} site {site}: {caption(phantom)}", flush=True)
         picture = sheet(cells).quantize(palette=palette(), dither=Image.Dither.NONE)

@@ -9,9 +9,13 @@ study of the tests comes from the last range. Site F (training.phantom.physics.H
 training or selection, whatever the seed. docs/phantoms.md says what is modelled, and how well.
 
     python -m training phantoms --seed 7 --site A --output DIR --count 3
+
+With --maps the organs are those of a real patient's organ map, and the model's body is fitted around them
+(training/phantom/fitted.py). A map serves seeds of one of the three ranges alone.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +29,15 @@ from model.whole import Staging
 from training.parallel import map_parallel
 from training.phantom import physics
 from training.phantom.anatomy import draw_build, paint_body
+from training.phantom.fitted import paint_fitted
 from training.phantom.lesions import Cloud, PhantomLesion, draw_diagnosis, draw_lesions, occupancy
+from training.phantom.maps import MapFile, find_maps, read_map
 from training.phantom.organs import paint_organs
 from training.phantom.scan import fill, nearest_labels, scan_ct, scan_pet
 from training.phantom.shapes import Canvas, Frame, Triple, make_frame
 from training.phantom.table import TABLE, read_rows, study_name, study_paths, write_row
 from training.phantom.tissues import LABELS, draw_hu, draw_suv
+from training.phantom.uptake import draw_measured_suv
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -54,12 +61,20 @@ class Phantom:
     diagnosis: str
     seed: int
     site: str
+    patient: str  # whose study it is: that of its seed at all sites, or of its organ map
     organs: np.ndarray | None = None  # uint8 labels on the PET grid (training.phantom.tissues.LABELS), if asked for
 
 
-def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_organs: bool = False) -> Phantom:
+def make_phantom(
+    seed: int,
+    site: str = "A",
+    diagnosis: str | None = None,
+    keep_organs: bool = False,
+    maps: Sequence[MapFile] = (),
+) -> Phantom:
     """Make the study of a seed at a site (a key of training.phantom.physics.SITES).
 
+    maps: organ maps of real patients, one of which the seed chooses for the organs; none: the model's own organs.
     diagnosis: "negative", "melanoma", "lung cancer", "lymphoma", "sarcoma", "positive" (any but
     negative), or None: drawn, half of them negative. A negative study has an empty truth.
     Raises ValueError for an unknown site or diagnosis.
@@ -71,8 +86,14 @@ def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_
         np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(4)
     )
     diagnosis = draw_diagnosis(lesion_rng, diagnosis)
-    frame, labels = _draw_patient(body_rng, scanner)
-    suv, hu = draw_suv(tissue_rng), draw_hu(tissue_rng, bool(tissue_rng.random() < scanner.contrast_share))
+    if maps:
+        chosen = maps[int(np.random.default_rng(np.random.SeedSequence([seed, len(maps)])).integers(len(maps)))]
+        frame, labels = _draw_real_patient(body_rng, scanner, chosen)
+        suv = draw_measured_suv(tissue_rng, labels)
+    else:
+        chosen, (frame, labels) = None, _draw_patient(body_rng, scanner)
+        suv = draw_suv(tissue_rng)
+    hu = draw_hu(tissue_rng, bool(tissue_rng.random() < scanner.contrast_share))
     pairs = draw_lesions(lesion_rng, frame, labels, suv, diagnosis)
     activity, density = fill(frame, labels, suv, hu, pairs)
     world = np.round(scan_rng.uniform((-20, -20, -900), (20, 20, 100)), 2)  # zero of the scanner room
@@ -93,6 +114,7 @@ def make_phantom(seed: int, site: str = "A", diagnosis: str | None = None, keep_
         diagnosis=diagnosis,
         seed=seed,
         site=site,
+        patient=chosen.patient if chosen else f"phantom-{seed:06d}",
         organs=nearest_labels(frame, labels, pet.shape, scanner.pet_spacing_mm, origin - shift)
         if keep_organs
         else None,
@@ -158,7 +180,7 @@ def missing_seeds(options: argparse.Namespace) -> list[int]:
         raise ConfigError(f"--seed must be 0 or more and --count 1 or more, got {options.seed} and {options.count}")
     rows, missing = read_rows(options.output), []
     for seed in range(options.seed, options.seed + options.count):
-        name = study_name(seed, options.site)
+        name = study_name(seed, options.site, options.maps is not None)
         try:  # drawn from the same stream as in make_phantom
             wanted = draw_diagnosis(np.random.default_rng(np.random.SeedSequence(seed).spawn(4)[2]), options.diagnosis)
         except ValueError as error:
@@ -173,19 +195,36 @@ def missing_seeds(options: argparse.Namespace) -> list[int]:
     return missing
 
 
-def make_study(seed: int, site: str, diagnosis: str | None, folder: Path) -> str:
+def maps_for(seed: int, folder: Path | None) -> list[MapFile]:
+    """The organ maps of the side that a seed belongs to; none without a folder. Raises ConfigError if it has none."""
+    if folder is None:
+        return []
+    return find_maps(folder, "train" if seed < TRAINING_SEEDS[1] else "test" if seed >= TEST_SEEDS_FROM else "validate")
+
+
+def make_study(seed: int, site: str, diagnosis: str | None, folder: Path, maps_folder: Path | None = None) -> str:
     """Make one study; write its files and its row. Returns a line to print about it."""
-    phantom = make_phantom(seed, site, diagnosis)
-    write_study(phantom, folder, study_name(seed, site))
-    write_row(folder, seed, site, phantom.diagnosis)
+    maps = maps_for(seed, maps_folder)
+    phantom = make_phantom(seed, site, diagnosis, maps=maps)
+    name = study_name(seed, site, bool(maps))
+    write_study(phantom, folder, name)
+    write_row(folder, name, phantom.patient, site, phantom.diagnosis)
     volume = sum(lesion.volume_ml for lesion in phantom.lesions)
     return f"seed {seed} site {site}: {phantom.diagnosis}, {len(phantom.lesions)} lesions, {volume:.1f} ml"
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the studies that are missing, and print a line for each. Raises ConfigError or OutputError."""
-    make = partial(make_study, site=options.site, diagnosis=options.diagnosis, folder=options.output)
+    make = partial(
+        make_study,
+        site=options.site,
+        diagnosis=options.diagnosis,
+        folder=options.output,
+        maps_folder=options.maps,
+    )
     missing = missing_seeds(options)
+    for seed in {missing[0], missing[-1]} if missing else ():
+        maps_for(seed, options.maps)  # a folder without maps is an error before the first study
     for line in map_parallel(make, missing, options.workers):
         tqdm.write(line)
     print(f"'{options.output / TABLE}': {len(missing)} studies made, {options.count - len(missing)} were there already")
@@ -200,6 +239,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="seed of the first study")
     parser.add_argument("--site", default="A", choices=list(physics.SITES), help="scanner (default A, 4 mm voxels)")
     parser.add_argument("--diagnosis", default=None, help="a diagnosis, or positive (default: drawn, half negative)")
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of real patients' organ maps, around which bodies are painted; training/phantom/maps has five for "
+        "training seeds (default: the model's own organs; cost: none)",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write into, made if absent")
     parser.add_argument("--count", type=int, default=1, help="how many studies, seeds one apart (default 1)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
@@ -214,6 +260,13 @@ def _triple(values: np.ndarray) -> Triple:
 def _moved(lesion: PhantomLesion, shift: np.ndarray) -> PhantomLesion:
     """The lesion with its centre moved."""
     return PhantomLesion(lesion.kind, lesion.volume_ml, lesion.suv, _triple(np.asarray(lesion.centre_mm) + shift))
+
+
+def _draw_real_patient(rng: np.random.Generator, scanner: physics.Site, file: MapFile) -> tuple[Frame, np.ndarray]:
+    """Frame and labels (z, y, x) of a patient with the organs of a map, scanned from the skull base or beyond it."""
+    build = draw_build(rng, scanner.arms_up_share)
+    top_z = None if scanner.whole_head else float(rng.uniform(752, 790))
+    return paint_fitted(read_map(file), build, scanner.ct_spacing_mm, top_z, rng)
 
 
 def _draw_patient(rng: np.random.Generator, scanner: physics.Site) -> tuple[Frame, np.ndarray]:

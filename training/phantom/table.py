@@ -11,9 +11,9 @@ TABLE = "studies.csv"  # training index reads it
 COLUMNS = ("case", "patient", "diagnosis", "tracer", "site", "pet", "ct", "truth")
 
 
-def study_name(seed: int, site: str) -> str:
-    """Name of a study's files, and its case."""
-    return f"{site}{seed:06d}"
+def study_name(seed: int, site: str, on_map: bool = False) -> str:
+    """Name of a study's files, and its case. on_map: its organs are those of a real patient's map."""
+    return f"{site}{'r' * on_map}{seed:06d}"
 
 
 def study_paths(folder: Path, name: str) -> list[Path]:
@@ -37,13 +37,11 @@ def read_rows(folder: Path) -> dict[str, dict[str, str]]:
         ) from None
 
 
-def write_row(folder: Path, seed: int, site: str, diagnosis: str) -> None:
-    """Put a study's row into studies.csv, sorted by case. Other processes may add rows at the same time.
-
-    The patient is the seed: at two sites it is the same body with the same lesions. Paths are relative to the table.
+def write_row(folder: Path, name: str, patient: str, site: str, diagnosis: str) -> None:
+    """Put a study's row into studies.csv, sorted by case. Other processes may add rows at the same time. Paths are
+    relative to the table.
     """
-    name = study_name(seed, site)
-    values = (name, f"phantom-{seed:06d}", diagnosis, "FDG", site, *map(str, study_paths(Path(), name)))
+    values = (name, patient, diagnosis, "FDG", site, *map(str, study_paths(Path(), name)))
     with (folder / f".{TABLE}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = read_rows(folder) | {name: dict(zip(COLUMNS, values, strict=True))}

@@ -63,7 +63,14 @@ TISSUES: dict[str, Tissue] = {
     "worked muscle": Tissue(52, 64, 1.3, 2.6),
     "cavity fat": Tissue(-105, -105, 0.25, 0.45),
 }
-LABELS: dict[str, int] = {name: label for label, name in enumerate(TISSUES)}
+# Tissues of phantoms on organ maps alone. They come last, so that the draws of the others stay what they are.
+MORE_TISSUES: dict[str, Tissue] = {
+    "prostate": Tissue(40, 60, 1.5, 4.0),
+    "thymus": Tissue(30, 45, 1.2, 3.5),
+    "inflamed joint": Tissue(35, 50, 1.5, 6.0),
+    "scar": Tissue(30, 45, 1.5, 6.0),
+}
+LABELS: dict[str, int] = {name: label for label, name in enumerate([*TISSUES, *MORE_TISSUES])}
 _SKEWED = {"heart wall", "bladder", "urine", "active bowel", "brown fat"}
 
 
@@ -91,4 +98,5 @@ def draw_hu(rng: np.random.Generator, contrast: bool) -> np.ndarray:
     hu[1:] += rng.normal(0, 3, hu.size - 1)
     hu[LABELS["lung"]] += rng.normal(0, 35)
     hu[LABELS["liver"]] -= rng.exponential(5)  # steatosis
-    return hu
+    more = [t.hu_contrast if contrast else t.hu for t in MORE_TISSUES.values()]
+    return np.concatenate([hu, np.array(more, np.float32)])

@@ -28,6 +28,7 @@ from training.runs.checkpoint import LOG, STATE, cut_log, write_state
 from training.runs.finite import LeftOut, NotFinite, check_left_out, check_weights, gradient_norm, not_finite_reason
 from training.runs.optimizers import optimizer_for
 from training.runs.predict import layout_of
+from training.runs.recompute import recompute_stages
 from training.runs.torchrun import average_gradients, in_any_process, mean_over_processes, processes, rank
 from training.settings import Training
 
@@ -39,7 +40,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Run:
     """What the loop works on.
 
-    `at_epoch(epoch, figures)` gets loss, rate and seconds, and may return more for the log, as validation does.
+    `at_epoch(epoch, figures)` gets loss, rate and seconds, in every process, and may return more for the log, as
+    validation does.
     """
 
     folder: Path
@@ -123,6 +125,8 @@ def begin(run: Run) -> TrainingProgress:
     run.network.to(device.torch_device, memory_format=layout).train()  # type: ignore[call-overload]
     if settings.fixed_statistics:
         fix_statistics(run.network)
+    if settings.recompute:
+        recompute_stages(run.network)
     optimizer = optimizer_for(run.network.parameters(), settings.optimizer)
     loss = run.loss.to(device.torch_device) if isinstance(run.loss, nn.Module) else nn.Module()
     if any(True for _ in loss.parameters()):
@@ -169,8 +173,9 @@ def end_of_epoch(run: Run, step: int, rate: float, losses: list[float]) -> None:
     figures |= {f"{name}_s": round(value, 3) for name, value in run.seconds.items()}
     figures |= {"left_out": run.left_out.epoch, "precision": str(run.device.precision).removeprefix("torch.")}
     run.left_out.epoch = 0
+    more = run.at_epoch(epoch, figures)  # in every process: they share the validation
     if rank() == 0:
-        write_log(run.folder / LOG, figures | run.at_epoch(epoch, figures))
+        write_log(run.folder / LOG, figures | more)
 
 
 def one_step(

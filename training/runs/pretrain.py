@@ -90,7 +90,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
         run: Run
 
         def at_epoch(epoch: int, figures: dict[str, Any]) -> dict[str, float]:
-            return {} if epoch % settings.validate_every and epoch != last else validate(run, held_out)
+            due = rank() == 0 and (epoch % settings.validate_every == 0 or epoch == last)
+            return validate(run, held_out) if due else {}
 
         run = Run(
             folder=folder,

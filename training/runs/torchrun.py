@@ -40,7 +40,7 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
     if gpu:
         torch.cuda.set_device(device.torch_device)  # NCCL uses the current one; by default every process has the first
     backend = "nccl" if gpu else "gloo"
-    distributed.init_process_group(backend, timeout=WAIT)  # the others wait while the first validates
+    distributed.init_process_group(backend, timeout=WAIT)  # a process may validate longer than others
     try:
         distributed.barrier()
         yield state if rank() == 0 else open_run(folder, config, hold=False)
@@ -61,6 +61,15 @@ def mean_over_processes(value: float, device: Device) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=device.torch_device)
     distributed.all_reduce(total)
     return float(total) / processes()
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process gives, in the order of their numbers, in every process."""
+    if processes() == 1:
+        return [value]
+    values: list[Any] = [None] * processes()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def average_gradients(loss: nn.Module) -> None:

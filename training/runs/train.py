@@ -145,6 +145,8 @@ def train_run(
         )
         validation.average = run.average
         train(run, state)
+        if not validation.last:  # a run killed after its last checkpoint has not validated; all processes share it
+            validation.scores(settings.schedule.last)
         if rank() == 0:
             return finish(run, validation, origin)
     return {}
@@ -156,7 +158,7 @@ def check_data(data: CropDataset | SliceDataset, settings: Training, cache: Path
         print(f"warning: {data.warning}", file=sys.stderr)
     one_crop(cache, (*fold.train, *fold.validate))
     check_apart(data.studies, fold, cache)
-    check_validation_cases(settings, cache, validation_cases(settings, fold))
+    check_validation_cases(settings, cache, validation_cases(settings, cache, fold))
 
 
 def validated_text(validation: Mapping[str, Any]) -> str:
@@ -204,8 +206,7 @@ def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> d
     stop = run.settings.schedule.last
     kept = run.average.state() if run.average else run.network.state_dict()
     check_weights(run.folder, run.settings, kept, stop * steps_per_epoch(run))
-    scores = validation.last or validation.scores(stop)  # a run killed after its last checkpoint has not validated
-    best = stop
+    scores, best = validation.last, stop
     if run.settings.keep == "best" and (run.folder / BEST_NOTE).exists():
         name, note = BEST, checkpoint.read_json(run.folder / BEST_NOTE)
         best, scores = note["epoch"], note["validation"]

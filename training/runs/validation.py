@@ -1,10 +1,12 @@
 """Validation during a run, and what is shown of it: curves, slices, TensorBoard."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,10 +20,12 @@ from training.runs.averaging import WeightAverage
 from training.runs.batch_norm import refreshed
 from training.runs.pictures import draw_curves, draw_slices
 from training.runs.predict import finite, margin, score_margin, validation_dice
-from training.runs.torchrun import rank
+from training.runs.torchrun import gathered, processes, rank
 from training.settings import Training
 
 BEST, BEST_NOTE = "best.safetensors", "best.json"
+MOST_SHARE = 0.1  # of the time of the steps that validation should take
+LEAST_SECONDS = 60.0  # below, a long validation is not worth a warning
 
 
 class Validation:
@@ -31,7 +35,8 @@ class Validation:
         self, folder: Path, settings: Training, cache: Path, fold: Fold, network: nn.Module, device: Device
     ) -> None:
         self.folder, self.settings, self.cache, self.network, self.device = folder, settings, cache, network, device
-        self.cases = validation_cases(settings, fold)
+        self.cases, self.all_cases = validation_cases(settings, cache, fold), list(fold.validate)
+        self.seconds, self.warned = 0.0, False
         self.average: WeightAverage | None = None
         self.train = fold.train
         self.board = SummaryWriter(str(folder / "tensorboard")) if rank() == 0 else None
@@ -39,6 +44,8 @@ class Validation:
 
     def __call__(self, epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
         scores = self.scores(epoch)
+        if scores:
+            self.say_if_long(figures)
         if self.board is not None:
             for kind, values in (("training", figures), ("validation", scores)):
                 for name, value in values.items():
@@ -47,36 +54,53 @@ class Validation:
             self.board.flush()
         return scores
 
+    def say_if_long(self, figures: dict[str, Any]) -> None:
+        """Warn, once, where validation has taken more than MOST_SHARE of the time of the steps."""
+        steps = sum(float(figures.get(f"{name}_s", 0)) for name in ("data", "compute"))
+        if rank() == 0 and not self.warned and self.seconds > MOST_SHARE * steps and self.seconds > LEAST_SECONDS:
+            self.warned = True
+            print(
+                f"warning: validation took {self.seconds:.0f} s beside {steps:.0f} s of training, more than "
+                f"{MOST_SHARE:.0%}: raise validate_every ({self.settings.validate_every} epochs) or lower "
+                f"validate_at_most ({self.settings.validate_at_most} studies)",
+                file=sys.stderr,
+            )
+
     def scores(self, epoch: int) -> dict[str, float | None]:
         """Mean scores of the validation cases; empty if this epoch is none to validate."""
         stop = self.settings.schedule.last
         if epoch % self.settings.validate_every and epoch != stop or not self.cases:
             return {}
-        scores, shown = {}, None
-        network = self.network_to_save()
-        for case in self.cases:
+        begun, full = time.monotonic(), epoch == stop and self.settings.keep != "best"
+        cases, shown = self.all_cases if full else self.cases, None
+        settings = self.settings if full else with_overlap(self.settings)
+        network, mine = self.network_to_save(), {}
+        for case in cases[rank() :: processes()]:  # every process takes its share
             study = load(self.cache, case)
-            out = self.margin(network, study)
-            scores[case] = score_margin(out, study)
+            out = self.margin(network, study, settings)
+            mine[case] = score_margin(out, study)
             if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
                 shown = study, out
-        if shown is not None:
+        if shown is not None and rank() == 0:
             draw_slices(*shown, self.folder / "slices.png")
+        found = {case: score for part in gathered(mine) for case, score in part.items()}
+        scores = {case: found[case] for case in cases}
         self.last = {
             "dice": validation_dice(scores),
             "fpv_ml": float(np.mean([s.fpv_ml for s in scores.values()])),
             "fnv_ml": float(np.mean([s.fnv_ml for s in scores.values()])),
         }
         self.keep_best(epoch, network)
-        if (self.folder / checkpoint.LOG).exists():
+        if rank() == 0 and (self.folder / checkpoint.LOG).exists():
             draw_curves(self.folder / checkpoint.LOG, self.folder / "curves.png")
+        self.seconds += time.monotonic() - begun
         return dict(self.last)
 
-    def margin(self, network: nn.Module, study: Prepared) -> np.ndarray:
+    def margin(self, network: nn.Module, study: Prepared, settings: Training) -> np.ndarray:
         """The study's margin, computed as in training, or in float32 where that overflows."""
 
         def compute(on: Device) -> np.ndarray:
-            return margin(network, study, self.settings, on)
+            return margin(network, study, settings, on)
 
         return finite(compute, self.device, f"'{self.folder}', case {study.case}")
 
@@ -99,10 +123,29 @@ class Validation:
         return refreshed(network, self.settings, self.cache, self.train, self.device)
 
 
-def validation_cases(settings: Training, fold: Fold) -> list[str]:
-    """The cases a run validates with: at most `validate_at_most` of the fold's, at even distances."""
-    most = min(settings.validate_at_most or len(fold.validate), len(fold.validate))
-    return [fold.validate[number * len(fold.validate) // most] for number in range(most)]
+def with_overlap(settings: Training) -> Training:
+    """The settings with windows of `validate_overlap`, if that is less than theirs."""
+    window = settings.window
+    if settings.network.kind == "slices" or settings.validate_overlap >= window.overlap:
+        return settings
+    return settings.changed_to(window=replace(window, overlap=settings.validate_overlap))
+
+
+def validation_cases(settings: Training, cache: Path, fold: Fold) -> list[str]:
+    """The cases a run validates with until its last epoch: at most `validate_at_most` of the fold's.
+
+    They are taken at even distances from the cases in the order of their lesions' volume, so that small and large
+    lesions, and none, have their share.
+    """
+    count = len(fold.validate)
+    most = min(settings.validate_at_most or count, count)
+    if most == count:
+        return list(fold.validate)
+    studies = {case: load(cache, case) for case in fold.validate}
+    volume = {case: float(np.count_nonzero(study.truth)) * study.voxel_ml for case, study in studies.items()}
+    ranked = sorted(fold.validate, key=lambda case: (volume[case], case))
+    chosen = {ranked[(2 * number + 1) * count // (2 * most)] for number in range(most)}
+    return [case for case in fold.validate if case in chosen]
 
 
 def check_validation_cases(settings: Training, cache: Path, cases: list[str]) -> None:

@@ -49,7 +49,9 @@ def test_healthy_liver_is_10_mm_from_its_surface_and_from_lesions() -> None:
     organs[2:19, 2:19, 2:19] = LABELS["liver"]
     truth[2:19, 2:19, 9] = 1
     origin, pet = (0.0, 0.0, 0.0), np.ones((21, 21, 21), np.float32)
-    phantom = Phantom(pet, pet, truth, (4.0,) * 3, origin, (4.0,) * 3, origin, [], "melanoma", 0, "A", organs)
+    phantom = Phantom(
+        pet, pet, truth, (4.0,) * 3, origin, (4.0,) * 3, origin, [], "melanoma", 0, "A", "phantom-0", organs
+    )
     expected = np.zeros((21, 21, 21), bool)
     expected[4:17, 4:17, 4:7] = expected[4:17, 4:17, 12:17] = True
     np.testing.assert_array_equal(healthy_liver(phantom), expected)

@@ -25,7 +25,16 @@ def ill() -> Phantom:
     truth[21:29, 21:29, 21:29] = 1
     grid = (10.0, 10.0, 10.0), (-245.0, -245.0, -245.0)
     return Phantom(
-        pet, ct, truth, *grid, *grid, [PhantomLesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))], "lymphoma", 5, "A"
+        pet,
+        ct,
+        truth,
+        *grid,
+        *grid,
+        [PhantomLesion("node", 512.0, 1.0, (0.0, 0.0, 0.0))],
+        "lymphoma",
+        5,
+        "A",
+        "phantom-5",
     )
 
 
@@ -74,7 +83,7 @@ def test_cells_are_set_in_rows_of_four() -> None:
 
 
 def test_sheet_is_written_as_png_with_few_colours(ill: Phantom, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(phantom_sheet, "make_phantom", lambda seed, site, diagnosis: ill)
+    monkeypatch.setattr(phantom_sheet, "make_phantom", lambda seed, site, diagnosis, maps: ill)
     write_sheet(tmp_path / "new" / "sheet.png", [(1, "A", "lymphoma")])
     picture = Image.open(tmp_path / "new" / "sheet.png")
     assert picture.format == "PNG" and picture.mode == "P" and red(picture).any()
@@ -82,7 +91,7 @@ def test_sheet_is_written_as_png_with_few_colours(ill: Phantom, tmp_path: Path, 
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
-    def broken(seed: int, site: str, diagnosis: str) -> Phantom:
+    def broken(seed: int, site: str, diagnosis: str, maps: object) -> Phantom:
         raise OutputError("disk full")
 
     monkeypatch.setattr(phantom_sheet, "make_phantom", broken)

@@ -20,7 +20,7 @@ def made(monkeypatch) -> list[int]:
     """The seeds that were made, instead of minutes of phantoms."""
     seeds = []
 
-    def box(seed: int, site: str, diagnosis: str | None) -> Phantom:
+    def box(seed: int, site: str, diagnosis: str | None, maps: object = ()) -> Phantom:
         seeds.append(seed)
         drawn = draw_diagnosis(np.random.default_rng(np.random.SeedSequence(seed).spawn(4)[2]), diagnosis)
         grid = {f"{what}_spacing_mm": (4, 4, 3) for what in ("pet", "ct")}
@@ -34,6 +34,7 @@ def made(monkeypatch) -> list[int]:
             diagnosis=drawn,
             seed=seed,
             site=site,
+            patient=f"phantom-{seed:06d}",
             **grid,
         )
 
@@ -99,12 +100,13 @@ def test_a_folder_that_cannot_be_written_is_an_error(made, tmp_path, capsys) -> 
 
 def test_rows_of_several_processes_are_all_kept(tmp_path) -> None:
     with get_context("spawn").Pool(2) as pool:
-        pool.starmap(write_row, [(tmp_path, seed, "A", "negative") for seed in range(20)], chunksize=1)
+        rows = [(tmp_path, f"A{seed:06d}", f"phantom-{seed}", "A", "negative") for seed in range(20)]
+        pool.starmap(write_row, rows, chunksize=1)
     assert list(read_rows(tmp_path)) == [f"A{seed:06d}" for seed in range(20)]
 
 
 def test_another_table_of_that_name_is_left_alone(tmp_path) -> None:
     (tmp_path / "studies.csv").write_text("name,age\nx,1\n")
     with pytest.raises(ConfigError, match="is not a table of phantoms"):
-        write_row(tmp_path, 1, "A", "negative")
+        write_row(tmp_path, "A000001", "phantom-1", "A", "negative")
     assert (tmp_path / "studies.csv").read_text() == "name,age\nx,1\n"
