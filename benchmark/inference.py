@@ -25,6 +25,8 @@ the same model's folder: preprocessing, resampling, folds, mirroring.
 """
 
 import argparse
+import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from benchmark.command import PAPER_WIDTHS, joined, parser_for
 from benchmark.contenders.monai import Task
 from benchmark.contenders.start import MODULES, find_contenders, run_in_turn
 from benchmark.inference_tables import figures_of, least_agreement, tables
-from benchmark.nnunet_model import WIDTHS, make_bundle_of, network_of, write_model
+from benchmark.nnunet_models import RESENC_L, dataset_of, residual_plans, write_model
 from benchmark.record import figure, print_and_write, record
 from benchmark.roofline import EDGE, matrix_rate
 from benchmark.synthetic import EXTENT_MM, ct_size_for, make_bundle, make_study
@@ -42,6 +44,7 @@ from model.bundle.manifest import load_bundle
 from model.bundle.settings import Network
 from model.inference.device import choose_device
 from model.networks.operations import operations
+from training.__main__ import main as training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ def arguments() -> argparse.Namespace:
     if options.folds is not None and not 1 <= options.folds <= 20:
         parser.error(f"--folds must be from 1 to 20, got {options.folds}")
     if options.folds and tuple(options.widths) == PAPER_WIDTHS:
-        options.widths = WIDTHS
+        options.widths = RESENC_L["widths"]
     return options
 
 
@@ -144,12 +147,11 @@ def models(options: argparse.Namespace, folder: Path, device: str) -> Iterator[C
     for edge in [None] if options.model else options.windows:
         model = options.model
         if edge is not None:
-            model = write_model(
-                folder / f"model-{edge}", network_of(tuple(options.widths)), edge, options.folds, spacing
-            )
+            plans, dataset = residual_plans(options.widths, edge, spacing), dataset_of() | {"file_ending": ".mha"}
+            model = write_model(folder / f"model-{edge}", plans, dataset, range(options.folds), half=True)
         for mirroring in options.mirroring:
             name = f"bundle-{edge or 'model'}-{mirroring}"
-            bundle = make_bundle_of(model, folder, name, mirroring == "on")
+            bundle = bundle_of(model, folder, name, mirroring == "on")
             part = load_bundle(bundle).manifest
             window, axes = part.window.size, len(part.window.mirrored)
             yield Comparison(
@@ -161,6 +163,16 @@ def models(options: argparse.Namespace, folder: Path, device: str) -> Iterator[C
                 window=window,
                 passes=2**axes,
             )
+
+
+def bundle_of(model: Path, folder: Path, name: str, mirroring: bool) -> Path:
+    """The bundle of a model's folder, as `training import` makes it."""
+    words = [] if mirroring else ["--no-mirroring"]
+    command = ["import", str(model), "--name", name, "--output-folder", str(folder), "--licence", "MIT", *words]
+    with contextlib.redirect_stdout(sys.stderr):
+        if code := training(command):
+            raise SystemExit(code)
+    return folder / name
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ PLAIN: dict[str, Any] = {  # a plain U-Net of nnU-Net's usual size
 }
 
 
+RESAMPLED = 1.05  # so that a benchmark's study is resampled there and back
 KINDS: dict[str, dict[str, Any]] = {"resenc_l": RESENC_L, "plain": PLAIN, "tiny": {}}
 
 
@@ -134,6 +135,15 @@ def plans_of(**changes: Any) -> dict[str, Any]:
     }
 
 
+def residual_plans(widths: Sequence[int], edge: int, spacing_mm: Sequence[float]) -> dict[str, Any]:
+    """Plans of ResEnc L's network, of other widths or fewer stages if so asked. edge: of its patches, in voxels;
+    spacing_mm: a study's (x, y, z), which is resampled to voxels RESAMPLED times as large.
+    """
+    blocks = [RESENC_L["blocks"][min(number, 5)] for number in range(len(widths))]
+    spacing = [RESAMPLED * mm for mm in reversed(spacing_mm)]
+    return plans_of(residual=True, widths=list(widths), blocks=blocks, patch_size=[edge] * 3, spacing=spacing)
+
+
 def dataset_of(
     labels: dict[str, Any] | None = None, regions: list[int] | None = None, names: Sequence[str] = ("CT", "PET")
 ) -> dict[str, Any]:
@@ -194,14 +204,18 @@ def write_model(
     prefix: str = "",
     mirrored: tuple[int, ...] = (0, 1, 2),
     background: float = 0.3,
+    half: bool = False,
 ) -> Path:
-    """A model's folder below `folder`. organs: classes of an organ head; prefix: before every tensor's name."""
+    """A model's folder below `folder`. organs: classes of an organ head; prefix: before every tensor's name; half:
+    weights are numbers that float16 holds, so that nobody rounds them.
+    """
     model = folder / FOLDER
     model.mkdir(parents=True)
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset))
     for fold in folds:
         state = random_state(plans, dataset, organs, 7 if fold == "all" else int(fold), background)
+        state = {name: tensor.half().float() for name, tensor in state.items()} if half else state
         (model / f"fold_{fold}").mkdir()
         torch.save(
             {

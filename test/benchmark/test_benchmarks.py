@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmark import inference_tables, nnunet_model
+from benchmark import inference_tables, nnunet_models
 from benchmark.contenders import start
 from benchmark.record import read
 
@@ -71,14 +71,14 @@ def test_a_model_of_nnunets_kind_is_compared_and_on_a_cpu_float32_is_the_same(tm
 @pytest.mark.slow
 def test_the_random_model_has_every_tensor_that_nnunets_own_network_has(tmp_path) -> None:
     unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
-    network = nnunet_model.network_of((4, 8, 12))
-    model = nnunet_model.write_model(tmp_path, network, 16, 1, (2.0, 2.0, 3.0))
+    plans = nnunet_models.residual_plans((4, 8, 12), 16, (2.0, 2.0, 3.0))
+    model = nnunet_models.write_model(tmp_path, plans, nnunet_models.dataset_of(), half=True)
     words = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]["architecture"][
         "arch_kwargs"
     ]
     types = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
     theirs = unet.ResidualEncoderUNet(2, num_classes=2, deep_supervision=False, **(words | types))
-    found = torch.load(model / "fold_0/checkpoint_final.pth", weights_only=True)["network_weights"]
+    found = torch.load(model / "fold_0/checkpoint_final.pth", weights_only=False)["network_weights"]
     theirs.load_state_dict(found)  # strict
 
 
