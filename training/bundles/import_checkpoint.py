@@ -24,7 +24,7 @@ from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS
 from model.networks.unet import build
-from training.bundles.import_nnunet import check_model, import_nnunet
+from training.bundles.import_nnunet import check_model, configurations, import_nnunet
 from training.bundles.nnunet_folder import is_nnunet
 from training.bundles.write import PAPERS, State, check_bundle_name, check_not_there, write_bundle
 from training.data.table import some_of
@@ -47,8 +47,9 @@ def run(options: argparse.Namespace) -> None:
     nnunet = [path for path in options.checkpoints if is_nnunet(path)]
     check_options(options, bool(nnunet))
     if options.check:
-        for path in nnunet + ([options.and_model] if options.and_model else []):
-            print(check_model(path, options))
+        paths = nnunet + ([options.and_model] if options.and_model else [])
+        for path, named in zip(paths, configurations(options), strict=False):
+            print(check_model(path, named, options))
         return
     folder = import_nnunet(options) if nnunet else import_checkpoints(options)
     if options.licence == UNKNOWN:
@@ -68,6 +69,10 @@ def check_options(options: argparse.Namespace, nnunet: bool) -> None:
         if getattr(options, name):
             kind = "checkpoints of the papers' authors" if nnunet else "models of nnU-Net"
             raise ConfigError(f"--{name.removesuffix('_model').replace('_', '-')} is for {kind}; leave it out")
+    if len(options.configuration or []) > (2 if options.and_model else 1):
+        raise ConfigError(
+            f"--configuration takes one name, and with --and MODEL2 a second for that; got {len(options.configuration)}"
+        )
     if nnunet and options.method == "diwa":
         raise ConfigError("--method diwa averages weights, and nnU-Net's folds have no common start; use --method eoa")
     if not 0 < options.step <= 1:
@@ -324,8 +329,10 @@ def add_nnunet_options(group: Any) -> None:
     add("--checkpoint", choices=("final", "best"), default="final", help="of each fold (default: final)")
     add(
         "--configuration",
+        nargs="+",
         metavar="NAME",
-        help="which, if there are several: 3d_fullres, or a folder as the error lists it (default: the only one)",
+        help="which, if there are several: 3d_fullres, or a folder as the error lists it; a second name is for MODEL2, "
+        "which may lie in the same zip (default: the only one)",
     )
     add("--and", dest="and_model", type=Path, metavar="MODEL2", help="a second model; the bundle votes as both")
     add("--no-mirroring", action="store_true", help="see every window once (default: mirrored as the model allows)")

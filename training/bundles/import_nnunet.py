@@ -42,7 +42,8 @@ class ImportedModel:
 
     found: FoundModel
     described: Described
-    sources: tuple[str, ...]  # file and sha256 of each checkpoint
+    sources: tuple[str, ...]  # what each checkpoint is, with its sha256
+    digests: tuple[str, ...]  # their sha256
     states: dict[str, State]
 
 
@@ -56,9 +57,10 @@ def import_nnunet(options: argparse.Namespace) -> Path:
     check_not_there(folder, options.force, "--name")
     paths = [options.checkpoints[0], *([options.and_model] if options.and_model else [])]
     half = options.store == "float16"
-    models = [
-        read_model(path, options, f"{number}-" if len(paths) > 1 else "", half) for number, path in enumerate(paths, 1)
-    ]
+    models = []
+    for number, (path, named) in enumerate(zip(paths, configurations(options), strict=False), 1):
+        models.append(read_model(path, named, options, f"{number}-" if len(paths) > 1 else "", half))
+    check_different(models, paths)
     own = [model.described for model in models for _ in model.states]
     folds = [fold for model in models for fold in model.found.folds]
     states = {name: state for model in models for name, state in model.states.items()}
@@ -108,15 +110,32 @@ def import_nnunet(options: argparse.Namespace) -> Path:
     return folder
 
 
-def read_model(path: Path, options: argparse.Namespace, prefix: str, half: bool) -> ImportedModel:
+def configurations(options: argparse.Namespace) -> tuple[str | None, str | None]:
+    """--configuration for the model and for that of --and: one name is that of both."""
+    given = options.configuration or [None]
+    return given[0], given[-1]
+
+
+def check_different(models: Sequence[ImportedModel], paths: Sequence[Path]) -> None:
+    """Raise ConfigError if the second model is the first one once more."""
+    if len(models) == 2 and set(models[0].digests) & set(models[1].digests):
+        raise ConfigError(
+            f"--and: '{paths[1]}' gives the same checkpoint as '{paths[0]}'; of two models in one place say both: "
+            "--configuration NAME NAME2"
+        )
+
+
+def read_model(
+    path: Path, configuration: str | None, options: argparse.Namespace, prefix: str, half: bool
+) -> ImportedModel:
     """One model's settings and the states of its folds, whose names begin with `prefix`, in float16 if `half`."""
-    found = find_model(path, options.configuration, options.folds, options.checkpoint)
+    found = find_model(path, configuration, options.folds, options.checkpoint)
     described: Described | None = None
-    states, sources = {}, []
+    states, digests = {}, []
     for number, fold in enumerate(found.folds):
         with found.checkpoint(number) as file:
             tensors, others = read_checkpoint(file, ROOTS)
-            sources.append(f"{found.configuration} fold {fold} (sha256 {sha256_of(file)})")
+            digests.append(sha256_of(file))
             this = describe_checkpoint(found, tensors, others, options, file)
             described = described or this
             if this != described:
@@ -130,7 +149,13 @@ def read_model(path: Path, options: argparse.Namespace, prefix: str, half: bool)
     assert described is not None  # a model has a fold
     for warning in described.warnings:
         print(f"warning: {warning}", flush=True)
-    return ImportedModel(found=found, described=described, sources=tuple(sources), states=states)
+    sources = [
+        f"{found.configuration} fold {fold} (sha256 {digest})"
+        for fold, digest in zip(found.folds, digests, strict=True)
+    ]
+    return ImportedModel(
+        found=found, described=described, sources=tuple(sources), digests=tuple(digests), states=states
+    )
 
 
 def describe_checkpoint(
@@ -185,9 +210,9 @@ def with_organ_names(described: Described, names: Sequence[str], file: Path) -> 
     return replace(described, warnings=(*described.warnings, warning))
 
 
-def check_model(path: Path, options: argparse.Namespace) -> str:
+def check_model(path: Path, configuration: str | None, options: argparse.Namespace) -> str:
     """What a model is and what it will cost, without reading its checkpoints' tensors or writing anything."""
-    found = find_model(path, options.configuration, options.folds, options.checkpoint)
+    found = find_model(path, configuration, options.folds, options.checkpoint)
     described = describe(
         found.plans,
         found.dataset,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmark.nnunet_models import FOLDER, dataset_of, plans_of, write_model
+from model.bundle.manifest import load_bundle
 from training.__main__ import main
 from training.bundles import nnunet_folder
 
@@ -100,6 +101,26 @@ def test_two_models_in_a_zip_are_told_apart_by_configuration_or_place(model: Pat
     assert "more than --configuration 3d_fullres" in check(archive, capsys, "--configuration", "3d_fullres")[2]
     code, out, _ = check(archive, capsys, "--configuration", f"Dataset778_Psma/{FOLDER}")
     assert code == 0 and "configuration 3d_fullres" in out
+
+
+@pytest.mark.slow
+def test_two_models_of_one_zip_become_one_bundle(model: Path, tmp_path, capsys) -> None:
+    archive = zipped(model, tmp_path / "released.zip")
+    other = write_model(tmp_path / "other", plans_of(residual=True), dataset_of())
+    zipped(other.rename(other.with_name("nnUNetTrainer__nnUNetResEncPlans__3d_fullres")), archive)
+    names = (FOLDER, "nnUNetTrainer__nnUNetResEncPlans__3d_fullres")
+    words = ["--and", str(archive), "--configuration"]
+    code, out, _ = check(archive, capsys, *words, *names)
+    assert code == 0 and "plain_unet" in out and "residual_unet" in out
+    command = ["import", str(archive), "--name", "both", "--output-folder", str(tmp_path / "bundles")]
+    assert main([*command, *words, *names]) == 0
+    members = load_bundle(tmp_path / "bundles/both").manifest.members
+    assert [member.network.fusion for member in members if member.network] == ["plain_unet", "residual_unet"]
+    capsys.readouterr()
+    assert main([*command, "--force", *words, names[0]]) == 2
+    assert "gives the same checkpoint as" in capsys.readouterr().err
+    assert main([*command, "--force", "--configuration", *names]) == 2
+    assert "--configuration takes one name" in capsys.readouterr().err
 
 
 def test_a_folder_that_was_renamed_has_the_only_configuration_of_its_plans(model: Path, tmp_path, capsys) -> None:
