@@ -33,6 +33,7 @@ ROOTS = ("network_weights",)
 USE = "Research only. Not a medical device. The weights are their authors': pass them on only by their licence."
 WHOLE_BODY = (400, 400, 326)  # voxels (x, y, z) of the study that --check counts for, as autoPET's
 WHOLE_BODY_MM = (2.0364, 2.0364, 3.0)
+LARGEST_HALF = 65504.0  # what float16 holds
 METHOD = "nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)"
 
 
@@ -144,7 +145,7 @@ def read_model(
                     f"{found.folds[0]}; import them apart by --folds"
                 )
             state = our_state(tensors, described, file)
-            states[f"{prefix}fold-{fold}"] = {name: t.half() if half else t for name, t in state.items()}
+            states[f"{prefix}fold-{fold}"] = halved(state, file) if half else state
             print(f"read fold {fold}: {describe_network(described.network)}", flush=True)
     assert described is not None  # a model has a fold
     for warning in described.warnings:
@@ -156,6 +157,16 @@ def read_model(
     return ImportedModel(
         found=found, described=described, sources=tuple(sources), digests=tuple(digests), states=states
     )
+
+
+def halved(state: State, file: Path) -> State:
+    """The state in float16. Raises WeightsError for numbers that are too large for it."""
+    for name, tensor in state.items():
+        if (largest := float(tensor.abs().max())) > LARGEST_HALF:
+            raise WeightsError(
+                f"'{file}': {name} holds {largest:.3g}, and float16 at most {LARGEST_HALF:g}; use --store float32"
+            )
+    return {name: tensor.half() for name, tensor in state.items()}
 
 
 def describe_checkpoint(

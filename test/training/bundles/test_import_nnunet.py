@@ -136,6 +136,7 @@ def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
         ({}, {}, ["--folds", "3"], "choose by --folds"),
         ({}, {}, ["--configuration", "2d"], "--configuration"),
         ({}, {}, ["--lesion", "nose"], "--lesion nose"),
+        ({}, {}, ["--step", "1e-7"], "--step must be from 0.1 to 1, got 1e-07"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(plans, dataset, words, message, tmp_path, capsys) -> None:
@@ -147,6 +148,20 @@ def test_what_cannot_be_run_is_refused_by_name(plans, dataset, words, message, t
     (folder / "dataset.json").write_text(json.dumps(dataset_of(**dataset)))
     assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b"), *words]) != 0
     assert message in capsys.readouterr().err and not (tmp_path / "b/one").exists()
+
+
+def test_numbers_beyond_float16_are_refused_but_for_float32(tmp_path, capsys) -> None:
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of())
+    path = folder / "fold_0/checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.1.bias"][:] = 65505
+    torch.save(checkpoint, path)
+    command = ["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b")]
+    assert main(command) == 4
+    error = capsys.readouterr().err
+    assert "head.bias holds 6.55e+04, and float16 at most 65504" in error
+    assert f"'{path}'" in error and "use --store float32" in error and not (tmp_path / "b/one").exists()
+    assert main([*command, "--store", "float32"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["missing", "superfluous", "repeat", "nan"])
