@@ -37,6 +37,18 @@ NEWER_PREFIX = "encoder.model."  # segmentation_models_pytorch 0.6 and later; ol
 OURS = {"PET_encoder.": "pet_encoder.", "CT_encoder.": "ct_encoder.", "decoder.": "decoder."}
 WINDOWS = {"volumes": (192, 192, 192), "slices": (256, 256, 1)}  # voxels (x, y, z) of the submissions
 CROPS = {"volumes": 0.0, "slices": -1e6}  # SUV: Ahn and Park crop to PET > 0; Zhong et al. take slices as they are
+DEFAULTS: dict[str, Any] = {"checkpoint": "final", "step": 0.5, "store": "float16"}  # of nnU-Net's models alone
+OF_NNUNET = (
+    "folds",
+    "configuration",
+    "and_model",
+    "channels",
+    "lesion",
+    "organ_names",
+    "no_mirroring",
+    "citation",
+    *DEFAULTS,
+)
 LEAST_STEP = 0.1  # of windows, as a share of their edge: already 125 times as many as nnU-Net's
 DATA = "autoPET training data ({}), as stated by the authors"
 AUTHORS = {"volumes": "Ahn and Park", "slices": "Zhong et al."}
@@ -59,15 +71,19 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_options(options: argparse.Namespace, nnunet: bool) -> None:
-    """Raise ConfigError for options of the other kind of import."""
+    """Raise ConfigError for options of the other kind of import. Puts in the defaults of nnU-Net's."""
     if options.name is None and not options.check:
         raise ConfigError("--name NAME is needed: the bundle's folder below --output-folder")
     if nnunet and len(options.checkpoints) > 1:
         raise ConfigError("give one model of nnU-Net; --and MODEL2 adds a second, with which it makes one bundle")
+    if options.check and not nnunet:
+        raise ConfigError(
+            f"--check is for models of nnU-Net, and '{options.checkpoints[0]}' is no folder, nor a zip that holds "
+            "plans.json; give the released zip or a model's folder"
+        )
     of_others = ("weights", "window", "crop_suv_above")
-    of_nnunet = ("folds", "configuration", "and_model", "channels", "lesion", "no_mirroring", "check", "citation")
-    for name in of_others if nnunet else of_nnunet:
-        if getattr(options, name):
+    for name in of_others if nnunet else OF_NNUNET:
+        if getattr(options, name) not in (None, False):
             kind = "checkpoints of the papers' authors" if nnunet else "models of nnU-Net"
             raise ConfigError(f"--{name.removesuffix('_model').replace('_', '-')} is for {kind}; leave it out")
     if len(options.configuration or []) > (2 if options.and_model else 1):
@@ -76,7 +92,10 @@ def check_options(options: argparse.Namespace, nnunet: bool) -> None:
         )
     if nnunet and options.method == "diwa":
         raise ConfigError("--method diwa averages weights, and nnU-Net's folds have no common start; use --method eoa")
-    if not LEAST_STEP <= options.step <= 1:
+    if nnunet:
+        for name, value in DEFAULTS.items():
+            setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+    if nnunet and not LEAST_STEP <= options.step <= 1:
         raise ConfigError(f"--step must be from {LEAST_STEP} to 1, got {options.step:g}; nnU-Net's is 0.5")
 
 
@@ -327,7 +346,7 @@ def add_nnunet_options(group: Any) -> None:
     add = group.add_argument
     add("--check", action="store_true", help="say whether the model can be run and what it costs; write nothing")
     add("--folds", nargs="+", metavar="FOLD", help="which folds: of 0 1 2 3 4, or all (default: all that are there)")
-    add("--checkpoint", choices=("final", "best"), default="final", help="of each fold (default: final)")
+    add("--checkpoint", choices=("final", "best"), help="of each fold (default: final)")
     add(
         "--configuration",
         nargs="+",
@@ -337,9 +356,7 @@ def add_nnunet_options(group: Any) -> None:
     )
     add("--and", dest="and_model", type=Path, metavar="MODEL2", help="a second model; the bundle votes as both")
     add("--no-mirroring", action="store_true", help="see every window once (default: mirrored as the model allows)")
-    add(
-        "--step", type=float, default=0.5, help="step of the windows, as a share of their edge, 0.1 to 1 (default: 0.5)"
-    )
+    add("--step", type=float, help="step of the windows, as a share of their edge, 0.1 to 1 (default: 0.5)")
     add(
         "--channels",
         nargs=2,
@@ -357,7 +374,7 @@ def add_nnunet_options(group: Any) -> None:
         "of GLOW-FDG and LesionTracer if there are ten)",
     )
     add("--citation", metavar="TEXT", help="whom to cite; stands in the manifest and in every report")
-    add("--store", choices=("float16", "float32"), default="float16", help="numbers in the files (default: float16)")
+    add("--store", choices=("float16", "float32"), help="numbers in the files (default: float16)")
 
 
 def _with_older_prefix(name: str) -> str:

@@ -226,3 +226,15 @@ def test_a_checkpoint_with_other_contents_is_named(changes, message, model: Path
     code = main(["import", str(model), "--name", "one", "--output-folder", str(tmp_path / "b")])
     error = capsys.readouterr().err.splitlines()[-1]
     assert code in (2, 4) and message in error and not (tmp_path / "b/one").exists(), error
+
+
+@pytest.mark.parametrize("words", [["--store", "float16"], ["--step", "0.5"], ["--organ-names", "liver"]])
+def test_what_is_for_nnunet_is_refused_for_other_checkpoints(words: list[str], made: Path, tmp_path, capsys) -> None:
+    checkpoint = made / "fold_0/checkpoint_final.pth"
+    assert main(["import", str(checkpoint), "--name", "one", "--output-folder", str(tmp_path / "b"), *words]) == 2
+    assert f"{words[0]} is for models of nnU-Net; leave it out" in capsys.readouterr().err
+
+
+def test_check_of_a_checkpoint_alone_says_what_it_needs(made: Path, capsys) -> None:
+    code, _, error = check(made / "fold_0/checkpoint_final.pth", capsys)
+    assert code == 2 and "checkpoint_final.pth' is no folder, nor a zip that holds plans.json; give" in error
