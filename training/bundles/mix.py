@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from msgspec.structs import replace
 
 from model.bundle.format import CHANNELS, Manifest, Member, Provenance
@@ -43,7 +44,7 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
     for number, (bundle, share) in enumerate(zip(bundles, shares, strict=True), start=1):
         total = sum(member.weight for member in bundle.manifest.members)
         for member in bundle.manifest.members:
-            states[f"{number}-{Path(member.file).stem}"] = read_state(bundle, member)
+            states[f"{number}-{Path(member.file).stem}"] = without_loss(read_state(bundle, member))
             weights.append(share * member.weight / total)
             sources.append((member, bundle.manifest.part(member)))
 
@@ -78,6 +79,13 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
         )
 
     write_bundle(output, states, manifest, weights=weights, start_sha256=None, force=force)
+
+
+def without_loss(state: State) -> State:
+    """The state in float16 if no number changes by that, as in files that hold float16; else as it is."""
+    halves = {name: t.half() if t.dtype == torch.float32 else t for name, t in state.items()}
+    same = all(torch.equal(halves[name].to(tensor.dtype), tensor) for name, tensor in state.items())
+    return halves if same else state
 
 
 def provenance_of(bundles: list[Bundle]) -> Provenance:

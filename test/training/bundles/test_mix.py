@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from cases import case_of
 from msgspec import structs
+from safetensors.torch import load_file
 from tiny_studies import tiny_images
 
+from benchmark.nnunet_models import dataset_of, plans_of, write_model
 from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Intensity, Network, Window
@@ -116,3 +119,16 @@ def test_bundles_that_crop_otherwise_and_soups_are_refused(make_bundle, tmp_path
     assert "got '../x y'" in capsys.readouterr().err and not (tmp_path / "m").exists()
     assert main(["mix", str(tmp_path / "a"), "--shares", "1", "2", "--name", "x", "--output", str(tmp_path / "m")]) != 0
     assert "--shares has 2 numbers, there are 1 bundles" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
+def test_members_in_float16_stay_in_float16_and_others_in_float32(make_bundle, tmp_path) -> None:
+    model = write_model(tmp_path / "model", plans_of(), dataset_of())
+    assert main(["import", str(model), "--name", "half", "--output-folder", str(tmp_path)]) == 0
+    other = make_bundle(tmp_path / "other", members=1)
+    words = ["mix", str(tmp_path / "half"), str(other), "--name", "both", "--output", str(tmp_path / "both")]
+    assert main(words) == 0
+    one, two = (load_file(path) for path in sorted((tmp_path / "both").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in one.values()} == {torch.float16}
+    assert {tensor.dtype for tensor in two.values()} == {torch.float32}
+    half = load_file(tmp_path / "half/fold-0.safetensors")
+    assert all(torch.equal(one[name], half[name]) for name in half)
