@@ -224,6 +224,7 @@ def with_organ_names(described: Described, names: Sequence[str], file: Path) -> 
 def check_model(path: Path, configuration: str | None, options: argparse.Namespace) -> str:
     """What a model is and what it will cost, without reading its checkpoints' tensors or writing anything."""
     found = find_model(path, configuration, options.folds, options.checkpoint)
+    found.check_beginnings()
     described = describe(
         found.plans,
         found.dataset,

@@ -18,6 +18,7 @@ from typing import Any
 
 from model.errors import ConfigError, WeightsError
 from training.data.table import some_of
+from training.runs.checkpoint_reader import START_BYTES, why_not_zip
 
 PLANS, DATASET = "plans.json", "dataset.json"
 JSON_LIMIT_BYTES = 64 * 2**20  # a dataset.json that lists every case is large; larger is something else
@@ -67,6 +68,18 @@ class FoundModel:
             with archive.open(member) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 2**20)
             yield target
+
+    def check_beginnings(self) -> None:
+        """Raise WeightsError for a checkpoint that does not begin as one, such as a pointer of Git LFS."""
+        for relative in self.checkpoints:
+            if self.inside is None:
+                with (self.path / relative).open("rb") as file:
+                    start = file.read(START_BYTES)
+            else:
+                with _opened(self.path) as archive, archive.open(str(self.inside / relative)) as entry:
+                    start = entry.read(START_BYTES)
+            if why := why_not_zip(start, str(self.path / (self.inside or "") / relative)):
+                raise WeightsError(why)
 
 
 def is_nnunet(path: Path) -> bool:

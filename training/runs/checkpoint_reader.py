@@ -22,6 +22,7 @@ from training.runs.inert_pickle import Inert, Storage, TensorRecord, read_pickle
 
 ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep the tensors
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB
+START_BYTES = 64  # of a file, which tell what it is
 MOST_AXES = 8
 MOST_SHARED = 10  # all tensors together to the file: several tensors may share a storage, such as tied weights
 DTYPES = {
@@ -78,7 +79,9 @@ def read_checkpoint(path: Path, roots: tuple[str, ...] = ROOTS) -> tuple[dict[st
             raise WeightsError(_damaged(path, "places outside the file")) from None
         raise WeightsError(f"cannot read '{path}': {error.strerror or error}; is it there, and readable?") from None
     except DAMAGE as error:
-        raise WeightsError(_why_not_zip(path) or _damaged(path, str(error)[:200])) from None
+        with path.open("rb") as file:
+            start = file.read(START_BYTES)
+        raise WeightsError(why_not_zip(start, str(path)) or _damaged(path, str(error)[:200])) from None
     except MemoryError:
         raise WeightsError(f"'{path}' does not fit into memory; use a machine with more") from None
 
@@ -198,14 +201,14 @@ def _describe(value: Any) -> str:
     return f"'{value.kind[:80]}'" if isinstance(value, Storage) else type(value).__name__
 
 
-def _why_not_zip(path: Path) -> str | None:
-    """The message for a file that does not begin as a zip archive; None for one that does."""
-    with path.open("rb") as file:
-        start = file.read(64)
+def why_not_zip(start: bytes, path: str) -> str | None:
+    """The message for a file, by its first bytes, that does not begin as a zip archive; None for one that does."""
     if start.startswith(b"PK\x03\x04"):
         return None
     if start.lstrip().startswith(b"<"):
         return f"'{path}' is a web page, not a checkpoint: the download did not work; fetch it again with a browser"
+    if start.startswith(b"version https://git-lfs"):
+        return f"'{path}' is a pointer of Git LFS, not the checkpoint itself; fetch that by: git lfs pull"
     return (
         f"'{path}' is not a zip archive, as torch.save has written since PyTorch 1.6: it is an older or another "
         "kind of file; fetch it again, or, where you trust it, load it with torch.load and save it with torch.save"

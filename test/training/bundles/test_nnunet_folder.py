@@ -235,6 +235,19 @@ def test_what_is_for_nnunet_is_refused_for_other_checkpoints(words: list[str], m
     assert f"{words[0]} is for models of nnU-Net; leave it out" in capsys.readouterr().err
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 816000000\n"
+
+
+@pytest.mark.parametrize(("start", "message"), [(POINTER, "git lfs pull"), (b"<html>", "is a web page"), (b"", "no")])
+@pytest.mark.parametrize("in_zip", [False, True])
+def test_check_sees_a_file_that_is_no_checkpoint(
+    start: bytes, message: str, in_zip: bool, model: Path, tmp_path, capsys
+) -> None:
+    (model / "fold_0/checkpoint_final.pth").write_bytes(start)
+    code, _, error = check(zipped(model, tmp_path / "released.zip") if in_zip else model, capsys)
+    assert code == 4 and f"{FOLDER}/fold_0/checkpoint_final.pth' is" in error and message in error
+
+
 def test_check_of_a_checkpoint_alone_says_what_it_needs(made: Path, capsys) -> None:
     code, _, error = check(made / "fold_0/checkpoint_final.pth", capsys)
     assert code == 2 and "checkpoint_final.pth' is no folder, nor a zip that holds plans.json; give" in error
