@@ -51,23 +51,28 @@ class FoundModel:
         if self.inside is None:
             yield self.path / relative
             return
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder, _opened(self.path) as archive:
-            member = archive.getinfo(str(self.inside / relative))
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+            target = Path(folder) / f"fold_{self.folds[number]}.pth"
+            self._unpack(str(self.inside / relative), target)
+            yield target
+
+    def _unpack(self, name: str, target: Path) -> None:
+        """Write a file of the zip. Raises WeightsError if it cannot be one, ConfigError if there is no room for it."""
+        with _opened(self.path) as archive:
+            member = archive.getinfo(name)
             if member.file_size > CHECKPOINT_LIMIT_BYTES:
                 raise WeightsError(
                     f"'{self.path}': {member.filename} would unpack to {member.file_size / 1e9:.1f} GB, at most "
                     f"{CHECKPOINT_LIMIT_BYTES / 1e9:.1f} can be a checkpoint; fetch the zip again"
                 )
-            free = shutil.disk_usage(folder).free
+            free = shutil.disk_usage(target.parent).free
             if free < member.file_size:
                 raise ConfigError(
-                    f"'{folder}' has {free / 1e9:.1f} GB free, the checkpoint of fold {self.folds[number]} takes "
-                    f"{member.file_size / 1e9:.1f} GB: set TMPDIR to a folder with more, or unpack the zip yourself"
+                    f"'{target.parent}' has {free / 1e9:.1f} GB free, {name} takes {member.file_size / 1e9:.1f} GB: "
+                    "set TMPDIR to a folder with more, or unpack the zip yourself"
                 )
-            target = Path(folder) / f"fold_{self.folds[number]}.pth"
             with archive.open(member) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 2**20)
-            yield target
 
     def check_beginnings(self) -> None:
         """Raise WeightsError for a checkpoint that does not begin as one, such as a pointer of Git LFS."""

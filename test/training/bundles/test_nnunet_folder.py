@@ -235,6 +235,12 @@ def test_what_is_for_nnunet_is_refused_for_other_checkpoints(words: list[str], m
     assert f"{words[0]} is for models of nnU-Net; leave it out" in capsys.readouterr().err
 
 
+def test_an_error_while_a_checkpoint_of_a_zip_is_read_is_not_taken_for_damage_of_the_zip(model, tmp_path) -> None:
+    found = nnunet_folder.find_model(zipped(model, tmp_path / "released.zip"))
+    with pytest.raises(RuntimeError, match="out of memory"), found.checkpoint(0):
+        raise RuntimeError("out of memory")
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 816000000\n"
 
 
