@@ -60,9 +60,11 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
                 raise _unreadable(folder, error) from None
             except (OSError, ValueError):  # a name that no file can have
                 continue
+        sought = "' nor in '".join(dict.fromkeys(map(str, (weights, WEIGHTS / weights))))  # absolute: both are one
         raise WeightsError(
-            f"no {MANIFEST} in '{weights}' nor in '{WEIGHTS / weights}'{_own_folder(own)}; --weights takes a bundle's "
-            f"folder or one of the names {', '.join(shipped()) or '(none is shipped)'}"
+            f"no {MANIFEST} in '{sought}'{_own_folder(own)}; --weights takes a bundle's folder or one of "
+            f"the names {', '.join(shipped()) or '(none is shipped)'}; a public model becomes a bundle by: python -m "
+            "training import (docs/weights.md)"
         )
     try:
         if not method and (mounted / MANIFEST).is_file():
@@ -80,7 +82,8 @@ def find_bundle(weights: str | None, method: str | None, mounted: Path = MOUNTED
 
 def _own_folder(own: Path) -> str:
     """What to add to a message if the working folder has a weights/ of its own, which was searched, too."""
-    return "" if own.parent.resolve() == WEIGHTS.resolve() or not own.parent.is_dir() else f" nor in '{own}'"
+    elsewhere = own.is_relative_to(WEIGHTS.name) and own.parent.is_dir()
+    return f" nor in '{own}'" if elsewhere and own.parent.resolve() != WEIGHTS.resolve() else ""
 
 
 def shipped() -> list[str]:

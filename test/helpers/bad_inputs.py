@@ -523,7 +523,7 @@ def tidy(line: str, folder: Path) -> str:
     line = line.replace(str(ROOT), "REPOSITORY")
     line = re.sub(r"[0-9.]+( GB are free| MB free)", r"N\1", line)
     line = re.sub("Operation not permitted|Read-only file system", "Permission denied", line)  # root
-    line = re.sub(r"(names )[a-z, -]+$", r"\1N", line)
+    line = re.sub(r"(names )[a-z, -]+(?=$|;)", r"\1N", line)
     return re.sub(r"sha256 [0-9a-f]{64}|says [0-9a-f]{64}", lambda m: m[0].split()[0] + " N", line)
 
 

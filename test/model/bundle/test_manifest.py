@@ -128,6 +128,12 @@ def test_a_name_is_found_under_the_working_folders_weights_too_and_a_shipped_one
         find_bundle("absent", None)
 
 
+def test_a_folder_without_a_manifest_is_named_once_with_the_way_to_a_bundle(tmp_path) -> None:
+    with pytest.raises(WeightsError, match="training import") as error:
+        find_bundle(str(tmp_path), None)
+    assert str(error.value).count(f"'{tmp_path}'") == 1
+
+
 def test_weights_that_are_not_there_are_an_error_with_the_names_that_are(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "WEIGHTS", tmp_path)
     bundle_at(tmp_path / "eoa")
