@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace as replaced
 
-from model.bundle.format import Manifest, Member
+from model.bundle.format import FOLDS, Manifest, Member
 from model.bundle.manifest import Bundle, chosen_bundle
 from model.bundle.settings import OF_NNUNET, Part, Window
 from model.errors import ConfigError
 
-FOLDS = ("0", "1", "2", "3", "4", "all")  # nnU-Net's names of its folds, as in a manifest
 MIRRORED = {"none": (), "fast": ("x",), "full": ("x", "y", "z")}  # the axes of each choice but model
 MIRRORINGS = ("model", *MIRRORED)
 

@@ -4,7 +4,8 @@ import argparse
 import os
 from typing import Any
 
-from model.bundle.choice import FOLDS, MIRRORINGS, check_choice
+from model.bundle.choice import MIRRORINGS, check_choice
+from model.bundle.format import FOLDS
 from model.errors import ConfigError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # those of model.inference.device, known without torch

@@ -10,6 +10,7 @@ from model.schema import Number, SettingError, build, check_fields, one_of, text
 
 FORMAT_VERSION = 1
 KINDS = ("volumes", "slices", "mixed")
+FOLDS = ("0", "1", "2", "3", "4", "all")  # nnU-Net's names of its folds
 CHANNELS = {"volumes": ("CT", "PET"), "slices": ("PET", "CT")}  # as the authors of either network order them
 
 Weight = Annotated[int, Meta(gt=0, lt=10**6)] | Annotated[float, Meta(gt=0, lt=1e6)]
@@ -32,7 +33,7 @@ class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     intensity: Intensity | None = None
     window: Window | None = None
     preprocessing: Preprocessing | None = None
-    fold: str | None = None
+    fold: Annotated[str, one_of(*FOLDS)] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

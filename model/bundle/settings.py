@@ -204,6 +204,8 @@ class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if len(set(self.mirrored)) < len(self.mirrored):
+            raise SettingError(f"mirrored has an axis twice: {', '.join(self.mirrored)}")
 
 
 class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -189,7 +189,7 @@ def describe_checkpoint(
         channels=options.channels,
         lesion=options.lesion,
         overlap=1 - options.step,
-        mirrored=() if options.no_mirroring else tuple(mirrored or ()),
+        mirrored=() if options.no_mirroring else sorted(set(mirrored or ())),
         organs=organ_classes(tensors),
     )
     return with_organ_names(described, options.organ_names or (), file)

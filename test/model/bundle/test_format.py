@@ -83,6 +83,8 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
         ("members.0.network", {"fusion": "middle", "widths": [0]}, r"members\[0\].network.widths\[0\] must be a whole"),
         ("members.0.network", {"fusion": "middle", "widths": [4]}, r"members\[0\].network: widths must be at least 2"),
         ("window.shrink", 1, "window.shrink must be true or false, got 1"),
+        ("window.mirrored", ["x", "x"], "window.*: mirrored has an axis twice: x, x"),
+        ("members.0.fold", "7", r"members\[0\].fold must be one of 0, 1, 2, 3, 4, all or null, got '7'"),
         ("provenance.scores", [], "must be a mapping"),
         ("network", [], "must be a mapping"),
     ],

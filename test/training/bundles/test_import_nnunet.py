@@ -188,6 +188,12 @@ def test_a_wrong_tensor_is_an_error(kind: str, tmp_path, capsys) -> None:
     assert words in capsys.readouterr().err and not (tmp_path / "b/one").exists()
 
 
+def test_an_axis_that_may_be_mirrored_counts_once(tmp_path) -> None:
+    folder = write_model(tmp_path / "model", plans_of(), dataset_of(), mirrored=(0, 2, 0))
+    assert main(["import", str(folder), "--name", "one", "--output-folder", str(tmp_path / "b")]) == 0
+    assert load_bundle(tmp_path / "b/one").manifest.window.mirrored == ("x", "z")
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
 def test_wrappers_of_a_network_are_taken_off(prefix: str, tmp_path) -> None:
     folder = write_model(tmp_path / "model", plans_of(), dataset_of(), prefix=prefix)
