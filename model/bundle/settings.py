@@ -102,6 +102,8 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError(
                 f"stages must be two or more, one for each of the {len(self.widths)} widths, got {len(self.stages)}"
             )
+        if max(self.stages[0].stride) > 1:
+            raise SettingError(f"stages[0].stride must be [1, 1, 1], got {list(self.stages[0].stride)}")
         if self.norm != "instance":
             raise SettingError(f"norm of {self.fusion} must be instance, got {self.norm}")
         if not 1 <= self.classes <= 255 or (self.classes == 1 and not self.regions):
@@ -112,7 +114,6 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"lesion must name outputs among the {self.classes}{'' if self.regions else ' but 0, the background'}, "
                 f"got {list(self.lesion)}"
             )
-
         if self.organ_names and len(self.organ_names) != self.organs - 1:
             raise SettingError(
                 f"organ_names must be one for each of the {max(self.organs - 1, 0)} organs, got {len(self.organ_names)}"

@@ -128,6 +128,7 @@ def test_check_says_what_it_costs_and_writes_nothing(tmp_path, capsys) -> None:
     [
         ({"patch_size": [16, 16]}, {}, [], "is 2-D"),
         ({"previous_stage": "3d_lowres"}, {}, [], "cascade"),
+        ({"strides": [[2, 2, 2]] * 3}, {}, [], "stages[0].stride must be [1, 1, 1], got [2, 2, 2]"),
         ({"normalization_schemes": ["CTNormalization", "RGBTo01Normalization"]}, {}, [], "RGBTo01Normalization"),
         ({"preprocessor_name": "Mine"}, {}, [], "preprocessor 'Mine'"),
         ({"resampling_fn_data": "mine"}, {}, [], "'mine' cannot be run"),
