@@ -31,6 +31,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "fold",
         "misalignment",
         "on_maps",
+        "on_pet_grid",
         "validate_overlap",
         "recompute",
     )

@@ -47,7 +47,8 @@ MethodAndMembers = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the membe
 
 class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """phantoms: {part: {site: [first seed, how many]}}; on_maps: the same, of phantoms whose organs are those of real
-    patients' maps; members: {name: changes of settings}.
+    patients' maps; on_pet_grid: all of them with the CT on the PET's voxels; members: {name: changes of
+    settings}.
 
     settings: of the base run, which ends at schedule.stop (t0); members run from there to schedule.epochs. pretrain:
     changes of settings for the CT encoder's run, null if there is none. networks: {row of table 2: network}. slices:
@@ -60,6 +61,7 @@ class ExperimentPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     phantoms: dict[Any, Any]
     networks: dict[Any, Any]
     on_maps: dict[Any, Any] = {}
+    on_pet_grid: bool = False
     pretrain: dict[Any, Any] | None = None
     slices: dict[Any, Any] | None = None
     crop_suv_above: Number = 0.0
@@ -150,10 +152,12 @@ def make_phantoms(plan: ExperimentPlan, folder: Path, workers: int, maps: Path =
         names: list[str] = []
         for kind, chosen in ((plan.phantoms, None), (plan.on_maps, maps)):
             for site, (first, count) in (kind.get(part) or {}).items():
-                names += [study_name(seed, site, chosen is not None) for seed in range(first, first + count)]
+                seeds_of_site = range(first, first + count)
+                names += [study_name(seed, site, chosen is not None, plan.on_pet_grid) for seed in seeds_of_site]
                 seeds: dict[str, object] = {"seed": first, "count": count, "site": site}
                 seeds |= {"maps": chosen} if chosen else {}
                 words = option_words(seeds | {"output": folder / "phantoms", "workers": workers})
+                words += ["--on-pet-grid"] * plan.on_pet_grid
                 phantoms_command.run(parse("phantoms", phantoms_command, words))
         parts[part] = tuple(sorted(names))
     path = folder / "phantoms.csv"

@@ -11,9 +11,12 @@ TABLE = "studies.csv"  # training index reads it
 COLUMNS = ("case", "patient", "diagnosis", "tracer", "site", "pet", "ct", "truth")
 
 
-def study_name(seed: int, site: str, on_map: bool = False) -> str:
-    """Name of a study's files, and its case. on_map: its organs are those of a real patient's map."""
-    return f"{site}{'r' * on_map}{seed:06d}"
+def study_name(seed: int, site: str, on_map: bool = False, on_pet_grid: bool = False) -> str:
+    """Name of a study's files, and its case. on_map: its organs are those of a real patient's map.
+
+    on_pet_grid: its body was painted on the PET's voxels.
+    """
+    return f"{site}{'r' * on_map}{'p' * on_pet_grid}{seed:06d}"
 
 
 def study_paths(folder: Path, name: str) -> list[Path]:

@@ -145,6 +145,7 @@ def train_run(
         )
         validation.average = run.average
         train(run, state)
+        check_weights(folder, settings, weights_of(run), settings.schedule.last * steps_per_epoch(run))
         if not validation.last:  # a run killed after its last checkpoint has not validated; all processes share it
             validation.scores(settings.schedule.last)
         if rank() == 0:
@@ -200,12 +201,15 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
         (partial / checkpoint.CONFIG).write_text(text, encoding="utf-8")
 
 
+def weights_of(run: Run) -> dict[str, Any]:
+    """What the run ends with: the average where there is one, else the network's weights."""
+    return run.average.state() if run.average else run.network.state_dict()
+
+
 def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> dict[str, Any]:
-    """Write the weights and run.json. Raises TrainingError if the weights are not finite."""
+    """Write the weights and run.json."""
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.last
-    kept = run.average.state() if run.average else run.network.state_dict()
-    check_weights(run.folder, run.settings, kept, stop * steps_per_epoch(run))
     scores, best = validation.last, stop
     if run.settings.keep == "best" and (run.folder / BEST_NOTE).exists():
         name, note = BEST, checkpoint.read_json(run.folder / BEST_NOTE)

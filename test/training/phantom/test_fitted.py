@@ -142,6 +142,16 @@ def test_the_command_writes_a_study_under_the_maps_patient(tmp_path) -> None:
     assert row["case"] == "Ar000005" and row["patient"].startswith("fdg_") and row["diagnosis"] == "negative"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("maps", [(), find_maps(OWN_MAPS, "train")], ids=["model", "map"])
+def test_on_the_pets_grid_the_ct_has_its_voxels_and_the_same_lesions_show(maps) -> None:
+    fine, coarse = (make_phantom(7, "A", "positive", maps=maps, on_pet_grid=on) for on in (False, True))
+    assert coarse.ct_spacing_mm == coarse.pet_spacing_mm == fine.pet_spacing_mm != fine.ct_spacing_mm
+    assert coarse.diagnosis == fine.diagnosis and coarse.truth.any()
+    body = [float((phantom.pet > 0.15).sum()) for phantom in (fine, coarse)]
+    assert body[1] == pytest.approx(body[0], rel=0.1)
+
+
 def test_a_folder_without_the_table_and_a_map_without_its_row_are_named(tmp_path) -> None:
     with pytest.raises(ConfigError, match="organs.csv"):
         find_maps(tmp_path, "train")

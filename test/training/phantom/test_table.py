@@ -20,7 +20,7 @@ def made(monkeypatch) -> list[int]:
     """The seeds that were made, instead of minutes of phantoms."""
     seeds = []
 
-    def box(seed: int, site: str, diagnosis: str | None, maps: object = ()) -> Phantom:
+    def box(seed: int, site: str, diagnosis: str | None, maps: object = (), on_pet_grid: bool = False) -> Phantom:
         seeds.append(seed)
         drawn = draw_diagnosis(np.random.default_rng(np.random.SeedSequence(seed).spawn(4)[2]), diagnosis)
         grid = {f"{what}_spacing_mm": (4, 4, 3) for what in ("pet", "ct")}
