@@ -222,18 +222,16 @@ def with_organ_names(described: Described, names: Sequence[str], file: Path) -> 
 
 
 def check_model(path: Path, configuration: str | None, options: argparse.Namespace) -> str:
-    """What a model is and what it will cost, without reading its checkpoints' tensors or writing anything."""
+    """What a model is and what it will cost. Its first fold is read whole; nothing is written."""
     found = find_model(path, configuration, options.folds, options.checkpoint)
     found.check_beginnings()
-    described = describe(
-        found.plans,
-        found.dataset,
-        found.configuration,
-        channels=options.channels,
-        lesion=options.lesion,
-        overlap=1 - options.step,
-        mirrored=() if options.no_mirroring else (0, 1, 2),
-    )
+    with found.checkpoint(0) as file:
+        tensors, others = read_checkpoint(file, ROOTS)
+        described = describe_checkpoint(found, tensors, others, options, file)
+        state = our_state(tensors, described, file)
+        if options.store == "float16":
+            halved(state, file)
+        del tensors, state
     network, window, way = described.network, described.window, described.preprocessing
     part = Part(network=network, intensity=Intensity(), window=window, preprocessing=way)
     size = resampled_size(WHOLE_BODY, WHOLE_BODY_MM, way.spacing_mm)
@@ -245,7 +243,7 @@ def check_model(path: Path, configuration: str | None, options: argparse.Namespa
         f"'{path}': {found.trainer}, configuration {found.configuration}, folds {', '.join(found.folds)}",
         describe_network(network),
         f"window {' x '.join(map(str, window.size))} voxels of {' x '.join(f'{mm:g}' for mm in way.spacing_mm)} mm, "
-        f"{passes} passes a window where all axes may be mirrored ({len(found.folds)} without mirroring)",
+        f"{passes} passes a window ({len(found.folds)} without mirroring)",
         f"CT: {way.ct.scheme}, PET: {way.pet.scheme}; lesion: output {', '.join(map(str, network.lesion))} of "
         f"{network.classes}",
         f"disk: {count * each * len(found.folds) / 1e9:.2f} GB in {options.store}; "
@@ -255,7 +253,8 @@ def check_model(path: Path, configuration: str | None, options: argparse.Namespa
         f"{windows * passes * each_pass:.4g} TFLOP, "
         f"{windows * each_pass:.4g} with --folds {found.folds[0]} --no-mirroring",
         *(f"warning: {warning}" for warning in described.warnings),
-        "its tensors are checked when it is imported",
+        f"fold {found.folds[0]} was read: every tensor is there"
+        + ("; the tensors of the others are checked at import" if len(found.folds) > 1 else ""),
     ]
     return "\n".join(lines)
 
