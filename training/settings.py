@@ -11,6 +11,7 @@ import yaml
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from model.bundle.choice_options import PRECISIONS
 from model.bundle.settings import Intensity, Network, Part, Window
 from model.errors import ConfigError
 from model.schema import SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
@@ -21,7 +22,6 @@ KEPT = ("last", "best")
 MERGE = "tag:yaml.org,2002:merge"  # of the key << in YAML
 OPTIMIZERS = ("adamp", "adamw", "adabelief")
 STRENGTHS = {"none": 0.0, "weak": 0.5, "paper": 1.0, "strong": 1.5}  # times probability and range of table 1
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RATE_PRESETS = ("paper", "authors")
 CROPS_ON = ("workers", "device")
 

@@ -62,17 +62,23 @@ class Timed(nn.Module):
             return out
 
 
+def begin() -> tuple[Task, torch.device, Stopwatch]:
+    """The command line's task, its device, and a stopwatch that has counted the imports. Limits the GPU's memory."""
+    task = Task(**json.loads(sys.argv[1]))
+    device = torch.device(task.device)
+    watch = Stopwatch(wait=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    watch.seconds["import"] = age_s()
+    limit_gpu(task.gpu_gb)
+    return task, device, watch
+
+
 def run(predict: Callable[[list[tuple[float, Timed]], Tensor, Task, Stopwatch], Tensor]) -> None:
     """One study from the command line's task; prints what was measured as JSON.
 
     predict: (weighted networks, image (2, X, Y, Z) on the device, task, watch) -> weighted logits (2, X, Y, Z).
     """
-    task = Task(**json.loads(sys.argv[1]))
-    device = torch.device(task.device)
+    task, device, watch = begin()
     gpu = device.type == "cuda"
-    watch = Stopwatch(wait=torch.cuda.synchronize if gpu else lambda: None)
-    watch.seconds["import"] = age_s()
-    limit_gpu(task.gpu_gb)
     with watch.stage("weights"):
         bundle = load_bundle(Path(task.bundle))
         networks = [(one.weight, Timed(one.load().to(device), watch)) for one in voters(bundle)]

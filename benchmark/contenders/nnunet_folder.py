@@ -7,7 +7,6 @@ networks and the way back are its own.
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from benchmark.contenders.clock import age_s
-from benchmark.contenders.monai import AIR_HU, Task, limit_gpu, orientation, read
+from benchmark.contenders.monai import AIR_HU, begin, orientation, read
 from model.files import peak_memory_bytes
 from model.stopwatch import Stopwatch
 
@@ -27,12 +25,8 @@ os.environ.setdefault("nnUNet_def_n_proc", str(os.cpu_count()))  # the most thre
 
 def main() -> None:
     """One study from the command line's task; prints what was measured as JSON."""
-    task = Task(**json.loads(sys.argv[1]))
-    device = torch.device(task.device)
+    task, device, watch = begin()
     gpu = device.type == "cuda"
-    watch = Stopwatch(wait=torch.cuda.synchronize if gpu else lambda: None)
-    watch.seconds["import"] = age_s()
-    limit_gpu(task.gpu_gb)
     with watch.stage("import"):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # type: ignore[import-not-found]
     predictor = nnUNetPredictor(

@@ -8,7 +8,7 @@ from model.bundle.choice import MIRRORINGS, check_choice
 from model.bundle.format import FOLDS
 from model.errors import ConfigError
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # those of model.inference.device, known without torch
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # of convolutions
 
 
 def add_choice_options(parser: Any) -> None:

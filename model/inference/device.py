@@ -11,13 +11,13 @@ from threading import Lock
 
 import torch
 
+from model.bundle.choice_options import PRECISIONS
 from model.driver import gpu_is_there
 from model.errors import ConfigError
 from model.processor import has_bfloat16
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 DEVICES = ("auto", "cuda", "cpu")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _DRIVER_LOCK = Lock()
 _driver_warnings: list[str] = []  # kept: torch warns of a driver only once in a process
 OUT_OF_MEMORY = (  # parts of messages that mean out of memory, of errors that are no OutOfMemoryError

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.bundle.format import Manifest
 from model.bundle.manifest import Bundle
 from model.inference.ensemble import Vote, vote
 from model.inference.options import SegmentOptions
@@ -64,9 +65,15 @@ def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
     if placed.box is None:
         return Ready(case=case, placed=placed, view=None, first_image=None)
     with watch.stage("intensity"):
-        view = view_of(placed, manifest.crop, mixed=any(of_nnunet) and not all(of_nnunet))
+        view = view_for(placed, manifest)
         first_image = None if parts[0].preprocessing else view.image(parts[0])
         return Ready(case=case, placed=placed, view=view, first_image=first_image)
+
+
+def view_for(placed: Placed, manifest: Manifest) -> StudyView:
+    """The view of a placed study for the networks of a bundle."""
+    of_nnunet = [manifest.part(member).preprocessing is not None for member in manifest.members]
+    return view_of(placed, manifest.crop, mixed=any(of_nnunet) and not all(of_nnunet))
 
 
 def segment_ready(ready: Ready, options: SegmentOptions, watch: Stopwatch | None = None) -> Result:

@@ -9,6 +9,7 @@ in float16, fused.py does that.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,15 +48,8 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
         return _prepared_strided(network, device, precision)
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return narrowed(network) if on_cpu else network.to(device)
-    original = network = without_batch_norm(network)
-    if on_cpu:
-        network = narrowed(network)
-    elif precision != torch.float32:
-        network = copy.deepcopy(network)
-        for module in network.modules():
-            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                module.to(precision)
-    out: nn.Module = network.to(device).to(memory_format=LAST)  # type: ignore[call-overload]
+    original = without_batch_norm(network)
+    out = _converted(original, device, precision)
     if precision == torch.float16 and can_fuse(original) and (compiled := kernels(device)):
         return Fused(original.to(device), out, compiled)
     return out
@@ -64,22 +58,24 @@ def prepared(network: nn.Module, device: torch.device, precision: torch.dtype) -
 def _prepared_strided(network: StridedUNet, device: torch.device, precision: torch.dtype) -> nn.Module:
     """Of nnU-Net's kind. On a GPU with the kernels there is no copy for torch's operations until an image needs it."""
 
-    def plain() -> nn.Module:
-        copied: nn.Module = network
-        if precision != torch.float32 and device.type == "cpu":
-            copied = narrowed(network)
-        elif precision != torch.float32:
-            copied = copy.deepcopy(network)
-            for module in copied.modules():
-                if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                    module.to(precision)
-        out: nn.Module = copied.to(memory_format=LAST)  # type: ignore[call-overload]
-        return out
-
     network = network.to(device)
+    plain = partial(_converted, network, device, precision)
     if precision == torch.float16 and can_fuse_strided(network) and (compiled := kernels(device)):
         return FusedStrided(network, plain, compiled)
     return plain()
+
+
+def _converted(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
+    """The network on the device, channels-last; where `precision` is not float32 a copy with convolutions in it."""
+    if precision != torch.float32 and device.type == "cpu":
+        network = narrowed(network)
+    elif precision != torch.float32:
+        network = copy.deepcopy(network)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                module.to(precision)
+    out: nn.Module = network.to(device).to(memory_format=LAST)  # type: ignore[call-overload]
+    return out
 
 
 def without_batch_norm(network: nn.Module) -> nn.Module:

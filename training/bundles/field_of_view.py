@@ -20,8 +20,8 @@ from model.bundle.manifest import Bundle
 from model.inference.device import Device
 from model.inference.ensemble import vote
 from model.inference.options import SegmentOptions
-from model.inference.segment import make_ready, segment_ready
-from model.inference.view import view_of
+from model.inference.preprocess import put_back
+from model.inference.segment import make_ready, segment, view_for
 from model.networks.weights import load_now, voters
 from model.results.metrics import score
 from model.results.writing import write_bytes, write_json
@@ -31,7 +31,9 @@ from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, Volume, read_case
 from model.whole import Staging
 from training.data.table import Study
-from training.ensembles.field_of_view import AIR_HU, AIR_VOXELS, CUTS_MM, FEWEST_VOXELS
+from training.ensembles.field_of_view import AIR_HU, AIR_VOXELS, CUTS_MM, agreement, voxels_of_cut
+from training.phantom.facts import threshold_dice
+from training.runs.scores import without_nan
 
 THRESHOLDS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0)  # SUV
 Box = tuple[slice, slice, slice]
@@ -86,9 +88,9 @@ def cut_case(case: Case, cut_mm: float) -> tuple[Case, Box]:
 
     The CT stays: it is resampled to the PET. At least FEWEST_VOXELS are left on each axis.
     """
-    pet, cut = case.pet, []
-    for edge, spacing in zip(pet.grid.size, pet.grid.spacing_mm, strict=True):
-        cut.append(min(int(cut_mm / spacing), max((edge - FEWEST_VOXELS) // 2, 0)))
+    pet = case.pet
+    edges = zip(pet.grid.size, pet.grid.spacing_mm, strict=True)
+    cut = [voxels_of_cut(cut_mm, edge, spacing_mm) for edge, spacing_mm in edges]
     x, y, z = (slice(n, edge - n) for n, edge in zip(cut, pet.grid.size, strict=True))
     direction = np.array(pet.grid.direction).reshape(3, 3)
     corner = np.array(pet.grid.origin_mm) + direction @ (np.array(pet.grid.spacing_mm) * cut)
@@ -113,14 +115,11 @@ def mask_in_air(case: Case, voxels: int, options: SegmentOptions) -> NDArray[np.
     if placed.box is None:
         return np.zeros(case.pet.grid.shape, bool)
     hu = np.pad(placed.hu, voxels, constant_values=AIR_HU)
-    of_nnunet = [bundle.manifest.part(member).preprocessing is not None for member in bundle.manifest.members]
-    padded = replace(placed, hu=hu, suv=np.pad(placed.suv, voxels))
-    view = view_of(padded, bundle.manifest.crop, mixed=any(of_nnunet) and not all(of_nnunet))
+    view = view_for(replace(placed, hu=hu, suv=np.pad(placed.suv, voxels)), bundle.manifest)
     lesion = (vote(view, options.voters or voters(bundle), options).margin > 0).cpu().numpy()  # (X, Y, Z)
     inner = tuple(slice(voxels, edge - voxels) for edge in lesion.shape)
-    las = np.zeros(placed.view.grid.shape, bool)
-    las[placed.box] = lesion[inner].transpose(2, 1, 0)
-    return np.ascontiguousarray(placed.view.from_las(las))
+    mask: NDArray[np.bool_] = put_back(placed, lesion[inner])
+    return mask
 
 
 def means(rows: Sequence[ViewScore]) -> list[dict[str, Any]]:
@@ -172,8 +171,7 @@ def write_views(rows: Sequence[ViewScore], entry: dict[str, Any], path: Path) ->
     writer.writerows([row.case, row.view, row.dice, row.agreement, row.marked_ml] for row in rows)
     with Staging() as staging:
         write_bytes(text.getvalue().encode(), path, staging)
-        views = [{key: None if value != value else value for key, value in view.items()} for view in means(rows)]
-        write_json(entry | {"views": views}, path.with_suffix(".json"), staging)
+        write_json(without_nan(entry | {"views": means(rows)}), path.with_suffix(".json"), staging)
         staging.commit()
 
 
@@ -182,23 +180,18 @@ def _number(value: float, digits: int) -> str:
 
 
 def _mask(case: Case, options: SegmentOptions) -> NDArray[np.bool_]:
-    return segment_ready(make_ready(case, options.bundle, Stopwatch()), options).mask
+    return segment(case, options).mask
 
 
 def _scored(
     name: str, view: str, mask: NDArray[np.bool_], pet: Volume, truth: NDArray[np.bool_], whole: NDArray[np.bool_]
 ) -> ViewScore:
     ill, voxel_ml = bool(truth.any()), pet.grid.voxel_ml
-    both = np.count_nonzero(mask) + np.count_nonzero(whole)
     return ViewScore(
         case=name,
         view=view,
         dice=score(mask, truth, voxel_ml).dice if ill else float("nan"),
-        agreement=2 * np.count_nonzero(mask & whole) / both if both else 1.0,
+        agreement=agreement(mask, whole),
         marked_ml=np.count_nonzero(mask) * voxel_ml,
-        thresholds=tuple(_dice(pet.array >= level, truth) if ill else float("nan") for level in THRESHOLDS),
+        thresholds=tuple(threshold_dice(pet.array, truth, np.array(THRESHOLDS)).tolist()),
     )
-
-
-def _dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    return 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))

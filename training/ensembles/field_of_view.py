@@ -63,11 +63,22 @@ def cut(study: Prepared, cut_mm: float) -> tuple[Prepared, tuple[slice, ...]]:
     At least FEWEST_VOXELS are left on each axis. The points to draw crops around are not adjusted.
     """
     box = []
-    for edge, spacing in zip(study.suv.shape, study.spacing_mm, strict=True):
-        voxels = min(int(cut_mm / spacing), max((edge - FEWEST_VOXELS) // 2, 0))
+    for edge, spacing_mm in zip(study.suv.shape, study.spacing_mm, strict=True):
+        voxels = voxels_of_cut(cut_mm, edge, spacing_mm)
         box.append(slice(voxels, edge - voxels))
     x, y, z = box
     return replace(study, hu=study.hu[x, y, z], suv=study.suv[x, y, z], truth=study.truth[x, y, z]), (x, y, z)
+
+
+def voxels_of_cut(cut_mm: float, edge: int, spacing_mm: float) -> int:
+    """How many whole voxels a cut takes off either end of an axis of `edge`; FEWEST_VOXELS at least are left."""
+    return min(int(cut_mm / spacing_mm), max((edge - FEWEST_VOXELS) // 2, 0))
+
+
+def agreement(mask: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:
+    """Dice of two masks; 1 where neither marks anything."""
+    both = np.count_nonzero(mask) + np.count_nonzero(whole)
+    return 2 * np.count_nonzero(mask & whole) / both if both else 1.0
 
 
 def with_air(study: Prepared, voxels: int) -> Prepared:
@@ -93,5 +104,4 @@ def _dice_and_agreement(mask: NDArray[np.bool_], study: Prepared, whole: NDArray
     """Dice of the mask with the study's truth, NaN if that is empty; and the agreement of the mask with `whole`."""
     truth = np.asarray(study.truth)
     dice = score(mask, truth, study.voxel_ml).dice if truth.any() else float("nan")
-    both = np.count_nonzero(mask) + np.count_nonzero(whole)
-    return dice, 2 * np.count_nonzero(mask & whole) / both if both else 1.0
+    return dice, agreement(mask, whole)

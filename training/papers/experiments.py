@@ -29,6 +29,7 @@ from training.papers.experiment_data import ExperimentData, data_of
 from training.papers.procedure import (
     ExperimentPlan,
     MethodAndMembers,
+    add_data_options,
     choices_of,
     pretrain_encoder,
     read_plan,
@@ -46,8 +47,6 @@ from training.papers.published_tables import (
     markdown,
     write_table_files,
 )
-from training.parallel import cores
-from training.phantom.maps import OWN_MAPS
 from training.runs.scores import CaseScore
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
@@ -176,13 +175,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
     add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
-    add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
-    add(
-        "--maps",
-        type=Path,
-        default=OWN_MAPS,
-        metavar="FOLDER",
-        help="folder of real patients' organ maps for the plan's on_maps (default: training/phantom/maps, for training "
-        "alone)",
-    )
+    add_data_options(parser)
     add_device_option(parser)

@@ -39,6 +39,7 @@ from training.ensembles.select import TITLES
 from training.papers.procedure import (
     ExperimentPlan,
     MethodAndMembers,
+    add_data_options,
     choices_of,
     make_phantoms,
     prepare_cases,
@@ -46,8 +47,6 @@ from training.papers.procedure import (
     select_members,
     train_members,
 )
-from training.parallel import cores
-from training.phantom.maps import OWN_MAPS
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
 from training.runs.predict import scoring_device
@@ -355,13 +354,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where --ship writes the bundles; bundles of the same names are replaced",
     )
-    add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
-    add(
-        "--maps",
-        type=Path,
-        default=OWN_MAPS,
-        metavar="FOLDER",
-        help="folder of real patients' organ maps for the plan's on_maps (default: training/phantom/maps, for training "
-        "alone)",
-    )
+    add_data_options(parser)
     add_device_option(parser)

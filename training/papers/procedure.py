@@ -4,6 +4,7 @@ A plan describes the phantoms, how a base run and its members are trained, and h
 this project are in training/configs.
 """
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from training.ensembles.members import check_member_name
 from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.select import TITLES, select_runs, write_selection
 from training.ensembles.sweep import Sweep, check_finished, sweep
+from training.parallel import cores
 from training.phantom import study as phantoms_command
 from training.phantom.maps import OWN_MAPS
 from training.phantom.physics import HELD_OUT_SITE, SITES
@@ -139,6 +141,20 @@ def _mapping(value: object, name: str) -> dict[str, Any]:
 def read_plan(path: Path) -> ExperimentPlan:
     """Read a plan from YAML. Raises ConfigError naming the file and the key that is wrong."""
     return build(ExperimentPlan, read_yaml(path), str(path))
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """--workers and --maps: how, and from what, a plan's data is made."""
+    add = parser.add_argument
+    add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
+    add(
+        "--maps",
+        type=Path,
+        default=OWN_MAPS,
+        metavar="FOLDER",
+        help="folder of real patients' organ maps for the plan's on_maps (default: training/phantom/maps, for training "
+        "alone)",
+    )
 
 
 def make_phantoms(plan: ExperimentPlan, folder: Path, workers: int, maps: Path = OWN_MAPS) -> tuple[Path, Fold]:

@@ -38,10 +38,8 @@ class Landmarks:
 class Extent:
     """Where an organ lies in a map: its voxels' mm along x, y and z, for percentiles."""
 
-    def __init__(self, map: OrganMap, mask: np.ndarray) -> None:
-        index = np.argwhere(mask)
-        self.count = len(index)
-        self.mm = index[:, ::-1] * np.asarray(map.spacing_mm)
+    def __init__(self, mm: np.ndarray) -> None:
+        self.mm, self.count = mm, len(mm)
 
     def at(self, axis: int, percent: float) -> float:
         """The position along an axis (0 = x) below which so many percent of the organ lie."""
@@ -49,16 +47,13 @@ class Extent:
 
     def near(self, z_mm: float, within_mm: float) -> "Extent":
         """The part of the organ that lies near a height."""
-        part = object.__new__(Extent)
-        part.mm = self.mm[np.abs(self.mm[:, 2] - z_mm) <= within_mm]
-        part.count = len(part.mm)
-        return part
+        return Extent(self.mm[np.abs(self.mm[:, 2] - z_mm) <= within_mm])
 
 
 def find_landmarks(map: OrganMap) -> Landmarks:
     """The landmarks of a map."""
     found = {
-        organ: Extent(map, map.mask(organ))
+        organ: Extent(np.argwhere(map.mask(organ))[:, ::-1] * np.asarray(map.spacing_mm))
         for organ in ("bladder", "kidneys", "heart", "lungs", "liver", "spleen", "stomach", "glands", "brain")
     }
     return Landmarks(heights=_heights(map, found), lines=_lines(found))
@@ -128,14 +123,12 @@ def _heights(map: OrganMap, found: dict[str, Extent]) -> np.ndarray:
 
 
 def _within_limits(marks: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The marks, the heart's or an end's moved so that the scale between neighbours stays within the limits."""
+    """The marks, each moved in the body so that the scale between neighbours stays within the limits."""
     kept = list(marks)
     for number in range(1, len(kept)):
         (low_mm, low_z), (high_mm, high_z) = kept[number - 1], kept[number]
         scale = np.clip((high_mm - low_mm) / (high_z - low_z), LEAST_SCALE, MOST_SCALE)
-        kept[number] = (high_mm, low_z + (high_mm - low_mm) / scale) if number < len(kept) - 1 else kept[number]
-        if number == len(kept) - 1:
-            kept[number] = (high_mm, low_z + max(high_mm - low_mm, 1.0) / scale)
+        kept[number] = (high_mm, low_z + max(high_mm - low_mm, 1.0) / scale)
     return kept
 
 

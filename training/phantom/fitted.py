@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from training.phantom.anatomy import Build, paint_body, vary
 from training.phantom.fit import fit_frame
-from training.phantom.maps import ORGANS, OrganMap
+from training.phantom.maps import OrganMap
 from training.phantom.organs import paint_bowel, paint_head, paint_neck, paint_variants, paint_vessels
 from training.phantom.shapes import (
     Canvas,
@@ -254,14 +254,3 @@ def _paint_more_variants(canvas: Canvas) -> None:
         start = np.array([(5, -96, 130), (0, -95, 430), (110, 10, 90)][rng.integers(3)], float)
         path = [start + (0, rng.normal(0, 3), step) for step in np.arange(0, rng.uniform(60, 160), 20.0)]
         tube(canvas, "scar", path, rng.uniform(3, 8, 3), ("fat", "muscle", "skin", "cavity fat"))
-
-
-def organ_of_label() -> dict[str, tuple[str, ...]]:
-    """The tissues that an organ of the map is painted with, for checks of a phantom's uptake."""
-    own: dict[str, tuple[str, ...]] = {organ: (tissue,) for organ, tissue in STAMPS.items()}
-    own["lungs"] = ("lung",)
-    own["heart"] = ("blood", "heart wall")
-    own["brain"] = ("grey matter", "white matter", "brain fluid")
-    own["kidneys"] = ("kidney", "urine")
-    own["stomach"] = ("stomach", "gut gas")
-    return {organ: own[organ] for organ in ORGANS}

@@ -171,7 +171,7 @@ def write(rows: Sequence[CaseScore], result: Summary, path: Path, more: dict[str
     }
     with Staging() as staging:
         write_bytes(text.getvalue().encode(), path, staging)
-        write_json(_without_nan(content), path.with_suffix(".json"), staging)
+        write_json(without_nan(content), path.with_suffix(".json"), staging)
         staging.commit()
 
 
@@ -200,10 +200,10 @@ def cell(found: Estimate, digits: int) -> str:
     return f"{found.mean:.{digits}f}{span}" + (f", n {found.cases}" if found.left_out else "")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: null stands for it."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
