@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from training.command import EXPECTED_ERRORS, parse, report_error, without_dashes
+from training.stopping import StoppedInTime, limited, stop_on_signal
 
 # In the order of use.
 COMMANDS = {
@@ -34,7 +35,8 @@ USAGE = "usage: python -m training COMMAND ...    python -m training COMMAND --h
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command. words: its name, then its options; None: those of sys.argv. Returns the exit code.
 
-    An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command.
+    An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command, and 0
+    for a command that stopped in time.
     """
     name, *rest = without_dashes(sys.argv[1:] if words is None else words) or [""]
     if name in ("-h", "--help"):
@@ -45,8 +47,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{USAGE}\nerror: {what}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
+        stop_on_signal()
         module = import_module(f"training.{COMMANDS[name][0]}")
-        module.run(parse(name, module, rest))
+        options = parse(name, module, rest)
+        with limited(getattr(options, "minutes", None)):
+            module.run(options)
+    except StoppedInTime as stopped:
+        print(stopped, flush=True)
     except EXPECTED_ERRORS as error:
         return report_error(error)
     return 0

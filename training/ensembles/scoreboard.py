@@ -35,6 +35,7 @@ from training.runs.predict import (
     score_margin,
     validation_dice,
 )
+from training.stopping import check_time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class Scoreboard:
             for one in self.candidates.values():
                 network = self._network(checkpoint.read_weights(one.weights), one.weights)
                 for case in self.studies:
+                    check_time(f"'{one.name}' is to be run over {len(self.studies)} cases")
                     self._run(one, network, case)
                     bar.update()
 
@@ -138,6 +140,7 @@ class Scoreboard:
             network, seconds = self.soup_network(names), 0.0
             cases: dict[str, dict[str, Any]] = {}
             for case, study in self.studies.items():
+                check_time(f"the soup of {', '.join(names)} is to be scored")
                 begun = time.perf_counter()
                 margin_of_case = self._soup_margin(network, case)
                 seconds += time.perf_counter() - begun

@@ -22,6 +22,7 @@ from training.data.prepare import prepare_all
 from training.data.table import Study, read_table
 from training.ensembles.candidates import read_candidates
 from training.ensembles.members import check_member_name
+from training.ensembles.processes import Engine
 from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.select import TITLES, select_runs, write_selection
 from training.ensembles.sweep import Sweep, check_finished, sweep
@@ -144,8 +145,16 @@ def read_plan(path: Path) -> ExperimentPlan:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """--workers and --maps: how, and from what, a plan's data is made."""
+    """--workers, --maps and --parallel: how, and from what, a plan's data is made, and how many runs at a time."""
     add = parser.add_argument
+    add(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs to train at a time, each in a process: they take the GPUs in turn, or divide the cores. One that "
+        "fails does not stop the others; it is named at the end (default 1)",
+    )
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add(
         "--maps",
@@ -222,9 +231,10 @@ def train_members(
     *,
     ct_encoder: Path | None = None,
     start: Path | None = None,
+    engine: Engine | None = None,
 ) -> list[Path]:
     """Train the base run to theta_0, then its members. Returns the members' folders. start: run that the base run
-    continues.
+    continues. engine: where the members are trained (default: one after the other).
 
     Raises ConfigError if the plan has no members.
     """
@@ -242,7 +252,8 @@ def train_members(
             fold=fold.name,
             runs=folder / "members",
             device=device,
-        )
+        ),
+        engine,
     )
     check_finished(report, folder / "members")
     return [folder / "members" / name for name in members]

@@ -29,8 +29,16 @@ from training.runs.finite import LeftOut, NotFinite, check_left_out, check_weigh
 from training.runs.optimizers import optimizer_for
 from training.runs.predict import layout_of
 from training.runs.recompute import recompute_stages
-from training.runs.torchrun import average_gradients, in_any_process, mean_over_processes, processes, rank
+from training.runs.torchrun import (
+    average_gradients,
+    in_any_process,
+    mean_over_processes,
+    processes,
+    rank,
+    time_is_over_in_any_process,
+)
 from training.settings import Training
+from training.stopping import StoppedInTime
 
 STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -103,7 +111,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             progress.step += 1
             bar.update()
             epoch_ends = progress.step % steps == 0
-            save = epoch_ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            over = time_is_over_in_any_process(run.device)
+            save = epoch_ends or over or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
             average = settings.averaging is not None and (settings.averaging.per_step or epoch_ends)
             if save or average:
                 check_weights(run.folder, settings, run.network.state_dict(), progress.step)
@@ -115,6 +124,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             if save:
                 write_checkpoint(run, progress)
                 saved = time.monotonic()
+            if over:
+                raise StoppedInTime(f"stopped in time: '{run.folder}' is at step {progress.step} of {stop}")
 
 
 def begin(run: Run) -> TrainingProgress:

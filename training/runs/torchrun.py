@@ -12,6 +12,7 @@ from torch import distributed, nn
 
 from model.inference.device import Device
 from training.runs.checkpoint import open_run
+from training.stopping import is_limited, time_is_over
 
 WAIT = timedelta(hours=6)
 
@@ -52,6 +53,15 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
 def in_any_process(happened: bool, device: Device) -> bool:
     """Whether something happened in one of the processes: the same answer in all."""
     return mean_over_processes(float(happened), device) > 0
+
+
+def time_is_over_in_any_process(device: Device) -> bool:
+    """Whether one of the processes should stop at its next checkpoint: the same answer in all. Several processes ask
+    each other only where their minutes are limited.
+    """
+    if processes() == 1:
+        return time_is_over()
+    return is_limited() and in_any_process(time_is_over(), device)
 
 
 def mean_over_processes(value: float, device: Device) -> float:

@@ -42,6 +42,7 @@ from training.runs.start import starting_network, starting_point
 from training.runs.torchrun import opened, processes, rank
 from training.runs.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
 from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
+from training.stopping import add_minutes_option, check_time
 
 MEAN, LAST = "mean.safetensors", "last.safetensors"
 
@@ -86,6 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training pretrain, for a base run")
     parser.add_argument("--encoder", type=Path, help="timm's weights for the RegNetY of a network for slices")
     add_device_option(parser)
+    add_minutes_option(parser)
 
 
 def train_run(
@@ -105,6 +107,7 @@ def train_run(
     with its result, at epoch `averaging.start`. Raises ConfigError, WeightsError, and TrainingError for a loss or
     weights that are not finite.
     """
+    check_time(f"'{folder}' is to be trained")
     origin = starting_point(settings, start, ct_encoder, encoder)
     before = start or (ct_encoder.parent if ct_encoder else None)
     if before:

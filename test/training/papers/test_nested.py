@@ -15,8 +15,10 @@ from training.__main__ import main
 from training.bundles.export import ExportOptions
 from training.command import parse
 from training.data.folds import Fold
-from training.papers import nested
-from training.papers.nested import NestedData, Shipping, fold_of
+from training.papers import nested, nested_data, nested_folds, nested_shipping
+from training.papers.nested_data import NestedData
+from training.papers.nested_folds import fold_of
+from training.papers.shipping import Shipping
 from training.phantom.table import study_name
 from training.settings import read_yaml, settings_from
 
@@ -31,17 +33,17 @@ def shipping(request) -> Shipping:
 def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, monkeypatch) -> None:
     """As long as its own schedule; a plan without such runs has nothing to go on from."""
     runs: list[tuple[str, str | None]] = []
-    monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
+    monkeypatch.setattr(nested_folds, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
     data = NestedData(
         studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={}, cache=tmp_path
     )
     options = argparse.Namespace(run=tmp_path, device="cpu")
     two = structs.replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
-    assert nested.train_start(two, data, options) == tmp_path / "two"
+    assert nested_folds.train_start(two, data, options) == tmp_path / "two"
     assert runs == [(tmp_path / "one", None), (tmp_path / "two", tmp_path / "one")]
     schedules = [settings.schedule for settings in two.start_settings().values()]
     assert [(s.epochs, s.stop) for s in schedules] == [(7, None), (9, None)]
-    assert nested.train_start(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
+    assert nested_folds.train_start(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
 
 
 def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
@@ -88,9 +90,9 @@ def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
 def test_studies_from_another_source_are_not_used_again(tmp_path) -> None:
     source = {"root": "/data/one", "copies": 2}
     for _ in range(2):
-        nested.check_same_source(tmp_path / "real.json", source)
+        nested_data.check_same_source(tmp_path / "real.json", source)
     with pytest.raises(ConfigError, match="give another --run"):
-        nested.check_same_source(tmp_path / "real.json", source | {"copies": 3})
+        nested_data.check_same_source(tmp_path / "real.json", source | {"copies": 3})
 
 
 def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
@@ -116,14 +118,16 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
         phantoms=Fold(name="p", train=("A0",), validate=(), test=()),
         cache=tmp_path,
     )
-    monkeypatch.setattr(nested, "train_and_select", lambda *_: ([], dict.fromkeys(shipping.bundles)))
-    monkeypatch.setattr(nested, "score", lambda *_: dict.fromkeys(shipping.bundles))
-    monkeypatch.setattr(nested, "report", lambda *_: None)
+    monkeypatch.setattr(nested_shipping, "train_and_select", lambda *_: ([], dict.fromkeys(shipping.bundles)))
+    monkeypatch.setattr(nested_folds, "score", lambda *_: dict.fromkeys(shipping.bundles))
+    monkeypatch.setattr(nested_folds, "report", lambda *_: None)
     exported: list[ExportOptions] = []
-    monkeypatch.setattr(nested, "export", exported.append)
+    monkeypatch.setattr(nested_shipping, "export", exported.append)
     words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
-    nested.ship(shipping, data, tmp_path, parse("nested", nested, words))
-    nested.ship(shipping, data, tmp_path, parse("nested", nested, [*words, "--data", "of Mars", "--licence", "MIT"]))
+    nested_shipping.ship(shipping, data, tmp_path, parse("nested", nested, words))
+    nested_shipping.ship(
+        shipping, data, tmp_path, parse("nested", nested, [*words, "--data", "of Mars", "--licence", "MIT"])
+    )
     first, last = exported[0], exported[-1]
     assert first.data.startswith("2 patients, some of them") and first.licence == "unknown"
     assert last.data.startswith("2 patients (of Mars), some of them") and last.licence == "MIT"
@@ -141,14 +145,16 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     )
     done: list[tuple[str, tuple[str, ...]]] = []
     titles: list[str] = []
-    monkeypatch.setattr(nested, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {}))
-    monkeypatch.setattr(nested, "score", lambda *_: {name: [] for name in shipping.bundles})
-    monkeypatch.setattr(nested, "report", lambda scores, path, title: titles.append(title))
-    monkeypatch.setattr(nested, "report_phantoms", lambda *_: None)
+    monkeypatch.setattr(
+        nested_folds, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {})
+    )
+    monkeypatch.setattr(nested_folds, "score", lambda *_: {name: [] for name in shipping.bundles})
+    monkeypatch.setattr(nested_folds, "report", lambda scores, path, title: titles.append(title))
+    monkeypatch.setattr(nested_folds, "report_phantoms", lambda *_: None)
     words = ["--real", "r", "--run", str(tmp_path)]
-    nested.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
+    nested_folds.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
-    nested.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
+    nested_folds.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
 
 
