@@ -22,12 +22,12 @@ import yaml
 from model.errors import ConfigError, LesionError
 from training.command import add_device_option, add_fold_options, option_words
 from training.data.folds import Fold, read_fold
-from training.data.prepared import digest_of, load
 from training.ensembles import members
 from training.ensembles.members import LOGS, STATES, read_members
 from training.ensembles.processes import Engine, LoggedCommand, run_commands
 from training.parallel import cores
 from training.runs import checkpoint
+from training.runs.planned import differing_from_plan
 from training.runs.start import starting_point
 from training.settings import Training, read_yaml, settings_to
 from training.stopping import STOP_AT, StoppedInTime, add_minutes_option, is_limited, time_is_over
@@ -102,15 +102,8 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
     folder = plan.runs / name
     if checkpoint.finished(folder) is None or not (folder / checkpoint.CONFIG).exists():
         return False
-    wanted = {
-        "settings": settings_to(plan.members[name]),
-        "start": origin,
-        "train": list(fold.train),
-        "validate": list(fold.validate),
-        "data": digest_of(load(plan.cache, case) for case in (*fold.train, *fold.validate)),
-    }
     found = read_yaml(folder / checkpoint.CONFIG)
-    return isinstance(found, dict) and not checkpoint.differing({key: found.get(key) for key in wanted}, wanted)
+    return not differing_from_plan(found, plan.members[name], fold, plan.cache, start=origin)
 
 
 def member_command(plan: Sweep, name: str, engine: Engine) -> LoggedCommand:

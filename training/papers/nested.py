@@ -21,14 +21,20 @@ from model.schema import build
 from model.whole import locked
 from training.command import add_device_option, option_words
 from training.ensembles.slurm_jobs import FIRST, RUNS, SUMMARY, add_slurm_options, check_slurm_options, write_jobs
+from training.papers.going_on import put_back
 from training.papers.nested_data import data_of
-from training.papers.nested_folds import common_words, fold_words, score_outer_folds, train_start
+from training.papers.nested_folds import common_words, fold_words, train_start
 from training.papers.nested_progress import missing_parts, report_lines
+from training.papers.nested_runs import planned_runs
+from training.papers.nested_scores import score_outer_folds
 from training.papers.nested_shipping import is_written, ship
 from training.papers.procedure import add_data_options
 from training.papers.shipping import Shipping
+from training.papers.state import RUNS as RUNS_OF_STATE
+from training.papers.state import write_state
+from training.runs.checkpoint import CONFIG
 from training.settings import read_yaml
-from training.stopping import add_minutes_option
+from training.stopping import StoppedInTime, add_minutes_option
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,15 +47,27 @@ def run(options: argparse.Namespace) -> None:
     check_output(options.run)
     try:
         work(shipping, options)
-    finally:
-        if options.fold is None:
-            print("\n".join(report_lines(shipping, options.run, options.outer)), flush=True)
+    except StoppedInTime:
+        end_piece(shipping, options)
+        raise
+    end_piece(shipping, options)
+
+
+def end_piece(shipping: Shipping, options: argparse.Namespace) -> None:
+    """Say what is done and what is missing, and write the state with --state; a single fold leaves both to others."""
+    if options.fold is not None:
+        return
+    print("\n".join(report_lines(shipping, options.run, options.outer)), flush=True)
+    if options.state and any(options.run.glob(f"**/{CONFIG}")):
+        print(write_state(options.run, options.state, fit=True), flush=True)
 
 
 def work(shipping: Shipping, options: argparse.Namespace) -> None:
     """Make the data, train what all folds begin with, then what the options ask for."""
     with locked(options.run, fcntl.LOCK_EX):  # one process makes the data that all folds share, the others wait for it
         data = data_of(shipping, options)
+        if options.state and (options.state / RUNS_OF_STATE).exists():
+            put_back(options.state, options.run, planned_runs(shipping, data, options), data.cache)
         start = options.start or train_start(shipping, data, options)
     if options.only == FIRST:
         return
@@ -74,6 +92,10 @@ def check(options: argparse.Namespace) -> None:
     check_slurm_options(options, ("only", "parallel", "minutes", "fold", "ship"))
     if options.slurm and not options.all:
         raise ConfigError("--slurm makes jobs of what ships and of every outer fold; give --all and --output, too")
+    if options.state and options.fold is not None:
+        raise ConfigError("--state is of all folds; give it without --fold")
+    if options.state and options.state.exists() and not options.state.is_dir():
+        raise ConfigError(f"--state '{options.state}' is a file; name a folder")
     if options.outer < 2:
         raise ConfigError(
             f"--outer must be 2 or more, got {options.outer}: every fold tests networks that the others trained"
@@ -111,6 +133,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="finished run on phantoms alone that base runs go on from "
         "(default: trained as the plan says, below --run)",
+    )
+    add(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="small folder to go on from elsewhere: read when the command begins in a --run without runs, and written "
+        "when it ends or stops in time; see training state (default: none)",
     )
     add(
         "--plan",

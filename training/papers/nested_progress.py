@@ -71,16 +71,20 @@ def missing_parts(shipping: Shipping, folder: Path, outer: int) -> list[str]:
 
 def parts_of(shipping: Shipping, folder: Path, outer: int) -> Iterator[tuple[str, bool]]:
     """Every part of the procedure in words, in the order of the work, and whether it is done."""
-    for name in shipping.starts:
-        run = progress_of(folder, str(name))
-        yield run.text, run.finished
-    for fold in fold_names(outer):
+    ended = [folder / fold / (WRITTEN if fold == SHIPPED else SCORED) for fold in fold_names(outer)]
+    starts = [progress_of(folder, str(name)) for name in shipping.starts]
+    for number, run in enumerate(starts):  # those before a finished one are not needed, nor any when all is done
+        later = any(one.finished for one in starts[number:]) or all(path.exists() for path in ended)
+        yield run.text, later
+    for fold, last in zip(fold_names(outer), ended, strict=True):
+        if last.exists():
+            yield f"{fold} ({checkpoint.read_json(last).get('hours', 0):.3f} h)", True
+            continue
         for name in run_names(shipping, fold):
             run = progress_of(folder, name)
             yield run.text, run.finished
         yield f"{fold}/selection", (folder / fold / SELECTION).exists()
-        last = WRITTEN if fold == SHIPPED else SCORED
-        yield f"{fold}/{'bundles' if fold == SHIPPED else 'scores'}", (folder / fold / last).exists()
+        yield f"{fold}/{'bundles' if fold == SHIPPED else 'scores'}", False
 
 
 def hours_of(shipping: Shipping, folder: Path, fold: str, start: Path | None = None) -> float:

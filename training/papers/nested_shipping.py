@@ -7,8 +7,9 @@ from model.bundle.manifest import MANIFEST
 from model.files import sha256_of
 from training.bundles.export import ExportOptions, export
 from training.papers.nested_data import NestedData
-from training.papers.nested_folds import report_phantoms, shipped_fold, train_and_select
+from training.papers.nested_folds import shipped_fold, train_and_select
 from training.papers.nested_progress import hours_of
+from training.papers.nested_scores import report_phantoms
 from training.papers.shipping import CHOICES, SELECTION, SHIPPED, WRITTEN, Shipping
 from training.runs.checkpoint import read_json, write_json
 
@@ -39,17 +40,20 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
                 trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
             )
         )
-    write_json(folder / WRITTEN, written_from(shipping, options))
+    write_json(folder / WRITTEN, written_from(shipping, options) | {"hours": round(hours, 4)})
 
 
 def is_written(shipping: Shipping, options: argparse.Namespace) -> bool:
-    """Whether the bundles of the selection that is there are at --output."""
+    """Whether the bundles that were written are at --output, and of the selection that is there, if one is."""
     path = options.run / SHIPPED / WRITTEN
-    return path.exists() and bool(read_json(path) == written_from(shipping, options))
+    if not path.exists():
+        return False
+    before, now = read_json(path), written_from(shipping, options)
+    return all(before.get(name) == sha256 for name, sha256 in now.items() if name != SELECTION or sha256)
 
 
 def written_from(shipping: Shipping, options: argparse.Namespace) -> dict[str, str | None]:
     """The sha256 of the selection and of every bundle's manifest at --output; None for one that is not there."""
-    paths = {"selection": options.run / SHIPPED / SELECTION}
+    paths = {SELECTION: options.run / SHIPPED / SELECTION}
     paths |= {str(name): options.output / name / MANIFEST for name in shipping.bundles}
     return {name: sha256_of(path) if path.exists() else None for name, path in paths.items()}

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from model.errors import WeightsError
 from model.inference.device import Device
 from training.batches.device_crops import DeviceCrops
-from training.batches.schedule import rate_at, steps_of
+from training.batches.schedule import rate_at, share_after_restart, steps_of
 from training.runs.averaging import WeightAverage
 from training.runs.checkpoint import LOG, STATE, cut_log, write_state
 from training.runs.finite import LeftOut, NotFinite, check_left_out, check_weights, gradient_norm, not_finite_reason
@@ -63,6 +63,7 @@ class Run:
     at_epoch: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda epoch, figures: {}
     seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})  # waited, computed
     left_out: LeftOut = field(default_factory=LeftOut)
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # as config.yaml has them
 
 
 @dataclass(kw_only=True)
@@ -99,7 +100,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     batches = iter(loader(run, progress.step, stop))
     with tqdm(initial=progress.step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0) as bar:
         while progress.step < stop:
-            rate = rate_at(settings, progress.step / steps)
+            rate = rate_at(settings, progress.step / steps) * share_after_restart(run.restarts, progress.step, stop)
             progress.optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
             loss = one_step(run, wrapped, progress.optimizer, progress.scaler, batches, progress.step)
             if isinstance(loss, NotFinite):
@@ -150,7 +151,8 @@ def begin(run: Run) -> TrainingProgress:
 def resume(run: Run, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Bring the run to where its checkpoint `state` was written."""
     run.network.load_state_dict(state["network"])
-    progress.optimizer.load_state_dict(state["optimizer"])
+    if state["optimizer"]:  # empty where the run went on elsewhere, from weights alone
+        progress.optimizer.load_state_dict(state["optimizer"])
     if progress.scaler.is_enabled() and state["scaler"]:  # empty where another precision needed none
         progress.scaler.load_state_dict(state["scaler"])
     progress.loss.load_state_dict(state["loss"])

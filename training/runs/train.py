@@ -33,6 +33,7 @@ from training.data.prepared import digest_of, load, one_crop
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.finite import check_weights
+from training.runs.fitted_schedule import fit_schedule
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
 from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.losses import loss_function
@@ -121,7 +122,12 @@ def train_run(
         make_deterministic()
     else:
         torch.backends.cudnn.benchmark = True  # tries every way of a convolution once for each size of crops
-    network = starting_network(settings, start, ct_encoder, encoder)
+    network, fitted = starting_network(settings, start, ct_encoder, encoder), dict[str, Any]()
+    if settings.schedule.minutes is not None:
+        settings, fitted = fit_schedule(folder, settings, network, data, device)
+        network = starting_network(settings, start, ct_encoder, encoder)
+        if settings.network.kind == "slices":
+            data = data_for(settings, cache, fold, device)  # which slices an epoch shows depends on its steps
     config = {
         "settings": settings_to(settings),
         "train": list(fold.train),
@@ -130,6 +136,7 @@ def train_run(
         "seen": seen_with(data.studies, before),
         "start": origin,
         "processes": processes(),
+        **({checkpoint.FITTED: fitted} if fitted else {}),
     }
     with opened(folder, config, device) as state:
         if done := checkpoint.finished(folder):
@@ -145,6 +152,7 @@ def train_run(
             average=WeightAverage() if settings.averaging else None,
             first_epoch=settings.averaging.start if settings.averaging and start else 0,
             at_epoch=validation,
+            restarts=read_yaml(folder / checkpoint.CONFIG).get(checkpoint.RESTARTS, []),
         )
         validation.average = run.average
         train(run, state)
@@ -152,7 +160,7 @@ def train_run(
         if not validation.last:  # a run killed after its last checkpoint has not validated; all processes share it
             validation.scores(settings.schedule.last)
         if rank() == 0:
-            return finish(run, validation, origin)
+            return finish(run, validation, origin, {checkpoint.FITTED: fitted, checkpoint.RESTARTS: run.restarts})
     return {}
 
 
@@ -209,8 +217,8 @@ def weights_of(run: Run) -> dict[str, Any]:
     return run.average.state() if run.average else run.network.state_dict()
 
 
-def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> dict[str, Any]:
-    """Write the weights and run.json."""
+def finish(run: Run, validation: Validation, origin: dict[str, str] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the weights and run.json. more: what else it says, where there is anything."""
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.last
     scores, best = validation.last, stop
@@ -231,6 +239,7 @@ def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> d
         "device": run.device.name,
         "precision": str(run.device.precision).removeprefix("torch."),
         "left_out": run.left_out.run,
+        **{key: value for key, value in more.items() if value},
     }
     draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)
