@@ -25,6 +25,7 @@ COMMANDS = {
     "phantoms": ("phantom.study", "make synthetic PET/CT studies with their truth"),
     "experiment": ("papers.experiments", "run the papers' tables again: table2, table3, wholebody"),
     "nested": ("papers.nested", "make the shipped weights, and score their procedure on nested folds"),
+    "pack": ("papers.packing", "put the prepared studies of nested into one file that travels"),
     "state": ("papers.state", "write the small folder from which nested goes on elsewhere"),
     "schedule": ("batches.schedule", "draw the learning rates of a run, with its averaging phase"),
     "sample": ("phantom.sample", "write the sample study of the tests"),

@@ -29,7 +29,7 @@ from training.papers.nested_runs import planned_runs
 from training.papers.nested_scores import score_outer_folds
 from training.papers.nested_shipping import is_written, ship
 from training.papers.procedure import add_data_options
-from training.papers.shipping import Shipping
+from training.papers.shipping import PLAN, Shipping
 from training.papers.state import RUNS as RUNS_OF_STATE
 from training.papers.state import write_state
 from training.runs.checkpoint import CONFIG
@@ -81,6 +81,8 @@ def work(shipping: Shipping, options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise ConfigError for options that are wrong or do not go together, before hours of training."""
+    if (options.real is None) == (options.pack is None):
+        raise ConfigError("give --real, a data set, or --pack, a file of training pack, and not both")
     if options.ship and options.all:
         raise ConfigError("--all does what --ship does, and then the outer folds; leave one of them out")
     if (options.ship or options.all) and (options.fold is not None or options.output is None):
@@ -119,7 +121,13 @@ def write_nested_jobs(options: argparse.Namespace) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Cost: training/README.md has the hours; 5 bytes a voxel of every study and copy on disk."
     add = parser.add_argument
-    add("--real", type=Path, required=True, metavar="ROOT", help="data set of real studies, as training index reads it")
+    add("--real", type=Path, metavar="ROOT", help="data set of real studies, as training index reads it, or --pack")
+    add(
+        "--pack",
+        type=Path,
+        metavar="FILE",
+        help="prepared studies of training pack in place of --real; phantoms that it lacks are made (default: none)",
+    )
     add("--run", type=Path, required=True, help="folder of everything that is made")
     add("--ship", action="store_true", help="train on all patients and write the bundles (default: outer folds)")
     add(
@@ -144,7 +152,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--plan",
         type=Path,
-        default=Path(__file__).parent.with_name("configs") / "shipped.yaml",
+        default=PLAN,
         help="YAML (default training/configs/shipped.yaml)",
     )
     add("--outer", type=int, default=3, help="outer folds (default 3)")

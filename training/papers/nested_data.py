@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from model.files import sha256_of
 from training.command import option_words, parse
 from training.data import index as index_command
 from training.data import recrop as recrop_command
 from training.data.folds import Fold
+from training.data.pack import Pack, read_pack, unpack
 from training.data.table import Study, read_table, write_table
-from training.papers.procedure import make_phantoms, prepare_cases
+from training.papers.plan_phantoms import make_phantoms
+from training.papers.procedure import prepare_cases
 from training.papers.shipping import Shipping
 from training.runs.checkpoint import read_json, write_json
+
+REAL, COPIES, SOURCE = "real.csv", "copies", "real.json"  # below --run: tables, and what they were made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +34,17 @@ class NestedData:
 
 
 def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
-    """Make the phantoms, index the real studies, make their re-cropped copies, and prepare all."""
-    index, phantoms = make_phantoms(shipping.plan, options.run, options.workers, options.maps)
-    studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
-    origin: dict[str, object] = {"diagnosis": options.diagnosis, "site": options.site}
-    cuts: dict[str, object] = {"copies": shipping.copies, "seed": shipping.seed}
-    check_same_source(real.with_suffix(".json"), {"root": str(options.real.resolve())} | origin | cuts)
-    if not real.exists():
-        words = option_words(origin | {"output": real, "workers": options.workers})
-        index_command.run(parse("index", index_command, [str(options.real), "--strict", *words]))
-    if not copied.exists():
-        words = option_words(cuts | {"output": copied, "workers": options.workers})
-        recrop_command.run(parse("recrop", recrop_command, [str(real), *words]))
+    """Make the phantoms, and the real studies' re-cropped copies, and prepare all; or take them from a pack."""
+    pack = read_pack(options.pack) if options.pack else None
+    packed = {case: pack.studies[case] for case, kind in pack.kinds.items() if kind == "phantom"} if pack else {}
+    index, phantoms = make_phantoms(shipping.plan, options.run, options.workers, options.maps, packed)
+    if pack:
+        check_same_source(options.run / SOURCE, take_real(pack, shipping, options.run))
+    else:
+        make_real(shipping, options)
+    studies = dict(read_table(index))
     parts: list[dict[str, list[str]]] = []
-    for path in (real, copied / "index.csv"):
+    for path in (options.run / REAL, options.run / COPIES / "index.csv"):
         found: dict[str, list[str]] = {}
         for study in read_table(path).values():
             studies[study.case] = study
@@ -50,8 +52,49 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
         parts.append(found)
     write_table(list(studies.values()), options.run / "index.csv")
     cache = options.run / "cache"
+    if pack:
+        unpack(pack, cache, shipping.plan.crop, studies.keys() & pack.studies.keys())
     prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
     return NestedData(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
+
+
+def make_real(shipping: Shipping, options: argparse.Namespace) -> None:
+    """Index the real studies and make their copies, where they are not there yet."""
+    real, copied = options.run / REAL, options.run / COPIES
+    origin: dict[str, object] = {"diagnosis": options.diagnosis, "site": options.site}
+    check_same_source(options.run / SOURCE, {"root": str(options.real.resolve())} | origin | cuts_of(shipping))
+    if not real.exists():
+        words = option_words(origin | {"output": real, "workers": options.workers})
+        index_command.run(parse("index", index_command, [str(options.real), "--strict", *words]))
+    if not copied.exists():
+        words = option_words(cuts_of(shipping) | {"output": copied, "workers": options.workers})
+        recrop_command.run(parse("recrop", recrop_command, [str(real), *words]))
+
+
+def take_real(pack: Pack, shipping: Shipping, folder: Path) -> dict[str, Any]:
+    """Write the tables of a pack's real studies and copies. Returns what they come from.
+
+    Raises ConfigError if the copies are not those of the plan.
+    """
+    if differs := [key for key, value in cuts_of(shipping).items() if pack.source.get(key) != value]:
+        raise ConfigError(
+            f"pack '{pack.path}' has {differs[0]}: {pack.source.get(differs[0])}, the plan has "
+            f"{cuts_of(shipping)[differs[0]]}; make a pack of this plan's run"
+        )
+    for kind, path in (("real", folder / REAL), ("copy", folder / COPIES / "index.csv")):
+        write_table([study for case, study in pack.studies.items() if pack.kinds[case] == kind], path)
+    return {"pack": sha256_of(pack.path)} | pack.source
+
+
+def source_of_pack(folder: Path, shipping: Shipping) -> dict[str, Any]:
+    """What the real studies of a run folder were made with, without the folder they came from."""
+    source: dict[str, Any] = read_json(folder / SOURCE, "run training nested first")
+    return {key: source[key] for key in ("diagnosis", "site", *cuts_of(shipping)) if key in source}
+
+
+def cuts_of(shipping: Shipping) -> dict[str, object]:
+    """How the copies are cut."""
+    return {"copies": shipping.copies, "seed": shipping.seed}
 
 
 def check_same_source(path: Path, source: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from model.bundle.manifest import MANIFEST
 from model.files import sha256_of
 from training.bundles.export import ExportOptions, export
+from training.data.folds import Fold
 from training.papers.nested_data import NestedData
 from training.papers.nested_folds import shipped_fold, train_and_select
 from training.papers.nested_progress import hours_of
@@ -34,13 +35,19 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
                 f"{len(data.phantoms.train)} synthetic phantoms of training/phantom/study.py",
                 licence=options.licence,
                 index=options.run / "index.csv",
-                check_case=fold.validate[0],
+                check_case=case_to_check(fold, data),
                 device=options.device,
                 hours=hours,
                 trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
             )
         )
     write_json(folder / WRITTEN, written_from(shipping, options) | {"hours": round(hours, 4)})
+
+
+def case_to_check(fold: Fold, data: NestedData) -> str:
+    """The first case to validate whose images are here, one with lesion if any has: those of a pack have none."""
+    here = [case for case in fold.validate if data.studies[case].pet.exists()]
+    return next((case for case in here if data.studies[case].lesion_ml > 0), (*here, fold.validate[0])[0])
 
 
 def is_written(shipping: Shipping, options: argparse.Namespace) -> bool:

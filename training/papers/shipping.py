@@ -1,5 +1,6 @@
 """The plan of the shipped weights, in YAML: what training nested trains, and which bundles come of it."""
 
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
@@ -10,6 +11,7 @@ from training.ensembles.select import TITLES
 from training.papers.procedure import ExperimentPlan
 from training.settings import Training, changed
 
+PLAN = Path(__file__).parent.with_name("configs") / "shipped.yaml"
 CHOICES = {title: name for name, title in TITLES.items()}
 SHIPPED = "all"  # the fold of the shipped weights, and its folder below --run
 SELECTION = "selection.json"  # in every fold's folder
