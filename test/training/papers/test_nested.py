@@ -15,7 +15,7 @@ from training.__main__ import main
 from training.bundles.export import ExportOptions
 from training.command import parse
 from training.data.folds import Fold
-from training.papers import nested, nested_data, nested_folds, nested_shipping
+from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
 from training.papers.nested_data import NestedData
 from training.papers.nested_folds import fold_of
 from training.papers.shipping import Shipping
@@ -119,8 +119,8 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
         cache=tmp_path,
     )
     monkeypatch.setattr(nested_shipping, "train_and_select", lambda *_: ([], dict.fromkeys(shipping.bundles)))
-    monkeypatch.setattr(nested_folds, "score", lambda *_: dict.fromkeys(shipping.bundles))
-    monkeypatch.setattr(nested_folds, "report", lambda *_: None)
+    monkeypatch.setattr(nested_scores, "score", lambda *_: dict.fromkeys(shipping.bundles))
+    monkeypatch.setattr(nested_scores, "report", lambda *_: None)
     exported: list[ExportOptions] = []
     monkeypatch.setattr(nested_shipping, "export", exported.append)
     words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
@@ -146,15 +146,16 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     done: list[tuple[str, tuple[str, ...]]] = []
     titles: list[str] = []
     monkeypatch.setattr(
-        nested_folds, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {})
+        nested_scores, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {})
     )
-    monkeypatch.setattr(nested_folds, "score", lambda *_: {name: [] for name in shipping.bundles})
-    monkeypatch.setattr(nested_folds, "report", lambda scores, path, title: titles.append(title))
-    monkeypatch.setattr(nested_folds, "report_phantoms", lambda *_: None)
+    monkeypatch.setattr(nested_scores, "score", lambda *_: {name: [] for name in shipping.bundles})
+    monkeypatch.setattr(nested_scores, "key_of_fold", lambda *_: "of its studies, which are not prepared here")
+    monkeypatch.setattr(nested_scores, "report", lambda scores, path, title: titles.append(title))
+    monkeypatch.setattr(nested_scores, "report_phantoms", lambda *_: None)
     words = ["--real", "r", "--run", str(tmp_path)]
-    nested_folds.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
+    nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
-    nested_folds.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
+    nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
 
 
