@@ -18,9 +18,12 @@ from training.data.folds import Fold
 from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
 from training.papers.nested_data import NestedData
 from training.papers.nested_folds import fold_of
+from training.papers.nested_progress import report_lines
 from training.papers.shipping import Shipping
 from training.phantom.table import study_name
+from training.runs.checkpoint import write_json
 from training.settings import read_yaml, settings_from
+from training.stopping import StoppedInTime
 
 CONFIGS = ROOT / "training" / "configs"
 
@@ -189,3 +192,36 @@ def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch)
         assert not made.wait(0.5)
     assert made.wait(30)
     other.join()
+
+
+def test_what_ships_comes_before_the_outer_folds_and_the_rest_is_named(tmp_path, monkeypatch, capsys) -> None:
+    """--all, stopped in the first outer fold: done is what is there, and everything else stands under missing."""
+    done: list[str] = []
+
+    def folds(*_) -> None:
+        done.append("folds")
+        raise StoppedInTime("stopped in time: step 3 of 8")
+
+    monkeypatch.setattr(nested, "data_of", lambda *_: None)
+    monkeypatch.setattr(nested, "ship", lambda *_: done.append("ship"))
+    monkeypatch.setattr(nested, "score_outer_folds", folds)
+    (tmp_path / "all").mkdir()
+    words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--output", str(tmp_path / "w"), "--outer", "2"]
+    assert main(["nested", "--all", *words]) == 0 and done == ["ship", "folds"]
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "done: nothing" and out[-1] == "stopped in time: step 3 of 8"
+    runs = ["base", "members/adamw-weak", "members/adamw-paper", "members/adamp-weak", "selection"]
+    wanted = [
+        f"{fold}/{run}"
+        for fold in ("all", "outer-0", "outer-1")
+        for run in [*runs, "bundles" if fold == "all" else "scores"]
+    ]
+    assert out[1] == f"missing: start, start-2, {', '.join(wanted)}"
+
+
+def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    (tmp_path / "all").mkdir()
+    write_json(tmp_path / "all/written.json", {"hours": 0.25})
+    first, second = report_lines(shipping, tmp_path, 2)
+    assert first == "done: all (0.250 h)" and second.startswith("missing: outer-0/base, outer-0/members/adamw-weak")
