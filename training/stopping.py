@@ -35,9 +35,11 @@ def is_limited() -> bool:
     return STOP_AT in os.environ
 
 
-def check_time(where: str) -> None:
-    """Raise StoppedInTime if the time is over. where: how far the work is."""
-    if time_is_over():
+def check_time(where: str, next_s: float = 0.0) -> None:
+    """Raise StoppedInTime if the time is over, or would be after the `next_s` seconds that the next part of the work
+    takes. where: how far the work is.
+    """
+    if time_is_over() or time.time() + next_s >= float(os.environ.get(STOP_AT, "inf")):
         raise StoppedInTime(f"stopped in time: {where}; the same command goes on")
 
 

@@ -56,7 +56,7 @@ def test_a_measured_step_comes_before_forward_passes_and_other_networks_do_not_c
 
 
 def test_other_cards_take_the_same_share_above_their_least_time(monkeypatch) -> None:
-    """A step measured at 10 times its least on an H200 makes an A100's 10 times its own; 60,000 steps are the base run."""
+    """A step measured at 10 times its least on an H200 makes an A100's 10 times its own; 60,000 steps in all."""
     monkeypatch.setattr(training_hours, "bytes_read_and_written", lambda *_: 0.0)
     monkeypatch.setattr(training_hours, "operations", lambda *_: 989.5e12 / 24)
     found = hours(PLAN, argparse.Namespace(cases=None, plan=ROOT / "paper.yaml"), [

@@ -29,6 +29,10 @@ def test_the_time_is_over_a_tenth_before_the_minutes_are(monkeypatch) -> None:
             monkeypatch.setattr(time, "time", lambda after=seconds: now + after + 2)
             with pytest.raises(StoppedInTime, match=r"stopped in time: 3 of 4 are made; the same command goes on"):
                 check_time("3 of 4 are made")
+            monkeypatch.setattr(time, "time", lambda after=seconds: now + after - 30)
+            check_time("3 of 4 are made", next_s=20)
+            with pytest.raises(StoppedInTime):  # the fourth would take until the time is over
+                check_time("3 of 4 are made", next_s=40)
             assert float(os.environ[STOP_AT]) == pytest.approx(now + seconds, abs=2)
         monkeypatch.setattr(time, "time", lambda: now)
     assert not is_limited() and not time_is_over()

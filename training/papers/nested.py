@@ -15,6 +15,8 @@ import argparse
 import fcntl
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from model.errors import ConfigError, LesionError
 from model.results.writing import check_output
 from model.schema import build
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
     """Score the outer folds, or write the bundles. Raises the errors of training, selection and export."""
     check(options)
     shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
+    if options.start:
+        shipping = replace(shipping, starts={})  # the run that was given takes their place
     if options.slurm:
         write_nested_jobs(options)
         return

@@ -108,7 +108,8 @@ def train_run(
     with its result, at epoch `averaging.start`. Raises ConfigError, WeightsError, and TrainingError for a loss or
     weights that are not finite.
     """
-    check_time(f"'{folder}' is to be trained")
+    if processes() == 1:  # several processes stop together, after a step
+        check_time(f"'{folder}' is to be trained")
     origin = starting_point(settings, start, ct_encoder, encoder)
     before = start or (ct_encoder.parent if ct_encoder else None)
     if before:

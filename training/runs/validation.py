@@ -82,13 +82,14 @@ class Validation:
         begun, full = time.monotonic(), epoch == stop and self.settings.keep != "best"
         cases, shown = self.all_cases if full else self.cases, None
         settings = self.settings if full else with_overlap(self.settings)
-        network, mine = self.network_to_save(), {}
+        network, mine, longest = self.network_to_save(), {}, 0.0
         for case in cases[rank() :: processes()]:  # every process takes its share
             if processes() == 1:  # several end together, after a step
-                check_time(f"'{self.folder}' validates")
-            study = load(self.cache, case)
+                check_time(f"'{self.folder}' validates", longest)
+            began, study = time.monotonic(), load(self.cache, case)
             out = self.margin(network, study, settings)
             mine[case] = score_margin(out, study)
+            longest = max(longest, time.monotonic() - began)
             if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
                 shown = study, out
         if shown is not None and rank() == 0:
