@@ -1,6 +1,7 @@
 """Run a command of training: `python -m training COMMAND ...`. Only the module of that command is imported."""
 
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -40,6 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
     An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command, and 0
     for a command that stopped in time.
     """
+    begun = time.time()
     name, *rest = without_dashes(sys.argv[1:] if words is None else words) or [""]
     if name in ("-h", "--help"):
         print("\n".join([USAGE, "", *(f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items())]))
@@ -52,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         stop_on_signal()
         module = import_module(f"training.{COMMANDS[name][0]}")
         options = parse(name, module, rest)
-        with limited(getattr(options, "minutes", None)):
+        with limited(getattr(options, "minutes", None), begun):
             module.run(options)
     except StoppedInTime as stopped:
         print(stopped, flush=True)

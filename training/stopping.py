@@ -44,10 +44,11 @@ def check_time(where: str, next_s: float = 0.0) -> None:
 
 
 @contextmanager
-def limited(minutes: float | None) -> Iterator[None]:
+def limited(minutes: float | None, begun: float | None = None) -> Iterator[None]:
     """Stop what runs in the block, and the processes it starts, before `minutes` are over; None: no limit of its own.
 
-    An earlier limit, of the process that started this one, stays. Raises ConfigError for minutes that are no time.
+    begun: when they began, in seconds since 1970 (default: now). An earlier limit, of the process that started this
+    one, stays. Raises ConfigError for minutes that are no time.
     """
     if minutes is None:
         yield
@@ -55,7 +56,7 @@ def limited(minutes: float | None) -> Iterator[None]:
     if not 0 < minutes <= MOST_MINUTES:
         raise ConfigError(f"--minutes must be above 0 and at most {MOST_MINUTES}, got {minutes:g}")
     before = os.environ.get(STOP_AT)
-    at = time.time() + 60 * minutes - min(RESERVE_S, RESERVE_SHARE * 60 * minutes)
+    at = (begun or time.time()) + 60 * minutes - min(RESERVE_S, RESERVE_SHARE * 60 * minutes)
     os.environ[STOP_AT] = repr(min(at, float(before or "inf")))
     try:
         yield
