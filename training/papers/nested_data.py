@@ -20,6 +20,7 @@ from training.papers.shipping import Shipping
 from training.runs.checkpoint import read_json, write_json
 
 REAL, COPIES, SOURCE = "real.csv", "copies", "real.json"  # below --run: tables, and what they were made of
+TABLES = {"real": Path(REAL), "copy": Path(COPIES) / "index.csv"}  # by what their studies are called in a pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
         make_real(shipping, options)
     studies = dict(read_table(index))
     parts: list[dict[str, list[str]]] = []
-    for path in (options.run / REAL, options.run / COPIES / "index.csv"):
+    for path in (options.run / table for table in TABLES.values()):
         found: dict[str, list[str]] = {}
         for study in read_table(path).values():
             studies[study.case] = study
@@ -81,15 +82,15 @@ def take_real(pack: Pack, shipping: Shipping, folder: Path) -> dict[str, Any]:
             f"pack '{pack.path}' has {differs[0]}: {pack.source.get(differs[0])}, the plan has "
             f"{cuts_of(shipping)[differs[0]]}; make a pack of this plan's run"
         )
-    for kind, path in (("real", folder / REAL), ("copy", folder / COPIES / "index.csv")):
-        write_table([study for case, study in pack.studies.items() if pack.kinds[case] == kind], path)
+    for kind, path in TABLES.items():
+        write_table([study for case, study in pack.studies.items() if pack.kinds[case] == kind], folder / path)
     return {"pack": sha256_of(pack.path)} | pack.source
 
 
-def source_of_pack(folder: Path, shipping: Shipping) -> dict[str, Any]:
-    """What the real studies of a run folder were made with, without the folder they came from."""
+def source_of_pack(folder: Path) -> dict[str, Any]:
+    """What the real studies of a run folder were made with, without the folder or the pack that they came from."""
     source: dict[str, Any] = read_json(folder / SOURCE, "run training nested first")
-    return {key: source[key] for key in ("diagnosis", "site", *cuts_of(shipping)) if key in source}
+    return {key: value for key, value in source.items() if key not in ("root", "pack")}
 
 
 def cuts_of(shipping: Shipping) -> dict[str, object]:

@@ -9,7 +9,7 @@ for bit: its studies have the same sha256, so runs go on with it.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from model.errors import ConfigError
@@ -18,7 +18,7 @@ from model.schema import build
 from training.data.pack import write_pack
 from training.data.prepared import one_crop
 from training.data.table import Study, read_table
-from training.papers.nested_data import COPIES, REAL, source_of_pack
+from training.papers.nested_data import TABLES, source_of_pack
 from training.papers.plan_phantoms import phantom_fold
 from training.papers.shipping import PLAN, Shipping
 from training.settings import read_yaml
@@ -31,28 +31,33 @@ def run(options: argparse.Namespace) -> None:
     if options.most_mb <= 0:
         raise ConfigError(f"--most-mb must be above 0, got {options.most_mb:g}")
     shipping = build(Shipping, read_yaml(options.plan), str(options.plan))
-    real, copies = read_table(options.run / REAL), read_table(options.run / COPIES / "index.csv")
+    tables = {kind: read_table(options.run / path) for kind, path in TABLES.items()}
     phantoms = phantoms_to_pack(shipping, read_table(options.run / "index.csv"))
-    kinds = dict.fromkeys(real, "real") | dict.fromkeys(copies, "copy") | {study.case: "phantom" for study in phantoms}
+    kinds = {case: kind for kind, studies in tables.items() for case in studies}
+    kinds |= {study.case: "phantom" for study in phantoms}
     cache = options.run / "cache"
     crop = one_crop(cache, list(kinds))
     if crop != shipping.plan.crop:
         raise ConfigError(f"'{cache}' was prepared with {crop}, the plan has {shipping.plan.crop}; give its own --plan")
     check_output(options.output.parent)
-    source = source_of_pack(options.run, shipping)
-    groups = (*patients(real, copies), *([study] for study in phantoms))
+    source = source_of_pack(options.run)
+    groups = (
+        *patients(study for studies in tables.values() for study in studies.values()),
+        *([study] for study in phantoms),
+    )
     left = write_pack(options.output, groups, kinds, cache, source, crop, 1e6 * options.most_mb)
     size = options.output.stat().st_size
     print(
-        f"wrote '{options.output}', {size / 1e6:.2f} MB: {len(real)} real studies, {len(copies)} copies, "
+        f"wrote '{options.output}', {size / 1e6:.2f} MB: {len(tables['real'])} real studies, "
+        f"{sum(map(len, tables.values())) - len(tables['real'])} made of them, "
         f"{len(phantoms) - len(left)} of {len(phantoms)} phantoms; the others are made where it is used"
     )
 
 
-def patients(real: dict[str, Study], copies: dict[str, Study]) -> Iterator[list[Study]]:
-    """Every patient's studies, each followed by its copies: alike studies side by side compress best."""
+def patients(studies: Iterable[Study]) -> Iterator[list[Study]]:
+    """Every patient's studies, the real ones first: alike studies side by side compress best."""
     of: dict[str, list[Study]] = {}
-    for study in (*real.values(), *copies.values()):
+    for study in studies:
         of.setdefault(study.patient, []).append(study)
     yield from of.values()
 

@@ -73,6 +73,7 @@ def made_data(plan: Path, run: Path, *words: str):
     return data_of(shipping, options), shipping, options
 
 
+@pytest.mark.slow
 def test_a_packs_studies_are_the_same_elsewhere_and_what_it_lacks_is_made(plan, generator, tmp_path) -> None:
     """The first phantom to validate, A100008, is left out on purpose: a bundle is checked by its images."""
     before, *_ = made_data(plan, tmp_path / "one", "--real", str(tmp_path / "real"))
@@ -91,13 +92,14 @@ def test_a_packs_studies_are_the_same_elsewhere_and_what_it_lacks_is_made(plan, 
     assert again.originals == before.originals and generator == ["A100008"]
 
 
+@pytest.mark.slow
 def test_a_small_pack_leaves_phantoms_out_and_they_are_made(plan, generator, tmp_path, capsys) -> None:
     made_data(plan, tmp_path / "one", "--real", str(tmp_path / "real"))
     words = ["pack", "--run", str(tmp_path / "one"), "--plan", str(plan), "--output"]
     assert main([*words, str(tmp_path / "all.pack")]) == 0
     megabytes = ["--most-mb", str(0.6 * (tmp_path / "all.pack").stat().st_size / 1e6)]
     assert main([*words, str(tmp_path / "few.pack"), *megabytes]) == 0
-    assert "3 real studies, 3 copies" in capsys.readouterr().out
+    assert "3 real studies, 3 made of them" in capsys.readouterr().out
     kept = {case for case, kind in read_pack(tmp_path / "few.pack").kinds.items() if kind == "phantom"}
     generator.clear()
     made_data(plan, tmp_path / "two", "--pack", str(tmp_path / "few.pack"))
@@ -105,6 +107,7 @@ def test_a_small_pack_leaves_phantoms_out_and_they_are_made(plan, generator, tmp
     assert 0 < len(kept) < 6 and set(generator) == everything - kept | {"A100008"}
 
 
+@pytest.mark.slow
 def test_a_pack_of_other_copies_is_refused(plan, tmp_path) -> None:
     made_data(plan, tmp_path / "one", "--real", str(tmp_path / "real"))
     assert main(["pack", "--run", str(tmp_path / "one"), "--plan", str(plan), "--output", str(tmp_path / "p")]) == 0
@@ -113,6 +116,7 @@ def test_a_pack_of_other_copies_is_refused(plan, tmp_path) -> None:
         made_data(tmp_path / "other.yaml", tmp_path / "two", "--pack", str(tmp_path / "p"))
 
 
+@pytest.mark.slow
 def test_a_run_without_the_plans_phantoms_is_not_packed(plan, tmp_path) -> None:
     before, shipping, _ = made_data(plan, tmp_path / "one", "--real", str(tmp_path / "real"))
     studies = {case: study for case, study in before.studies.items() if case != "A000011"}

@@ -63,6 +63,7 @@ def planned(**changes):
     return {"all/base": (changed(tiny_training(), changes), FOLD), "all/members/m": (member, FOLD)}
 
 
+@pytest.mark.slow
 def test_a_begun_member_goes_on_from_float16_with_its_average(pieces, tiny_cache, tmp_path) -> None:
     """Weights and mean are those of its checkpoint rounded to float16, so within 2^-11 of each; two epochs are
     averaged, with theta_0 three terms. It begins with the rounded base run's hash and warms up again, and says so.
@@ -87,6 +88,7 @@ def test_a_begun_member_goes_on_from_float16_with_its_average(pieces, tiny_cache
     assert result["seconds"]["compute"] >= round(before["seconds"]["compute"], 1)
 
 
+@pytest.mark.slow
 def test_who_trained_a_run_survives(pieces, tiny_cache, tmp_path) -> None:
     put_back(pieces / "state", tmp_path, planned(), tiny_cache)
     for name in planned():

@@ -14,6 +14,7 @@ FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",))
 MINUTES = {"schedule": {"epochs": 4, "stop": 2, "steps_per_epoch": None, "minutes": 0.1}}
 
 
+@pytest.mark.slow
 def test_the_cosine_ends_where_the_minutes_end(tiny_cache, tmp_path, monkeypatch) -> None:
     """6 s for 4 epochs of steps that take 0.25 s each: 24 steps, 6 an epoch; a run to epoch 2 takes 12 of them."""
     monkeypatch.setattr(fitted_schedule, "seconds_a_step", lambda *_: 0.25)
@@ -27,6 +28,7 @@ def test_the_cosine_ends_where_the_minutes_end(tiny_cache, tmp_path, monkeypatch
     assert steps == [6, 12]
 
 
+@pytest.mark.slow
 def test_a_fitted_run_goes_on_and_is_done_again_from_what_it_wrote(tiny_cache, tmp_path, monkeypatch) -> None:
     """The settings in its config.yaml alone give the same weights; on a slower machine the same run is finished."""
     monkeypatch.setattr(fitted_schedule, "seconds_a_step", lambda *_: 0.5)
@@ -60,6 +62,7 @@ def test_a_step_is_timed_by_the_loop_itself(tiny_cache, tmp_path, monkeypatch, c
     assert fitted_schedule.seconds_a_step(settings, network, [], cpu) == 0.75 and steps == [2, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [tiny_training(), tiny_slices()], ids=["volumes", "slices"])
 def test_timing_leaves_no_trace_in_the_run(settings, tiny_cache, tmp_path, monkeypatch) -> None:
     """A run that timed its steps for real ends with the weights of one that was given as many."""

@@ -203,6 +203,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_in_time_ends_with_the_same_weights(base, tiny_cache, tmp_path, monkeypatch) -> None:
     """Stopped after three of eight steps, and after the last step, before its validation: that is then done again."""
     over = iter([False, False, True])
