@@ -95,7 +95,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--views scores the patients of outer folds, and --ship trains on all; leave one of them out")
     if not (options.ship or options.all) and options.output is not None:
         raise ConfigError("--output is for --ship and --all: outer folds write no bundle; leave it out")
-    check_slurm_options(options, ("only", "parallel", "minutes", "fold", "ship"))
+    check_slurm_options(options, ("only", "parallel", "minutes", "fold", "ship", "state"))
     if options.slurm and not options.all:
         raise ConfigError("--slurm makes jobs of what ships and of every outer fold; give --all and --output, too")
     if options.state and options.fold is not None:

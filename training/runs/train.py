@@ -33,7 +33,7 @@ from training.data.prepared import digest_of, load, one_crop
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.finite import check_weights
-from training.runs.fitted_schedule import fit_schedule
+from training.runs.fitted_schedule import fit_schedule, fitted_settings
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
 from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.losses import loss_function
@@ -201,7 +201,7 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
     if folder.exists():
         return
     config = read_yaml(base / checkpoint.CONFIG)
-    longer = settings_to(settings)
+    longer = settings_to(fitted_settings(settings, config))
     there = settings_to(changed(settings_from(config["settings"]), {"schedule": {"stop": longer["schedule"]["stop"]}}))
     if there != longer:
         raise ConfigError(f"'{base}' was trained with other settings: only schedule.stop may differ to carry it on")

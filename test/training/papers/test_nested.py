@@ -1,5 +1,7 @@
 import argparse
 import fcntl
+import re
+import shlex
 import threading
 from dataclasses import replace
 
@@ -225,3 +227,24 @@ def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
     write_json(tmp_path / "all/written.json", {"hours": 0.25})
     first, second = report_lines(shipping, tmp_path, 2)
     assert first == "done: all (0.250 h)" and second.startswith("missing: outer-0/base, outer-0/members/adamw-weak")
+
+
+def test_a_fold_of_its_own_works_on_the_same_studies_plan_and_folder(tmp_path, monkeypatch) -> None:
+    """The words of an outer fold's command read back as the options that all folds were given, from any folder."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--pack", "p.pack", "--run", "r", "--outer", "4", "--validation", "0.3", "--views", "--device", "cpu"]
+    given = parse(
+        "nested", nested, [*words, "--plan", "plan.yaml", "--parallel", "3", "--minutes", "5", "--state", "s"]
+    )
+    found = parse("nested", nested, nested_folds.fold_words(given, 2)[1:])
+    assert (found.fold, found.outer, found.validation, found.views, found.device) == (2, 4, 0.3, True, "cpu")
+    assert found.pack == tmp_path / "p.pack" and found.run == tmp_path / "r" and found.plan == tmp_path / "plan.yaml"
+    assert (found.real, found.parallel, found.minutes, found.state) == (None, 1, None, None)
+
+
+@pytest.mark.parametrize("page", ["docs/gpu.md", "docs/cluster.md", "training/README.md", "weights/README.md"])
+def test_the_commands_in_the_pages_are_commands(page) -> None:
+    lines = re.findall(r"^python -m training nested (.*)", (ROOT / page).read_text(), re.M)
+    assert lines
+    for line in lines:
+        nested.check(parse("nested", nested, shlex.split(line)))

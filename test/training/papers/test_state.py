@@ -29,6 +29,7 @@ from training.runs.train import train_run
 from training.settings import changed, read_yaml
 from training.stopping import StoppedInTime
 
+pytestmark = pytest.mark.slow  # all but two need a trained run
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",))
 PHANTOMS = {"train": [11], "validate": [100008, 100009], "test": [200402]}
 WHERE = ("runs.torchrun", "ensembles.processes", "ensembles.sweep", "stopping")  # that ask whether the time is over
@@ -63,7 +64,6 @@ def planned(**changes):
     return {"all/base": (changed(tiny_training(), changes), FOLD), "all/members/m": (member, FOLD)}
 
 
-@pytest.mark.slow
 def test_a_begun_member_goes_on_from_float16_with_its_average(pieces, tiny_cache, tmp_path) -> None:
     """Weights and mean are those of its checkpoint rounded to float16, so within 2^-11 of each; two epochs are
     averaged, with theta_0 three terms. It begins with the rounded base run's hash and warms up again, and says so.
@@ -88,7 +88,6 @@ def test_a_begun_member_goes_on_from_float16_with_its_average(pieces, tiny_cache
     assert result["seconds"]["compute"] >= round(before["seconds"]["compute"], 1)
 
 
-@pytest.mark.slow
 def test_who_trained_a_run_survives(pieces, tiny_cache, tmp_path) -> None:
     put_back(pieces / "state", tmp_path, planned(), tiny_cache)
     for name in planned():
@@ -219,7 +218,6 @@ def elsewhere(tmp_path, monkeypatch):
     return go
 
 
-@pytest.mark.slow
 def test_three_pieces_on_three_machines_end_with_all_bundles(elsewhere, tmp_path, monkeypatch, capsys) -> None:
     """The first stops in the base run, the second after the first member; each machine knows the state alone."""
     run = tmp_path / "machine-1/run"

@@ -7,7 +7,7 @@ from model.errors import ConfigError
 from training.data.folds import Fold
 from training.runs import fitted_schedule
 from training.runs.start import starting_network
-from training.runs.train import train_run
+from training.runs.train import carry_on, train_run
 from training.settings import changed, read_yaml, settings_from, settings_to
 
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",))
@@ -38,6 +38,9 @@ def test_a_fitted_run_goes_on_and_is_done_again_from_what_it_wrote(tiny_cache, t
     assert train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu") == first
     written = settings_from(read_yaml(tmp_path / "run" / "config.yaml")["settings"])
     assert train_run(tmp_path / "again", written, tiny_cache, FOLD, wanted="cpu")["sha256"] == first["sha256"]
+    longer = changed(settings, {"schedule": {"stop": None}})
+    carry_on(tmp_path / "run", tmp_path / "longer", longer)  # from epoch 2 to 4 with the steps that were chosen
+    assert train_run(tmp_path / "longer", longer, tiny_cache, FOLD, wanted="cpu")["epoch"] == 4
     other = changed(settings, {"schedule": {"minutes": 0.2}})
     with pytest.raises(ConfigError, match=r"other settings \(schedule.minutes is 0.2 now\)"):
         train_run(tmp_path / "run", other, tiny_cache, FOLD, wanted="cpu")
