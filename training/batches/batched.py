@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional
 
@@ -124,10 +125,11 @@ def along_axes(volumes: Tensor, axes: Sequence[Axes]) -> Tensor:
 
 def blurring(size: Sequence[int], one: Changes) -> Axes:
     """Smoothing, then low resolution, as a matrix along each axis."""
-    x, y, z = (
-        lowering(n, share) @ gaussian(n, sigma, truncate=4, zeros_outside=False)
-        for n, sigma, share in zip(size, one.sigmas or (0, 0, 0), one.shares or (0, 0, 0), strict=True)
-    )
+    smooth = [
+        gaussian(n, sigma, truncate=4, zeros_outside=False) for n, sigma in zip(size, one.sigmas or (), strict=False)
+    ]
+    low = [lowering(n, share) for n, share in zip(size, one.shares or (), strict=False)]
+    x, y, z = [after @ before for after, before in zip(low, smooth, strict=True)] if low and smooth else low or smooth
     return x, y, z
 
 
@@ -139,12 +141,12 @@ def gaussian(n: int, sigma: float, truncate: float, zeros_outside: bool) -> np.n
     if sigma < 1e-15:
         return np.eye(n)
     radius = int(truncate * sigma + 0.5)
-    steps = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel /= kernel.sum()
-    padded = np.concatenate([np.zeros(n), kernel, np.zeros(n)])
-    away = np.arange(n) - np.arange(n)[:, None]  # of the read voxel from the written one
-    matrix: np.ndarray = padded[np.clip(away, -radius - 1, radius + 1) + radius + n]
+    row = np.zeros(2 * n - 1)  # by the distance of the read voxel from the written one, from 1 - n on
+    reach = min(radius, n - 1)
+    row[n - 1 - reach : n + reach] = kernel[radius - reach : radius + reach + 1]
+    matrix: np.ndarray = sliding_window_view(row, n)[::-1].copy()
     if not zeros_outside:
         total = np.concatenate([[0.0], np.cumsum(kernel)])
         before = np.clip(radius - np.arange(n), 0, None)  # how many of the kernel's steps lie before the first voxel
@@ -156,16 +158,15 @@ def gaussian(n: int, sigma: float, truncate: float, zeros_outside: bool) -> np.n
 def lowering(n: int, share: float) -> np.ndarray:
     """`augment.lowered` as a matrix (n, n) in float64: means over larger voxels, and linear between their centres."""
     size = lowered_size(n, share)
-    down, up = np.zeros((size, n)), np.zeros((n, size))
+    down = np.zeros((size, n))
     for voxel in range(size):
         first, last = voxel * n // size, -(-(voxel + 1) * n // size)
         down[voxel, first:last] = 1 / (last - first)
     places = np.clip((np.arange(n) + 0.5) * size / n - 0.5, 0, size - 1)
     below = places.astype(int)
-    up[np.arange(n), below] += 1 - (places - below)
-    up[np.arange(n), np.minimum(below + 1, size - 1)] += places - below
-    product: np.ndarray = up @ down
-    return product
+    upper = (places - below)[:, None]
+    matrix: np.ndarray = (1 - upper) * down[below] + upper * down[np.minimum(below + 1, size - 1)]
+    return matrix
 
 
 def picked(volumes: Tensor, numbers: Sequence[int]) -> Tensor:

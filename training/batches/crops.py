@@ -22,6 +22,7 @@ from training.data.prepared import Prepared, load
 from training.settings import STRENGTHS, Crops, Training
 
 Box = tuple[slice, slice, slice]
+NO_POINTS = np.empty((0, 3), np.int16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +109,13 @@ def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesio
     """
     low, high = recropped(study, crops.recrop_mm, rng)
     by_part = rng.random() < crops.by_part
-    lesion = _within(study.lesion_parts if by_part else study.lesion, low, high)
+    shape = study.suv.shape
     share = crops.positive / (crops.positive + crops.negative)
     at_lesion = sure_lesion or (rng.random() < crops.sought and rng.random() < share)
-    if at_lesion and len(lesion):
-        centre = drawn(lesion, rng)
-    else:
-        uptake = _within(study.uptake_parts if by_part else study.uptake, low, high)
-        near = rng.random() < crops.uptake and len(uptake)
-        centre = drawn(uptake, rng) if near else rng.integers(low, high)
+    points = _within(study.lesion_parts if by_part else study.lesion, low, high, shape) if at_lesion else NO_POINTS
+    if not len(points) and rng.random() < crops.uptake:
+        points = _within(study.uptake_parts if by_part else study.uptake, low, high, shape)
+    centre = drawn(points, rng) if len(points) else rng.integers(low, high)
     size = np.array(crops.size)
     centre = centre + np.rint(rng.uniform(-crops.shift, crops.shift, 3) * size).astype(int)
     first = np.clip(centre - size // 2, low, np.maximum(high - size, low))
@@ -179,5 +178,8 @@ def crop_of(plan: CropPlan, settings: Training) -> tuple[Tensor, Tensor]:
     return changed(image, truth, plan.changes)
 
 
-def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return points[((points[:, -3:] >= low) & (points[:, -3:] < high)).all(1)]
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The points of a study of this shape from `low` to before `high`; only axes that are cut are compared."""
+    sides = [points[:, axis - 3] >= int(low[axis]) for axis in range(3) if low[axis] > 0]
+    sides += [points[:, axis - 3] < int(high[axis]) for axis in range(3) if high[axis] < shape[axis]]
+    return points.take(np.flatnonzero(np.logical_and.reduce(sides)), axis=0) if sides else points
