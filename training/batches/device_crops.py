@@ -75,6 +75,8 @@ class DeviceCrops(CropDataset):
             yield from map(self.batch, groups)
             return
         stream = torch.cuda.Stream(self.device) if self.on_gpu else None  # type: ignore[no-untyped-call]
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self.device))  # where the studies were copied
         for made in prefetched(groups, lambda group: self._make(group, stream)):
             if made.ready is not None:
                 here = torch.cuda.current_stream(self.device)
@@ -100,7 +102,7 @@ class DeviceCrops(CropDataset):
         """Crops of one size: (B, 2, *size) and (B, 1, *size)."""
         size, intensity = plans[0].size, self.settings.intensity
         images = torch.zeros((len(plans), 2, *size), device=self.device)
-        images[:, 0] = intensity.ct_low_hu  # 0 in network units
+        images[:, 0].fill_(intensity.ct_low_hu)  # 0 in network units
         truths = torch.zeros((len(plans), 1, *size), device=self.device)
         for image, truth, plan in zip(images, truths, plans, strict=True):
             for part, array in zip((*image, *truth), self.arrays[plan.study.case], strict=True):
