@@ -49,6 +49,8 @@ def choose_convolutions(settings: Training) -> None:
     TF32, which keeps 10 bits of float32's 23, stays off in both: crops are augmented in float32.
     """
     make_deterministic()
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA's condition for matrix products
     torch.backends.cudnn.deterministic = settings.deterministic
     torch.backends.cudnn.benchmark = not settings.deterministic
 

@@ -223,7 +223,8 @@ from training.runs.torchrun import opened, rank
 class Crops:
     def __len__(self): return 16
     def __getitem__(self, number): return torch.full((1,), float(number)), torch.ones(1)
-run = run_of(Path(sys.argv[1]))
+run = run_of(Path(sys.argv[1]), log_every=5)
+loop.on_gpu = lambda run: sys.argv[2] == "device"
 run.data = Crops()
 torch.manual_seed(0)
 run.network = nn.Linear(1, 1)
@@ -236,10 +237,11 @@ with opened(Path(sys.argv[1]), {}, run.device) as state:
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(tmp_path) -> None:
+@pytest.mark.parametrize("decided", ["host", "device"])
+def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(decided: str, tmp_path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(tmp_path / "two.py"), str(tmp_path / "run")]
+    command += [str(tmp_path / "two.py"), str(tmp_path / "run"), decided]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (line for line in done.stdout.splitlines() if line.startswith("weight"))
