@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from model.inference.device import Device
 from training.runs.checkpoint import open_run
@@ -50,9 +50,13 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
         distributed.destroy_process_group()
 
 
-def in_any_process(happened: bool, device: Device) -> bool:
-    """Whether something happened in one of the processes: the same answer in all."""
-    return mean_over_processes(float(happened), device) > 0
+def in_any_process(happened: Tensor) -> Tensor:
+    """Whether something, one bool on the device, happened in one of the processes: the same answer in all, there."""
+    if processes() == 1:
+        return happened
+    count = happened.float()
+    distributed.all_reduce(count)
+    return count > 0
 
 
 def time_is_over_in_any_process(device: Device) -> bool:
@@ -61,7 +65,7 @@ def time_is_over_in_any_process(device: Device) -> bool:
     """
     if processes() == 1:
         return time_is_over()
-    return is_limited() and in_any_process(time_is_over(), device)
+    return is_limited() and mean_over_processes(float(time_is_over()), device) > 0
 
 
 def mean_over_processes(value: float, device: Device) -> float:
