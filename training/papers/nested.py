@@ -51,7 +51,9 @@ def run(options: argparse.Namespace) -> None:
     check_output(options.run)
     try:
         work(shipping, options)
-    except StoppedInTime:
+    except ConfigError:
+        raise  # nothing was done
+    except (StoppedInTime, LesionError):
         end_piece(shipping, options)
         raise
     end_piece(shipping, options)
