@@ -20,6 +20,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
     fold = shipped_fold(shipping, data, options)
     folder, source = options.run / fold.name, f" ({options.data})" if options.data else ""
     members, choices = train_and_select(shipping, data, fold, folder, start, options)
+    of_patients = (data.originals, data.copies)
     hours = hours_of(shipping, options.run, SHIPPED, options.start)
     report_phantoms(members, choices, data, options.run, options.device)
     for name in choices:
@@ -38,7 +39,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
                 check_case=case_to_check(fold, data),
                 device=options.device,
                 hours=hours,
-                trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
+                trained_on=[case for of in of_patients for cases in of.values() for case in cases],
             )
         )
     write_json(folder / WRITTEN, written_from(shipping, options) | {"hours": round(hours, 4)})
