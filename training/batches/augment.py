@@ -85,14 +85,14 @@ def augmented(
     """A crop changed as table 1 says, a pure function of its inputs and of the generator's state.
 
     image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET, resampled linearly; truth: float32
-    (1, X, Y, Z) of 0 and 1, resampled by nearest neighbour. Both lie on one device, where every row is computed. The
-    inputs are not changed; the result may be the inputs themselves, always at strength 0. strength: see
-    training.settings.STRENGTHS; flips: the axes that may be flipped. Raises ConfigError for a strength outside [0, 2]
-    and for shapes that do not belong together.
+    (1, X, Y, Z) of 0 and 1, or more such channels, resampled by nearest neighbour. Both lie on one device, where every
+    row is computed. The inputs are not changed; the result may be the inputs themselves, always at strength 0.
+    strength: see training.settings.STRENGTHS; flips: the axes that may be flipped. Raises ConfigError for a strength
+    outside [0, 2] and for shapes that do not belong together.
     """
     if not 0 <= strength <= STRENGTH_LIMIT:
         raise ConfigError(f"augmentation strength must be from 0 to {STRENGTH_LIMIT:g}, got {strength}")
-    if image.ndim != 4 or truth.ndim != 4 or image.shape[1:] != truth.shape[1:] or truth.shape[0] != 1:
+    if image.ndim != 4 or truth.ndim != 4 or image.shape[1:] != truth.shape[1:] or truth.shape[0] < 1:
         raise ConfigError(
             f"a crop is (channels, X, Y, Z) and its truth (1, X, Y, Z), got {tuple(image.shape)} and "
             f"{tuple(truth.shape)}"

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from model.inference.sliding import centred
-from model.inference.view import network_image
+from model.inference.view import network_image, with_body
 from training.batches.augment import augmented
 from training.batches.misalign import misaligned
 from training.data.prepared import Prepared, load
@@ -24,7 +24,7 @@ Box = tuple[slice, slice, slice]
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Crop number n of a run: image (2, *size) float32 and truth (1, *size) float32 {0, 1}.
+    """Crop number n of a run: image (2, *size) float32, (3, *size) with norm body, and truth (1, *size) float32 {0, 1}.
 
     Every pass over the studies has a new order. With `crops.pairs` crops of even number lie around a lesion, in a
     study that has one. With `window.shrink` crops of small studies are smaller, as their windows are, and the odd crop
@@ -126,10 +126,19 @@ def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.
     """The crop in network units, SUV divided by one of `suv_tops`, padded and augmented."""
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
-    image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
-    image = misaligned(image, study.spacing_mm, settings.misalignment, rng)
-    return padded_and_augmented(image, truth, settings, rng)
+    return padded_and_augmented(in_training(image, study, settings, rng), truth, settings, rng)
+
+
+def in_training(image: Tensor, study: Prepared, settings: Training, rng: np.random.Generator) -> Tensor:
+    """The image (2, X, Y, Z) of a crop with its CT moved, the body found, and its SUV divided by one of `suv_tops`.
+
+    The body comes before anything that changes intensities, so that it is where the container finds it.
+    """
+    factor = settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
+    image = with_body(misaligned(image, study.spacing_mm, settings.misalignment, rng), settings.part)
+    image[1] *= factor
+    return image
 
 
 def padded_and_augmented(
@@ -146,7 +155,11 @@ def padded_and_augmented(
         pad = [int(n) for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
         image, truth = functional.pad(image, pad), functional.pad(truth, pad)
     image, truth = (centred(part, size).contiguous() for part in (image, truth))
-    return augmented(image, truth, STRENGTHS[settings.augmentation], rng, settings.flips)
+    strength, flips = STRENGTHS[settings.augmentation], settings.flips
+    if len(image) == 2:
+        return augmented(image, truth, strength, rng, flips)
+    image, labels = augmented(image[:2], torch.cat([truth, image[2:]]), strength, rng, flips)  # a body is a label, too
+    return torch.cat([image, labels[1:]]), labels[:1]
 
 
 def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from model.bundle.settings import Intensity
 from model.inference.device import free_bytes
-from training.batches.crops import Box, CropDataset, padded_and_augmented
-from training.batches.misalign import misaligned
+from training.batches.crops import Box, CropDataset, in_training, padded_and_augmented
 from training.data.prepared import Prepared
 from training.settings import Training
 
@@ -24,7 +23,7 @@ Arrays = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]  #
 
 
 class DeviceCrops(CropDataset):
-    """CropDataset whose crops are tensors on `device`: image (2, *size) float32, truth (1, *size) float32."""
+    """CropDataset whose crops are tensors on `device`: image (2 or 3, *size) float32, truth (1, *size) float32."""
 
     def __init__(
         self, cache: Path, cases: Sequence[str], settings: Training, device: torch.device, share: float = SHARE
@@ -45,9 +44,7 @@ class DeviceCrops(CropDataset):
     def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """The crop of a box, in network units, padded and augmented, as training.batches.crops does."""
         hu, suv, truth = (self._there(array[box]) for array in self.arrays[study.case])
-        image = scaled(hu, suv, self.settings.intensity)
-        image[1] *= self.settings.intensity.suv_top / float(rng.choice(self.settings.suv_tops))
-        image = misaligned(image, study.spacing_mm, self.settings.misalignment, rng)
+        image = in_training(scaled(hu, suv, self.settings.intensity), study, self.settings, rng)
         return padded_and_augmented(image, truth.float()[None], self.settings, rng)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
