@@ -24,7 +24,7 @@ def test_a_gpu_runs_the_study_s_window_and_no_memory_is_no_error(manifest, monke
     gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
     shapes, freed = [], []
     monkeypatch.setattr("model.inference.warm_up.windows_at_a_time", lambda device, parts, shape: 3)
-    monkeypatch.setattr("model.inference.warm_up.torch.zeros", lambda *shape, device: torch.empty(*shape))
+    monkeypatch.setattr("model.inference.warm_up.torch.zeros", lambda *shape, device=None: torch.empty(*shape))
     monkeypatch.setattr("model.inference.warm_up.slabs.prepared", lambda network, device, precision: network)
     monkeypatch.setattr(
         "model.inference.warm_up.slabs.forward", lambda network, image: shapes.append(tuple(image.shape))

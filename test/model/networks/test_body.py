@@ -72,10 +72,10 @@ def test_values_are_those_of_numpy_and_the_layout_stays(layout: torch.memory_for
 def test_gradients_are_autograd_s(layout: torch.memory_format) -> None:
     """In float64 beside differences, and beside the same arithmetic left to autograd."""
     torch.manual_seed(0)
-    norm, body = norm_of(3, torch.float64), (torch.rand(2, 1, 3, 4, 5) > 0.5).double()
-    image = (torch.randn(2, 3, 3, 4, 5, dtype=torch.float64) + 2).to(memory_format=layout).requires_grad_()
+    norm, body = norm_of(2, torch.float64), (torch.rand(2, 1, 2, 3, 4) > 0.5).double()
+    image = (torch.randn(2, 2, 2, 3, 4, dtype=torch.float64) + 2).to(memory_format=layout).requires_grad_()
     assert torch.autograd.gradcheck(lambda image, *_: norm(image, body), (image, norm.weight, norm.bias))
-    wanted = torch.randn(2, 3, 3, 4, 5, dtype=torch.float64)
+    wanted = torch.randn(2, 2, 2, 3, 4, dtype=torch.float64)
     found, expected = (
         torch.autograd.grad((out * wanted).sum(), (image, norm.weight, norm.bias))
         for out in (norm(image, body), naive(image, body, norm))
@@ -150,6 +150,7 @@ def test_logits_of_a_window_with_hardly_any_body_are_finite_and_no_larger(voxels
     assert max(largest) < 200
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_air_around_an_image_changes_nothing(fusion: str) -> None:
