@@ -53,8 +53,8 @@ def test_suv_is_divided_by_20_or_by_40_at_random(tiny_cache) -> None:
 
 @pytest.mark.parametrize("augmentation", ["none", "strong"])
 def test_the_body_is_where_the_study_s_own_voxels_say_so(augmentation: str, tiny_cache) -> None:
-    """HU above 50 or SUV above 2, whatever SUV is divided by and whatever noise and shift do to the image: without turns
-    and bends, which `strong` has by chance, the body has as many voxels as without augmentation.
+    """HU above 50 or SUV above 2, whatever SUV is divided by and whatever noise and shift do to the image. Without
+    turns and bends, which `strong` has by chance, the body has as many voxels as without augmentation.
     """
     network = {"fusion": "middle", "widths": [2, 2, 4], "norm": "body", "body": {"hu": 50.0, "suv": 2.0}}
     settings = tiny_training(augmentation=augmentation, network=network)
