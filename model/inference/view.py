@@ -142,14 +142,15 @@ def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> T
     return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
 
 
-def with_body(image: Tensor, part: Part) -> Tensor:
+def with_body(image: Tensor, part: Part, suv_top: float | None = None) -> Tensor:
     """The image (2, X, Y, Z) of a study, in network units, with the body as a third channel: 1 inside, 0 outside.
 
-    A network without norm body gets the image as it is. Air that is padded around the result, as zeros, is no body.
+    A network without norm body gets the image as it is. suv_top: what SUV were divided by, if not by the part's. Air
+    that is padded around the result, as zeros, is no body.
     """
     if part.network.norm != "body":
         return image
     levels, units = part.network.body, part.intensity
     ct = (levels.hu - units.ct_low_hu) / (units.ct_high_hu - units.ct_low_hu)
-    inside = (image[0] > ct) | (image[1] > levels.suv / units.suv_top)
+    inside = (image[0] > ct) | (image[1] > levels.suv / (suv_top or units.suv_top))
     return torch.cat([image, inside[None].to(image.dtype)])

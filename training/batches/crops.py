@@ -126,19 +126,11 @@ def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.
     """The crop in network units, SUV divided by one of `suv_tops`, padded and augmented."""
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
+    suv_top = float(rng.choice(settings.suv_tops))
+    image[1] *= settings.intensity.suv_top / suv_top
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
-    return padded_and_augmented(in_training(image, study, settings, rng), truth, settings, rng)
-
-
-def in_training(image: Tensor, study: Prepared, settings: Training, rng: np.random.Generator) -> Tensor:
-    """The image (2, X, Y, Z) of a crop with its CT moved, the body found, and its SUV divided by one of `suv_tops`.
-
-    The body comes before anything that changes intensities, so that it is where the container finds it.
-    """
-    factor = settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
-    image = with_body(misaligned(image, study.spacing_mm, settings.misalignment, rng), settings.part)
-    image[1] *= factor
-    return image
+    image = misaligned(image, study.spacing_mm, settings.misalignment, rng)
+    return padded_and_augmented(with_body(image, settings.part, suv_top), truth, settings, rng)
 
 
 def padded_and_augmented(
@@ -158,7 +150,8 @@ def padded_and_augmented(
     strength, flips = STRENGTHS[settings.augmentation], settings.flips
     if len(image) == 2:
         return augmented(image, truth, strength, rng, flips)
-    image, labels = augmented(image[:2], torch.cat([truth, image[2:]]), strength, rng, flips)  # a body is a label, too
+    # the body is no intensity: it is turned and bent as the truth is, and noise and shift leave it where it was found
+    image, labels = augmented(image[:2], torch.cat([truth, image[2:]]), strength, rng, flips)
     return torch.cat([image, labels[1:]]), labels[:1]
 
 

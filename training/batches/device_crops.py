@@ -14,7 +14,9 @@ from torch import Tensor
 
 from model.bundle.settings import Intensity
 from model.inference.device import free_bytes
-from training.batches.crops import Box, CropDataset, in_training, padded_and_augmented
+from model.inference.view import with_body
+from training.batches.crops import Box, CropDataset, padded_and_augmented
+from training.batches.misalign import misaligned
 from training.data.prepared import Prepared
 from training.settings import Training
 
@@ -44,7 +46,10 @@ class DeviceCrops(CropDataset):
     def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """The crop of a box, in network units, padded and augmented, as training.batches.crops does."""
         hu, suv, truth = (self._there(array[box]) for array in self.arrays[study.case])
-        image = in_training(scaled(hu, suv, self.settings.intensity), study, self.settings, rng)
+        image, suv_top = scaled(hu, suv, self.settings.intensity), float(rng.choice(self.settings.suv_tops))
+        image[1] *= self.settings.intensity.suv_top / suv_top
+        image = misaligned(image, study.spacing_mm, self.settings.misalignment, rng)
+        image = with_body(image, self.settings.part, suv_top)
         return padded_and_augmented(image, truth.float()[None], self.settings, rng)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
