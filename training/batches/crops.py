@@ -165,8 +165,8 @@ def planned(study: Prepared, box: Box, settings: Training, rng: np.random.Genera
 
 
 def crop_of(plan: CropPlan, settings: Training) -> tuple[Tensor, Tensor]:
-    """The crop in network units, padded with zeros and augmented: image (2, *size), with norm body (3, *size), and truth
-    (1, *size), float32.
+    """The crop in network units, padded with zeros and augmented: image (2, *size), with norm body (3, *size), and
+    truth (1, *size), float32.
     """
     study, box = plan.study, plan.box
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
