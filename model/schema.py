@@ -35,6 +35,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "validate_overlap",
         "recompute",
         "body",
+        "log_every",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message

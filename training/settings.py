@@ -185,6 +185,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: Precision = "auto"  # of the convolutions; auto: bfloat16 on a GPU that has it, else float16 (authors'
     # code); float32 where there is no GPU and auto or float16 is asked for
     most_left_out: Annotated[int, Meta(ge=0, le=10**9)] = 20  # steps in a row whose loss or gradients are not finite
+    log_every: Count | None = None  # steps between two looks at loss and gradients, for which the host waits for the
+    # device; null: every step on a CPU, where it costs nothing, every 20th on a GPU
     channels_last: bool = False
     recompute: bool = False  # stages are computed again in the backward pass: about a third more time, much less memory
     workers: Annotated[int, Meta(ge=0, le=1024)] = 4  # processes that draw and augment crops; 0: none
