@@ -7,7 +7,7 @@
 Crops are of two studies of random values, with the paper's augmentation. `drawn`: all random numbers of a crop that the
 host draws for a device. `one by one`: a crop as a worker process makes it. `together`: a batch on the device, as
 crops_on: device makes it, from studies that lie there, and from studies in their files. A GPU is waited for at the end
-of each batch and step; `launched`: until the host is done.
+of each batch and step. `launched`: until the host is done; `processor`: what it worked for that.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from training.runs.predict import device_for
 from training.settings import OPTIMIZERS, Training, changed, settings_from
 
 CASES = ("one", "two")
-Seconds = list[tuple[float, float]]  # until the host is done, until the device is
+Seconds = list[tuple[float, float, float]]  # of the processor, until the host is done, until the device is
 
 
 def main() -> None:
@@ -59,14 +59,15 @@ def main() -> None:
         measured |= optimizers(name, settings, device, options.batches)
     rows, figures = [], {}
     for name, seconds in measured.items():
-        launched, done = (1000 * np.array(seconds).T).tolist()
-        rows.append([name, f"{np.median(launched):.2f}", f"{np.median(done):.2f}"])
-        figures[name] = figure(done, "ms")
+        rows.append([name, *(f"{value:.2f}" for value in 1000 * np.median(seconds, axis=0))])
+        figures[name] = figure([1000 * done for _, _, done in seconds], "ms")
     title = (
         f"Around the network in a step of training: crops of {options.crop}^3, batches of {options.batch}, widths "
         f"{joined(options.widths)}, medians of {options.batches}"
     )
-    print_and_write(record(title, table(["what", "launched, ms", "done, ms"], rows), figures), options.json)
+    print_and_write(
+        record(title, table(["what", "processor, ms", "launched, ms", "done, ms"], rows), figures), options.json
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -114,7 +115,7 @@ def crops(cache: Path, settings: Training, device: torch.device, batches: int) -
         "a crop, together, studies in files": streamed.batch,
     }
     return {
-        name: [(a / settings.batch, b / settings.batch) for a, b in timed(way, numbers, device)]
+        name: [(a / settings.batch, b / settings.batch, c / settings.batch) for a, b, c in timed(way, numbers, device)]
         for name, way in ways.items()
     }
 
@@ -143,12 +144,12 @@ def timed(work: Callable[[range], object], batches: list[range], device: torch.d
     """Seconds of the work on each of the batches but the first."""
     found: Seconds = []
     for batch in batches:
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         work(batch)
-        launched = time.perf_counter() - begun
+        launched, worked = time.perf_counter() - begun, time.process_time() - worked
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append((launched, time.perf_counter() - begun))
+        found.append((worked, launched, time.perf_counter() - begun))
     return found[1:]
 
 

@@ -29,13 +29,13 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "preprocessing",
         "citation",
         "fold",
+        "body",
         "misalignment",
+        "log_every",
         "on_maps",
         "on_pet_grid",
         "validate_overlap",
         "recompute",
-        "body",
-        "log_every",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message

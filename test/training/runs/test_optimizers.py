@@ -161,6 +161,26 @@ def test_on_a_device_every_step_is_the_hosts_to_rounding(name: str, layout: torc
 
 
 @NAMES
+def test_on_a_device_a_frozen_weight_stays_and_a_second_group_has_its_own_rate(name: str) -> None:
+    """As the loss of slices has it: weights of its own at another rate, without decay."""
+    found = []
+    for on_device in (False, True):
+        network, scales = small_network(), nn.Parameter(torch.ones(3))
+        network[0].weight.requires_grad_(False)
+        optimizer = optimizer_for(network.parameters(), Optimizer(name=name, rate=1e-3), on_device)
+        optimizer.add_param_group({"params": [scales], "lr": 1e-2, "weight_decay": 0.0})
+        for number in range(5):
+            image = torch.randn(2, 2, 6, 6, 6, generator=torch.Generator().manual_seed(number))
+            optimizer.zero_grad()
+            (network(image).pow(2).mean() + (scales * torch.tensor([1.0, -2.0, 0.5])).sum()).backward()
+            step_unless(optimizer, TAKEN)
+        found.append([*weights(network), scales.detach()])
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+    assert torch.equal(found[1][0], small_network()[0].weight)
+    assert (found[1][-1] - 1).abs().min() > 0.02  # five steps of some 0.01
+
+
+@NAMES
 @pytest.mark.parametrize("first", [0, 3], ids=["the first step", "a later step"])
 def test_a_step_left_out_on_a_device_changes_no_bit(name: str, first: int) -> None:
     """Its gradients are NaN. The steps after it are those of a run without it."""
