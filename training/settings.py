@@ -186,6 +186,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # code); float32 where there is no GPU and auto or float16 is asked for
     most_left_out: Annotated[int, Meta(ge=0, le=10**9)] = 20  # steps in a row whose loss or gradients are not finite
     channels_last: bool = False
+    fused_norm: bool = True  # on a GPU the project's kernels normalise and apply SELU, forward and backward
+    compile: bool = False  # torch.compile of the network in place of them: needs a C compiler, and Triton on a GPU
     recompute: bool = False  # stages are computed again in the backward pass: about a third more time, much less memory
     workers: Annotated[int, Meta(ge=0, le=1024)] = 4  # processes that draw and augment crops; 0: none
     crops_on: CropsOn = "workers"  # device: crops of volumes are cut and augmented where the network trains
