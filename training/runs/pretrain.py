@@ -27,6 +27,7 @@ from training.runs import checkpoint
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
+from training.runs.compiling import check_compile
 from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.predict import device_for
 from training.runs.torchrun import opened, processes, rank
@@ -68,6 +69,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     torch.manual_seed(settings.seed)
     network = network_for(settings.network)
     device = device_for(settings.precision, wanted)
+    if settings.compile:
+        check_compile(device.torch_device.type)
     data = DistortedCrops(cache, fold.train, settings)
     check_apart(data.studies, fold, cache)
     held_out = DistortedCrops(cache, fold.validate, settings)
