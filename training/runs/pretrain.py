@@ -24,10 +24,10 @@ from training.command import add_device_option, add_fold_options
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
 from training.runs import checkpoint
+from training.runs.compiling import check_compile
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
-from training.runs.compiling import check_compile
 from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.predict import device_for
 from training.runs.torchrun import opened, processes, rank
