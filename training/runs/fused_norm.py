@@ -1,155 +1,44 @@
-"""Instance normalisation and SELU as one layer of training, forward and backward; images stay channels-last.
+"""Normalisation and SELU as one layer of training, forward and backward; images stay channels-last.
 
 torch's own layers copy a channels-last image to another layout and back on a GPU, and go over it some eight times. Here
-norm_kernels.cu, compiled by NVRTC as the kernels of inference are, reads it twice forward and twice back, in float16
-or bfloat16 with sums in float32. The backward pass keeps the image and two numbers a channel, and computes the rest
-again. Batch normalisation with fixed statistics goes the same way. Where the kernels cannot run, torch's operations do
-the same.
+norm_kernels.cu, compiled by NVRTC as the kernels of inference are, reads it twice forward and twice back. The backward
+pass keeps the image and two numbers a channel, and computes the rest again. Where the kernels cannot run, torch's
+operations do the same (training.runs.norm_operations).
 """
 
-import functools
-import math
 import sys
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from model.inference.device import Device
-from model.networks.kernels import LEAST_ROWS, MOST_CHANNELS, NAMES, PACK, SOURCE, THREADS, Kernels
 from model.networks.unet import Block, Norm
+from training.runs.norm_operations import (
+    LAST,
+    OPTIONS,
+    Operations,
+    TorchOperations,
+    kernels_or_reason,
+    operations_for,
+    packed,
+)
 from training.runs.torchrun import rank
 from training.settings import Training
 
-SOURCES = (SOURCE, Path(__file__).with_name("norm_kernels.cu"))
-GRADIENT_NAMES = ("gradient_parts", "gradient_sums", "gradient_image")
-OPTIONS: dict[torch.dtype, tuple[str, ...]] = {torch.float16: (), torch.bfloat16: ("-DBFLOAT16",)}
-LAST = torch.channels_last_3d
-VOXELS = (2, 3, 4)
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
-
-
-class Operations(Protocol):
-    """What the layer needs. image: (B, C, X, Y, Z); normal: (B, 2, C), factor and summand by which it is normalised;
-    weight, bias: (C), of the normalisation.
-    """
-
-    def normal(self, image: Tensor, eps: float) -> Tensor:
-        """Factor and summand that bring every channel of every image to mean 0 and deviation 1."""
-
-    def activated(self, image: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """SELU of the normalised image times weight plus bias."""
-
-    def sums(self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, 2, C): the gradient before SELU, and its product with the normalised image, each summed over voxels."""
-
-    def image_gradient(
-        self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor, sums: Tensor | None
-    ) -> Tensor:
-        """The gradient of the image. sums: None where the normalisation does not depend on the image."""
-
-
-class TorchOperations:
-    """By torch, on any device, in float32, for float64 in float64; the image's layout is kept."""
-
-    def normal(self, image: Tensor, eps: float) -> Tensor:
-        variance, mean = torch.var_mean(_wide(image), VOXELS, correction=0)
-        factor = (variance + eps).rsqrt()
-        return torch.stack([factor, -mean * factor], 1)
-
-    def activated(self, image: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out = self._normalised(image, normal).mul_(_wide(weight)[:, None, None, None])
-        return functional.selu(out.add_(_wide(bias)[:, None, None, None]), inplace=True).to(image.dtype)
-
-    def sums(self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        normalised = self._normalised(image, normal)
-        before = self._before_selu(normalised, gradient, weight, bias)
-        return torch.stack([before.sum(VOXELS), normalised.mul_(before).sum(VOXELS)], 1)
-
-    def image_gradient(
-        self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor, sums: Tensor | None
-    ) -> Tensor:
-        normalised = self._normalised(image, normal)
-        out = self._before_selu(normalised, gradient, weight, bias)
-        if sums is not None:
-            mean, product = (sums / math.prod(image.shape[2:]))[..., None, None, None].unbind(1)
-            out.sub_(mean).sub_(normalised.mul_(product))
-        return out.mul_((normal[:, 0] * _wide(weight))[..., None, None, None]).to(image.dtype)
-
-    def _normalised(self, image: Tensor, normal: Tensor) -> Tensor:
-        factor, summand = normal[..., None, None, None].unbind(1)
-        return (_wide(image) * factor).add_(summand)
-
-    def _before_selu(self, normalised: Tensor, gradient: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The gradient before SELU, from that after it."""
-        slope = (normalised * _wide(weight)[:, None, None, None]).add_(_wide(bias)[:, None, None, None])
-        slope = torch.where(slope > 0, SELU_SCALE, slope.exp() * (SELU_SCALE * SELU_ALPHA))
-        return slope.mul_(gradient)
-
-
-class NormKernels(Kernels):
-    """By the kernels, on one GPU: those of inference, and norm_kernels.cu. Images are of `dtype`, float16 or bfloat16,
-    channels-last, as Kernels has them; weight and bias are float32.
-
-    Raises RuntimeError if they cannot be compiled or loaded here.
-    """
-
-    def __init__(self, device: int, dtype: torch.dtype) -> None:
-        super().__init__(device, SOURCES, (*NAMES, *GRADIENT_NAMES), OPTIONS[dtype])
-
-    def normal(self, image: Tensor, eps: float) -> Tensor:
-        weight, bias = _ones_and_zeros(image.shape[1], image.device)
-        return self.factors(image, weight, bias, eps)
-
-    def activated(self, image: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        factors = normal * weight
-        factors[:, 1] += bias
-        out = torch.empty_like(image)
-        self.normalise(image, factors, out)
-        return out
-
-    def sums(self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        images, channels, voxels = image.shape[0], image.shape[1], math.prod(image.shape[2:])
-        each = math.ceil(max(voxels / self._blocks, THREADS // (channels // PACK) * LEAST_ROWS))
-        blocks = math.ceil(voxels / each)
-        parts = torch.empty(images, blocks, 2, channels, device=image.device)
-        both = image, gradient, normal, weight, bias
-        self._run("gradient_parts", (blocks, images), THREADS, *both, parts, voxels, channels, each)
-        out = torch.empty(images, 2, channels, device=image.device)
-        self._run("gradient_sums", (channels, images), 128, parts, out, channels, blocks)
-        return out
-
-    def image_gradient(
-        self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor, sums: Tensor | None
-    ) -> Tensor:
-        images, channels, voxels = image.shape[0], image.shape[1], math.prod(image.shape[2:])
-        groups = channels // PACK
-        threads = THREADS // groups * groups
-        grid = (self._grid(voxels * groups, threads), images)
-        out = torch.empty_like(image)
-        both = image, gradient, normal, weight, bias
-        self._run("gradient_image", grid, threads, *both, sums, out, voxels, channels)
-        return out
-
-
-TORCH = TorchOperations()
-
 
 class NormSelu(torch.autograd.Function):
-    """The layer with its own backward pass. fixed: factor and summand (B, 2, C) of fixed statistics; None: the image's
-    own, with eps added to its variance.
+    """The layer with its own backward pass. normal: (B, 2, C), as Operations have it; own: it is that of this image,
+    so the gradient goes through it, too.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, weight: Tensor, bias: Tensor, fixed: Tensor | None, eps: float, by: Operations
+        ctx: Any, image: Tensor, weight: Tensor, bias: Tensor, normal: Tensor, own: bool, by: Operations
     ) -> Tensor:
-        normal = by.normal(image, eps) if fixed is None else fixed
         ctx.save_for_backward(image, weight, bias, normal)
-        ctx.by, ctx.is_fixed = by, fixed is not None
+        ctx.by, ctx.own = by, own
         return by.activated(image, normal, weight, bias)
 
     @staticmethod
@@ -157,9 +46,9 @@ class NormSelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         image, weight, bias, normal = ctx.saved_tensors
         if not isinstance(ctx.by, TorchOperations):
-            gradient = _packed(gradient)
+            gradient = packed(gradient)
         sums = ctx.by.sums(image, gradient, normal, weight, bias)
-        of_image = ctx.by.image_gradient(image, gradient, normal, weight, bias, None if ctx.is_fixed else sums)
+        of_image = ctx.by.image_gradient(image, gradient, normal, weight, bias, sums if ctx.own else None)
         of_bias, of_weight = sums.sum(0).to(weight.dtype)
         return of_image, of_weight, of_bias, None, None, None
 
@@ -172,11 +61,12 @@ class InstanceNormSelu(Norm):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, image: Tensor) -> Tensor:
-        return norm_selu(image, self.weight, self.bias, None, self.eps)
+        by, image = operations_for(image)
+        return norm_selu(image, self.weight, self.bias, _normal(by, image, self.eps), True, by)
 
 
 class BatchNormSelu(nn.BatchNorm3d):
-    """Batch normalisation and SELU, in one where the statistics are fixed, with parameters and statistics of `norm`."""
+    """Batch normalisation and SELU in one, with parameters and statistics of `norm`."""
 
     def __init__(self, norm: nn.BatchNorm3d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum)
@@ -185,21 +75,34 @@ class BatchNormSelu(nn.BatchNorm3d):
             setattr(self, name, buffer)
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.training or self.running_mean is None or self.running_var is None:
-            return functional.selu(super().forward(image), inplace=True)
-        factor = (self.running_var + self.eps).rsqrt()
-        fixed = torch.stack([factor, -self.running_mean * factor]).expand(len(image), -1, -1).contiguous()
-        return norm_selu(image, self.weight, self.bias, fixed, self.eps)
+        by, image = operations_for(image)
+        if not self.training:
+            mean, variance = self.running_mean, self.running_var
+            assert mean is not None and variance is not None  # as norm_of makes it
+            factor = (variance + self.eps).rsqrt()
+            normal = torch.stack([factor, -mean * factor]).expand(len(image), -1, -1).contiguous()
+            return norm_selu(image, self.weight, self.bias, normal, False, by)
+        one = _as_one(image)  # whose own statistics are the batch's
+        normal = _normal(by, one, self.eps)
+        self._follow(normal[0], one[0, 0].numel())
+        out = norm_selu(one, self.weight, self.bias, normal, True, by)
+        return _rows(out).view(_rows(image).shape).permute(0, 4, 1, 2, 3)
+
+    @torch.no_grad()
+    def _follow(self, normal: Tensor, voxels: int) -> None:
+        """Take a batch's mean and variance into the statistics, as torch does."""
+        factor, summand = normal
+        variance = (factor.pow(-2) - self.eps).clamp(min=0) * (voxels / max(voxels - 1, 1))
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_((-summand / factor).to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
-def norm_selu(image: Tensor, weight: Tensor, bias: Tensor, fixed: Tensor | None, eps: float) -> Tensor:
-    """SELU of the normalised image, by the kernels if they take it, else by torch."""
-    by: Operations = TORCH
-    if image.is_cuda and image.dtype in OPTIONS and image.shape[1] % PACK == 0 and image.shape[1] <= MOST_CHANNELS:
-        found = kernels_or_reason(image.get_device(), image.dtype)
-        if isinstance(found, NormKernels):
-            by, image = found, _packed(image)
-    out: Tensor = NormSelu.apply(image, weight, bias, fixed, eps, by)  # type: ignore[no-untyped-call]
+def norm_selu(image: Tensor, weight: Tensor, bias: Tensor, normal: Tensor, own: bool, by: Operations) -> Tensor:
+    """NormSelu as a function."""
+    out: Tensor = NormSelu.apply(image, weight, bias, normal, own, by)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -234,27 +137,16 @@ def put_into(block: Block) -> None:
     block.norm, block.act = kind(block.norm), nn.Identity()  # type: ignore[assignment]
 
 
-@functools.cache
-def kernels_or_reason(device: int, dtype: torch.dtype) -> NormKernels | str:
-    """The kernels for images of `dtype` on a GPU, or why there are none. Raises torch.OutOfMemoryError."""
-    try:
-        return NormKernels(device, dtype)
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, AttributeError, RuntimeError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0]
+@torch.no_grad()
+def _normal(by: Operations, image: Tensor, eps: float) -> Tensor:
+    return by.normal(image, eps)
 
 
-@functools.cache
-def _ones_and_zeros(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.ones(channels, device=device), torch.zeros(channels, device=device)
+def _rows(image: Tensor) -> Tensor:
+    """(B, X, Y, Z, C), as a channels-last image lies in memory."""
+    return image.contiguous(memory_format=LAST).permute(0, 2, 3, 4, 1)
 
 
-def _packed(image: Tensor) -> Tensor:
-    """The image as the kernels read it: channels-last, without gaps, from a multiple of 16 bytes on."""
-    image = image.contiguous(memory_format=LAST)
-    return image if image.data_ptr() % 16 == 0 else image.clone(memory_format=LAST)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _as_one(image: Tensor) -> Tensor:
+    """The images of a batch one behind the other along X, as one image (1, C, B * X, Y, Z)."""
+    return _rows(image).flatten(0, 1)[None].permute(0, 4, 1, 2, 3)

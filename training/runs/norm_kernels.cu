@@ -1,4 +1,4 @@
-// The backward pass of instance normalisation and SELU, and of batch normalisation with fixed statistics and SELU.
+// The backward pass of instance or batch normalisation and SELU.
 // Compiled together with model/networks/kernels.cu, which has the forward pass, `Pack`, `load` and `store`. No value of
 // the forward pass is kept but the image and two numbers a channel, from which it is computed again. Sums are float32 over
 // some tens of voxels, then float64 in a fixed order: the same bits every time.

@@ -15,23 +15,15 @@ import torch
 from host_kernels import HostNormKernels
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 from model.bundle.settings import Network
 from model.inference.device import Device
 from model.networks.kernels import NAMES, compiled
 from model.networks.unet import Block, build
 from training.runs import fused_norm
-from training.runs.fused_norm import (
-    GRADIENT_NAMES,
-    OPTIONS,
-    SOURCES,
-    TORCH,
-    BatchNormSelu,
-    NormSelu,
-    fuse_norms,
-    kernels_or_reason,
-    put_into,
-)
+from training.runs.fused_norm import BatchNormSelu, fuse_norms, norm_selu, put_into
+from training.runs.norm_operations import GRADIENT_NAMES, OPTIONS, SOURCES, TORCH, kernels_or_reason
 from training.runs.recompute import recompute_stages
 from training.settings import Training, settings_from
 
@@ -42,7 +34,7 @@ CHANNELS = [
     ((2, 64), (7, 6, 5)),
     ((3, 24), (5, 6, 7)),
     ((1, 320), (3, 4, 5)),
-    ((1, 1024), (1, 1, 2)),
+    ((1, 1024), (2, 2, 2)),
     ((1, 8), (1, 1, 2)),
 ]
 
@@ -85,17 +77,17 @@ def by_torch(image: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor, eps:
 
 def test_gradients_by_torch_are_those_of_finite_differences() -> None:
     image, weight, bias, _ = layer_inputs((2, 3), (4, 3, 2))
-    normal = TORCH.normal(image + 1, 1e-5)
+    other = TORCH.normal(image + 1, 1e-5)
     leaves = [one.requires_grad_() for one in (image, weight, bias)]
-    for fixed in (None, normal):
-        assert torch.autograd.gradcheck(lambda *of: NormSelu.apply(*of, fixed, 1e-5, TORCH), leaves)  # noqa: B023
+    assert torch.autograd.gradcheck(lambda *of: norm_selu(*of, TORCH.normal(of[0].detach(), 1e-5), True, TORCH), leaves)
+    assert torch.autograd.gradcheck(lambda *of: norm_selu(*of, other, False, TORCH), leaves)
 
 
 def test_values_and_gradients_by_torch_are_those_of_torch_s_own_layers_and_stay_channels_last() -> None:
     inputs = layer_inputs((2, 5), (4, 3, 6))
     leaves = [one.contiguous(memory_format=LAST) if one.dim() == 5 else one for one in inputs]
     image, weight, bias = (one.clone().requires_grad_() for one in leaves[:3])
-    out = NormSelu.apply(image, weight, bias, None, 1e-5, TORCH)
+    out = norm_selu(image, weight, bias, TORCH.normal(image.detach(), 1e-5), True, TORCH)
     out.backward(leaves[3])
     for found, wanted in zip((out, image.grad, weight.grad, bias.grad), by_torch(*inputs), strict=True):
         torch.testing.assert_close(found, wanted)
@@ -113,7 +105,7 @@ def test_the_kernels_give_the_values_and_gradients_of_float64(kernels, dtype, sh
     gradient[out.abs() < 1e-3] = 0  # SELU's slope jumps at 0, and float32 may lie on its other side
     wanted = by_torch(image.double(), weight.double(), bias.double(), gradient.double())
     leaves = [one.clone(memory_format=torch.preserve_format).requires_grad_() for one in (image, weight, bias)]
-    out = NormSelu.apply(*leaves, None, 1e-5, by)
+    out = norm_selu(*leaves, by.normal(image, 1e-5), True, by)
     out.backward(gradient)
     assert out.dtype == leaves[0].grad.dtype == dtype and leaves[0].grad.is_contiguous(memory_format=LAST)
     close = {"rtol": 2 * UNIT[dtype], "atol": 1e-3}
@@ -137,7 +129,7 @@ def test_with_fixed_statistics_the_kernels_give_the_gradients_of_float64(kernels
     normal = torch.stack([(variance + 1e-5).rsqrt(), -mean * (variance + 1e-5).rsqrt()]).float().expand(2, -1, -1)
     leaves = [image.clone(memory_format=torch.preserve_format), weight.float().to(device), bias.float().to(device)]
     leaves = [one.detach().requires_grad_() for one in leaves]
-    out = NormSelu.apply(*leaves, normal.contiguous(), 1e-5, by)
+    out = norm_selu(*leaves, normal.contiguous(), False, by)
     out.backward(gradient)
     torch.testing.assert_close(out.double(), wanted.detach(), rtol=2 * UNIT[dtype], atol=1e-3)
     for found, exact in zip(leaves, wide, strict=True):
@@ -186,12 +178,25 @@ def test_a_network_keeps_names_parameters_and_gradients(norm: str) -> None:
         put_into(block)
     after = dict(network.named_parameters())
     assert list(after) == list(before) and all(after[name] is before[name] for name in before)
-    wanted = gradients(plain)
-    for found, one in zip(gradients(network), wanted, strict=True):
-        torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-6)
+    for _ in range(2):
+        wanted = gradients(plain)
+        for found, one in zip(gradients(network), wanted, strict=True):
+            torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-6)
     assert list(network.state_dict()) == list(plain.state_dict())
     for name, one in plain.state_dict().items():  # batch statistics went on, or stayed
         torch.testing.assert_close(network.state_dict()[name], one)
+
+
+def test_statistics_that_are_computed_anew_are_torch_s() -> None:
+    """As training.runs.batch_norm does for averaged weights: the mean over the batches, without a momentum."""
+    plain = network_of("batch")
+    network, batches = copy.deepcopy(plain), [torch.rand(2, 2, 8, 8, 8) for _ in range(3)]
+    for block in [one for one in network.modules() if isinstance(one, Block)]:
+        put_into(block)
+    for one in (plain, network):
+        update_bn(batches, one)
+    for name, wanted in plain.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_stages_that_are_computed_again_give_the_same_bits() -> None:
