@@ -141,11 +141,32 @@ def operations_for(image: Tensor) -> tuple[Operations, Tensor]:
 def kernels_or_reason(device: int, dtype: torch.dtype) -> NormKernels | str:
     """The kernels for images of `dtype` on a GPU, or why there are none. Raises torch.OutOfMemoryError."""
     try:
-        return NormKernels(device, dtype)
+        found = NormKernels(device, dtype)
+        return (
+            found
+            if agrees_with_torch(found, torch.device("cuda", device), dtype)
+            else "they give other values than torch"
+        )
     except torch.OutOfMemoryError:
         raise
     except (OSError, AttributeError, RuntimeError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@torch.no_grad()
+def agrees_with_torch(kernels: Operations, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels give torch's values on a small image, forward and backward: a guard for new GPUs."""
+    random = torch.Generator().manual_seed(0)
+    image, gradient = torch.randn(2, 2, 16, 5, 6, 7, generator=random).to(device, dtype)
+    image, gradient = (one.contiguous(memory_format=LAST) for one in (image, gradient))
+    weight, bias = torch.rand(2, 16, generator=random).to(device)
+    found = []
+    for by in (kernels, TORCH):
+        normal = by.normal(image, 1e-5)
+        sums = by.sums(image, gradient, normal, weight, bias)
+        of_image = by.image_gradient(image, gradient, normal, weight, bias, sums)
+        found.append((normal, by.activated(image, normal, weight, bias), sums, of_image))
+    return all((a - b).abs().max() <= 2**-6 * b.abs().max() for a, b in zip(*found, strict=True))
 
 
 @functools.cache

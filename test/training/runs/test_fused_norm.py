@@ -23,7 +23,7 @@ from model.networks.kernels import NAMES, compiled
 from model.networks.unet import Block, build
 from training.runs import fused_norm
 from training.runs.fused_norm import BatchNormSelu, fuse_norms, norm_selu, put_into
-from training.runs.norm_operations import GRADIENT_NAMES, OPTIONS, SOURCES, TORCH, kernels_or_reason
+from training.runs.norm_operations import GRADIENT_NAMES, OPTIONS, SOURCES, TORCH, agrees_with_torch, kernels_or_reason
 from training.runs.recompute import recompute_stages
 from training.settings import Training, settings_from
 
@@ -148,6 +148,22 @@ def test_the_same_bits_come_twice_and_nan_stays_nan(kernels, dtype) -> None:
     gradient[1, 7, 2, 2, 2] = float("nan")
     found = by.image_gradient(image, gradient, normal, weight, bias, sums)
     assert found.isnan().nonzero().tolist() == [[1, 7, 2, 2, 2]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kernels_that_give_other_values_than_torch_are_found_out(kernels, monkeypatch, dtype) -> None:
+    by, device = kernels[0][dtype], torch.device(kernels[1])
+    assert agrees_with_torch(by, device, dtype)
+    run = type(by)._run
+    for name, place in (("gradient_image", 6), ("gradient_sums", 1), ("normalise", 2)):
+
+        def wrong(name_run, *rest, name=name, place=place):
+            run(by, name_run, *rest)
+            if name_run == name:
+                rest[2 + place].mul_(1.1)
+
+        monkeypatch.setattr(by, "_run", wrong)
+        assert not agrees_with_torch(by, device, dtype), name
 
 
 def network_of(norm: str) -> nn.Module:
