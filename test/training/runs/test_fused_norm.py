@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from host_kernels import HostNormKernels
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
 from model.bundle.settings import Network
@@ -222,6 +223,30 @@ def test_stages_that_are_computed_again_give_the_same_bits() -> None:
     wanted = gradients(network)
     recompute_stages(network)
     assert all(torch.equal(found, one) for found, one in zip(gradients(network), wanted, strict=True))
+
+
+@pytest.mark.slow
+def test_several_processes_and_a_scaled_loss_give_the_same_gradients(tmp_path) -> None:
+    """DistributedDataParallel of a single process, and GradScaler: what the loop puts around a network."""
+    network = network_of("instance")
+    for block in [one for one in network.modules() if isinstance(one, Block)]:
+        put_into(block)
+    recompute_stages(network)
+    wanted = gradients(network)
+    image = torch.rand(2, 2, 8, 12, 8, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=LAST)
+    optimizer, scaler = torch.optim.SGD(network.parameters()), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer.zero_grad(set_to_none=True)
+    distributed.init_process_group(
+        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        loss = DistributedDataParallel(network)(image).square().mean()
+        scaler.scale(loss).backward()
+    finally:
+        distributed.destroy_process_group()
+    scaler.unscale_(optimizer)
+    for found, one in zip(network.parameters(), wanted, strict=True):
+        torch.testing.assert_close(found.grad, one)
 
 
 def on(kind: str) -> Device:
