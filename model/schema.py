@@ -36,6 +36,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "on_pet_grid",
         "validate_overlap",
         "recompute",
+        "minutes",
         "fused_norm",
         "compile",
     )
