@@ -10,6 +10,7 @@ from training.command import EXPECTED_ERRORS, parse, report_error, without_dashe
 COMMANDS = {
     "index": ("data.index", "find and check the studies of data sets; write one table of them"),
     "recrop": ("data.recrop", "copy studies, cut at random on every side"),
+    "blend": ("data.blend", "put patients' tumours into the bodies of phantoms"),
     "split": ("data.split", "divide patients into training, validation and test"),
     "prepare": ("data.prepare", "read, resample and crop every study once, into a cache"),
     "pretrain": ("runs.pretrain", "pre-train the CT encoder by Models Genesis, without labels"),

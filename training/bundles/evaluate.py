@@ -32,7 +32,7 @@ from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case, stem
 from model.whole import Staging
 from training.command import check_targets
-from training.data.table import Study, read_table, some_of
+from training.data.table import Study, patients_in, read_table, some_of
 from training.runs.scores import CaseScore, summary, table, write
 
 MASK_ENDINGS = (".mha", ".nii.gz")
@@ -159,8 +159,8 @@ def training_cases_among(bundle: Bundle, studies: Sequence[Study], index: dict[s
     for key, names in ((TRAINED_ON, cases), (PATIENTS, patients or [])):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise WeightsError(f"'{bundle.folder}': provenance.scores.{key} must list names; correct it")
-    patients = {*(patients or []), *(index[case].patient for case in cases if case in index)}
-    return [study.case for study in studies if study.case in cases or study.patient in patients]
+    patients = {*(patients or []), *patients_in(index[case] for case in cases if case in index)}
+    return [study.case for study in studies if study.case in cases or patients_in([study]) & patients]
 
 
 def run(options: argparse.Namespace) -> None:
