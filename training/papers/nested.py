@@ -11,9 +11,11 @@ the plan's bundles, weights/eoa and weights/diwa. It can be stopped at any momen
 
 import argparse
 import fcntl
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from training.bundles.export import ExportOptions, export
 from training.command import add_device_option, option_words, parse
 from training.data import index as index_command
 from training.data import recrop as recrop_command
+from training.data.blend import Blend, blend
 from training.data.folds import Fold
 from training.data.prepared import load
 from training.data.stratify import draw_share, strata, stratified_parts
@@ -61,7 +64,8 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a plan for shipped weights. plan: base run, members and phantoms. bundles: {name below weights/: the
     choice it holds, EoA greedy and the like}. starts: {name: changes of settings} of runs on phantoms alone; each goes
     on from the one before, and every base run from the last; without any, base runs begin with random weights. copies:
-    re-crops of each real study. originals: whole images train, too.
+    re-crops of each real study. originals: whole images train, too. blended: studies made of each real study that
+    trains, its tumour in the body of a phantom that trains (training blend).
     """
 
     plan: ExperimentPlan
@@ -69,6 +73,7 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     starts: dict[Any, Any] = field(default_factory=dict)
     copies: int = 2
     originals: bool = False
+    blended: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +83,8 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")
         if self.copies < 1:
             raise ConfigError(f"copies must be 1 or more, got {self.copies}")
+        if self.blended < 0:
+            raise ConfigError(f"blended must be 0 (none) or more, got {self.blended}")
         self.start_settings()
 
     def start_settings(self) -> dict[str, Training]:
@@ -88,13 +95,17 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, kw_only=True)
 class NestedData:
-    """All studies by case, prepared; the parts of the phantoms; each real patient's original and re-cropped cases."""
+    """All studies by case, prepared; the parts of the phantoms; each real patient's original and re-cropped cases.
+
+    blended: each real patient's tumours in the bodies of phantoms that train.
+    """
 
     studies: Mapping[str, Study]
     phantoms: Fold
     originals: Mapping[str, list[str]]
     copies: Mapping[str, list[str]]
     cache: Path
+    blended: Mapping[str, list[str]] = dataclass_field(default_factory=dict)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -145,15 +156,18 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
     studies, real, copied = dict(read_table(index)), options.run / "real.csv", options.run / "copies"
     origin: dict[str, object] = {"diagnosis": options.diagnosis, "site": options.site}
     cuts: dict[str, object] = {"copies": shipping.copies, "seed": shipping.seed}
-    check_same_source(real.with_suffix(".json"), {"root": str(options.real.resolve())} | origin | cuts)
+    bodies = [studies[case] for case in phantoms.train] if shipping.blended else []
+    of_bodies = {"blended": shipping.blended, "bodies": digest_of_bodies(bodies)} if shipping.blended else {}
+    check_same_source(real.with_suffix(".json"), {"root": str(options.real.resolve())} | origin | cuts | of_bodies)
     if not real.exists():
         words = option_words(origin | {"output": real, "workers": options.workers})
         index_command.run(parse("index", index_command, [str(options.real), "--strict", *words]))
     if not copied.exists():
         words = option_words(cuts | {"output": copied, "workers": options.workers})
         recrop_command.run(parse("recrop", recrop_command, [str(real), *words]))
+    blended = blend_tumours(shipping, real, bodies, options) if shipping.blended else None
     parts: list[dict[str, list[str]]] = []
-    for path in (real, copied / "index.csv"):
+    for path in (real, copied / "index.csv", *([blended] if blended else [])):
         found: dict[str, list[str]] = {}
         for study in read_table(path).values():
             studies[study.case] = study
@@ -162,7 +176,28 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
     write_table(list(studies.values()), options.run / "index.csv")
     cache = options.run / "cache"
     prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
-    return NestedData(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
+    originals, copies, *more = parts
+    tumours = more[0] if more else {}
+    return NestedData(
+        studies=studies, phantoms=phantoms, originals=originals, copies=copies, cache=cache, blended=tumours
+    )
+
+
+def blend_tumours(shipping: Shipping, real: Path, bodies: list[Study], options: argparse.Namespace) -> Path:
+    """Put the patients' tumours into the bodies, once a run. Returns the index. Raises ConfigError for no body."""
+    if not bodies:
+        raise ConfigError("blended needs bodies, and the plan has no phantoms to train; add some, or set blended: 0")
+    run_folder: Path = options.run
+    folder, index = run_folder / "blended", run_folder / "bodies.csv"
+    if not folder.exists():
+        write_table(bodies, index)
+        blend(real, index, folder, Blend(seed=shipping.seed, copies=shipping.blended), options.workers)
+    return folder / "index.csv"
+
+
+def digest_of_bodies(bodies: list[Study]) -> str:
+    """One sha256 for the studies whose bodies are used."""
+    return hashlib.sha256("".join(sorted(study.sha256 for study in bodies)).encode()).hexdigest()
 
 
 def check_same_source(path: Path, source: dict[str, Any]) -> None:
@@ -180,16 +215,18 @@ def fold_of(
 ) -> Fold:
     """A fold of the patients' re-cropped copies, since originals end at a fixed distance from tumours, and of phantoms.
 
+    The training patients' tumours in phantoms' bodies train, too; these bodies are of phantoms that train.
+
     originals: the whole images train, too, so that a network also sees the surroundings of a tumour.
     """
 
     def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
-        return tuple(case for patient in sorted(patients) for case in of[patient])
+        return tuple(case for patient in sorted(patients) for case in of.get(patient, ()))
 
     whole = cases(train, data.originals) if originals else ()
     return Fold(
         name=name,
-        train=data.phantoms.train + cases(train, data.copies) + whole,
+        train=data.phantoms.train + cases(train, data.copies) + whole + cases(train, data.blended),
         validate=cases(validate, data.copies) + data.phantoms.validate,
         test=cases(test, data.copies),
     )
@@ -253,6 +290,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
     validate = draw_share(stratum_of, options.validation, f"{shipping.seed}/all")
     fold = fold_of("all", set(stratum_of) - validate, validate, set(), data, shipping.originals)
     folder, source = options.run / fold.name, f" ({options.data})" if options.data else ""
+    of_patients = (data.originals, data.copies, data.blended)
     members, choices = train_and_select(shipping, data, fold, folder, start, options.device)
     report_phantoms(members, choices, data, options.run, options.device)
     for name in choices:
@@ -270,7 +308,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
                 index=options.run / "index.csv",
                 check_case=fold.validate[0],
                 device=options.device,
-                trained_on=[case for of in (data.originals, data.copies) for cases in of.values() for case in cases],
+                trained_on=[case for of in of_patients for cases in of.values() for case in cases],
             )
         )
 

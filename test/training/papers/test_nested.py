@@ -61,6 +61,29 @@ def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
     assert whole.train == (*fold.train, "case0") and whole.validate == fold.validate and whole.test == fold.test
 
 
+def test_blended_tumours_train_and_never_validate_or_test(tmp_path) -> None:
+    studies = [lesion_study(tmp_path, seed) for seed in range(3)]
+    data = NestedData(
+        studies={s.case: s for s in studies},
+        phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)),
+        copies={s.patient: [f"{s.case}-r0"] for s in studies},
+        originals={s.patient: [s.case] for s in studies},
+        blended={s.patient: [f"{s.case}-b0"] for s in studies},
+        cache=tmp_path,
+    )
+    fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
+    assert fold.train == ("A0", "case0-r0", "case0-b0")
+    assert fold.validate == ("case1-r0", "A1") and fold.test == ("case2-r0",)
+
+
+def test_blended_needs_a_number_and_phantoms_that_train(shipping, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"blended must be 0 \(none\) or more, got -1"):
+        structs.replace(shipping, blended=-1)
+    options = argparse.Namespace(run=tmp_path, workers=1)
+    with pytest.raises(ConfigError, match="the plan has no phantoms to train"):
+        nested.blend_tumours(structs.replace(shipping, blended=1), tmp_path / "real.csv", [], options)
+
+
 def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> None:
     phantoms = shipping.plan.phantoms
     assert all(first + count <= 100_000 for first, count in phantoms["train"].values())
