@@ -21,6 +21,7 @@ COMMANDS = {
     "import": ("bundles.import_checkpoint", "write a bundle of checkpoints that the papers' authors published"),
     "mix": ("bundles.mix", "make one bundle of several, which vote by their mean probability"),
     "evaluate": ("bundles.evaluate", "score masks or a bundle: Dice, FPV, FNV with intervals"),
+    "baselines": ("bundles.baselines", "score thresholds, a plain U-Net and bundles on the same cases"),
     "compare": ("bundles.compare", "paired differences of two tables of scores"),
     "phantoms": ("phantom.study", "make synthetic PET/CT studies with their truth"),
     "experiment": ("papers.experiments", "run the papers' tables again: table2, table3, wholebody"),
