@@ -26,6 +26,7 @@ COMMANDS = {
     "phantoms": ("phantom.study", "make synthetic PET/CT studies with their truth"),
     "experiment": ("papers.experiments", "run the papers' tables again: table2, table3, wholebody"),
     "nested": ("papers.nested", "make the shipped weights, and score their procedure on nested folds"),
+    "results": ("papers.results", "print a page of results from nested folds: patients as patients"),
     "schedule": ("batches.schedule", "draw the learning rates of a run, with its averaging phase"),
     "sample": ("phantom.sample", "write the sample study of the tests"),
     "sheet": ("phantom.sheet", "draw twelve phantoms; print their statistics and settings"),

@@ -39,6 +39,8 @@ from training.ensembles.field_of_view import table as views_table
 from training.ensembles.field_of_view import views
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import TITLES
+from training.papers.nested_detail import ENDING as DETAIL
+from training.papers.nested_detail import VIEWS, write_detail
 from training.papers.procedure import (
     ExperimentPlan,
     MethodAndMembers,
@@ -251,7 +253,7 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
             report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not trained on")
             rows[name] += scores
             if options.views:
-                report_views(choices[name], members, whole, data, folder / f"{name}-views.json", options.device)
+                report_views(choices[name], members, whole, data, folder / f"{name}{VIEWS}", options.device)
     if options.fold is not None:
         return
     for name, scores in rows.items():
@@ -316,15 +318,19 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
 def report_views(
     choice: MethodAndMembers, runs: list[Path], cases: Sequence[str], data: NestedData, path: Path, device: str
 ) -> None:
-    """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it."""
+    """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it; then
+    lesions found, surfaces and calibration on the whole images, beside it.
+    """
     method, names = choice
     candidates = read_candidates(run for run in runs if run.resolve().name in names)
     for one in candidates.values():
         check_not_seen(one.folder, one.seen, cases, data.cache, "score on")
     scoreboard = Scoreboard(candidates, data.cache, cases, path.parent / "margins", scoring_device(device))
-    found = views(scoreboard.margin_of(method, names), [load(data.cache, case) for case in cases])
+    margin_of, studies = scoreboard.margin_of(method, names), [load(data.cache, case) for case in cases]
+    found = views(margin_of, studies)
     print(f"\n{path.stem}: {method}, {len(cases)} studies not trained on\n\n{views_table(found)}\n", flush=True)
     write_json(path, [asdict(view) for view in found])
+    write_detail(margin_of, studies, path.with_name(path.name.replace(VIEWS, DETAIL)))
 
 
 def report_phantoms(
