@@ -26,16 +26,16 @@ class Scored:
     folder: Path
     bundles: Mapping[str, Rows]
 
-    def facts(self) -> list[str]:
-        """What was scored, in lines."""
-        rows = next(iter(self.bundles.values()))
-        patients = patients_of(rows)
-        folds = {path.parent.name for path in fold_files(self.folder, ".csv")}
-        return [
-            f"{len(patients)} patients in {len(folds)} outer folds, {len(rows)} cases (random cuts of their images): a "
-            "patient's cases are averaged first, and intervals (95 %, bootstrap) are over patients.",
-            f"Empty masks by {' '.join({row['convention'] for row in rows.values()})}; 18-connected lesions.",
-        ]
+
+def facts_of(scored: Mapping[str, Rows], folds: Sequence[str]) -> list[str]:
+    """What was scored, in lines. folds: names of the outer folds, none for baselines alone."""
+    rows = next(iter(scored.values()))
+    where = f" in {len(folds)} outer folds" if folds else ""
+    return [
+        f"{len(patients_of(rows))} patients{where}, {len(rows)} cases (random cuts of their images): a patient's cases "
+        "are averaged first, and intervals (95 %, bootstrap) are over patients.",
+        f"Empty masks by {' '.join({row['convention'] for row in rows.values()})}; 18-connected lesions.",
+    ]
 
 
 def fold_files(folder: Path, ending: str) -> list[Path]:

@@ -20,6 +20,7 @@ from training.papers.result_tables import (
     Scored,
     detail_tables,
     differences_table,
+    facts_of,
     fold_files,
     methods_of,
     patients_table,
@@ -41,8 +42,11 @@ def run(options: argparse.Namespace) -> None:
     """Print the page, and write it. Raises ConfigError or OutputError."""
     if options.output:
         check_output(options.output.parent)
-    runs = [scored_run(folder) for folder in options.runs]
-    text = page(runs, methods_of(options.baselines), options.note)
+    methods = methods_of(options.baselines)
+    if not (options.runs or methods):
+        raise ConfigError("nothing to show: name folders of training nested, or --baselines")
+    runs = [scored_run(folder) for folder in options.runs] or [Scored(folder=Path(), bundles={})]
+    text = page(runs, methods, options.note)
     if options.output:
         with Staging() as staging:
             write_bytes(text.encode(), options.output, staging)
@@ -68,11 +72,15 @@ def scored_run(folder: Path) -> Scored:
 def page(runs: list[Scored], methods: dict[str, Rows], notes: list[str]) -> str:
     """The whole page in Markdown."""
     first = runs[0]
-    parts = [f"# Results, {time.strftime('%Y-%m-%d')}", "\n".join(f"- {note}" for note in [*first.facts(), *notes])]
+    facts = facts_of(first.bundles or methods, sorted({path.parent.name for path in fold_files(first.folder, ".csv")}))
+    parts = [f"# Results, {time.strftime('%Y-%m-%d')}", "\n".join(f"- {note}" for note in [*facts, *notes])]
     parts += ["## Patients not trained on", patients_table(first, methods)]
     if len(runs) > 1:
         parts += ["## Seeds", seeds_table(runs)]
-    parts += ["## Paired differences of Dice", differences_table(first, methods)]
+    if first.bundles:
+        parts += ["## Paired differences of Dice", differences_table(first, methods)]
+    if not first.bundles:
+        return "\n\n".join([*parts, "## What was tuned on what", TUNED]) + "\n"
     for title, text in (
         ("## Fields of view", views_table(first)),
         ("## Lesions found, surfaces, calibration", detail_tables(first)),
@@ -87,7 +95,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Cost: seconds; no image is read."
     add = parser.add_argument
     add(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folders of training nested: one plan, each with its own seed"
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="folders of training nested: one plan, each with its own seed (default: baselines alone)",
     )
     add(
         "--baselines",

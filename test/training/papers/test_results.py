@@ -72,7 +72,7 @@ def test_seeds_are_averaged_for_each_patient(nested, tmp_path, capsys) -> None:
     assert "| 0.8500 | 0.7500 (" in row and row.endswith("| 0.1000 |")
 
 
-def test_baselines_of_all_folds_stand_beside_the_bundles(nested, tmp_path) -> None:
+def test_baselines_of_all_folds_stand_beside_the_bundles(nested, tmp_path, capsys) -> None:
     """The chosen threshold has another number in every fold, and one row."""
     for fold, (suv, patients) in enumerate((("1.9", "ab"), ("2.1", "cd"))):
         folder = tmp_path / f"baselines-{fold}"
@@ -81,6 +81,8 @@ def test_baselines_of_all_folds_stand_beside_the_bundles(nested, tmp_path) -> No
         (folder / "baselines.json").write_text(json.dumps({"methods": methods}))
     methods = methods_of([tmp_path / "baselines-0", tmp_path / "baselines-1"])
     assert list(methods) == ["fixed SUV, best on the training cases"]
+    assert main(["results", "--baselines", *(str(tmp_path / f"baselines-{fold}") for fold in (0, 1))]) == 0
+    assert "4 patients, 4 cases" in capsys.readouterr().out
     text = differences_table(scored_run(nested), methods)
     assert "| eoa | fixed SUV, best on the training cases | 4 | -0.1500 (" in text
     with pytest.raises(ConfigError, match="is scored on 2 patients, eoa on 4: give all folds' --baselines"):
@@ -133,6 +135,10 @@ def test_the_page_has_what_was_found_by_size(nested, capsys) -> None:
     assert main(["results", str(nested)]) == 0
     text = capsys.readouterr().out
     assert "### eoa" in text and "| 0 to 2 ml | 1 | 1.000 |" in text and "Calibration error" in text
+
+
+def test_nothing_to_show_is_refused(capsys) -> None:
+    assert main(["results"]) == 2 and "nothing to show" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["empty", "twice"])
