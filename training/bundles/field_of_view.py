@@ -24,7 +24,7 @@ from model.networks.weights import load_now, voters
 from model.results.metrics import score
 from model.stopwatch import Stopwatch
 from model.study.reading import Case
-from training.bundles.study_views import StudyView, read_study, views_of
+from training.bundles.study_views import FieldView, read_study, views_of
 from training.data.table import Study
 from training.ensembles.field_of_view import AIR_HU, agreement
 from training.phantom.facts import threshold_dice
@@ -115,7 +115,7 @@ def mask_in_air(case: Case, voxels: int, options: SegmentOptions) -> NDArray[np.
     return mask
 
 
-def _scored(view: StudyView, patient: str, mask: NDArray[np.bool_], whole: NDArray[np.bool_]) -> ViewScore:
+def _scored(view: FieldView, patient: str, mask: NDArray[np.bool_], whole: NDArray[np.bool_]) -> ViewScore:
     ill, pet = bool(view.truth.any()), view.case.pet
     scores = score(mask, view.truth, pet.grid.voxel_ml)
     return ViewScore(

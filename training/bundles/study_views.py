@@ -27,7 +27,7 @@ Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyView:
+class FieldView:
     """One view of a study. case: the study in view, its truth (z, y, x) and the box of the whole that it is.
 
     name: of the study, -r<copy> behind it for a random cut. air: voxels of air to add past the crop, on every side.
@@ -51,9 +51,9 @@ def read_study(study: Study, limits: Limits) -> tuple[Case, NDArray[np.bool_]]:
 
 def views_of(
     study: Study, case: Case, truth: NDArray[np.bool_], *, copies: int = 0, seed: int = 0, air: bool = True
-) -> list[StudyView]:
+) -> list[FieldView]:
     """The views of a study: whole first, then the cuts, `copies` random cuts, and the borders of air."""
-    whole = StudyView(view=name_of_cut(0), name=study.case, case=case, truth=truth, box=everything(case))
+    whole = FieldView(view=name_of_cut(0), name=study.case, case=case, truth=truth, box=everything(case))
     views = [whole] + [view_of_cut(whole, cut_mm) for cut_mm in CUTS_MM if cut_mm]
     views += recrops_of(study, whole, copies, seed)
     if air:
@@ -61,7 +61,7 @@ def views_of(
     return views
 
 
-def recrops_of(study: Study, whole: StudyView, copies: int, seed: int) -> list[StudyView]:
+def recrops_of(study: Study, whole: FieldView, copies: int, seed: int) -> list[FieldView]:
     """The study cut at random, as `training recrop` cuts it. Raises CaseError if a cut would leave too little."""
     if not copies:
         return []
@@ -71,12 +71,12 @@ def recrops_of(study: Study, whole: StudyView, copies: int, seed: int) -> list[S
     for copy in range(copies):
         part, box = cut_by(whole.case, cut_of(study.case, copy, stored, settings))
         found.append(
-            StudyView(view=RECROPPED, name=f"{study.case}-r{copy}", case=part, truth=whole.truth[box], box=box)
+            FieldView(view=RECROPPED, name=f"{study.case}-r{copy}", case=part, truth=whole.truth[box], box=box)
         )
     return found
 
 
-def view_of_cut(whole: StudyView, cut_mm: float) -> StudyView:
+def view_of_cut(whole: FieldView, cut_mm: float) -> FieldView:
     """The view with `cut_mm` cut off every side."""
     smaller, box = cut_case(whole.case, cut_mm)
     return replace(whole, view=name_of_cut(cut_mm), case=smaller, truth=whole.truth[box], box=box)
