@@ -30,6 +30,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "citation",
         "fold",
         "misalignment",
+        "log_every",
         "on_maps",
         "on_pet_grid",
         "validate_overlap",

@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": ("data.prepare", "read, resample and crop every study once, into a cache"),
     "pretrain": ("runs.pretrain", "pre-train the CT encoder by Models Genesis, without labels"),
     "train": ("runs.train", "train one network: a base run, or a member that starts from one"),
+    "widen": ("runs.widen", "make a trained U-Net wider, or give it another norm, to start from"),
     "sweep": ("ensembles.sweep", "train many members of one base run"),
     "select": ("ensembles.select", "choose members for EoA and DiWA by validation cases"),
     "export": ("bundles.export", "write a selection as a bundle that the container reads"),

@@ -185,6 +185,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: Precision = "auto"  # of the convolutions; auto: bfloat16 on a GPU that has it, else float16 (authors'
     # code); float32 where there is no GPU and auto or float16 is asked for
     most_left_out: Annotated[int, Meta(ge=0, le=10**9)] = 20  # steps in a row whose loss or gradients are not finite
+    log_every: Count | None = None  # steps between two looks at loss and gradients, for which the host waits for the
+    # device; null: every step on a CPU, where it costs nothing, every 20th on a GPU
     channels_last: bool = False
     recompute: bool = False  # stages are computed again in the backward pass: about a third more time, much less memory
     workers: Annotated[int, Meta(ge=0, le=1024)] = 4  # processes that draw and augment crops; 0: none
@@ -196,7 +198,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # all, as every epoch does with null; with keep: best the same ones to the end
     validate_overlap: ShareBelowOne = 0.25  # of windows, until the last epoch, which takes the window's own
     keep: Kept = "last"  # which weights the run ends with: the last ones, or those of the best validation so far
-    checkpoint_minutes: UpToMillion = 10.0  # at most between checkpoints; one is written at every epoch's end, too
+    checkpoint_minutes: UpToMillion = (
+        10.0  # between checkpoints, then to the next look at the device (log_every); one is
+    )
+    # written at every epoch's end, too
     deterministic: bool = True  # false: faster on a GPU, and a run that is done again differs in the last digits
     seed: Annotated[int, Meta(ge=0, le=2**31)] = 0
 

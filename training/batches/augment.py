@@ -8,6 +8,7 @@ Nothing is clipped to [0, 1].
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from model.errors import ConfigError
 
-CPU = torch.device("cpu")
+ELASTIC_FILTER: Mapping[str, Any] = MappingProxyType({"mode": "constant", "truncate": 3})  # zeros outside; in sigmas
 STRENGTH_LIMIT = 2.0  # beyond it a gamma nears 0 and an axis of low resolution vanishes
 
 
@@ -79,29 +80,121 @@ TABLE_1: Mapping[str, Row] = MappingProxyType(
 NOISE_WITHOUT_MEAN = 0.5  # share of the noise with mean 0: the paper has noise with and without mean; the share is ours
 
 
+@dataclass(frozen=True, kw_only=True)
+class Elastic:
+    """A drawn elastic deformation. noise: float32 (3, X, Y, Z) in [0, 1), or the seed of a device's generator of it."""
+
+    alpha: float
+    sigma: float
+    noise: np.ndarray | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Drawn noise. normal: standard normal float32 (C, X, Y, Z), or the seed of a device's generator of it."""
+
+    mean: float
+    std: float
+    normal: np.ndarray | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """All that table 1 draws for one crop; None where a row does not happen. See TABLE_1 for units."""
+
+    flips: tuple[int, ...] = ()
+    degrees: tuple[float, ...] | None = None
+    elastic: Elastic | None = None
+    gamma: float | None = None
+    offset: float | None = None
+    factor: float | None = None
+    sigmas: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None
+    noise: Noise | None = None
+
+
 def augmented(
     image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator, flips: Sequence[int] = (0, 1, 2)
 ) -> tuple[Tensor, Tensor]:
     """A crop changed as table 1 says, a pure function of its inputs and of the generator's state.
 
     image: float32 (2, X, Y, Z) in network units, channel 0 = CT, 1 = PET, resampled linearly; truth: float32
-    (1, X, Y, Z) of 0 and 1, resampled by nearest neighbour. Both lie on one device, where every row is computed. The
-    inputs are not changed; the result may be the inputs themselves, always at strength 0. strength: see
-    training.settings.STRENGTHS; flips: the axes that may be flipped. Raises ConfigError for a strength outside [0, 2]
-    and for shapes that do not belong together.
+    (1, X, Y, Z) of 0 and 1, resampled by nearest neighbour; both on the host. The inputs are not changed; the result
+    may be the inputs themselves, always at strength 0. strength: see training.settings.STRENGTHS; flips: the axes that
+    may be flipped. Raises ConfigError for a strength outside [0, 2] and for shapes that do not belong together.
     """
-    if not 0 <= strength <= STRENGTH_LIMIT:
-        raise ConfigError(f"augmentation strength must be from 0 to {STRENGTH_LIMIT:g}, got {strength}")
     if image.ndim != 4 or truth.ndim != 4 or image.shape[1:] != truth.shape[1:] or truth.shape[0] != 1:
         raise ConfigError(
             f"a crop is (channels, X, Y, Z) and its truth (1, X, Y, Z), got {tuple(image.shape)} and "
             f"{tuple(truth.shape)}"
         )
-    axes = [axis + 1 for axis in flips if TABLE_1["flip"].happens(strength, rng)]
-    if axes:
+    return changed(image, truth, drawn_changes(tuple(image.shape), strength, rng, flips))
+
+
+def drawn_changes(
+    shape: tuple[int, ...], strength: float, rng: np.random.Generator, flips: Sequence[int], seeded: bool = False
+) -> Changes:
+    """What table 1 does to a crop of this shape (C, X, Y, Z): all random numbers, in the table's order.
+
+    seeded: draw one seed in place of the values of single voxels, which a device then draws where they are used. Raises
+    ConfigError for a strength outside [0, 2].
+    """
+    if not 0 <= strength <= STRENGTH_LIMIT:
+        raise ConfigError(f"augmentation strength must be from 0 to {STRENGTH_LIMIT:g}, got {strength}")
+
+    def happens(name: str) -> bool:
+        return TABLE_1[name].happens(strength, rng)
+
+    def draw(name: str, what: str) -> float:
+        return TABLE_1[name].ranges[what].draw(strength, rng)
+
+    def thrice(name: str, what: str) -> tuple[float, ...] | None:
+        return tuple(draw(name, what) for _ in range(3)) if happens(name) else None
+
+    def elastic() -> Elastic:
+        alpha, sigma = draw("elastic", "alpha"), draw("elastic", "sigma")
+        noise = int(rng.integers(2**63)) if seeded else rng.random((3, *shape[1:]), dtype=np.float32)
+        return Elastic(alpha=alpha, sigma=sigma, noise=noise)
+
+    def noise() -> Noise:
+        mean = 0.0 if rng.random() < NOISE_WITHOUT_MEAN else draw("noise", "mean")
+        normal = int(rng.integers(2**63)) if seeded else rng.standard_normal(shape, dtype=np.float32)
+        return Noise(mean=mean, normal=normal, std=draw("noise", "std"))
+
+    return Changes(  # arguments are computed from first to last
+        flips=tuple(axis for axis in flips if happens("flip")),
+        degrees=thrice("rotate", "degrees"),
+        elastic=elastic() if happens("elastic") else None,
+        gamma=draw("gamma", "gamma") if happens("gamma") else None,
+        offset=draw("shift", "offset") if happens("shift") else None,
+        factor=draw("scale", "factor") if happens("scale") else None,
+        sigmas=thrice("smooth", "sigma"),
+        shares=thrice("low_resolution", "share"),
+        noise=noise() if happens("noise") else None,
+    )
+
+
+def changed(image: Tensor, truth: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
+    """A crop on the host with these changes, whose values of single voxels are drawn; see `augmented`."""
+    if changes.flips:
+        axes = [axis + 1 for axis in changes.flips]
         image, truth = image.flip(axes), truth.flip(axes)
-    image, truth = _bent(image, truth, strength, rng)
-    return _intensities(image, strength, rng), truth
+    if changes.degrees or changes.elastic:
+        shift = displacement(changes.elastic) if changes.elastic else None
+        image, truth = resampled(image, truth, changes.degrees or (0.0, 0.0, 0.0), shift)
+    if changes.gamma is not None:
+        image = with_gamma(image, changes.gamma)
+    if changes.offset is not None:
+        image = image + changes.offset
+    if changes.factor is not None:
+        image = image * (1 + changes.factor)
+    if changes.sigmas:
+        image = smoothed(image, changes.sigmas)
+    if changes.shares:
+        image = lowered(image, changes.shares)
+    if noise := changes.noise:
+        image = image + torch.from_numpy(np.asarray(noise.normal)).mul(noise.std).add_(noise.mean)
+    return image, truth
 
 
 def resampled(image: Tensor, truth: Tensor, degrees: Sequence[float], shift: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -110,20 +203,29 @@ def resampled(image: Tensor, truth: Tensor, degrees: Sequence[float], shift: Ten
     degrees: about the axes x, y, z, the turn about z first. shift: (3, X, Y, Z) voxels, added before the turn; None:
     none. A voxel of the result at p, counted from the centre, is the input's at turn(p + shift(p)).
     """
-    size, device = image.shape[1:], image.device
-    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in size]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    size = image.shape[1:]
+    points = centred_points(size)
     if shift is not None:
         points += shift
-    turn = Rotation.from_euler("XYZ", degrees, degrees=True).as_matrix()
-    to_unit = np.diag([2 / n for n in size])  # grid_sample counts from -1 to 1, and the last axis first
-    matrix = torch.from_numpy((to_unit @ turn)[::-1].astype(np.float32)).to(device)
-    grid = (matrix @ points.flatten(1)).T.reshape(1, *size, 3)
+    grid = (torch.from_numpy(to_grid(size, degrees)) @ points.flatten(1)).T.reshape(1, *size, 3)
     both = [
         functional.grid_sample(volume[None], grid, mode=mode, padding_mode="reflection", align_corners=False)[0]
         for volume, mode in ((image, "bilinear"), (truth, "nearest"))
     ]
     return both[0], both[1]
+
+
+def centred_points(size: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Where every voxel lies, counted from the centre of the crop, float32 (3, X, Y, Z)."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def to_grid(size: Sequence[int], degrees: Sequence[float]) -> np.ndarray:
+    """The turn, float32 (3, 3), from points counted from the centre to grid_sample's: from -1 to 1, last axis first."""
+    turn = Rotation.from_euler("XYZ", degrees, degrees=True).as_matrix()
+    matrix: np.ndarray = (np.diag([2 / n for n in size]) @ turn)[::-1].astype(np.float32)
+    return matrix
 
 
 def with_gamma(image: Tensor, gamma: float) -> Tensor:
@@ -138,27 +240,7 @@ def smoothed(image: Tensor, sigmas: Sequence[float]) -> Tensor:
 
     Outside the image the value of the nearest voxel counts.
     """
-    if image.device.type == "cpu":
-        return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
-    return convolved(image, sigmas, truncate=4, outside="replicate")
-
-
-def convolved(image: Tensor, sigmas: Sequence[float], truncate: float, outside: str) -> Tensor:
-    """scipy's gaussian_filter of every channel (C, X, Y, Z), on the image's device.
-
-    truncate: radius of the kernels in sigmas; outside: "replicate" (scipy's nearest) or "constant" (zeros).
-    """
-    out = image[None]
-    for axis, sigma in enumerate(sigmas):
-        radius = int(truncate * sigma + 0.5)
-        at = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (at / sigma) ** 2)
-        shape, pad = [1, 1, 1, 1, 1], [0] * 6
-        shape[2 + axis] = len(at)
-        pad[4 - 2 * axis] = pad[5 - 2 * axis] = radius  # torch counts them from the last axis
-        weight = (kernel / kernel.sum()).to(image).reshape(shape).expand(len(image), *[-1] * 4)
-        out = functional.conv3d(functional.pad(out, pad, mode=outside), weight, groups=len(image))
-    return out[0]
+    return torch.from_numpy(gaussian_filter(image.numpy(), (0, *sigmas), mode="nearest"))
 
 
 def lowered(image: Tensor, shares: Sequence[float]) -> Tensor:
@@ -166,66 +248,20 @@ def lowered(image: Tensor, shares: Sequence[float]) -> Tensor:
 
     A larger voxel holds the mean of what it covers, as a scanner's does; the way back is linear.
     """
-    size = [max(1, round(n * (1 - share))) for n, share in zip(image.shape[1:], shares, strict=True)]
+    size = [lowered_size(n, share) for n, share in zip(image.shape[1:], shares, strict=True)]
     small = functional.interpolate(image[None], size=size, mode="area")
     return functional.interpolate(small, size=image.shape[1:], mode="trilinear")[0]
 
 
-def displacement(
-    size: tuple[int, ...], alpha: float, sigma: float, rng: np.random.Generator, device: torch.device = CPU
-) -> Tensor:
+def lowered_size(n: int, share: float) -> int:
+    """How many of n voxels an axis keeps at low resolution."""
+    return max(1, round(n * (1 - share)))
+
+
+def displacement(elastic: Elastic) -> Tensor:
     """Elastic displacements, float32 (3, X, Y, Z) in voxels: alpha times noise from [-1, 1] smoothed by sigma voxels.
 
     With table 1's ranges their standard deviation is 0.2 to 3 voxels.
     """
-    if device.type == "cpu":
-        noise = rng.random((3, *size), dtype=np.float32) * 2 - 1
-        return torch.from_numpy(alpha * gaussian_filter(noise, (0, sigma, sigma, sigma), mode="constant", truncate=3))
-    there = torch.rand((3, *size), generator=generator_of(rng, device), device=device) * 2 - 1
-    return alpha * convolved(there, (sigma, sigma, sigma), truncate=3, outside="constant")
-
-
-def generator_of(rng: np.random.Generator, device: torch.device) -> torch.Generator:
-    """A generator on a device, seeded by one draw from `rng`: it draws values for voxels where they are used."""
-    return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-
-
-def _bent(image: Tensor, truth: Tensor, strength: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Rows 2 and 3 in one resampling, none if neither happens."""
-    degrees, shift = [0.0, 0.0, 0.0], None
-    turns = (row := TABLE_1["rotate"]).happens(strength, rng)
-    if turns:
-        degrees = [row.ranges["degrees"].draw(strength, rng) for _ in range(3)]
-    if (row := TABLE_1["elastic"]).happens(strength, rng):
-        alpha, sigma = (row.ranges[name].draw(strength, rng) for name in ("alpha", "sigma"))
-        shift = displacement(tuple(image.shape[1:]), alpha, sigma, rng, image.device)
-    return (image, truth) if not turns and shift is None else resampled(image, truth, degrees, shift)
-
-
-def noise_like(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Standard normal values of the image's shape, on its device."""
-    if image.device.type == "cpu":
-        return torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-    return torch.randn(image.shape, generator=generator_of(rng, image.device), device=image.device)
-
-
-def _intensities(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Rows 4 to 9."""
-
-    def draw(name: str, what: str) -> float:
-        return TABLE_1[name].ranges[what].draw(strength, rng)
-
-    if TABLE_1["gamma"].happens(strength, rng):
-        image = with_gamma(image, draw("gamma", "gamma"))
-    if TABLE_1["shift"].happens(strength, rng):
-        image = image + draw("shift", "offset")
-    if TABLE_1["scale"].happens(strength, rng):
-        image = image * (1 + draw("scale", "factor"))
-    if TABLE_1["smooth"].happens(strength, rng):
-        image = smoothed(image, [draw("smooth", "sigma") for _ in range(3)])
-    if TABLE_1["low_resolution"].happens(strength, rng):
-        image = lowered(image, [draw("low_resolution", "share") for _ in range(3)])
-    if TABLE_1["noise"].happens(strength, rng):
-        mean = 0.0 if rng.random() < NOISE_WITHOUT_MEAN else draw("noise", "mean")
-        image = image + noise_like(image, rng).mul_(draw("noise", "std")).add_(mean)
-    return image
+    width = (0, *[elastic.sigma] * 3)
+    return torch.from_numpy(elastic.alpha * gaussian_filter(np.asarray(elastic.noise) * 2 - 1, width, **ELASTIC_FILTER))

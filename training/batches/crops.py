@@ -5,6 +5,7 @@ positive : negative = 1 : 0.2 and 20 % anywhere; training.settings.Crops has the
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,31 @@ from torch.utils.data import Dataset
 
 from model.inference.sliding import centred
 from model.inference.view import network_image
-from training.batches.augment import augmented
-from training.batches.misalign import misaligned
+from training.batches.augment import Changes, changed, drawn_changes
+from training.batches.misalign import drawn_nodes, misaligned
 from training.data.prepared import Prepared, load
 from training.settings import STRENGTHS, Crops, Training
 
 Box = tuple[slice, slice, slice]
+NO_POINTS = np.empty((0, 3), np.int16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropPlan:
+    """All that is drawn for one crop; no voxel of the study has been read for it."""
+
+    study: Prepared
+    box: Box
+    suv_top: float  # SUV is divided by it
+    nodes: np.ndarray | None  # of the CT's movement; see training.batches.misalign
+    size: tuple[int, ...]  # (x, y, z) of the crop, at least that of the box
+    before: tuple[int, ...]  # zeros along x, y, z before the box's voxels; the rest comes after them
+    changes: Changes
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """The size of the box."""
+        return tuple(part.stop - part.start for part in self.box)
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -61,6 +81,10 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.settings.part.fitted(self.settings.crops.size, study.suv.shape)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        return crop_of(self.plan(number), self.settings)
+
+    def plan(self, number: int, seeded: bool = False) -> CropPlan:
+        """All that is drawn for a crop; seeded: see `drawn_changes`."""
         rng = np.random.default_rng([self.settings.seed, number])
         crops = self.settings.crops
         in_pairs = crops.pairs and bool(self.ill)
@@ -70,11 +94,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             study = pool[rng.integers(len(pool))]
         else:
             study = self._in_turn(self.ill if paired else self.studies, number // 2 if in_pairs else number, paired)
-        return self.cut(study, draw_box(study, crops, rng, sure_lesion=paired), rng)
-
-    def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The crop of a box."""
-        return crop_of_study(study, box, self.settings, rng)
+        return planned(study, draw_box(study, crops, rng, sure_lesion=paired), self.settings, rng, seeded)
 
     def _in_turn(self, pool: list[Prepared], draw: int, paired: bool) -> Prepared:
         """The study of a draw: every pass over the pool has a new order."""
@@ -89,15 +109,13 @@ def draw_box(study: Prepared, crops: Crops, rng: np.random.Generator, sure_lesio
     """
     low, high = recropped(study, crops.recrop_mm, rng)
     by_part = rng.random() < crops.by_part
-    lesion = _within(study.lesion_parts if by_part else study.lesion, low, high)
+    shape = study.suv.shape
     share = crops.positive / (crops.positive + crops.negative)
     at_lesion = sure_lesion or (rng.random() < crops.sought and rng.random() < share)
-    if at_lesion and len(lesion):
-        centre = drawn(lesion, rng)
-    else:
-        uptake = _within(study.uptake_parts if by_part else study.uptake, low, high)
-        near = rng.random() < crops.uptake and len(uptake)
-        centre = drawn(uptake, rng) if near else rng.integers(low, high)
+    points = _within(study.lesion_parts if by_part else study.lesion, low, high, shape) if at_lesion else NO_POINTS
+    if not len(points) and rng.random() < crops.uptake:
+        points = _within(study.uptake_parts if by_part else study.uptake, low, high, shape)
+    centre = drawn(points, rng) if len(points) else rng.integers(low, high)
     size = np.array(crops.size)
     centre = centre + np.rint(rng.uniform(-crops.shift, crops.shift, 3) * size).astype(int)
     first = np.clip(centre - size // 2, low, np.maximum(high - size, low))
@@ -122,32 +140,46 @@ def recropped(study: Prepared, most_mm: float, rng: np.random.Generator) -> tupl
     return low, np.maximum(shape - cut[1], low + 1)
 
 
-def crop_of_study(study: Prepared, box: Box, settings: Training, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The crop in network units, SUV divided by one of `suv_tops`, padded and augmented."""
+def planned(study: Prepared, box: Box, settings: Training, rng: np.random.Generator, seeded: bool = False) -> CropPlan:
+    """What is drawn for the crop of a box: its SUV range, its CT's movement, its place in the air, its augmentation.
+
+    A small crop is padded to its full size, or with `window.shrink` to its window's size: both sides alike or, with
+    `crops.scattered`, at random.
+    """
+    edges = tuple(part.stop - part.start for part in box)
+    suv_top = float(rng.choice(settings.suv_tops))
+    nodes = drawn_nodes(edges, study.spacing_mm, settings.misalignment, rng)
+    size = tuple(max(pair) for pair in zip(settings.part.fitted(settings.crops.size, edges), edges, strict=True))
+    short = np.array(size) - edges
+    before = rng.integers(0, short + 1) if settings.crops.scattered else short // 2
+    changes = drawn_changes((2, *size), STRENGTHS[settings.augmentation], rng, settings.flips, seeded)
+    return CropPlan(
+        study=study,
+        box=box,
+        suv_top=suv_top,
+        nodes=nodes,
+        size=size,
+        before=tuple(int(n) for n in before),
+        changes=changes,
+    )
+
+
+def crop_of(plan: CropPlan, settings: Training) -> tuple[Tensor, Tensor]:
+    """The crop in network units, padded with zeros and augmented: image (2, *size) and truth (1, *size), float32."""
+    study, box = plan.study, plan.box
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
-    image[1] *= settings.intensity.suv_top / float(rng.choice(settings.suv_tops))
+    image[1] *= settings.intensity.suv_top / plan.suv_top
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
-    image = misaligned(image, study.spacing_mm, settings.misalignment, rng)
-    return padded_and_augmented(image, truth, settings, rng)
+    image = misaligned(image, plan.nodes)
+    around = zip(plan.before[::-1], plan.size[::-1], plan.edges[::-1], strict=True)
+    pad = [n for before, size, edge in around for n in (before, size - edge - before)]
+    image, truth = (functional.pad(part, pad).contiguous() for part in (image, truth))
+    return changed(image, truth, plan.changes)
 
 
-def padded_and_augmented(
-    image: Tensor, truth: Tensor, settings: Training, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """A crop padded with zeros to its full size, or with `window.shrink` to its window's size, and augmented.
-
-    Both sides are padded alike or, with `crops.scattered`, at random.
-    """
-    size = settings.part.fitted(settings.crops.size, truth.shape[1:])
-    if settings.crops.scattered:
-        short = [max(whole - edge, 0) for whole, edge in zip(size, truth.shape[1:], strict=True)]
-        before = rng.integers(0, np.array(short) + 1)
-        pad = [int(n) for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
-        image, truth = functional.pad(image, pad), functional.pad(truth, pad)
-    image, truth = (centred(part, size).contiguous() for part in (image, truth))
-    return augmented(image, truth, STRENGTHS[settings.augmentation], rng, settings.flips)
-
-
-def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return points[((points[:, -3:] >= low) & (points[:, -3:] < high)).all(1)]
+def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The points of a study of this shape from `low` to before `high`; only axes that are cut are compared."""
+    sides = [points[:, axis - 3] >= int(low[axis]) for axis in range(3) if low[axis] > 0]
+    sides += [points[:, axis - 3] < int(high[axis]) for axis in range(3) if high[axis] < shape[axis]]
+    return points.take(np.flatnonzero(np.logical_and.reduce(sides)), axis=0) if sides else points

@@ -1,36 +1,54 @@
 """Training crops cut and augmented on the GPU that trains, where the studies lie; no other process draws them.
 
 Crops are drawn as in training.batches.crops, with the same random numbers, then cut and augmented on the device, in
-float32. Studies beyond `share` of the device's free memory stay in their files, mapped, and only their crops are copied
-to the device.
+float32, all crops of a batch together. Studies beyond `share` of the device's free memory stay in their files, mapped;
+their crops alone are copied, through pinned memory. A thread draws the next batch, and has the GPU make it in a stream
+of its own, while the present one trains; at most one batch waits.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.background import prefetched
 from model.bundle.settings import Intensity
 from model.inference.device import free_bytes
-from training.batches.crops import Box, CropDataset, padded_and_augmented
-from training.batches.misalign import misaligned
-from training.data.prepared import Prepared
+from training.batches.batched import change_together, on
+from training.batches.crops import CropDataset, CropPlan
+from training.batches.misalign import moved, movement
 from training.settings import Training
 
 SHARE = 0.4  # of the memory that is free when training begins; the rest is for the network
 Arrays = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]  # HU, SUV, truth, (X, Y, Z)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A batch, and when the device has made it; None: now."""
+
+    images: Tensor
+    truths: Tensor
+    ready: Any
+
+
 class DeviceCrops(CropDataset):
-    """CropDataset whose crops are tensors on `device`: image (2, *size) float32, truth (1, *size) float32."""
+    """CropDataset whose crops are tensors on `device`: image (2, *size) float32, truth (1, *size) float32.
+
+    On a GPU the values of single voxels, of noise and elastic deformation, are drawn there from a seed; all else is
+    drawn as for workers. Wherever a study lies, its crops are the same.
+    """
 
     def __init__(
         self, cache: Path, cases: Sequence[str], settings: Training, device: torch.device, share: float = SHARE
     ) -> None:
         super().__init__(cache, cases, settings)
-        self.device = device
+        self.device, self.on_gpu = device, device.type != "cpu"
         left_bytes = free_bytes(device) * share
         self.arrays: dict[str, Arrays] = {}
         for study in self.studies:
@@ -42,26 +60,88 @@ class DeviceCrops(CropDataset):
                 arrays = hu, suv, truth
             self.arrays[study.case] = arrays
 
-    def cut(self, study: Prepared, box: Box, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The crop of a box, in network units, padded and augmented, as training.batches.crops does."""
-        hu, suv, truth = (self._there(array[box]) for array in self.arrays[study.case])
-        image = scaled(hu, suv, self.settings.intensity)
-        image[1] *= self.settings.intensity.suv_top / float(rng.choice(self.settings.suv_tops))
-        image = misaligned(image, study.spacing_mm, self.settings.misalignment, rng)
-        return padded_and_augmented(image, truth.float()[None], self.settings, rng)
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        images, truths = self.batch([number])
+        return images[0], truths[0]
 
-    def batches(self, numbers: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The crops of these numbers, `batch` of them at a time."""
+    def batches(self, numbers: Sequence[int], ahead: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The crops of these numbers, `batch` of them at a time.
+
+        ahead: make the next batch in a thread while one is used. Default: on a GPU; a CPU would only be shared.
+        """
         batch = self.settings.batch
-        for first in range(0, len(numbers), batch):
-            yield self.together([self[number] for number in numbers[first : first + batch]])
+        groups = [numbers[first : first + batch] for first in range(0, len(numbers), batch)]
+        if not (self.on_gpu if ahead is None else ahead):
+            yield from map(self.batch, groups)
+            return
+        stream = torch.cuda.Stream(self.device) if self.on_gpu else None  # type: ignore[no-untyped-call]
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self.device))  # where the studies were copied
+        for made in prefetched(groups, lambda group: self._make(group, stream)):
+            if made.ready is not None:
+                here = torch.cuda.current_stream(self.device)
+                here.wait_event(made.ready)
+                for tensor in (made.images, made.truths):
+                    tensor.record_stream(here)
+            yield made.images, made.truths
+
+    @torch.no_grad()
+    def batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The crops of these numbers, padded with zeros to the largest of them: (B, 2, *size) and (B, 1, *size)."""
+        plans = [self.plan(number, seeded=self.on_gpu) for number in numbers]
+        sizes = dict.fromkeys(plan.size for plan in plans)
+        if len(sizes) == 1:
+            return self.together_made(plans)
+        crops: dict[int, tuple[Tensor, Tensor]] = {}
+        for size in sizes:
+            alike = [n for n, plan in enumerate(plans) if plan.size == size]
+            crops |= zip(alike, zip(*self.together_made([plans[n] for n in alike]), strict=True), strict=True)
+        return self.together([crops[n] for n in range(len(plans))])
+
+    def together_made(self, plans: Sequence[CropPlan]) -> tuple[Tensor, Tensor]:
+        """Crops of one size: (B, 2, *size) and (B, 1, *size)."""
+        size, intensity = plans[0].size, self.settings.intensity
+        images = torch.zeros((len(plans), 2, *size), device=self.device)
+        images[:, 0].fill_(intensity.ct_low_hu)  # 0 in network units
+        truths = torch.zeros((len(plans), 1, *size), device=self.device)
+        for image, truth, plan in zip(images, truths, plans, strict=True):
+            for part, array in zip((*image, *truth), self.arrays[plan.study.case], strict=True):
+                part[place_of(plan)] = self._there(array[plan.box])
+        to_network_units(images, intensity)
+        torch._foreach_mul_([image[1] for image in images], [intensity.suv_top / plan.suv_top for plan in plans])
+        for image, plan in zip(images, plans, strict=True):
+            if plan.nodes is not None:
+                ct = image[:1][(slice(None), *place_of(plan))]
+                ct.copy_(moved(ct, movement(on(plan.nodes, self.device), plan.edges)))
+        change_together(images, truths, [plan.changes for plan in plans])
+        return images, truths
+
+    def _make(self, numbers: Sequence[int], stream: torch.cuda.Stream | None) -> Made:
+        with nullcontext() if stream is None else torch.cuda.stream(stream):
+            images, truths = self.batch(numbers)
+            return Made(images, truths, None if stream is None else stream.record_event())
 
     def _there(self, part: np.ndarray | Tensor) -> Tensor:
-        return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part)).to(self.device)
+        if isinstance(part, Tensor):
+            return part
+        if not self.on_gpu:
+            return torch.from_numpy(np.array(part))
+        kind = torch.from_numpy(np.empty(0, part.dtype)).dtype
+        pinned = torch.empty(part.shape, dtype=kind, pin_memory=True)  # torch takes it back when it has been copied
+        pinned.numpy()[...] = part
+        return pinned.to(self.device, non_blocking=True)
 
 
-def scaled(hu: Tensor, suv: Tensor, settings: Intensity) -> Tensor:
-    """HU and SUV (X, Y, Z) in network units, float32 (2, X, Y, Z), as model.inference.preprocess has it for arrays."""
-    ct = (hu.float() - settings.ct_low_hu) / (settings.ct_high_hu - settings.ct_low_hu)
-    pet = suv.float() / settings.suv_top
-    return torch.stack([ct.clamp(0, 1) if settings.ct_clip else ct, pet.clamp(0, 1) if settings.suv_clip else pet])
+def place_of(plan: CropPlan) -> tuple[slice, ...]:
+    """Where the study's voxels lie in their crop."""
+    return tuple(slice(first, first + edge) for first, edge in zip(plan.before, plan.edges, strict=True))
+
+
+def to_network_units(images: Tensor, settings: Intensity) -> None:
+    """HU and SUV, channels 0 and 1 of (B, 2, X, Y, Z), to network units in place, as preprocess.py does."""
+    ct, pet = images[:, 0], images[:, 1]
+    ct.sub_(settings.ct_low_hu).div_(settings.ct_high_hu - settings.ct_low_hu)
+    pet.div_(settings.suv_top)
+    for channel, clip in ((ct, settings.ct_clip), (pet, settings.suv_clip)):
+        if clip:
+            channel.clamp_(0, 1)

@@ -22,11 +22,12 @@ class WeightAverage:
         self.terms = 0
         self._mean: dict[str, Tensor] = {}
 
-    def update(self, state: Mapping[str, Tensor]) -> None:
+    def update(self, state: Mapping[str, Tensor], check: bool = True) -> None:
         """Take a network's `state_dict()` as the next term: n / (n + 1) * mean + 1 / (n + 1) * state.
 
         Raises WeightsError, and stays as it was, if names or shapes differ from the first term's, or if a number is not
-        finite.
+        finite. check: False leaves the last to a later update, without waiting for the device; what is not finite
+        stays so in the mean.
         """
         if self.terms and {name: t.shape for name, t in state.items()} != {n: t.shape for n, t in self._mean.items()}:
             wrong = sorted(
@@ -39,7 +40,7 @@ class WeightAverage:
                 "only states of one network"
             )
         mean = {name: self._next(name, tensor.detach()) for name, tensor in state.items()}
-        if bad := not_finite(mean):
+        if check and (bad := not_finite(mean)):
             raise WeightsError(f"{bad[0]} is not finite after {self.terms} terms: it must not enter the average")
         self._mean, self.terms = mean, self.terms + 1
 

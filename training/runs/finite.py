@@ -1,7 +1,7 @@
 """Numbers that are not finite: a step with such a loss or gradient is left out and counted; weights are never kept."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,24 +32,31 @@ class LeftOut:
         self.in_a_row, self.epoch, self.run = self.in_a_row + 1, self.epoch + 1, self.run + 1
 
 
-@dataclass(frozen=True)
-class NotFinite:
-    """Why a step was left out, and the batch of this process."""
-
-    reason: str
-    image: Tensor
-    truth: Tensor
-
-
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that hold NaN or infinity."""
-    return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    """The names of the tensors that hold NaN or infinity. Waits once for the device that they lie on."""
+    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    if not floating:
+        return []
+    there = next(iter(floating.values())).device
+    finite = torch.stack([torch.isfinite(tensor).all().to(there) for tensor in floating.values()]).tolist()
+    return [name for name, good in zip(floating, finite, strict=True) if not good]
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+def gradient_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Tensor:
     """The norm of all gradients; not finite if one is not, or if their squares overflow, as in an optimizer."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+    return nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=device)
+
+
+def statistics_of(network: nn.Module) -> list[Tensor]:
+    """What a forward pass in training changes besides gradients: the buffers of all modules that train."""
+    return [buffer for module in network.modules() if module.training for buffer in module.buffers(recurse=False)]
+
+
+def bring_back(tensors: Sequence[Tensor], before: Sequence[Tensor], left_out: Tensor) -> None:
+    """Give tensors their values of before if `left_out`, one bool on their device, is true; waits for no device."""
+    for tensor, old in zip(tensors, before, strict=True):
+        tensor.copy_(torch.where(left_out, old, tensor))
 
 
 def not_finite_reason(loss: float, norm: float) -> str:
@@ -74,19 +81,20 @@ def remedy(settings: Training) -> str:
     )
 
 
-def check_left_out(
-    folder: Path, settings: Training, found: NotFinite, left_out: LeftOut, step: int, process: int
-) -> None:
-    """Raise TrainingError at the step after `settings.most_left_out` in a row, with the batch of this process saved."""
-    if left_out.in_a_row <= settings.most_left_out:
-        return
-    path = folder / f"bad-batch-{step}-{process}.safetensors"
-    save_file({"image": found.image.cpu().contiguous(), "truth": found.truth.cpu().contiguous()}, path)
-    raise TrainingError(
-        f"{found.reason} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
-        f"were left out for that (at most {settings.most_left_out}, most_left_out): the batch is saved in '{path}'; "
+def too_many_left_out(
+    folder: Path, settings: Training, reason: str, left_out: LeftOut, step: int, saved: Path
+) -> TrainingError:
+    """The error that ends a run at the step after `settings.most_left_out` in a row; saved: where its batch lies."""
+    return TrainingError(
+        f"{reason} at step {step} of '{folder}', the last of {left_out.in_a_row} steps in a row that "
+        f"were left out for that (at most {settings.most_left_out}, most_left_out): the batch is saved in '{saved}'; "
         + remedy(settings)
     )
+
+
+def save_batch(path: Path, image: Tensor, truth: Tensor) -> None:
+    """Write a batch as safetensors."""
+    save_file({"image": image.cpu().contiguous(), "truth": truth.cpu().contiguous()}, path)
 
 
 def check_weights(folder: Path, settings: Training, state: Mapping[str, Tensor], step: int) -> None:

@@ -1,71 +1,35 @@
 """The one training loop: steps, gradient accumulation, mixed precision, checkpoints, resuming, several processes.
 
 Under torchrun it runs on several GPUs or machines: every process takes its share of each step's crops, gradients are
-averaged, and the first process writes. A step whose loss or gradients are not finite is left out and counted.
+averaged, and the first process writes. A step whose loss or gradients are not finite is left out and counted: the
+device decides that, and the host, which runs ahead of a GPU, learns of it once in `log_every` steps.
 """
 
-import contextlib
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.errors import WeightsError
 from model.inference.device import Device
-from training.batches.device_crops import DeviceCrops
 from training.batches.schedule import rate_at, steps_of
-from training.runs.averaging import WeightAverage
 from training.runs.checkpoint import LOG, STATE, cut_log, write_state
-from training.runs.finite import LeftOut, NotFinite, check_left_out, check_weights, gradient_norm, not_finite_reason
-from training.runs.optimizers import optimizer_for
+from training.runs.finite import LeftOut, check_weights
+from training.runs.optimizers import go_on, optimizer_for
 from training.runs.predict import layout_of
 from training.runs.recompute import recompute_stages
-from training.runs.torchrun import average_gradients, in_any_process, mean_over_processes, processes, rank
-from training.settings import Training
+from training.runs.run import Run as Run  # others import it from here
+from training.runs.run import TrainingProgress, on_gpu
+from training.runs.steps import loader, one_step, read_steps
+from training.runs.torchrun import mean_over_processes, processes, rank
 
+LOG_EVERY = 20  # steps between two readings on a GPU, where `log_every` is not set
 STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(kw_only=True)
-class Run:
-    """What the loop works on.
-
-    `at_epoch(epoch, figures)` gets loss, rate and seconds, in every process, and may return more for the log, as
-    validation does.
-    """
-
-    folder: Path
-    settings: Training
-    network: nn.Module
-    data: Dataset[tuple[Tensor, Tensor]]
-    loss: Loss
-    device: Device
-    average: WeightAverage | None = None
-    first_epoch: int = 0  # a member begins at t0
-    at_epoch: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda epoch, figures: {}
-    seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})  # waited, computed
-    left_out: LeftOut = field(default_factory=LeftOut)
-
-
-@dataclass(kw_only=True)
-class TrainingProgress:
-    """What changes from step to step, besides the network and its average."""
-
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    loss: nn.Module  # the loss's own weights; an empty module for a loss without
-    step: int  # of the run, as many as are done
-    losses: list[float] = field(default_factory=lambda: [0.0, 0])  # sum and number in the epoch begun
 
 
 def train(run: Run, state: dict[str, Any] | None) -> None:
@@ -87,28 +51,25 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     if rank() == 0:
         cut_log(run.folder / LOG, progress.step)
     wrapped: nn.Module = DistributedDataParallel(run.network) if processes() > 1 else run.network
-    saved = time.monotonic()
+    saved, every = time.monotonic(), settings.log_every or (LOG_EVERY if on_gpu(run) else 1)
     batches = iter(loader(run, progress.step, stop))
     with tqdm(initial=progress.step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0) as bar:
         while progress.step < stop:
             rate = rate_at(settings, progress.step / steps)
             progress.optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
-            loss = one_step(run, wrapped, progress.optimizer, progress.scaler, batches, progress.step)
-            if isinstance(loss, NotFinite):
-                run.left_out.add()
-                check_left_out(run.folder, settings, loss, run.left_out, progress.step, rank())
-            else:
-                progress.losses, run.left_out.in_a_row = [progress.losses[0] + loss, progress.losses[1] + 1], 0
-                bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
+            progress.unread.append(one_step(run, wrapped, progress.optimizer, progress.scaler, batches, progress.step))
             progress.step += 1
             bar.update()
             epoch_ends = progress.step % steps == 0
-            save = epoch_ends or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            look = epoch_ends or progress.step % every == 0  # at the same step in every process
+            save = epoch_ends or (look and time.monotonic() - saved >= 60 * settings.checkpoint_minutes)
             average = settings.averaging is not None and (settings.averaging.per_step or epoch_ends)
-            if save or average:
+            if look and (loss := read_steps(run, progress)) is not None:
+                bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
+            if save or (average and look):
                 check_weights(run.folder, settings, run.network.state_dict(), progress.step)
             if run.average is not None and average:
-                run.average.update(run.network.state_dict())
+                run.average.update(run.network.state_dict(), check=look)
             if epoch_ends:
                 end_of_epoch(run, progress.step, rate, progress.losses)
                 progress.losses = [0.0, 0]
@@ -120,14 +81,14 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
 def begin(run: Run) -> TrainingProgress:
     """Put the network on the device, in the layout of the settings, and make its optimizer."""
     settings, device = run.settings, run.device
-    viewed = settings.optimizer.name == "adamp"  # AdamP looks at weights as views, so they stay contiguous
+    viewed = settings.optimizer.name == "adamp" and not on_gpu(run)  # this AdamP's weights must be contiguous
     layout = torch.contiguous_format if viewed else layout_of(settings)
     run.network.to(device.torch_device, memory_format=layout).train()  # type: ignore[call-overload]
     if settings.fixed_statistics:
         fix_statistics(run.network)
     if settings.recompute:
         recompute_stages(run.network)
-    optimizer = optimizer_for(run.network.parameters(), settings.optimizer)
+    optimizer = optimizer_for(run.network.parameters(), settings.optimizer, on_device=on_gpu(run))
     loss = run.loss.to(device.torch_device) if isinstance(run.loss, nn.Module) else nn.Module()
     if any(True for _ in loss.parameters()):
         group = {"params": list(loss.parameters()), "lr": settings.loss.weights_rate, "weight_decay": 0.0}
@@ -139,7 +100,7 @@ def begin(run: Run) -> TrainingProgress:
 def resume(run: Run, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Bring the run to where its checkpoint `state` was written."""
     run.network.load_state_dict(state["network"])
-    progress.optimizer.load_state_dict(state["optimizer"])
+    go_on(progress.optimizer, state["optimizer"])
     if progress.scaler.is_enabled() and state["scaler"]:  # empty where another precision needed none
         progress.scaler.load_state_dict(state["scaler"])
     progress.loss.load_state_dict(state["loss"])
@@ -178,65 +139,6 @@ def end_of_epoch(run: Run, step: int, rate: float, losses: list[float]) -> None:
         write_log(run.folder / LOG, figures | more)
 
 
-def one_step(
-    run: Run,
-    wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    step: int,
-) -> float | NotFinite:
-    """One step of the optimizer over `accumulate` batches; the mean loss.
-
-    If the loss or a gradient of any process is not finite, weights and batch statistics stay as they were in every one.
-    """
-    settings, device = run.settings, run.device
-    buffers = [buffer.clone() for buffer in run.network.buffers()]  # a forward pass changes batch statistics
-    total, bad = 0.0, None
-    optimizer.zero_grad(set_to_none=True)
-    for part in range(settings.accumulate):
-        image, truth = next_batch(run, batches)
-        begun = time.perf_counter()
-        last = part == settings.accumulate - 1
-        no_sync = contextlib.nullcontext() if last or processes() == 1 else wrapped.no_sync()  # type: ignore[operator]
-        with no_sync:  # gradients of all processes are averaged once a step
-            with torch.autocast(device.torch_device.type, device.precision, device.precision != torch.float32):
-                out = wrapped(image)
-            loss = run.loss(out.float(), truth)
-            value = float(loss.detach())
-            if bad is None and not math.isfinite(value):
-                bad = image, truth
-            scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-        total += value
-        run.seconds["compute"] += time.perf_counter() - begun
-    if isinstance(run.loss, nn.Module):
-        average_gradients(run.loss)
-    scaler.unscale_(optimizer)
-    reason = not_finite_reason(total, gradient_norm(p for group in optimizer.param_groups for p in group["params"]))
-    taken = not in_any_process(bool(reason), device)
-    if taken:
-        if settings.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(wrapped.parameters(), settings.optimizer.clip_norm)
-        scaler.step(optimizer)
-    else:
-        for buffer, before in zip(run.network.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-    scaler.update()
-    if taken:
-        return total / settings.accumulate
-    return NotFinite(reason or "the loss or a gradient of another process is not finite", *(bad or (image, truth)))
-
-
-def next_batch(run: Run, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Image and truth of the next batch, on the run's device; the wait counts as the data's seconds."""
-    begun = time.perf_counter()
-    image, truth = next(batches)
-    image = image.to(run.device.torch_device, memory_format=layout_of(run.settings), non_blocking=True)
-    truth = truth.to(run.device.torch_device, non_blocking=True)
-    run.seconds["data"] += time.perf_counter() - begun
-    return image, truth
-
-
 def fix_statistics(network: nn.Module) -> None:
     """Let batch normalisation use, and keep, the statistics it has, while the rest of the network trains."""
     for module in network.modules():
@@ -273,27 +175,6 @@ def mean_loss(losses: list[float], device: Device) -> float | None:
 def steps_per_epoch(run: Run) -> int:
     """Optimizer steps of an epoch: as set, or as many as show every study, or slice, once."""
     return steps_of(run.settings, len(run.data), processes())  # type: ignore[arg-type]
-
-
-def loader(run: Run, first_step: int, stop: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Batches of this process from a step on. Crops are numbered through the run, whichever process draws them."""
-    settings = run.settings
-    crops = settings.batch * settings.accumulate
-    numbers = [
-        (step * processes() + rank()) * crops + number for step in range(first_step, stop) for number in range(crops)
-    ]
-    if isinstance(run.data, DeviceCrops):
-        return run.data.batches(numbers)
-    return DataLoader(
-        run.data,
-        batch_size=settings.batch,
-        sampler=numbers,
-        num_workers=settings.workers,
-        pin_memory=run.device.torch_device.type == "cuda",
-        persistent_workers=False,
-        multiprocessing_context="spawn" if settings.workers else None,
-        collate_fn=getattr(run.data, "together", None),  # crops may differ in size
-    )
 
 
 def write_log(path: Path, figures: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ConfigError, WeightsError
-from model.inference.device import Device, choose_device, computing
+from model.inference.device import Device, choose_device, computing, make_deterministic
 from model.inference.ladder import SLICES_A_WINDOW, Rung
 from model.inference.member import run_member
 from model.inference.view import image_of
@@ -41,6 +41,18 @@ def device_for(precision: str, wanted: str = "auto") -> Device:
     if precision == "auto":
         precision = "bfloat16" if torch.bfloat16 in device.wider else "float16"
     return replace(device, torch_device=local, precision=PRECISIONS[precision])
+
+
+def choose_convolutions(settings: Training) -> None:
+    """`deterministic`: cuDNN's ways that give the same bits twice; else it tries every way once for each size of crops.
+
+    TF32, which keeps 10 bits of float32's 23, stays off in both: crops are augmented in float32.
+    """
+    make_deterministic()
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA's condition for matrix products
+    torch.backends.cudnn.deterministic = settings.deterministic
+    torch.backends.cudnn.benchmark = not settings.deterministic
 
 
 def scoring_device(wanted: str) -> Device:

@@ -19,7 +19,7 @@ from torch import nn
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from model.inference.device import Device, computing, make_deterministic
+from model.inference.device import Device, computing
 from training.command import add_device_option, add_fold_options
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
@@ -28,7 +28,7 @@ from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
 from training.runs.loop import Run, steps_per_epoch, train
-from training.runs.predict import device_for
+from training.runs.predict import choose_convolutions, device_for
 from training.runs.torchrun import opened, processes, rank
 from training.settings import Training, read_settings, settings_to
 
@@ -83,8 +83,7 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     with opened(folder, config, device) as state:
         if done := checkpoint.finished(folder):
             return done
-        make_deterministic()
-
+        choose_convolutions(settings)
         last = settings.schedule.last
 
         run: Run

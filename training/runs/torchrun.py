@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from model.inference.device import Device
 from training.runs.checkpoint import open_run
@@ -49,9 +49,13 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
         distributed.destroy_process_group()
 
 
-def in_any_process(happened: bool, device: Device) -> bool:
-    """Whether something happened in one of the processes: the same answer in all."""
-    return mean_over_processes(float(happened), device) > 0
+def in_any_process(happened: Tensor) -> Tensor:
+    """Whether something, one bool on the device, happened in one of the processes: the same answer in all, there."""
+    if processes() == 1:
+        return happened
+    count = happened.float()
+    distributed.all_reduce(count)
+    return count > 0
 
 
 def mean_over_processes(value: float, device: Device) -> float:

@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from model.errors import ConfigError
 from model.files import sha256_of
-from model.inference.device import Device, make_deterministic
+from model.inference.device import Device
 from model.whole import recover, whole_folder
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
@@ -37,7 +36,7 @@ from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_wit
 from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.losses import loss_function
 from training.runs.pictures import draw_curves
-from training.runs.predict import device_for
+from training.runs.predict import choose_convolutions, device_for
 from training.runs.start import starting_network, starting_point
 from training.runs.torchrun import opened, processes, rank
 from training.runs.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
@@ -114,10 +113,7 @@ def train_run(
     device = device_for(settings.precision, wanted)
     data = data_for(settings, cache, fold, device)  # whatever is wrong shows before the folder is made
     check_data(data, settings, cache, fold)
-    if settings.deterministic:
-        make_deterministic()
-    else:
-        torch.backends.cudnn.benchmark = True  # tries every way of a convolution once for each size of crops
+    choose_convolutions(settings)
     network = starting_network(settings, start, ct_encoder, encoder)
     config = {
         "settings": settings_to(settings),

@@ -13,6 +13,7 @@ from model.errors import ConfigError
 from training.batches import augment
 from training.batches.augment import (
     TABLE_1,
+    Elastic,
     Range,
     Row,
     augmented,
@@ -161,7 +162,8 @@ def test_rotation_and_elastic_deformation_are_monais_rand_3d_elastic(crop: tuple
 def test_the_displacement_is_monais() -> None:
     noise = np.random.default_rng(7).random((3, 24, 20, 28), dtype=np.float32) * 2 - 1
     wanted = 300 * GaussianFilter(3, 5.0, 3.0)(torch.from_numpy(noise)[None])[0].numpy()
-    found = displacement((24, 20, 28), 300.0, 5.0, np.random.default_rng(7))
+    drawn = np.random.default_rng(7).random((3, 24, 20, 28), dtype=np.float32)
+    found = displacement(Elastic(alpha=300.0, sigma=5.0, noise=drawn))
     assert np.abs(found - wanted).max() < 0.015 * np.abs(wanted).max()  # MONAI's kernel, cut off, sums to 0.99
 
 
@@ -181,7 +183,8 @@ def test_image_and_truth_are_bent_alike(crop: tuple[Tensor, Tensor], only) -> No
 
 def test_the_displacement_is_as_long_as_smoothed_uniform_noise() -> None:
     # noise uniform in [-1, 1] has std 1 / sqrt 3; a Gaussian of sigma s multiplies it by (4 pi s^2)^(-3/4)
-    shift = displacement((64, 64, 64), 300.0, 5.0, np.random.default_rng(2))[:, 16:-16, 16:-16, 16:-16]
+    drawn = np.random.default_rng(2).random((3, 64, 64, 64), dtype=np.float32)
+    shift = displacement(Elastic(alpha=300.0, sigma=5.0, noise=drawn))[:, 16:-16, 16:-16, 16:-16]
     assert shift.std() == pytest.approx(300 / 3**0.5 * (4 * np.pi * 25) ** -0.75, rel=0.15)
 
 

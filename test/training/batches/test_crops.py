@@ -53,7 +53,7 @@ def test_suv_is_divided_by_20_or_by_40_at_random(tiny_cache) -> None:
 
 def test_a_pass_shows_every_study_once(tiny_cache, monkeypatch) -> None:
     data, seen = dataset(tiny_cache), []
-    box = np.s_[:1, :1, :1]
+    box = np.s_[0:1, 0:1, 0:1]
     monkeypatch.setattr("training.batches.crops.draw_box", lambda study, *_, **__: seen.append(study.case) or box)
     for number in range(8):
         data[number]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from training.batches.misalign import misaligned, moved, movement
+from training.batches.misalign import drawn_nodes, misaligned, moved, movement
 from training.settings import Misalignment
 
 SPACING = (4.0, 4.0, 3.0)
@@ -17,8 +17,13 @@ def crop() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).random((2, 20, 18, 16), dtype=np.float32))
 
 
+def field_of(size: tuple[int, ...], settings: Misalignment, seed: int) -> torch.Tensor:
+    nodes = drawn_nodes(size, SPACING, settings, np.random.default_rng(seed))
+    return movement(torch.from_numpy(nodes), size)
+
+
 def test_the_ct_moves_and_the_pet_stays(crop) -> None:
-    out = misaligned(crop, SPACING, ALWAYS, np.random.default_rng(1))
+    out = misaligned(crop, drawn_nodes(crop.shape[1:], SPACING, ALWAYS, np.random.default_rng(1)))
     assert torch.equal(out[1], crop[1]) and not torch.allclose(out[0], crop[0])
     assert out[0].min() >= crop[0].min() and out[0].max() <= crop[0].max()
 
@@ -27,7 +32,7 @@ def test_the_field_keeps_to_its_length_and_is_smooth() -> None:
     settings = Misalignment(chance=1.0, most_mm=10.0, smooth_mm=60.0)
     reached = 0.0
     for seed in range(30):
-        field = movement((40, 40, 40), SPACING, settings, np.random.default_rng(seed)).numpy()
+        field = field_of((40, 40, 40), settings, seed).numpy()
         mm = np.abs(field) * np.reshape(SPACING, (3, 1, 1, 1))
         reached = max(reached, float(mm.max()))
         assert mm.max() <= 10.0 + 1e-4
@@ -38,7 +43,7 @@ def test_the_field_keeps_to_its_length_and_is_smooth() -> None:
 
 
 def test_a_volume_is_read_as_scipy_reads_it(crop) -> None:
-    field = movement(crop.shape[1:], SPACING, ALWAYS, np.random.default_rng(2))
+    field = field_of(crop.shape[1:], ALWAYS, 2)
     points = np.stack(np.meshgrid(*map(np.arange, crop.shape[1:]), indexing="ij")) + field.numpy()
     wanted = map_coordinates(crop[0].numpy(), points, order=1, mode="nearest")
     assert np.allclose(moved(crop[:1], field)[0].numpy(), wanted, atol=1e-4)
@@ -47,7 +52,8 @@ def test_a_volume_is_read_as_scipy_reads_it(crop) -> None:
 def test_the_chance_is_kept_and_none_draws_nothing(crop) -> None:
     half = Misalignment(chance=0.5)
     rng = np.random.default_rng(3)
-    changed = sum(misaligned(crop, SPACING, half, rng) is not crop for _ in range(400))
+    changed = sum(misaligned(crop, drawn_nodes(crop.shape[1:], SPACING, half, rng)) is not crop for _ in range(400))
     assert 160 < changed < 240  # four deviations around 200
     before = rng.bit_generator.state
-    assert misaligned(crop, SPACING, Misalignment(), rng) is crop and rng.bit_generator.state == before
+    nodes = drawn_nodes(crop.shape[1:], SPACING, Misalignment(), rng)
+    assert misaligned(crop, nodes) is crop and rng.bit_generator.state == before

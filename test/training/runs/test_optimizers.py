@@ -5,12 +5,15 @@ import math
 import adamp
 import pytest
 import torch
+from device_reads import reads_of
 from torch import Tensor, nn
 
-from training.runs.optimizers import optimizer_for
+from training.runs.optimizers import go_on, optimizer_for, step_unless
 from training.settings import Optimizer
 
 NAMES = pytest.mark.parametrize("name", ["adamp", "adamw", "adabelief"])
+PLACES = pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+TAKEN, LEFT_OUT = torch.tensor(False), torch.tensor(True)
 
 
 def small_network() -> nn.Sequential:
@@ -25,17 +28,18 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> N
     image = torch.randn(2, 2, 6, 6, 6, generator=torch.Generator().manual_seed(number))
     optimizer.zero_grad()
     network(image).pow(2).mean().backward()
-    optimizer.step()
+    step_unless(optimizer, TAKEN)
 
 
 def weights(network: nn.Module) -> list[Tensor]:
     return [parameter.detach() for parameter in network.parameters()]
 
 
+@PLACES
 @pytest.mark.parametrize(("rate", "decay"), [(1e-4, 0.05), (1e-3, 0.0), (1e-3, 0.05), (1e-3, 5.0)])
-def test_adamp_equals_its_authors_at_every_step(rate: float, decay: float) -> None:
+def test_adamp_equals_its_authors_at_every_step(rate: float, decay: float, on_device: bool) -> None:
     ours, theirs = small_network(), small_network()
-    mine = optimizer_for(ours.parameters(), Optimizer(name="adamp", rate=rate, weight_decay=decay))
+    mine = optimizer_for(ours.parameters(), Optimizer(name="adamp", rate=rate, weight_decay=decay), on_device)
     oracle = adamp.AdamP(theirs.parameters(), lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay)
     for number in range(20):
         step(ours, mine, number)
@@ -90,25 +94,28 @@ def adabelief_by_hand(rectify: bool) -> list[float]:
     return values
 
 
-def by_optimizer(settings: Optimizer) -> list[float]:
+def by_optimizer(settings: Optimizer, on_device: bool) -> list[float]:
     weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = optimizer_for([weight], settings)
+    optimizer = optimizer_for([weight], settings, on_device)
     values = []
     for gradient in GRADIENTS:
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
-        optimizer.step()
+        step_unless(optimizer, TAKEN)
         values.append(weight.item())
     return values
 
 
-def test_adamw_follows_the_formula_of_its_paper() -> None:
-    assert by_optimizer(Optimizer(name="adamw", rate=RATE, weight_decay=DECAY)) == pytest.approx(adamw_by_hand())
+@PLACES
+def test_adamw_follows_the_formula_of_its_paper(on_device: bool) -> None:
+    settings = Optimizer(name="adamw", rate=RATE, weight_decay=DECAY)
+    assert by_optimizer(settings, on_device) == pytest.approx(adamw_by_hand())
 
 
+@PLACES
 @pytest.mark.parametrize("rectify", [False, True])
-def test_adabelief_follows_the_formula_of_its_paper(rectify: bool) -> None:
+def test_adabelief_follows_the_formula_of_its_paper(rectify: bool, on_device: bool) -> None:
     settings = Optimizer(name="adabelief", rate=RATE, weight_decay=DECAY, rectify=rectify)
-    assert by_optimizer(settings) == pytest.approx(adabelief_by_hand(rectify), abs=1e-9)
+    assert by_optimizer(settings, on_device) == pytest.approx(adabelief_by_hand(rectify), abs=1e-9)
 
 
 @NAMES
@@ -122,9 +129,10 @@ def test_the_rate_scales_the_decay(name: str) -> None:
 
 
 @NAMES
-def test_a_run_cut_in_two_ends_with_the_same_weights_to_the_bit(name: str, tmp_path) -> None:
+@PLACES
+def test_a_run_cut_in_two_ends_with_the_same_weights_to_the_bit(name: str, on_device: bool, tmp_path) -> None:
     whole = small_network()
-    optimizer = optimizer_for(whole.parameters(), Optimizer(name=name, rate=1e-2))
+    optimizer = optimizer_for(whole.parameters(), Optimizer(name=name, rate=1e-2), on_device)
     for number in range(3):
         step(whole, optimizer, number)
     torch.save({"network": whole.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "half.pt")
@@ -133,8 +141,96 @@ def test_a_run_cut_in_two_ends_with_the_same_weights_to_the_bit(name: str, tmp_p
     saved = torch.load(tmp_path / "half.pt", weights_only=True)
     resumed = small_network()
     resumed.load_state_dict(saved["network"])
-    optimizer = optimizer_for(resumed.parameters(), Optimizer(name=name, rate=1e-2))
-    optimizer.load_state_dict(saved["optimizer"])
+    optimizer = optimizer_for(resumed.parameters(), Optimizer(name=name, rate=1e-2), on_device)
+    go_on(optimizer, saved["optimizer"])
     for number in range(3, 6):
         step(resumed, optimizer, number)
     assert all(torch.equal(*pair) for pair in zip(weights(whole), weights(resumed), strict=True))
+
+
+@NAMES
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_on_a_device_every_step_is_the_hosts_to_rounding(name: str, layout: torch.memory_format) -> None:
+    here, there = small_network(), small_network().to(memory_format=layout)
+    settings = Optimizer(name=name, rate=1e-3)
+    mine, other = optimizer_for(here.parameters(), settings), optimizer_for(there.parameters(), settings, True)
+    for number in range(20):
+        step(here, mine, number)
+        step(there, other, number)
+        torch.testing.assert_close(weights(there), weights(here), atol=1e-6, rtol=0)
+
+
+@NAMES
+def test_on_a_device_a_frozen_weight_stays_and_a_second_group_has_its_own_rate(name: str) -> None:
+    """As the loss of slices has it: weights of its own at another rate, without decay."""
+    found = []
+    for on_device in (False, True):
+        network, scales = small_network(), nn.Parameter(torch.ones(3))
+        network[0].weight.requires_grad_(False)
+        optimizer = optimizer_for(network.parameters(), Optimizer(name=name, rate=1e-3), on_device)
+        optimizer.add_param_group({"params": [scales], "lr": 1e-2, "weight_decay": 0.0})
+        for number in range(5):
+            image = torch.randn(2, 2, 6, 6, 6, generator=torch.Generator().manual_seed(number))
+            optimizer.zero_grad()
+            (network(image).pow(2).mean() + (scales * torch.tensor([1.0, -2.0, 0.5])).sum()).backward()
+            step_unless(optimizer, TAKEN)
+        found.append([*weights(network), scales.detach()])
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+    assert torch.equal(found[1][0], small_network()[0].weight)
+    assert (found[1][-1] - 1).abs().min() > 0.02  # five steps of some 0.01
+
+
+@NAMES
+@pytest.mark.parametrize("first", [0, 3], ids=["the first step", "a later step"])
+def test_a_step_left_out_on_a_device_changes_no_bit(name: str, first: int) -> None:
+    """Its gradients are NaN. The steps after it are those of a run without it."""
+    one, other = small_network(), small_network()
+    settings = Optimizer(name=name, rate=1e-3)
+    mine, control = (optimizer_for(network.parameters(), settings, True) for network in (one, other))
+    for number in range(first):
+        step(one, mine, number)
+        step(other, control, number)
+    for parameter in one.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    step_unless(mine, LEFT_OUT)
+    for number in range(first, first + 3):
+        assert all(map(torch.equal, weights(one), weights(other)))
+        step(one, mine, number)
+        step(other, control, number)
+    assert all(map(torch.equal, weights(one), weights(other)))
+    states = [optimizer.state_dict() for optimizer in (mine, control)]
+    torch.testing.assert_close(*states, atol=0, rtol=0)
+
+
+@NAMES
+def test_a_step_on_a_device_waits_for_no_value(name: str) -> None:
+    network = small_network()
+    optimizer = optimizer_for(network.parameters(), Optimizer(name=name), True)
+    step(network, optimizer, 0)
+    assert reads_of(lambda: step(network, optimizer, 1)) == []
+
+
+@NAMES
+@pytest.mark.parametrize("from_device", [False, True], ids=["host to device", "device to host"])
+def test_a_run_goes_on_where_the_other_kind_of_device_left_it(name: str, from_device: bool, tmp_path) -> None:
+    settings = Optimizer(name=name, rate=1e-3)
+    network = small_network()
+    optimizer = optimizer_for(network.parameters(), settings, from_device)
+    for number in range(3):
+        step(network, optimizer, number)
+    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "half.pt")
+    saved = torch.load(tmp_path / "half.pt", weights_only=True)
+    resumed = small_network().to(memory_format=torch.channels_last_3d if not from_device else torch.contiguous_format)
+    resumed.load_state_dict(saved["network"])
+    there = optimizer_for(resumed.parameters(), settings, not from_device)
+    go_on(there, saved["optimizer"])
+    for number in range(3, 6):
+        step(network, optimizer, number)
+        step(resumed, there, number)
+    torch.testing.assert_close(weights(resumed), weights(network), atol=1e-6, rtol=0)
+    assert all(
+        moment.stride() == parameter.stride()
+        for parameter, state in there.state.items()
+        for moment in state.values()
+        if torch.is_tensor(moment) and moment.dim()
+    )

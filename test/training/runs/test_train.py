@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,14 @@ from tiny_settings import tiny_slices, tiny_training
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
 from training.__main__ import main
+from training.batches.device_crops import DeviceCrops
 from training.batches.schedule import rate_at
 from training.data.folds import Fold
-from training.runs import checkpoint
+from training.runs import checkpoint, loop
 from training.runs.checkpoint import write_weights
 from training.runs.finite import TrainingError
 from training.runs.loop import Run
+from training.runs.predict import choose_convolutions
 from training.runs.start import starting_network
 from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
@@ -533,3 +536,67 @@ def test_keeping_the_best_without_a_lesion_to_validate_is_refused(tiny_cache, tm
     healthy = Fold(name="0", train=("case0",), validate=("case3",), test=())
     with pytest.raises(ConfigError, match="keep: best needs a lesion in the 1 cases"):
         train_run(tmp_path / "run", tiny_slices(keep="best"), tiny_cache, healthy, wanted="cpu")
+
+
+ON_BOTH = pytest.mark.parametrize("wanted", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+def as_on_a_gpu(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the loop and the crops do what they do on a GPU: look seldom, decide on the device, draw ahead."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    if wanted == "cpu":
+        monkeypatch.setattr(loop, "on_gpu", lambda run: True)
+        monkeypatch.setattr(DeviceCrops, "batches", partialmethod(DeviceCrops.batches, ahead=True))
+
+
+def deterministic(**changes: object):
+    """Settings of a run with everything that may differ from run to run: crops by a thread, noise, batch statistics."""
+    network = {"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}
+    common = {"crops_on": "device", "augmentation": "strong", "channels_last": True, "batch": 2, "deterministic": True}
+    return tiny_training(**{"network": network, "log_every": 3} | common | changes)
+
+
+@ON_BOTH
+@pytest.mark.slow
+def test_two_deterministic_runs_end_with_the_same_weights(wanted: str, tiny_cache, tmp_path, monkeypatch) -> None:
+    as_on_a_gpu(wanted, monkeypatch)
+    one, other = (train_run(tmp_path / name, deterministic(), tiny_cache, FOLD, wanted=wanted) for name in "ab")
+    assert one["sha256"] == other["sha256"]
+
+
+@ON_BOTH
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "adamp", "adabelief"])
+def test_a_run_that_died_on_a_device_ends_with_the_same_weights(
+    name: str, wanted: str, tiny_cache, tmp_path, monkeypatch
+) -> None:
+    as_on_a_gpu(wanted, monkeypatch)
+    settings = deterministic(optimizer={"name": name, "rate": 1e-3})
+    whole = train_run(tmp_path / "whole", settings, tiny_cache, FOLD, wanted=wanted)
+    written: list[Path] = []
+
+    def die(path: Path, state: dict) -> None:
+        checkpoint.write_state(path, state)
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(loop, "write_state", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(tmp_path / "died", settings, tiny_cache, FOLD, wanted=wanted)
+    done = train_run(tmp_path / "died", settings, tiny_cache, FOLD, wanted=wanted)
+    assert done["sha256"] == whole["sha256"]
+    assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "died")]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_chooses_the_ways_of_cudnn_and_tf32_stays_off(deterministic: bool) -> None:
+    try:
+        choose_convolutions(tiny_training(deterministic=deterministic))
+        cudnn = torch.backends.cudnn
+        assert (cudnn.deterministic, cudnn.benchmark) == (deterministic, not deterministic)
+        assert not cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        choose_convolutions(tiny_training())

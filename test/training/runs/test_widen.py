@@ -1,0 +1,76 @@
+"""A network made wider computes what the narrower one did; what it writes is a run to start from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_settings import tiny_training
+
+from model.bundle.settings import Network
+from model.errors import ConfigError
+from model.files import sha256_of
+from model.networks.unet import build
+from training.__main__ import main
+from training.runs.checkpoint import write_json, write_weights
+from training.runs.leakage import seen_by
+from training.runs.start import starting_network
+from training.runs.widen import widened
+from training.settings import settings_from, settings_to
+
+NARROW = (2, 4, 6)
+
+
+@pytest.mark.parametrize("fusion", ["early", "middle"])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("widths", [(4, 4, 6), (2, 8, 6), (3, 7, 11)])
+def test_the_wider_network_gives_the_same_logits(fusion: str, norm: str, widths: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    before, after = (Network(fusion=fusion, widths=w, norm=norm) for w in (NARROW, widths))
+    old = build(before)
+    for name, tensor in old.named_parameters():
+        if "norm" in name:
+            tensor.data.uniform_(0.5, 1.5)
+    if norm == "batch":
+        old(torch.randn(2, 2, 16, 16, 16))  # statistics of its own
+    new = build(after)
+    new.load_state_dict(widened(old.state_dict(), before, after))
+    image = torch.randn(1, 2, 16, 16, 16)
+    torch.testing.assert_close(new.eval()(image), old.eval()(image), rtol=0, atol=2e-5)
+
+
+def test_noise_parts_the_copies() -> None:
+    before, after = Network(fusion="early", widths=NARROW), Network(fusion="early", widths=(4, 4, 6))
+    state = build(before).state_dict()
+    name = "encoder.layer1.0.conv.weight"
+    exact, noisy = widened(state, before, after), widened(state, before, after, noise=0.05, seed=1)
+    assert torch.equal(exact[name][:2], exact[name][2:])
+    assert not torch.equal(noisy[name][:2], noisy[name][2:])
+    assert (noisy[name] - exact[name]).std().item() == pytest.approx(0.05 * state[name].std().item(), rel=0.3)
+    assert torch.equal(noisy["encoder.layer3.1.conv.weight"], state["encoder.layer3.1.conv.weight"])
+
+
+@pytest.mark.parametrize("widths", [(1, 4, 6), (2, 4), (2, 4, 6, 8)])
+def test_a_narrower_or_deeper_network_is_refused(widths: tuple[int, ...]) -> None:
+    before, after = Network(fusion="early", widths=NARROW), Network(fusion="early", widths=widths)
+    with pytest.raises(ConfigError, match="none below 2, 4, 6"):
+        widened(build(before).state_dict(), before, after)
+
+
+def test_the_wider_run_says_what_it_has_seen(tmp_path: Path) -> None:
+    start, run = tmp_path / "narrow", tmp_path / "wider"
+    settings = tiny_training(network={"fusion": "middle", "widths": list(NARROW)})
+    write_weights(start / "last.safetensors", build(settings.network).state_dict())
+    seen = {"cases": ["case0"], "patients": ["patient0"]}
+    (start / "config.yaml").write_text(yaml.safe_dump({"settings": settings_to(settings), "seen": seen}))
+    write_json(
+        start / "run.json",
+        {"result": "last.safetensors", "sha256": sha256_of(start / "last.safetensors"), "epoch": 3},
+    )
+    words = ["widen", "--start", str(start), "--run", str(run), "--norm", "batch"]
+    assert main([*words, "--widths", "4", "4", "6"]) == 0
+    after = settings_from(yaml.safe_load((run / "config.yaml").read_text())["settings"])
+    assert (after.network.widths, after.network.norm) == ((4, 4, 6), "batch")
+    assert seen_by(run).patients == {"patient0"}
+    starting_network(after, run, None)  # fits
+    assert main([*words, "--widths", "4", "4", "6"]) == 2  # never over a run that is there
