@@ -24,6 +24,7 @@ from model.study.reading import read_volume
 from model.whole import recover, whole_folder
 from training.data.check import check_grid
 from training.data.places import find_place
+from training.data.prepared import load
 from training.data.table import Study, read_table, some_of, study_sha256, write_table
 from training.data.tumours import Tumour, on_grid_of, put, take
 from training.parallel import cores, map_parallel
@@ -69,21 +70,23 @@ def check_bodies(bodies: dict[str, Study], patients: dict[str, Study], index: Pa
         raise ConfigError(f"--bodies '{index}' holds the patients' own studies ({some_of(own)}): give other bodies")
 
 
-def blend_study(job: tuple[Study, int], bodies: list[Study], settings: Blend, folder: Path, final: Path) -> Study | str:
+def blend_study(
+    job: tuple[Study, int], bodies: list[Study], settings: Blend, cache: Path | None, folder: Path, final: Path
+) -> Study | str:
     """Write one study below `folder` and return its row, whose paths lie below `final`, where the folder will be.
 
     Returns a line that says why not if the tumour fits into none of MOST_BODIES bodies. Raises CaseError if a study
     cannot be read, OutputError if the new one cannot be written.
     """
     study, copy = job
-    tumour = read_tumour(study)
+    tumour = read_tumour(study, cache)
     digest = hashlib.sha256(f"{study.case}/{copy}".encode()).digest()
     rng = np.random.default_rng([settings.seed, *digest])
     mirrored = bool(rng.random() < 0.5)
     chosen = rng.permutation(len(bodies))[:MOST_BODIES]
     for number in chosen:
         body = bodies[int(number)]
-        images = read_body(body)
+        images = read_images(body, cache)
         at = find_place(rng, tumour, (images[0], on_grid_of(images[1], images[0]), images[2]), mirrored)
         if at is not None:
             made = put(tumour, images, at, mirrored)
@@ -94,25 +97,36 @@ def blend_study(job: tuple[Study, int], bodies: list[Study], settings: Blend, fo
     )
 
 
-def read_tumour(study: Study) -> Tumour:
+def read_tumour(study: Study, cache: Path | None) -> Tumour:
     """A study's tumour. Raises CaseError if it cannot be read or has none."""
-    pet, ct, truth = (
-        read_volume(path, what) for what, path in (("PET", study.pet), ("CT", study.ct), ("truth", study.truth))
-    )
-    check_grid(truth, pet)
     try:
-        return take(pet.image, ct.image, truth.image)
+        return take(*read_images(study, cache))
     except CaseError as error:
         raise CaseError(f"{study.case}: {error}") from None
 
 
-def read_body(study: Study) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
-    """PET, CT and truth of a body. Raises CaseError if they cannot be read."""
+def read_images(study: Study, cache: Path | None) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
+    """PET, CT and truth of a study, from its files or, with a cache, as it was prepared: cropped, CT on the PET's grid.
+
+    Raises CaseError if they cannot be read, ConfigError if the cache does not hold it.
+    """
+    if cache:
+        found = load(cache, study.case)
+        return tuple(las_image(array, found.spacing_mm) for array in (found.suv, found.hu, found.truth))
     pet, ct, truth = (
         read_volume(path, what) for what, path in (("PET", study.pet), ("CT", study.ct), ("truth", study.truth))
     )
     check_grid(truth, pet)
     return pet.image, ct.image, truth.image
+
+
+def las_image(array: np.ndarray, spacing_mm: tuple[float, float, float]) -> sitk.Image:
+    """A prepared array (X, Y, Z) as an image in LAS, the first voxel at zero: float32, int16 or uint8."""
+    kind = {"f": np.float32, "i": np.int16, "b": np.uint8}[array.dtype.kind]
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(array).transpose(2, 1, 0).astype(kind)))
+    image.SetSpacing(spacing_mm)
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return image
 
 
 def write_blended(
@@ -143,8 +157,12 @@ def write_blended(
     )
 
 
-def blend(patients: Path, bodies: Path, output: Path, settings: Blend, workers: int = 1) -> list[Study]:
+def blend(
+    patients: Path, bodies: Path, output: Path, settings: Blend, workers: int = 1, cache: Path | None = None
+) -> list[Study]:
     """Put the tumours of one index into the bodies of another. Returns the rows of the new folder's index.csv.
+
+    cache: take all of them from there, as they were prepared (default: from their files).
 
     Studies without lesion are left out; one whose tumour fits nowhere is named on stderr. Raises ConfigError for an
     index that cannot serve, CaseError if no study can be made, or for the first that cannot be read; then nothing is
@@ -166,7 +184,9 @@ def blend(patients: Path, bodies: Path, output: Path, settings: Blend, workers: 
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(final) as hidden:
-            work = partial(blend_study, bodies=list(hosts.values()), settings=settings, folder=hidden, final=final)
+            work = partial(
+                blend_study, bodies=list(hosts.values()), settings=settings, cache=cache, folder=hidden, final=final
+            )
             for found in map_parallel(work, jobs, workers):
                 if isinstance(found, Study):
                     rows.append(found)

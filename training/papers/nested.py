@@ -186,14 +186,19 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
 
 
 def blend_tumours(shipping: Shipping, real: Path, bodies: list[Study], options: argparse.Namespace) -> Path:
-    """Put the patients' tumours into the bodies, once a run. Returns the index. Raises ConfigError for no body."""
+    """Put the patients' tumours into the bodies, once a run, all as they are prepared. Returns the index. Raises
+    ConfigError for no body.
+    """
     if not bodies:
         raise ConfigError("blended needs bodies, and the plan has no phantoms to train; add some, or set blended: 0")
     run_folder: Path = options.run
-    folder, index = run_folder / "blended", run_folder / "bodies.csv"
+    folder, index, cache = (run_folder / name for name in ("blended", "bodies.csv", "cache"))
     if not folder.exists():
         write_table(bodies, index)
-        blend(real, index, folder, Blend(seed=shipping.seed, copies=shipping.blended), options.workers)
+        studies = read_table(real) | {study.case: study for study in bodies}
+        prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
+        settings = Blend(seed=shipping.seed, copies=shipping.blended)
+        blend(real, index, folder, settings, options.workers, cache)
     return folder / "index.csv"
 
 

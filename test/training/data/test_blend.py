@@ -11,6 +11,7 @@ from scipy import ndimage
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from training.__main__ import main
+from training.data.blend import Blend, blend
 from training.data.folds import Fold, make_fold
 from training.data.places import find_place, inside_body
 from training.data.prepare import LIMITS, prepare_one
@@ -56,6 +57,7 @@ def patient_images(radius_mm: float = 22.0) -> dict[str, sitk.Image]:
     z, y, x = np.indices(shape)
     suv = np.where(truth, TUMOUR_SUV + 0.2 * (x - (shape[2] - 1) / 2), 1.0).astype(np.float32)
     ct = np.full(shape, 45, np.int16)
+    ct[:, :2] = -1000  # air, far from the tumour
     arrays = {"pet": suv, "ct": ct, "truth": truth}
     return {what: image(array, spacing, (10.0, -40.0, 300.0)) for what, array in arrays.items()}
 
@@ -363,6 +365,29 @@ def test_a_run_has_seen_the_tumours_patient_and_the_bodys(shared, tmp_path) -> N
     assert seen_with([made], None) == {"cases": ["S0-b0"], "patients": ["patient0", host.patient]}
     with pytest.raises(ConfigError, match=f"it validates or tests with \\({host.case}\\)"):
         check_apart([made], Fold(name="f", train=("S0-b0",), validate=(host.case,)), tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_prepared_studies_are_blended_as_they_were_prepared(shared, tmp_path) -> None:
+    """The files may be gone: what is beyond the margin is the prepared body, to the bit, and the volume stays."""
+    patients, bodies, _ = shared
+    every = read_table(patients) | read_table(bodies)
+    for one in every.values():
+        prepare_one(one, tmp_path / "cache", Crop(), LIMITS)
+    gone = {case: replace(one, pet=tmp_path / "gone.mha") for case, one in every.items()}
+    for name, index in (("patients.csv", patients), ("bodies.csv", bodies)):
+        write_table([gone[case] for case in read_table(index)], tmp_path / name)
+    tables = tmp_path / "patients.csv", tmp_path / "bodies.csv"
+    blend(*tables, tmp_path / "out", Blend(seed=1, copies=1), cache=tmp_path / "cache")
+    made = read_table(tmp_path / "out" / "index.csv")["S0-b0"]
+    host = load(tmp_path / "cache", next(case for case, one in every.items() if one.patient == made.body))
+    pet, _, truth = arrays_of(made)
+    far = ndimage.distance_transform_edt(truth == 0, sampling=BODY_MM) >= MARGIN_MM
+    assert np.array_equal(pet[far], np.asarray(host.suv).transpose(2, 1, 0).astype(np.float32)[far])
+    ml = float(load(tmp_path / "cache", "S0").truth.sum()) * 0.0825  # voxels of 5 x 5 x 3.3 mm
+    assert (truth.sum() - host.truth.sum()) * 0.064 == pytest.approx(ml, rel=0.03)
+    prepare_one(made, tmp_path / "cache", Crop(), LIMITS)
+    assert load(tmp_path / "cache", "S0-b0").truth.sum() == truth.sum()
 
 
 @pytest.mark.slow
