@@ -22,6 +22,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_bytes(content: bytes) -> str:
+    """The sha256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def is_lfs_pointer(path: Path) -> bool:
     """Whether the file is a Git-LFS pointer in place of the data it stands for. Raises as `sha256_of`."""
     with open_regular(path) as file:

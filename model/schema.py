@@ -35,6 +35,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "on_pet_grid",
         "validate_overlap",
         "recompute",
+        "minutes",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message

@@ -1,10 +1,12 @@
 """Run a command of training: `python -m training COMMAND ...`. Only the module of that command is imported."""
 
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 
 from training.command import EXPECTED_ERRORS, parse, report_error, without_dashes
+from training.stopping import StoppedInTime, limited, stop_on_signal
 
 # In the order of use.
 COMMANDS = {
@@ -28,6 +30,8 @@ COMMANDS = {
     "experiment": ("papers.experiments", "run the papers' tables again: table2, table3, wholebody"),
     "nested": ("papers.nested", "make the shipped weights, and score their procedure on nested folds"),
     "results": ("papers.results", "print a page of results from nested folds: patients as patients"),
+    "pack": ("papers.packing", "put the prepared studies of nested into one file that travels"),
+    "state": ("papers.state", "write the small folder from which nested goes on elsewhere"),
     "schedule": ("batches.schedule", "draw the learning rates of a run, with its averaging phase"),
     "sample": ("phantom.sample", "write the sample study of the tests"),
     "sheet": ("phantom.sheet", "draw twelve phantoms; print their statistics and settings"),
@@ -38,8 +42,10 @@ USAGE = "usage: python -m training COMMAND ...    python -m training COMMAND --h
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command. words: its name, then its options; None: those of sys.argv. Returns the exit code.
 
-    An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command.
+    An error that a user can act on is the last line on stderr. The exit code is 2 if there is no such command, and 0
+    for a command that stopped in time.
     """
+    begun = time.time()
     name, *rest = without_dashes(sys.argv[1:] if words is None else words) or [""]
     if name in ("-h", "--help"):
         print("\n".join([USAGE, "", *(f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items())]))
@@ -49,8 +55,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{USAGE}\nerror: {what}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
+        stop_on_signal()
         module = import_module(f"training.{COMMANDS[name][0]}")
-        module.run(parse(name, module, rest))
+        options = parse(name, module, rest)
+        with limited(getattr(options, "minutes", None), begun):
+            module.run(options)
+    except StoppedInTime as stopped:
+        print(stopped, flush=True)
     except EXPECTED_ERRORS as error:
         return report_error(error)
     return 0

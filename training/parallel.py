@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from model.errors import ConfigError
 from training.command import end_with_parent
+from training.stopping import check_time
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,7 +25,7 @@ def map_parallel(
     `function` must be at the top of a module (or a functools.partial of such a one): processes are spawned, not
     forked, since libraries here hold threads. The bar is on stderr, and only on a terminal. What the function
     raises is raised here, and items not yet started are dropped. Raises ConfigError for fewer than 1 worker, or if
-    a process was killed.
+    a process was killed, and StoppedInTime between two items when the time is over.
     """
     if workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
@@ -32,6 +33,8 @@ def map_parallel(
         for result in _each(function, items, workers):
             yield result
             bar.update()
+            if bar.n < len(items):
+                check_time(f"{bar.n} of {len(items)} ({unit}) are made")
 
 
 def cores() -> int:

@@ -32,6 +32,7 @@ Rate = Annotated[int, Meta(ge=1, le=10)] | Annotated[float, Meta(ge=1e-12, le=10
 UpToTen = Annotated[int, Meta(ge=0, le=10)] | Annotated[float, Meta(ge=0, le=10)]
 UpToMillion = Annotated[int, Meta(ge=0, le=10**6)] | Annotated[float, Meta(ge=0, le=1e6)]
 Epochs = Annotated[int, Meta(ge=0, le=10**7)] | Annotated[float, Meta(ge=0, le=1e7)]
+Minutes = Annotated[int, Meta(gt=0, le=10**7)] | Annotated[float, Meta(gt=0, le=1e7, description="a number above 0")]
 Norm = Annotated[int, Meta(ge=0, le=10**9)] | Annotated[float, Meta(ge=0, le=1e9)]  # of gradients
 SuvTop = Annotated[int, Meta(gt=0, le=2**62)] | Annotated[float, Meta(gt=0, lt=1e300, description="a number above 0")]
 SuvTops = Annotated[tuple[SuvTop, ...], Meta(min_length=1)]
@@ -101,9 +102,12 @@ class Schedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steps_per_epoch: LargeCount | None = None  # optimizer steps; None: as many as show every study once
     warmup_epochs: Epochs = 100  # authors' code
     floor: UpToTen = 1e-7  # authors' code
+    minutes: Minutes | None = None  # of all epochs: their steps are fitted to the time of a step where the run begins
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.minutes is not None and self.steps_per_epoch is not None:
+            raise SettingError("minutes chooses steps_per_epoch; leave one of them out (null)")
         if self.warmup_epochs > self.epochs:
             raise SettingError(f"warmup_epochs must be at most {self.epochs}, all epochs, got {self.warmup_epochs}")
         if self.stop is not None and not 1 <= self.stop <= self.epochs:

@@ -7,7 +7,9 @@ draws the rate of a run before and after t0, with both presets of the averaging 
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -39,6 +41,19 @@ def rate_at(settings: Training, epoch: float) -> float:
     if since < RISE * length:
         return _cosine(start, averaging.peak, since / (RISE * length))
     return _cosine(averaging.peak, averaging.constant, (since / length - RISE) / (1 - RISE))
+
+
+def share_after_restart(restarts: Sequence[Mapping[str, Any]], step: int, last: int) -> float:
+    """The share of the rate at a step of a run that went on elsewhere without its optimizer's state: it warms up again.
+
+    restarts: the `step` of each, the `warmup_steps` it takes at most, and the `share` of the steps left, up to `last`,
+    that it takes at most.
+    """
+    shares = [1.0]
+    for restart in restarts:
+        steps = min(restart["warmup_steps"], int(restart["share"] * (last - restart["step"])))
+        shares.append((step - restart["step"] + 1) / (steps + 1))
+    return min(shares)
 
 
 def steps_of(settings: Training, length: int, processes: int = 1) -> int:

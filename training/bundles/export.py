@@ -45,8 +45,9 @@ class ExportOptions:
     selection: selection.json of training select; choice: one of training.ensembles.select.TITLES; name: in the
     manifest; output: the bundle's folder. attribution: whose work it rests on, default the papers. half: float16 files,
     which need the check. index: table of the cases, for the check; check_case: a validation case, default the first
-    with lesion. trained_on: cases to name in the provenance besides the runs' own. skip_suv: windows whose PET holds
-    nothing above it are not run, if that changes no mask of the studies in the tables skip_index.
+    with lesion. hours: of training, for the provenance; trained_on: cases to name there besides the runs' own.
+    skip_suv: windows whose PET holds nothing above it are not run, if that changes no mask of the studies in the tables
+    skip_index.
     """
 
     selection: Path
@@ -62,6 +63,7 @@ class ExportOptions:
     check_case: str | None = None
     trained_on: Sequence[str] = ()
     device: str = "auto"
+    hours: float | None = None
     force: bool = False
     skip_suv: float | None = None
     skip_index: Sequence[Path] = ()
@@ -100,6 +102,8 @@ def export(options: ExportOptions) -> None:
     selected = read_choice(options.selection, options.choice)
     skip_studies = [study for table in options.skip_index for study in read_table(table).values()]
     scores = provenance_scores(selected, options.choice, options.trained_on)
+    if options.hours is not None:
+        scores["hours_trained"] = round(options.hours, 3)
     if skip_studies:
         scores["skip_suv_tried_on_cases"] = [study.case for study in skip_studies]
     states, weights = bundle_states(selected)

@@ -85,14 +85,19 @@ def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) 
     target = cache / study.case
     if target.exists() and facts_of(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"'{target}' is there and is no prepared study: name another folder with --cache")
-    hot, least = (suv > UPTAKE_SUV) & ~mask, LEAST_UPTAKE_ML / placed.view.grid.voxel_ml
-    points = {
-        "lesion": _points(mask),
+    points = points_of(mask, suv, placed.view.grid.voxel_ml)
+    store(target, {"hu": hu, "suv": suv, "truth": mask}, points, facts)
+
+
+def points_of(truth: np.ndarray, suv: np.ndarray, voxel_ml: float) -> dict[str, np.ndarray]:
+    """Where crops may be drawn: what points.npz holds of a prepared study's truth and SUV, float16 (X, Y, Z)."""
+    hot, least = (suv > UPTAKE_SUV) & ~truth, LEAST_UPTAKE_ML / voxel_ml
+    return {
+        "lesion": _points(truth),
         "uptake": _points(hot),
-        "lesion_parts": _parts(mask, 1),
+        "lesion_parts": _parts(truth, 1),
         "uptake_parts": _parts(hot, least),
     }
-    store(target, {"hu": hu, "suv": suv, "truth": mask}, points, facts)
 
 
 def check_files(study: Study) -> None:

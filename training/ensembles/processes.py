@@ -15,6 +15,7 @@ from typing import Any
 
 from model.errors import ConfigError
 from model.schedulers import WAIT_S, as_completed, client_of, slurm_cluster
+from training.stopping import time_is_over, when_asked
 
 # Starts the command in its arguments, which ends when the process of the first argument, its parent, ends.
 START_TIED = """
@@ -68,12 +69,15 @@ class LoggedCommand:
 
 def run_commands(commands: list[LoggedCommand], engine: Engine) -> Generator[tuple[str, str | None], None, None]:
     """Run all; yield each one's name and why it failed, None if it did not, as they end. Closed early, it ends what
-    runs here.
+    runs here. When the time of this command is over, those that were not begun are left out.
 
     Raises ConfigError if no scheduler answers, or if a cluster has no worker for longer than `engine.patience_s`.
     """
     if not commands or (engine.parallel == 1 and not engine.cluster and not engine.slurm):
-        yield from ((command.name, run_logged(command)) for command in commands)
+        for command in commands:
+            if time_is_over():
+                return
+            yield command.name, run_logged(command)
         return
     from distributed import Client
 
@@ -174,6 +178,12 @@ def stop_all() -> None:
         _stop(child)
 
 
+def hand_on_signal() -> None:
+    """Ask every process that runs here to stop at its next checkpoint."""
+    for child in list(RUNNING):
+        child.send_signal(signal.SIGUSR1)
+
+
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them; empty without any."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -200,3 +210,6 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         child.terminate()
         child.wait()
+
+
+when_asked(hand_on_signal)

@@ -35,6 +35,7 @@ from training.runs.predict import (
     score_margin,
     validation_dice,
 )
+from training.stopping import check_time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class Scoreboard:
             for one in self.candidates.values():
                 network = self._network(checkpoint.read_weights(one.weights), one.weights)
                 for case in self.studies:
+                    longest = max((seconds for _, seconds in self.kept.values()), default=0.0)
+                    check_time(f"'{one.name}' is to be run over {len(self.studies)} cases", longest)
                     self._run(one, network, case)
                     bar.update()
 
@@ -135,11 +138,13 @@ class Scoreboard:
         studies = [study.sha256 for study in self.studies.values()]
         path = self.keep / f"soup-{digest([members, studies, how_computed(self.settings, self.device)])}.json"
         if not path.exists():
-            network, seconds = self.soup_network(names), 0.0
+            network, seconds, longest = self.soup_network(names), 0.0, 0.0
             cases: dict[str, dict[str, Any]] = {}
             for case, study in self.studies.items():
+                check_time(f"the soup of {', '.join(names)} is to be scored", longest)
                 begun = time.perf_counter()
                 margin_of_case = self._soup_margin(network, case)
+                longest = max(longest, time.perf_counter() - begun)
                 seconds += time.perf_counter() - begun
                 cases[case] = asdict(score_margin(margin_of_case, study))
             checkpoint.write_json(path, {"members": names, "cases": cases, "seconds_per_case": seconds / len(cases)})

@@ -22,13 +22,15 @@ import yaml
 from model.errors import ConfigError, LesionError
 from training.command import add_device_option, add_fold_options, option_words
 from training.data.folds import Fold, read_fold
-from training.data.prepared import digest_of, load
 from training.ensembles import members
 from training.ensembles.members import LOGS, STATES, read_members
 from training.ensembles.processes import Engine, LoggedCommand, run_commands
+from training.parallel import cores
 from training.runs import checkpoint
+from training.runs.planned import differing_from_plan
 from training.runs.start import starting_point
 from training.settings import Training, read_yaml, settings_to
+from training.stopping import STOP_AT, StoppedInTime, add_minutes_option, is_limited, time_is_over
 
 TRAIN = (sys.executable, "-m", "training", "train")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,7 +54,8 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
     """Train every member that is not finished. Returns what sweep.json holds, {"members": {name: {"state": ...}}, ...}.
 
     state: pending, finished, or failed with `error`, the last line of its output. Raises ConfigError before anything
-    runs, if a member's settings do not go with the base run, the fold or the engine.
+    runs, if a member's settings do not go with the base run, the fold or the engine; StoppedInTime when the time is
+    over.
     """
     engine = engine or Engine()
     fold = read_fold(plan.split, plan.fold)
@@ -79,13 +82,18 @@ def sweep(plan: Sweep, engine: Engine | None = None) -> dict[str, Any]:
     begun = time.monotonic()
     with contextlib.closing(run_commands(commands, engine)) as ended_members:
         for name, error in ended_members:
-            if error is None and checkpoint.finished(plan.runs / name) is None:
+            there = checkpoint.finished(plan.runs / name) is not None
+            if time_is_over() and not there:
+                continue  # it stopped in time, too, and stays pending
+            if error is None and not there:
                 error = f"it ended without {checkpoint.RESULT} and the weights that this file names"
             states[name] |= {"state": "failed", "error": error} if error else {"state": "finished"}
             checkpoint.write_json(plan.runs / STATES, report)
             ended = sum(entry["state"] != "pending" for entry in states.values())
             outcome = f"failed: {error}" if error else "finished"
             print(f"{ended} of {len(states)} after {time.monotonic() - begun:.0f} s: {name} {outcome}", flush=True)
+    if pending := [name for name, entry in states.items() if entry["state"] == "pending"]:
+        raise StoppedInTime(f"stopped in time: of the members in '{plan.runs}', {', '.join(pending)} are not finished")
     return report
 
 
@@ -94,15 +102,8 @@ def is_finished(plan: Sweep, name: str, fold: Fold, origin: dict[str, str] | Non
     folder = plan.runs / name
     if checkpoint.finished(folder) is None or not (folder / checkpoint.CONFIG).exists():
         return False
-    wanted = {
-        "settings": settings_to(plan.members[name]),
-        "start": origin,
-        "train": list(fold.train),
-        "validate": list(fold.validate),
-        "data": digest_of(load(plan.cache, case) for case in (*fold.train, *fold.validate)),
-    }
     found = read_yaml(folder / checkpoint.CONFIG)
-    return isinstance(found, dict) and not checkpoint.differing({key: found.get(key) for key in wanted}, wanted)
+    return not differing_from_plan(found, plan.members[name], fold, plan.cache, start=origin)
 
 
 def member_command(plan: Sweep, name: str, engine: Engine) -> LoggedCommand:
@@ -119,12 +120,17 @@ def member_command(plan: Sweep, name: str, engine: Engine) -> LoggedCommand:
         "start": plan.base.resolve(),
         "device": plan.device,
     }
+    words = (*plan.command, *option_words(options))
+    return LoggedCommand(name=name, words=words, log=logs / f"{name}.log", environment=environment_of(engine))
+
+
+def environment_of(engine: Engine) -> dict[str, str]:
+    """What is added to the environment of a command of this package: where it finds it, its cores, its time."""
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     environment = {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "30"}  # the bar goes into a log
     if engine.parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // engine.parallel))
-    words = (*plan.command, *option_words(options))
-    return LoggedCommand(name=name, words=words, log=logs / f"{name}.log", environment=environment)
+        environment["OMP_NUM_THREADS"] = str(max(1, cores() // engine.parallel))
+    return environment | ({STOP_AT: os.environ[STOP_AT]} if is_limited() else {})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -168,6 +174,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, required=True, help="folder of the finished base run that every member starts from")
     add("--runs", type=Path, required=True, help="folder of the members' run folders")
     add_device_option(parser)
+    add_minutes_option(parser)
     add(
         "--parallel",
         type=int,

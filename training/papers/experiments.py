@@ -13,11 +13,10 @@ paper: as published, for autoPET on a GPU. small: minutes to three hours on a co
 shift of the paper. With --index, the patients of the table are divided into train, validate and test, unless --split
 divides them. With --start, table3's base run goes on from a finished run: an hour from random weights is too short to
 learn the healthy uptake of whole bodies. The table, a picture and a record of the run go to runs/<table>-<scale>/; the
-same command again goes on.
+same command again goes on. --parallel trains several rows or members at a time, --slurm makes jobs of them.
 """
 
 import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,9 @@ from typing import Any
 from model.errors import ConfigError
 from model.networks.unet import skeleton
 from training.command import add_device_option
+from training.ensembles.slurm_jobs import SUMMARY, add_slurm_options, check_slurm_options
 from training.papers.experiment_data import ExperimentData, data_of
+from training.papers.experiment_runs import folder_of_row, settings_of_rows, train_only, train_side, write_table_jobs
 from training.papers.procedure import (
     ExperimentPlan,
     MethodAndMembers,
@@ -50,6 +51,7 @@ from training.papers.published_tables import (
 from training.runs.scores import CaseScore
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
+from training.stopping import add_minutes_option
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCALES = ("paper", "small", "smoke")
@@ -61,7 +63,17 @@ def run(options: argparse.Namespace) -> None:
     options.plan = options.plan or CONFIGS / f"{options.scale}.yaml"
     plan = read_plan(options.plan)
     check_plan(options.table, plan)
+    check_slurm_options(options, ("only", "parallel", "minutes"))
+    if options.slurm:
+        write_table_jobs(options.table, plan, options, folder)
+        return
     data = data_of(plan, options, folder)
+    if options.only:
+        train_only(options.only, options.table, plan, data, folder, options.device)
+        if options.only != SUMMARY:
+            return
+    elif options.parallel > 1:
+        train_side(options.table, plan, data, folder, options.device, options.parallel)
     rows = row_function(options.table)(plan, data, folder, options.device)
     text = markdown(options.table, rows, data)
     print(text)
@@ -80,11 +92,10 @@ def check_plan(table: str, plan: ExperimentPlan) -> None:
 
 def table2(plan: ExperimentPlan, data: ExperimentData, folder: Path, device: str) -> list[TableRow]:
     """Six networks, each trained as the base run to the last epoch, scored on the test cases."""
-    rows = []
-    for name, paper in TABLE_2.items():
-        settings = changed(plan.base, {"network": plan.networks[name], "schedule": {"stop": None}}, f"networks: {name}")
-        rows.append(one_network_row(name, settings, paper, data, folder / name.replace(", ", "-"), device))
-    return rows
+    return [
+        one_network_row(name, settings, TABLE_2[name], data, folder / folder_of_row(name), device)
+        for name, settings in settings_of_rows("table2", plan).items()
+    ]
 
 
 def one_network_row(
@@ -108,7 +119,9 @@ def table3(plan: ExperimentPlan, data: ExperimentData, folder: Path, device: str
     """Vanilla, the best average, EoA and DiWA, uniform and greedy; chosen on validation, scored on the test cases."""
     encoder = None if data.start else pretrain_encoder(plan, folder, data.cache, data.fold, device)
     start: dict[str, Path | None] = {"ct_encoder": encoder, "start": data.start}
-    members = train_members(plan, folder, data.cache, data.fold, device, **start)
+    members = train_members(
+        plan, folder, data.cache, data.fold, device, ct_encoder=start["ct_encoder"], start=start["start"]
+    )
     vanilla = folder / "vanilla"
     carry_on(folder / "base", vanilla, changed(plan.base, {"schedule": {"stop": None}}))
     train_run(vanilla, changed(plan.base, {"schedule": {"stop": None}}), data.cache, data.fold, wanted=device, **start)
@@ -128,16 +141,10 @@ def table3(plan: ExperimentPlan, data: ExperimentData, folder: Path, device: str
 
 def wholebody(plan: ExperimentPlan, data: ExperimentData, folder: Path, device: str) -> list[TableRow]:
     """The network for slices by five strategies, and the one for volumes, scored on the test cases."""
-    assert plan.slices is not None  # see check_plan
-    common = changed(changed(plan.base, {"schedule": {"stop": None}}), plan.slices, "slices")
-    runs: dict[str, tuple[Training, tuple[float, ...]]] = {
-        VOLUMES: (changed(plan.base, {"schedule": {"stop": None}}), NOT_PUBLISHED)
-    }
-    for name, (strategy, paper) in WHOLE_BODY.items():
-        runs[name] = changed(common, {"whole_body": strategy}, name), paper
+    papers = {VOLUMES: NOT_PUBLISHED} | {name: paper for name, (_, paper) in WHOLE_BODY.items()}
     return [
-        one_network_row(name, settings, paper, data, folder / re.sub("[()]", "", name.replace(" ", "-")), device)
-        for name, (settings, paper) in runs.items()
+        one_network_row(name, settings, papers[name], data, folder / folder_of_row(name), device)
+        for name, settings in settings_of_rows("wholebody", plan).items()
     ]
 
 
@@ -175,5 +182,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--run", type=Path, help="folder of the runs (default runs/<table>-<scale>)")
     add("--data", type=Path, help="folder of phantoms and cache (default data-<scale> beside --run)")
+    add(
+        "--only",
+        metavar="NAME",
+        help="do only this part, as a job of --slurm does: first (data, and what all runs begin with), the run of this "
+        "name, or summary (the table, if all runs are finished; default: everything)",
+    )
     add_data_options(parser)
     add_device_option(parser)
+    add_minutes_option(parser)
+    add_slurm_options(parser)

@@ -15,13 +15,12 @@ from msgspec import Struct
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from model.schema import Number, build, check_fields
-from training.command import option_words, parse
-from training.data import index as index_command
 from training.data.folds import PARTS, Fold
 from training.data.prepare import prepare_all
-from training.data.table import Study, read_table
+from training.data.table import Study
 from training.ensembles.candidates import read_candidates
 from training.ensembles.members import check_member_name
+from training.ensembles.processes import Engine
 from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.select import TITLES, select_runs, write_selection
 from training.ensembles.sweep import Sweep, check_finished, sweep
@@ -29,7 +28,6 @@ from training.parallel import cores
 from training.phantom import study as phantoms_command
 from training.phantom.maps import OWN_MAPS
 from training.phantom.physics import HELD_OUT_SITE, SITES
-from training.phantom.table import study_name
 from training.runs import checkpoint
 from training.runs.leakage import check_not_seen
 from training.runs.predict import scoring_device
@@ -144,8 +142,16 @@ def read_plan(path: Path) -> ExperimentPlan:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """--workers and --maps: how, and from what, a plan's data is made."""
+    """--workers, --maps and --parallel: how, and from what, a plan's data is made, and how many runs at a time."""
     add = parser.add_argument
+    add(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs to train at a time, each in a process: they take the GPUs in turn, or divide the cores. One that "
+        "fails does not stop the others; it is named at the end (default 1)",
+    )
     add("--workers", type=int, default=cores(), help="processes that make data (default all cores)")
     add(
         "--maps",
@@ -155,39 +161,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="folder of real patients' organ maps for the plan's on_maps (default: training/phantom/maps, for training "
         "alone)",
     )
-
-
-def make_phantoms(plan: ExperimentPlan, folder: Path, workers: int, maps: Path = OWN_MAPS) -> tuple[Path, Fold]:
-    """Make the phantoms of the plan that are not there yet. Returns the path of their index, and their parts as a fold.
-
-    maps: folder of organ maps for the plan's on_maps. The index is made anew if it lacks a phantom, or if a phantom's
-    file is newer.
-    """
-    parts: dict[str, tuple[str, ...]] = {}
-    for part in PARTS:
-        names: list[str] = []
-        for kind, chosen in ((plan.phantoms, None), (plan.on_maps, maps)):
-            for site, (first, count) in (kind.get(part) or {}).items():
-                seeds_of_site = range(first, first + count)
-                names += [study_name(seed, site, chosen is not None, plan.on_pet_grid) for seed in seeds_of_site]
-                seeds: dict[str, object] = {"seed": first, "count": count, "site": site}
-                seeds |= {"maps": chosen} if chosen else {}
-                words = option_words(seeds | {"output": folder / "phantoms", "workers": workers})
-                words += ["--on-pet-grid"] * plan.on_pet_grid
-                phantoms_command.run(parse("phantoms", phantoms_command, words))
-        parts[part] = tuple(sorted(names))
-    path = folder / "phantoms.csv"
-    wanted = {name for names in parts.values() for name in names}
-    if not path.exists() or changed_since(path, folder / "phantoms") or not wanted <= set(read_table(path)):
-        words = [str(folder / "phantoms"), "--strict", *option_words({"output": path, "workers": workers})]
-        index_command.run(parse("index", index_command, words))
-    return path, Fold(name="phantoms", **parts)
-
-
-def changed_since(path: Path, folder: Path) -> bool:
-    """Whether a file at any depth below the folder is newer than the one at `path`."""
-    written = path.stat().st_mtime_ns
-    return any(file.stat().st_mtime_ns > written for file in folder.rglob("*") if file.is_file())
 
 
 def prepare_cases(studies: Mapping[str, Study], cases: Iterable[str], cache: Path, crop: Crop, workers: int) -> None:
@@ -222,9 +195,10 @@ def train_members(
     *,
     ct_encoder: Path | None = None,
     start: Path | None = None,
+    engine: Engine | None = None,
 ) -> list[Path]:
     """Train the base run to theta_0, then its members. Returns the members' folders. start: run that the base run
-    continues.
+    continues. engine: where the members are trained (default: one after the other).
 
     Raises ConfigError if the plan has no members.
     """
@@ -242,7 +216,8 @@ def train_members(
             fold=fold.name,
             runs=folder / "members",
             device=device,
-        )
+        ),
+        engine,
     )
     check_finished(report, folder / "members")
     return [folder / "members" / name for name in members]

@@ -35,6 +35,8 @@ MAY_CHANGE = (  # settings that may differ when an unfinished run resumes: they 
 # these may differ, too, if their product stays the same: then a step has the same crops, whichever process draws them
 DIVIDED = ("processes", "settings.batch", "settings.accumulate")
 CHANGES = "changes"  # of such settings, in config.yaml: from which step on, from what, to what
+FITTED = "fitted"  # in config.yaml and run.json: what schedule.minutes chose
+RESTARTS = "restarts"  # in both: where the run went on elsewhere, from weights alone
 _held: dict[Path, TextIO] = {}  # locks; the system closes them, and so gives them up, when the process ends
 
 
@@ -121,7 +123,8 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         if isinstance(settings := config.get("settings"), dict):
             settings = _filled(settings)
             config["settings"] = {key: value for key, value in settings.items() if key not in WITHOUT_INFLUENCE}
-        config.pop(CHANGES, None)
+        for key in (CHANGES, FITTED, RESTARTS):
+            config.pop(key, None)
         if isinstance(config.get("start"), dict):
             config["start"] = config["start"].get("sha256", config["start"])
     return _unequal(one, other)

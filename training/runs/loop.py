@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from model.errors import WeightsError
 from model.inference.device import Device
-from training.batches.schedule import rate_at, steps_of
+from training.batches.schedule import rate_at, share_after_restart, steps_of
 from training.runs.checkpoint import LOG, STATE, cut_log, write_state
 from training.runs.finite import LeftOut, check_weights
 from training.runs.optimizers import go_on, optimizer_for
@@ -26,7 +26,8 @@ from training.runs.recompute import recompute_stages
 from training.runs.run import Run as Run  # others import it from here
 from training.runs.run import TrainingProgress, on_gpu
 from training.runs.steps import loader, one_step, read_steps
-from training.runs.torchrun import mean_over_processes, processes, rank
+from training.runs.torchrun import mean_over_processes, processes, rank, time_is_over_in_any_process
+from training.stopping import StoppedInTime
 
 LOG_EVERY = 20  # steps between two readings on a GPU, where `log_every` is not set
 STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint
@@ -55,14 +56,15 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     batches = iter(loader(run, progress.step, stop))
     with tqdm(initial=progress.step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0) as bar:
         while progress.step < stop:
-            rate = rate_at(settings, progress.step / steps)
+            rate = rate_at(settings, progress.step / steps) * share_after_restart(run.restarts, progress.step, stop)
             progress.optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
             progress.unread.append(one_step(run, wrapped, progress.optimizer, progress.scaler, batches, progress.step))
             progress.step += 1
             bar.update()
             epoch_ends = progress.step % steps == 0
             look = epoch_ends or progress.step % every == 0  # at the same step in every process
-            save = epoch_ends or (look and time.monotonic() - saved >= 60 * settings.checkpoint_minutes)
+            over = look and time_is_over_in_any_process(run.device)
+            save = epoch_ends or over or (look and time.monotonic() - saved >= 60 * settings.checkpoint_minutes)
             average = settings.averaging is not None and (settings.averaging.per_step or epoch_ends)
             if look and (loss := read_steps(run, progress)) is not None:
                 bar.set_postfix(loss=f"{loss:.3f}", **{f"{k}_s": f"{v:.0f}" for k, v in run.seconds.items()})
@@ -76,6 +78,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             if save:
                 write_checkpoint(run, progress)
                 saved = time.monotonic()
+            if over:
+                raise StoppedInTime(f"stopped in time: '{run.folder}' is at step {progress.step} of {stop}")
 
 
 def begin(run: Run) -> TrainingProgress:
@@ -100,7 +104,8 @@ def begin(run: Run) -> TrainingProgress:
 def resume(run: Run, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Bring the run to where its checkpoint `state` was written."""
     run.network.load_state_dict(state["network"])
-    go_on(progress.optimizer, state["optimizer"])
+    if state["optimizer"]:  # empty where the run went on elsewhere, from weights alone
+        go_on(progress.optimizer, state["optimizer"])
     if progress.scaler.is_enabled() and state["scaler"]:  # empty where another precision needed none
         progress.scaler.load_state_dict(state["scaler"])
     progress.loss.load_state_dict(state["loss"])

@@ -36,6 +36,7 @@ class Run:
     at_epoch: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda epoch, figures: {}
     seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "compute": 0.0})  # waited, computed
     left_out: LeftOut = field(default_factory=LeftOut)
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # as config.yaml has them
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,17 @@ def write(rows: Sequence[CaseScore], result: Summary, path: Path, more: dict[str
         write_bytes(text.getvalue().encode(), path, staging)
         write_json(without_nan(content), path.with_suffix(".json"), staging)
         staging.commit()
+
+
+def read_rows(path: Path) -> list[CaseScore]:
+    """The rows that `write` wrote. Raises ConfigError if the file is none of its."""
+    kinds = typing.get_type_hints(CaseScore)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [{name: kinds[name](text) for name, text in row.items()} for row in csv.DictReader(file)]
+        return [CaseScore(**row) for row in found]
+    except (OSError, csv.Error, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{path}' holds no scores: {error}; delete it, and they are made again") from None
 
 
 def _group(by: str, value: str, rows: Sequence[CaseScore]) -> Group:

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 from model.inference.device import Device
 from training.runs.checkpoint import open_run
+from training.stopping import is_limited, time_is_over
 
 WAIT = timedelta(hours=6)
 
@@ -56,6 +57,15 @@ def in_any_process(happened: Tensor) -> Tensor:
     count = happened.float()
     distributed.all_reduce(count)
     return count > 0
+
+
+def time_is_over_in_any_process(device: Device) -> bool:
+    """Whether one of the processes should stop at its next checkpoint: the same answer in all. Several processes ask
+    each other only where their minutes are limited.
+    """
+    if processes() == 1:
+        return time_is_over()
+    return is_limited() and mean_over_processes(float(time_is_over()), device) > 0
 
 
 def mean_over_processes(value: float, device: Device) -> float:

@@ -32,6 +32,7 @@ from training.data.prepared import digest_of, load, one_crop
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
 from training.runs.finite import check_weights
+from training.runs.fitted_schedule import fit_schedule, fitted_settings
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
 from training.runs.loop import Run, steps_per_epoch, train
 from training.runs.losses import loss_function
@@ -41,6 +42,7 @@ from training.runs.start import starting_network, starting_point
 from training.runs.torchrun import opened, processes, rank
 from training.runs.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
 from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
+from training.stopping import add_minutes_option, check_time
 
 MEAN, LAST = "mean.safetensors", "last.safetensors"
 
@@ -85,6 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ct-encoder", type=Path, help="CT encoder of training pretrain, for a base run")
     parser.add_argument("--encoder", type=Path, help="timm's weights for the RegNetY of a network for slices")
     add_device_option(parser)
+    add_minutes_option(parser)
 
 
 def train_run(
@@ -104,6 +107,8 @@ def train_run(
     with its result, at epoch `averaging.start`. Raises ConfigError, WeightsError, and TrainingError for a loss or
     weights that are not finite.
     """
+    if processes() == 1:  # several processes stop together, after a step
+        check_time(f"'{folder}' is to be trained")
     origin = starting_point(settings, start, ct_encoder, encoder)
     before = start or (ct_encoder.parent if ct_encoder else None)
     if before:
@@ -114,7 +119,12 @@ def train_run(
     data = data_for(settings, cache, fold, device)  # whatever is wrong shows before the folder is made
     check_data(data, settings, cache, fold)
     choose_convolutions(settings)
-    network = starting_network(settings, start, ct_encoder, encoder)
+    network, fitted = starting_network(settings, start, ct_encoder, encoder), dict[str, Any]()
+    if settings.schedule.minutes is not None:
+        settings, fitted = fit_schedule(folder, settings, network, data, device)
+        network = starting_network(settings, start, ct_encoder, encoder)
+        if settings.network.kind == "slices":
+            data = data_for(settings, cache, fold, device)  # which slices an epoch shows depends on its steps
     config = {
         "settings": settings_to(settings),
         "train": list(fold.train),
@@ -123,6 +133,7 @@ def train_run(
         "seen": seen_with(data.studies, before),
         "start": origin,
         "processes": processes(),
+        **({checkpoint.FITTED: fitted} if fitted else {}),
     }
     with opened(folder, config, device) as state:
         if done := checkpoint.finished(folder):
@@ -138,6 +149,7 @@ def train_run(
             average=WeightAverage() if settings.averaging else None,
             first_epoch=settings.averaging.start if settings.averaging and start else 0,
             at_epoch=validation,
+            restarts=read_yaml(folder / checkpoint.CONFIG).get(checkpoint.RESTARTS, []),
         )
         validation.average = run.average
         train(run, state)
@@ -145,7 +157,7 @@ def train_run(
         if not validation.last:  # a run killed after its last checkpoint has not validated; all processes share it
             validation.scores(settings.schedule.last)
         if rank() == 0:
-            return finish(run, validation, origin)
+            return finish(run, validation, origin, {checkpoint.FITTED: fitted, checkpoint.RESTARTS: run.restarts})
     return {}
 
 
@@ -185,7 +197,7 @@ def carry_on(base: Path, folder: Path, settings: Training) -> None:
     if folder.exists():
         return
     config = read_yaml(base / checkpoint.CONFIG)
-    longer = settings_to(settings)
+    longer = settings_to(fitted_settings(settings, config))
     there = settings_to(changed(settings_from(config["settings"]), {"schedule": {"stop": longer["schedule"]["stop"]}}))
     if there != longer:
         raise ConfigError(f"'{base}' was trained with other settings: only schedule.stop may differ to carry it on")
@@ -202,8 +214,8 @@ def weights_of(run: Run) -> dict[str, Any]:
     return run.average.state() if run.average else run.network.state_dict()
 
 
-def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> dict[str, Any]:
-    """Write the weights and run.json."""
+def finish(run: Run, validation: Validation, origin: dict[str, str] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the weights and run.json. more: what else it says, where there is anything."""
     name = MEAN if run.average else LAST
     stop = run.settings.schedule.last
     scores, best = validation.last, stop
@@ -224,6 +236,7 @@ def finish(run: Run, validation: Validation, origin: dict[str, str] | None) -> d
         "device": run.device.name,
         "precision": str(run.device.precision).removeprefix("torch."),
         "left_out": run.left_out.run,
+        **{key: value for key, value in more.items() if value},
     }
     draw_curves(run.folder / checkpoint.LOG, run.folder / "curves.png")
     checkpoint.write_json(run.folder / checkpoint.RESULT, result)

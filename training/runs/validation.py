@@ -22,6 +22,7 @@ from training.runs.pictures import draw_curves, draw_slices
 from training.runs.predict import finite, margin, score_margin, validation_dice
 from training.runs.torchrun import gathered, processes, rank
 from training.settings import Training
+from training.stopping import StoppedInTime, check_time
 
 BEST, BEST_NOTE = "best.safetensors", "best.json"
 MOST_SHARE = 0.1  # of the time of the steps that validation should take
@@ -43,7 +44,14 @@ class Validation:
         self.last: dict[str, Any] = {}
 
     def __call__(self, epoch: int, figures: dict[str, Any]) -> dict[str, Any]:
-        scores = self.scores(epoch)
+        try:
+            scores = self.scores(epoch)
+        except (
+            StoppedInTime
+        ):  # the step's checkpoint is yet to be written; after the last one train_run validates again
+            if self.settings.keep == "best":
+                raise  # these weights may be the best: go on from the checkpoint before
+            scores = {}
         if scores:
             self.say_if_long(figures)
         if self.board is not None:
@@ -74,11 +82,14 @@ class Validation:
         begun, full = time.monotonic(), epoch == stop and self.settings.keep != "best"
         cases, shown = self.all_cases if full else self.cases, None
         settings = self.settings if full else with_overlap(self.settings)
-        network, mine = self.network_to_save(), {}
+        network, mine, longest = self.network_to_save(), {}, 0.0
         for case in cases[rank() :: processes()]:  # every process takes its share
-            study = load(self.cache, case)
+            if processes() == 1:  # several end together, after a step
+                check_time(f"'{self.folder}' validates", longest)
+            began, study = time.monotonic(), load(self.cache, case)
             out = self.margin(network, study, settings)
             mine[case] = score_margin(out, study)
+            longest = max(longest, time.monotonic() - began)
             if shown is None or (len(study.lesion) and not len(shown[0].lesion)):
                 shown = study, out
         if shown is not None and rank() == 0:

@@ -21,6 +21,7 @@ from training.ensembles.processes import Engine
 from training.ensembles.sweep import Sweep, sweep
 from training.runs.checkpoint import write_json, write_weights
 from training.settings import changed, settings_to
+from training.stopping import StoppedInTime
 
 STAND_IN = """
 import hashlib, json, os, sys, yaml
@@ -92,6 +93,21 @@ def test_a_failed_member_does_not_stop_the_others(plan, tmp_path) -> None:
     }
     assert json.loads((tmp_path / "runs" / "sweep.json").read_text()) == report
     assert "nan at step 5" in (tmp_path / "runs" / "sweep" / "b.log").read_text()
+
+
+def test_a_sweep_that_stops_in_time_leaves_the_rest_pending_and_goes_on(plan, tmp_path, monkeypatch) -> None:
+    """The time is over once the first member has ended; one that stopped before its end has not failed."""
+    with monkeypatch.context() as stopped:
+        for name in ("processes", "sweep"):
+            stopped.setattr(f"training.ensembles.{name}.time_is_over", lambda: (tmp_path / "calls").exists())
+        with pytest.raises(StoppedInTime, match="c are not finished"):
+            sweep(plan(a=1, c=3))
+        with pytest.raises(StoppedInTime, match="b are not finished"):
+            (tmp_path / "calls").unlink()
+            sweep(plan(b=99))
+    states = json.loads((tmp_path / "runs" / "sweep.json").read_text())["members"]
+    assert states == {"b": {"state": "pending"}}
+    assert [entry["state"] for entry in sweep(plan(a=1, c=3))["members"].values()] == ["finished", "finished"]
 
 
 def test_the_same_sweep_again_does_only_what_is_not_finished(plan, tmp_path) -> None:

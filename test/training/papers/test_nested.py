@@ -1,5 +1,7 @@
 import argparse
 import fcntl
+import re
+import shlex
 import threading
 from dataclasses import replace
 
@@ -15,10 +17,15 @@ from training.__main__ import main
 from training.bundles.export import ExportOptions
 from training.command import parse
 from training.data.folds import Fold
-from training.papers import nested
-from training.papers.nested import NestedData, Shipping, fold_of
+from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
+from training.papers.nested_data import NestedData, blend_tumours
+from training.papers.nested_folds import fold_of
+from training.papers.nested_progress import report_lines
+from training.papers.shipping import Shipping
 from training.phantom.table import study_name
+from training.runs.checkpoint import write_json
 from training.settings import read_yaml, settings_from
+from training.stopping import StoppedInTime
 
 CONFIGS = ROOT / "training" / "configs"
 
@@ -31,17 +38,17 @@ def shipping(request) -> Shipping:
 def test_each_run_on_phantoms_goes_on_from_the_one_before(shipping, tmp_path, monkeypatch) -> None:
     """As long as its own schedule; a plan without such runs has nothing to go on from."""
     runs: list[tuple[str, str | None]] = []
-    monkeypatch.setattr(nested, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
+    monkeypatch.setattr(nested_folds, "train_run", lambda folder, *_, start, **__: runs.append((folder, start)))
     data = NestedData(
         studies={}, phantoms=Fold(name="p", train=(), validate=(), test=()), originals={}, copies={}, cache=tmp_path
     )
     options = argparse.Namespace(run=tmp_path, device="cpu")
     two = structs.replace(shipping, starts={"one": {"schedule": {"epochs": 7}}, "two": {"schedule": {"epochs": 9}}})
-    assert nested.train_start(two, data, options) == tmp_path / "two"
+    assert nested_folds.train_start(two, data, options) == tmp_path / "two"
     assert runs == [(tmp_path / "one", None), (tmp_path / "two", tmp_path / "one")]
     schedules = [settings.schedule for settings in two.start_settings().values()]
     assert [(s.epochs, s.stop) for s in schedules] == [(7, None), (9, None)]
-    assert nested.train_start(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
+    assert nested_folds.train_start(structs.replace(two, starts={}), data, options) is None and len(runs) == 2
 
 
 def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
@@ -79,9 +86,8 @@ def test_blended_tumours_train_and_never_validate_or_test(tmp_path) -> None:
 def test_blended_needs_a_number_and_phantoms_that_train(shipping, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"blended must be 0 \(none\) or more, got -1"):
         structs.replace(shipping, blended=-1)
-    options = argparse.Namespace(run=tmp_path, workers=1)
     with pytest.raises(ConfigError, match="the plan has no phantoms to train"):
-        nested.blend_tumours(structs.replace(shipping, blended=1), tmp_path / "real.csv", [], options)
+        blend_tumours(structs.replace(shipping, blended=1), [], tmp_path, 1)
 
 
 def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> None:
@@ -111,9 +117,9 @@ def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
 def test_studies_from_another_source_are_not_used_again(tmp_path) -> None:
     source = {"root": "/data/one", "copies": 2}
     for _ in range(2):
-        nested.check_same_source(tmp_path / "real.json", source)
+        nested_data.check_same_source(tmp_path / "real.json", source)
     with pytest.raises(ConfigError, match="give another --run"):
-        nested.check_same_source(tmp_path / "real.json", source | {"copies": 3})
+        nested_data.check_same_source(tmp_path / "real.json", source | {"copies": 3})
 
 
 def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
@@ -139,14 +145,16 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
         phantoms=Fold(name="p", train=("A0",), validate=(), test=()),
         cache=tmp_path,
     )
-    monkeypatch.setattr(nested, "train_and_select", lambda *_: ([], dict.fromkeys(shipping.bundles)))
-    monkeypatch.setattr(nested, "score", lambda *_: dict.fromkeys(shipping.bundles))
-    monkeypatch.setattr(nested, "report", lambda *_: None)
+    monkeypatch.setattr(nested_shipping, "train_and_select", lambda *_: ([], dict.fromkeys(shipping.bundles)))
+    monkeypatch.setattr(nested_scores, "score", lambda *_: dict.fromkeys(shipping.bundles))
+    monkeypatch.setattr(nested_scores, "report", lambda *_: None)
     exported: list[ExportOptions] = []
-    monkeypatch.setattr(nested, "export", exported.append)
+    monkeypatch.setattr(nested_shipping, "export", exported.append)
     words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
-    nested.ship(shipping, data, tmp_path, parse("nested", nested, words))
-    nested.ship(shipping, data, tmp_path, parse("nested", nested, [*words, "--data", "of Mars", "--licence", "MIT"]))
+    nested_shipping.ship(shipping, data, tmp_path, parse("nested", nested, words))
+    nested_shipping.ship(
+        shipping, data, tmp_path, parse("nested", nested, [*words, "--data", "of Mars", "--licence", "MIT"])
+    )
     first, last = exported[0], exported[-1]
     assert first.data.startswith("2 patients, some of them") and first.licence == "unknown"
     assert last.data.startswith("2 patients (of Mars), some of them") and last.licence == "MIT"
@@ -164,14 +172,17 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     )
     done: list[tuple[str, tuple[str, ...]]] = []
     titles: list[str] = []
-    monkeypatch.setattr(nested, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {}))
-    monkeypatch.setattr(nested, "score", lambda *_: {name: [] for name in shipping.bundles})
-    monkeypatch.setattr(nested, "report", lambda scores, path, title: titles.append(title))
-    monkeypatch.setattr(nested, "report_phantoms", lambda *_: None)
+    monkeypatch.setattr(
+        nested_scores, "train_and_select", lambda *args: done.append((args[2].name, args[2].test)) or ([], {})
+    )
+    monkeypatch.setattr(nested_scores, "score", lambda *_: {name: [] for name in shipping.bundles})
+    monkeypatch.setattr(nested_scores, "key_of_fold", lambda *_: "of its studies, which are not prepared here")
+    monkeypatch.setattr(nested_scores, "report", lambda scores, path, title: titles.append(title))
+    monkeypatch.setattr(nested_scores, "report_phantoms", lambda *_: None)
     words = ["--real", "r", "--run", str(tmp_path)]
-    nested.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
+    nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, [*words, "--fold", "1"]))
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
-    nested.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
+    nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
 
 
@@ -205,3 +216,57 @@ def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch)
         assert not made.wait(0.5)
     assert made.wait(30)
     other.join()
+
+
+def test_what_ships_comes_before_the_outer_folds_and_the_rest_is_named(tmp_path, monkeypatch, capsys) -> None:
+    """--all, stopped in the first outer fold: done is what is there, and everything else stands under missing."""
+    done: list[str] = []
+
+    def folds(*_) -> None:
+        done.append("folds")
+        raise StoppedInTime("stopped in time: step 3 of 8")
+
+    monkeypatch.setattr(nested, "data_of", lambda *_: None)
+    monkeypatch.setattr(nested, "ship", lambda *_: done.append("ship"))
+    monkeypatch.setattr(nested, "score_outer_folds", folds)
+    (tmp_path / "all").mkdir()
+    words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--output", str(tmp_path / "w"), "--outer", "2"]
+    assert main(["nested", "--all", *words]) == 0 and done == ["ship", "folds"]
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "done: nothing" and out[-1] == "stopped in time: step 3 of 8"
+    runs = ["base", "members/adamw-weak", "members/adamw-paper", "members/adamp-weak", "selection"]
+    wanted = [
+        f"{fold}/{run}"
+        for fold in ("all", "outer-0", "outer-1")
+        for run in [*runs, "bundles" if fold == "all" else "scores"]
+    ]
+    assert out[1] == f"missing: {', '.join(wanted)}"
+
+
+def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    (tmp_path / "all").mkdir()
+    write_json(tmp_path / "all/written.json", {"hours": 0.25})
+    first, second = report_lines(shipping, tmp_path, 2)
+    assert first == "done: all (0.250 h)" and second.startswith("missing: outer-0/base, outer-0/members/adamw-weak")
+
+
+def test_a_fold_of_its_own_works_on_the_same_studies_plan_and_folder(tmp_path, monkeypatch) -> None:
+    """The words of an outer fold's command read back as the options that all folds were given, from any folder."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--pack", "p.pack", "--run", "r", "--outer", "4", "--validation", "0.3", "--views", "--device", "cpu"]
+    given = parse(
+        "nested", nested, [*words, "--plan", "plan.yaml", "--parallel", "3", "--minutes", "5", "--state", "s"]
+    )
+    found = parse("nested", nested, nested_folds.fold_words(given, 2)[1:])
+    assert (found.fold, found.outer, found.validation, found.views, found.device) == (2, 4, 0.3, True, "cpu")
+    assert found.pack == tmp_path / "p.pack" and found.run == tmp_path / "r" and found.plan == tmp_path / "plan.yaml"
+    assert (found.real, found.parallel, found.minutes, found.state) == (None, 1, None, None)
+
+
+@pytest.mark.parametrize("page", ["docs/gpu.md", "docs/cluster.md", "training/README.md", "weights/README.md"])
+def test_the_commands_in_the_pages_are_commands(page) -> None:
+    lines = re.findall(r"^python -m training nested (.*)", (ROOT / page).read_text(), re.M)
+    assert lines
+    for line in lines:
+        nested.check(parse("nested", nested, shlex.split(line)))

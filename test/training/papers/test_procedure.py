@@ -18,8 +18,9 @@ from model.results.metrics import score
 from training.data.folds import Fold, read_fold
 from training.data.prepared import load
 from training.data.table import read_table
-from training.papers import procedure
-from training.papers.procedure import CONVENTION, choices_of, make_phantoms, read_plan, score_choices, write_fold
+from training.papers import plan_phantoms
+from training.papers.plan_phantoms import make_phantoms
+from training.papers.procedure import CONVENTION, choices_of, read_plan, score_choices, write_fold
 from training.phantom.table import COLUMNS
 from training.runs.predict import margin
 from training.settings import settings_to
@@ -105,7 +106,7 @@ def test_the_paper_scale_is_the_papers() -> None:
 
 def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) -> None:
     """The generator is a stand-in: small studies lie where it would have left phantoms."""
-    monkeypatch.setattr(procedure.phantoms_command, "run", lambda _: None)
+    monkeypatch.setattr(plan_phantoms.phantoms_command, "run", lambda _: None)
     plan = read_plan(plan_file(tmp_path, **seeds(train={"A": [7, 1]})))
 
     def phantoms(lesions: int) -> str:

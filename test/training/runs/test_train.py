@@ -32,6 +32,7 @@ from training.runs.predict import choose_convolutions
 from training.runs.start import starting_network
 from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
+from training.stopping import StoppedInTime
 
 README = ROOT / "training/README.md"
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}
@@ -203,6 +204,25 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
     one, other = (load_file(tmp_path / name / "mean.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_in_time_ends_with_the_same_weights(base, tiny_cache, tmp_path, monkeypatch) -> None:
+    """Stopped after three of eight steps, and after the last step, before its validation: that is then done again."""
+    over = iter([False, False, True])
+    monkeypatch.setattr("training.runs.torchrun.time_is_over", lambda: next(over))
+    with pytest.raises(StoppedInTime, match=r"stopped in time: '.*run' is at step 3 of 8$"):
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    over = iter([False] * 4 + [True])
+    with monkeypatch.context() as stopped, pytest.raises(StoppedInTime, match="is at step 8 of 8"):
+        stopped.setattr("training.stopping.time_is_over", lambda: (tmp_path / "run" / "log.jsonl").read_text() > "")
+        stopped.setattr("training.runs.train.check_time", lambda _: None)
+        train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    assert not (tmp_path / "run" / "run.json").exists() and "dice" not in lines(tmp_path / "run")[-1]
+    result = train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
+    whole = json.loads((base / "run.json").read_text())
+    assert result["sha256"] == whole["sha256"] and result["validation"] == whole["validation"]
+    assert [line["loss"] for line in lines(tmp_path / "run")] == [line["loss"] for line in lines(base)]
 
 
 @pytest.mark.slow

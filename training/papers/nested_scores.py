@@ -1,0 +1,148 @@
+"""The scores of training nested: outer folds, by patients that trained nothing, views of their images, and phantoms."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from training.data.folds import Fold
+from training.data.prepared import Prepared, digest_of, load
+from training.ensembles.candidates import read_candidates
+from training.ensembles.field_of_view import table as views_table
+from training.ensembles.field_of_view import views
+from training.ensembles.processes import Engine
+from training.ensembles.scoreboard import Scoreboard
+from training.ensembles.side_by_side import run_side_by_side
+from training.papers.nested_data import NestedData
+from training.papers.nested_detail import ENDING as DETAIL
+from training.papers.nested_detail import VIEWS, write_detail
+from training.papers.nested_folds import fold_words, outer_folds, train_and_select
+from training.papers.nested_progress import hours_of
+from training.papers.procedure import MethodAndMembers, score_choices
+from training.papers.shipping import SCORED, Shipping
+from training.runs.checkpoint import read_json, write_json
+from training.runs.leakage import check_not_seen
+from training.runs.predict import digest, scoring_device
+from training.runs.scores import CaseScore, read_rows, summary, table, without_empty, write
+from training.settings import settings_to
+from training.stopping import check_time
+
+
+def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
+    """Train and score every outer fold, then report the mean over all patients; with --fold only that fold."""
+    rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
+    if options.fold is None and options.parallel > 1:
+        score_side_by_side(options)
+    for number, (fold, test) in enumerate(outer_folds(shipping, data, options)):
+        if options.fold not in (None, number):
+            continue
+        folder = options.run / fold.name
+        key = key_of_fold(shipping, data, fold)
+        if is_scored(folder, key, shipping, options):
+            for name in shipping.bundles:
+                rows[name] += read_rows(folder / f"{name}.csv")
+            continue
+        members, choices = train_and_select(shipping, data, fold, folder, start, options)
+        found = score(members, choices, fold.test, data, folder, options.device)
+        whole = [case for patient in sorted(test) for case in data.originals[patient]]
+        for name, scores in found.items():
+            report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not trained on")
+            rows[name] += scores
+            if options.views:
+                report_views(choices[name], members, whole, data, folder / f"{name}{VIEWS}", options.device)
+        hours = hours_of(shipping, options.run, fold.name, options.start)
+        write_json(folder / SCORED, {"key": key, "views": options.views, "hours": round(hours, 4)})
+    if options.fold is not None:
+        return
+    for name, scores in rows.items():
+        report(scores, options.run / f"{name}-outer-folds.csv", f"{name}, all {options.outer} outer folds")
+    if start is not None:
+        alone: dict[str, MethodAndMembers] = {"start": ("eoa", (start.resolve().name,))}
+        report_phantoms([start], alone, data, options.run, options.device)
+
+
+def key_of_fold(shipping: Shipping, data: NestedData, fold: Fold) -> str:
+    """A hash of all that a fold's scores depend on but the machine: settings, choices, cases and studies."""
+    settings = {"base": shipping.plan.base, **shipping.plan.member_settings()}
+    cases = (*fold.train, *fold.validate, *fold.test)
+    what = [{name: settings_to(one) for name, one in settings.items()}, dict(shipping.bundles), asdict(fold)]
+    return digest([what, digest_of(load(data.cache, case) for case in cases)])
+
+
+def is_scored(folder: Path, key: str, shipping: Shipping, options: argparse.Namespace) -> bool:
+    """Whether a fold's scores are there, of the same procedure and studies."""
+    path = folder / SCORED
+    if not path.exists() or not all((folder / f"{name}.csv").exists() for name in shipping.bundles):
+        return False
+    found = read_json(path)
+    return bool(found.get("key") == key and (found["views"] or not options.views))
+
+
+def score_side_by_side(options: argparse.Namespace) -> None:
+    """Train and score the outer folds, `options.parallel` at a time, each by a command of its own with --fold.
+
+    Raises LesionError that names the folds that failed, after all have ended, and StoppedInTime when the time is over.
+    """
+    commands = {f"outer-{number}": fold_words(options, number) for number in range(options.outer)}
+
+    def is_done(name: str) -> bool:
+        path = options.run / name / SCORED
+        return path.exists() and (not options.views or read_json(path)["views"])
+
+    run_side_by_side(commands, options.run / "logs", Engine(parallel=options.parallel), is_done)
+
+
+def score(
+    runs: list[Path],
+    choices: dict[str, MethodAndMembers],
+    cases: tuple[str, ...],
+    data: NestedData,
+    folder: Path,
+    device: str,
+) -> dict[str, list[CaseScore]]:
+    """Scores of choices on cases that trained none of the runs."""
+    keep = folder / "margins"
+    return score_choices(runs, choices, data.studies, cases, cache=data.cache, keep=keep, device=device)
+
+
+def report_views(
+    choice: MethodAndMembers, runs: list[Path], cases: Sequence[str], data: NestedData, path: Path, device: str
+) -> None:
+    """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it; then
+    lesions found, surfaces and calibration on the whole images, beside it.
+    """
+    method, names = choice
+    candidates = read_candidates(run for run in runs if run.resolve().name in names)
+    for one in candidates.values():
+        check_not_seen(one.folder, one.seen, cases, data.cache, "score on")
+    scoreboard = Scoreboard(candidates, data.cache, cases, path.parent / "margins", scoring_device(device))
+    margin_of = scoreboard.margin_of(method, names)
+
+    def margin_in_time(study: Prepared) -> NDArray[Any]:
+        check_time(f"'{path.stem}' is to be scored on {len(cases)} studies with parts cut off")
+        return margin_of(study)
+
+    studies = [load(data.cache, case) for case in cases]
+    found = views(margin_in_time, studies)
+    print(f"\n{path.stem}: {method}, {len(cases)} studies not trained on\n\n{views_table(found)}\n", flush=True)
+    write_json(path, [asdict(view) for view in found])
+    write_detail(margin_in_time, studies, path.with_name(path.name.replace(VIEWS, DETAIL)))
+
+
+def report_phantoms(
+    runs: list[Path], choices: dict[str, MethodAndMembers], data: NestedData, folder: Path, device: str
+) -> None:
+    """Score choices on phantoms never used, and report it."""
+    for name, scores in score(runs, choices, data.phantoms.test, data, folder, device).items():
+        report(scores, folder / f"{name}-phantoms.csv", f"{name}, phantoms never used")
+
+
+def report(scores: list[CaseScore], path: Path, title: str) -> None:
+    """Print the scores, Dice of the cases with lesion too, and write them as CSV and JSON."""
+    result, with_lesion = (summary(rows, by=("site",)) for rows in (scores, without_empty(scores)))
+    print(f"\n{title}\n\n{table(result)}\n\n{table(with_lesion)}\n", flush=True)
+    write(scores, result, path, {"title": title, "date": time.strftime("%Y-%m-%d")})
