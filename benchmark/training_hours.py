@@ -36,7 +36,7 @@ WINDOWS = re.compile(r"plain at (\d+)\^3")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class CardRates:
     """What its maker states. tflops: dense float16 products with sums in float32, 1e12 operations a second."""
 
     name: str
@@ -45,11 +45,11 @@ class Card:
 
 
 CARDS = (  # NVIDIA's data sheets; matrix rates without sparsity
-    Card(name="NVIDIA H200", tflops=989.5, gb_per_s=4800),
-    Card(name="NVIDIA H100 80GB HBM3", tflops=989.5, gb_per_s=3350),
-    Card(name="NVIDIA A100 80GB", tflops=312, gb_per_s=2039),
-    Card(name="NVIDIA GeForce RTX 4090", tflops=165.2, gb_per_s=1008),
-    Card(name="NVIDIA T4", tflops=65, gb_per_s=320),
+    CardRates(name="NVIDIA H200", tflops=989.5, gb_per_s=4800),
+    CardRates(name="NVIDIA H100 80GB HBM3", tflops=989.5, gb_per_s=3350),
+    CardRates(name="NVIDIA A100 80GB", tflops=312, gb_per_s=2039),
+    CardRates(name="NVIDIA GeForce RTX 4090", tflops=165.2, gb_per_s=1008),
+    CardRates(name="NVIDIA T4", tflops=65, gb_per_s=320),
 )
 
 
@@ -164,7 +164,7 @@ def words_after(option: str, result: dict[str, Any], default: tuple[int, ...]) -
     return tuple(numbers)
 
 
-def least_seconds(card: Card, step_operations: float, step_bytes: float) -> float:
+def least_seconds(card: CardRates, step_operations: float, step_bytes: float) -> float:
     """The longer of the times that products and memory take at the rates of the card's maker."""
     return max(step_operations / (1e12 * card.tflops), step_bytes / (1e9 * card.gb_per_s))
 

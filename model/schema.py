@@ -29,6 +29,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "preprocessing",
         "citation",
         "fold",
+        "body",
         "misalignment",
         "log_every",
         "on_maps",
@@ -36,6 +37,8 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "validate_overlap",
         "recompute",
         "minutes",
+        "fused_norm",
+        "compile",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message
