@@ -184,7 +184,7 @@ def grouped(network: nn.Module, image: Tensor) -> Tensor:
             ]
             image = functional.selu_(torch.cat(parts))
         skips.append(image)
-    return slabs.decoded(network.decoder, skips)
+    return slabs.decoded(network.decoder, skips, [None] * len(skips))
 
 
 if __name__ == "__main__":

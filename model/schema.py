@@ -29,6 +29,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "preprocessing",
         "citation",
         "fold",
+        "body",
         "misalignment",
         "log_every",
         "on_maps",

@@ -192,4 +192,4 @@ def _has_soup(manifest: Manifest) -> bool:
     """Whether --method diwa is possible: one start, no batch statistics, no networks of several kinds."""
     starts = {member.start_sha256 for member in manifest.members}
     one_start = len(starts) == 1 and None not in starts
-    return manifest.kind == "volumes" and manifest.method == "eoa" and one_start and manifest.network.norm == "instance"
+    return manifest.kind == "volumes" and manifest.method == "eoa" and one_start and manifest.network.norm != "batch"

@@ -17,7 +17,7 @@ UNETS = ("early", "middle", "late", "late_features")  # by how they join PET and
 OF_NNUNET = ("plain_unet", "residual_unet")  # U-Nets as nnU-Net v2 builds them
 FUSIONS = (*UNETS, "swin_unetr", *OF_NNUNET)  # networks for volumes
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
-NORMS = ("instance", "batch")
+NORMS = ("instance", "body", "batch")
 METHODS = ("eoa", "diwa")
 SLICES_BODY_HU = -500.0  # networks for slices take what is above for body: between lung (about -800) and fat (-100)
 
@@ -43,6 +43,18 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_fields(self)
 
 
+class BodyLevels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A voxel is body where the CT lies above `hu` or the PET above `suv`: air has about -1000 HU and no uptake. Where
+    the CT does not reach, uptake alone tells.
+    """
+
+    hu: Number = -700.0
+    suv: Number = 0.2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which network (Ahn and Park, section 2.1 and table 2; Zhong et al., section 2.2).
 
@@ -50,9 +62,10 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     by one 1x1x1 convolution, the authors' code) or swin_unetr; for slices: the RegNetY encoder that both channels
     enter together. widths: channels of each stage; for swin_unetr one number, its feature size; for slices the
     channels of the decoder's five blocks. classes: 2, or 1 (lesion alone, by sigmoid) for slices. norm, of U-Nets for
-    volumes: instance, the paper's, takes mean and deviation over the whole window, air too; batch has statistics that
-    are fixed after training, so that a voxel's logit depends on its surroundings alone, not on what else the window
-    holds. Networks for slices have batch normalisation whatever norm says.
+    volumes: instance, the paper's, takes mean and deviation over the whole window, air too; body takes them over the
+    window's body alone, which `body` tells from air; batch has statistics that are fixed after training, so that a
+    voxel's logit depends on its surroundings alone, not on what else the window holds. Networks for slices have batch
+    normalisation whatever norm says.
 
     plain_unet and residual_unet are the U-Nets of nnU-Net v2 (model/networks/nnunet.py). stages: one for each width;
     bias: whether convolutions have one; organs: classes of a second head, 0 without it; organ_names: of its classes
@@ -64,6 +77,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     widths: tuple[Width, ...]
     classes: int = 2
     norm: Annotated[str, one_of(*NORMS)] = "instance"
+    body: BodyLevels = BodyLevels()
     stages: tuple[UNetStage, ...] = ()
     bias: bool = True
     organs: Channel = 0
@@ -86,6 +100,8 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError(f"classes must be 2, or 1 with slices, got {self.classes}")
         if self.norm != "instance" and self.fusion not in UNETS:
             raise SettingError(f"norm is for U-Nets for volumes; {self.fusion} has its own: leave it out")
+        if self.norm != "body" and self.body != BodyLevels():
+            raise SettingError(f"body is for norm: body, and norm is {self.norm}: leave it out")
         if self.fusion == "swin_unetr":
             if len(self.widths) != 1 or self.widths[0] % 12:
                 raise SettingError(f"widths of swin_unetr must be one multiple of 12, got {list(self.widths)}")
@@ -106,6 +122,8 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError(f"stages[0].stride must be [1, 1, 1], got {list(self.stages[0].stride)}")
         if self.norm != "instance":
             raise SettingError(f"norm of {self.fusion} must be instance, got {self.norm}")
+        if self.body != BodyLevels():
+            raise SettingError(f"body is for norm: body, and norm of {self.fusion} is instance: leave it out")
         if not 1 <= self.classes <= 255 or (self.classes == 1 and not self.regions):
             raise SettingError(f"classes must be 2 to 255, or from 1 on with regions, got {self.classes}")
         background = set() if self.regions else {0}
@@ -125,6 +143,11 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def kind(self) -> str:
         """What it works on: volumes or slices."""
         return "slices" if self.fusion in ENCODERS else "volumes"
+
+    @property
+    def channels(self) -> int:
+        """Of its image: CT and PET, and with norm body the body."""
+        return 3 if self.norm == "body" else 2
 
     @property
     def divisor(self) -> int:
@@ -223,6 +246,8 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError(
                 f"preprocessing is for {' and '.join(OF_NNUNET)}, not {self.network.fusion}: leave it out"
             )
+        if self.network.norm == "body":
+            self._check_body()
         edges = self.window.size
         if self.network.kind == "slices" and edges[2] != 1:
             raise SettingError(f"window.size of slices must be [x, y, 1], got {list(edges)}")
@@ -234,6 +259,20 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         if self.network.kind == "slices" and self.window.shrink:
             raise SettingError("window.shrink is for networks for volumes; a window of slices keeps its size")
+
+    def _check_body(self) -> None:
+        """A clipped CT or PET must still show where the body is: training looks for it there."""
+        body, intensity = self.network.body, self.intensity
+        if intensity.ct_clip and not intensity.ct_low_hu <= body.hu < intensity.ct_high_hu:
+            raise SettingError(
+                f"network.body.hu must lie from intensity.ct_low_hu, {intensity.ct_low_hu:g}, to below ct_high_hu, "
+                f"{intensity.ct_high_hu:g}, where CT is clipped, got {body.hu:g}"
+            )
+        if intensity.suv_clip and not 0 <= body.suv < intensity.suv_top:
+            raise SettingError(
+                f"network.body.suv must lie from 0 to below intensity.suv_top, {intensity.suv_top:g}, where SUV are "
+                f"clipped, got {body.suv:g}"
+            )
 
     def fitted(self, size: tuple[int, int, int], volume: tuple[int, ...]) -> tuple[int, int, int]:
         """The size (x, y, z) of a window or crop of `size` on a volume of (X, Y, Z) voxels.

@@ -150,7 +150,7 @@ class _Run:
 
     def image(self, part: Part, device: torch.device) -> Tensor:
         """The image that a network takes, on the device; moved and resampled once for all networks that take it."""
-        key = part.network.kind, part.intensity, part.preprocessing, device
+        key = part.network.kind, part.network.norm, part.network.body, part.intensity, part.preprocessing, device
         if self.kept is None or self.kept[0] != key:
             self.kept = None  # before the next one takes memory
             self.kept = key, self.view.resampled(part, self.view.image(part).to(device))

@@ -29,9 +29,9 @@ BACKGROUND = -50.0  # the margin of voxels outside a network's box: no lesion, a
 @dataclass(frozen=True, kw_only=True)
 class StudyView:
     """shape: voxels (X, Y, Z) of the study's crop. image: the study as a network of a part takes it, float32
-    (2, X, Y, Z), channel 0 = CT, 1 = PET. size: the voxels of that image. margin: what such a network put out, values
-    (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop. channel: one of its channels (X, Y, Z) on the crop,
-    and a number outside its box.
+    (2, X, Y, Z), channel 0 = CT, 1 = PET, with norm body (3, X, Y, Z), 2 = body. size: the voxels of that image.
+    margin: what such a network put out, values (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop. channel:
+    one of its channels (X, Y, Z) on the crop, and a number outside its box.
 
     image is on the study's voxels; resampled brings it, on whatever device it lies, to the network's. sees_nothing:
     whether the box of a part's networks is empty, so that they need not run: they say background everywhere.
@@ -125,10 +125,13 @@ def _back(values: Tensor, size: tuple[int, ...], spacing_mm: tuple[float, ...], 
 
 
 def image_of(hu: NDArray[Any], suv: NDArray[Any], part: Part) -> Tensor:
-    """HU and SUV in LAS (z, y, x) as a bundle's network takes them, float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
+    """HU and SUV in LAS (z, y, x) as a bundle's network takes them, float32 (2, X, Y, Z), channel 0 = CT, 1 = PET.
+
+    A network with norm body has a third channel, the body.
+    """
     if part.network.kind == "slices":
         return clipped_image(hu, suv, part.intensity)
-    return network_image(hu, suv, part.intensity)
+    return with_body(network_image(hu, suv, part.intensity), part)
 
 
 def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> Tensor:
@@ -137,3 +140,17 @@ def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> T
     channels[0] = scale_hu(hu, settings)
     channels[1] = scale_suv(suv, settings)
     return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
+
+
+def with_body(image: Tensor, part: Part, suv_top: float | None = None) -> Tensor:
+    """The image (2, X, Y, Z) of a study, in network units, with the body as a third channel: 1 inside, 0 outside.
+
+    A network without norm body gets the image as it is. suv_top: what SUV were divided by, if not by the part's. Air
+    that is padded around the result, as zeros, is no body.
+    """
+    if part.network.norm != "body":
+        return image
+    levels, units = part.network.body, part.intensity
+    ct = (levels.hu - units.ct_low_hu) / (units.ct_high_hu - units.ct_low_hu)
+    inside = (image[0] > ct) | (image[1] > levels.suv / (suv_top or units.suv_top))
+    return torch.cat([image, inside[None].to(image.dtype)])

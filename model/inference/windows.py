@@ -19,6 +19,7 @@ WINDOWS_OF_UNKNOWN_SIZE = 2  # at a time, of networks whose memory is not known:
 STUDY_VALUES = 8  # float32 a voxel of the study on the GPU: image, weights, sums, margins, and what makes them or
 # resamples them; two more for each further value that is summed up
 IMAGE_VALUES = 2  # float32 a voxel of a window, as it was cut and as it is mirrored
+BODY_VALUES = 3  # float32 a voxel of a window, for the body: as it was cut, at all stages, and as the kernels take it
 LEFT_FREE = 0.2  # of the GPU's free memory, for what the convolutions take themselves
 
 
@@ -60,7 +61,8 @@ def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...],
         for part in parts
     ]
     values = max(_values(part, with_organs) for part in parts)
-    room = free_bytes() * (1 - LEFT_FREE) - 4 * (STUDY_VALUES + 2 * (values - 1)) * math.prod(shape)
+    study_values = STUDY_VALUES + 2 * (values - 1) + max(part.network.channels - 2 for part in parts)
+    room = free_bytes() * (1 - LEFT_FREE) - 4 * study_values * math.prod(shape)
     counts = []
     for part, size in zip(parts, sizes, strict=True):
         if part.network.fusion in OF_NNUNET:
@@ -68,7 +70,8 @@ def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...],
             window = most_bytes(part.network, *size[1:]) + 4 * size[1] * (2 * IMAGE_VALUES + 2 * outputs)
             counts.append(int((room - _weight_bytes(part.network)) // window))
         else:
-            counts.append(int(room // slabs.peak_bytes(*size)))
+            body = 4 * size[1] * BODY_VALUES if part.network.norm == "body" else 0
+            counts.append(int(room // (slabs.peak_bytes(*size) + body)))
     count = min(max(min(counts), 1), MOST_WINDOWS, *(slabs.windows_of_one_slab(*size) for size in sizes))
     return 1 << (count.bit_length() - 1)
 

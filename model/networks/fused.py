@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.networks.body import BodyNorm, divided
 from model.networks.kernels import MOST_CHANNELS, PACK, Kernels
 from model.networks.unet import Block, Decoder, Encoder, LateFeatures, LateFusion, MiddleFusion, Norm, UNet
 
@@ -63,17 +64,20 @@ class Fused(nn.Module):
         with torch.no_grad():
             self._branches = [_ready(one) for one in _branches(network)]
         self._stages = len(self._branches[0].encoder)
+        self._over_body = any(isinstance(module, BodyNorm) for module in network.modules())
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, K, X, Y, Z) float32 of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
+        """Logits (B, K, X, Y, Z) float32 of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET; with norm body channel 2 = body.
 
-        Raises ValueError if an edge is no multiple of 2 ** (stages - 1).
+        Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without the body that the network needs.
         """
         if any(edge % 2 ** (self._stages - 1) for edge in image.shape[2:]):
             raise ValueError(f"{self._stages} stages cannot halve {tuple(image.shape[2:])} voxels evenly")
-        out = self._run(self._branches[0], image)
+        image, bodies = divided(image, self._stages, self._over_body)
+        bodies = [None if body is None else body.bool() for body in bodies]
+        out = self._run(self._branches[0], image, bodies)
         for branch in self._branches[1:]:
-            out += self._run(branch, image)
+            out += self._run(branch, image, bodies)
         return out
 
     def joined_bytes(self, image: Tensor) -> int:
@@ -83,13 +87,13 @@ class Fused(nn.Module):
         channels = self._branches[0].decoder[-1].layers[0].weight.shape[1]
         return channels * image[:, 0].numel() * torch.float16.itemsize
 
-    def _run(self, branch: Branch, image: Tensor) -> Tensor:
+    def _run(self, branch: Branch, image: Tensor, bodies: Sequence[Tensor | None]) -> Tensor:
         skips: list[Tensor] = []
-        image = self._first(branch, image)
-        for number, layers in enumerate(branch.encoder, start=1):
+        image = self._first(branch, image, bodies[0])
+        for number, (layers, body) in enumerate(zip(branch.encoder, bodies, strict=True), start=1):
             for layer in layers[:-1]:
-                image = self._layer(layer, image)
-            raw, factors = self._convolved(layers[-1], image)
+                image = self._layer(layer, image, body)
+            raw, factors = self._convolved(layers[-1], image, body)
             del image
             if number == len(branch.encoder):
                 self._kernels.normalise(raw, factors, raw)
@@ -101,39 +105,39 @@ class Fused(nn.Module):
                 self._kernels.normalise(raw, factors, skip)
                 del raw
                 image = self._kernels.pool(skip)
-        for stage in branch.decoder:
+        for stage, body in zip(branch.decoder, bodies[-2::-1], strict=True):
             joined = skips.pop()
             self._up(stage, image, joined[:, : joined.shape[1] // 2])
-            image = self._layer(stage.layers[0], joined)
+            image = self._layer(stage.layers[0], joined, body)
             del joined
-            raw, factors = self._convolved(stage.layers[1], image)
+            raw, factors = self._convolved(stage.layers[1], image, body)
             if skips:
                 self._kernels.normalise(raw, factors, raw)
                 image = raw
         return self._kernels.classify(raw, factors, branch.weight, branch.bias)
 
-    def _first(self, branch: Branch, image: Tensor) -> Tensor:
+    def _first(self, branch: Branch, image: Tensor, body: Tensor | None) -> Tensor:
         """The first layer of every encoder; their channels side by side."""
         out = _empty(image, sum(len(layer.scale) for *_, layer in branch.first), image.shape[2:])
         done = 0
         for low, count, layer in branch.first:
             channels = _empty(image, count, image.shape[2:]).copy_(image[:, low : low + count])
-            raw, factors = self._convolved(layer, channels)
+            raw, factors = self._convolved(layer, channels, body)
             self._kernels.normalise(raw, factors, out[:, done : done + raw.shape[1]])
             done += raw.shape[1]
         return out
 
-    def _layer(self, layer: Layer, image: Tensor) -> Tensor:
-        raw, factors = self._convolved(layer, image)
+    def _layer(self, layer: Layer, image: Tensor, body: Tensor | None) -> Tensor:
+        raw, factors = self._convolved(layer, image, body)
         self._kernels.normalise(raw, factors, raw)
         return raw
 
-    def _convolved(self, layer: Layer, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _convolved(self, layer: Layer, image: Tensor, body: Tensor | None) -> tuple[Tensor, Tensor]:
         """The convolved image, and the factors that normalise it."""
         raw = functional.conv3d(image, layer.weight, padding=1)
         if not raw.is_contiguous(memory_format=LAST):  # cuDNN keeps the layout of its input
             raw = raw.contiguous(memory_format=LAST)
-        return raw, self._kernels.factors(raw, layer.scale, layer.shift, layer.eps)
+        return raw, self._kernels.factors(raw, layer.scale, layer.shift, layer.eps, body)
 
     def _up(self, stage: Stage, image: Tensor, out: Tensor) -> None:
         """Write the transposed convolution into `out`: every voxel becomes eight."""
@@ -148,7 +152,7 @@ def can_fuse(network: nn.Module) -> bool:
     """
     if not isinstance(network, (UNet, MiddleFusion, LateFusion, LateFeatures)):
         return False
-    if not all(isinstance(module.norm, Norm) for module in network.modules() if isinstance(module, Block)):
+    if not all(isinstance(module.norm, (Norm, BodyNorm)) for module in network.modules() if isinstance(module, Block)):
         return False  # without it there is little between the convolutions for a kernel to save
     middle = isinstance(network, MiddleFusion)
     parts: list[Any] = [network] if isinstance(network, (UNet, MiddleFusion)) else [network.pet, network.ct]

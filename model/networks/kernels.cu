@@ -57,11 +57,14 @@ __device__ __forceinline__ void add(float* sums, float* squares, const Pack& val
   }
 }
 
-// Mean, and sum of squares about it, of every channel over the `each` voxels of a block.
-// image: (images, voxels, channels); parts: (images, gridDim.x, 2, channels).
+// Mean, sum of squares about it, and number of voxels of every channel over the `each` voxels of a block, or over those
+// of them that are body. image: (images, voxels, channels); inside: (images, voxels), 1 in the body, 0 outside; null: all
+// voxels count. parts: (images, gridDim.x, 3, channels).
 // Grid: (blocks, images); 256 threads, each with a pack of channels.
-extern "C" __global__ void moments(const half16* image, float* parts, int voxels, int channels, int each) {
+extern "C" __global__ void moments(const half16* image, const unsigned char* inside, float* parts, int voxels,
+                                   int channels, int each) {
   __shared__ float shared[2][256 * 8];
+  __shared__ int counts[256];
   int groups = channels / 8, rows = 256 / groups;
   int group = threadIdx.x % groups, row = threadIdx.x / groups;
   int first = blockIdx.x * each, last = min(first + each, voxels);
@@ -69,7 +72,26 @@ extern "C" __global__ void moments(const half16* image, float* parts, int voxels
   float sums[8] = {}, squares[8] = {};
   Pack shift = {};
   int count = 0;
-  if (row < rows && first + row < last) {
+  if (inside && row < rows) {
+    const unsigned char* mask = inside + (long long)blockIdx.y * voxels;
+    for (int start = first + row; start < last; start += 4 * rows) {
+      Pack four[4];  // four loads under way at a time
+      bool counts_too[4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        int voxel = start + n * rows;
+        counts_too[n] = voxel < last && mask[voxel];
+        if (counts_too[n]) four[n] = load(here + (long long)voxel * channels);
+      }
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        if (!counts_too[n]) continue;
+        if (!count) shift = four[n];
+        add(sums, squares, four[n], shift);
+        ++count;
+      }
+    }
+  } else if (row < rows && first + row < last) {
     shift = load(here + (long long)(first + row) * channels);
     int voxel = first + row;
     for (; voxel + 3 * rows < last; voxel += 4 * rows, count += 4) {
@@ -82,6 +104,7 @@ extern "C" __global__ void moments(const half16* image, float* parts, int voxels
     for (; voxel < last; voxel += rows, ++count) add(sums, squares, load(here + (long long)voxel * channels), shift);
   }
   if (row < rows) {
+    if (group == 0) counts[row] = count;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       float mean = count ? sums[i] / count : 0.0f;
@@ -92,27 +115,28 @@ extern "C" __global__ void moments(const half16* image, float* parts, int voxels
   __syncthreads();
   for (int channel = threadIdx.x; channel < channels; channel += 256) {
     float count = 0, mean = 0, squares = 0;
-    for (int r = 0; r < rows && first + r < last; ++r) {
-      float row_count = (last - first - r + rows - 1) / rows;
+    for (int r = 0; r < rows; ++r) {
+      float row_count = counts[r];
       merge(count, mean, squares, row_count, shared[0][r * channels + channel], shared[1][r * channels + channel]);
     }
-    float* out = parts + ((long long)blockIdx.y * gridDim.x + blockIdx.x) * 2 * channels + channel;
+    float* out = parts + ((long long)blockIdx.y * gridDim.x + blockIdx.x) * 3 * channels + channel;
     out[0] = mean;
     out[channels] = squares;
+    out[2 * channels] = count;
   }
 }
 
 // Instance normalisation as a factor and a summand of every channel, from what `moments` found.
 // parts: as there; out: (images, 2, channels). weight, bias: of the normalisation.
 // Grid: (channels, images); 128 threads.
-extern "C" __global__ void factors(const float* parts, const float* weight, const float* bias, float* out, int voxels,
-                                   int channels, int each, int blocks, double eps) {
+extern "C" __global__ void factors(const float* parts, const float* weight, const float* bias, float* out, int channels,
+                                   int blocks, double eps) {
   __shared__ double shared[3][128];
   int channel = blockIdx.x, thread = threadIdx.x;
   double count = 0, mean = 0, squares = 0;
   for (int block = thread; block < blocks; block += 128) {
-    const float* in = parts + ((long long)blockIdx.y * blocks + block) * 2 * channels + channel;
-    merge(count, mean, squares, (double)min(each, voxels - block * each), (double)in[0], (double)in[channels]);
+    const float* in = parts + ((long long)blockIdx.y * blocks + block) * 3 * channels + channel;
+    merge(count, mean, squares, (double)in[2 * channels], (double)in[0], (double)in[channels]);
   }
   shared[0][thread] = count;
   shared[1][thread] = mean;

@@ -55,16 +55,19 @@ class Kernels:
                     self._library.cuModuleGetFunction(ctypes.byref(self._functions[name]), module, name.encode())
                 )
 
-    def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """Instance normalisation as a factor and a summand of each channel: (B, 2, C) float32."""
+    def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float, body: Tensor | None = None) -> Tensor:
+        """Instance normalisation as a factor and a summand of each channel: (B, 2, C) float32.
+
+        body: bool (B, 1, X, Y, Z), contiguous, a voxel or more in each image: mean and deviation are over it alone.
+        """
         images, channels, voxels = _sizes(image)
         rows = THREADS // (channels // PACK)
         each = math.ceil(max(voxels / self._blocks, rows * LEAST_ROWS))
         blocks = math.ceil(voxels / each)
-        parts = torch.empty(images, blocks, 2, channels, device=image.device)
-        self._run("moments", (blocks, images), THREADS, image, parts, voxels, channels, each)
+        parts = torch.empty(images, blocks, 3, channels, device=image.device)
+        self._run("moments", (blocks, images), THREADS, image, body, parts, voxels, channels, each)
         out = torch.empty(images, 2, channels, device=image.device)
-        self._run("factors", (channels, images), 128, parts, weight, bias, out, voxels, channels, each, blocks, eps)
+        self._run("factors", (channels, images), 128, parts, weight, bias, out, channels, blocks, eps)
         return out
 
     def normalise(self, image: Tensor, factors: Tensor, out: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from model.networks import strided
 from model.networks.bfloat16 import conv3d, narrowed
+from model.networks.body import body_moments, divided, scale_and_shift
 from model.networks.fused import Fused, can_fuse
 from model.networks.fused_strided import FusedStrided, can_fuse_strided
 from model.networks.kernels import kernels, why_unavailable
@@ -28,6 +29,7 @@ from model.networks.unet import Block, Decoder, Encoder, LateFeatures, LateFusio
 SLAB_BYTES = strided.SLAB_BYTES
 LAST = torch.channels_last_3d
 Read = Callable[[int, int], Sequence[Tensor]]  # gives rows [low, high) along X of an image, as groups of its channels
+Bodies = Sequence[Tensor | None]  # of the stages, finest first; none where the norm is not over the body
 Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffers, kept for the next window
 
 
@@ -103,7 +105,8 @@ def why_not_fused(network: nn.Module, device: torch.device, precision: torch.dty
 
 @torch.no_grad()
 def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, organs: bool = False) -> Tensor:
-    """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET.
+    """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET; with norm body
+    of (B, 3, X, Y, Z), 2 = body.
 
     network: from `prepared`; a network that is no U-Net runs as it is. buffers: of earlier windows; this window uses
     them and adds to them. organs: the logits of the network's organ head follow those of lesion. Makes no gradients.
@@ -122,15 +125,19 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, o
             whole: Tensor = network(image) if one_slab else forward(network.plain, image, buffers)
             return whole
         case UNet():
-            return _unet(network, image, buffers)
+            image, bodies = divided(image, network.encoder.stages, network.over_body)
+            return _unet(network, image, bodies, buffers)
         case MiddleFusion():
+            image, bodies = divided(image, network.decoder.stages, network.over_body)
             ct, pet = image.chunk(2, dim=1)
-            return decoded(network.decoder, _encoded([network.pet_encoder, network.ct_encoder], [pet, ct], buffers))
-        case LateFusion():
+            stages = _encoded([network.pet_encoder, network.ct_encoder], [pet, ct], bodies, buffers)
+            return decoded(network.decoder, stages, bodies)
+        case LateFusion() | LateFeatures():
+            image, bodies = divided(image, network.pet.encoder.stages, network.pet.over_body)
             ct, pet = image.chunk(2, dim=1)
-            return _unet(network.pet, pet, buffers).add_(_unet(network.ct, ct, buffers)).div_(2)
-        case LateFeatures():
-            return _late_features(network, image, buffers)
+            if isinstance(network, LateFeatures):
+                return _late_features(network, pet, ct, bodies, buffers)
+            return _unet(network.pet, pet, bodies, buffers).add_(_unet(network.ct, ct, bodies, buffers)).div_(2)
         case _:
             both: Any = network
             out: Tensor = torch.cat(both.with_organs(image), dim=1) if organs else network(image)
@@ -152,21 +159,22 @@ def windows_of_one_slab(width: int, voxels: int, itemsize: int) -> int:
     return max(SLAB_BYTES["cuda"] // (2 * width * voxels * itemsize), 1)
 
 
-def _unet(network: UNet, image: Tensor, buffers: Buffers) -> Tensor:
-    return decoded(network.decoder, _encoded([network.encoder], [image], buffers))
+def _unet(network: UNet, image: Tensor, bodies: Bodies, buffers: Buffers) -> Tensor:
+    return decoded(network.decoder, _encoded([network.encoder], [image], bodies, buffers), bodies)
 
 
-def _late_features(network: LateFeatures, image: Tensor, buffers: Buffers) -> Tensor:
+def _late_features(network: LateFeatures, pet: Tensor, ct: Tensor, bodies: Bodies, buffers: Buffers) -> Tensor:
     """The 1x1x1 convolution of both networks' features is the sum of two, one for each network's."""
-    ct, pet = image.chunk(2, dim=1)
     weights = network.fc.weight.chunk(2, dim=1)
     kind, bias = weights[0].dtype, network.fc.bias
-    out = _by_rows(lambda rows: functional.conv3d(rows.to(kind), weights[0]), _unet(network.pet, pet, buffers))
-    last = _by_rows(lambda rows: functional.conv3d(rows.to(kind), weights[1], bias), _unet(network.ct, ct, buffers))
+    features = _unet(network.pet, pet, bodies, buffers)
+    out = _by_rows(lambda rows: functional.conv3d(rows.to(kind), weights[0]), features)
+    features = _unet(network.ct, ct, bodies, buffers)
+    last = _by_rows(lambda rows: functional.conv3d(rows.to(kind), weights[1], bias), features)
     return out.add_(last)
 
 
-def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], buffers: Buffers) -> list[Tensor]:
+def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], bodies: Bodies, buffers: Buffers) -> list[Tensor]:
     """The buffers of the stages, finest first: the encoders' channels one after the other."""
     stages: list[Tensor] = []
     if any(edge % 2 ** (encoders[0].stages - 1) for edge in images[0].shape[2:]):
@@ -183,20 +191,21 @@ def _encoded(encoders: Sequence[Encoder], images: Sequence[Tensor], buffers: Buf
                     buffers[key] = _empty(image, shape[1], shape[2:], key[2])
                 stages.append(buffers[key])
             target = stages[stage].narrow(1, number * width, width)
-            image = _block(layer[1], _rows_of(_block(layer[0], _rows_of(image), target)), target)
+            body = bodies[stage]
+            image = _block(layer[1], _rows_of(_block(layer[0], _rows_of(image), target, body)), target, body)
             if image is not target:
                 target.copy_(image)
     return stages
 
 
-def decoded(decoder: Decoder, stages: list[Tensor]) -> Tensor:
+def decoded(decoder: Decoder, stages: list[Tensor], bodies: Bodies) -> Tensor:
     """Logits, or the last features of a network without a last convolution; `stages` are overwritten."""
     image = stages[-1]
     for number in range(1, decoder.stages):
-        stage = stages[-1 - number]
+        stage, body = stages[-1 - number], bodies[-1 - number]
         layer: Any = decoder.get_submodule(f"layer{number}")
         joined = _rows_of_join(decoder.get_submodule(f"upconv{number}"), image, stage)
-        image = _block(layer[1], _rows_of(_block(layer[0], joined, stage)), stage)
+        image = _block(layer[1], _rows_of(_block(layer[0], joined, stage, body)), stage, body)
     return image if isinstance(decoder.fc, nn.Identity) else _by_rows(decoder.fc, image)
 
 
@@ -214,8 +223,8 @@ def _rows_of_join(up: nn.Module, below: Tensor, skip: Tensor) -> Read:
     return read
 
 
-def _block(block: Any, read: Read, target: Tensor) -> Tensor:
-    """Convolution, instance normalisation where there is one, SELU.
+def _block(block: Any, read: Read, target: Tensor, body: Tensor | None) -> Tensor:
+    """Convolution, instance normalisation where there is one (over the body, if there is a body), SELU.
 
     A volume of one slab is returned as a new tensor. A larger one is written to `target`, which `read` may read.
     """
@@ -228,31 +237,34 @@ def _block(block: Any, read: Read, target: Tensor) -> Tensor:
         image = conv3d(conv, joined, 1)
         del parts, joined
         if narrow_on_cpu and not isinstance(norm, nn.Identity):
-            return _normed_by_slabs(norm, image, strided.moments(image), image.to(target.dtype), edge)
-        return functional.selu_(_normed(norm, image)).to(target.dtype)
+            return _normed_by_slabs(norm, image, _moments(image, body)[1:], image.to(target.dtype), edge)
+        return functional.selu_(_normed(norm, image, body)).to(target.dtype)
     if isinstance(norm, nn.Identity):
         for first, slab in _slabs(conv, read, target, rows):
             target[:, :, first : first + slab.shape[2]] = functional.selu_(slab)
         return target
     sums = [torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device) for _ in range(3)]
     for first, slab in _slabs(conv, read, target, rows):
-        mean, variance = strided.moments(slab)
-        target[:, :, first : first + slab.shape[2]] = slab
+        last = first + slab.shape[2]
+        count, mean, variance = _moments(slab, None if body is None else body[:, :, first:last])
+        target[:, :, first:last] = slab
         for total, more in zip(sums, (torch.ones_like(mean), mean, variance + mean**2), strict=True):
-            total += more * slab.shape[2]
+            total += more * count
     mean = sums[1] / sums[0]
     return _normed_by_slabs(norm, target, (mean, sums[2] / sums[0] - mean**2), target, rows)
 
 
+def _moments(image: Tensor, body: Tensor | None) -> tuple[Tensor | int, Tensor, Tensor]:
+    """How much of each image counts, in rows of it or in voxels of body; mean and variance, (B, C) float64."""
+    return (image.shape[2], *strided.moments(image)) if body is None else body_moments(image, body)
+
+
 def _normed_by_slabs(norm: Any, image: Tensor, moments: tuple[Tensor, Tensor], target: Tensor, rows: int) -> Tensor:
     """Instance normalisation and SELU of the image in float32, so many rows at a time, into `target`."""
-    mean, variance = moments
-    scale = norm.weight / (variance + norm.eps).sqrt()
-    shift = norm.bias - mean * scale
+    scale, shift = scale_and_shift(norm, *moments)
     for first in range(0, image.shape[2], rows):
         part = image[:, :, first : first + rows]
-        scaled = torch.addcmul(shift.float()[..., None, None, None], part.float(), scale.float()[..., None, None, None])
-        target[:, :, first : first + rows] = functional.selu_(scaled)
+        target[:, :, first : first + rows] = functional.selu_(torch.addcmul(shift, part.float(), scale))
     return target
 
 
@@ -282,14 +294,14 @@ def _slabs(conv: Any, read: Read, target: Tensor, rows: int) -> Iterator[tuple[i
         yield first, conv3d(conv, window[:, :, : last - first + 2], (0, 1, 1))
 
 
-def _normed(norm: Any, image: Tensor) -> Tensor:
-    """Instance normalisation that keeps a channels-last image as it is.
+def _normed(norm: Any, image: Tensor, body: Tensor | None) -> Tensor:
+    """Instance normalisation that keeps a channels-last image as it is, over the body if there is one.
 
     On a GPU it is batch normalisation of one image after the other: the same values, summed in float32 whatever the
     image's type. torch's instance_norm would copy the image into another layout and back.
     """
-    if image.device.type == "cpu" or isinstance(norm, nn.Identity):
-        out: Tensor = norm(image)
+    if image.device.type == "cpu" or isinstance(norm, nn.Identity) or body is not None:
+        out: Tensor = norm(image) if body is None else norm(image, body)
         return out
     parts = [normed_as_batch(norm, one) for one in _one_by_one(image)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

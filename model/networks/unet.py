@@ -3,15 +3,19 @@ and late fusion, and MONAI's SwinUNETR. The networks for slices are in regnet.py
 
 A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down, ConvTranspose3d 2 up,
 Conv3d 1x1x1 to 2 logits (section 2.1). With norm: batch, BatchNorm3d replaces InstanceNorm3d. Input (B, 2, X, Y, Z),
-channel 0 = CT, channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z).
+channel 0 = CT, channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z). With norm:
+body (body.py) the body is a third channel of the input, which the normalisations alone look at.
 Parameter names follow the authors' checkpoints: pet_encoder.layer1.0.conv.weight and so on.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.bundle.settings import Network
+from model.networks.body import BodyNorm, divided
 from model.networks.nnunet import StridedUNet
 from model.networks.regnet import build_slices
 
@@ -65,11 +69,13 @@ class Norm(nn.InstanceNorm3d):
 
 def norm_of(kind: str, channels: int) -> nn.Module:
     """The normalisation of a block. Batch statistics are means over about the last 100 training steps."""
+    if kind == "body":
+        return BodyNorm(channels)
     return Norm(channels, affine=True) if kind == "instance" else nn.BatchNorm3d(channels, momentum=0.02)
 
 
 class Block(nn.Module):
-    """Convolution, normalisation, SELU."""
+    """Convolution, normalisation, SELU. body: of the stage, where the normalisation is over it."""
 
     def __init__(self, inside: int, outside: int, norm: str = "instance") -> None:
         super().__init__()
@@ -77,26 +83,36 @@ class Block(nn.Module):
         self.norm = norm_of(norm, outside)
         self.act = nn.SELU(inplace=True)
 
-    def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.act(self.norm(self.conv(image)))
+    def forward(self, image: Tensor, body: Tensor | None = None) -> Tensor:
+        image = self.conv(image)
+        out: Tensor = self.act(self.norm(image) if body is None else self.norm(image, body))
         return out
 
 
+class Blocks(nn.Sequential):
+    """The blocks of a stage, one after the other."""
+
+    def forward(self, image: Tensor, body: Tensor | None = None) -> Tensor:
+        for block in self:
+            image = block(image) if body is None else block(image, body)
+        return image
+
+
 class Encoder(nn.Module):
-    """Stages of falling resolution; returns one tensor a stage, finest first."""
+    """Stages of falling resolution; returns one tensor a stage, finest first. bodies: of the stages, finest first."""
 
     def __init__(self, inside: int, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()
         self.stages = len(widths)
         for number, width in enumerate(widths, start=1):
-            self.add_module(f"layer{number}", nn.Sequential(Block(inside, width, norm), Block(width, width, norm)))
+            self.add_module(f"layer{number}", Blocks(Block(inside, width, norm), Block(width, width, norm)))
             inside = width
         self.down = nn.MaxPool3d(2)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, bodies: Sequence[Tensor | None]) -> list[Tensor]:
         out = []
-        for number in range(1, self.stages + 1):
-            image = self.get_submodule(f"layer{number}")(image if number == 1 else self.down(image))
+        for number, body in enumerate(bodies, start=1):
+            image = self.get_submodule(f"layer{number}")(image if number == 1 else self.down(image), body)
             out.append(image)  # (B, widths[i], X / 2**i, Y / 2**i, Z / 2**i)
         return out
 
@@ -111,14 +127,15 @@ class Decoder(nn.Module):
         for number in range(1, self.stages):
             below, here = deep[number - 1], deep[number]
             self.add_module(f"upconv{number}", nn.ConvTranspose3d(below, here, kernel_size=2, stride=2))
-            self.add_module(f"layer{number}", nn.Sequential(Block(2 * here, here, norm), Block(here, here, norm)))
+            self.add_module(f"layer{number}", Blocks(Block(2 * here, here, norm), Block(here, here, norm)))
         self.fc = nn.Conv3d(widths[0], classes, kernel_size=1) if classes else nn.Identity()
 
-    def forward(self, skips: list[Tensor]) -> Tensor:
+    def forward(self, skips: list[Tensor], bodies: Sequence[Tensor | None]) -> Tensor:
         image = skips[-1]
         for number in range(1, self.stages):
             up = self.get_submodule(f"upconv{number}")(image)
-            image = self.get_submodule(f"layer{number}")(torch.cat([up, skips[-1 - number]], dim=1))
+            joined = torch.cat([up, skips[-1 - number]], dim=1)
+            image = self.get_submodule(f"layer{number}")(joined, bodies[-1 - number])
         out: Tensor = self.fc(image)
         return out
 
@@ -130,11 +147,14 @@ class UNet(nn.Module):
         self, inside: int, widths: tuple[int, ...], classes: int | None = CLASSES, norm: str = "instance"
     ) -> None:
         super().__init__()
+        self.over_body = norm == "body"
         self.encoder = Encoder(inside, widths, norm)
         self.decoder = Decoder(widths, classes, norm)
 
-    def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.decoder(self.encoder(image))
+    def forward(self, image: Tensor, bodies: Sequence[Tensor | None] | None = None) -> Tensor:
+        if bodies is None:
+            image, bodies = divided(image, self.encoder.stages, self.over_body)
+        out: Tensor = self.decoder(self.encoder(image, bodies), bodies)
         return out
 
 
@@ -143,17 +163,19 @@ class MiddleFusion(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], norm: str = "instance") -> None:
         super().__init__()
+        self.over_body = norm == "body"
         self.pet_encoder = Encoder(1, widths, norm)
         self.ct_encoder = Encoder(1, widths, norm)
         self.decoder = Decoder(tuple(2 * width for width in widths), norm=norm)
 
     def forward(self, image: Tensor) -> Tensor:
+        image, bodies = divided(image, self.decoder.stages, self.over_body)
         ct, pet = image.chunk(2, dim=1)  # (B, 1, X, Y, Z) each
         skips = [
             torch.cat(pair, dim=1)  # (B, 2 * widths[i], X / 2**i, Y / 2**i, Z / 2**i)
-            for pair in zip(self.pet_encoder(pet), self.ct_encoder(ct), strict=True)
+            for pair in zip(self.pet_encoder(pet, bodies), self.ct_encoder(ct, bodies), strict=True)
         ]
-        out: Tensor = self.decoder(skips)
+        out: Tensor = self.decoder(skips, bodies)
         return out
 
 
@@ -166,8 +188,9 @@ class LateFusion(nn.Module):
         self.ct = UNet(1, widths, norm=norm)
 
     def forward(self, image: Tensor) -> Tensor:
+        image, bodies = divided(image, self.pet.encoder.stages, self.pet.over_body)
         ct, pet = image.chunk(2, dim=1)
-        out: Tensor = (self.pet(pet) + self.ct(ct)) / 2
+        out: Tensor = (self.pet(pet, bodies) + self.ct(ct, bodies)) / 2
         return out
 
 
@@ -181,8 +204,9 @@ class LateFeatures(nn.Module):
         self.fc = nn.Conv3d(2 * widths[0], CLASSES, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
+        image, bodies = divided(image, self.pet.encoder.stages, self.pet.over_body)
         ct, pet = image.chunk(2, dim=1)
-        out: Tensor = self.fc(torch.cat([self.pet(pet), self.ct(ct)], dim=1))
+        out: Tensor = self.fc(torch.cat([self.pet(pet, bodies), self.ct(ct, bodies)], dim=1))
         return out
 
 

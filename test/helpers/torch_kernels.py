@@ -13,8 +13,14 @@ LAST = torch.channels_last_3d
 class TorchKernels:
     """The same operations as model.networks.kernels, in float32 by torch."""
 
-    def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        variance, mean = torch.var_mean(image.double(), (2, 3, 4), correction=0)
+    def factors(self, image: Tensor, weight: Tensor, bias: Tensor, eps: float, body: Tensor | None = None) -> Tensor:
+        values = image.double()
+        if body is None:
+            variance, mean = torch.var_mean(values, (2, 3, 4), correction=0)
+        else:
+            inside = [one[:, mask[0]] for one, mask in zip(values, body, strict=True)]  # (C, voxels) of each image
+            mean = torch.stack([one.mean(1) for one in inside])
+            variance = torch.stack([one.var(1, correction=0) for one in inside])
         factor = weight / (variance + eps).sqrt()
         return torch.stack([factor, bias - mean * factor], 1).float()
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from model.inference.sliding import centred
-from model.inference.view import network_image
+from model.inference.view import network_image, with_body
 from training.batches.augment import Changes, changed, drawn_changes
 from training.batches.misalign import drawn_nodes, misaligned
 from training.data.prepared import Prepared, load
@@ -165,17 +165,21 @@ def planned(study: Prepared, box: Box, settings: Training, rng: np.random.Genera
 
 
 def crop_of(plan: CropPlan, settings: Training) -> tuple[Tensor, Tensor]:
-    """The crop in network units, padded with zeros and augmented: image (2, *size) and truth (1, *size), float32."""
+    """The crop in network units, padded with zeros and augmented: image (2, *size), with norm body (3, *size), and
+    truth (1, *size), float32.
+    """
     study, box = plan.study, plan.box
     hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
     image = network_image(hu, suv.astype(np.float32), settings.intensity)
     image[1] *= settings.intensity.suv_top / plan.suv_top
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
-    image = misaligned(image, plan.nodes)
+    image = with_body(misaligned(image, plan.nodes), settings.part, plan.suv_top)
     around = zip(plan.before[::-1], plan.size[::-1], plan.edges[::-1], strict=True)
     pad = [n for before, size, edge in around for n in (before, size - edge - before)]
     image, truth = (functional.pad(part, pad).contiguous() for part in (image, truth))
-    return changed(image, truth, plan.changes)
+    # the body is no intensity: it is turned and bent as the truth is, and noise and shift leave it where it was found
+    image, labels = changed(image[:2], torch.cat([truth, image[2:]]), plan.changes)
+    return torch.cat([image, labels[1:]]), labels[:1]
 
 
 def _within(points: np.ndarray, low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

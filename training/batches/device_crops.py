@@ -19,6 +19,7 @@ from torch import Tensor
 from model.background import prefetched
 from model.bundle.settings import Intensity
 from model.inference.device import free_bytes
+from model.inference.view import with_body
 from training.batches.batched import change_together, on
 from training.batches.crops import CropDataset, CropPlan
 from training.batches.misalign import moved, movement
@@ -99,7 +100,7 @@ class DeviceCrops(CropDataset):
         return self.together([crops[n] for n in range(len(plans))])
 
     def together_made(self, plans: Sequence[CropPlan]) -> tuple[Tensor, Tensor]:
-        """Crops of one size: (B, 2, *size) and (B, 1, *size)."""
+        """Crops of one size: (B, 2, *size), with norm body (B, 3, *size), and (B, 1, *size)."""
         size, intensity = plans[0].size, self.settings.intensity
         images = torch.zeros((len(plans), 2, *size), device=self.device)
         images[:, 0].fill_(intensity.ct_low_hu)  # 0 in network units
@@ -113,8 +114,16 @@ class DeviceCrops(CropDataset):
             if plan.nodes is not None:
                 ct = image[:1][(slice(None), *place_of(plan))]
                 ct.copy_(moved(ct, movement(on(plan.nodes, self.device), plan.edges)))
-        change_together(images, truths, [plan.changes for plan in plans])
-        return images, truths
+        changes = [plan.changes for plan in plans]
+        if self.settings.network.channels == 2:
+            change_together(images, truths, changes)
+            return images, truths
+        labels = torch.cat([truths, torch.zeros_like(truths)], 1)  # the body is turned and bent as the truth is
+        for image, label, plan in zip(images, labels, plans, strict=True):
+            here = (slice(None), *place_of(plan))
+            label[1:][here] = with_body(image[here], self.settings.part, plan.suv_top)[2:]
+        change_together(images, labels, changes)
+        return torch.cat([images, labels[:, 1:]], 1), labels[:, :1].contiguous()
 
     def _make(self, numbers: Sequence[int], stream: torch.cuda.Stream | None) -> Made:
         with nullcontext() if stream is None else torch.cuda.stream(stream):

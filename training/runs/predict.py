@@ -148,7 +148,9 @@ def read_margin(path: Path) -> np.ndarray:
 
 def how_computed(settings: Training, device: Device) -> list[object]:
     """All that a margin depends on besides weights and study."""
-    return [to_plain(settings.intensity), to_plain(settings.window), device.torch_device.type, str(device.precision)]
+    body = [to_plain(settings.network.body)] if settings.network.norm == "body" else []  # no tensor tells it
+    here = [device.torch_device.type, str(device.precision)]
+    return [to_plain(settings.intensity), to_plain(settings.window), *here, *body]
 
 
 def digest(what: object) -> str:

@@ -31,11 +31,11 @@ def _stages_of(module: nn.Module) -> list[nn.Module]:
     return []
 
 
-def _recomputed(stage: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def run(image: Tensor) -> Tensor:
+def _recomputed(stage: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(*inputs: Tensor | None) -> Tensor:
         if not stage.training:
-            return forward(image)
-        out: Tensor = checkpoint(forward, image, use_reentrant=False, preserve_rng_state=False)
+            return forward(*inputs)
+        out: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
         return out
 
     return run

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.bundle.settings import Network
+from model.bundle.settings import NORMS, Network
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build
@@ -157,7 +157,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--start", type=Path, required=True, metavar="RUN", help="folder of the finished run to make wider")
     add("--widths", type=int, nargs="+", metavar="N", help="channels of every stage, none fewer (default: as they are)")
-    add("--norm", choices=("instance", "batch"), help="norm of the new network (default: as it is)")
+    add("--norm", choices=NORMS, help="norm of the new network (default: as it is)")
     add(
         "--noise",
         type=float,

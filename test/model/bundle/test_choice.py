@@ -146,5 +146,9 @@ def test_a_soup_is_the_cheaper_choice_where_weights_may_be_averaged(tiny_bundle:
     words, cheaper = cheaper_choice(bundle) or ("", bundle)
     assert words == "--method diwa" and passes_a_window(cheaper.manifest) == 1
     assert cheaper_choice(cheaper) is None
+    for norm, words in (("body", "--method diwa"), ("batch", None)):
+        network = replace(bundle.manifest.network, norm=norm)
+        found = cheaper_choice(replace_manifest(bundle, network=network))
+        assert (found[0] if found else None) == words
     others = tuple(replace(member, start_sha256=None) for member in bundle.manifest.members)
     assert cheaper_choice(replace_manifest(bundle, members=others)) is None

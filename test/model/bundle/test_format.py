@@ -57,7 +57,7 @@ def test_a_manifest_reads_back_as_it_was_written() -> None:
         ("kind", "pictures", "kind must be"),
         ("channels", ["PET", "CT"], "channels must be"),
         ("network.fusion", "sideways", "fusion must be one of"),
-        ("network.norm", "group", "norm must be one of instance, batch"),
+        ("network.norm", "group", "norm must be one of instance, body, batch"),
         ("network.widths", [0, 4], "widths"),
         ("network.widths", "44", "widths"),
         ("network.widths", [4.5, 4], "widths"),

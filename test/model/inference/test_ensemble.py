@@ -13,7 +13,7 @@ from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
 from model.bundle.nnunet import Normalisation, Preprocessing
-from model.bundle.settings import Crop, Intensity, Network, Part, Window
+from model.bundle.settings import BodyLevels, Crop, Intensity, Network, Part, Window
 from model.inference import pace
 from model.inference.device import Device
 from model.inference.ensemble import vote
@@ -193,6 +193,33 @@ def test_a_box_of_no_pet_is_nothing_to_a_network_of_that_box_and_all_to_others()
     view = view_of(placed, Crop(), mixed=True)
     assert view.sees_nothing(one) and not view.sees_nothing(other) and view.size(other) == (9, 8, 7)
     assert not view_of(placed, Crop(), mixed=False).sees_nothing(one)
+
+
+def test_every_network_gets_the_channels_and_the_body_that_its_settings_name(bundle, cpu) -> None:
+    """One image is kept for networks that take the same: CT and PET alone, or with either body, of 1 or 4 voxels."""
+    suv = np.zeros((32, 32, 32), np.float32)
+    suv.flat[:4] = [1, 1, 1, 9]
+    grid = Grid(size=(32,) * 3, spacing_mm=(5.0,) * 3, origin_mm=(0.0,) * 3, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    placed = Placed(view=las_view(grid), box=(slice(None),) * 3, suv=suv, hu=suv * 0 - 1000, ct_share=1.0)
+    seen = []
+
+    class Watching(Constant):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append((image.shape[1], int(image[:, 2:].sum())))
+            return super().forward(image)
+
+    parts = [
+        replace(part_of(bundle), network=Network(fusion="middle", widths=(2, 2, 4), norm=norm, body=body))
+        for norm, body in (
+            ("instance", BodyLevels()),
+            ("body", BodyLevels()),
+            ("body", BodyLevels(suv=5.0)),
+            ("body", BodyLevels(suv=5.0)),
+        )
+    ]
+    voters = [Voter(weight=1.0, part=part, load=lambda: Watching(1.0)) for part in parts]
+    vote(view_of(placed, Crop(), mixed=False), voters, SegmentOptions(bundle=bundle, device=cpu, windows_at_a_time=1))
+    assert seen == [(2, 0), (3, 4), (3, 1), (3, 1)]
 
 
 def test_how_long_it_will_take_is_said_once_the_second_pass_was_timed(bundle, cpu, monkeypatch) -> None:

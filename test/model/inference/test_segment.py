@@ -10,7 +10,7 @@ from msgspec import structs
 from tiny_studies import tiny_images
 
 from model.bundle.manifest import Bundle, load_bundle
-from model.bundle.settings import Limits
+from model.bundle.settings import Limits, Network
 from model.inference.options import SegmentOptions
 from model.inference.preprocess import place
 from model.inference.segment import segment
@@ -81,8 +81,10 @@ def test_the_network_sees_las_ct_first_cropped_and_scaled(bundle) -> None:
     np.testing.assert_allclose(image[0], (hu[box] + 1000) / 2000, atol=1e-4)
 
 
-def test_it_is_monais_loop_softmax_and_argmax_pasted_back(make_bundle, tmp_path, cpu) -> None:
-    bundle = load_bundle(make_bundle(tmp_path / "eoa", members=3, weights=[2.0, 1.0, 1.0]))
+@pytest.mark.parametrize("norm", ["instance", "body"])
+def test_it_is_monais_loop_softmax_and_argmax_pasted_back(norm: str, make_bundle, tmp_path, cpu) -> None:
+    network = Network(fusion="middle", widths=(2, 2, 4), norm=norm)
+    bundle = load_bundle(make_bundle(tmp_path / "eoa", members=3, weights=[2.0, 1.0, 1.0], network=network))
     pet, ct = tiny_images()
     ready = place(case_of(pet, ct), bundle.manifest.crop.suv_above, Stopwatch())
     total = torch.zeros(1)

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from model.bundle.format import Manifest
 from model.bundle.manifest import load_bundle
+from model.bundle.settings import Network
 from model.inference.device import Device, choose_device
 from model.inference.warm_up import warm_up
 
@@ -22,7 +24,7 @@ def test_a_gpu_runs_the_study_s_window_and_no_memory_is_no_error(manifest, monke
     gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
     shapes, freed = [], []
     monkeypatch.setattr("model.inference.warm_up.windows_at_a_time", lambda device, parts, shape: 3)
-    monkeypatch.setattr("model.inference.warm_up.torch.zeros", lambda *shape, device: torch.empty(*shape))
+    monkeypatch.setattr("model.inference.warm_up.torch.zeros", lambda *shape, device=None: torch.empty(*shape))
     monkeypatch.setattr("model.inference.warm_up.slabs.prepared", lambda network, device, precision: network)
     monkeypatch.setattr(
         "model.inference.warm_up.slabs.forward", lambda network, image: shapes.append(tuple(image.shape))
@@ -30,7 +32,9 @@ def test_a_gpu_runs_the_study_s_window_and_no_memory_is_no_error(manifest, monke
     monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: freed.append(True))
     warm_up(manifest, gpu)
-    assert shapes == [(3, 2, *manifest.window.size)] and not freed
+    over_body = Network(fusion="middle", widths=(2, 2, 4), norm="body")
+    warm_up(replace(manifest, network=over_body), gpu)
+    assert shapes == [(3, channels, *manifest.window.size) for channels in (2, 3)] and not freed
 
     def full(network: nn.Module, image: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

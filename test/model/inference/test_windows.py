@@ -26,6 +26,16 @@ def test_a_gpu_takes_as_many_windows_as_its_free_memory_holds(part, monkeypatch)
         assert windows_at_a_time(gpu, [part], (64, 64, 64)) == expected
 
 
+def test_the_body_of_windows_and_study_is_counted(part, monkeypatch) -> None:
+    """One more float32 a voxel of the study, and three a voxel of a window."""
+    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU")
+    part = replace(part, network=replace(part.network, norm="body"))
+    window, study = 5 * (4 * 32**3 * 2) + 3 * 4 * 32**3, 9 * 4 * 64**3
+    for windows, expected in ((1.9, 1), (2.1, 2), (3.9, 2), (4.1, 4)):
+        monkeypatch.setattr("model.inference.windows.free_bytes", lambda n=windows: (study + n * window) / 0.8)
+        assert windows_at_a_time(gpu, [part], (64, 64, 64)) == expected
+
+
 def test_one_window_at_a_time_on_a_cpu_and_two_of_a_network_of_unknown_memory(part, cpu) -> None:
     swin = replace(part, network=Network(fusion="swin_unetr", widths=(12,)), window=Window(size=(64, 64, 64)))
     slices = Part(

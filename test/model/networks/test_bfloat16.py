@@ -11,6 +11,7 @@ from model.bundle.nnunet import UNetStage
 from model.bundle.settings import Network
 from model.networks import bfloat16, slabs
 from model.networks.bfloat16 import narrowed
+from model.networks.body import BodyNorm
 from model.networks.strided import moments
 from model.networks.unet import build
 
@@ -21,6 +22,7 @@ STAGES = [UNetStage(kernel=(3, 3, 3), stride=s, blocks=2, decoder_blocks=1) for 
 NETWORKS = {
     **{fusion: Network(fusion=fusion, widths=(32, 32, 64)) for fusion in ("early", "middle", "late", "late_features")},
     "batch norm": Network(fusion="middle", widths=(32, 32, 64), norm="batch"),
+    "body norm": Network(fusion="middle", widths=(32, 32, 64), norm="body"),
     "plain_unet": Network(fusion="plain_unet", widths=(32, 32, 64), stages=tuple(STAGES), bias=True),
     "residual_unet": Network(fusion="residual_unet", widths=(32, 32, 64), stages=tuple(STAGES)),
     "regnety_002": Network(fusion="regnety_002", widths=(64, 64, 32, 32, 32)),
@@ -39,7 +41,9 @@ def network_of(name: str) -> nn.Module:
 
 def image_of(network: nn.Module) -> Tensor:
     flat = any(isinstance(module, nn.Conv2d) for module in network.modules())
-    return torch.randn(2, 2, 64, 64) if flat else torch.randn(2, 2, 8, 12, 12)
+    image = torch.randn(2, 2, 64, 64) if flat else torch.randn(2, 2, 8, 12, 12)
+    over_body = any(isinstance(module, BodyNorm) for module in network.modules())
+    return torch.cat([image, (image[:, :1] > -0.5).float()], 1) if over_body else image
 
 
 def rounded(tensor: Tensor) -> Tensor:

@@ -21,19 +21,28 @@ FUSIONS = ["early", "middle", "late", "late_features"]
 HALF = 2**-7  # 11 bits, through 10 convolutions
 
 
-def network_of(fusion: str, widths: tuple[int, ...] = (8, 8, 16)) -> nn.Module:
+def network_of(fusion: str, widths: tuple[int, ...] = (8, 8, 16), norm: str = "instance") -> nn.Module:
     torch.manual_seed(0)
-    network = build(Network(fusion=fusion, widths=widths)).eval()
+    network = build(Network(fusion=fusion, widths=widths, norm=norm)).eval()
     for name, tensor in network.state_dict().items():
         if "norm" in name or name.endswith("bias"):  # new networks have 1 and 0 there
             tensor.copy_(torch.rand_like(tensor) + (0.5 if name.endswith("weight") else -0.5))
     return network
 
 
+def image_for(norm: str, *size: int) -> torch.Tensor:
+    """Two images, of the first hardly any body and of the second most of it."""
+    image = torch.rand(2, 2 if norm == "instance" else 3, *size)
+    if norm == "body":
+        image[:, 2] = image[:, 2] > torch.tensor([0.95, 0.3])[:, None, None, None]
+    return image
+
+
 @torch.no_grad()
+@pytest.mark.parametrize("norm", ["instance", "body"])
 @pytest.mark.parametrize(("fusion", "widths"), [*((fusion, (8, 8, 16)) for fusion in FUSIONS), ("middle", (4, 12))])
-def test_logits_are_those_of_the_training_forward(fusion: str, widths) -> None:
-    network, image = network_of(fusion, widths), torch.rand(2, 2, 12, 20, 8)
+def test_logits_are_those_of_the_training_forward(fusion: str, widths, norm: str) -> None:
+    network, image = network_of(fusion, widths, norm), image_for(norm, 12, 20, 8)
     expected = network(image)
     before = image.clone()
     found = Fused(network, network, TorchKernels())(image)  # type: ignore[arg-type]
@@ -61,8 +70,15 @@ def test_a_network_can_be_fused_if_the_kernels_take_its_channels() -> None:
         ("late_features", (8, 2056), False),
     ):
         with torch.device("meta"):
-            assert can_fuse(build(Network(fusion=fusion, widths=widths))) == expected, (fusion, widths)
+            for norm in ("instance", "body"):
+                assert can_fuse(build(Network(fusion=fusion, widths=widths, norm=norm))) == expected, (fusion, widths)
     assert not can_fuse(nn.Conv3d(2, 2, 1))
+
+
+def test_without_the_body_a_network_over_it_is_refused() -> None:
+    network = network_of("middle", norm="body")
+    with pytest.raises(ValueError, match="CT, PET and body, got 2 channels"):
+        Fused(network, network, TorchKernels())(torch.rand(1, 2, 8, 8, 8))  # type: ignore[arg-type]
 
 
 def test_the_largest_image_is_what_is_joined_at_full_resolution() -> None:
@@ -106,8 +122,9 @@ def on_gpu():
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("widths", [(8, 8, 16), (4, 16, 32), (32, 32, 64)])
-def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str, widths) -> None:
-    network, image = network_of(fusion, widths), torch.rand(2, 2, 12, 20, 40)
+@pytest.mark.parametrize("norm", ["instance", "body"])
+def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str, norm: str, widths) -> None:
+    network, image = network_of(fusion, widths, norm), image_for(norm, 12, 20, 40)
     expected = network(image)
     ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), torch.float16)
     assert isinstance(ready, Fused) == (fusion == "middle" or widths[0] % 8 == 0)

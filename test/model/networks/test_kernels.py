@@ -64,6 +64,27 @@ def test_normalisation_is_that_of_float64(ours, images: int, channels: int, size
     assert torch.equal(image, out[:, channels:])
 
 
+@pytest.mark.parametrize(
+    ("images", "channels", "size"), [(2, 64, (24, 20, 16)), (3, 24, (5, 6, 7)), (2, 320, (3, 4, 5)), (1, 8, (1, 1, 2))]
+)
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.03], ids=["all", "half", "little"])
+def test_normalisation_over_a_body_is_that_of_float64(ours, images: int, channels: int, size, share: float) -> None:
+    """Of each image its own voxels, most of them in one half, so that some blocks of threads see none; NaN in the air
+    does not count.
+    """
+    image = image_of(ours.device, images, channels, *size)
+    body = torch.rand(images, 1, *size) < share
+    body[:, :, : size[0] // 2] &= torch.rand(images, 1, size[0] // 2, *size[1:]) < share
+    body.flatten(1)[:, -1] = True
+    body = body.to(ours.device)
+    weight, bias = torch.rand(2, channels, device=ours.device)
+    expected = THEIRS.factors(image, weight.double(), bias.double(), 1e-5, body)
+    image.masked_fill_(~body, float("nan"))
+    found = ours.factors(image, weight, bias, 1e-5, body)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found, ours.factors(image, weight, bias, 1e-5, body))
+
+
 @pytest.mark.parametrize("channels", [8, 64, 320])
 @pytest.mark.parametrize("other", ["none", "as it is", "normalised"])
 @pytest.mark.parametrize("size", [(17, 9, 11), (1, 1, 2)])

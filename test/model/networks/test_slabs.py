@@ -18,6 +18,15 @@ def network_of(fusion: str, norm: str = "instance") -> nn.Module:
     return build(Network(fusion=fusion, widths=(4, 4, 8), norm=norm)).eval()
 
 
+def image_for(norm: str, images: int = 2) -> torch.Tensor:
+    """With norm body a third channel: of the first image its two ends, so that slabs lack it; of others most of it."""
+    image = torch.rand(images, 2 if norm == "instance" else 3, 12, 20, 24)
+    if norm == "body":
+        image[:, 2] = image[:, 2] > 0.2
+        image[0, 2, 2:10] = 0
+    return image
+
+
 @pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14], ids=["one slab", "slabs"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_batch_normalisation_goes_into_the_convolutions(fusion: str, slab_bytes: int, monkeypatch) -> None:
@@ -51,10 +60,11 @@ def test_with_batch_norm_logits_do_not_depend_on_the_rest_of_the_window() -> Non
 
 
 @pytest.mark.parametrize("slab_bytes", [1 << 24, 1 << 14, 1], ids=["one slab", "slabs", "slabs of two rows"])
+@pytest.mark.parametrize("norm", ["instance", "body"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_logits_are_those_of_the_training_forward(fusion: str, slab_bytes: int, monkeypatch) -> None:
+def test_logits_are_those_of_the_training_forward(fusion: str, norm: str, slab_bytes: int, monkeypatch) -> None:
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
-    network, image = network_of(fusion), torch.rand(2, 2, 12, 20, 24)
+    network, image = network_of(fusion, norm), image_for(norm)
     with torch.no_grad():
         expected = network(image)
         found = slabs.forward(slabs.prepared(copy.deepcopy(network), CPU, torch.float32), image.clone())
@@ -110,6 +120,14 @@ def test_a_size_that_three_stages_cannot_halve_is_refused(size, slab_bytes: int,
         slabs.forward(network_of("middle"), torch.rand(1, 2, *size))
 
 
+@pytest.mark.parametrize("slab_bytes", [1 << 24, 1], ids=["one slab", "slabs of two rows"])
+def test_without_the_body_a_network_over_it_is_refused(slab_bytes: int, monkeypatch) -> None:
+    monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
+    for fusion in FUSIONS:
+        with pytest.raises(ValueError, match="CT, PET and body, got 2 channels"):
+            slabs.forward(slabs.prepared(network_of(fusion, "body"), CPU, torch.float32), torch.rand(1, 2, 8, 8, 8))
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_network_in_training_and_another_memory_layout_give_the_same_logits(fusion: str, monkeypatch) -> None:
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
@@ -141,13 +159,16 @@ def test_a_network_for_slices_becomes_channels_last_with_the_same_logits() -> No
 @pytest.mark.gpu
 @pytest.mark.parametrize("slab_bytes", [1 << 30, 1 << 14], ids=["one slab", "slabs"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("norm", ["instance", "body"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_gpu_gives_the_logits_of_the_training_forward(fusion: str, precision, slab_bytes: int, monkeypatch) -> None:
+def test_a_gpu_gives_the_logits_of_the_training_forward(
+    fusion: str, norm: str, precision, slab_bytes: int, monkeypatch
+) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU here")
     torch.backends.cudnn.allow_tf32 = False
     monkeypatch.setitem(slabs.SLAB_BYTES, "cuda", slab_bytes)
-    network, image = network_of(fusion), torch.rand(2, 2, 12, 20, 24)
+    network, image = network_of(fusion, norm), image_for(norm)
     with torch.no_grad():
         expected = network(image)
         ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), precision)

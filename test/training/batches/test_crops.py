@@ -51,6 +51,32 @@ def test_suv_is_divided_by_20_or_by_40_at_random(tiny_cache) -> None:
     assert ratios == {0.5, 1.0}
 
 
+@pytest.mark.parametrize("augmentation", ["none", "strong"])
+def test_the_body_is_where_the_study_s_own_voxels_say_so(augmentation: str, tiny_cache) -> None:
+    """HU above 50 or SUV above 2, whatever SUV is divided by and whatever noise and shift do to the image. Without
+    turns and bends, which `strong` has by chance, the body has as many voxels as without augmentation.
+    """
+    network = {"fusion": "middle", "widths": [2, 2, 4], "norm": "body", "body": {"hu": 50.0, "suv": 2.0}}
+    settings = tiny_training(augmentation=augmentation, network=network)
+    data, plain = CropDataset(tiny_cache, CASES, settings), dataset(tiny_cache, suv_tops=[20.0])
+    same = 0
+    for number in range(12):
+        (image, truth), (units, _) = data[number], plain[number]
+        expected = (units[0] > (50 + 1000) / 2000) | (units[1] > 2 / 20)
+        assert image.shape == (3, 16, 16, 16) and truth.shape == (1, 16, 16, 16)
+        assert set(image[2].unique().tolist()) <= {0.0, 1.0} and 0 < expected.float().mean() < 1
+        same += int(image[2].sum() == expected.sum())
+        if augmentation == "none":
+            assert torch.equal(image[2].bool(), expected)
+    assert same >= 4
+
+
+def test_a_body_is_padded_with_air(tiny_cache) -> None:
+    large = {"crops": {"size": [64, 64, 64]}, "window": {"size": [64, 64, 64]}}
+    image, _ = dataset(tiny_cache, network={"fusion": "middle", "widths": [2, 2, 4], "norm": "body"}, **large)[0]
+    assert image[2].any() and not image[2, 0].any() and not image[2][image[:2].sum(0) == 0].any()
+
+
 def test_a_pass_shows_every_study_once(tiny_cache, monkeypatch) -> None:
     data, seen = dataset(tiny_cache), []
     box = np.s_[0:1, 0:1, 0:1]

@@ -29,8 +29,11 @@ def share_of(cache: Path, cases: int, monkeypatch) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("augmentation", ["strong", "none"])
-def test_crops_equal_those_of_workers(augmentation: str, tiny_cache) -> None:
-    settings = tiny_training(augmentation=augmentation, misalignment={"chance": 0.5})
+@pytest.mark.parametrize("norm", ["instance", "body"])
+def test_crops_equal_those_of_workers(augmentation: str, norm: str, tiny_cache) -> None:
+    network = {"fusion": "middle", "widths": [2, 2, 4], "norm": norm}
+    network |= {"body": {"hu": 50.5, "suv": 2.05}} if norm == "body" else {}  # half of the voxels or so
+    settings = tiny_training(augmentation=augmentation, misalignment={"chance": 0.5}, network=network)
     here, there = CropDataset(tiny_cache, CASES, settings), DeviceCrops(tiny_cache, CASES, settings, CPU)
     for number in range(12):
         for found, expected in zip(there[number], here[number], strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import FOLD, make_runs, small_cache, small_studies
+from tiny_runs import FOLD, make_run, make_runs, random_state, small_cache, small_studies
 
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Window
@@ -117,6 +117,28 @@ def test_the_command_checks_a_case_through_process_and_the_bundle_verifies(made,
     assert {t.dtype for t in load_file(tmp_path / "b" / "m1.safetensors").values()} == {torch.float16}
     monkeypatch.setattr("sys.argv", ["weights", str(tmp_path / "b")])
     assert verify() == 0
+
+
+@pytest.mark.slow
+def test_networks_over_the_body_are_selected_exported_and_checked_through_process(tmp_path, capsys) -> None:
+    """Validation looks for the body in prepared arrays, process.py in the study's files."""
+    network = {"fusion": "middle", "widths": [2, 2, 4], "norm": "body", "body": {"hu": -600.0, "suv": 0.5}}
+    cache, theta = small_cache(tmp_path), random_state(0, network=network)
+    write_table(small_studies(tmp_path / "studies"), tmp_path / "index.csv")
+    base = make_run(tmp_path / "runs" / "base", theta, network=network)
+    runs = [
+        make_run(tmp_path / "runs" / name, random_state(seed, near=theta, network=network), base, network=network)
+        for seed, name in ((1, "m1"), (2, "m2"))
+    ]
+    report = select_runs(runs, cache, FOLD, tmp_path / "margins", device="cpu")
+    report["choices"]["diwa_greedy"]["weights"] = {"m1": 1, "m2": 1}
+    write_json(tmp_path / "selection.json", report)
+    options = {"index": tmp_path / "index.csv", "check_case": "case1", "device": "cpu"}
+    export_bundle(tmp_path / "selection.json", "diwa_greedy", "ours", tmp_path / "b", **options)
+    found = re.search(r"case case1: .* Dice ([0-9.]+)", capsys.readouterr().out)
+    assert found and float(found[1]) >= 0.99
+    network = load_bundle(tmp_path / "b").manifest.network
+    assert network.norm == "body" and (network.body.hu, network.body.suv) == (-600, 0.5)
 
 
 @pytest.mark.slow

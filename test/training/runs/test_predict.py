@@ -38,6 +38,14 @@ def test_a_kept_margin_is_found_under_the_name_that_older_versions_gave_it() -> 
     assert digest(how_computed(settings, CPU)) == "f3398e1f67d19862"
 
 
+def test_the_norm_over_the_body_and_its_levels_give_another_margin() -> None:
+    """No tensor tells them: the weights have the names and shapes of instance normalisation."""
+    network = {"fusion": "middle", "widths": [2, 2, 4]}
+    changes = ({}, {"norm": "body"}, {"norm": "body", "body": {"hu": -600.0}}, {"norm": "body", "body": {"suv": 1.0}})
+    names = {digest(how_computed(tiny_training(network=network | change), CPU)) for change in changes}
+    assert len(names) == 4
+
+
 def test_the_margin_equals_monais_sliding_window(network, tiny_cache) -> None:
     study = load(tiny_cache, "case0")
     ct = np.clip((study.hu.astype(np.float32) + 1000) / 2000, 0, 1)

@@ -89,6 +89,23 @@ def test_crops_made_on_the_device_train_the_same_weights(base, tiny_cache, tmp_p
 
 
 @pytest.mark.slow
+def test_a_network_over_the_body_trains_alike_in_any_layout_and_with_less_memory(tiny_cache, tmp_path) -> None:
+    """Through crops, steps, averaging and validation, with stages computed again and crops made on the device."""
+    body = {"network": {"fusion": "middle", "widths": [2, 2, 4], "norm": "body"}, "batch": 2}
+    other = body | {"channels_last": True, "recompute": True, "crops_on": "device"}
+    found = []
+    for name, changes in (("plain", body), ("other", other)):
+        base, run = tmp_path / name / "base", tmp_path / name / "member"
+        train_run(base, tiny_training(**changes), tiny_cache, FOLD, wanted="cpu")
+        train_run(run, member(**changes), tiny_cache, FOLD, start=base, wanted="cpu")
+        assert json.loads((run / "run.json").read_text())["validation"].keys() == {"dice", "fpv_ml", "fnv_ml"}
+        found.append(load_file(run / "mean.safetensors"))
+    start = build(tiny_training(**body).network).state_dict()
+    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-4) for name in start)
+    assert any(not torch.allclose(found[0][name], start[name], atol=1e-4) for name in start if "norm" in name)
+
+
+@pytest.mark.slow
 def test_fixed_statistics_stay_while_the_weights_are_trained_and_averaged(tiny_cache, tmp_path) -> None:
     """Also through validation, which runs the network in evaluation mode."""
     batch = {"network": {"fusion": "middle", "widths": [2, 2, 4], "norm": "batch"}}

@@ -22,7 +22,7 @@ NARROW = (2, 4, 6)
 
 
 @pytest.mark.parametrize("fusion", ["early", "middle"])
-@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("norm", ["instance", "body", "batch"])
 @pytest.mark.parametrize("widths", [(4, 4, 6), (2, 8, 6), (3, 7, 11)])
 def test_the_wider_network_gives_the_same_logits(fusion: str, norm: str, widths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -35,7 +35,8 @@ def test_the_wider_network_gives_the_same_logits(fusion: str, norm: str, widths:
         old(torch.randn(2, 2, 16, 16, 16))  # statistics of its own
     new = build(after)
     new.load_state_dict(widened(old.state_dict(), before, after))
-    image = torch.randn(1, 2, 16, 16, 16)
+    image = torch.randn(1, after.channels, 16, 16, 16)
+    image[:, 2:] = (image[:, 2:] > 0).float()
     torch.testing.assert_close(new.eval()(image), old.eval()(image), rtol=0, atol=2e-5)
 
 
