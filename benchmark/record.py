@@ -63,9 +63,10 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def print_and_write(result: dict[str, Any], path: Path | None) -> None:
-    """Print the tables, and write the result to `path` if one is given."""
-    print("\n".join(result["printed"]))
+def print_and_write(result: dict[str, Any], path: Path | None, quiet: bool = False) -> None:
+    """Print the tables unless `quiet`, and write the result to `path` if one is given."""
+    if not quiet:
+        print("\n".join(result["printed"]))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

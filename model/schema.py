@@ -36,6 +36,8 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "on_pet_grid",
         "validate_overlap",
         "recompute",
+        "fused_norm",
+        "compile",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message

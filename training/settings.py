@@ -188,6 +188,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_every: Count | None = None  # steps between two looks at loss and gradients, for which the host waits for the
     # device; null: every step on a CPU, where it costs nothing, every 20th on a GPU
     channels_last: bool = False
+    fused_norm: bool = True  # on a GPU the project's kernels normalise and apply SELU, forward and backward
+    compile: bool = False  # torch.compile of the network in place of them: needs a C compiler, and Triton on a GPU
     recompute: bool = False  # stages are computed again in the backward pass: about a third more time, much less memory
     workers: Annotated[int, Meta(ge=0, le=1024)] = 4  # processes that draw and augment crops; 0: none
     crops_on: CropsOn = "workers"  # device: crops of volumes are cut and augmented where the network trains

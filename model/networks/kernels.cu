@@ -1,10 +1,10 @@
-// What a U-Net computes between its convolutions, in float16 on channels-last images. Each value is read and written
-// once. No header is included, so NVRTC compiles this file wherever torch runs. A thread reads a pack at a time: eight
+// What a U-Net computes between its convolutions, in float16 (compiled with BFLOAT16: in bfloat16) on channels-last
+// images. Each value is read and written once. No header is included, so NVRTC compiles this file wherever torch runs. A thread reads a pack at a time: eight
 // channels of one voxel. So the number of channels is a multiple of 8, and so is the pitch: the channels in memory from
 // one voxel's row to the next. Sums are float32 over a few hundred voxels, then merged in float64 in a fixed order: the
 // same bits every time.
 
-typedef unsigned short half16;  // the 16 bits of a float16
+typedef unsigned short half16;  // the 16 bits of a float16, or of a bfloat16
 struct Pack { float at[8]; };
 
 __device__ __forceinline__ Pack load(const half16* place) {
@@ -14,7 +14,11 @@ __device__ __forceinline__ Pack load(const half16* place) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     half16 one = (half16)(words[i / 2] >> (i % 2 * 16));
+#ifdef BFLOAT16
+    out.at[i] = __uint_as_float((unsigned int)one << 16);
+#else
     asm("cvt.f32.f16 %0, %1;" : "=f"(out.at[i]) : "h"(one));
+#endif
   }
   return out;
 }
@@ -24,7 +28,12 @@ __device__ __forceinline__ void store(half16* place, Pack values) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     half16 one;
+#ifdef BFLOAT16
+    unsigned int bits = __float_as_uint(values.at[i]);  // to the nearest, ties to even; NaN stays NaN
+    one = values.at[i] == values.at[i] ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff;
+#else
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(one) : "f"(values.at[i]));
+#endif
     words[i / 2] |= (unsigned int)one << (i % 2 * 16);
   }
   *reinterpret_cast<uint4*>(place) = make_uint4(words[0], words[1], words[2], words[3]);

@@ -7,6 +7,7 @@ driver. torch's own wrapper of NVRTC is not used: it looks for CUDA's headers, w
 import ctypes
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,26 @@ LEAST_ROWS = 16  # least number of voxels for a thread of `moments`
 class Kernels:
     """The kernels on one GPU. Images are float16, (B, C, X, Y, Z) channels-last, C a multiple of 8, at most 2048.
 
+    sources: the CUDA files, compiled as one; names: their kernels; options: the compiler's.
     Raises RuntimeError if they cannot be compiled or loaded here.
     """
 
-    def __init__(self, device: int) -> None:
+    def __init__(
+        self,
+        device: int,
+        sources: Sequence[Path] = (SOURCE,),
+        names: Sequence[str] = NAMES,
+        options: Sequence[str] = (),
+    ) -> None:
         self._library = ctypes.CDLL(str(BINDING))
         major, minor = torch.cuda.get_device_capability(device)
         self._blocks = BLOCKS * torch.cuda.get_device_properties(device).multi_processor_count
-        code, module = compiled(self._library, major, minor), ctypes.c_void_p()
+        code, module = compiled(self._library, major, minor, sources, options), ctypes.c_void_p()
         self._functions = {}
         with torch.cuda.device(device):
             torch.empty(1, device="cuda")  # makes torch's context, which the driver then uses
             self._check(self._library.cuModuleLoadData(ctypes.byref(module), code))
-            for name in NAMES:
+            for name in names:
                 self._functions[name] = ctypes.c_void_p()
                 self._check(
                     self._library.cuModuleGetFunction(ctypes.byref(self._functions[name]), module, name.encode())
@@ -198,16 +206,19 @@ def _compile_once(device: int) -> Kernels | str:
         return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def compiled(library: Any, major: int, minor: int) -> bytes:
-    """kernels.cu as machine code for a GPU. Raises RuntimeError with the compiler's message."""
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    library.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), SOURCE.name.encode(), 0, None, None)
-    option = ctypes.c_char_p(f"--gpu-architecture=sm_{major}{minor}".encode())
-    if library.nvrtcCompileProgram(program, 1, ctypes.byref(option)):
+def compiled(
+    library: Any, major: int, minor: int, sources: Sequence[Path] = (SOURCE,), options: Sequence[str] = ()
+) -> bytes:
+    """CUDA files, as one, as machine code for a GPU. Raises RuntimeError with the compiler's message."""
+    program, size, name = ctypes.c_void_p(), ctypes.c_size_t(), sources[-1].name
+    text = b"\n".join(source.read_bytes() for source in sources)
+    library.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None)
+    words = [word.encode() for word in (f"--gpu-architecture=sm_{major}{minor}", *options)]
+    if library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words)):
         library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        text = ctypes.create_string_buffer(size.value)
-        library.nvrtcGetProgramLog(program, text)
-        raise RuntimeError(f"NVRTC could not compile {SOURCE.name}: {text.value.decode()}")
+        log = ctypes.create_string_buffer(size.value)
+        library.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"NVRTC could not compile {name}: {log.value.decode()}")
     library.nvrtcGetCUBINSize(program, ctypes.byref(size))
     code = ctypes.create_string_buffer(size.value)
     library.nvrtcGetCUBIN(program, code)

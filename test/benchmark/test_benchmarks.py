@@ -18,8 +18,8 @@ TOYS = {
     "pipeline": "--pet 24 20 22 --ct 31 26 40 --runs 1",
     "window": "--widths 2 4 --windows 16 --runs 1 --check --grouped",
     "studies": "--size 24 20 22 --widths 2 4 --window 16 --studies 2 --runs 1",
+    "training": "--size 24 20 22 --widths 2 4 --crop 16 --steps 1 --epochs 1 --workers 1 --only ours monai",
     "steps": "--size 24 20 22 --widths 2 4 --crop 16 --batches 1 --threads 1",
-    "training": "--size 24 20 22 --widths 2 4 --crop 16 --steps 1 --epochs 1",
 }
 
 

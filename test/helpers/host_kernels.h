@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct uint3_ { unsigned int x, y, z; };
 struct alignas(16) uint4 { unsigned int x, y, z, w; };
 inline uint4 make_uint4(unsigned int x, unsigned int y, unsigned int z, unsigned int w) { return {x, y, z, w}; }
 inline float __expf(float x) { return std::exp(x); }
+inline unsigned int __float_as_uint(float x) { unsigned int bits; std::memcpy(&bits, &x, 4); return bits; }
+inline float __uint_as_float(unsigned int bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 static uint3_ blockIdx, gridDim, blockDim, threadIdx;
 
 struct Fiber {

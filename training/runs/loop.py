@@ -19,7 +19,9 @@ from model.errors import WeightsError
 from model.inference.device import Device
 from training.batches.schedule import rate_at, steps_of
 from training.runs.checkpoint import LOG, STATE, cut_log, write_state
+from training.runs.compiling import compiled_network
 from training.runs.finite import LeftOut, check_weights
+from training.runs.fused_norm import fuse_norms
 from training.runs.optimizers import go_on, optimizer_for
 from training.runs.predict import layout_of
 from training.runs.recompute import recompute_stages
@@ -51,6 +53,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
     if rank() == 0:
         cut_log(run.folder / LOG, progress.step)
     wrapped: nn.Module = DistributedDataParallel(run.network) if processes() > 1 else run.network
+    wrapped = compiled_network(wrapped) if settings.compile else wrapped  # the run's own stays as it is
     saved, every = time.monotonic(), settings.log_every or (LOG_EVERY if on_gpu(run) else 1)
     batches = iter(loader(run, progress.step, stop))
     with tqdm(initial=progress.step, total=stop, unit="step", desc=run.folder.name, disable=rank() != 0) as bar:
@@ -86,6 +89,7 @@ def begin(run: Run) -> TrainingProgress:
     run.network.to(device.torch_device, memory_format=layout).train()  # type: ignore[call-overload]
     if settings.fixed_statistics:
         fix_statistics(run.network)
+    fuse_norms(run.network, settings, device)
     if settings.recompute:
         recompute_stages(run.network)
     optimizer = optimizer_for(run.network.parameters(), settings.optimizer, on_device=on_gpu(run))

@@ -24,6 +24,7 @@ from training.command import add_device_option, add_fold_options
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
 from training.runs import checkpoint
+from training.runs.compiling import check_compile
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
@@ -68,6 +69,8 @@ def pretrain_run(folder: Path, settings: Training, cache: Path, fold: Fold, want
     torch.manual_seed(settings.seed)
     network = network_for(settings.network)
     device = device_for(settings.precision, wanted)
+    if settings.compile:
+        check_compile(device.torch_device.type)
     data = DistortedCrops(cache, fold.train, settings)
     check_apart(data.studies, fold, cache)
     held_out = DistortedCrops(cache, fold.validate, settings)

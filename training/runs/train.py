@@ -31,6 +31,7 @@ from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load, one_crop
 from training.runs import checkpoint
 from training.runs.averaging import WeightAverage
+from training.runs.compiling import check_compile
 from training.runs.finite import check_weights
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
 from training.runs.loop import Run, steps_per_epoch, train
@@ -111,6 +112,8 @@ def train_run(
     if not fold.train:
         raise ConfigError(f"fold {fold.name} has no training case")
     device = device_for(settings.precision, wanted)
+    if settings.compile:
+        check_compile(device.torch_device.type)
     data = data_for(settings, cache, fold, device)  # whatever is wrong shows before the folder is made
     check_data(data, settings, cache, fold)
     choose_convolutions(settings)

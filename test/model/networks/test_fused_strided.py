@@ -6,9 +6,9 @@ import pytest
 import torch
 from host_kernels import HostKernels
 from nnunet_networks import network_of, res_enc_l, settings_of
-from tensor_memory import MostBytes
 from torch_kernels import TorchKernels
 
+from benchmark.tensor_memory import MostBytes
 from model.bundle.settings import Network
 from model.networks import slabs
 from model.networks.fused_strided import FusedStrided, can_fuse_strided, most_bytes

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from nnunet_networks import network_of, res_enc_l, settings_of
-from tensor_memory import MostBytes
 
+from benchmark.tensor_memory import MostBytes
 from model.networks import slabs
 
 CPU = torch.device("cpu")
