@@ -32,7 +32,7 @@ from model.study.masks import check_grid, read_mask
 from model.study.reading import Case, read_case, stem
 from model.whole import Staging
 from training.command import check_targets
-from training.data.table import Study, read_table, some_of
+from training.data.table import Study, patients_in, read_table, some_of
 from training.runs.scores import CaseScore, summary, table, write
 
 MASK_ENDINGS = (".mha", ".nii.gz")
@@ -159,8 +159,8 @@ def training_cases_among(bundle: Bundle, studies: Sequence[Study], index: dict[s
     for key, names in ((TRAINED_ON, cases), (PATIENTS, patients or [])):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise WeightsError(f"'{bundle.folder}': provenance.scores.{key} must list names; correct it")
-    patients = {*(patients or []), *(index[case].patient for case in cases if case in index)}
-    return [study.case for study in studies if study.case in cases or study.patient in patients]
+    patients = {*(patients or []), *patients_in(index[case] for case in cases if case in index)}
+    return [study.case for study in studies if study.case in cases or patients_in([study]) & patients]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -190,12 +190,30 @@ def score_views(options: argparse.Namespace, studies: Sequence[Study], index: di
     bundle, device, source = bundle_of(options, studies, index)
     for note in source["notes"]:
         _warn(note)
-    from training.bundles import field_of_view  # imports torch, which scoring masks does not need
+    from training.bundles import field_of_view, views_page  # they import torch, which scoring masks does not need
 
-    rows = field_of_view.view_scores(bundle, device, studies, _print_view)
-    field_of_view.write_views(rows, {"ran": _ran(options), **source}, options.output)
-    text = field_of_view.markdown(field_of_view.means(rows))
-    print("\n".join(["", text, "", *source["notes"], f"wrote '{options.output}' and its .json"]))
+    masking = field_of_view.masking_of(bundle, device)
+    rows = field_of_view.view_scores(masking, studies, copies=options.recrops, on_row=_print_view)
+    found = views_page.means(rows)
+    text = views_page.page(found, f"bundle {bundle.manifest.name}", facts_of(bundle, studies, source, options))
+    views_page.write_views(rows, {"ran": _ran(options), **source}, options.output, text)
+    notes = [*source["notes"], f"wrote '{options.output}', its .json and its .md"]
+    print("\n".join(["", views_page.markdown(found), "", *notes]))
+
+
+def facts_of(
+    bundle: Bundle, studies: Sequence[Study], source: dict[str, Any], options: argparse.Namespace
+) -> list[str]:
+    """What stands above the table of a page: the bundle, the studies, and whether it was trained on them."""
+    manifest, weights = bundle.manifest, source["weights"]
+    part = f", part {options.part} of fold {options.fold} of '{options.split.name}'" if options.split else ""
+    return [
+        f"Bundle {manifest.name}: {manifest.kind}, {manifest.method} of {len(manifest.members)} networks, manifest of "
+        f"sha256 {bundle.sha256[:12]}, on {weights['device']} in {weights['precision']}.",
+        f"{len(studies)} studies of {len({study.patient for study in studies})} patients of '{options.index.name}'"
+        f"{part}, {time.strftime('%Y-%m-%d')}.",
+        *(note[0].upper() + note[1:] + "." for note in source["notes"]),
+    ]
 
 
 def _ran(options: argparse.Namespace) -> dict[str, Any]:
@@ -218,6 +236,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--detail goes with --weights and without --field-of-view: it needs a bundle's probabilities")
     if options.field_of_view and (options.masks or options.save):
         raise ConfigError("--field-of-view goes with --weights and without --save: it runs the networks on other views")
+    if options.recrops < 0 or (options.recrops and not options.field_of_view):
+        raise ConfigError(f"--recrops must be 0 or more and goes with --field-of-view, got {options.recrops}")
     if options.output.suffix != ".csv":
         raise ConfigError(f"--output must end in .csv, got '{options.output}'")
 
@@ -300,6 +320,7 @@ def studies_to_score(index: dict[str, Study], options: argparse.Namespace) -> li
 def check_paths(options: argparse.Namespace, studies: Sequence[Study], index: dict[str, Study]) -> None:
     """Refuse to write over an input, and try every folder that is written to. Raises ConfigError or OutputError."""
     targets = [options.output, options.output.with_suffix(".json")]
+    targets += [options.output.with_suffix(".md")] if options.field_of_view else []
     targets += [options.save / f"{study.case}.mha" for study in studies] if options.save else []
     inputs = {path for study in index.values() for path in (study.pet, study.ct, study.truth)}
     check_targets(targets, (*inputs, options.index, options.split))
@@ -340,8 +361,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--field-of-view",
         action="store_true",
         help="with --weights: score each study whole, with 15, 30 and 45 mm cut off every side, and with 16, 32 and 64 "
-        "voxels of air around it; says how far the masks agree where both look, beside the best fixed threshold "
-        "(default: no; cost: about seven times that of scoring)",
+        "voxels of air around it; says how far the masks agree where both look, beside the best fixed threshold; "
+        "writes a page in Markdown, too (default: no; cost: about seven times that of scoring)",
+    )
+    add(
+        "--recrops",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --field-of-view: also N random cuts of each study, as training recrop --seed 0 makes them "
+        "(default 0; cost: one scoring each)",
     )
     add("--output", type=Path, required=True, metavar="CSV", help="scores by case; the .json goes beside it")
     add(

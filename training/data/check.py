@@ -85,6 +85,7 @@ def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[
         truth=truth,
         lesion_ml=lesion_ml,
         sha256=study_sha256(pet, ct, truth),
+        body=found.body,
     )
     return study, [], warnings
 

@@ -71,11 +71,17 @@ def from_nnunet(path: Path, studies: dict[str, Study], fixed: dict[str, set[str]
 
 
 def make_fold(name: str, train: set[str], validate: set[str], test: set[str], studies: dict[str, Study]) -> Fold:
-    """The fold of these patients. Raises ConfigError if none is left to train on or to validate with."""
+    """The fold of these patients. Raises ConfigError if none is left to train on or to validate with.
+
+    A tumour in another's body (Study.body) trains alone, and only if the body's patient has no study elsewhere.
+    """
     if not (train and validate):
         raise ConfigError(f"fold {name} has {len(train)} patients to train and {len(validate)} to validate: give more")
-    parts = {part: tuple(cases_of(p, studies)) for part, p in zip(PARTS, (train, validate, test), strict=True)}
-    return Fold(name=name, **parts)
+    parts = {part: cases_of(p, studies) for part, p in zip(PARTS, (train, validate, test), strict=True)}
+    elsewhere = {study.patient for study in studies.values()} - train
+    kept = {part: tuple(case for case in cases if not studies[case].body) for part, cases in parts.items()}
+    blended = [case for case in parts["train"] if studies[case].body and studies[case].body not in elsewhere]
+    return Fold(name=name, **kept | {"train": tuple(sorted((*kept["train"], *blended)))})
 
 
 def cases_of(patients: set[str], studies: dict[str, Study]) -> list[str]:

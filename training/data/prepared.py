@@ -40,6 +40,7 @@ class Prepared:
     lesion_parts, uptake_parts: int16 (n, 4), the same by 18-connected component, whose number comes first.
     lost_ml: truth outside the crop, which no prediction can find; of it missed_ml in lost_lesions components that lie
     wholly outside.
+    body: the patient whose body a tumour was put into, if any (training blend).
     sha256: of study.json, which names the study's files by their own, the crop and the format: equal studies are
     equal wherever their cache lies.
     """
@@ -58,6 +59,7 @@ class Prepared:
     lost_ml: float = 0.0
     lost_lesions: int = 0
     missed_ml: float = 0.0
+    body: str = ""
 
     @property
     def voxel_ml(self) -> float:
@@ -78,7 +80,7 @@ def load(cache: Path, case: str) -> Prepared:
             points = {name: file[name] for name in POINTS}
         x, y, z = facts["spacing_mm"]
         lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
-        digest, patient = sha256_of(folder / "study.json"), facts["patient"]
+        digest, patient, body = sha256_of(folder / "study.json"), facts["patient"], facts.get("body", "")
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         if isinstance(error, OSError) and error.errno == errno.EMFILE:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -88,7 +90,16 @@ def load(cache: Path, case: str) -> Prepared:
             ) from None
         raise ConfigError(f"'{folder}' is damaged: {error}; delete it and run training prepare again") from None
     return Prepared(
-        case=case, patient=patient, sha256=digest, hu=hu, suv=suv, truth=truth, **points, spacing_mm=(x, y, z), **lost
+        case=case,
+        patient=patient,
+        body=body,
+        sha256=digest,
+        hu=hu,
+        suv=suv,
+        truth=truth,
+        **points,
+        spacing_mm=(x, y, z),
+        **lost,
     )
 
 
@@ -121,10 +132,10 @@ def one_crop(cache: Path, cases: Sequence[str]) -> Crop:
     return crops.pop()
 
 
-def patient_of(cache: Path, case: str) -> str | None:
-    """Whose study a prepared case is; None if it is not in the cache."""
-    facts = facts_of(cache / case)
-    return None if facts is None else facts.get("patient")
+def patients_of(cache: Path, case: str) -> set[str]:
+    """Whose study a prepared case is: its patient, and whose body it shows if that is another's; none if not there."""
+    facts = facts_of(cache / case) or {}
+    return {facts[key] for key in ("patient", "body") if facts.get(key)}
 
 
 def warnings_of(cache: Path, case: str, limits: Limits) -> list[str]:
@@ -170,6 +181,7 @@ def store(
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:
     """What must be the same for a prepared study to be current: its files, its crop and the format of the cache."""
     about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
+    about |= {"body": study.body} if study.body else {}
     return {"format": FORMAT, **about, "crop": to_plain(crop)}
 
 

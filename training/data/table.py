@@ -21,7 +21,11 @@ NEGATIVE = "negative"  # the diagnosis of a study without lesion
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One study. Paths are absolute; lesion_ml: volume of its truth; sha256: of its three files (`study_sha256`)."""
+    """One study. Paths are absolute; lesion_ml: volume of its truth; sha256: of its three files (`study_sha256`).
+
+    body: the patient whose body a tumour of `patient` was put into (training blend); empty for any other study, and a
+    column of the table only where a study has one.
+    """
 
     case: str  # unique in the table, safe as a file name
     patient: str
@@ -33,6 +37,11 @@ class Study:
     truth: Path
     lesion_ml: float
     sha256: str
+    body: str = ""
+
+
+COLUMNS = tuple(item.name for item in dataclasses.fields(Study))
+MAY_LACK = ("body",)
 
 
 def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
@@ -43,11 +52,17 @@ def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
 def write_table(studies: list[Study], path: Path) -> None:
     """Write the index, sorted by case, whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    names = [name for name in COLUMNS if name not in MAY_LACK or any(getattr(study, name) for study in studies)]
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [item.name for item in dataclasses.fields(Study)], lineterminator="\n")
+        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for study in sorted(studies, key=lambda study: study.case):
             writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
+
+
+def patients_in(studies: Iterable[Study]) -> set[str]:
+    """Whose tumours and whose bodies the studies show."""
+    return {name for study in studies for name in (study.patient, study.body) if name}
 
 
 def some_of(names: Iterable[str]) -> str:
@@ -58,7 +73,7 @@ def some_of(names: Iterable[str]) -> str:
 
 def read_table(path: Path) -> dict[str, Study]:
     """The index by case, in the table's order. Raises ConfigError naming the file, the line and the column."""
-    names = [item.name for item in dataclasses.fields(Study)]
+    names = [name for name in COLUMNS if name not in MAY_LACK]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -97,6 +112,7 @@ def read_table(path: Path) -> dict[str, Study]:
             truth=Path(row["truth"]),
             lesion_ml=lesion_ml,
             sha256=row["sha256"],
+            body=row.get("body") or "",
         )
     if not studies:
         raise ConfigError(f"index '{path}' holds no study; make it again with training index")

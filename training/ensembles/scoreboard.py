@@ -20,7 +20,7 @@ from tqdm import tqdm
 from model.inference.device import Device
 from model.networks.weights import as_network
 from model.results.metrics import Scores
-from training.data.prepared import Prepared, load, patient_of
+from training.data.prepared import Prepared, load, patients_of
 from training.ensembles.candidates import Candidate, soup
 from training.runs import checkpoint
 from training.runs.batch_norm import keeps_statistics, refreshed
@@ -172,7 +172,7 @@ class Scoreboard:
     def common_training_cases(self, names: Iterable[str]) -> list[str]:
         """Cases of the cache that trained all of these members."""
         common = frozenset.intersection(*(self.candidates[name].seen.cases for name in names))
-        return sorted(case for case in common if patient_of(self.cache, case) is not None)
+        return sorted(case for case in common if patients_of(self.cache, case))
 
     def _soup_margin(self, network: nn.Module, case: str) -> NDArray[Any]:
         return self._margin(network, self.studies[case], f"a soup, case {case}")

@@ -9,7 +9,7 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from training.data.folds import PARTS, Fold, make_fold, read_fold
 from training.data.stratify import draw_share, strata
-from training.data.table import Study, read_table
+from training.data.table import Study, patients_in, read_table
 from training.papers.plan_phantoms import make_phantoms
 from training.papers.procedure import ExperimentPlan, prepare_cases
 from training.runs import checkpoint
@@ -67,7 +67,7 @@ def check_fold(fold: Fold, studies: Mapping[str, Study]) -> None:
                 f"fold {fold.name} has no case with lesion to {part} ({len(cases)} cases in all): an experiment needs "
                 f"all of {', '.join(PARTS)}; training split --test or --folds with --nested makes a part to test"
             )
-    patients = {part: {studies[case].patient for case in cases} for part, cases in parts.items()}
+    patients = {part: patients_in(studies[case] for case in cases) for part, cases in parts.items()}
     for one, other in (("train", "validate"), ("train", "test"), ("validate", "test")):
         if both := sorted(patients[one] & patients[other]):
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from model.files import sha256_of
 from training.command import option_words, parse
 from training.data import index as index_command
 from training.data import recrop as recrop_command
+from training.data.blend import Blend, blend
 from training.data.folds import Fold
 from training.data.pack import Pack, read_pack, unpack
 from training.data.table import Study, read_table, write_table
@@ -20,18 +21,23 @@ from training.papers.shipping import Shipping
 from training.runs.checkpoint import read_json, write_json
 
 REAL, COPIES, SOURCE = "real.csv", "copies", "real.json"  # below --run: tables, and what they were made of
+BLENDED = "blended"  # below --run: patients' tumours in phantoms' bodies
 TABLES = {"real": Path(REAL), "copy": Path(COPIES) / "index.csv"}  # by what their studies are called in a pack
 
 
 @dataclass(frozen=True, kw_only=True)
 class NestedData:
-    """All studies by case, prepared; the parts of the phantoms; each real patient's original and re-cropped cases."""
+    """All studies by case, prepared; the parts of the phantoms; each real patient's original and re-cropped cases.
+
+    blended: each real patient's tumours in the bodies of phantoms that train.
+    """
 
     studies: Mapping[str, Study]
     phantoms: Fold
     originals: Mapping[str, list[str]]
     copies: Mapping[str, list[str]]
     cache: Path
+    blended: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
@@ -56,7 +62,35 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
     if pack:
         unpack(pack, cache, shipping.plan.crop, studies.keys() & pack.studies.keys())
     prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
-    return NestedData(studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache)
+    blended: dict[str, list[str]] = {}
+    if shipping.blended:
+        made = blend_tumours(shipping, [studies[case] for case in phantoms.train], options.run, options.workers)
+        for study in made.values():
+            studies[study.case] = study
+            blended.setdefault(study.patient, []).append(study.case)
+        write_table(list(studies.values()), options.run / "index.csv")
+        prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
+    return NestedData(
+        studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache, blended=blended
+    )
+
+
+def blend_tumours(shipping: Shipping, bodies: list[Study], run: Path, workers: int) -> dict[str, Study]:
+    """Put the patients' tumours into the bodies, once a run, all as they are prepared. Returns the new studies.
+
+    Raises ConfigError for no body, or if the run's folder holds those of other bodies or copies.
+    """
+    if not bodies:
+        raise ConfigError("blended needs bodies, and the plan has no phantoms to train; add some, or set blended: 0")
+    folder, index = run / BLENDED, run / "bodies.csv"
+    names = sorted(f"{study.case} {study.patient}" for study in bodies)
+    source = {"blended": shipping.blended, "seed": shipping.seed, "bodies": names}
+    check_same_source(folder.with_suffix(".json"), source)
+    if not folder.exists():
+        write_table(bodies, index)
+        settings = Blend(seed=shipping.seed, copies=shipping.blended)
+        blend(run / REAL, index, folder, settings, workers, run / "cache")
+    return read_table(folder / "index.csv")
 
 
 def make_real(shipping: Shipping, options: argparse.Namespace) -> None:

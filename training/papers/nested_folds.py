@@ -23,16 +23,18 @@ def fold_of(
 ) -> Fold:
     """A fold of the patients' re-cropped copies, since originals end at a fixed distance from tumours, and of phantoms.
 
+    The training patients' tumours in phantoms' bodies train, too; these bodies are of phantoms that train.
+
     originals: the whole images train, too, so that a network also sees the surroundings of a tumour.
     """
 
     def cases(patients: set[str], of: Mapping[str, list[str]]) -> tuple[str, ...]:
-        return tuple(case for patient in sorted(patients) for case in of[patient])
+        return tuple(case for patient in sorted(patients) for case in of.get(patient, ()))
 
     whole = cases(train, data.originals) if originals else ()
     return Fold(
         name=name,
-        train=data.phantoms.train + cases(train, data.copies) + whole,
+        train=data.phantoms.train + cases(train, data.copies) + whole + cases(train, data.blended),
         validate=cases(validate, data.copies) + data.phantoms.validate,
         test=cases(test, data.copies),
     )

@@ -18,6 +18,8 @@ from training.ensembles.processes import Engine
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.side_by_side import run_side_by_side
 from training.papers.nested_data import NestedData
+from training.papers.nested_detail import ENDING as DETAIL
+from training.papers.nested_detail import VIEWS, write_detail
 from training.papers.nested_folds import fold_words, outer_folds, train_and_select
 from training.papers.nested_progress import hours_of
 from training.papers.procedure import MethodAndMembers, score_choices
@@ -51,7 +53,7 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
             report(scores, folder / f"{name}.csv", f"{name}, outer fold {number}: {len(test)} patients not trained on")
             rows[name] += scores
             if options.views:
-                report_views(choices[name], members, whole, data, folder / f"{name}-views.json", options.device)
+                report_views(choices[name], members, whole, data, folder / f"{name}{VIEWS}", options.device)
         hours = hours_of(shipping, options.run, fold.name, options.start)
         write_json(folder / SCORED, {"key": key, "views": options.views, "hours": round(hours, 4)})
     if options.fold is not None:
@@ -110,7 +112,9 @@ def score(
 def report_views(
     choice: MethodAndMembers, runs: list[Path], cases: Sequence[str], data: NestedData, path: Path, device: str
 ) -> None:
-    """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it."""
+    """Score a choice on cases that trained none of its runs, with parts cut off the image and with air around it; then
+    lesions found, surfaces and calibration on the whole images, beside it.
+    """
     method, names = choice
     candidates = read_candidates(run for run in runs if run.resolve().name in names)
     for one in candidates.values():
@@ -122,9 +126,11 @@ def report_views(
         check_time(f"'{path.stem}' is to be scored on {len(cases)} studies with parts cut off")
         return margin_of(study)
 
-    found = views(margin_in_time, [load(data.cache, case) for case in cases])
+    studies = [load(data.cache, case) for case in cases]
+    found = views(margin_in_time, studies)
     print(f"\n{path.stem}: {method}, {len(cases)} studies not trained on\n\n{views_table(found)}\n", flush=True)
     write_json(path, [asdict(view) for view in found])
+    write_detail(margin_in_time, studies, path.with_name(path.name.replace(VIEWS, DETAIL)))
 
 
 def report_phantoms(

@@ -20,7 +20,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
     fold = shipped_fold(shipping, data, options)
     folder, source = options.run / fold.name, f" ({options.data})" if options.data else ""
     members, choices = train_and_select(shipping, data, fold, folder, start, options)
-    of_patients = (data.originals, data.copies)
+    of_patients = (data.originals, data.copies, data.blended)
     hours = hours_of(shipping, options.run, SHIPPED, options.start)
     report_phantoms(members, choices, data, options.run, options.device)
     for name in choices:

@@ -23,7 +23,8 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a plan for shipped weights. plan: base run, members and phantoms. bundles: {name below weights/: the
     choice it holds, EoA greedy and the like}. starts: {name: changes of settings} of runs on phantoms alone; each goes
     on from the one before, and every base run from the last; without any, base runs begin with random weights. copies:
-    re-crops of each real study. originals: whole images train, too.
+    re-crops of each real study. originals: whole images train, too. blended: studies made of each real study that
+    trains, its tumour in the body of a phantom that trains (training blend).
     """
 
     plan: ExperimentPlan
@@ -31,6 +32,7 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     starts: dict[Any, Any] = field(default_factory=dict)
     copies: int = 2
     originals: bool = False
+    blended: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class Shipping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"bundles must name choices out of {', '.join(CHOICES)}, got {self.bundles}")
         if self.copies < 1:
             raise ConfigError(f"copies must be 1 or more, got {self.copies}")
+        if self.blended < 0:
+            raise ConfigError(f"blended must be 0 (none) or more, got {self.blended}")
         self.start_settings()
 
     def start_settings(self) -> dict[str, Training]:

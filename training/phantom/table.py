@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import re
 from pathlib import Path
 
 from model.errors import ConfigError
@@ -52,3 +53,9 @@ def write_row(folder: Path, name: str, patient: str, site: str, diagnosis: str) 
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows[case] for case in sorted(rows))
+
+
+def seed_of(case: str) -> tuple[str, int] | None:
+    """Site and seed of a phantom by its name, as `study_name` gives it; None for any other name."""
+    match = re.fullmatch(r"([A-Z])r?p?(\d{6,})", case)
+    return (match[1], int(match[2])) if match else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.errors import ConfigError
 from training.data.folds import Fold
-from training.data.prepared import Prepared, patient_of
+from training.data.prepared import Prepared, patients_of
 from training.runs.checkpoint import CONFIG
 from training.settings import read_yaml
 
@@ -42,14 +42,14 @@ def seen_with(studies: Sequence[Prepared], before: Path | None) -> dict[str, lis
     past = seen_by(before) if before else Seen(cases=frozenset(), patients=frozenset())
     return {
         "cases": sorted(past.cases | {study.case for study in studies}),
-        "patients": sorted(past.patients | {study.patient for study in studies}),
+        "patients": sorted(past.patients | _patients(studies)),
     }
 
 
 def check_apart(studies: Iterable[Prepared], fold: Fold, cache: Path) -> None:
     """Refuse a fold that trains on a patient it validates or tests with. Raises ConfigError."""
-    trained = {study.patient for study in studies}
-    if both := sorted(case for case in (*fold.validate, *fold.test) if patient_of(cache, case) in trained):
+    trained = _patients(studies)
+    if both := sorted(case for case in (*fold.validate, *fold.test) if patients_of(cache, case) & trained):
         raise ConfigError(
             f"fold {fold.name} trains on the patients of {len(both)} cases that it validates or tests with "
             f"({', '.join(both[:5])}): divide by patient, as training split does"
@@ -62,8 +62,13 @@ def check_not_seen(run: Path, seen: Seen, cases: Iterable[str], cache: Path, wha
     what: "validate with" and the like. A case that is not in the cache is compared by its name alone.
     """
     cases = sorted(set(cases))
-    if known := [case for case in cases if case in seen.cases or patient_of(cache, case) in seen.patients]:
+    if known := [case for case in cases if case in seen.cases or patients_of(cache, case) & seen.patients]:
         raise ConfigError(
             f"'{run}', or a run it started from, was trained on {len(known)} of the {len(cases)} cases to {what}, or "
             f"on their patients ({', '.join(known[:5])}): name the fold that it was trained with"
         )
+
+
+def _patients(studies: Iterable[Prepared]) -> set[str]:
+    """Whose tumours and whose bodies the studies show."""
+    return {name for study in studies for name in (study.patient, study.body) if name}

@@ -18,7 +18,7 @@ from training.bundles.export import ExportOptions
 from training.command import parse
 from training.data.folds import Fold
 from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
-from training.papers.nested_data import NestedData
+from training.papers.nested_data import NestedData, blend_tumours
 from training.papers.nested_folds import fold_of
 from training.papers.nested_progress import report_lines
 from training.papers.shipping import Shipping
@@ -66,6 +66,28 @@ def test_a_fold_trains_and_is_scored_on_cut_copies(tmp_path) -> None:
     assert fold.validate == ("case1-r0", "case1-r1", "A1") and fold.test == ("case2-r0", "case2-r1")
     whole = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data, originals=True)
     assert whole.train == (*fold.train, "case0") and whole.validate == fold.validate and whole.test == fold.test
+
+
+def test_blended_tumours_train_and_never_validate_or_test(tmp_path) -> None:
+    studies = [lesion_study(tmp_path, seed) for seed in range(3)]
+    data = NestedData(
+        studies={s.case: s for s in studies},
+        phantoms=Fold(name="p", train=("A0",), validate=("A1",), test=("A2",)),
+        copies={s.patient: [f"{s.case}-r0"] for s in studies},
+        originals={s.patient: [s.case] for s in studies},
+        blended={s.patient: [f"{s.case}-b0"] for s in studies},
+        cache=tmp_path,
+    )
+    fold = fold_of("f", {"patient0"}, {"patient1"}, {"patient2"}, data)
+    assert fold.train == ("A0", "case0-r0", "case0-b0")
+    assert fold.validate == ("case1-r0", "A1") and fold.test == ("case2-r0",)
+
+
+def test_blended_needs_a_number_and_phantoms_that_train(shipping, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"blended must be 0 \(none\) or more, got -1"):
+        structs.replace(shipping, blended=-1)
+    with pytest.raises(ConfigError, match="the plan has no phantoms to train"):
+        blend_tumours(structs.replace(shipping, blended=1), [], tmp_path, 1)
 
 
 def test_shipped_seeds_keep_to_their_ranges_and_f_is_never_seen(shipping) -> None:
