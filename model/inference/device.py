@@ -168,6 +168,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
+def give_back_memory() -> None:
+    """Return what torch keeps of a GPU's memory without using it, so that other processes can have it."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where no GPU was used
+
+
 def give_back_freed_memory() -> None:
     """Return the memory kept by `_keep_freed_memory` to the kernel, so that the next study sees how much is free.
 

@@ -5,7 +5,6 @@ On a CPU: several windows (or slices) at a time; one at a time. A step down is a
 is refused.
 """
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.errors import CaseError, WeightsError
-from model.inference.device import Device, is_out_of_memory
+from model.inference.device import Device, give_back_memory, is_out_of_memory
 from model.networks.weights import all_finite
 
 SLICES_A_WINDOW = 4  # slices of 256^2 pixels take about as much memory as one window
@@ -134,9 +133,7 @@ def _reason(error: BaseException) -> str:
 def _give_back(free: Callable[[], None]) -> None:
     """Free what is kept between windows, and what torch keeps of the GPU."""
     free()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back_memory()
 
 
 def _device_on(rung: Rung, device: Device) -> Device:

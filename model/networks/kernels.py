@@ -84,7 +84,7 @@ class Kernels:
         groups = channels // PACK
         threads = THREADS // groups * groups
         grid = (self._grid(voxels * groups, threads), images)
-        self._run("normalise", grid, threads, image, factors, out, voxels, channels, out.stride(4))
+        self._run("normalise", grid, threads, image, factors, out, voxels, channels, _pitch(out))
 
     def leaky(
         self, image: Tensor, factors: Tensor, slope: float, other: Tensor | None = None, other_factors: Any = None
@@ -124,7 +124,7 @@ class Kernels:
             (images, channels, *size), dtype=image.dtype, device=image.device, memory_format=torch.channels_last_3d
         )
         grid = (self._grid(voxels // 8 * channels // PACK, THREADS), images)
-        self._run("pool", grid, THREADS, image, out, *image.shape[2:], channels, image.stride(4))
+        self._run("pool", grid, THREADS, image, out, *image.shape[2:], channels, _pitch(image))
         return out
 
     def average(self, image: Tensor, stride: tuple[int, int, int]) -> Tensor:
@@ -144,7 +144,7 @@ class Kernels:
         """
         images, x, y, z, *strides, channels = values.shape
         grid = (self._grid(x * y * z * strides[0] * strides[1] * channels // PACK, THREADS), images)
-        self._run("depth_to_space", grid, THREADS, values, out, x, y, z, *strides, channels, out.stride(4))
+        self._run("depth_to_space", grid, THREADS, values, out, x, y, z, *strides, channels, _pitch(out))
 
     def _grid(self, items: int, threads: int) -> int:
         return min(math.ceil(items / threads), self._blocks)
@@ -229,6 +229,13 @@ def compiled(
 def _sizes(image: Tensor) -> tuple[int, int, int]:
     """How many images, channels and voxels an image has."""
     return image.shape[0], image.shape[1], math.prod(image.shape[2:])
+
+
+def _pitch(image: Tensor) -> int:
+    """The channels in memory from one voxel's row to the next of a channels-last image, which may be part of a wider
+    one. The stride of an axis of one voxel says nothing: torch leaves there what it likes.
+    """
+    return next((image.stride(axis) for axis in (4, 3, 2, 0) if image.shape[axis] > 1), image.shape[1])
 
 
 def _as_c(value: Any) -> Any:

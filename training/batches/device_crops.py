@@ -3,9 +3,11 @@
 Crops are drawn as in training.batches.crops, with the same random numbers, then cut and augmented on the device, in
 float32, all crops of a batch together. Studies beyond `share` of the device's free memory stay in their files, mapped;
 their crops alone are copied, through pinned memory. A thread draws the next batch, and has the GPU make it in a stream
-of its own, while the present one trains; at most one batch waits.
+of its own, while the present one trains; at most one batch waits. The host may be ahead of the GPU, and then batches
+lie there that no step has used yet: the thread waits until at most AHEAD of them do.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from training.batches.crops import CropDataset, CropPlan
 from training.batches.misalign import moved, movement
 from training.settings import Training
 
+AHEAD = 4  # batches that the GPU was given and has not trained with
 SHARE = 0.4  # of the memory that is free when training begins; the rest is for the network
 Arrays = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]  # HU, SUV, truth, (X, Y, Z)
 
@@ -78,13 +81,18 @@ class DeviceCrops(CropDataset):
         stream = torch.cuda.Stream(self.device) if self.on_gpu else None  # type: ignore[no-untyped-call]
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(self.device))  # where the studies were copied
-        for made in prefetched(groups, lambda group: self._make(group, stream)):
+        used: deque[Any] = deque()  # of every batch, when the GPU is done with its step
+        for made in prefetched(groups, lambda group: self._make(group, stream, used)):
             if made.ready is not None:
                 here = torch.cuda.current_stream(self.device)
                 here.wait_event(made.ready)
                 for tensor in (made.images, made.truths):
                     tensor.record_stream(here)
             yield made.images, made.truths
+            del made
+            if stream is not None:
+                event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                used.append(torch.cuda.current_stream(self.device).record_event(event))
 
     @torch.no_grad()
     def batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -125,7 +133,9 @@ class DeviceCrops(CropDataset):
         change_together(images, labels, changes)
         return torch.cat([images, labels[:, 1:]], 1), labels[:, :1].contiguous()
 
-    def _make(self, numbers: Sequence[int], stream: torch.cuda.Stream | None) -> Made:
+    def _make(self, numbers: Sequence[int], stream: torch.cuda.Stream | None, used: deque[Any]) -> Made:
+        while len(used) >= AHEAD - 1:
+            used.popleft().synchronize()
         with nullcontext() if stream is None else torch.cuda.stream(stream):
             images, truths = self.batch(numbers)
             return Made(images, truths, None if stream is None else stream.record_event())

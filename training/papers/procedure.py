@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
+from model.inference.device import give_back_memory
 from model.schema import Number, build, check_fields
 from training.data.folds import PARTS, Fold
 from training.data.prepare import prepare_all
@@ -206,6 +207,7 @@ def train_members(
         raise ConfigError("the plan has no members, and there is nothing to select: give it one or more")
     base = folder / "base"
     train_run(base, plan.base, cache, fold, start=start, ct_encoder=ct_encoder, wanted=device)
+    give_back_memory()  # members train in processes of their own, on the same GPU
     members = plan.member_settings()
     report = sweep(
         Sweep(

@@ -66,7 +66,8 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
             bar.update()
             epoch_ends = progress.step % steps == 0
             look = epoch_ends or progress.step % every == 0  # at the same step in every process
-            over = look and time_is_over_in_any_process(run.device)
+            over = (look or processes() == 1) and time_is_over_in_any_process(run.device)
+            look = look or over
             save = epoch_ends or over or (look and time.monotonic() - saved >= 60 * settings.checkpoint_minutes)
             average = settings.averaging is not None and (settings.averaging.per_step or epoch_ends)
             if look and (loss := read_steps(run, progress)) is not None:

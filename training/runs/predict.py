@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ConfigError, WeightsError
-from model.inference.device import Device, choose_device, computing, make_deterministic
+from model.inference.device import (
+    Device,
+    choose_device,
+    computing,
+    give_back_memory,
+    is_out_of_memory,
+    make_deterministic,
+)
 from model.inference.ladder import SLICES_A_WINDOW, Rung
 from model.inference.member import run_member
 from model.inference.view import image_of
@@ -77,15 +84,26 @@ def margin(network: nn.Module, study: Prepared, settings: Training, device: Devi
     image = image_of(hu, suv.astype(np.float32), settings.part)
     modes = [(module, module.training) for module in network.modules()]
     layout, here, windows = layout_of(settings), device.torch_device, BATCH[device.torch_device.type]
-    rung = Rung(device=here, windows=windows, slices=SLICES_A_WINDOW * windows, sums_on=here)
 
     def predict(patches: Tensor) -> Tensor:
         logits: Tensor = network(patches.contiguous(memory_format=layout))
         return logits
 
+    def compute(windows: int) -> Tensor | None:
+        rung = Rung(device=here, windows=windows, slices=SLICES_A_WINDOW * windows, sums_on=here)
+        try:
+            return run_member(image, settings.part, predict, rung)[0]
+        except (RuntimeError, MemoryError) as error:
+            if windows == 1 or not is_out_of_memory(error):
+                raise
+            return None
+
     network.eval()
     with computing(device), torch.autocast(here.type, device.precision, device.precision != torch.float32):
-        out, _ = run_member(image, settings.part, predict, rung)
+        if (out := compute(windows)) is None:  # training leaves a GPU less memory than it has
+            give_back_memory()
+            out = compute(1)
+    assert out is not None  # one window raises
     for module, trains in modes:
         module.training = trains
     return out[0].clamp(-6e4, 6e4).half().cpu().numpy()

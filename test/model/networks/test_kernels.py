@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch_kernels import TorchKernels
 
-from model.networks.kernels import kernels
+from model.networks.kernels import _pitch, kernels
 
 LAST = torch.channels_last_3d
 THEIRS = TorchKernels()
@@ -41,6 +41,14 @@ def image_of(device: str, images: int, channels: int, *size: int) -> Tensor:
 def factors_of(ours, image: Tensor) -> Tensor:
     weight, bias = torch.rand(2, image.shape[1], device=ours.device)
     return ours.factors(image, weight + 0.5, bias - 0.5, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 1, 3), (2, 1, 1), (3, 2, 1), (2, 2, 2)])
+def test_the_pitch_is_that_of_the_memory_whatever_the_strides_of_an_axis_of_one_voxel_say(size) -> None:
+    wide = torch.empty(2, 48, *size, memory_format=LAST)
+    plain = torch.empty(2, 16, *size).contiguous(memory_format=LAST)
+    assert _pitch(wide) == _pitch(wide[:, 16:32]) == 48 and _pitch(plain) == 16
+    assert _pitch(plain[:1]) == 16
 
 
 @pytest.mark.parametrize(

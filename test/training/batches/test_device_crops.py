@@ -1,4 +1,5 @@
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_at_most_one_batch_waits(tiny_cache, monkeypatch) -> None:
         time.sleep(0.2)  # time for a thread to make all of them
         assert drawn == list(range(2 * used + 2))
     batches.close()
+
+
+def test_at_most_four_batches_lie_on_a_device_that_is_behind(tiny_cache) -> None:
+    """Two that no step is done with, the one that is used now, and the one that is made."""
+    done: list[int] = []
+
+    class Step:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def synchronize(self) -> None:
+            done.append(self.number)
+
+    used = deque(map(Step, range(2)))
+    data = DeviceCrops(tiny_cache, CASES, tiny_training(batch=2), CPU)
+    data._make([0, 1], None, used)
+    assert done == []
+    used.append(Step(2))
+    data._make([0, 1], None, used)
+    assert done == [0] and [step.number for step in used] == [1, 2]
 
 
 def test_an_error_of_the_thread_is_raised_where_its_batch_would_come(tiny_cache, monkeypatch) -> None:

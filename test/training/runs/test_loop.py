@@ -24,6 +24,7 @@ from training.runs.finite import TrainingError
 from training.runs.loop import Run, losses_in, train
 from training.runs.losses import loss_function
 from training.runs.predict import device_for
+from training.stopping import StoppedInTime
 
 ONE_EPOCH = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 8}
 
@@ -175,6 +176,16 @@ def test_steps_wait_for_no_value_of_the_device(name: str, tmp_path, monkeypatch)
     assert reads_of(lambda: [step(number) for number in range(1, 10)]) == []
     progress.step = 10
     assert reads_of(lambda: steps.read_steps(run, progress)) == ["tolist"] and progress.losses[1] == 10
+
+
+def test_a_run_stops_in_time_between_two_looks_at_the_device(tmp_path, monkeypatch) -> None:
+    """Twenty steps may take longer than what is kept back of the minutes."""
+    over = iter([False, False, True])
+    monkeypatch.setattr(torchrun, "time_is_over", lambda: next(over))
+    run = run_of(tmp_path, log_every=20, schedule=ONE_EPOCH)
+    with pytest.raises(StoppedInTime, match="is at step 3 of"):
+        train(run, None)
+    assert checkpoint.read_state(tmp_path / checkpoint.STATE)["step"] == 3
 
 
 @pytest.mark.gpu

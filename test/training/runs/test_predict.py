@@ -8,10 +8,12 @@ from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.inference.device import Device
+from model.inference.member import run_member
 from model.inference.view import image_of
 from model.networks.unet import build
 from model.results.metrics import score
 from training.data.prepared import load
+from training.runs import predict
 from training.runs.predict import (
     device_for,
     digest,
@@ -67,6 +69,31 @@ def test_validation_dice_is_the_mean_over_cases_with_lesion(network, tiny_cache)
     scores = {s.case: score_margin(margin(network, s, tiny_training(), CPU), s) for s in studies}
     assert scores["case3"].lesions_true == 0 and validation_dice(scores) == scores["case0"].dice
     assert validation_dice({"case3": scores["case3"]}) is None and validation_dice({}) is None
+
+
+def test_a_margin_for_which_memory_runs_out_is_computed_by_one_window_at_a_time(
+    network, tiny_cache, monkeypatch
+) -> None:
+    """What training keeps on a GPU may leave no room for several windows."""
+    study, settings = load(tiny_cache, "case0"), tiny_training()
+    whole, windows = margin(network, study, settings, CPU), []
+
+    def tight(image, part, predict, rung):
+        windows.append(rung.windows)
+        if rung.windows > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run_member(image, part, predict, rung)
+
+    monkeypatch.setattr(predict, "run_member", tight)
+    np.testing.assert_allclose(margin(network, study, settings, CPU), whole, atol=2e-3)
+    assert windows == [2, 1]
+
+    def nothing_left(*rest):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(predict, "run_member", nothing_left)
+    with pytest.raises(torch.OutOfMemoryError):
+        margin(network, study, settings, CPU)
 
 
 def test_a_margin_that_is_the_truth_scores_1(tiny_cache) -> None:
