@@ -192,6 +192,10 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
         (["--fold", "3"], "--fold must be from 0 to 2, got 3"),
         (["--outer", "1"], "--outer must be 2 or more, got 1"),
         (["--validation", "1"], "--validation must be a share in (0, 1), got 1"),
+        (["--parallel", "0"], "--parallel must be from 1 to 1000, got 0"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        ([], "--real 'r' is no folder; give the folder of a data set"),
+        (["--real", ".", "--start", "none"], "'none' holds no finished run"),
     ],
 )
 def test_wrong_numbers_are_refused_before_anything_is_made(words, message, tmp_path, capsys) -> None:
@@ -209,6 +213,7 @@ def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch)
     made = threading.Event()
     monkeypatch.setattr(nested, "data_of", lambda *_: made.set())
     monkeypatch.setattr(nested, "score_outer_folds", lambda *_: None)
+    monkeypatch.setattr(nested, "check_places", lambda *_: None)
     words = ["nested", "--real", "r", "--run", str(tmp_path), "--start", "s", "--fold", "0"]
     with locked(tmp_path, fcntl.LOCK_EX):
         other = threading.Thread(target=main, args=(words,))
@@ -229,6 +234,7 @@ def test_what_ships_comes_before_the_outer_folds_and_the_rest_is_named(tmp_path,
     monkeypatch.setattr(nested, "data_of", lambda *_: None)
     monkeypatch.setattr(nested, "ship", lambda *_: done.append("ship"))
     monkeypatch.setattr(nested, "score_outer_folds", folds)
+    monkeypatch.setattr(nested, "check_places", lambda *_: None)
     (tmp_path / "all").mkdir()
     words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--output", str(tmp_path / "w"), "--outer", "2"]
     assert main(["nested", "--all", *words]) == 0 and done == ["ship", "folds"]
