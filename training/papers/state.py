@@ -65,6 +65,8 @@ def write_state(folder: Path, output: Path, most_mb: float = MOST_MB, fit: bool 
     fit: leave out the runs that are cheapest to train again until the rest has at most `most_mb`; else that is an
     error that names the sizes. Raises ConfigError, OutputError.
     """
+    if not most_mb > 0:
+        raise ConfigError(f"--most-mb must be above 0, got {most_mb:g}")
     if not any(folder.glob(f"**/{checkpoint.CONFIG}")):
         raise ConfigError(f"'{folder}' holds no run; give the --run folder of training nested")
     check_output(output)
@@ -72,6 +74,10 @@ def write_state(folder: Path, output: Path, most_mb: float = MOST_MB, fit: bool 
     there = sum(file.stat().st_size for file in files_beside(output))
     records, runs = dict(record_files(folder)), kept_runs(folder)
     sizes = {run.name: run.size for run in runs}
+    records_by_sha = {path: sha256_of_bytes(content) for path, content in records.items()}
+    about = {run.name: run.about for run in runs}
+    whole = {"format": FORMAT, "runs": about, "records": records_by_sha, "left_out": list(sizes)}
+    there += len(json_bytes(whole))  # at most: it will name each run in one of two places
     total = there + sum(map(len, records.values())) + sum(sizes.values())
     left: list[str] = []
     if total > 1e6 * most_mb:
@@ -86,9 +92,7 @@ def write_state(folder: Path, output: Path, most_mb: float = MOST_MB, fit: bool 
         for path, content in [*records.items(), *((f"{r.name}/{n}", c) for r in runs for n, c in r.files.items())]:
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).write_bytes(content)
-        about = {run.name: run.about for run in runs}
-        records_by_sha = {path: sha256_of_bytes(content) for path, content in records.items()}
-        whole = {"format": FORMAT, "runs": about, "records": records_by_sha, "left_out": left}
+        whole |= {"runs": {run.name: run.about for run in runs}, "left_out": left}
         (new / STATE).write_bytes(json_bytes(whole))
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     kept = ", ".join(f"{run.name} ({run.state}, {run.size / 1e6:.2f} MB)" for run in runs) or "no run"
@@ -189,7 +193,7 @@ def record_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def files_beside(output: Path) -> list[Path]:
     """The files of a state's folder that are none of its runs: those of a run that lies there itself."""
-    return [path for path in output.glob("*") if path.is_file()]
+    return [path for path in output.rglob("*") if path.is_file() and RUNS not in path.relative_to(output).parts[:1]]
 
 
 def as_bytes(state: dict[str, Tensor]) -> bytes:
