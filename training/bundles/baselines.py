@@ -91,7 +91,7 @@ def plain_unet(options: argparse.Namespace, parts: Parts) -> tuple[Masking, str]
     path, note = options.output / UNET, options.output / UNET_NOTE
     key = {"settings": asdict(settings), "cases": {study.case: study.sha256 for study in parts.train}}
     before = read_note(note)
-    if before and path.exists() and before["key"] == key:
+    if before and before.get("key") == key and path.exists() and sha256_of(path) == before.get("sha256"):
         network = fresh()
         network.load_state_dict(load_file(path))
         network.to(device.torch_device).eval()
@@ -202,6 +202,8 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--cases and --split both say which cases are scored; give one of them")
     if options.recrops < 0 or options.seed < 0:
         raise ConfigError(f"--recrops and --seed must be 0 or more, got {options.recrops} and {options.seed}")
+    if wrong := [suv for suv in options.suv if not 0 < suv < math.inf]:
+        raise ConfigError(f"--suv must be above 0, got {wrong[0]:g}")
     if options.output.exists() and not options.output.is_dir():
         raise OutputError(f"--output '{options.output}' is a file; name a folder")
     wanted = options.unet_minutes or options.unet_steps

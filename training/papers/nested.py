@@ -79,7 +79,7 @@ def work(shipping: Shipping, options: argparse.Namespace) -> None:
         return
     if options.only == SUMMARY and (missing := missing_parts(shipping, options.run, options.outer)):
         raise LesionError(f"not done in '{options.run}': {', '.join(missing)}; see the logs of their jobs")
-    if options.ship or (options.all and not is_written(shipping, options)):
+    if options.ship or (options.all and not is_written(shipping, data, options)):
         ship(shipping, data, start, options)
     if not options.ship:
         score_outer_folds(shipping, data, start, options)

@@ -114,6 +114,10 @@ def test_the_same_command_takes_the_trained_network_again(tiny_studies, tmp_path
     before = (out / "baselines.csv").read_bytes(), (out / "basic_unet.safetensors").stat().st_mtime_ns
     assert run(index, out, *words) == 0
     assert before == ((out / "baselines.csv").read_bytes(), (out / "basic_unet.safetensors").stat().st_mtime_ns)
+    whole = (out / "basic_unet.safetensors").read_bytes()
+    (out / "basic_unet.safetensors").write_bytes(whole[:-100])  # as a kill leaves it: it is trained again
+    assert run(index, out, *words) == 0
+    assert len((out / "basic_unet.safetensors").read_bytes()) == len(whole)
 
 
 def test_a_plain_networks_mask_is_monais() -> None:
@@ -155,6 +159,8 @@ def test_the_plain_loop_learns_a_bright_ball(tiny_studies, monkeypatch) -> None:
         (["--unet-steps", 1, "--unet-crop", 40], "--unet-crop must be a multiple of 16 from 32 on, got 40"),
         (["--recrops", -1], "--recrops and --seed must be 0 or more, got -1"),
         (["--fold", "0"], "--split, --fold and --part go together"),
+        (["--suv", "-1"], "--suv must be above 0, got -1"),
+        (["--suv", "nan"], "--suv must be above 0, got nan"),
     ],
 )
 def test_wrong_options_are_refused(tiny_studies, tmp_path, capsys, words, message) -> None:

@@ -302,6 +302,7 @@ def change(index: Path, which: str, **values: object) -> None:
     ("table", "case", "values", "message"),
     [
         ("bodies", "Ap000001", {"case": "Ap100000"}, "phantoms that must never train (Ap100000)"),
+        ("bodies", "Ap000001", {"case": "Ap200000-r1"}, "phantoms that must never train (Ap200000-r1)"),
         ("bodies", "Ap000001", {"case": "Frp000001"}, "site F tests"),
         ("bodies", "Ap000001", {"patient": "patient1"}, "the patients' own studies (patient1)"),
         ("bodies", "Ap000001", {"body": "phantom-000007"}, "already put into bodies (Ap000001)"),

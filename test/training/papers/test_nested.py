@@ -150,6 +150,7 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     monkeypatch.setattr(nested_scores, "report", lambda *_: None)
     exported: list[ExportOptions] = []
     monkeypatch.setattr(nested_shipping, "export", exported.append)
+    monkeypatch.setattr(nested_shipping, "key_of_fold", lambda *_: "this plan")
     words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
     nested_shipping.ship(shipping, data, tmp_path, parse("nested", nested, words))
     nested_shipping.ship(
@@ -158,6 +159,10 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     first, last = exported[0], exported[-1]
     assert first.data.startswith("2 patients, some of them") and first.licence == "unknown"
     assert last.data.startswith("2 patients (of Mars), some of them") and last.licence == "MIT"
+    options = parse("nested", nested, words)
+    assert nested_shipping.is_written(shipping, data, options)
+    monkeypatch.setattr(nested_shipping, "key_of_fold", lambda *_: "another plan")
+    assert not nested_shipping.is_written(shipping, data, options)  # so --all does not take the old plan's bundles
 
 
 def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monkeypatch) -> None:
