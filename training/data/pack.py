@@ -28,6 +28,7 @@ from training.stopping import check_time
 
 ABOUT = "pack.json"
 PACK_FORMAT = 1
+PACKED = Path("packed")  # where the paths of a pack's studies seem to lie
 MOST_VOXELS = 2**31  # of a study: more is no study, but a damaged or a malicious pack
 ZIP_BYTES = 200  # at most, of an entry of the zip beside its content, and of the zip's end
 MOST_SPACING_MM = 1000.0
@@ -129,8 +130,13 @@ def read_pack(path: Path) -> Pack:
 
 def study_of(row: dict[str, Any]) -> Study:
     """The row of an index whose files did not travel; their paths name nothing."""
-    files: dict[str, Any] = {name: Path("packed") / str(row["case"]) / name for name in FILES}
+    files: dict[str, Any] = {name: PACKED / str(row["case"]) / name for name in FILES}
     return Study(**row | files)
+
+
+def without_images(studies: Iterable[Study]) -> list[str]:
+    """The cases that came from a pack: they are prepared, and their files are not here."""
+    return [study.case for study in studies if study.pet.parts[:1] == PACKED.parts and not study.pet.exists()]
 
 
 def check_row(row: dict[str, Any], path: Path) -> None:

@@ -22,8 +22,8 @@ from training.papers.nested_detail import ENDING as DETAIL
 from training.papers.nested_detail import VIEWS, write_detail
 from training.papers.nested_folds import fold_words, outer_folds, train_and_select
 from training.papers.nested_progress import hours_of
-from training.papers.procedure import MethodAndMembers, score_choices
-from training.papers.shipping import SCORED, Shipping
+from training.papers.procedure import MethodAndMembers, score_choices, write_fold
+from training.papers.shipping import SCORED, SPLIT, Shipping
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
 from training.runs.predict import digest, scoring_device
@@ -41,6 +41,7 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
         if options.fold not in (None, number):
             continue
         folder = options.run / fold.name
+        write_fold(fold, folder / SPLIT)  # for training baselines; a state does not carry it
         key = key_of_fold(shipping, data, fold)
         if is_scored(folder, key, shipping, options):
             for name in shipping.bundles:

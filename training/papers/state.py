@@ -25,7 +25,7 @@ from model.errors import ConfigError
 from model.files import sha256_of_bytes
 from model.results.writing import check_output
 from model.whole import recover, whole_folder
-from training.papers.shipping import SCORED, SELECTION, SHIPPED, WRITTEN
+from training.papers.shipping import SCORED, SELECTION, SHIPPED, SPLIT, WRITTEN
 from training.runs import checkpoint
 from training.runs.validation import BEST, BEST_NOTE
 from training.settings import read_yaml
@@ -34,7 +34,7 @@ RUNS, STATE = "runs", "state.json"  # in the folder of a state, and in RUNS
 BEGUN, NETWORK, AVERAGE, LOSS = "begun.json", "network.safetensors", "average.safetensors", "loss.safetensors"
 FORMAT = 1
 MOST_MB = 9.0  # of the whole folder: weights of a repository must stay small
-NOT_RECORDS = (SELECTION, "split.json")  # they name folders of one machine
+NOT_RECORDS = (SELECTION, SPLIT)  # the one names folders of one machine, the other is made again
 ROUNDED = "weights rounded to float16 when the run moved to another folder"
 
 

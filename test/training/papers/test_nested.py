@@ -16,7 +16,7 @@ from model.whole import locked
 from training.__main__ import main
 from training.bundles.export import ExportOptions
 from training.command import parse
-from training.data.folds import Fold
+from training.data.folds import Fold, read_fold
 from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
 from training.papers.nested_data import NestedData, blend_tumours
 from training.papers.nested_folds import fold_of
@@ -189,6 +189,8 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
     nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
+    for fold, test in done[1:]:
+        assert read_fold(tmp_path / fold / "split.json", fold).test == test  # what training baselines is given
 
 
 @pytest.mark.parametrize(
