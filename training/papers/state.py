@@ -2,11 +2,11 @@
 
     python -m training state --run runs/shipped --output training/start
 
-OUTPUT/runs gets the weights of the runs that others still need, rounded to float16: base runs and members, finished or
+DIR/runs gets the weights of the runs that others still need, rounded to float16: base runs and members, finished or
 begun, with their settings, steps, hours and whom they were trained on. A begun run keeps the mean of equation 2 and its
 number of terms, but no optimizer's state. Of a part that is done, the shipped bundles or an outer fold, only the scores
-are kept. `training nested --state OUTPUT` goes on from it, and writes it anew when it ends. A run that lies in OUTPUT
-itself, as in training/start, stays and counts.
+are kept. `training nested --state DIR` goes on from it, and writes it anew when it ends. A run that lies in DIR itself,
+as in training/start, stays and counts.
 """
 
 import argparse

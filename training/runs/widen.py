@@ -4,8 +4,8 @@
 
 Every new channel is a copy of an old one, and the weights that read copies are shared out among them: the wider network
 computes what the old one did (Net2Net: Chen, Goodfellow and Shlens, ICLR 2016). A little noise makes the copies differ,
-so that training can part them. With another norm the values are no longer the same, but the filters are a better start
-than random ones. RUN is a finished run, whose record of what was trained on is that of START.
+so that training can drive them apart. With another norm the values are no longer the same, but the filters are a better
+start than random ones. The new folder holds a finished run, trained on the cases that the old one was trained on.
 """
 
 import argparse
@@ -197,8 +197,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--noise",
         type=float,
         default=0.05,
-        help="deviation of the noise that parts the copies, as a share of the "
-        "weights' own (default 0.05; 0 computes just what the old network did)",
+        help="standard deviation of the noise that makes copies differ, as a share of the "
+        "weights' own (default 0.05; with 0 the network computes what the old one did)",
     )
-    add("--seed", type=int, default=0, help="of the noise (default 0)")
-    add("--run", type=Path, required=True, metavar="DIR", help="folder for the wider network, a finished run")
+    add("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    add("--run", type=Path, required=True, metavar="DIR", help="new folder for the wider network")

@@ -191,6 +191,16 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
     for fold, test in done[1:]:
         assert read_fold(tmp_path / fold / "split.json", fold).test == test  # what training baselines is given
+    for name in shipping.bundles:
+        (tmp_path / f"outer-0/{name}.csv").write_text("")
+    found: list[bool] = []
+    monkeypatch.setattr(nested_scores, "read_rows", lambda *_: [])
+    monkeypatch.setattr(nested_scores, "run_side_by_side", lambda *args: found.append(args[-1]("outer-0")))
+    side_by_side = parse("nested", nested, [*words, "--parallel", "2"])
+    nested_scores.score_outer_folds(shipping, data, tmp_path, side_by_side)
+    monkeypatch.setattr(nested_scores, "key_of_fold", lambda *_: "of another plan: its scores are made anew")
+    nested_scores.score_outer_folds(shipping, data, tmp_path, side_by_side)
+    assert found == [True, False]
 
 
 @pytest.mark.parametrize(
