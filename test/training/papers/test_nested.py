@@ -30,7 +30,10 @@ from training.stopping import StoppedInTime
 CONFIGS = ROOT / "training" / "configs"
 
 
-@pytest.fixture(scope="module", params=["shipped.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"])
+@pytest.fixture(
+    scope="module",
+    params=["shipped.yaml", "shipped-batch.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
+)
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
 
