@@ -100,6 +100,8 @@ def check(options: argparse.Namespace) -> None:
     check_slurm_options(options, ("only", "parallel", "minutes", "fold", "ship", "state"))
     if options.slurm and not options.all:
         raise ConfigError("--slurm makes jobs of what ships and of every outer fold; give --all and --output, too")
+    if options.only and (options.ship or options.fold is not None):
+        raise ConfigError("--only is a part of the whole procedure; give it without --ship and --fold")
     if options.state and options.fold is not None:
         raise ConfigError("--state is of all folds; give it without --fold")
     if options.state and options.state.exists() and not options.state.is_dir():

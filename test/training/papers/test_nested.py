@@ -212,6 +212,7 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
         (["--fold", "3"], "--fold must be from 0 to 2, got 3"),
         (["--outer", "1"], "--outer must be 2 or more, got 1"),
         (["--validation", "1"], "--validation must be a share in (0, 1), got 1"),
+        (["--fold", "0", "--only", "summary"], "--only is a part of the whole procedure"),
         (["--parallel", "0"], "--parallel must be from 1 to 1000, got 0"),
         (["--workers", "0"], "--workers must be at least 1, got 0"),
         ([], "--real 'r' is no folder; give the folder of a data set"),
