@@ -204,10 +204,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # all, as every epoch does with null; with keep: best the same ones to the end
     validate_overlap: ShareBelowOne = 0.25  # of windows, until the last epoch, which takes the window's own
     keep: Kept = "last"  # which weights the run ends with: the last ones, or those of the best validation so far
-    checkpoint_minutes: UpToMillion = (
-        10.0  # between checkpoints, then to the next look at the device (log_every); one is
-    )
-    # written at every epoch's end, too
+    checkpoint_minutes: UpToMillion = 10.0  # between checkpoints, up to the next look at the device (log_every); one
+    # is written at every epoch's end, too
     deterministic: bool = True  # false: faster on a GPU, and a run that is done again differs in the last digits
     seed: Annotated[int, Meta(ge=0, le=2**31)] = 0
 

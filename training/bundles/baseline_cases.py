@@ -9,6 +9,7 @@ from model.errors import ConfigError
 from training.bundles.field_of_view import ViewScore
 from training.bundles.study_views import originals_of
 from training.data.folds import read_fold
+from training.data.pack import without_images
 from training.data.split import patients_of
 from training.data.table import Study, patients_in, some_of
 from training.runs.scores import CaseScore
@@ -46,12 +47,17 @@ def parts_of(options: argparse.Namespace, index: dict[str, Study]) -> Parts:
             )
         scored, train = ([index[case] for case in part] for part in (getattr(fold, options.part), fold.train))
     else:
-        scored, train = list(index.values()), []
+        scored, train = [study for study in index.values() if not study.body], []
     scored = originals_of(scored, index)
     if not scored:
         raise ConfigError("there is no case to score: name another --part, or other --cases")
     if both := patients_in(scored) & patients_in(train):
         raise ConfigError(f"patients both train and are scored: {some_of(both)}; divide by patient")
+    if packed := without_images((*scored, *train)):
+        raise ConfigError(
+            f"'{options.index}' is of a run that came from a pack, which has no images ({some_of(packed)}); give the "
+            "index.csv of the run that was packed"
+        )
     return Parts(scored=scored, train=train)
 
 

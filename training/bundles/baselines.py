@@ -1,4 +1,4 @@
-r"""Honest baselines on the cases of an evaluation, beside bundles: one command, one table.
+r"""Score simple methods on the cases of an evaluation, beside bundles: one command, one table.
 
     python -m training baselines --index index.csv --split split.json --fold 0 --part test --weights eoa \
         --unet-minutes 8 --output runs/baselines-0
@@ -91,7 +91,7 @@ def plain_unet(options: argparse.Namespace, parts: Parts) -> tuple[Masking, str]
     path, note = options.output / UNET, options.output / UNET_NOTE
     key = {"settings": asdict(settings), "cases": {study.case: study.sha256 for study in parts.train}}
     before = read_note(note)
-    if before and path.exists() and before["key"] == key:
+    if before and before.get("key") == key and path.exists() and sha256_of(path) == before.get("sha256"):
         network = fresh()
         network.load_state_dict(load_file(path))
         network.to(device.torch_device).eval()
@@ -202,6 +202,8 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--cases and --split both say which cases are scored; give one of them")
     if options.recrops < 0 or options.seed < 0:
         raise ConfigError(f"--recrops and --seed must be 0 or more, got {options.recrops} and {options.seed}")
+    if wrong := [suv for suv in options.suv if not 0 < suv < math.inf]:
+        raise ConfigError(f"--suv must be above 0, got {wrong[0]:g}")
     if options.output.exists() and not options.output.is_dir():
         raise OutputError(f"--output '{options.output}' is a file; name a folder")
     wanted = options.unet_minutes or options.unet_steps
@@ -227,11 +229,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--weights", nargs="*", default=[], metavar="BUNDLE", help="bundles to score too (default: none)")
     add("--suv", nargs="*", type=float, default=[2.5, 4.0], help="fixed thresholds to score too (default 2.5 4)")
-    add("--unet-minutes", type=float, default=0.0, metavar="M", help="train a BasicUNet so long (default: none)")
-    add("--unet-steps", type=int, default=0, metavar="N", help="train a BasicUNet so many steps (default: none)")
-    add("--unet-crop", type=int, default=64, metavar="EDGE", help="of its crops and windows in voxels (default 64)")
-    add("--unet-batch", type=int, default=4, metavar="N", help="its crops a step (default 4)")
-    add("--workers", type=int, default=0, metavar="N", help="processes that cut its crops (default 0: none)")
+    add(
+        "--unet-minutes",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="train a BasicUNet for so many minutes (default: none)",
+    )
+    add("--unet-steps", type=int, default=0, metavar="N", help="train a BasicUNet for so many steps (default: none)")
+    add(
+        "--unet-crop",
+        type=int,
+        default=64,
+        metavar="EDGE",
+        help="edge of the BasicUNet's crops and windows in voxels (default 64)",
+    )
+    add("--unet-batch", type=int, default=4, metavar="N", help="the BasicUNet's crops a step (default 4)")
+    add(
+        "--workers", type=int, default=0, metavar="N", help="processes that cut the BasicUNet's crops (default 0: none)"
+    )
     add("--recrops", type=int, default=5, metavar="N", help="random cuts of each study (default 5)")
     add("--seed", type=int, default=0, help="seed of the random cuts, and of the BasicUNet (default 0)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the table; what is there is replaced")

@@ -10,7 +10,7 @@ import argparse
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model.errors import ConfigError
@@ -20,13 +20,17 @@ from training.command import check_targets
 from training.data.table import some_of
 from training.runs.scores import Estimate, cell, interval
 
+LESIONS = ("lesions_true", "lesions_found")  # columns of counts, which a table may lack
 COMPARED = {"dice": 4, "fpv_ml": 2, "fnv_ml": 2}  # digits shown of each
 Rows = dict[str, dict[str, str]]
 
 
-def read_scores(path: Path) -> Rows:
-    """The rows of a scores.csv by case. Raises ConfigError if it is none or names a case twice."""
-    wanted = {"case", "patient", "convention", *COMPARED}
+def read_scores(path: Path, more: Sequence[str] = ()) -> Rows:
+    """The rows of a scores.csv by case. more: columns that it must have beside those that are compared.
+
+    Raises ConfigError if it is none, names a case twice, or has something else where a number must be.
+    """
+    wanted = {"case", "patient", "convention", *COMPARED, *more}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -36,10 +40,25 @@ def read_scores(path: Path) -> Rows:
         raise ConfigError(
             f"'{path}' must have the columns {', '.join(sorted(wanted))}; give what training evaluate wrote"
         )
+    for line, row in enumerate(rows, start=2):
+        columns = [name for name in (*COMPARED, *LESIONS) if name in row]
+        if wrong := [name for name in columns if not is_number(row[name], name in LESIONS)]:
+            raise ConfigError(f"'{path}', line {line}: {wrong[0]} is {row[wrong[0]]!r}, no number; make it again")
+        if not row["patient"] or row["convention"] is None:
+            raise ConfigError(f"'{path}', line {line}: no patient or no convention; make it again")
     by_case = {row["case"]: row for row in rows}
     if len(by_case) < len(rows):
         raise ConfigError(f"'{path}' names a case twice: score each once")
     return by_case
+
+
+def is_number(text: str | None, whole: bool) -> bool:
+    """Whether the text of a score is a number, a whole one for counts; None: the line ended before it."""
+    try:
+        (int if whole else float)(text or "")
+    except ValueError:
+        return False
+    return True
 
 
 def differences(first: Rows, second: Rows) -> dict[str, Estimate]:
@@ -55,7 +74,7 @@ def differences(first: Rows, second: Rows) -> dict[str, Estimate]:
         raise ConfigError(f"the tables score empty masks differently: {some_of(conventions)}; use one convention")
     found = {}
     for metric in COMPARED:
-        values = [_number(second[case], metric) - _number(first[case], metric) for case in first]
+        values = [float(second[case][metric]) - float(first[case][metric]) for case in first]
         mean, low, high = interval(values, [row["patient"] for row in first.values()])
         missing = sum(map(math.isnan, values))
         found[metric] = Estimate(mean=mean, low=low, high=high, cases=len(values) - missing, left_out=missing)
@@ -83,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     found = differences(first, second)
     signs = {"dice": 1, "fpv_ml": -1, "fnv_ml": -1}
     better = {
-        metric: sum((_number(second[case], metric) - _number(first[case], metric)) * sign > 0 for case in first)
+        metric: sum((float(second[case][metric]) - float(first[case][metric])) * sign > 0 for case in first)
         for metric, sign in signs.items()
     }
     if options.output:
@@ -91,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["case", "patient", *COMPARED])
         for case, row in first.items():
-            values = [_number(second[case], metric) - _number(row, metric) for metric in COMPARED]
+            values = [float(second[case][metric]) - float(row[metric]) for metric in COMPARED]
             writer.writerow([case, row["patient"], *values])
         with Staging() as staging:
             write_bytes(text.getvalue().encode(), options.output, staging)
@@ -106,10 +125,3 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="CSV", help="the differences case by case (default: printed alone)"
     )
-
-
-def _number(row: Mapping[str, str], metric: str) -> float:
-    try:
-        return float(row[metric])
-    except ValueError:
-        raise ConfigError(f"case {row['case']}: {metric} is {row[metric]!r}, not a number; score it again") from None

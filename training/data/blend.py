@@ -1,10 +1,10 @@
 r"""Put patients' tumours into phantoms' bodies: new whole-body studies whose lesions are real.
 
-    python -m training blend --patients real.csv --bodies phantoms.csv --output FOLDER --copies 3 --seed 1
+    python -m training blend --patients real.csv --bodies phantoms.csv --output DIR --copies 3 --seed 1
 
 A data set that was cropped around its tumours shows a network no other surroundings. Here each tumour, PET, CT and
 contour, is put into a body, at a place inside it where it fits (training/data/tumours.py has the rules), half of the
-times mirrored left to right. The truth is the body's own lesions and the tumour. FOLDER gets a folder for each study,
+times mirrored left to right. The truth is the body's own lesions and the tumour. DIR gets a folder for each study,
 and an index.csv: cases are <case>-b<copy>, the patient is the tumour's, and the column `body` names the patient whose
 body it is: training split, and the checks of every run, keep both on the training side.
 """
@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from model.errors import CaseError, ConfigError, OutputError, shown
+from model.files import silence
 from model.study.reading import read_volume
 from model.whole import recover, whole_folder
 from training.data.check import check_grid
@@ -138,8 +139,9 @@ def write_blended(
     names = [Path(case) / f"{what}.mha" for what in ("pet", "ct", "truth")]
     try:
         (folder / case).mkdir()
-        for image, name in zip(images, names, strict=True):
-            sitk.WriteImage(image, str(folder / name), True, COMPRESSION)
+        with silence():  # of texts in a body's file that a MetaImage cannot hold
+            for image, name in zip(images, names, strict=True):
+                sitk.WriteImage(image, str(folder / name), True, COMPRESSION)
         sha256 = study_sha256(*(folder / name for name in names))
     except (OSError, RuntimeError) as error:
         raise OutputError(f"cannot write '{final / case}': {error}; check free space and write permission") from None

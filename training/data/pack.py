@@ -22,13 +22,16 @@ from model.files import sha256_of_bytes
 from model.schema import to_plain
 from model.whole import whole_file
 from training.data.prepare import points_of
-from training.data.prepared import FORMAT, POINTS, facts_of, is_current, load, store
+from training.data.prepared import FORMAT, POINTS, is_current, key_of, load, store
 from training.data.table import CASE, Study
 from training.stopping import check_time
 
 ABOUT = "pack.json"
 PACK_FORMAT = 1
+PACKED = Path("packed")  # where the paths of a pack's studies seem to lie
 MOST_VOXELS = 2**31  # of a study: more is no study, but a damaged or a malicious pack
+ZIP_BYTES = 200  # at most, of an entry of the zip beside its content, and of the zip's end
+MOST_SPACING_MM = 1000.0
 MOST_ABOUT_BYTES = 10**8
 FILES = ("pet", "ct", "truth")
 
@@ -57,25 +60,28 @@ def write_pack(
 
     Raises ConfigError if the real studies alone are larger.
     """
-    left, total, about = [], 0, list[dict[str, Any]]()
+    content: dict[str, Any] = {"format": PACK_FORMAT, "cache_format": FORMAT, "crop": to_plain(crop), "source": source}
+    left, about = list[str](), list[dict[str, Any]]()
+    total = ZIP_BYTES + len(json.dumps(content, indent=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
         for number, group in enumerate(groups):
             packed = lzma.compress(b"".join(part for study in group for part in encoded(cache, study.case)), preset=6)
-            if total + len(packed) > most_bytes:
+            name = f"group-{number:04}.xz"
+            rows = [row_of(study, kinds[study.case], cache) for study in group]
+            entry = {"file": name, "sha256": sha256_of_bytes(packed), "studies": rows}
+            size = len(packed) + ZIP_BYTES + len(json.dumps([[entry]], indent=1))
+            if total + size > most_bytes:
                 if any(kinds[study.case] != "phantom" for study in group):
                     raise ConfigError(
                         f"the real studies alone have more than --most-mb {most_bytes / 1e6:g} (at {group[0].case} "
-                        f"{(total + len(packed)) / 1e6:.1f} MB); raise it"
+                        f"{(total + size) / 1e6:.1f} MB); raise it"
                     )
                 left += [study.case for study in group]
                 continue
-            name = f"group-{number:04}.xz"
             file.writestr(name, packed)
-            total += len(packed)
-            rows = [row_of(study, kinds[study.case], cache) for study in group]
-            about.append({"file": name, "sha256": sha256_of_bytes(packed), "studies": rows})
-        content = {"format": PACK_FORMAT, "cache_format": FORMAT, "crop": to_plain(crop), "source": source}
+            total += size
+            about.append(entry)
         file.writestr(ABOUT, json.dumps(content | {"groups": about}, indent=1))
     return left
 
@@ -124,8 +130,13 @@ def read_pack(path: Path) -> Pack:
 
 def study_of(row: dict[str, Any]) -> Study:
     """The row of an index whose files did not travel; their paths name nothing."""
-    files: dict[str, Any] = {name: Path("packed") / str(row["case"]) / name for name in FILES}
+    files: dict[str, Any] = {name: PACKED / str(row["case"]) / name for name in FILES}
     return Study(**row | files)
+
+
+def without_images(studies: Iterable[Study]) -> list[str]:
+    """The cases that came from a pack: they are prepared, and their files are not here."""
+    return [study.case for study in studies if study.pet.parts[:1] == PACKED.parts and not study.pet.exists()]
 
 
 def check_row(row: dict[str, Any], path: Path) -> None:
@@ -155,8 +166,7 @@ def unpack(pack: Pack, cache: Path, crop: Crop, cases: Iterable[str]) -> None:
             check_time(f"{number} of {len(pack.groups)} groups of studies are unpacked")
             for row, (hu, suv, truth) in zip(group["studies"], group_arrays(pack, file, group), strict=True):
                 if row["row"]["case"] in wanted:
-                    put_into_cache(row, cache, hu, suv, truth)
-                    check_unpacked(pack, row["row"]["case"], cache, crop)
+                    put_into_cache(facts_in(pack, row, crop), cache, hu, suv, truth)
 
 
 def group_arrays(pack: Pack, file: zipfile.ZipFile, group: dict[str, Any]) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -195,15 +205,24 @@ def decoded(content: bytes, shape: tuple[int, ...], voxels: int) -> tuple[NDArra
     return hu, suv, truth.reshape(shape)
 
 
-def put_into_cache(row: dict[str, Any], cache: Path, hu: NDArray[Any], suv: NDArray[Any], truth: NDArray[Any]) -> None:
-    """Write a study into the cache, with the study.json that it was prepared with. Raises ConfigError, OSError."""
-    facts = json.loads(row["facts"])
-    voxel_ml = float(np.prod(facts["spacing_mm"])) / 1000
-    arrays = {"hu": hu, "suv": suv, "truth": truth}
-    store(cache / row["row"]["case"], arrays, points_of(truth, suv, voxel_ml), facts)
-
-
-def check_unpacked(pack: Pack, case: str, cache: Path, crop: Crop) -> None:
-    """Raise ConfigError unless the cache now holds the study that the pack's row names."""
-    if not is_current(pack.studies[case], cache, crop) or facts_of(cache / case) is None:
+def facts_in(pack: Pack, row: dict[str, Any], crop: Crop) -> dict[str, Any]:
+    """What a study's study.json says. Raises ConfigError unless it is of the study that the row names."""
+    case = row["row"]["case"]
+    try:
+        facts = json.loads(row["facts"])
+        lengths = [float(mm) for mm in facts["spacing_mm"]]
+        if len(lengths) != 3 or not all(0 < mm < MOST_SPACING_MM for mm in lengths):
+            raise ValueError(f"spacing_mm is {facts['spacing_mm']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{pack.path}', case {case}: its study.json is damaged ({error}); copy it again") from None
+    if any(facts.get(key) != value for key, value in key_of(pack.studies[case], crop).items()):
         raise ConfigError(f"'{pack.path}', case {case}: its study.json is of another study; make the pack again")
+    return dict(facts)
+
+
+def put_into_cache(
+    facts: dict[str, Any], cache: Path, hu: NDArray[Any], suv: NDArray[Any], truth: NDArray[Any]
+) -> None:
+    """Write a study into the cache, with the study.json that it was prepared with. Raises OSError."""
+    voxel_ml = float(np.prod(facts["spacing_mm"])) / 1000
+    store(cache / facts["case"], {"hu": hu, "suv": suv, "truth": truth}, points_of(truth, suv, voxel_ml), facts)

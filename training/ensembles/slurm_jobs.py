@@ -17,6 +17,7 @@ from training.ensembles.sweep import ROOT
 from training.runs import checkpoint
 
 TIME = re.compile(r"(?:\d+-)?\d{1,2}:\d\d:\d\d")  # of sbatch --time: days-hours:minutes:seconds
+MOST_LEAD_S = 65_535  # of sbatch --signal
 FIRST, RUNS, SUMMARY = "first", "runs", "summary"
 SCRIPT = """#!/bin/bash
 {directives}
@@ -64,8 +65,12 @@ class JobOptions:
         days, _, clock = self.time.rpartition("-")
         hours, minutes, seconds = map(int, clock.split(":"))
         total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-        if not 0 < self.lead_s < total:
-            raise ConfigError(f"--lead-seconds must be above 0 and below --time, {total} s, got {self.lead_s}")
+        most = min(total - 1, MOST_LEAD_S)
+        if not 0 < self.lead_s <= most:
+            raise ConfigError(
+                f"--lead-seconds must be from 1 to {most}, below --time ({total} s) and sbatch's most for a signal "
+                f"({MOST_LEAD_S}), got {self.lead_s}"
+            )
         if wrong := [word for word in self.more if not word.startswith("-") or "\n" in word]:
             raise ConfigError(f"--sbatch takes options of sbatch in the form --name=value, got {wrong[0]!r}")
 
@@ -92,7 +97,7 @@ def script(stage: str, commands: list[list[str]], logs: Path, options: JobOption
     words += [f"--array=0-{len(commands) - 1}"] * array + list(options.more)
     lines = [shlex.quote(shlex.join([sys.executable, "-m", "training", *command])) for command in commands]
     return SCRIPT.format(
-        directives="\n".join(f"#SBATCH {word}" for word in words),
+        directives="\n".join(f"#SBATCH {shlex.quote(word)}" for word in words),
         commands="\n".join(f"    {line}" for line in lines),
         root=shlex.quote(str(ROOT)),
     )
@@ -124,7 +129,10 @@ def submit(scripts: dict[str, Path]) -> dict[str, str]:
 
 def write_jobs(folder: Path, stages: dict[str, list[list[str]]], options: argparse.Namespace, name: str) -> None:
     """What --slurm does: write the scripts below `folder`, print their paths, and submit them with --submit."""
-    more = tuple(shlex.split(options.sbatch))
+    try:
+        more = tuple(shlex.split(options.sbatch))
+    except ValueError as error:
+        raise ConfigError(f"--sbatch {options.sbatch!r} cannot be divided into words: {error}; close it") from None
     jobs = JobOptions(name=name, time=options.time, lead_s=options.lead_seconds, more=more)
     scripts = write_scripts(folder / "slurm", {stage: c for stage, c in stages.items() if c}, jobs)
     for stage, path in scripts.items():
@@ -134,10 +142,15 @@ def write_jobs(folder: Path, stages: dict[str, list[list[str]]], options: argpar
 
 
 def check_slurm_options(options: argparse.Namespace, alone: Sequence[str]) -> None:
-    """Raise ConfigError where --slurm stands with options that it excludes, or --submit without it."""
+    """Raise ConfigError where --slurm stands with options that it excludes, or --submit without it.
+
+    alone: names of those options; --parallel counts from 2 on.
+    """
     if options.submit and not options.slurm:
         raise ConfigError("--submit submits what --slurm writes; give --slurm, too")
-    if options.slurm and (wrong := [name for name in alone if getattr(options, name) not in (None, False, 1)]):
+    values = {name: getattr(options, name) for name in alone}
+    wrong = [n for n, v in values.items() if (v > 1 if n == "parallel" else v is not None and v is not False)]
+    if options.slurm and wrong:
         raise ConfigError(f"--slurm writes jobs for all runs; give it without --{wrong[0].replace('_', '-')}")
 
 
@@ -163,6 +176,6 @@ def add_slurm_options(parser: argparse.ArgumentParser) -> None:
         "--sbatch",
         default="",
         metavar="WORDS",
-        help="with --slurm: further options of sbatch, for example '--gres=gpu:1 --cpus-per-task=8 --mem=32G' (default "
-        "none)",
+        help="with --slurm: further options of sbatch, for example --sbatch='--gres=gpu:1 --mem=32G', with the '=' "
+        "(default none)",
     )

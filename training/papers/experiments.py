@@ -31,6 +31,7 @@ from training.papers.procedure import (
     ExperimentPlan,
     MethodAndMembers,
     add_data_options,
+    check_processes,
     choices_of,
     pretrain_encoder,
     read_plan,
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     plan = read_plan(options.plan)
     check_plan(options.table, plan)
     check_slurm_options(options, ("only", "parallel", "minutes"))
+    check_processes(options)
     if options.slurm:
         write_table_jobs(options.table, plan, options, folder)
         return

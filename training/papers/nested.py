@@ -30,11 +30,11 @@ from training.papers.nested_progress import missing_parts, report_lines
 from training.papers.nested_runs import planned_runs
 from training.papers.nested_scores import score_outer_folds
 from training.papers.nested_shipping import is_written, ship
-from training.papers.procedure import add_data_options
+from training.papers.procedure import add_data_options, check_processes
 from training.papers.shipping import PLAN, Shipping
 from training.papers.state import RUNS as RUNS_OF_STATE
 from training.papers.state import write_state
-from training.runs.checkpoint import CONFIG
+from training.runs.checkpoint import CONFIG, result_file
 from training.settings import read_yaml
 from training.stopping import StoppedInTime, add_minutes_option
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     if options.slurm:
         write_nested_jobs(options)
         return
-    check_output(options.run)
+    check_places(options)
     try:
         work(shipping, options)
     except ConfigError:
@@ -79,7 +79,7 @@ def work(shipping: Shipping, options: argparse.Namespace) -> None:
         return
     if options.only == SUMMARY and (missing := missing_parts(shipping, options.run, options.outer)):
         raise LesionError(f"not done in '{options.run}': {', '.join(missing)}; see the logs of their jobs")
-    if options.ship or (options.all and not is_written(shipping, options)):
+    if options.ship or (options.all and not is_written(shipping, data, options)):
         ship(shipping, data, start, options)
     if not options.ship:
         score_outer_folds(shipping, data, start, options)
@@ -100,6 +100,8 @@ def check(options: argparse.Namespace) -> None:
     check_slurm_options(options, ("only", "parallel", "minutes", "fold", "ship", "state"))
     if options.slurm and not options.all:
         raise ConfigError("--slurm makes jobs of what ships and of every outer fold; give --all and --output, too")
+    if options.only and (options.ship or options.fold is not None):
+        raise ConfigError("--only is a part of the whole procedure; give it without --ship and --fold")
     if options.state and options.fold is not None:
         raise ConfigError("--state is of all folds; give it without --fold")
     if options.state and options.state.exists() and not options.state.is_dir():
@@ -108,10 +110,22 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--outer must be 2 or more, got {options.outer}: every fold tests networks that the others trained"
         )
+    check_processes(options)
     if options.fold is not None and not 0 <= options.fold < options.outer:
         raise ConfigError(f"--fold must be from 0 to {options.outer - 1}, got {options.fold}")
     if not 0 < options.validation < 1:
         raise ConfigError(f"--validation must be a share in (0, 1), got {options.validation:g}")
+
+
+def check_places(options: argparse.Namespace) -> None:
+    """Raise ConfigError or OutputError for folders that are not there, or cannot be written to, before any work."""
+    if options.real and not options.real.is_dir():
+        raise ConfigError(f"--real '{options.real}' is no folder; give the folder of a data set")
+    if options.start:
+        result_file(options.start)
+    for folder in (options.run, options.output, options.state):
+        if folder:
+            check_output(folder)
 
 
 def write_nested_jobs(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from training.papers.nested_detail import ENDING as DETAIL
 from training.papers.nested_detail import VIEWS, write_detail
 from training.papers.nested_folds import fold_words, outer_folds, train_and_select
 from training.papers.nested_progress import hours_of
-from training.papers.procedure import MethodAndMembers, score_choices
-from training.papers.shipping import SCORED, Shipping
+from training.papers.procedure import MethodAndMembers, score_choices, write_fold
+from training.papers.shipping import SCORED, SPLIT, Shipping
 from training.runs.checkpoint import read_json, write_json
 from training.runs.leakage import check_not_seen
 from training.runs.predict import digest, scoring_device
@@ -35,14 +35,18 @@ from training.stopping import check_time
 def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
     """Train and score every outer fold, then report the mean over all patients; with --fold only that fold."""
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
+    folds = {n: fold for n, fold in enumerate(outer_folds(shipping, data, options)) if options.fold in (None, n)}
+    keys = {fold.name: key_of_fold(shipping, data, fold) for fold, _ in folds.values()}
+
+    def is_done(name: str) -> bool:
+        return is_scored(options.run / name, keys[name], shipping, options)
+
     if options.fold is None and options.parallel > 1:
-        score_side_by_side(options)
-    for number, (fold, test) in enumerate(outer_folds(shipping, data, options)):
-        if options.fold not in (None, number):
-            continue
+        score_side_by_side(options, is_done)
+    for number, (fold, test) in folds.items():
         folder = options.run / fold.name
-        key = key_of_fold(shipping, data, fold)
-        if is_scored(folder, key, shipping, options):
+        write_fold(fold, folder / SPLIT)  # for training baselines; a state does not carry it
+        if is_done(fold.name):
             for name in shipping.bundles:
                 rows[name] += read_rows(folder / f"{name}.csv")
             continue
@@ -55,7 +59,7 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
             if options.views:
                 report_views(choices[name], members, whole, data, folder / f"{name}{VIEWS}", options.device)
         hours = hours_of(shipping, options.run, fold.name, options.start)
-        write_json(folder / SCORED, {"key": key, "views": options.views, "hours": round(hours, 4)})
+        write_json(folder / SCORED, {"key": keys[fold.name], "views": options.views, "hours": round(hours, 4)})
     if options.fold is not None:
         return
     for name, scores in rows.items():
@@ -82,17 +86,12 @@ def is_scored(folder: Path, key: str, shipping: Shipping, options: argparse.Name
     return bool(found.get("key") == key and (found["views"] or not options.views))
 
 
-def score_side_by_side(options: argparse.Namespace) -> None:
-    """Train and score the outer folds, `options.parallel` at a time, each by a command of its own with --fold.
+def score_side_by_side(options: argparse.Namespace, is_done: Callable[[str], bool]) -> None:
+    """Train and score the outer folds that are not done, `options.parallel` at a time, each by a command with --fold.
 
     Raises LesionError that names the folds that failed, after all have ended, and StoppedInTime when the time is over.
     """
     commands = {f"outer-{number}": fold_words(options, number) for number in range(options.outer)}
-
-    def is_done(name: str) -> bool:
-        path = options.run / name / SCORED
-        return path.exists() and (not options.views or read_json(path)["views"])
-
     run_side_by_side(commands, options.run / "logs", Engine(parallel=options.parallel), is_done)
 
 

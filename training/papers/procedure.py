@@ -164,6 +164,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_processes(options: argparse.Namespace) -> None:
+    """Raise ConfigError for a --parallel or --workers that is no number of processes."""
+    Engine(parallel=options.parallel)
+    if options.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {options.workers}")
+
+
 def prepare_cases(studies: Mapping[str, Study], cases: Iterable[str], cache: Path, crop: Crop, workers: int) -> None:
     """Prepare the cases that are not in the cache. Raises CaseError with the first reason if one cannot be."""
     failures = prepare_all([studies[case] for case in sorted(set(cases))], cache, crop, workers)

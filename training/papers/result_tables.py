@@ -11,11 +11,12 @@ from typing import Any
 
 from model.errors import ConfigError
 from training.bundles import detection
-from training.bundles.compare import Rows, read_scores
+from training.bundles.compare import LESIONS, Rows, read_scores
 from training.papers.nested_detail import ENDING, VIEWS, read_detail
 from training.runs.scores import Estimate, cell, interval
 
 CHOSEN = re.compile(r"SUV [\d.]+, best on the training cases")  # another number in every fold
+COLUMNS = (*LESIONS, "site")  # of scores, beside what every comparison reads
 PHANTOMS = "-phantoms.csv"
 
 
@@ -47,9 +48,9 @@ def methods_of(folders: Sequence[Path]) -> dict[str, Rows]:
     """The scores of baselines by method, of all folders together. Raises ConfigError if two score the same case."""
     found: dict[str, Rows] = {}
     for folder in folders:
-        for method, name in _read(folder / "baselines.json")["methods"].items():
+        for method, name in _methods(folder / "baselines.json").items():
             rows = found.setdefault(CHOSEN.sub("fixed SUV, best on the training cases", method), {})
-            new = read_scores(folder / name)
+            new = read_scores(folder / name, COLUMNS)
             if both := sorted(set(rows) & set(new)):
                 raise ConfigError(f"two of --baselines score {', '.join(both[:3])} by {method}; give one a fold")
             rows.update(new)
@@ -148,15 +149,20 @@ def views_table(run: Scored) -> str:
     for path in fold_files(run.folder, VIEWS):
         of_bundle = found.setdefault(path.name.removesuffix(VIEWS), {})
         for view in _read(path):
-            entry = (int(view["studies"]), _number(view["dice"]), _number(view["agreement"]))
-            of_bundle.setdefault(view["name"], []).append(entry)
+            try:
+                entry = (int(view["studies"]), _number(view["dice"]), _number(view["agreement"]))
+                of_bundle.setdefault(view["name"], []).append(entry)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"'{path}' holds no views ({error!r}); make it with training nested --views"
+                ) from None
     if not found:
         return ""
     views = list(next(iter(found.values())))
     lines = [f"| bundle | | {' | '.join(views)} |", "|---" * (len(views) + 2) + "|"]
     for name, of_bundle in found.items():
         for place, what in ((1, "Dice"), (2, "agreement")):
-            means = [weighted([(one[0], one[place]) for one in of_bundle[view]]) for view in views]
+            means = [weighted([(one[0], one[place]) for one in of_bundle.get(view, [])]) for view in views]
             lines.append(f"| {name} | {what} | {' | '.join(f'{value:.4f}' for value in means)} |")
     lines += ["", "Whole images, each patient once. Agreement: Dice with the mask of the whole image where both look."]
     return "\n".join(lines)
@@ -183,7 +189,7 @@ def phantoms_table(run: Scored) -> str:
     lines = ["| scored by | site | phantoms | with lesion | Dice, those with lesion | FPV ml, all |", "|---" * 6 + "|"]
     paths = sorted(run.folder.glob(f"*{PHANTOMS}"))
     for path in paths:
-        rows = read_scores(path)
+        rows = read_scores(path, COLUMNS)
         for site in ("all", *sorted({row["site"] for row in rows.values()})):
             of = {case: row for case, row in rows.items() if site in ("all", row["site"])}
             ill = {case: row for case, row in of.items() if int(row["lesions_true"]) > 0}
@@ -198,6 +204,15 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read '{path}': {error}; make it again by the command that wrote it") from None
+
+
+def _methods(path: Path) -> dict[str, str]:
+    """The methods of a baselines.json, and the file of each one's scores beside it. Raises ConfigError."""
+    content = _read(path)
+    methods = content.get("methods") if isinstance(content, dict) else None
+    if not isinstance(methods, dict) or not all(isinstance(n, str) and Path(n).name == n for n in methods.values()):
+        raise ConfigError(f"'{path}' names no methods with files beside it; make it with training baselines")
+    return methods
 
 
 def _number(value: str | float | None) -> float:

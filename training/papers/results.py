@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 from model.errors import ConfigError
-from model.results.writing import check_output, write_bytes
+from model.results.writing import write_bytes
 from model.whole import Staging
 from training.bundles.compare import Rows, read_scores
+from training.command import check_targets
 from training.papers.result_tables import (
+    COLUMNS,
     Scored,
     detail_tables,
     differences_table,
@@ -41,10 +43,13 @@ TUNED = (
 def run(options: argparse.Namespace) -> None:
     """Print the page, and write it. Raises ConfigError or OutputError."""
     if options.output:
-        check_output(options.output.parent)
+        check_targets([options.output], [])
     methods = methods_of(options.baselines)
     if not (options.runs or methods):
         raise ConfigError("nothing to show: name folders of training nested, or --baselines")
+    folders = [folder.resolve() for folder in options.runs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise ConfigError(f"'{twice[0]}' is named twice; name each run once, or the deviation over runs means nothing")
     runs = [scored_run(folder) for folder in options.runs] or [Scored(folder=Path(), bundles={})]
     text = page(runs, methods, options.note)
     if options.output:
@@ -59,7 +64,7 @@ def scored_run(folder: Path) -> Scored:
     found: dict[str, Rows] = {}
     for path in fold_files(folder, ".csv"):
         rows = found.setdefault(path.stem, {})
-        new = read_scores(path)
+        new = read_scores(path, COLUMNS)
         if both := sorted(set(rows) & set(new)):
             raise ConfigError(f"'{path}' scores cases that another fold has scored: {', '.join(both[:3])}")
         rows.update(new)

@@ -2,11 +2,11 @@
 
     python -m training state --run runs/shipped --output training/start
 
-OUTPUT/runs gets the weights of the runs that others still need, rounded to float16: base runs and members, finished or
+DIR/runs gets the weights of the runs that others still need, rounded to float16: base runs and members, finished or
 begun, with their settings, steps, hours and whom they were trained on. A begun run keeps the mean of equation 2 and its
 number of terms, but no optimizer's state. Of a part that is done, the shipped bundles or an outer fold, only the scores
-are kept. `training nested --state OUTPUT` goes on from it, and writes it anew when it ends. A run that lies in OUTPUT
-itself, as in training/start, stays and counts.
+are kept. `training nested --state DIR` goes on from it, and writes it anew when it ends. A run that lies in DIR itself,
+as in training/start, stays and counts.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from model.errors import ConfigError
 from model.files import sha256_of_bytes
 from model.results.writing import check_output
 from model.whole import recover, whole_folder
-from training.papers.shipping import SCORED, SELECTION, SHIPPED, WRITTEN
+from training.papers.shipping import SCORED, SELECTION, SHIPPED, SPLIT, WRITTEN
 from training.runs import checkpoint
 from training.runs.validation import BEST, BEST_NOTE
 from training.settings import read_yaml
@@ -34,7 +34,7 @@ RUNS, STATE = "runs", "state.json"  # in the folder of a state, and in RUNS
 BEGUN, NETWORK, AVERAGE, LOSS = "begun.json", "network.safetensors", "average.safetensors", "loss.safetensors"
 FORMAT = 1
 MOST_MB = 9.0  # of the whole folder: weights of a repository must stay small
-NOT_RECORDS = (SELECTION, "split.json")  # they name folders of one machine
+NOT_RECORDS = (SELECTION, SPLIT)  # the one names folders of one machine, the other is made again
 ROUNDED = "weights rounded to float16 when the run moved to another folder"
 
 
@@ -65,6 +65,8 @@ def write_state(folder: Path, output: Path, most_mb: float = MOST_MB, fit: bool 
     fit: leave out the runs that are cheapest to train again until the rest has at most `most_mb`; else that is an
     error that names the sizes. Raises ConfigError, OutputError.
     """
+    if not most_mb > 0:
+        raise ConfigError(f"--most-mb must be above 0, got {most_mb:g}")
     if not any(folder.glob(f"**/{checkpoint.CONFIG}")):
         raise ConfigError(f"'{folder}' holds no run; give the --run folder of training nested")
     check_output(output)
@@ -72,6 +74,10 @@ def write_state(folder: Path, output: Path, most_mb: float = MOST_MB, fit: bool 
     there = sum(file.stat().st_size for file in files_beside(output))
     records, runs = dict(record_files(folder)), kept_runs(folder)
     sizes = {run.name: run.size for run in runs}
+    records_by_sha = {path: sha256_of_bytes(content) for path, content in records.items()}
+    about = {run.name: run.about for run in runs}
+    whole = {"format": FORMAT, "runs": about, "records": records_by_sha, "left_out": list(sizes)}
+    there += len(json_bytes(whole))  # at most: it will name each run in one of two places
     total = there + sum(map(len, records.values())) + sum(sizes.values())
     left: list[str] = []
     if total > 1e6 * most_mb:
@@ -86,9 +92,7 @@ def write_state(folder: Path, output: Path, most_mb: float = MOST_MB, fit: bool 
         for path, content in [*records.items(), *((f"{r.name}/{n}", c) for r in runs for n, c in r.files.items())]:
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).write_bytes(content)
-        about = {run.name: run.about for run in runs}
-        records_by_sha = {path: sha256_of_bytes(content) for path, content in records.items()}
-        whole = {"format": FORMAT, "runs": about, "records": records_by_sha, "left_out": left}
+        whole |= {"runs": {run.name: run.about for run in runs}, "left_out": left}
         (new / STATE).write_bytes(json_bytes(whole))
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     kept = ", ".join(f"{run.name} ({run.state}, {run.size / 1e6:.2f} MB)" for run in runs) or "no run"
@@ -189,7 +193,7 @@ def record_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def files_beside(output: Path) -> list[Path]:
     """The files of a state's folder that are none of its runs: those of a run that lies there itself."""
-    return [path for path in output.glob("*") if path.is_file()]
+    return [path for path in output.rglob("*") if path.is_file() and RUNS not in path.relative_to(output).parts[:1]]
 
 
 def as_bytes(state: dict[str, Tensor]) -> bytes:

@@ -56,6 +56,6 @@ def write_row(folder: Path, name: str, patient: str, site: str, diagnosis: str) 
 
 
 def seed_of(case: str) -> tuple[str, int] | None:
-    """Site and seed of a phantom by its name, as `study_name` gives it; None for any other name."""
-    match = re.fullmatch(r"([A-Z])r?p?(\d{6,})", case)
+    """Site and seed of a phantom, or of a random cut of one (-r<copy>), by its name; None for any other name."""
+    match = re.fullmatch(r"([A-Z])r?p?(\d{6,})(?:-r\d+)*", case)
     return (match[1], int(match[2])) if match else None

@@ -21,6 +21,7 @@ from training.runs.loop import Run, train
 from training.runs.losses import loss_function
 from training.runs.torchrun import processes
 from training.settings import Training, read_yaml
+from training.stopping import StoppedInTime
 
 LEAST_S = 5.0  # the steps that are timed take at least so long
 FIRST_STEPS, MOST_STEPS, GROWTH = 2, 20_000, 8  # steps timed at first, at most, and times more at each try at most
@@ -59,7 +60,12 @@ def fit_schedule(
                 f"'{folder}' holds a run of other settings (schedule.minutes is {minutes:g} now); name another folder"
             )
         return begun, dict(found[FITTED])
-    seconds = seconds_a_step(settings, network, data, device)
+    try:
+        seconds = seconds_a_step(settings, network, data, device)
+    except StoppedInTime:  # its own words name a temporary folder
+        raise StoppedInTime(
+            f"stopped in time: the steps of '{folder}' were being timed; the same command goes on"
+        ) from None
     steps = max(1, floor(60 * minutes / (settings.schedule.epochs * seconds)))
     note = {"minutes": minutes, "steps_per_epoch": steps, "seconds_a_step": round(seconds, 6), "device": device.name}
     print(

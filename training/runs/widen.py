@@ -4,25 +4,29 @@
 
 Every new channel is a copy of an old one, and the weights that read copies are shared out among them: the wider network
 computes what the old one did (Net2Net: Chen, Goodfellow and Shlens, ICLR 2016). A little noise makes the copies differ,
-so that training can part them. With another norm the values are no longer the same, but the filters are a better start
-than random ones. RUN is a finished run, whose record of what was trained on is that of START.
+so that training can drive them apart. With another norm the values are no longer the same, but the filters are a better
+start than random ones. The new folder holds a finished run, trained on the cases that the old one was trained on.
 """
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
-from model.bundle.settings import NORMS, Network
-from model.errors import ConfigError
+from model.bundle.settings import NORMS, BodyLevels, Network
+from model.errors import ConfigError, OutputError
 from model.files import sha256_of
 from model.networks.unet import build
+from model.results.writing import check_output
+from model.schema import to_plain
+from model.whole import recover, whole_folder
 from training.runs import checkpoint
 from training.runs.leakage import seen_by
-from training.settings import changed, read_yaml, settings_from, settings_to
+from training.settings import Training, changed, read_yaml, settings_from, settings_to
 
 LAST = "last.safetensors"
 FUSIONS = ("early", "middle")
@@ -42,12 +46,13 @@ def run(options: argparse.Namespace) -> None:
     """Write the wider network as a finished run. Raises ConfigError, WeightsError and OutputError."""
     if not 0 <= options.noise <= 1:
         raise ConfigError(f"--noise must be from 0 to 1, got {options.noise:g}")
+    check_new(options.run)
     result = checkpoint.result_of(options.start)
     source = checkpoint.result_file(options.start)
     checkpoint.check_weights(source, result["sha256"], "the run to widen")
-    before = settings_from(read_yaml(options.start / checkpoint.CONFIG)["settings"])
-    network = {"widths": options.widths or list(before.network.widths), "norm": options.norm or before.network.norm}
-    settings = changed(before, {"network": network, "seed": options.seed}, "the wider network")
+    before = settings_of(options.start)
+    after = wider(before.network, options)
+    settings = changed(before, {"network": after, "seed": options.seed}, "the wider network")
     state = widened(checkpoint.read_weights(source), before.network, settings.network, options.noise, options.seed)
     seen = seen_by(options.start)
     origin = {"run": str(options.start.resolve()), "sha256": result["sha256"]}
@@ -59,15 +64,44 @@ def run(options: argparse.Namespace) -> None:
         "start": origin,
         "widened": {"from": list(before.network.widths), "noise": options.noise},
     }
-    if (options.run / checkpoint.CONFIG).exists():
-        raise ConfigError(f"'{options.run}' holds a run: name another folder")
-    checkpoint.write_weights(options.run / LAST, state)
-    checkpoint.write_text(options.run / checkpoint.CONFIG, yaml.safe_dump(config, sort_keys=False))
-    epoch = {"epoch": 0, "kept_epoch": 0, "start": origin, "terms": 0, "validation": {}}
-    checkpoint.write_json(
-        options.run / checkpoint.RESULT, {"result": LAST, "sha256": sha256_of(options.run / LAST), **epoch}
-    )
+    write_run(options.run, state, config)
     print(f"'{options.run}': widths {', '.join(map(str, settings.network.widths))}, norm {settings.network.norm}")
+
+
+def check_new(run: Path) -> None:
+    """Raise ConfigError unless the folder is new or empty, OutputError unless one can be made beside it."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ConfigError(f"--run '{run}' is there and not empty: name another folder")
+    check_output(run.resolve().parent)
+
+
+def settings_of(start: Path) -> Training:
+    """The settings of the run to widen. Raises ConfigError if its config.yaml has none."""
+    config = read_yaml(start / checkpoint.CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        raise ConfigError(f"'{start / checkpoint.CONFIG}' holds no settings of a run; give a run of training train")
+    return settings_from(config["settings"])
+
+
+def wider(before: Network, options: argparse.Namespace) -> dict[str, Any]:
+    """What changes of the network's settings; the levels of norm: body go with that norm."""
+    norm = options.norm or before.norm
+    found = {"widths": options.widths or list(before.widths), "norm": norm}
+    return found | ({} if norm == before.norm else {"body": to_plain(BodyLevels())})
+
+
+def write_run(run: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Write weights, config.yaml and run.json as a finished run, all or nothing. Raises OutputError."""
+    recover(run)
+    try:
+        with whole_folder(run) as new:
+            checkpoint.write_weights(new / LAST, state)
+            checkpoint.write_text(new / checkpoint.CONFIG, yaml.safe_dump(config, sort_keys=False))
+            about = {"result": LAST, "sha256": sha256_of(new / LAST), "epoch": 0, "kept_epoch": 0}
+            about |= {"start": config["start"], "terms": 0, "validation": {}}
+            checkpoint.write_json(new / checkpoint.RESULT, about)
+    except OSError as error:
+        raise OutputError(f"cannot write '{run}': {error.strerror}; check free space and write permission") from None
 
 
 def widened(
@@ -154,6 +188,7 @@ def _taken(tensor: Tensor, axis: int, channels: Channels | None, shared: bool = 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of training widen."""
+    parser.epilog = "Cost: seconds; 4 bytes a parameter of the wider network on disk. It trains nothing."
     add = parser.add_argument
     add("--start", type=Path, required=True, metavar="RUN", help="folder of the finished run to make wider")
     add("--widths", type=int, nargs="+", metavar="N", help="channels of every stage, none fewer (default: as they are)")
@@ -162,8 +197,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--noise",
         type=float,
         default=0.05,
-        help="deviation of the noise that parts the copies, as a share of the "
-        "weights' own (default 0.05; 0 computes just what the old network did)",
+        help="standard deviation of the noise that makes copies differ, as a share of the "
+        "weights' own (default 0.05; with 0 the network computes what the old one did)",
     )
-    add("--seed", type=int, default=0, help="of the noise (default 0)")
-    add("--run", type=Path, required=True, metavar="DIR", help="folder for the wider network, a finished run")
+    add("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    add("--run", type=Path, required=True, metavar="DIR", help="new folder for the wider network")

@@ -1,5 +1,6 @@
 """training baselines: thresholds by arithmetic and by the published figures, the plain U-Net, the table."""
 
+import argparse
 import csv
 import json
 import math
@@ -16,6 +17,7 @@ from model.inference.device import choose_device
 from model.results.metrics import score
 from training.__main__ import main
 from training.bundles import plain_unet, study_views
+from training.bundles.baseline_cases import parts_of
 from training.bundles.baseline_page import paired
 from training.bundles.field_of_view import THRESHOLDS, ViewScore, view_scores
 from training.bundles.plain_unet import PlainTraining, marked, share_done
@@ -114,6 +116,10 @@ def test_the_same_command_takes_the_trained_network_again(tiny_studies, tmp_path
     before = (out / "baselines.csv").read_bytes(), (out / "basic_unet.safetensors").stat().st_mtime_ns
     assert run(index, out, *words) == 0
     assert before == ((out / "baselines.csv").read_bytes(), (out / "basic_unet.safetensors").stat().st_mtime_ns)
+    whole = (out / "basic_unet.safetensors").read_bytes()
+    (out / "basic_unet.safetensors").write_bytes(whole[:-100])  # as a kill leaves it: it is trained again
+    assert run(index, out, *words) == 0
+    assert len((out / "basic_unet.safetensors").read_bytes()) == len(whole)
 
 
 def test_a_plain_networks_mask_is_monais() -> None:
@@ -155,6 +161,8 @@ def test_the_plain_loop_learns_a_bright_ball(tiny_studies, monkeypatch) -> None:
         (["--unet-steps", 1, "--unet-crop", 40], "--unet-crop must be a multiple of 16 from 32 on, got 40"),
         (["--recrops", -1], "--recrops and --seed must be 0 or more, got -1"),
         (["--fold", "0"], "--split, --fold and --part go together"),
+        (["--suv", "-1"], "--suv must be above 0, got -1"),
+        (["--suv", "nan"], "--suv must be above 0, got nan"),
     ],
 )
 def test_wrong_options_are_refused(tiny_studies, tmp_path, capsys, words, message) -> None:
@@ -169,6 +177,15 @@ def test_a_patient_on_both_sides_is_refused(tiny_studies, tmp_path, capsys) -> N
     words = ["--split", tmp_path / "split.json", "--fold", "0", "--part", "test"]
     assert run(index_of(tmp_path, twice), tmp_path / "out", *words) == 2
     assert "patients both train and are scored: patient0" in capsys.readouterr().err
+
+
+def test_a_run_from_a_pack_has_no_images_and_a_blended_tumour_is_not_scored(tiny_studies, tmp_path, capsys) -> None:
+    packed = replace(tiny_studies[0], pet=Path("packed/case0/pet"))
+    assert run(index_of(tmp_path, [packed, *tiny_studies[1:]]), tmp_path / "out") == 2
+    assert "came from a pack, which has no images (case0); give the index.csv of" in capsys.readouterr().err
+    studies = {study.case: study for study in (*tiny_studies, replace(tiny_studies[0], case="b", body="somebody"))}
+    options = argparse.Namespace(cases=None, split=None)
+    assert [study.case for study in parts_of(options, studies).scored] == [study.case for study in tiny_studies]
 
 
 def test_the_difference_is_between_the_same_cases() -> None:

@@ -61,5 +61,5 @@ def test_other_cases_conventions_and_files_are_refused(tmp_path) -> None:
         with pytest.raises(ConfigError, match="training evaluate"):
             read_scores(path)
     (tmp_path / "words.csv").write_text(",".join(HEAD) + "\nc0,a,autopet_3,good,0,0\n")
-    with pytest.raises(ConfigError, match="case c0: dice is 'good', not a number"):
+    with pytest.raises(ConfigError, match="line 2: dice is 'good', no number"):
         differences(read_scores(tmp_path / "words.csv"), read_scores(tmp_path / "words.csv"))

@@ -80,10 +80,11 @@ def test_a_copy_costs_little_beside_its_original(made, tmp_path) -> None:
 def test_phantoms_that_do_not_fit_are_left_out_and_patients_must_fit(made, tmp_path) -> None:
     studies, cache, path = made
     sizes = {name: item.file_size for name, item in zipfile.ZipFile(path).NameToInfo.items()}
-    most = sizes["group-0000.xz"] + sizes["group-0002.xz"] + 1
+    most = path.stat().st_size - sizes["group-0001.xz"] - 300  # 300: a row of pack.json has more
     groups = [studies[:2], [studies[2]] * 2, [studies[3]]]  # the middle one is too large
     assert write_pack(tmp_path / "p", groups, KINDS, cache, SOURCE, Crop(), most) == ["case1", "case1"]
     assert set(read_pack(tmp_path / "p").studies) == {"case0", "case0-r0", "case2"}
+    assert (tmp_path / "p").stat().st_size <= most
     with pytest.raises(ConfigError, match=r"real studies alone have more than --most-mb .* raise it"):
         write_pack(tmp_path / "q", groups, KINDS, cache, SOURCE, Crop(), 1000)
     assert not (tmp_path / "q").exists()
@@ -138,6 +139,21 @@ def other_study(about, members) -> None:
     about["groups"][0]["studies"][0]["row"]["sha256"] = "0" * 64
 
 
+def other_patient(about, members) -> None:
+    """Whoever divides by the row would not know whose study it is."""
+    about["groups"][0]["studies"][0]["row"]["patient"] = "somebody"
+
+
+def no_spacing(about, members) -> None:
+    facts = json.loads(about["groups"][0]["studies"][0]["facts"])
+    del facts["spacing_mm"]
+    about["groups"][0]["studies"][0]["facts"] = json.dumps(facts)
+
+
+def cut_facts(about, members) -> None:
+    about["groups"][0]["studies"][0]["facts"] = about["groups"][0]["studies"][0]["facts"][:20]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -147,13 +163,16 @@ def other_study(about, members) -> None:
         (swell, "has not .* bytes"),
         (other_version, "pack of another version"),
         (other_study, "its study.json is of another study"),
+        (other_patient, "its study.json is of another study"),
+        (no_spacing, r"its study.json is damaged \('spacing_mm'\)"),
+        (cut_facts, "its study.json is damaged"),
     ],
 )
 def test_a_pack_that_is_damaged_or_made_to_harm_is_refused(change, message, made, tmp_path) -> None:
     path = changed(made[2], tmp_path / "bad.pack", change)
     with pytest.raises(ConfigError, match=message):
         unpack(read_pack(path), tmp_path / "cache", Crop(), ["case0"])
-    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "outside").exists() and not (tmp_path / "cache/case0").exists()
 
 
 def test_what_is_no_pack_is_said_so(tmp_path) -> None:

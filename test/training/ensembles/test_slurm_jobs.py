@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -63,6 +64,14 @@ def test_a_script_says_what_slurm_must_know(tmp_path) -> None:
     assert not any("array" in line for line in script(FIRST, STAGES[FIRST], tmp_path, options).splitlines()[:9])
 
 
+def test_words_with_spaces_stay_one_word_for_sbatch(tmp_path) -> None:
+    """sbatch divides a directive's line at spaces, but for what is quoted."""
+    options = JobOptions(name="t", more=("--comment=a b",))
+    text = script(FIRST, STAGES[FIRST], tmp_path / "my runs", options)
+    found = [shlex.split(line.removeprefix("#SBATCH ")) for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert ["--comment=a b"] in found and [f"--output={tmp_path}/my runs/first-%j.log"] in found
+
+
 def job(tmp_path: Path, monkeypatch, program: str, task: int = 1) -> subprocess.Popen:
     """The runs' script with a stand-in for Python, started as SLURM starts a task of job 102."""
     python = tmp_path / "python"
@@ -107,7 +116,7 @@ def test_a_task_near_its_limit_stops_and_is_queued_again(program, code, queued, 
     ("words", "message"),
     [
         ({"time": "4h"}, "--time must be HH:MM:SS or D-HH:MM:SS, got '4h'"),
-        ({"time": "00:05:00", "lead_s": 300}, "--lead-seconds must be above 0 and below --time, 300 s, got 300"),
+        ({"time": "00:05:00", "lead_s": 300}, "--lead-seconds must be from 1 to 299, below --time (300 s)"),
         ({"more": ("gres=gpu:1",)}, "in the form --name=value, got 'gres=gpu:1'"),
     ],
 )
@@ -156,6 +165,11 @@ def test_a_commands_jobs_have_a_task_for_every_run(words, tasks, cluster, tmp_pa
         (["experiment", "table2", "--submit"], "give --slurm, too"),
         (["experiment", "table2", "--slurm", "--parallel", "2"], "give it without --parallel"),
         (["nested", "--real", "r", "--run", "x", "--slurm"], "give --all and --output, too"),
+        (["experiment", "table2", "--slurm", "--minutes", "1"], "give it without --minutes"),
+        (["experiment", "table2", "--slurm", "--sbatch=--comment='a"], "cannot be divided into words: No closing"),
+        (["experiment", "table2", "--slurm", "--time", "1-00:00:00", "--lead-seconds", "65536"], "from 1 to 65535"),
+        (["experiment", "table2", "--parallel", "0"], "--parallel must be from 1 to 1000, got 0"),
+        (["experiment", "table2", "--workers", "0"], "--workers must be at least 1, got 0"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(words, message, tmp_path, monkeypatch, capsys) -> None:

@@ -16,7 +16,7 @@ from model.whole import locked
 from training.__main__ import main
 from training.bundles.export import ExportOptions
 from training.command import parse
-from training.data.folds import Fold
+from training.data.folds import Fold, read_fold
 from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
 from training.papers.nested_data import NestedData, blend_tumours
 from training.papers.nested_folds import fold_of
@@ -153,6 +153,7 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     monkeypatch.setattr(nested_scores, "report", lambda *_: None)
     exported: list[ExportOptions] = []
     monkeypatch.setattr(nested_shipping, "export", exported.append)
+    monkeypatch.setattr(nested_shipping, "key_of_fold", lambda *_: "this plan")
     words = ["--real", "r", "--run", str(tmp_path), "--ship", "--validation", "0.5", "--output", str(tmp_path)]
     nested_shipping.ship(shipping, data, tmp_path, parse("nested", nested, words))
     nested_shipping.ship(
@@ -161,6 +162,10 @@ def test_a_bundle_says_whose_data_it_was_trained_on(shipping, tmp_path, monkeypa
     first, last = exported[0], exported[-1]
     assert first.data.startswith("2 patients, some of them") and first.licence == "unknown"
     assert last.data.startswith("2 patients (of Mars), some of them") and last.licence == "MIT"
+    options = parse("nested", nested, words)
+    assert nested_shipping.is_written(shipping, data, options)
+    monkeypatch.setattr(nested_shipping, "key_of_fold", lambda *_: "another plan")
+    assert not nested_shipping.is_written(shipping, data, options)  # so --all does not take the old plan's bundles
 
 
 def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monkeypatch) -> None:
@@ -187,6 +192,18 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
     nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
+    for fold, test in done[1:]:
+        assert read_fold(tmp_path / fold / "split.json", fold).test == test  # what training baselines is given
+    for name in shipping.bundles:
+        (tmp_path / f"outer-0/{name}.csv").write_text("")
+    found: list[bool] = []
+    monkeypatch.setattr(nested_scores, "read_rows", lambda *_: [])
+    monkeypatch.setattr(nested_scores, "run_side_by_side", lambda *args: found.append(args[-1]("outer-0")))
+    side_by_side = parse("nested", nested, [*words, "--parallel", "2"])
+    nested_scores.score_outer_folds(shipping, data, tmp_path, side_by_side)
+    monkeypatch.setattr(nested_scores, "key_of_fold", lambda *_: "of another plan: its scores are made anew")
+    nested_scores.score_outer_folds(shipping, data, tmp_path, side_by_side)
+    assert found == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +212,11 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
         (["--fold", "3"], "--fold must be from 0 to 2, got 3"),
         (["--outer", "1"], "--outer must be 2 or more, got 1"),
         (["--validation", "1"], "--validation must be a share in (0, 1), got 1"),
+        (["--fold", "0", "--only", "summary"], "--only is a part of the whole procedure"),
+        (["--parallel", "0"], "--parallel must be from 1 to 1000, got 0"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        ([], "--real 'r' is no folder; give the folder of a data set"),
+        (["--real", ".", "--start", "none"], "'none' holds no finished run"),
     ],
 )
 def test_wrong_numbers_are_refused_before_anything_is_made(words, message, tmp_path, capsys) -> None:
@@ -212,6 +234,7 @@ def test_a_fold_waits_while_another_makes_what_both_share(tmp_path, monkeypatch)
     made = threading.Event()
     monkeypatch.setattr(nested, "data_of", lambda *_: made.set())
     monkeypatch.setattr(nested, "score_outer_folds", lambda *_: None)
+    monkeypatch.setattr(nested, "check_places", lambda *_: None)
     words = ["nested", "--real", "r", "--run", str(tmp_path), "--start", "s", "--fold", "0"]
     with locked(tmp_path, fcntl.LOCK_EX):
         other = threading.Thread(target=main, args=(words,))
@@ -232,6 +255,7 @@ def test_what_ships_comes_before_the_outer_folds_and_the_rest_is_named(tmp_path,
     monkeypatch.setattr(nested, "data_of", lambda *_: None)
     monkeypatch.setattr(nested, "ship", lambda *_: done.append("ship"))
     monkeypatch.setattr(nested, "score_outer_folds", folds)
+    monkeypatch.setattr(nested, "check_places", lambda *_: None)
     (tmp_path / "all").mkdir()
     words = ["--real", "r", "--run", str(tmp_path), "--start", "s", "--output", str(tmp_path / "w"), "--outer", "2"]
     assert main(["nested", "--all", *words]) == 0 and done == ["ship", "folds"]

@@ -150,3 +150,36 @@ def test_folders_without_scores_or_with_doubled_ones_are_refused(what, nested, t
     assert main(["results", str(folder)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert ("holds no scores of outer folds" if what == "empty" else "another fold has scored: a-r0") in error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("baselines.json", "{}", "names no methods with files beside it"),
+        ("baselines.json", '["a"]', "names no methods with files beside it"),
+        ("baselines.json", '{"methods": {"a": "../run/outer-0/eoa.csv"}}', "names no methods with files beside it"),
+        ("run/outer-0/eoa-views.json", '{"a": 1}', "holds no views"),
+        ("run/outer-0/eoa-views.json", '[{"studies": 2}]', "holds no views"),
+    ],
+)
+def test_damaged_files_are_named(name, content, message, nested, tmp_path, capsys) -> None:
+    (tmp_path / name).write_text(content)
+    baselines = ["--baselines", str(tmp_path)] if name == "baselines.json" else []
+    assert main(["results", str(nested), *baselines]) == ConfigError.exit_code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and str(tmp_path / name) in error
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.5,", "x,"), (",1,0,", ",1,z,"), (",0.0,1,0,nan,autopet_1_2", ",0.0")])
+def test_a_damaged_line_of_scores_is_named(old, new, nested, capsys) -> None:
+    path = nested / "outer-0/eoa.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert main(["results", str(nested)]) == ConfigError.exit_code
+    assert f"'{path}', line 2: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_named_twice_is_no_second_seed(nested, tmp_path, capsys) -> None:
+    assert main(["results", str(nested), f"{nested}/../run"]) == ConfigError.exit_code
+    assert "is named twice" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["results", str(nested), "--output", str(tmp_path)]) == ConfigError.exit_code
+    assert "is a folder" in capsys.readouterr().err.splitlines()[-1]

@@ -20,7 +20,7 @@ from training import stopping
 from training.__main__ import main
 from training.data.folds import Fold
 from training.data.table import write_table
-from training.papers import nested_data, state
+from training.papers import going_on, nested_data, state
 from training.papers.going_on import put_back
 from training.papers.state import RUNS, STATE, rounded, start_names, write_state
 from training.phantom.table import study_name
@@ -137,12 +137,59 @@ def test_a_state_that_is_too_large_names_the_sizes_and_fits_by_leaving_out_the_c
     """A run that lies in the folder itself counts. Without its base run a member is of no use, so it goes, too."""
     sizes = {run.name: run.size for run in state.kept_runs(pieces / "run")}
     (tmp_path / "last.safetensors").write_bytes(bytes(1000))
-    enough = (sizes["all/base"] + 1000 + 10) / 1e6
+    enough = (sizes["all/base"] + 1000 + 2500) / 1e6  # 2500 for state.json
     with pytest.raises(ConfigError, match=r"--most-mb is .*all/base 0.0. MB, all/members/m .*, other files .* 0.00 MB"):
         write_state(pieces / "run", tmp_path, enough)
     text = write_state(pieces / "run", tmp_path, enough, fit=True)
     assert text.endswith("to be trained again: all/members/m") and (tmp_path / "last.safetensors").exists()
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 1e6 * enough
+    with pytest.raises(ConfigError, match="--most-mb must be above 0, got nan"):
+        write_state(pieces / "run", tmp_path, float("nan"))
     assert write_state(pieces / "run", tmp_path, 0.001, fit=True).endswith("again: all/base, all/members/m")
+
+
+def test_a_kill_while_a_state_is_put_back_loses_no_run(pieces, tiny_cache, tmp_path, monkeypatch) -> None:
+    """The second run's folder cannot be written; the same command again puts it back, too."""
+    whole = going_on.put_run_back
+
+    def first_alone(kept: Path, run: Path) -> None:
+        if run.name == "m":
+            raise KeyboardInterrupt
+        whole(kept, run)
+
+    monkeypatch.setattr(going_on, "put_run_back", first_alone)
+    with pytest.raises(KeyboardInterrupt):
+        put_back(pieces / "state", tmp_path, planned(), tiny_cache)
+    assert (tmp_path / "all/base/run.json").exists()
+    monkeypatch.setattr(going_on, "put_run_back", whole)
+    assert put_back(pieces / "state", tmp_path, planned(), tiny_cache) == ["all/base", "all/members/m"]
+    assert (tmp_path / "all/members/m/checkpoint.pt").exists()
+    assert put_back(pieces / "state", tmp_path, planned(), tiny_cache) == []
+
+
+@pytest.mark.parametrize("further", ["all/members/m", "all/base", "outer-0/scored.json"])
+def test_a_state_that_is_further_than_the_runs_is_not_written_over(further, pieces, tiny_cache, tmp_path) -> None:
+    shutil.copytree(pieces / "run", tmp_path / "run")
+    shutil.copytree(pieces / "state", tmp_path / "state")
+    path = tmp_path / "state" / RUNS / STATE
+    content = json.loads(path.read_text())
+    if further == "all/members/m":
+        content["runs"][further]["step"] = 14  # the folder's is at step 13
+    elif further == "all/base":
+        (tmp_path / "run/all/base/run.json").unlink()
+    else:
+        content["records"][further] = "0" * 64
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=rf"is further than .* \({further}\), and would be written over"):
+        put_back(tmp_path / "state", tmp_path / "run", planned(), tiny_cache)
+
+
+@pytest.mark.parametrize("content", [{}, {"runs": [], "records": {}}, {"runs": {"a": {}}, "records": {}}])
+def test_a_state_that_does_not_say_what_it_holds_is_refused(content, tiny_cache, tmp_path) -> None:
+    (tmp_path / "state" / RUNS).mkdir(parents=True)
+    (tmp_path / "state" / RUNS / STATE).write_text(json.dumps({"format": 1} | content))
+    with pytest.raises(ConfigError, match="is damaged: it does not say what it holds"):
+        put_back(tmp_path / "state", tmp_path / "run", planned(), tiny_cache)
 
 
 def test_writing_a_state_of_what_was_put_back_changes_no_weight(pieces, tiny_cache, tmp_path) -> None:

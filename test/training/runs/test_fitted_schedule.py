@@ -9,6 +9,7 @@ from training.runs import fitted_schedule
 from training.runs.start import starting_network
 from training.runs.train import carry_on, train_run
 from training.settings import changed, read_yaml, settings_from, settings_to
+from training.stopping import StoppedInTime
 
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",))
 MINUTES = {"schedule": {"epochs": 4, "stop": 2, "steps_per_epoch": None, "minutes": 0.1}}
@@ -86,3 +87,10 @@ def test_minutes_and_steps_exclude_each_other_and_torchrun(tiny_cache, tmp_path,
     with pytest.raises(ConfigError, match="with torchrun give schedule.steps_per_epoch"):
         train_run(tmp_path / "run", changed(tiny_training(), MINUTES), tiny_cache, FOLD, wanted="cpu")
     assert "minutes" not in settings_to(tiny_training())["schedule"] and not (tmp_path / "run").exists()
+
+
+def test_a_run_that_stops_while_its_steps_are_timed_says_so(tiny_cache, tmp_path, monkeypatch) -> None:
+    """By its own folder, not by the one that the timing writes into."""
+    monkeypatch.setattr("training.runs.torchrun.time_is_over", lambda: True)
+    with pytest.raises(StoppedInTime, match=f"the steps of '{tmp_path / 'run'}' were being timed; the same command"):
+        train_run(tmp_path / "run", changed(tiny_training(), MINUTES), tiny_cache, FOLD, wanted="cpu")

@@ -12,6 +12,7 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build
 from training.__main__ import main
+from training.runs import checkpoint
 from training.runs.checkpoint import write_json, write_weights
 from training.runs.leakage import seen_by
 from training.runs.start import starting_network
@@ -75,3 +76,47 @@ def test_the_wider_run_says_what_it_has_seen(tmp_path: Path) -> None:
     assert seen_by(run).patients == {"patient0"}
     starting_network(after, run, None)  # fits
     assert main([*words, "--widths", "4", "4", "6"]) == 2  # never over a run that is there
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A finished run of a small network whose norm looks at the body, by a level of its own."""
+    folder = tmp_path / "narrow"
+    network = {"fusion": "middle", "widths": list(NARROW), "norm": "body", "body": {"hu": -600}}
+    settings = tiny_training(network=network)
+    write_weights(folder / "last.safetensors", build(settings.network).state_dict())
+    config = {"settings": settings_to(settings), "seen": {"cases": [], "patients": []}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    sha256 = sha256_of(folder / "last.safetensors")
+    write_json(folder / "run.json", {"result": "last.safetensors", "sha256": sha256, "epoch": 3})
+    return folder
+
+
+def test_another_norm_leaves_the_levels_of_the_body_behind(start: Path, tmp_path: Path) -> None:
+    assert main(["widen", "--start", str(start), "--run", str(tmp_path / "wider"), "--norm", "instance"]) == 0
+    assert settings_from(yaml.safe_load((tmp_path / "wider/config.yaml").read_text())["settings"]).network.norm == (
+        "instance"
+    )
+
+
+def test_a_killed_command_leaves_nothing_and_is_given_again(start: Path, tmp_path: Path, monkeypatch) -> None:
+    words = ["widen", "--start", str(start), "--run", str(tmp_path / "wider")]
+    whole = checkpoint.write_json
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_json", killed)
+    assert main(words) != 0 and not (tmp_path / "wider").exists()
+    monkeypatch.setattr(checkpoint, "write_json", whole)
+    assert main(words) == 0 and checkpoint.finished(tmp_path / "wider")
+
+
+def test_a_folder_that_is_in_use_and_a_config_without_settings_are_refused(start: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/mine.txt").write_text("mine")
+    assert main(["widen", "--start", str(start), "--run", str(tmp_path / "used")]) == ConfigError.exit_code
+    assert "is there and not empty" in capsys.readouterr().err
+    (start / "config.yaml").write_text("- a")
+    assert main(["widen", "--start", str(start), "--run", str(tmp_path / "wider")]) == ConfigError.exit_code
+    assert "holds no settings of a run" in capsys.readouterr().err
