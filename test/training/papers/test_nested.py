@@ -32,7 +32,7 @@ CONFIGS = ROOT / "training" / "configs"
 
 @pytest.fixture(
     scope="module",
-    params=["shipped.yaml", "shipped-batch.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
+    params=["shipped.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
 )
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
