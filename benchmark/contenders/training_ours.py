@@ -8,9 +8,10 @@ from benchmark.contenders.training_task import CASES, End, TrainingTask, run, se
 from model.networks.unet import build
 from training.batches.device_crops import DeviceCrops
 from training.runs.compiling import check_compile
-from training.runs.loop import Run, train
+from training.runs.loop import train
 from training.runs.losses import loss_function
 from training.runs.predict import device_for
+from training.runs.run import Run
 
 
 def main() -> None:

@@ -68,10 +68,8 @@ class Kernels:
 
         body: bool (B, 1, X, Y, Z), contiguous, a voxel or more in each image: mean and deviation are over it alone.
         """
-        images, channels, voxels = _sizes(image)
-        rows = THREADS // (channels // PACK)
-        each = math.ceil(max(voxels / self._blocks, rows * LEAST_ROWS))
-        blocks = math.ceil(voxels / each)
+        images, channels, voxels = sizes_of(image)
+        each, blocks = self._shares(channels, voxels)
         parts = torch.empty(images, blocks, 3, channels, device=image.device)
         self._run("moments", (blocks, images), THREADS, image, body, parts, voxels, channels, each)
         out = torch.empty(images, 2, channels, device=image.device)
@@ -80,10 +78,8 @@ class Kernels:
 
     def normalise(self, image: Tensor, factors: Tensor, out: Tensor) -> None:
         """Write SELU of the normalised image into `out`: `image` itself, or channels of a wider image."""
-        images, channels, voxels = _sizes(image)
-        groups = channels // PACK
-        threads = THREADS // groups * groups
-        grid = (self._grid(voxels * groups, threads), images)
+        images, channels, voxels = sizes_of(image)
+        threads, grid = self._a_pack_each(images, channels, voxels)
         self._run("normalise", grid, threads, image, factors, out, voxels, channels, _pitch(out))
 
     def leaky(
@@ -92,10 +88,8 @@ class Kernels:
         """LeakyReLU of the normalised image, in its place. other: is added before, normalised by its own factors if
         it has some.
         """
-        images, channels, voxels = _sizes(image)
-        groups = channels // PACK
-        threads = THREADS // groups * groups
-        grid = (self._grid(voxels * groups, threads), images)
+        images, channels, voxels = sizes_of(image)
+        threads, grid = self._a_pack_each(images, channels, voxels)
         self._run("leaky", grid, threads, image, factors, other, other_factors, image, voxels, channels, slope)
 
     def classify(
@@ -106,7 +100,7 @@ class Kernels:
 
         C / 8 must be a power of two, at most 32.
         """
-        images, channels, voxels = _sizes(image)
+        images, channels, voxels = sizes_of(image)
         out = torch.empty(images, len(weight), *image.shape[2:], device=image.device)
         grid = (self._grid(voxels * channels // PACK, THREADS), images)
         name, last = ("classify", []) if slope is None else ("classify_leaky", [slope])
@@ -118,7 +112,7 @@ class Kernels:
 
     def pool(self, image: Tensor) -> Tensor:
         """Maxima of 2 x 2 x 2 voxels. The image may be channels of a wider one; its edges are even."""
-        images, channels, voxels = _sizes(image)
+        images, channels, voxels = sizes_of(image)
         size = [edge // 2 for edge in image.shape[2:]]
         out = torch.empty(
             (images, channels, *size), dtype=image.dtype, device=image.device, memory_format=torch.channels_last_3d
@@ -129,7 +123,7 @@ class Kernels:
 
     def average(self, image: Tensor, stride: tuple[int, int, int]) -> Tensor:
         """Means of as many voxels along each axis as `stride` says, which divides the image's edges."""
-        images, channels, voxels = _sizes(image)
+        images, channels, voxels = sizes_of(image)
         size = [edge // step for edge, step in zip(image.shape[2:], stride, strict=True)]
         out = torch.empty(
             (images, channels, *size), dtype=image.dtype, device=image.device, memory_format=torch.channels_last_3d
@@ -145,6 +139,18 @@ class Kernels:
         images, x, y, z, *strides, channels = values.shape
         grid = (self._grid(x * y * z * strides[0] * strides[1] * channels // PACK, THREADS), images)
         self._run("depth_to_space", grid, THREADS, values, out, x, y, z, *strides, channels, _pitch(out))
+
+    def _shares(self, channels: int, voxels: int) -> tuple[int, int]:
+        """How many voxels a block of a kernel that sums takes, and how many blocks take them all."""
+        rows = THREADS // (channels // PACK)
+        each = math.ceil(max(voxels / self._blocks, rows * LEAST_ROWS))
+        return each, math.ceil(voxels / each)
+
+    def _a_pack_each(self, images: int, channels: int, voxels: int) -> tuple[int, tuple[int, int]]:
+        """Threads and grid of a kernel whose threads stay with a pack of channels and go from voxel to voxel."""
+        groups = channels // PACK
+        threads = THREADS // groups * groups
+        return threads, (self._grid(voxels * groups, threads), images)
 
     def _grid(self, items: int, threads: int) -> int:
         return min(math.ceil(items / threads), self._blocks)
@@ -226,7 +232,7 @@ def compiled(
     return code.raw
 
 
-def _sizes(image: Tensor) -> tuple[int, int, int]:
+def sizes_of(image: Tensor) -> tuple[int, int, int]:
     """How many images, channels and voxels an image has."""
     return image.shape[0], image.shape[1], math.prod(image.shape[2:])
 

@@ -17,6 +17,7 @@ as training evaluate writes them, for training compare and training results.
 import argparse
 import csv
 import io
+import json
 import math
 import sys
 import time
@@ -42,6 +43,7 @@ from training.bundles.thresholds import above, above_share, best_of_each_case, b
 from training.command import add_device_option
 from training.data.metadata import safe_name
 from training.data.table import Study, patients_in, read_table
+from training.runs import checkpoint
 from training.runs.predict import device_for, scoring_device
 from training.runs.scores import summary, without_nan
 from training.runs.scores import write as write_scores
@@ -84,8 +86,6 @@ def methods_of(
 
 def plain_unet(options: argparse.Namespace, parts: Parts) -> tuple[Masking, str]:
     """Train the BasicUNet, or take the one that the same command left in DIR. Returns its masks, and a note."""
-    from safetensors.torch import load_file, save_file
-
     settings: PlainTraining = options.unet
     device = device_for("auto", options.device)
     path, note = options.output / UNET, options.output / UNET_NOTE
@@ -93,12 +93,12 @@ def plain_unet(options: argparse.Namespace, parts: Parts) -> tuple[Masking, str]
     before = read_note(note)
     if before and before.get("key") == key and path.exists() and sha256_of(path) == before.get("sha256"):
         network = fresh()
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(checkpoint.read_weights(path))
         network.to(device.torch_device).eval()
     else:
         print(f"training a BasicUNet on {len(parts.train)} studies", flush=True)
         network, steps, seconds = train_plain(parts.train, settings, device)
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+        checkpoint.write_weights(path, network.state_dict())
         before = {"key": key, "steps": steps, "seconds": seconds, "device": device.name, "sha256": sha256_of(path)}
         with Staging() as staging:
             write_json(before, note, staging)
@@ -112,8 +112,6 @@ def plain_unet(options: argparse.Namespace, parts: Parts) -> tuple[Masking, str]
 
 def read_note(path: Path) -> dict[str, Any] | None:
     """What was noted beside a network; None if there is nothing."""
-    import json
-
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

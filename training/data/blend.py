@@ -22,11 +22,10 @@ import SimpleITK as sitk
 from model.errors import CaseError, ConfigError, OutputError, shown
 from model.files import silence
 from model.study.reading import read_volume
-from model.whole import recover, whole_folder
 from training.data.check import check_grid
 from training.data.places import find_place
 from training.data.prepared import load
-from training.data.table import Study, read_table, some_of, study_sha256, write_table
+from training.data.table import Study, new_studies, read_table, some_of, study_sha256, write_table
 from training.data.tumours import Tumour, on_grid_of, put, take
 from training.parallel import cores, map_parallel
 from training.phantom.physics import HELD_OUT_SITE
@@ -177,30 +176,20 @@ def blend(
         raise ConfigError(
             f"--patients '{patients}' holds no study with a lesion of its own: there is no tumour to take"
         )
-    final = output.resolve()
-    recover(final)
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
     jobs = [(study, copy) for study in ill for copy in range(settings.copies)]
     rows: list[Study] = []
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(final) as hidden:
-            work = partial(
-                blend_study, bodies=list(hosts.values()), settings=settings, cache=cache, folder=hidden, final=final
-            )
-            for found in map_parallel(work, jobs, workers):
-                if isinstance(found, Study):
-                    rows.append(found)
-                else:
-                    print(shown(f"left out: {found}"), file=sys.stderr)
-            if not rows:
-                raise CaseError(f"no tumour of '{patients}' fits into a body of '{bodies}'; give larger bodies")
-            write_table(rows, hidden / "index.csv")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write '{output}': {error.strerror or error}; check free space and write permission"
-        ) from None
+    with new_studies(output) as (hidden, final):
+        work = partial(
+            blend_study, bodies=list(hosts.values()), settings=settings, cache=cache, folder=hidden, final=final
+        )
+        for found in map_parallel(work, jobs, workers):
+            if isinstance(found, Study):
+                rows.append(found)
+            else:
+                print(shown(f"left out: {found}"), file=sys.stderr)
+        if not rows:
+            raise CaseError(f"no tumour of '{patients}' fits into a body of '{bodies}'; give larger bodies")
+        write_table(rows, hidden / "index.csv")
     return rows
 
 

@@ -22,9 +22,8 @@ import SimpleITK as sitk
 from model.errors import CaseError, ConfigError, OutputError
 from model.study.geometry import Grid
 from model.study.reading import Volume, read_volume
-from model.whole import recover, whole_folder
 from training.data.check import check_grid
-from training.data.table import Study, read_table, study_sha256, write_table
+from training.data.table import Study, new_studies, read_table, study_sha256, write_table
 from training.parallel import cores, map_parallel
 
 FEWEST_VOXELS = 8  # on every axis of what is left
@@ -166,21 +165,11 @@ def recrop(index: Path, output: Path, settings: Recrop, workers: int = 1) -> lis
     nothing is written.
     """
     studies = read_table(index)
-    final = output.resolve()
-    recover(final)
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
     jobs = [(study, copy) for study in studies.values() for copy in range(settings.copies)]
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(final) as hidden:
-            work = partial(recrop_study, settings=settings, folder=hidden, final=final)
-            rows = list(map_parallel(work, jobs, workers))
-            write_table(rows, hidden / "index.csv")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write '{output}': {error.strerror or error}; check free space and write permission"
-        ) from None
+    with new_studies(output) as (hidden, final):
+        work = partial(recrop_study, settings=settings, folder=hidden, final=final)
+        rows = list(map_parallel(work, jobs, workers))
+        write_table(rows, hidden / "index.csv")
     return rows
 
 

@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import ConfigError
+from model.errors import ConfigError, OutputError
 from model.files import sha256_of
-from model.whole import whole_file
+from model.whole import recover, whole_file, whole_folder
 
 UNKNOWN = "unknown"
 CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a case names a folder and files
@@ -58,6 +59,27 @@ def write_table(studies: list[Study], path: Path) -> None:
         writer.writeheader()
         for study in sorted(studies, key=lambda study: study.case):
             writer.writerow(dataclasses.asdict(study) | {"lesion_ml": f"{study.lesion_ml:.4f}"})
+
+
+@contextmanager
+def new_studies(output: Path) -> Iterator[tuple[Path, Path]]:
+    """A hidden folder to write studies and their index.csv to, and the place of --output that it takes when the block
+    ends well.
+
+    Raises ConfigError if `output` is there and not empty, OutputError if it cannot be written.
+    """
+    final = output.resolve()
+    recover(final)
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise ConfigError(f"--output '{output}' is there and not empty; give a new folder")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(final) as hidden:
+            yield hidden, final
+    except OSError as error:
+        raise OutputError(
+            f"cannot write '{output}': {error.strerror or error}; check free space and write permission"
+        ) from None
 
 
 def patients_in(studies: Iterable[Study]) -> set[str]:

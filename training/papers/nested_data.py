@@ -69,7 +69,7 @@ def data_of(shipping: Shipping, options: argparse.Namespace) -> NestedData:
             studies[study.case] = study
             blended.setdefault(study.patient, []).append(study.case)
         write_table(list(studies.values()), options.run / "index.csv")
-        prepare_cases(studies, studies, cache, shipping.plan.crop, options.workers)
+        prepare_cases(studies, made, cache, shipping.plan.crop, options.workers)
     return NestedData(
         studies=studies, phantoms=phantoms, originals=parts[0], copies=parts[1], cache=cache, blended=blended
     )

@@ -23,6 +23,7 @@ from training.settings import read_yaml, settings_from, settings_to
 
 State = dict[str, Tensor]
 CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
+MEAN, LAST = "mean.safetensors", "last.safetensors"  # what a run ends with, averaged or not
 LOCK = ".lock"
 WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out", "log_every")  # settings that change no weight
 MAY_CHANGE = (  # settings that may differ when an unfinished run resumes: they help if its loss is no longer finite

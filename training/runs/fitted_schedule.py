@@ -17,8 +17,9 @@ from model.errors import ConfigError
 from model.inference.device import Device
 from training.runs import checkpoint
 from training.runs.checkpoint import FITTED
-from training.runs.loop import Run, train
+from training.runs.loop import train
 from training.runs.losses import loss_function
+from training.runs.run import Run
 from training.runs.torchrun import processes
 from training.settings import Training, read_yaml
 from training.stopping import StoppedInTime

@@ -25,8 +25,7 @@ from training.runs.fused_norm import fuse_norms
 from training.runs.optimizers import go_on, optimizer_for
 from training.runs.predict import layout_of
 from training.runs.recompute import recompute_stages
-from training.runs.run import Run as Run  # others import it from here
-from training.runs.run import TrainingProgress, on_gpu
+from training.runs.run import Run, TrainingProgress, on_gpu
 from training.runs.steps import loader, one_step, read_steps
 from training.runs.torchrun import mean_over_processes, processes, rank, time_is_over_in_any_process
 from training.stopping import StoppedInTime
@@ -61,7 +60,7 @@ def train(run: Run, state: dict[str, Any] | None) -> None:
         while progress.step < stop:
             rate = rate_at(settings, progress.step / steps) * share_after_restart(run.restarts, progress.step, stop)
             progress.optimizer.param_groups[0]["lr"] = rate  # the loss's own weights keep theirs
-            progress.unread.append(one_step(run, wrapped, progress.optimizer, progress.scaler, batches, progress.step))
+            progress.unread.append(one_step(run, wrapped, progress, batches))
             progress.step += 1
             bar.update()
             epoch_ends = progress.step % steps == 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.networks.kernels import LEAST_ROWS, MOST_CHANNELS, NAMES, PACK, SOURCE, THREADS, Kernels
+from model.networks.kernels import MOST_CHANNELS, NAMES, PACK, SOURCE, THREADS, Kernels, sizes_of
 
 SOURCES = (SOURCE, Path(__file__).with_name("norm_kernels.cu"))
 GRADIENT_NAMES = ("gradient_parts", "gradient_sums", "gradient_image")
@@ -102,9 +102,8 @@ class NormKernels(Kernels):
         return out
 
     def sums(self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        images, channels, voxels = image.shape[0], image.shape[1], math.prod(image.shape[2:])
-        each = math.ceil(max(voxels / self._blocks, THREADS // (channels // PACK) * LEAST_ROWS))
-        blocks = math.ceil(voxels / each)
+        images, channels, voxels = sizes_of(image)
+        each, blocks = self._shares(channels, voxels)
         parts = torch.empty(images, blocks, 2, channels, device=image.device)
         both = image, gradient, normal, weight, bias
         self._run("gradient_parts", (blocks, images), THREADS, *both, parts, voxels, channels, each)
@@ -115,10 +114,8 @@ class NormKernels(Kernels):
     def image_gradient(
         self, image: Tensor, gradient: Tensor, normal: Tensor, weight: Tensor, bias: Tensor, sums: Tensor | None
     ) -> Tensor:
-        images, channels, voxels = image.shape[0], image.shape[1], math.prod(image.shape[2:])
-        groups = channels // PACK
-        threads = THREADS // groups * groups
-        grid = (self._grid(voxels * groups, threads), images)
+        images, channels, voxels = sizes_of(image)
+        threads, grid = self._a_pack_each(images, channels, voxels)
         out = torch.empty_like(image)
         both = image, gradient, normal, weight, bias
         self._run("gradient_image", grid, threads, *both, sums, out, voxels, channels)

@@ -28,8 +28,9 @@ from training.runs.compiling import check_compile
 from training.runs.finite import check_weights
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
 from training.runs.leakage import check_apart, seen_with
-from training.runs.loop import Run, steps_per_epoch, train
+from training.runs.loop import steps_per_epoch, train
 from training.runs.predict import choose_convolutions, device_for
+from training.runs.run import Run
 from training.runs.torchrun import opened, processes, rank
 from training.settings import Training, read_settings, settings_to
 

@@ -26,12 +26,7 @@ from training.runs.torchrun import average_gradients, in_any_process, processes,
 
 
 def one_step(
-    run: Run,
-    wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    step: int,
+    run: Run, wrapped: nn.Module, progress: TrainingProgress, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Tensor:
     """One step of the optimizer over `accumulate` batches, which waits for no GPU.
 
@@ -39,7 +34,7 @@ def one_step(
     Returns, on the device, float64 (accumulate + 2,): this process's losses, the norm of the gradients, and 1 if the
     step was left out.
     """
-    settings, device = run.settings, run.device
+    settings, device, optimizer, scaler = run.settings, run.device, progress.optimizer, progress.scaler
     statistics = statistics_of(run.network)
     before = [buffer.clone() for buffer in statistics]
     losses: list[Tensor] = []

@@ -35,17 +35,16 @@ from training.runs.compiling import check_compile
 from training.runs.finite import check_weights
 from training.runs.fitted_schedule import fit_schedule, fitted_settings
 from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
-from training.runs.loop import Run, steps_per_epoch, train
+from training.runs.loop import steps_per_epoch, train
 from training.runs.losses import loss_function
 from training.runs.pictures import draw_curves
 from training.runs.predict import choose_convolutions, device_for
+from training.runs.run import Run
 from training.runs.start import starting_network, starting_point
 from training.runs.torchrun import opened, processes, rank
 from training.runs.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
 from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
 from training.stopping import add_minutes_option, check_time
-
-MEAN, LAST = "mean.safetensors", "last.safetensors"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -219,7 +218,7 @@ def weights_of(run: Run) -> dict[str, Any]:
 
 def finish(run: Run, validation: Validation, origin: dict[str, str] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """Write the weights and run.json. more: what else it says, where there is anything."""
-    name = MEAN if run.average else LAST
+    name = checkpoint.MEAN if run.average else checkpoint.LAST
     stop = run.settings.schedule.last
     scores, best = validation.last, stop
     if run.settings.keep == "best" and (run.folder / BEST_NOTE).exists():

@@ -28,7 +28,6 @@ from training.runs import checkpoint
 from training.runs.leakage import seen_by
 from training.settings import Training, changed, read_yaml, settings_from, settings_to
 
-LAST = "last.safetensors"
 FUSIONS = ("early", "middle")
 Channels = list[int]  # of every new channel, the old one that it copies
 
@@ -95,9 +94,10 @@ def write_run(run: Path, state: dict[str, Tensor], config: dict[str, Any]) -> No
     recover(run)
     try:
         with whole_folder(run) as new:
-            checkpoint.write_weights(new / LAST, state)
+            checkpoint.write_weights(new / checkpoint.LAST, state)
             checkpoint.write_text(new / checkpoint.CONFIG, yaml.safe_dump(config, sort_keys=False))
-            about = {"result": LAST, "sha256": sha256_of(new / LAST), "epoch": 0, "kept_epoch": 0}
+            sha256 = sha256_of(new / checkpoint.LAST)
+            about = {"result": checkpoint.LAST, "sha256": sha256, "epoch": 0, "kept_epoch": 0}
             about |= {"start": config["start"], "terms": 0, "validation": {}}
             checkpoint.write_json(new / checkpoint.RESULT, about)
     except OSError as error:

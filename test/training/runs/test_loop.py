@@ -21,9 +21,10 @@ from training.batches.device_crops import DeviceCrops
 from training.runs import checkpoint, loop, steps, torchrun
 from training.runs.averaging import WeightAverage
 from training.runs.finite import TrainingError
-from training.runs.loop import Run, losses_in, train
+from training.runs.loop import losses_in, train
 from training.runs.losses import loss_function
 from training.runs.predict import device_for
+from training.runs.run import Run, TrainingProgress
 from training.stopping import StoppedInTime
 
 ONE_EPOCH = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 8}
@@ -168,12 +169,11 @@ def test_steps_wait_for_no_value_of_the_device(name: str, tmp_path, monkeypatch)
     progress = loop.begin(run)
     batches = [(torch.rand(2, 1), torch.ones(2, 1))] * 22
 
-    def step(number: int) -> None:
-        rest = run.network, progress.optimizer, progress.scaler, iter(batches), number
-        progress.unread.append(steps.one_step(run, *rest))
+    def step() -> None:
+        progress.unread.append(steps.one_step(run, run.network, progress, iter(batches)))
 
-    step(0)
-    assert reads_of(lambda: [step(number) for number in range(1, 10)]) == []
+    step()
+    assert reads_of(lambda: [step() for _ in range(1, 10)]) == []
     progress.step = 10
     assert reads_of(lambda: steps.read_steps(run, progress)) == ["tolist"] and progress.losses[1] == 10
 
@@ -202,12 +202,12 @@ def test_steps_on_a_gpu_wait_for_nothing(name: str, tiny_cache, tmp_path) -> Non
     run.network = build(settings.network)
     run.data = DeviceCrops(tiny_cache, ("case0", "case1", "case2", "case3"), settings, device.torch_device)
     progress, batches = loop.begin(run), iter(steps.loader(run, 0, 12))
-    rest = run.network, progress.optimizer, progress.scaler, batches
-    steps.one_step(run, *rest, 0)
+    rest = run.network, progress, batches
+    steps.one_step(run, *rest)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        progress.unread = [steps.one_step(run, *rest, number) for number in range(1, 10)]
+        progress.unread = [steps.one_step(run, *rest) for _ in range(1, 10)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     progress.step = 10
@@ -263,9 +263,9 @@ def poison(monkeypatch, step: int) -> None:
     """A step of the optimizer that gives a finite loss and leaves NaN in the weights."""
     one_step = loop.one_step
 
-    def poisoned(run: Run, wrapped: nn.Module, *rest: object) -> Tensor:
-        loss = one_step(run, wrapped, *rest)
-        if rest[-1] == step:
+    def poisoned(run: Run, wrapped: nn.Module, progress: TrainingProgress, *rest: object) -> Tensor:
+        loss = one_step(run, wrapped, progress, *rest)
+        if progress.step == step:
             next(wrapped.parameters()).data.fill_(float("nan"))
         return loss
 

@@ -27,8 +27,8 @@ from training.data.folds import Fold
 from training.runs import checkpoint, loop
 from training.runs.checkpoint import write_weights
 from training.runs.finite import TrainingError
-from training.runs.loop import Run
 from training.runs.predict import choose_convolutions
+from training.runs.run import Run
 from training.runs.start import starting_network
 from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
