@@ -7,6 +7,7 @@ from typing import Any
 
 from model.hospital.find.entry import Entry
 
+LATER = ("organs", "sr", "pdf")  # options that older results do not name
 ESTIMATE = "estimate"  # the state of an answer that says how long a study will take; another answer follows
 
 
@@ -20,11 +21,13 @@ class Options:
     convention: str = "autopet_1_2"  # how empty masks are scored against a truth
     named: bool = False  # whether messages may hold the names of files and patients
     organs: bool = False
+    sr: bool = False
+    pdf: bool = False
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As a dictionary, for the keys of results: `organs` came later, and is in it only if asked for."""
-        return {name: value for name, value in asdict(self).items() if value or name != "organs"}
+        """As a dictionary, for the keys of results: options that came later are in it only if asked for."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}
 
 
 @dataclass(frozen=True, kw_only=True)

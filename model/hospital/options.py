@@ -144,6 +144,17 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="also write an RT Structure Set for studies that came as DICOM (default: no; cost: under a second)",
     )
     add(
+        "--sr",
+        action="store_true",
+        help="also write every lesion's measurements as DICOM SR (TID 1500) for studies that came as DICOM (default: "
+        "no; cost: seconds, ten with hundreds of lesions)",
+    )
+    add(
+        "--pdf",
+        action="store_true",
+        help="also write report.pdf, a page of each study for the record (default: no; cost: a second or two)",
+    )
+    add(
         "--disagreement",
         action="store_true",
         help="also write how far the networks disagree, as the standard deviation of their lesion probabilities, 0 "

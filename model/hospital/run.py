@@ -168,6 +168,8 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         convention=options.convention,
         named=options.names,
         organs=options.organs,
+        sr=options.sr,
+        pdf=options.pdf,
     )
     records = read_journal(options.output)
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)

@@ -39,7 +39,8 @@ from model.study.reading import Case, read_case
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). headers: of the PET's
-    slices, in the order of its volume; empty for an image. seconds: of each stage so far.
+    slices, in the order of its volume; empty for an image. seconds: of each stage so far. ct_headers: of the CT's
+    slices, where something will refer to them.
     """
 
     case: Case
@@ -50,6 +51,7 @@ class Loaded:
     truth: NDArray[np.bool_] | None
     hashes: dict[str, str]
     seconds: dict[str, float]
+    ct_headers: tuple[FileDataset, ...] = ()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -78,11 +80,13 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         ) from None
     conversion: Conversion | None = None
     headers: tuple[FileDataset, ...] = ()
+    ct_headers: tuple[FileDataset, ...] = ()
     if entry.kind == "dicom":
         pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct)
         study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=job.name)
         case, conversion = study.case, mark_given(study.conversion, entry)
         headers = tuple(order_slices(pet, "PT")[0])
+        ct_headers = tuple(ct.headers) if job.options.sr else ()
     else:
         case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
     truth, not_compared = _truth(job, case)
@@ -90,7 +94,14 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
     case = dataclasses.replace(case, warnings=warnings)
     if stat_of(entry.files) != hashes["stat"]:
         raise CaseError(f"a file of '{entry.source}' changed while it was read; run again when it is complete")
-    return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
+    return {
+        "case": case,
+        "conversion": conversion,
+        "headers": headers,
+        "ct_headers": ct_headers,
+        "truth": truth,
+        "hashes": hashes,
+    }
 
 
 def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
@@ -169,6 +180,7 @@ def score_study(
         organs=organs,
         conversion=loaded.conversion,
         headers=loaded.headers,
+        ct_headers=loaded.ct_headers,
         truth=loaded.truth,
         hashes=loaded.hashes,
         mask_warnings=warnings,

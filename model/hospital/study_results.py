@@ -1,6 +1,6 @@
-"""Write the results of a scored study: first mask, tables, pictures and report, then SEG and RTSTRUCT.
+"""Write the results of a scored study: first mask, tables, pictures and report, then SEG, RTSTRUCT, SR and report.pdf.
 
-The first stay whatever happens to SEG and RTSTRUCT. A SEG, an RTSTRUCT or a picture that cannot be made is a warning.
+The first stay whatever happens to the others. One of these, or a picture, that cannot be made is a warning.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ from model.errors import LesionError, shown
 from model.hospital.folder import REPORT, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
-from model.hospital.stored_results import DICOM_FILES, UNFINISHED, StoredMask, mask_hash
+from model.hospital.record_files import PDF, make_pdf, make_sr, measured_of, sr_holds
+from model.hospital.stored_results import DICOM_FILES, SR, UNFINISHED, StoredMask, mask_hash
 from model.inference.device import Device
 from model.inference.segment import Result
 from model.results.lesion_table import lesions_csv, lesions_json, rounded
@@ -64,6 +65,7 @@ class ScoredStudy:
     truth: NDArray[np.bool_] | None
     hashes: dict[str, str]
     mask_warnings: tuple[str, ...]
+    ct_headers: tuple[FileDataset, ...] = ()
 
 
 def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
@@ -72,32 +74,38 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     warnings = [*study.case.warnings, *_mask_warnings(study)]
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
+    with_pdf = job.options.pdf or (study.stored is not None and (study.stored.path.parent / PDF).is_file())
     with study_folder(job.output, job.name) as folder:
         with watch.stage("write"):
             copied = _write_files(folder, study)
             warnings += _write_pictures(folder, study)
         row = _row(study, sum(seconds.values()), warnings)
         missing = [name for name in _wanted_dicom(study) if name not in copied]
-        key = UNFINISHED + job.key if missing else job.key
+        key = UNFINISHED + job.key if missing or with_pdf else job.key
         folder.write(REPORT, _report(study, warnings, seconds, row, key))
-    if not missing:
+    if not missing and not with_pdf:
         return row
     with watch.stage("write"):
         made, failed = _make_dicom(study, missing)
+        if with_pdf:
+            row = _row(study, sum(seconds.values()), [*warnings, *failed])
+            pdf, pdf_failed = _make_pdf(study, _report(study, [*warnings, *failed], seconds, row, job.key))
+            made, failed = made | pdf, [*failed, *pdf_failed]
     row = _row(study, sum(seconds.values()), [*warnings, *failed])
     add_files(job.output, job.name, made | {REPORT: _report(study, [*warnings, *failed], seconds, row, job.key)})
     return row
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT if asked for, and a SEG of the organs that were found;
-    for images none.
+    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT and SR if asked for, and a SEG of the organs that were
+    found; for images none.
     """
     if not study.headers:
         return []
     organs = study.result.organs
     unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
     unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
+    unwanted |= set() if study.job.options.sr else {SR}
     return [name for name in DICOM_FILES if name not in unwanted]
 
 
@@ -122,7 +130,8 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     copied = set()
     if old is not None:
         for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
-            if path.is_file() and (path.name != "seg-organs.dcm" or result.organs is not None):
+            holds = path.name != SR or sr_holds(old, measured_of(lesions, totals))
+            if path.is_file() and holds and (path.name != "seg-organs.dcm" or result.organs is not None):
                 folder.write(path.name, path.read_bytes())
                 copied.add(path.name)
     return copied
@@ -147,7 +156,7 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
 
 
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
-    """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
+    """SEG, RTSTRUCT, SR, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers = study.job, study.measured[2], study.headers
     run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
     weights = study.bundle.label
@@ -159,14 +168,25 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
         makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
-    made, warnings = {}, []
+    both = headers, study.ct_headers
+    makers[SR] = lambda: make_sr(job, measured_of(*study.measured[:2]), both, made, terms)
+    made: dict[str, bytes] = {}
+    warnings = []
     for name in names:
         try:
             made[name] = makers[name]()
         except Exception as error:  # DICOM files are extras: the mask stays
-            what = "RTSTRUCT" if name == "rtstruct.dcm" else "SEG"
+            what = {"rtstruct.dcm": "RTSTRUCT", SR: "SR"}.get(name, "SEG")
             warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
+
+
+def _make_pdf(study: ScoredStudy, report: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """report.pdf by its name, or a warning if it cannot be made, whatever a library raises."""
+    try:
+        return {PDF: make_pdf(study.job, report, study.headers)}, []
+    except Exception as error:  # an extra, as DICOM files are
+        return {}, [f"no {PDF} of PET '{study.case.pet.path}' was made: {_reason(error)}"]
 
 
 def _reason(error: Exception) -> str:
