@@ -1,4 +1,4 @@
-"""What SEG and RTSTRUCT share: the headers that they refer to, their UIDs, and the name of the software."""
+"""What SEG, RTSTRUCT and SR share: the headers that they refer to, their UIDs, and the name of the software."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs 
 
 
 def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
-    """The elements that a SEG or RTSTRUCT needs of each slice, in new datasets; required ones at least empty.
+    """The elements that a SEG, RTSTRUCT or SR needs of each slice, in new datasets; required ones at least empty.
 
     Raises CaseError if a slice lacks a UID that must be referred to, or shares its own with another slice.
     """
@@ -60,7 +60,7 @@ def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
                 if text(header, keyword):
                     new.add(header[keyword])
         if missing := [tag_name(keyword) for keyword in REFERRED if keyword not in new]:
-            raise CaseError(f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG or RTSTRUCT must refer to")
+            raise CaseError(f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG, RTSTRUCT or SR must refer to")
         for keyword in EMPTY:
             if keyword not in new:
                 setattr(new, keyword, "")
