@@ -60,7 +60,9 @@ def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
                 if text(header, keyword):
                     new.add(header[keyword])
         if missing := [tag_name(keyword) for keyword in REFERRED if keyword not in new]:
-            raise CaseError(f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG, RTSTRUCT or SR must refer to")
+            raise CaseError(
+                f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG, RTSTRUCT or SR must refer to"
+            )
         for keyword in EMPTY:
             if keyword not in new:
                 setattr(new, keyword, "")

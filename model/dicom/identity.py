@@ -118,7 +118,7 @@ def identity_of(header: FileDataset) -> Identity:
 
 
 def identity_warnings(headers: Sequence[FileDataset]) -> list[str]:
-    """One warning that names what SEG, RTSTRUCT and SR cannot copy of their PET's identity; none where all is copied."""
+    """One warning that names what SEG, RTSTRUCT and SR cannot copy of their PET's identity, or none."""
     try:
         unusable = identity_of(headers[0]).unusable
     except UNREADABLE:  # then they fail, with a message of their own
@@ -126,8 +126,8 @@ def identity_warnings(headers: Sequence[FileDataset]) -> list[str]:
     if not unusable:
         return []
     return [
-        f"SEG, RTSTRUCT and SR leave empty what DICOM does not allow in PET '{path_of(headers[0])}': {'; '.join(unusable)}"
-        " (correct it where the study is archived, and in these objects before they are sent there)"
+        f"SEG, RTSTRUCT and SR leave empty what DICOM does not allow in PET '{path_of(headers[0])}': "
+        f"{'; '.join(unusable)} (correct it where the study is archived, and in these objects before they are sent there)"
     ]
 
 

@@ -15,7 +15,17 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from model import RESEARCH, __version__
-from model.dicom.derived import ALL, MANUFACTURER, MODEL, SERIAL, as_bytes, plain_text, sources_from, uid_from
+from model.dicom.derived import (
+    ALL,
+    LESION,
+    MANUFACTURER,
+    MODEL,
+    SERIAL,
+    as_bytes,
+    plain_text,
+    sources_from,
+    uid_from,
+)
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 from model.dicom.seg import LESION_TYPE
@@ -41,7 +51,9 @@ MM = codes.UCUM.Millimeter
 GRAM = Code("g", "UCUM", "gram")  # of SUV x ml, as SUV is g/ml
 SUV_UNIT = Code("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight")  # CID 85
 ONE = Code("1", "UCUM", "no units")
-SUV = codes.DCM.Suvbw  # 126401
+SUL_UNIT = Code("{SUVlbm(Janma)}g/ml", "UCUM", "Standardized Uptake Value lean body mass (Janma)")
+JAMES_UNIT = Code("{SUVlbm(James128)}g/ml", "UCUM", "Standardized Uptake Value lean body mass (James 128)")
+SUV, SUL = codes.DCM.Suvbw, codes.DCM.SuvlbmJanma  # 126401, 126405
 PEAK = codes.DCM.PeakValueWithinROI  # 126031
 OF_A_LESION = {
     "volume_ml": CodedNumber(name=codes.DCM.MetabolicVolume, unit=ML),  # 126032
@@ -50,6 +62,11 @@ OF_A_LESION = {
     "suv_peak": CodedNumber(name=SUV, unit=SUV_UNIT, derivation=PEAK),
     "tlg_suv_ml": CodedNumber(name=codes.DCM.Glycolysis, unit=GRAM),  # 126034: of one lesion
     "long_diameter_mm": CodedNumber(name=codes.IBSI.Maximum3DDiameterOfAMesh, unit=MM),  # L0JK
+    "sul_max": CodedNumber(name=SUL, unit=SUL_UNIT, derivation=codes.SCT.Maximum),
+    "sul_mean": CodedNumber(name=SUL, unit=SUL_UNIT, derivation=codes.SCT.Mean),
+    "sul_peak": CodedNumber(name=SUL, unit=SUL_UNIT, derivation=PEAK),
+    "sul_peak_james": CodedNumber(name=codes.DCM.SuvlbmJames128, unit=JAMES_UNIT, derivation=PEAK),  # 126406
+    "sphericity": CodedNumber(name=codes.IBSI.Sphericity, unit=ONE),  # QCFX
 }
 OF_ALL = {
     "lesions": CodedNumber(name=Code("246206008", "SCT", "Number of lesions"), unit=ONE),
@@ -63,7 +80,10 @@ OF_ALL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The lesion table and its totals by their names there; those without a code here are not written."""
+    """The lesion table and its totals by their names there; those without a code here are not written.
+
+    lesions: each has its `number`, which its segment's label ends with.
+    """
 
     lesions: Sequence[Mapping[str, Any]]
     totals: Mapping[str, Any]
@@ -122,23 +142,22 @@ def dicom_sr(
 
 def _lesion_groups(measured: Measured, seg: Dataset) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
     """A group for each lesion."""
-    segments = {segment.SegmentNumber: segment for segment in seg.SegmentSequence}
-    each = seg.SegmentSequence[0].SegmentLabel != ALL
+    segments = {segment.SegmentLabel: segment for segment in seg.SegmentSequence}
     groups = []
     for values in measured.lesions:
-        number = int(values["number"])
+        number, label = int(values["number"]), f"{LESION} {values['number']}"
         numbers = _numbers(values, OF_A_LESION)
-        if not each:
+        if ALL in segments:
             uid = uid_from("lesion", seg.SOPInstanceUID, number)
             groups.append(_group(numbers, hd.sr.TrackingIdentifier(uid=uid, identifier=f"{TRACKED} {number}"), seg))
             continue
-        if number not in segments:
-            raise CaseError(f"the SEG '{seg.SOPInstanceUID}' has no segment {number}, which the SR must refer to")
-        segment = segments[number]
+        if label not in segments:
+            raise CaseError(f"the SEG '{seg.SOPInstanceUID}' has no segment '{label}', which the SR must refer to")
+        segment = segments[label]
         groups.append(
             hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=hd.sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
-                referenced_segment=hd.sr.ReferencedSegment.from_segmentation(seg, number),
+                referenced_segment=hd.sr.ReferencedSegment.from_segmentation(seg, segment.SegmentNumber),
                 finding_category=LESION_TYPE[0],
                 finding_type=LESION_TYPE[1],
                 algorithm_id=_algorithm(seg),

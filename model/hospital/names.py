@@ -1,7 +1,7 @@
 """Names of studies that do not identify a patient: a salted hash, which only keys.csv maps back.
 
-The names of patients and source folders are in keys.csv (mode 600), and in DICOM SEG, RTSTRUCT and SR, which must name the
-patient to be filed. They are redacted from messages before these are written anywhere else.
+The names of patients and source folders are in keys.csv (mode 600), and in DICOM SEG, RTSTRUCT and SR, which must name
+the patient to be filed. They are redacted from messages before these are written anywhere else.
 """
 
 import csv

@@ -1,9 +1,8 @@
 """What goes into the patient's record beside masks and tables: the measurements as DICOM SR, and report.pdf.
 
-Both are made of a result that is written already, so they hold what its files hold.
+Both are made of lesions.json, which is written already, so they hold the numbers that it holds.
 """
 
-import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import FileDataset
 
 from model.dicom.elements import UNREADABLE, text
 from model.dicom.sr import Measured, dicom_sr, sr_uid
@@ -21,49 +20,41 @@ from model.hospital.folder import STUDIES
 from model.hospital.job import Job
 from model.hospital.pages.record import Subject, record_pdf
 from model.hospital.stored_results import SR
-from model.results.lesion_table import rounded
-from model.results.lesions import Lesion, Totals
 
 PDF = "report.pdf"
 SEG = "seg.dcm"
 
 
-def measured_of(lesions: Sequence[Lesion], totals: Totals) -> Measured:
-    """The numbers of an SR: those of the lesion table, with its digits."""
-    return Measured(
-        lesions=[rounded(dataclasses.asdict(lesion)) for lesion in lesions], totals=rounded(dataclasses.asdict(totals))
-    )
-
-
-def sr_holds(folder: Path, measured: Measured) -> bool:
-    """Whether the SR in a study's folder is of these numbers and of the SEG beside it."""
-    with suppress(OSError, AttributeError, KeyError, *UNREADABLE):
-        stored = pydicom.dcmread(folder / SR, specific_tags=["SOPInstanceUID"])
-        return bool(stored.SOPInstanceUID == sr_uid(measured, _seg_in(folder, specific_tags=["SOPInstanceUID"])))
+def sr_holds(old: Path, new: Path) -> bool:
+    """Whether the SR in a study's older folder is of its SEG there and of the numbers in the new folder."""
+    with suppress(OSError, KeyError, *UNREADABLE):
+        stored, seg = (pydicom.dcmread(old / name, specific_tags=["SOPInstanceUID"]) for name in (SR, SEG))
+        return bool(stored.SOPInstanceUID == sr_uid(_measured(_lesions(new)), seg))
     return False
 
 
 def make_sr(
-    job: Job,
-    measured: Measured,
+    folder: Path,
     headers: tuple[Sequence[FileDataset], Sequence[FileDataset]],
     made: Mapping[str, bytes],
     terms: str,
 ) -> bytes:
-    """The SR of a study. headers: of PET and CT. made: the DICOM files of this run; a SEG that is not among them is in
-    the study's folder. Raises CaseError without a SEG, else as `dicom_sr`.
+    """The SR of a study in its folder. headers: of PET and CT. made: the DICOM files of this run; a SEG that is not
+    among them is in the folder. Raises CaseError without a SEG, else as `dicom_sr`.
     """
     try:
-        seg = pydicom.dcmread(io.BytesIO(made[SEG])) if SEG in made else _seg_in(job.output / STUDIES / job.name)
+        seg = pydicom.dcmread(io.BytesIO(made[SEG]) if SEG in made else folder / SEG)
     except (OSError, *UNREADABLE):
         raise CaseError("there is no SEG that it could refer to") from None
-    return dicom_sr(measured, seg, *headers, terms=terms)
+    lesions = _lesions(folder)
+    edited = f"{lesions['edited']}. " if lesions.get("edited") else ""
+    return dicom_sr(_measured(lesions), seg, *headers, terms=edited + terms)
 
 
 def make_pdf(job: Job, report: bytes, headers: Sequence[FileDataset]) -> bytes:
     """report.pdf of a study whose folder is written. report: its report.json; headers: of its PET, or none."""
     folder = job.output / STUDIES / job.name
-    lesions = json.loads((folder / "lesions.json").read_text(encoding="utf-8"))
+    lesions = _lesions(folder)
     picture = None
     with suppress(OSError):
         picture = (folder / "preview.png").read_bytes()
@@ -81,5 +72,10 @@ def _subject(job: Job, headers: Sequence[FileDataset]) -> Subject:
     return Subject(study=job.name, named=True, patient=name, patient_id=number, date=date)
 
 
-def _seg_in(folder: Path, **how: Any) -> Dataset:
-    return pydicom.dcmread(folder / SEG, **how)
+def _lesions(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "lesions.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _measured(lesions: Mapping[str, Any]) -> Measured:
+    return Measured(lesions=lesions["lesions"], totals=lesions["totals"])

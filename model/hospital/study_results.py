@@ -22,10 +22,10 @@ from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
-from model.hospital.folder import REPORT, Folder, add_files, study_folder
+from model.hospital.folder import REPORT, STUDIES, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
-from model.hospital.record_files import PDF, make_pdf, make_sr, measured_of, sr_holds
+from model.hospital.record_files import PDF, make_pdf, make_sr, sr_holds
 from model.hospital.stored_results import DICOM_FILES, SR, UNFINISHED, StoredMask, mask_hash
 from model.inference.device import Device
 from model.inference.segment import Result
@@ -130,7 +130,7 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     copied = set()
     if old is not None:
         for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
-            holds = path.name != SR or sr_holds(old, measured_of(lesions, totals))
+            holds = path.name != SR or sr_holds(old, folder.path)
             if path.is_file() and holds and (path.name != "seg-organs.dcm" or result.organs is not None):
                 folder.write(path.name, path.read_bytes())
                 copied.add(path.name)
@@ -168,8 +168,8 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
         makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
-    both = headers, study.ct_headers
-    makers[SR] = lambda: make_sr(job, measured_of(*study.measured[:2]), both, made, terms)
+    place = job.output / STUDIES / job.name
+    makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms)
     made: dict[str, bytes] = {}
     warnings = []
     for name in names:

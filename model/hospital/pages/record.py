@@ -13,7 +13,7 @@ from fpdf.fonts import FontFace
 from PIL import Image
 
 from model import __version__
-from model.hospital.pages.sheet import GREY, MARGIN_MM, WIDTH_MM, Sheet
+from model.hospital.pages.sheet import GREY, MARGIN_MM, RED, WIDTH_MM, Sheet
 from model.hospital.pages.words import heading, title_of, value_words
 
 PICTURE_WIDTH_MM, PICTURE_HEIGHT_MM, GAP_MM = 96.0, 118.0, 4.0  # the picture's largest size, beside the facts
@@ -49,13 +49,11 @@ def record_pdf(subject: Subject, report: Mapping[str, Any], lesions: Mapping[str
     top = sheet.get_y()
     bottom = _place_picture(sheet, picture)
     width = WIDTH_MM - PICTURE_WIDTH_MM - GAP_MM if picture else WIDTH_MM
-    _facts(sheet, subject, report, width)
+    _facts(sheet, subject, report, lesions.get("edited", ""), width)
     sheet.set_y(max(sheet.get_y(), bottom if sheet.page == 1 else top) + GAP_MM)
     _lesion_table(sheet, lesions["lesions"])
-    for source in (lesions, report):
-        for name, value in source.items():
-            if name not in OWN_PLACE:
-                _section(sheet, heading(name), value)
+    for name, value in _added(lesions, report):
+        _section(sheet, heading(name), value)
     if report.get("organs"):
         _section(sheet, "Organs", report["organs"]["table"])
     _paragraphs(sheet, "Warnings", report["warnings"] or ["none"])
@@ -78,13 +76,15 @@ def _place_picture(sheet: Sheet, picture: bytes | None) -> float:
     return top + size[1]
 
 
-def _facts(sheet: Sheet, subject: Subject, report: Mapping[str, Any], width: float) -> None:
-    """Whose study it is, the totals, and what SUV was made from."""
+def _facts(sheet: Sheet, subject: Subject, report: Mapping[str, Any], edited: str, width: float) -> None:
+    """Whose study it is, whether it was edited, the totals, and what SUV was made from."""
     hidden = "not shown without --names"
     rows = [("Study", subject.study), ("Patient", (_name(subject.patient) or NOT_STATED) if subject.named else hidden)]
     rows += [("Patient ID", subject.patient_id or NOT_STATED)] if subject.named else []
     rows += [("Study date", (_date(subject.date) or NOT_STATED) if subject.named else hidden)]
     sheet.pairs(rows, width)
+    if edited:
+        sheet.pairs([("Edited", edited)], width, colour=RED)
     sheet.head("All lesions", width)
     sheet.pairs([(title_of(name), value_words(name, value)) for name, value in report["totals"].items()], width)
     truth = {name: value for name, value in report["batch"]["row"].items() if name in ("dice", "fpv_ml", "fnv_ml")}
@@ -145,14 +145,31 @@ def _one_table(sheet: Sheet, names: Sequence[str], rows: Sequence[Mapping[str, A
     sheet.ln(2)
 
 
+def _added(lesions: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What has no place of its own on the page, once where both files hold it."""
+    added: list[tuple[str, Any]] = []
+    for name, value in (*((name, value) for name, value in lesions.items() if name != "edited"), *report.items()):
+        if name not in OWN_PLACE and value not in [other for _, other in added]:
+            added.append((name, value))
+    return added
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
 def _section(sheet: Sheet, name: str, value: Any) -> None:
     """What has no place of its own: rows as a table, pairs as pairs, anything else as text; nothing if it is empty."""
     if value in (None, "", [], {}):
         return
     sheet.head(name)
     if isinstance(value, Mapping):
-        sheet.pairs([(title_of(key), value_words(key, item)) for key, item in value.items()], WIDTH_MM)
-    elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+        tables = {key: item for key, item in value.items() if _is_table(item)}
+        pairs = [(title_of(key), value_words(key, item)) for key, item in value.items() if key not in tables]
+        sheet.pairs(pairs, WIDTH_MM, SMALL)
+        for key, item in tables.items():
+            _section(sheet, f"{name}: {heading(key)}", item)
+    elif _is_table(value):
         _table(sheet, value)
     else:
         for item in value if isinstance(value, list) else [value]:

@@ -17,7 +17,7 @@ LESIONS = [
     {"number": 1, "volume_ml": 1.5, "suv_max": 9.25, "suv_mean": 4.5, "suv_peak": 8.0, "tlg_suv_ml": 6.75}
     | {"long_diameter_mm": 21.5, "centroid_x_mm": 3.0},
     {"number": 2, "volume_ml": 0.5, "suv_max": 3.0, "suv_mean": 2.5, "suv_peak": 2.75, "tlg_suv_ml": 1.25}
-    | {"long_diameter_mm": 7.0, "centroid_x_mm": 4.0},
+    | {"long_diameter_mm": 7.0, "sul_peak": 1.75, "sul_max": None, "sphericity": 0.75},
 ]
 TOTALS = {"lesions": 2, "mtv_ml": 2.0, "tlg_suv_ml": 8.0, "suv_max": 9.25, "suv_peak": 8.0, "dmax_mm": 12.5}
 NONE = {"lesions": 0, "mtv_ml": 0.0, "tlg_suv_ml": 0, "suv_max": None, "suv_peak": None, "dmax_mm": None}
@@ -89,6 +89,8 @@ def test_every_lesions_numbers_stand_under_their_codes_and_units(sr) -> None:
         ("L0JK", "IBSI", "mm", None): 21.5,  # maximum 3D diameter
     }
     assert numbers(second)["126032", "DCM", "ml", None] == 0.5
+    assert numbers(second)["126405", "DCM", "{SUVlbm(Janma)}g/ml", "126031"] == 1.75  # SUVlbm(Janma)
+    assert numbers(second)["QCFX", "IBSI", "1", None] == 0.75 and len(numbers(second)) == 8
     assert numbers(whole) == {
         ("246206008", "SCT", "1", None): 2,  # Number of lesions
         ("126032", "DCM", "ml", "255619001"): 2.0,  # Total
@@ -169,5 +171,5 @@ def test_the_same_numbers_have_the_same_uid_and_others_another(study, sr) -> Non
 
 def test_a_lesion_that_the_seg_lacks_is_an_error(study) -> None:
     third = Measured(lesions=[*LESIONS, LESIONS[0] | {"number": 3}], totals=TOTALS)
-    with pytest.raises(CaseError, match="has no segment 3"):
+    with pytest.raises(CaseError, match="has no segment 'Lesion 3'"):
         report(study, third)
