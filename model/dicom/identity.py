@@ -127,7 +127,8 @@ def identity_warnings(headers: Sequence[FileDataset]) -> list[str]:
         return []
     return [
         f"SEG, RTSTRUCT and SR leave empty what DICOM does not allow in PET '{path_of(headers[0])}': "
-        f"{'; '.join(unusable)} (correct it where the study is archived, and in these objects before they are sent there)"
+        f"{'; '.join(unusable)} (correct it where the study is archived, and in these objects before they are sent "
+        "there)"
     ]
 
 

@@ -157,7 +157,7 @@ def _lesion_groups(measured: Measured, seg: Dataset) -> list[hd.sr.MeasurementsA
         groups.append(
             hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=hd.sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
-                referenced_segment=hd.sr.ReferencedSegment.from_segmentation(seg, segment.SegmentNumber),
+                referenced_segment=_segment_reference(seg, segment.SegmentNumber),
                 finding_category=LESION_TYPE[0],
                 finding_type=LESION_TYPE[1],
                 algorithm_id=_algorithm(seg),
@@ -165,6 +165,24 @@ def _lesion_groups(measured: Measured, seg: Dataset) -> list[hd.sr.MeasurementsA
             )
         )
     return groups
+
+
+def _segment_reference(seg: Dataset, number: int) -> hd.sr.ReferencedSegment:
+    """A segment, and the slices that it lies on. What all frames share stands apart, as highdicom writes it."""
+    (shared,) = seg.SharedFunctionalGroupsSequence
+    slices: dict[str, str] = {}
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        (identified,) = (frame if "SegmentIdentificationSequence" in frame else shared).SegmentIdentificationSequence
+        if identified.ReferencedSegmentNumber == number:
+            for derived in frame.get("DerivationImageSequence") or shared.DerivationImageSequence:
+                for image in derived.SourceImageSequence:
+                    slices[image.ReferencedSOPInstanceUID] = image.ReferencedSOPClassUID
+    return hd.sr.ReferencedSegment(
+        sop_class_uid=seg.SOPClassUID,
+        sop_instance_uid=seg.SOPInstanceUID,
+        segment_number=number,
+        source_images=[hd.sr.SourceImageForSegmentation(kind, uid) for uid, kind in slices.items()],
+    )
 
 
 def _group_of_all(measured: Measured, seg: Dataset) -> hd.sr.MeasurementsAndQualitativeEvaluations:

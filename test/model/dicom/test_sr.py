@@ -44,7 +44,8 @@ def numbers(group) -> dict:
             (unit,) = measured.MeasurementUnitsCodeSequence
             assert unit.CodingSchemeDesignator == "UCUM"
             derived = [code(one.ConceptCodeSequence)[0] for one in children(item, "121401")]
-            key = (*code(item.ConceptNameCodeSequence), unit.CodeValue, derived[0] if derived else None)
+            symbol = unit.get("CodeValue") or unit.LongCodeValue  # of more than 16 characters
+            key = (*code(item.ConceptNameCodeSequence), symbol, derived[0] if derived else None)
             found[key] = float(measured.NumericValue)
     return found
 
@@ -134,6 +135,17 @@ def test_it_names_pet_ct_and_seg_and_is_filed_beside_them(study, sr) -> None:
     assert (sr.Modality, sr.StudyDate, sr.CompletionFlag) == ("SR", "20240305", "COMPLETE")
     said = f"Research use only; not a medical device. {TERMS}"
     assert children(sr, "121106")[0].TextValue == said and "Research use" in sr.SeriesDescription
+
+
+def test_a_single_lesion_refers_to_its_segment_too(study) -> None:
+    """Its frames share the number of their segment, which then stands elsewhere in the SEG."""
+    headers, _, lesions, _ = study
+    alone = Measured(lesions=LESIONS[:1], totals=TOTALS)
+    (group, _) = children(
+        children(report(study, alone, seg_of(lesions * (lesions == 1), headers)), "126010")[0], "125007"
+    )
+    sources = {one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in children(group, "121233")}
+    assert sources == {headers[z].SOPInstanceUID for z in (1, 2)}
 
 
 def test_no_lesion_is_a_report_too(study) -> None:
