@@ -74,7 +74,7 @@ def test_score_py_runs_it(bundle, expected, tmp_path) -> None:
     image_study(studies / "one")
     output.mkdir()
     (job,) = make_plan(find_studies(studies, output), studies, output, b"salt", {}, bundle, Options()).todo
-    answer = Scorer(Setup(weights=str(bundle.folder), method=None, device="cpu")).answer(job, None)
+    answer = Scorer(Setup(weights=str(bundle.folder), method=None, device="cpu", precision="float32")).answer(job, None)
     assert answer["state"] == "done", answer
     check_mask(expected, output)
 
