@@ -33,7 +33,7 @@ from model.study.reading import Case, read_case, stem
 from model.whole import Staging
 from training.command import check_targets
 from training.data.table import Study, patients_in, read_table, some_of
-from training.runs.scores import CaseScore, summary, table, write
+from training.judging.scores import CaseScore, summary, table, write
 
 MASK_ENDINGS = (".mha", ".nii.gz")
 GROUPS = ("diagnosis", "site", "tracer")
@@ -279,7 +279,7 @@ def bundle_of(
     trained = training_cases_among(bundle, studies, index)
 
     from model.inference.device import make_deterministic  # imports torch; a wrong bundle needs none
-    from training.runs.predict import scoring_device
+    from training.compute.device import scoring_device
 
     make_deterministic()
     device = scoring_device(options.device or "auto")

@@ -27,7 +27,7 @@ from training.bundles.nnunet_folder import FoundModel, find_model
 from training.bundles.nnunet_plans import Described, describe
 from training.bundles.nnunet_state import State, organ_classes, our_state
 from training.bundles.write import check_bundle_name, check_not_there, write_bundle
-from training.runs.checkpoint_reader import read_checkpoint
+from training.weights.checkpoint_reader import read_checkpoint
 
 ROOTS = ("network_weights",)
 USE = "Research only. Not a medical device. The weights are their authors': pass them on only by their licence."

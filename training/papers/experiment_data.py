@@ -12,7 +12,7 @@ from training.data.stratify import draw_share, strata
 from training.data.table import Study, patients_in, read_table
 from training.papers.plan_phantoms import make_phantoms
 from training.papers.procedure import ExperimentPlan, prepare_cases
-from training.runs import checkpoint
+from training.weights import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

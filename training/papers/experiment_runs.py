@@ -13,9 +13,9 @@ from training.ensembles.slurm_jobs import FIRST, RUNS, SUMMARY, write_jobs
 from training.papers.experiment_data import ExperimentData
 from training.papers.procedure import ExperimentPlan, pretrain_encoder, write_fold
 from training.papers.published_tables import TABLE_2, VOLUMES, WHOLE_BODY
-from training.runs import checkpoint
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
+from training.weights import checkpoint
 
 LOGS = "logs"  # folder of the runs' settings and output, beside their folders
 

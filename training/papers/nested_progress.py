@@ -7,8 +7,8 @@ from pathlib import Path
 from model.errors import ConfigError, WeightsError
 from training.batches.schedule import steps_of
 from training.papers.shipping import SCORED, SELECTION, SHIPPED, WRITTEN, Shipping
-from training.runs import checkpoint
 from training.settings import read_yaml, settings_from
+from training.weights import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from training.compute.device import scoring_device
 from training.data.folds import Fold
 from training.data.prepared import Prepared, digest_of, load
 from training.ensembles.candidates import read_candidates
@@ -17,6 +18,9 @@ from training.ensembles.field_of_view import views
 from training.ensembles.processes import Engine
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.side_by_side import run_side_by_side
+from training.judging.leakage import check_not_seen
+from training.judging.predict import digest
+from training.judging.scores import CaseScore, read_rows, summary, table, without_empty, write
 from training.papers.nested_data import NestedData
 from training.papers.nested_detail import ENDING as DETAIL
 from training.papers.nested_detail import VIEWS, write_detail
@@ -24,12 +28,9 @@ from training.papers.nested_folds import fold_words, outer_folds, train_and_sele
 from training.papers.nested_progress import hours_of
 from training.papers.procedure import MethodAndMembers, score_choices, write_fold
 from training.papers.shipping import SCORED, SPLIT, Shipping
-from training.runs.checkpoint import read_json, write_json
-from training.runs.leakage import check_not_seen
-from training.runs.predict import digest, scoring_device
-from training.runs.scores import CaseScore, read_rows, summary, table, without_empty, write
 from training.settings import settings_to
 from training.stopping import check_time
+from training.weights.checkpoint import read_json, write_json
 
 
 def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from training.papers.nested_folds import shipped_fold, train_and_select
 from training.papers.nested_progress import hours_of
 from training.papers.nested_scores import key_of_fold, report_phantoms
 from training.papers.shipping import CHOICES, SELECTION, SHIPPED, WRITTEN, Shipping
-from training.runs.checkpoint import read_json, write_json
+from training.weights.checkpoint import read_json, write_json
 
 
 def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:

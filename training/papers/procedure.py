@@ -16,6 +16,7 @@ from model.bundle.settings import Crop
 from model.errors import CaseError, ConfigError
 from model.inference.device import give_back_memory
 from model.schema import Number, build, check_fields
+from training.compute.device import scoring_device
 from training.data.folds import PARTS, Fold
 from training.data.prepare import prepare_all
 from training.data.table import Study
@@ -25,17 +26,16 @@ from training.ensembles.processes import Engine
 from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.select import TITLES, select_runs, write_selection
 from training.ensembles.sweep import Sweep, check_finished, sweep
+from training.judging.leakage import check_not_seen
+from training.judging.scores import CaseScore
 from training.parallel import cores
 from training.phantom import study as phantoms_command
 from training.phantom.maps import OWN_MAPS
 from training.phantom.physics import HELD_OUT_SITE, SITES
-from training.runs import checkpoint
-from training.runs.leakage import check_not_seen
-from training.runs.predict import scoring_device
 from training.runs.pretrain import pretrain_run
-from training.runs.scores import CaseScore
 from training.runs.train import train_run
 from training.settings import Training, changed, read_yaml, settings_from
+from training.weights import checkpoint
 
 CONVENTION = "autopet_1_2"
 RANGES = {  # of phantoms' seeds

@@ -25,10 +25,10 @@ from model.errors import ConfigError
 from model.files import sha256_of_bytes
 from model.results.writing import check_output
 from model.whole import recover, whole_folder
+from training.judging.validation import BEST, BEST_NOTE
 from training.papers.shipping import SCORED, SELECTION, SHIPPED, SPLIT, WRITTEN
-from training.runs import checkpoint
-from training.runs.validation import BEST, BEST_NOTE
 from training.settings import read_yaml
+from training.weights import checkpoint
 
 RUNS, STATE = "runs", "state.json"  # in the folder of a state, and in RUNS
 BEGUN, NETWORK, AVERAGE, LOSS = "begun.json", "network.safetensors", "average.safetensors", "loss.safetensors"

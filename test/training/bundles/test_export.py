@@ -22,7 +22,7 @@ from training.bundles.write import state_sha256
 from training.commit import commit
 from training.data.table import read_table, write_table
 from training.ensembles.select import select_runs
-from training.runs.checkpoint import write_json
+from training.weights.checkpoint import write_json
 
 WEIGHTS = {"m1": 2, "m3": 1}  # a choice that holds one member twice
 

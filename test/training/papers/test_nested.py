@@ -23,9 +23,9 @@ from training.papers.nested_folds import fold_of
 from training.papers.nested_progress import report_lines
 from training.papers.shipping import Shipping
 from training.phantom.table import study_name
-from training.runs.checkpoint import write_json
 from training.settings import read_yaml, settings_from
 from training.stopping import StoppedInTime
+from training.weights.checkpoint import write_json
 
 CONFIGS = ROOT / "training" / "configs"
 

@@ -18,11 +18,11 @@ from model.results.metrics import score
 from training.data.folds import Fold, read_fold
 from training.data.prepared import load
 from training.data.table import read_table
+from training.judging.predict import margin
 from training.papers import plan_phantoms
 from training.papers.plan_phantoms import make_phantoms
 from training.papers.procedure import CONVENTION, choices_of, read_plan, score_choices, write_fold
 from training.phantom.table import COLUMNS
-from training.runs.predict import margin
 from training.settings import settings_to
 
 CONFIGS = ROOT / "training" / "configs"

@@ -1,4 +1,4 @@
-"""A run's folder: its state written atomically, its log, and what a later command needs to know of it."""
+"""A run in a folder of its own: begun or resumed, by one process or torchrun's, and held while it runs."""
 
 import fcntl
 import json
@@ -8,22 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from model.bundle.manifest import MANIFEST
-from model.errors import ConfigError, OutputError, WeightsError
-from model.files import sha256_of
+from model.errors import ConfigError
+from model.inference.device import Device
 from model.results.writing import check_output
-from model.whole import PARTIAL, remove_left_behind, whole_file
+from model.whole import PARTIAL, remove_left_behind
+from training.compute.torchrun import process_group, processes, rank
 from training.settings import read_yaml, settings_from, settings_to
+from training.weights.checkpoint import CONFIG, RESULT, STATE, read_state, write_text
 
-State = dict[str, Tensor]
-CONFIG, LOG, STATE, RESULT = "config.yaml", "log.jsonl", "checkpoint.pt", "run.json"
-MEAN, LAST = "mean.safetensors", "last.safetensors"  # what a run ends with, averaged or not
 LOCK = ".lock"
 WITHOUT_INFLUENCE = ("workers", "checkpoint_minutes", "most_left_out", "log_every")  # settings that change no weight
 MAY_CHANGE = (  # settings that may differ when an unfinished run resumes: they help if its loss is no longer finite
@@ -39,6 +33,20 @@ CHANGES = "changes"  # of such settings, in config.yaml: from which step on, fro
 FITTED = "fitted"  # in config.yaml and run.json: what schedule.minutes chose
 RESTARTS = "restarts"  # in both: where the run went on elsewhere, from weights alone
 _held: dict[Path, TextIO] = {}  # locks; the system closes them, and so gives them up, when the process ends
+
+
+@contextmanager
+def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dict[str, Any] | None]:
+    """Begin or resume the run in its folder, in torchrun's process group if there is one; gives its last state.
+
+    The first process opens the folder before the others do. Raises ConfigError as `open_run` does.
+    """
+    if processes() == 1:
+        yield open_run(folder, config)
+        return
+    state = open_run(folder, config) if rank() == 0 else None
+    with process_group(device):
+        yield state if rank() == 0 else open_run(folder, config, hold=False)
 
 
 def open_run(folder: Path, config: dict[str, Any], hold: bool = True) -> dict[str, Any] | None:
@@ -162,128 +170,3 @@ def hold_folder(folder: Path) -> None:
         file.close()
         raise ConfigError(f"another process works on '{folder}': wait for it, or end it") from None
     _held[path] = file
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends well. Raises OutputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
-            yield partial
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
-        raise OutputError(f"cannot write '{path}': {error}; is there space, and may this user write there?") from None
-
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that a crash at any moment leaves the old one or the new one whole."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        torch.save(state, file)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run. Raises WeightsError if it is damaged."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"checkpoint '{path}' cannot be read: {reason}; delete it to start the run anew") from None
-    return state
-
-
-def write_weights(path: Path, state: State) -> None:
-    """Write a network's tensors as safetensors, through a temporary name."""
-    with replacing(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
-        partial.chmod(0o644)
-
-
-def read_weights(path: Path) -> State:
-    """Read a network's tensors into float32 on the host. Raises WeightsError if they cannot be read."""
-    try:
-        state: State = load_file(path)
-    except Exception as error:  # safetensors raises its own kinds
-        raise WeightsError(f"weights '{path}' cannot be read: {error}; make or fetch it again") from None
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary name."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON through a temporary name."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def read_json(path: Path, remedy: str = "is it there, and readable?") -> Any:
-    """Read JSON. Raises ConfigError naming the file; remedy: what to do where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror}; {remedy}") from None
-    except ValueError as error:
-        raise ConfigError(f"'{path}' is not JSON: {error}; copy it or make it again") from None
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    """What a finished run wrote of itself. Raises ConfigError if it is not finished."""
-    path = folder / RESULT
-    if not path.exists() and (folder / MANIFEST).exists():
-        raise ConfigError(
-            f"'{folder}' is a bundle of weights, which no run goes on from: a run must see the voxels and intensities "
-            "of its start, and a bundle's, above all an imported one's, may be others; give a folder of training train"
-        )
-    if not path.exists():
-        raise ConfigError(f"'{folder}' holds no finished run ({RESULT} is not there); run training train on it first")
-    result = read_json(path)
-    if not isinstance(result, dict) or not {"result", "sha256", "epoch"} <= result.keys():
-        raise ConfigError(f"'{path}' is damaged: it does not say what the run ended with; train the run again")
-    return result
-
-
-def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run wrote of itself; None if it is not finished, or its run.json or weights are damaged or gone.
-
-    Such a run is to be done again, from its last checkpoint if there is one.
-    """
-    try:
-        result = result_of(folder)
-    except ConfigError:
-        return None
-    path = folder / str(result["result"])
-    return result if path.is_file() and sha256_of(path) == result["sha256"] else None
-
-
-def result_file(folder: Path) -> Path:
-    """The weights a finished run ended with. Raises ConfigError if it is not finished, or they are gone."""
-    path = folder / str(result_of(folder)["result"])
-    if not path.is_file():
-        raise ConfigError(f"'{path}' is not there, with which the run in '{folder}' ended; train the run again")
-    return path
-
-
-def check_weights(weights: Path, expected: str, run: str) -> None:
-    """Raise WeightsError unless a file of weights has the sha256 that its run ended with. run: what to train again."""
-    try:
-        found = sha256_of(weights)
-    except OSError as error:
-        raise WeightsError(f"cannot read '{weights}': {error.strerror}; train {run} again") from None
-    if found != expected:
-        raise WeightsError(f"'{weights}' has sha256 {found}, its run ended with {expected}; train {run} again")
-
-
-def cut_log(path: Path, last_step: int) -> None:
-    """Drop the lines of a log that were written after the checkpoint from which a run resumes."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # a line cut short by the crash
-    write_text(path, "".join(kept))

@@ -1,4 +1,4 @@
-"""training/runs/checkpoint_reader.py: tensors as torch.save wrote them; nothing in the file is ever run."""
+"""training/weights/checkpoint_reader.py: tensors as torch.save wrote them; nothing in the file is ever run."""
 
 import argparse
 import builtins
@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from model.errors import WeightsError
-from training.runs.checkpoint_reader import read_state_dict
+from training.weights.checkpoint_reader import read_state_dict
 
 GONE = '''
 class EasyDict(dict):
@@ -427,7 +427,7 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path, root: Any, mess
 
 
 def test_an_enormous_pickle_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("training.runs.checkpoint_reader.PICKLE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("training.weights.checkpoint_reader.PICKLE_LIMIT_BYTES", 1000)
     torch.save({"state_dict": {"w": torch.ones(2)}, "text": "x" * 2000}, tmp_path / "a")
     with pytest.raises(WeightsError, match="the limit is 1000"):
         read_state_dict(tmp_path / "a")

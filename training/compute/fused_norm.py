@@ -3,7 +3,7 @@
 torch's own layers copy a channels-last image to another layout and back on a GPU, and go over it some eight times. Here
 norm_kernels.cu, compiled by NVRTC as the kernels of inference are, reads it twice forward and twice back. The backward
 pass keeps the image and two numbers a channel, and computes the rest again. Where the kernels cannot run, torch's
-operations do the same (training.runs.norm_operations).
+operations do the same (training.compute.norm_operations).
 """
 
 import sys
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from model.inference.device import Device
 from model.networks.unet import Block, Norm
-from training.runs.norm_operations import (
+from training.compute.norm_operations import (
     LAST,
     OPTIONS,
     Operations,
@@ -24,7 +24,7 @@ from training.runs.norm_operations import (
     operations_for,
     packed,
 )
-from training.runs.torchrun import rank
+from training.compute.torchrun import rank
 from training.settings import Training
 
 

@@ -7,15 +7,14 @@ from monai.inferers import sliding_window_inference
 from tiny_settings import tiny_training
 
 from model.errors import ConfigError
-from model.inference.device import Device
 from model.inference.member import run_member
 from model.inference.view import image_of
 from model.networks.unet import build
 from model.results.metrics import score
+from training.compute.device import device_for
 from training.data.prepared import load
-from training.runs import predict
-from training.runs.predict import (
-    device_for,
+from training.judging import predict
+from training.judging.predict import (
     digest,
     how_computed,
     kept_margin,
@@ -107,7 +106,7 @@ def test_a_margin_is_computed_once(network, tiny_cache, tmp_path, monkeypatch) -
     study = load(tiny_cache, "case0")
     path, seconds = kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU)
     np.testing.assert_array_equal(read_margin(path), margin(network, study, tiny_training(), CPU))
-    monkeypatch.setattr("training.runs.predict.margin", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("training.judging.predict.margin", lambda *_: pytest.fail("computed again"))
     assert kept_margin(tmp_path, "a" * 64, study, network, tiny_training(), CPU) == (path, seconds) and seconds > 0
 
 
@@ -144,22 +143,6 @@ def test_truth_outside_the_crop_counts_as_not_found(tiny_cache) -> None:
     assert found.fnv_ml == inside.fnv_ml + 1 and found.lesions_true == inside.lesions_true + 1
     empty = replace(lost, truth=np.zeros_like(study.truth))
     assert score_margin(np.full(out.shape, -1.0), empty).dice == 0
-
-
-@pytest.mark.parametrize(
-    ("wider", "precision"), [((torch.bfloat16, torch.float32), torch.bfloat16), ((torch.float32,), torch.float16)]
-)
-def test_auto_is_bfloat16_on_a_gpu_that_has_it_else_float16(wider: tuple, precision, monkeypatch) -> None:
-    gpu = Device(torch_device=torch.device("cuda"), precision=torch.float16, name="a GPU", wider=wider)
-    monkeypatch.setattr("training.runs.predict.choose_device", lambda wanted: gpu)
-    assert device_for("auto").precision == precision
-    assert device_for("float32").precision == torch.float32 and device_for("float16").precision == torch.float16
-
-
-def test_half_precision_is_single_precision_on_a_cpu() -> None:
-    assert device_for("auto", "cpu").precision == torch.float32
-    assert device_for("float16", "cpu").precision == torch.float32
-    assert device_for("bfloat16", "cpu").precision == torch.bfloat16
 
 
 def test_a_margin_of_windows_that_shrink_equals_the_containers(tiny_cache) -> None:

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 
 from training.data.prepared import Prepared
-from training.runs.checkpoint import replacing
+from training.weights.checkpoint import replacing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  the backend must be chosen first

@@ -9,9 +9,9 @@ from tiny_settings import tiny_training
 
 from model.errors import ConfigError
 from model.networks.unet import Block, build
+from training.compute import compiling
+from training.compute.compiling import check_compile, compiled_network, why_no_compile
 from training.data.folds import Fold
-from training.runs import compiling
-from training.runs.compiling import check_compile, compiled_network, why_no_compile
 from training.runs.train import train_run
 
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",), test=())

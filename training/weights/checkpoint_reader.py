@@ -1,8 +1,8 @@
 """The tensors of a checkpoint's state_dict, read without running anything that the file asks for.
 
 A checkpoint of torch.save is a zip archive: data.pkl, a pickle that describes a tree of objects (read by
-`training.runs.inert_pickle`), and one entry a storage below data/. Besides torch's tensors only plain values are kept:
-whatever else the file holds (hyper-parameters of any class, trainers, callbacks) is read as inert classes.
+`training.weights.inert_pickle`), and one entry a storage below data/. Besides torch's tensors only plain values are
+kept: whatever else the file holds (hyper-parameters of any class, trainers, callbacks) is read as inert classes.
 """
 
 import errno
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
-from training.runs.inert_pickle import Inert, Storage, TensorRecord, read_pickle
+from training.weights.inert_pickle import Inert, Storage, TensorRecord, read_pickle
 
 ROOTS = ("state_dict", "model")  # where Ahn and Park, and Zhong et al., keep the tensors
 PICKLE_LIMIT_BYTES = 32 * 2**20  # of data.pkl; a checkpoint's has well under 1 MiB

@@ -1,4 +1,4 @@
-"""training/runs/inert_pickle.py: nothing that a pickle names is run, and a small one takes little memory and time."""
+"""training/weights/inert_pickle.py: nothing that a pickle names is run; a small one takes little memory."""
 
 import collections
 import copyreg
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from training.runs import inert_pickle
-from training.runs.inert_pickle import Entries, Inert, Storage, TensorRecord, check_program, read_pickle
+from training.weights import inert_pickle
+from training.weights.inert_pickle import Entries, Inert, Storage, TensorRecord, check_program, read_pickle
 
 SYSTEM = b"\x8c\x05posix\x8c\x06system\x93"  # STACK_GLOBAL, protocol 4
 TOUCH = b"\x8c\x0etouch SENTINEL"
@@ -46,7 +46,7 @@ def names_of(value: Any) -> str:
         (b"\x80\x04\x8c\x02os\x8c\x09os.system\x93.", "os os.system"),
         (b"\x80\x04\x8c\x0bcollections\x8c\x20OrderedDict.__init__.__globals__\x93.", None),
         (b"ccollections\nOrderedDict.fromkeys.__self__\n.", None),
-        (b"\x80\x04\x8c\x1dtraining.runs.inert_pickle.os\x8c\x06system\x93.", None),
+        (b"\x80\x04\x8c\x20training.weights.inert_pickle.os\x8c\x06system\x93.", None),
         (b"c__builtin__\neval\n(S\"open('SENTINEL', 'w')\"\ntR.", "__builtin__ eval"),
         (b"cbuiltins\ngetattr\n(cos\n_wrap_close\nS'close'\ntR.", "builtins getattr"),
         (b"Pos.system\n.", "persistent id"),
@@ -154,7 +154,7 @@ def test_frames_and_nesting_take_no_more_memory_than_the_file() -> None:
     """In a process with 1 GiB of address space beyond what is in use."""
     script = """
 import resource, struct, sys
-from training.runs.inert_pickle import read_pickle
+from training.weights.inert_pickle import read_pickle
 used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
 for program in (

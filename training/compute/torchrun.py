@@ -1,17 +1,15 @@
-"""A run in several processes under torchrun: which process this is, the run's folder, and means over processes."""
+"""A run in several processes under torchrun: which process this is, their group, and means over processes."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from model.inference.device import Device
-from training.runs.checkpoint import open_run
 from training.stopping import is_limited, time_is_over
 
 WAIT = timedelta(hours=6)
@@ -28,15 +26,8 @@ def processes() -> int:
 
 
 @contextmanager
-def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dict[str, Any] | None]:
-    """Begin or resume the run in its folder, in torchrun's process group if there is one; gives its last state.
-
-    The first process opens the folder before the others do. Raises ConfigError as `open_run` does.
-    """
-    if processes() == 1:
-        yield open_run(folder, config)
-        return
-    state = open_run(folder, config) if rank() == 0 else None
+def process_group(device: Device) -> Iterator[None]:
+    """torchrun's processes as one group, from when all of them are here until all are done."""
     gpu = device.torch_device.type == "cuda"
     if gpu:
         torch.cuda.set_device(device.torch_device)  # NCCL uses the current one; by default every process has the first
@@ -44,7 +35,7 @@ def opened(folder: Path, config: dict[str, Any], device: Device) -> Iterator[dic
     distributed.init_process_group(backend, timeout=WAIT)  # a process may validate longer than others
     try:
         distributed.barrier()
-        yield state if rank() == 0 else open_run(folder, config, hold=False)
+        yield
         distributed.barrier()  # a process whose peer has left already may abort when its own connections close
     finally:
         distributed.destroy_process_group()

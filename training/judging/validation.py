@@ -13,16 +13,16 @@ from torch.utils.tensorboard import SummaryWriter
 from model.errors import ConfigError
 from model.inference.device import Device
 from model.networks.unet import build
+from training.compute.torchrun import gathered, processes, rank
 from training.data.folds import Fold
 from training.data.prepared import Prepared, load
-from training.runs import checkpoint
-from training.runs.averaging import WeightAverage
-from training.runs.batch_norm import refreshed
-from training.runs.pictures import draw_curves, draw_slices
-from training.runs.predict import finite, margin, score_margin, validation_dice
-from training.runs.torchrun import gathered, processes, rank
+from training.judging.pictures import draw_curves, draw_slices
+from training.judging.predict import finite, margin, score_margin, validation_dice
 from training.settings import Training
 from training.stopping import StoppedInTime, check_time
+from training.weights import checkpoint
+from training.weights.averaging import WeightAverage
+from training.weights.batch_norm import refreshed
 
 BEST, BEST_NOTE = "best.safetensors", "best.json"
 MOST_SHARE = 0.1  # of the time of the steps that validation should take

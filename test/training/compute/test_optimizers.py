@@ -8,7 +8,7 @@ import torch
 from device_reads import reads_of
 from torch import Tensor, nn
 
-from training.runs.optimizers import go_on, optimizer_for, step_unless
+from training.compute.optimizers import go_on, optimizer_for, step_unless
 from training.settings import Optimizer
 
 NAMES = pytest.mark.parametrize("name", ["adamp", "adamw", "adabelief"])

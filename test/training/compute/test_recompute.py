@@ -8,7 +8,7 @@ from model.bundle.nnunet import UNetStage
 from model.bundle.settings import Network
 from model.errors import ConfigError
 from model.networks.unet import build
-from training.runs.recompute import recompute_stages
+from training.compute.recompute import recompute_stages
 from training.settings import settings_from
 
 STAGES = tuple(UNetStage(kernel=(3, 3, 3), stride=(s, s, s), blocks=1) for s in (1, 2))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
-from training.runs.finite import not_finite
+from training.compute.finite import not_finite
 
 
 class WeightAverage:

@@ -8,8 +8,8 @@ from typing import Any
 from model.errors import ConfigError
 from training.data.folds import Fold
 from training.data.prepared import Prepared, patients_of
-from training.runs.checkpoint import CONFIG
 from training.settings import read_yaml
+from training.weights.checkpoint import CONFIG
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""training/runs/scores.py: means, intervals, groups, and how they are written."""
+"""training/judging/scores.py: means, intervals, groups, and how they are written."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.errors import ConfigError
-from training.runs.scores import CaseScore, interval, summary, table, without_empty, write
+from training.judging.scores import CaseScore, interval, summary, table, without_empty, write
 
 NAN = math.nan
 

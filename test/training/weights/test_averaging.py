@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from model.errors import WeightsError
-from training.runs.averaging import WeightAverage
+from training.weights.averaging import WeightAverage
 
 
 def states(number: int, tensors: int = 2) -> list[dict[str, Tensor]]:

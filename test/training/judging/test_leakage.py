@@ -7,7 +7,7 @@ from tiny_runs import make_run, random_state
 from model.errors import ConfigError
 from training.data.folds import Fold
 from training.data.prepared import load
-from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
+from training.judging.leakage import check_apart, check_not_seen, seen_by, seen_with
 
 
 def test_a_run_has_seen_what_it_and_its_start_were_trained_on(tiny_cache, tmp_path) -> None:

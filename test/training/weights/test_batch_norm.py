@@ -6,7 +6,7 @@ from model.inference.device import choose_device
 from model.networks.unet import build
 from training.batches.crops import CropDataset
 from training.batches.slices import SliceDataset
-from training.runs.batch_norm import BATCHES, refreshed
+from training.weights.batch_norm import BATCHES, refreshed
 
 CASES = ("case0", "case1")
 

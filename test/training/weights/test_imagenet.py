@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 from model.bundle.settings import Network
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
-from training.runs.imagenet import load_encoder
+from training.weights.imagenet import load_encoder
 
 NETWORK = Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))
 

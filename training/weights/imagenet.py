@@ -5,9 +5,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from model.errors import ConfigError, LesionError, WeightsError
-from training.runs.checkpoint import read_weights
-from training.runs.checkpoint_reader import read_state_dict
-from training.runs.finite import not_finite
+from training.compute.finite import not_finite
+from training.weights.checkpoint import read_weights
+from training.weights.checkpoint_reader import read_state_dict
 
 STEM = "stem.conv.weight"
 COLOURS = 3

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from training import settings as options
-from training.runs.device_optimizers import DeviceOptimizer
+from training.compute.device_optimizers import DeviceOptimizer
 
 HOW = ("fused", "foreach", "capturable")  # how a step is computed, in a state's groups: it is not the run's
 

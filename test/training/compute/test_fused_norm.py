@@ -22,10 +22,17 @@ from model.bundle.settings import Network
 from model.inference.device import Device
 from model.networks.kernels import NAMES, compiled
 from model.networks.unet import Block, build
-from training.runs import fused_norm
-from training.runs.fused_norm import BatchNormSelu, fuse_norms, norm_selu, put_into
-from training.runs.norm_operations import GRADIENT_NAMES, OPTIONS, SOURCES, TORCH, agrees_with_torch, kernels_or_reason
-from training.runs.recompute import recompute_stages
+from training.compute import fused_norm
+from training.compute.fused_norm import BatchNormSelu, fuse_norms, norm_selu, put_into
+from training.compute.norm_operations import (
+    GRADIENT_NAMES,
+    OPTIONS,
+    SOURCES,
+    TORCH,
+    agrees_with_torch,
+    kernels_or_reason,
+)
+from training.compute.recompute import recompute_stages
 from training.settings import Training, settings_from
 
 LAST = torch.channels_last_3d
@@ -206,7 +213,7 @@ def test_a_network_keeps_names_parameters_and_gradients(norm: str) -> None:
 
 
 def test_statistics_that_are_computed_anew_are_torch_s() -> None:
-    """As training.runs.batch_norm does for averaged weights: the mean over the batches, without a momentum."""
+    """As training.weights.batch_norm does for averaged weights: the mean over the batches, without a momentum."""
     plain = network_of("batch")
     network, batches = copy.deepcopy(plain), [torch.rand(2, 2, 8, 8, 8) for _ in range(3)]
     for block in [one for one in network.modules() if isinstance(one, Block)]:
