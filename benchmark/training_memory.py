@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmark.record import table
 from benchmark.tensor_memory import MostBytes
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.unet import Block, skeleton
 from training.compute.fused_norm import InstanceNormSelu, norm_selu
 from training.compute.recompute import recompute_stages

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmark.tensor_memory import MostBytes
 from benchmark.training_memory import LAST, counted_network, largest_batch, step_bytes
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.unet import Block, build
 from training.compute.fused_norm import put_into
 from training.compute.recompute import recompute_stages

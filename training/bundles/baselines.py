@@ -35,11 +35,11 @@ from model.results.writing import check_output, write_bytes, write_json
 from model.whole import Staging
 from training.bundles.baseline_cases import Parts, case_scores, parts_of
 from training.bundles.baseline_page import page
-from training.bundles.evaluate import training_cases_among
 from training.bundles.field_of_view import Masking, ViewScore, masking_of, view_scores
 from training.bundles.plain_unet import PlainTraining, fresh, plain_masking, train_plain
 from training.bundles.study_views import RECROPPED, name_of_cut, originals_of
 from training.bundles.thresholds import above, above_share, best_of_each_case, best_of_each_view, best_on
+from training.bundles.trained_on import training_cases_among
 from training.command import add_device_option
 from training.compute.device import device_for, scoring_device
 from training.data.metadata import safe_name

@@ -22,7 +22,7 @@ from model.bundle.settings import Crop
 from model.errors import ConfigError, WeightsError
 from training.bundles.check_mask import compare, in_crop, run_process
 from training.bundles.check_skip import check_skip
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import METHOD_OF, check_bundle_name, check_not_there, state_sha256, write_bundle
 from training.command import add_device_option
 from training.commit import commit

@@ -19,7 +19,8 @@ import torch
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.manifest import WEIGHTS
-from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
+from model.bundle.network import Network
+from model.bundle.settings import METHODS, Crop, Intensity, Part, Window
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS

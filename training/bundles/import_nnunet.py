@@ -15,8 +15,9 @@ from msgspec import structs
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.licence import UNKNOWN, spelt_out
+from model.bundle.network import Network
 from model.bundle.organs import ORGANS
-from model.bundle.settings import Crop, Intensity, Network, Part
+from model.bundle.settings import Crop, Intensity, Part
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.inference.spacing import resampled_size

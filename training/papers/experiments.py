@@ -28,14 +28,13 @@ from training.ensembles.slurm_jobs import SUMMARY, add_slurm_options, check_slur
 from training.judging.scores import CaseScore
 from training.papers.experiment_data import ExperimentData, data_of
 from training.papers.experiment_runs import folder_of_row, settings_of_rows, train_only, train_side, write_table_jobs
+from training.papers.plan import ExperimentPlan, read_plan
 from training.papers.procedure import (
-    ExperimentPlan,
     MethodAndMembers,
     add_data_options,
     check_processes,
     choices_of,
     pretrain_encoder,
-    read_plan,
     score_choices,
     select_members,
     train_members,

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from model.errors import ConfigError
 from model.schema import check_fields
 from training.ensembles.select import TITLES
-from training.papers.procedure import ExperimentPlan
+from training.papers.plan import ExperimentPlan
 from training.settings import Training, changed
 
 PLAN = Path(__file__).parent.with_name("configs") / "shipped.yaml"

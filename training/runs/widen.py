@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.bundle.settings import NORMS, BodyLevels, Network
+from model.bundle.network import NORMS, BodyLevels, Network
 from model.errors import ConfigError, OutputError
 from model.files import sha256_of
 from model.networks.unet import build

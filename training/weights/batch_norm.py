@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Subset
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.device import Device
 from training.batches.crops import CropDataset
 from training.batches.slices import SliceDataset

@@ -16,8 +16,8 @@ from model.errors import ConfigError, WeightsError
 from model.networks.weights import main as verify
 from model.networks.weights import read_state
 from training.__main__ import main
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
 from training.bundles.export import ExportOptions, export
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import state_sha256
 from training.commit import commit
 from training.data.table import read_table, write_table

@@ -11,7 +11,8 @@ from tiny_studies import tiny_images
 from benchmark.nnunet_models import dataset_of, plans_of, write_model
 from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 from model.errors import ConfigError
 from model.inference.options import SegmentOptions
 from model.inference.segment import segment

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.device import Device
 from model.networks.kernels import NAMES, compiled
 from model.networks.unet import Block, build

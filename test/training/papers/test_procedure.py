@@ -21,8 +21,9 @@ from training.data.prepared import digest_of, load
 from training.data.table import read_table
 from training.judging.predict import margin
 from training.papers import plan_phantoms
+from training.papers.plan import read_plan
 from training.papers.plan_phantoms import make_phantoms
-from training.papers.procedure import CONVENTION, choices_of, need_no_base, read_plan, score_choices, write_fold
+from training.papers.procedure import CONVENTION, choices_of, need_no_base, score_choices, write_fold
 from training.phantom.table import COLUMNS
 from training.settings import read_yaml, settings_to
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 from tiny_settings import tiny_training
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
 from training.weights.imagenet import load_encoder
