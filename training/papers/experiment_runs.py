@@ -81,7 +81,7 @@ def train_side(
         runs,
         folder / LOGS,
         cache=data.cache,
-        split=write_fold(data.fold, folder / "split.json"),
+        split=write_fold(data.fold, folder),
         fold=data.fold.name,
         device=device,
         engine=Engine(parallel=parallel),

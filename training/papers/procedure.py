@@ -30,6 +30,7 @@ from training.settings import Training, changed, read_yaml
 from training.weights import checkpoint
 
 CONVENTION = "autopet_1_2"
+SPLIT = "split.json"  # in the folder of a fold's runs: the fold
 MethodAndMembers = tuple[str, tuple[str, ...]]  # "eoa" or "diwa", and the members' names
 
 
@@ -69,8 +70,9 @@ def prepare_cases(studies: Mapping[str, Study], cases: Iterable[str], cache: Pat
         raise CaseError(f"{case} cannot be prepared: {reason} ({len(failures)} such cases in all)")
 
 
-def write_fold(fold: Fold, path: Path) -> Path:
-    """Write a split file of one fold. Returns its path."""
+def write_fold(fold: Fold, folder: Path) -> Path:
+    """Write a split file of one fold into its folder. Returns its path."""
+    path = folder / SPLIT
     parts = {part: list(getattr(fold, part)) for part in PARTS}
     checkpoint.write_json(path, {"by": "plan", "seed": 0, "folds": [{"name": fold.name, **parts}]})
     return path
@@ -106,6 +108,7 @@ def train_members(
         raise ConfigError("the plan has no members, and there is nothing to select: give it one or more")
     base, members = folder / "base", plan.member_settings()
     folders = [folder / "members" / name for name in members]
+    split = write_fold(fold, folder)
     if need_no_base(members, folder, cache, fold):
         print(f"'{base}' is not trained again: all members that came of it are in '{folder / 'members'}'", flush=True)
         return folders
@@ -116,7 +119,7 @@ def train_members(
             members=members,
             base=base,
             cache=cache,
-            split=write_fold(fold, folder / "split.json"),
+            split=split,
             fold=fold.name,
             runs=folder / "members",
             device=device,

@@ -15,7 +15,6 @@ PLAN = Path(__file__).parent.with_name("configs") / "shipped.yaml"
 CHOICES = {title: name for name, title in TITLES.items()}
 SHIPPED = "all"  # the fold of the shipped weights, and its folder below --run
 SELECTION = "selection.json"  # in every fold's folder
-SPLIT = "split.json"  # in an outer fold's folder: the fold
 SCORED = "scored.json"  # in an outer fold's folder when it is scored
 WRITTEN = "written.json"  # in the folder of SHIPPED: what the bundles were written from
 

@@ -1,7 +1,7 @@
 """The files of a run's folder: its state written atomically, its log, and what a later command needs to know of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,11 @@ def result_of(folder: Path) -> dict[str, Any]:
     if not isinstance(result, dict) or not {"result", "sha256", "epoch"} <= result.keys():
         raise ConfigError(f"'{path}' is damaged: it does not say what the run ended with; train the run again")
     return result
+
+
+def hours(ended: Mapping[str, Any]) -> float:
+    """Hours of a run's steps over all pieces, from its result or its last checkpoint; 0 if it does not say."""
+    return float(sum(ended.get("seconds", {}).values()) / 3600)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

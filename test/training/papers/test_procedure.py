@@ -132,7 +132,7 @@ def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) ->
 
 def test_a_fold_is_written_as_a_split_that_reads_back(tmp_path) -> None:
     fold = Fold(name="x", train=("a", "b", "b"), validate=("c",), test=("d",))
-    assert read_fold(write_fold(fold, tmp_path / "split.json"), "x") == fold
+    assert read_fold(write_fold(fold, tmp_path), "x") == fold
 
 
 def test_choices_are_the_members_each_as_often_as_it_counts() -> None:
