@@ -129,10 +129,7 @@ def train_run(
         if settings.network.kind == "slices":
             data = data_for(settings, cache, fold, device)  # which slices an epoch shows depends on its steps
     config = {
-        "settings": settings_to(settings),
-        "train": list(fold.train),
-        "validate": list(fold.validate),
-        "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
+        **config_of(settings, cache, fold, data),
         "seen": seen_with(data.studies, before),
         "start": origin,
         "processes": processes(),
@@ -162,6 +159,16 @@ def train_run(
         if rank() == 0:
             return finish(run, validation, origin, {FITTED: fitted, RESTARTS: run.restarts})
     return {}
+
+
+def config_of(settings: Training, cache: Path, fold: Fold, data: CropDataset | SliceDataset) -> dict[str, Any]:
+    """What config.yaml says of the settings, and of the studies that train and validate."""
+    return {
+        "settings": settings_to(settings),
+        "train": list(fold.train),
+        "validate": list(fold.validate),
+        "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
+    }
 
 
 def check_data(data: CropDataset | SliceDataset, settings: Training, cache: Path, fold: Fold) -> None:
