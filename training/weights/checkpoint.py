@@ -101,6 +101,16 @@ def result_of(folder: Path) -> dict[str, Any]:
     return result
 
 
+def in_float16(tensor: Tensor) -> Tensor:
+    """The tensor as it is stored in half the space: in float16; in float32 if it holds a number that float16 cannot,
+    as the variances of a deep layer may. Whole numbers stay.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.to(torch.float16)
+    return half if torch.isfinite(half).all() else tensor.to(torch.float32)
+
+
 def hours(ended: Mapping[str, Any]) -> float:
     """Hours of a run's steps over all pieces, from its result or its last checkpoint; 0 if it does not say."""
     return float(sum(ended.get("seconds", {}).values()) / 3600)
