@@ -22,17 +22,17 @@ from model.bundle.settings import Crop
 from model.errors import ConfigError, WeightsError
 from training.bundles.check_mask import compare, in_crop, run_process
 from training.bundles.check_skip import check_skip
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import METHOD_OF, check_bundle_name, check_not_there, state_sha256, write_bundle
 from training.command import add_device_option
 from training.commit import commit
+from training.compute.device import scoring_device
 from training.data.prepared import is_current
 from training.data.table import read_table
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import FORMAT, TITLES
-from training.runs.checkpoint import State, read_json, read_weights, result_file, result_of
-from training.runs.predict import scoring_device
+from training.weights.checkpoint import State, read_json, read_weights, result_file, result_of
 
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."

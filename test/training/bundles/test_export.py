@@ -13,16 +13,17 @@ from tiny_runs import FOLD, make_run, make_runs, random_state, small_cache, smal
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Window
 from model.errors import ConfigError, WeightsError
+from model.files import sha256_of
 from model.networks.weights import main as verify
 from model.networks.weights import read_state
 from training.__main__ import main
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
 from training.bundles.export import ExportOptions, export
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import state_sha256
 from training.commit import commit
 from training.data.table import read_table, write_table
 from training.ensembles.select import select_runs
-from training.runs.checkpoint import write_json
+from training.weights.checkpoint import write_json
 
 WEIGHTS = {"m1": 2, "m3": 1}  # a choice that holds one member twice
 
