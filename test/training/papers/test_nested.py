@@ -32,7 +32,7 @@ CONFIGS = ROOT / "training" / "configs"
 
 @pytest.fixture(
     scope="module",
-    params=["shipped.yaml", "slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
+    params=["shipped.yaml", "slices.yaml", "start.yaml"],
 )
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
@@ -109,7 +109,7 @@ def test_no_copy_and_no_choice_are_refused(shipping) -> None:
 
 
 def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
-    volumes, slices = (build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "slices.yaml"))
+    volumes, slices = (build(Shipping, read_yaml(CONFIGS / name), name) for name in ("start.yaml", "slices.yaml"))
     assert volumes.plan.phantoms == slices.plan.phantoms and volumes.plan.crop == slices.plan.crop
     assert (volumes.copies, volumes.seed) == (slices.copies, slices.seed)
     assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
@@ -124,7 +124,7 @@ def test_studies_from_another_source_are_not_used_again(tmp_path) -> None:
 
 
 def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
-    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "shipped.yaml")
+    shipping = build(Shipping, read_yaml(CONFIGS / "start.yaml"), "start.yaml")
     kept = read_yaml(CONFIGS.parent / "start" / "config.yaml")
     assert settings_from(kept["settings"]) == list(shipping.start_settings().values())[-1]
     named = {
@@ -292,7 +292,7 @@ def test_what_ships_comes_before_the_outer_folds_and_the_rest_is_named(tmp_path,
 
 
 def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
-    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "plan")
     (tmp_path / "all").mkdir()
     write_json(tmp_path / "all/written.json", {"hours": 0.25})
     first, second = report_lines(shipping, tmp_path, 2)
@@ -300,7 +300,7 @@ def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
 
 
 def test_the_hours_of_a_base_run_count_when_its_weights_are_gone(tmp_path) -> None:
-    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "plan")
     base = tmp_path / "all/base"
     base.mkdir(parents=True)
     (base / "config.yaml").write_text("settings: {}\n")
