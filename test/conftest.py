@@ -1,4 +1,4 @@
-"""Fixtures: a tiny bundle of random weights, tiny studies, the real data if there is any."""
+"""Fixtures: tiny bundles of random weights, tiny studies, the real data if there is any."""
 
 import os
 from collections.abc import Callable
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from slices_bundles import slices_bundle
 from tiny_studies import lesion_study, tiny_images, write_study
 
 from model.bundle.format import Manifest, Provenance
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.bundles.write import write_bundle
@@ -90,6 +92,11 @@ def make_bundle() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_bundle(make_bundle, tmp_path_factory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_slices_bundle(make_bundle, tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("weights") / "slices", members=1, **slices_bundle())
 
 
 @pytest.fixture

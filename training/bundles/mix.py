@@ -1,6 +1,6 @@
 """One bundle of several: a mixed EoA, whose networks for volumes and for slices vote by their mean probability.
 
-python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
+python -m training mix weights/eoa weights/mine --shares 1 1 --name mixed --output weights/mixed
 """
 
 import argparse
@@ -15,7 +15,7 @@ from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import Part
 from model.errors import ConfigError
 from model.networks.weights import read_state
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import State, check_bundle_name, write_bundle
 
 

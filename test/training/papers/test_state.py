@@ -22,17 +22,17 @@ from training.data.folds import Fold
 from training.data.table import write_table
 from training.papers import going_on, nested_data, state
 from training.papers.going_on import put_back
-from training.papers.state import RUNS, STATE, rounded, start_names, write_state
+from training.papers.state import RUNS, STATE, start_names, write_state
 from training.phantom.table import study_name
-from training.runs import checkpoint
 from training.runs.train import train_run
 from training.settings import changed, read_yaml
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
 
 pytestmark = pytest.mark.slow  # all but two need a trained run
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",))
 PHANTOMS = {"train": [11], "validate": [100008, 100009], "test": [200402]}
-WHERE = ("runs.torchrun", "ensembles.processes", "ensembles.sweep", "stopping")  # that ask whether the time is over
+WHERE = ("compute.torchrun", "ensembles.processes", "ensembles.sweep", "stopping")  # that ask whether the time is over
 
 
 def stop_when(monkeypatch, condition) -> None:
@@ -48,7 +48,7 @@ def pieces(tiny_cache, tmp_path_factory) -> Path:
     train_run(folder / "run/all/base", base, tiny_cache, FOLD, wanted="cpu")
     with pytest.MonkeyPatch.context() as stopped:
         over = iter([False] * 4 + [True])
-        stopped.setattr("training.runs.torchrun.time_is_over", lambda: next(over))
+        stopped.setattr("training.compute.torchrun.time_is_over", lambda: next(over))
         with pytest.raises(StoppedInTime, match="is at step 13 of 14"):
             run = folder / "run/all/members/m"
             train_run(run, member, tiny_cache, FOLD, start=folder / "run/all/base", wanted="cpu")
@@ -214,8 +214,11 @@ def test_of_runs_on_phantoms_the_last_finished_and_a_begun_one_are_kept(tmp_path
 
 def test_numbers_beyond_float16_stay_in_float32() -> None:
     """65504 is the largest number of float16; whole numbers stay what they are."""
-    assert rounded(torch.tensor([65504.0])).dtype == torch.float16
-    assert rounded(torch.tensor([70000.0])).dtype == torch.float32 and rounded(torch.tensor([3])).dtype == torch.int64
+    assert checkpoint.in_float16(torch.tensor([65504.0])).dtype == torch.float16
+    assert (
+        checkpoint.in_float16(torch.tensor([70000.0])).dtype == torch.float32
+        and checkpoint.in_float16(torch.tensor([3])).dtype == torch.int64
+    )
 
 
 @pytest.fixture
