@@ -116,7 +116,9 @@ def _lesion_table(sheet: Sheet, lesions: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _table(sheet: Sheet, rows: Sequence[Mapping[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "notice"))
+    """The rows, in as many tables as the columns need. A column of which no row has a value is left out."""
+    stated = (name for row in rows for name, value in row.items() if name != "notice" and value is not None)
+    names = sorted(set(stated), key=list(dict.fromkeys(name for row in rows for name in row)).index)
     first, others = names[0], names[1:]
     parts = -(-max(1, len(others)) // (MOST_COLUMNS - 1))
     length = -(-len(others) // parts)
@@ -154,18 +156,23 @@ def _added(lesions: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
     return added
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
+
+
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 def _section(sheet: Sheet, name: str, value: Any) -> None:
     """What has no place of its own: rows as a table, pairs as pairs, anything else as text; nothing if it is empty."""
-    if value in (None, "", [], {}):
+    if _is_empty(value):
         return
     sheet.head(name)
     if isinstance(value, Mapping):
         tables = {key: item for key, item in value.items() if _is_table(item)}
-        pairs = [(title_of(key), value_words(key, item)) for key, item in value.items() if key not in tables]
+        stated = [(key, item) for key, item in value.items() if key not in tables and not _is_empty(item)]
+        pairs = [(title_of(key), value_words(key, item)) for key, item in stated]
         sheet.pairs(pairs, WIDTH_MM, SMALL)
         for key, item in tables.items():
             _section(sheet, f"{name}: {heading(key)}", item)

@@ -20,8 +20,8 @@ TITLES = {
     "fpv_ml": "FPV (ml)",
     "fnv_ml": "FNV (ml)",
 }
-UNITS = ("ml", "mm", "cm", "m", "kg", "s", "percent", "MBq", "g")
-CAPITALS = {"suv": "SUV", "sul": "SUL", "mtv": "MTV", "tlg": "TLG", "pet": "PET", "ct": "CT"}
+UNITS = ("ml", "mm", "cm", "m", "m2", "kg", "s", "percent", "MBq", "g")
+CAPITALS = {word.lower(): word for word in ("SUV", "SUL", "MTV", "TLG", "PET", "CT", "SD", "BSA", "PERCIST", "James")}
 NOTHING = "–"
 
 
@@ -30,8 +30,9 @@ def title_of(name: str) -> str:
     if name in TITLES:
         return TITLES[name]
     words = name.split("_")
-    unit = f" ({words.pop()})" if len(words) > 1 and words[-1] in UNITS else ""
-    return heading(" ".join(words)) + unit
+    unit = words.pop() if len(words) > 1 and words[-1] in UNITS else ""
+    unit = f"{words.pop()} {unit}" if unit and words[-1] == "per" else unit
+    return heading(" ".join(words)) + (f" ({unit})" if unit else "")
 
 
 def heading(name: str) -> str:
@@ -50,7 +51,7 @@ def value_words(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.{1 if name.endswith('_mm') or abs(value) >= 100 else 2}f}"
     if isinstance(value, dict):
-        return "; ".join(f"{title_of(key)} {value_words(key, item)}" for key, item in value.items())
+        return "; ".join(f"{title_of(key)}: {value_words(key, item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(value_words(name, item) for item in value) or NOTHING
     return str(value)

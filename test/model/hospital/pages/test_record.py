@@ -96,10 +96,13 @@ def test_arabic_letters_are_joined() -> None:
 
 def test_columns_and_sections_that_are_added_later_appear() -> None:
     more = {f"added_{n}_ml": float(n) for n in range(30)}
-    extra = lesions(2, sul_peak=3.75, organ="liver") | {"reference": {"liver_sul_mean": 2.125}, "dropped": []}
+    extra = lesions(2, sul_peak=3.75, organ="liver", unknown_mm=None) | {
+        "reference": {"liver_sul_mean": 2.125, "none_ml": None},
+        "dropped": [],
+    }
     page = "\n".join(texts(record_pdf(Subject(study=STUDY), REPORT | {"edited": "by hand"}, extra, None)))
     for words in ("SUL peak", "3.75", "liver", "Reference", "2.12", "Edited", "by hand"):
         assert words in page, words
-    assert "Dropped" not in page
+    assert not any(words in page for words in ("Dropped", "Unknown", "None"))
     wide = "\n".join(texts(record_pdf(Subject(study=STUDY), REPORT, lesions(1, **more), None)))
     assert all(f"{n:.2f}" in wide for n in range(30))
