@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
+from fpdf.fonts import TTFFont
 
 from model import RESEARCH, __version__
 from model.errors import shown
@@ -75,13 +76,13 @@ class Sheet(FPDF):
         """Words that the fonts can write."""
         words = unicodedata.normalize("NFC", " ".join(words.split()))
         words = words if words.isprintable() else shown(words)
-        readable = set(self.fonts[TEXT].cmap)  # type: ignore[union-attr]
+        readable = self._letters(TEXT)
         for file in OTHERS:
             if readable.issuperset(map(ord, words)):
                 break
             if file.lower() not in self.fonts:
                 self.add_font(file, "", FONTS / f"{file}.ttf")
-            readable |= set(self.fonts[file.lower()].cmap)  # type: ignore[union-attr]
+            readable |= self._letters(file.lower())
         self.set_fallback_fonts([file for file in OTHERS if file.lower() in self.fonts], exact_match=False)
         return "".join(letter if ord(letter) in readable else _escape(letter) for letter in words)
 
@@ -129,6 +130,12 @@ class Sheet(FPDF):
         self._shape_if_needed(words)
         self.multi_cell(width, points * LINE * MM_PER_POINT, words, align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
         self.set_text_shaping(False)
+
+    def _letters(self, family: str) -> set[int]:
+        """The letters that a font has, as their numbers."""
+        font = self.fonts[family]
+        assert isinstance(font, TTFFont)
+        return set(font.cmap)
 
     def _shape_if_needed(self, words: str) -> None:
         """Join Arabic letters and write from right to left where words need it; fpdf2 cannot number pages meanwhile."""
