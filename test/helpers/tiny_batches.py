@@ -60,7 +60,7 @@ def score(*arguments: object, timeout: float = 600, **options: object) -> subpro
 
 def started(*arguments: object, **options: object) -> WarmProcess:
     """score.py, which goes on until it ends."""
-    return WarmProcess(*command(*arguments)[1:], env=environment(), **options)
+    return WarmProcess(*command(*arguments)[1:], **{"env": environment(), **options})
 
 
 def contents(output: Path, *but: str) -> dict[str, bytes]:
