@@ -3,24 +3,32 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import ROOT
-from warm import WarmProcess
 
 
 @contextmanager
-def running(folder: Path, kind: str, count: int, *options: str) -> Iterator[tuple[str, list[WarmProcess]]]:
+def running(folder: Path, kind: str, count: int, *options: str) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """A scheduler and workers on this machine: its address, and the workers' processes. kind: tcp or tls."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     address, online = f"{kind}://127.0.0.1:{port}", os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def start(what: str, *words: str) -> WarmProcess:
-        return WarmProcess("-m", f"distributed.cli.dask_{what}", *words, *options, cwd=folder, env=online)
+    def start(what: str, *words: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, *options],
+            cwd=folder,
+            env=online,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     started = [start("scheduler", "--host", f"{kind}://127.0.0.1", "--port", port, "--no-dashboard")]
     common = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", ".")
@@ -30,5 +38,5 @@ def running(folder: Path, kind: str, count: int, *options: str) -> Iterator[tupl
     finally:
         for child in started:
             if child.poll() is None:
-                os.kill(child.pid, signal.SIGKILL)
+                os.killpg(child.pid, signal.SIGKILL)
                 child.wait()

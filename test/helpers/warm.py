@@ -189,6 +189,7 @@ def _watch(reply: int, request: int, output: int, errors: int) -> NoReturn:
         asked = json.load(file)
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # so that a process which ends its group ends no more than that
         for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), output, errors)):
             os.dup2(fd, number)
         os.chdir(asked["cwd"])

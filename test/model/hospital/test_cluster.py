@@ -13,8 +13,7 @@ import pytest
 from dask_cluster import running
 from dicom_writer import write_pet
 from pydicom import dcmread
-from tiny_batches import contents, environment, image_study, score, started
-from warm import WarmProcess
+from tiny_batches import command, contents, environment, image_study, score
 
 from model.errors import ConfigError
 from model.hospital.batch_precision import auto_precision
@@ -28,7 +27,7 @@ STUDIES = 5
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory) -> Iterator[tuple[str, list[WarmProcess]]]:
+def workers(tmp_path_factory) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     with running(tmp_path_factory.mktemp("dask"), "tcp", 2) as found:
         yield found
 
@@ -78,7 +77,9 @@ def test_a_study_is_scored_over_an_encrypted_connection_and_not_without_its_file
             "--precision",
             "auto",
         )
-        done = score(*words, *files, env=environment() | {"PYTHONPATH": ""})
+        done = subprocess.run(
+            command(*words, *files), env=environment() | {"PYTHONPATH": ""}, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         assert f"precision of all workers: {auto_precision('auto')}" in done.stdout
         assert len(list((tmp_path / "out" / "studies").glob("*/mask.mha"))) == 1
@@ -95,13 +96,19 @@ def test_a_worker_killed_in_a_study_gives_it_to_the_other(workers, tiny_bundle, 
     for folder in (output, alone):
         folder.mkdir()
         (folder / ".salt").write_text("0" * 32)
-    words = (studies, "--output", output, "--weights", tiny_bundle, "--cluster", address)
-    scoring = started(*words, env=environment() | {"PYTHONPATH": ""})
+    online = environment() | {"PYTHONPATH": ""}
+    scoring = subprocess.Popen(
+        command(studies, "--output", output, "--weights", tiny_bundle, "--cluster", address),
+        env=online,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while scoring.poll() is None and not list((output / "studies").glob("*")):
         time.sleep(0.02)  # until the first result is being written
-    os.kill(one.pid, signal.SIGKILL)
-    done = scoring.wait(900)
-    assert done.returncode == 0, done.stderr
+    os.killpg(one.pid, signal.SIGKILL)
+    _, errors = scoring.communicate(timeout=900)
+    assert scoring.returncode == 0, errors
     assert score(studies, "--output", alone, "--weights", tiny_bundle).returncode == 0
     assert contents(output, "summary.json") == contents(alone, "summary.json")
     journal = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
