@@ -32,7 +32,7 @@ CONFIGS = ROOT / "training" / "configs"
 
 @pytest.fixture(
     scope="module",
-    params=["shipped.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
+    params=["shipped.yaml", "slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
 )
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
@@ -109,9 +109,7 @@ def test_no_copy_and_no_choice_are_refused(shipping) -> None:
 
 
 def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
-    volumes, slices = (
-        build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "shipped-slices.yaml")
-    )
+    volumes, slices = (build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "slices.yaml"))
     assert volumes.plan.phantoms == slices.plan.phantoms and volumes.plan.crop == slices.plan.crop
     assert (volumes.copies, volumes.seed) == (slices.copies, slices.seed)
     assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
