@@ -14,7 +14,7 @@ from training.phantom.fit import LEAST_SCALE, MOST_SCALE, find_landmarks, fit_fr
 from training.phantom.fitted import STAMPS, Organs, linear, paint_fitted
 from training.phantom.maps import ORGANS, OWN_MAPS, OrganMap, find_maps, part_of, read_map
 from training.phantom.shapes import block, box_around, to_phantom_mm
-from training.phantom.study import Phantom, make_phantom, maps_for
+from training.phantom.study import make_phantom, maps_for
 from training.phantom.table import read_rows
 from training.phantom.tissues import LABELS
 
@@ -129,35 +129,29 @@ def test_an_absent_organ_paints_nothing(map) -> None:
     assert deep.size == 0 and box == (slice(0, 0),) * 3
 
 
-@pytest.fixture(scope="module")
-def coarse() -> Phantom:
-    return make_phantom(7, "A", "positive", keep_organs=True, maps=find_maps(OWN_MAPS, "train"), on_pet_grid=True)
-
-
 @pytest.mark.slow
-def test_a_phantom_on_a_map_belongs_to_the_maps_patient_and_shows_its_liver(coarse: Phantom) -> None:
+def test_a_phantom_on_a_map_belongs_to_the_maps_patient_and_shows_its_liver() -> None:
     maps = find_maps(OWN_MAPS, "train")
-    assert coarse.patient in {file.patient for file in maps} and coarse.truth.any()
-    again = make_phantom(7, "A", "positive", maps=maps, on_pet_grid=True)
-    assert again.pet.tobytes() == coarse.pet.tobytes() and again.ct.tobytes() == coarse.ct.tobytes()
-    liver = coarse.pet[(coarse.organs == LABELS["liver"]) & (coarse.truth == 0)]
+    phantom = make_phantom(7, "A", "positive", keep_organs=True, maps=maps)
+    assert phantom.patient in {file.patient for file in maps} and phantom.truth.any()
+    again = make_phantom(7, "A", "positive", maps=maps)
+    assert again.pet.tobytes() == phantom.pet.tobytes() and again.ct.tobytes() == phantom.ct.tobytes()
+    liver = phantom.pet[(phantom.organs == LABELS["liver"]) & (phantom.truth == 0)]
     assert 1.2 < np.median(liver) < 3.3  # published: 2.29, deviation 0.33
 
 
 @pytest.mark.slow
 def test_the_command_writes_a_study_under_the_maps_patient(tmp_path) -> None:
     words = ["phantoms", "--seed", "5", "--output", str(tmp_path), "--diagnosis", "negative", "--maps", str(OWN_MAPS)]
-    assert main([*words, "--on-pet-grid"]) == 0
+    assert main(words) == 0
     (row,) = read_rows(tmp_path).values()
     assert row["case"] == "Ar000005" and row["patient"].startswith("fdg_") and row["diagnosis"] == "negative"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("organs", ["model", "map"])
-def test_on_the_pets_grid_the_ct_has_its_voxels_and_the_same_lesions_show(organs: str, coarse: Phantom) -> None:
-    if organs == "model":
-        coarse = make_phantom(7, "A", "positive", on_pet_grid=True)
-    fine = make_phantom(7, "A", "positive", maps=find_maps(OWN_MAPS, "train") if organs == "map" else ())
+@pytest.mark.parametrize("maps", [(), find_maps(OWN_MAPS, "train")], ids=["model", "map"])
+def test_on_the_pets_grid_the_ct_has_its_voxels_and_the_same_lesions_show(maps) -> None:
+    fine, coarse = (make_phantom(7, "A", "positive", maps=maps, on_pet_grid=on) for on in (False, True))
     assert coarse.ct_spacing_mm == coarse.pet_spacing_mm == fine.pet_spacing_mm != fine.ct_spacing_mm
     assert coarse.diagnosis == fine.diagnosis and coarse.truth.any()
     body = [float((phantom.pet > 0.15).sum()) for phantom in (fine, coarse)]
