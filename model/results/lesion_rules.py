@@ -7,7 +7,6 @@ A mask's lesions are its 18-connected components, the largest first; these are t
 3. what is then too small or too faint is dropped.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,42 +18,14 @@ from scipy import ndimage
 from model.errors import ConfigError
 from model.results.body_mask import MARGIN_MM, body_of
 from model.results.lesions import Lesion, measure
-from model.results.refine import LIVER, NO_REFINEMENT, refined, threshold_of, widened
+from model.results.refine import refined, threshold_of, widened
+from model.results.rule_options import LIVER, NO_REFINEMENT
+from model.results.rule_options import LesionRules as LesionRules
 from model.study.geometry import Grid
 
 AIR_HU = -700.0  # lung with breath in it is about -700 to -900 HU, air -1000 HU
 AIR_SUV = 1.0  # below normal blood and liver, so no reader would call it uptake; normal lung is about 0.5
 MOSTLY = 0.5  # a lesion is in an organ that holds more than this share of its voxels
-
-
-@dataclass(frozen=True, kw_only=True)
-class LesionRules:
-    """What is no lesion, and how lesions are drawn. As built, nothing is dropped or changed.
-
-    drop: found numbers, which stay the same whatever the other rules are (`found_numbers` has them for the numbers of a
-    table). not_in: names of organs, or a word of their names. refine: one of `model.results.refine.REFINEMENTS`, and
-    how far around the found lesion it may reach.
-    """
-
-    min_volume_ml: float = 0.0
-    min_suv_max: float = 0.0
-    in_air: bool = False
-    outside_body: bool = False
-    not_in: tuple[str, ...] = ()
-    refine: str = NO_REFINEMENT
-    refine_within_mm: float = 0.0
-    drop: tuple[int, ...] = ()
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """The rules that are on; {} if none is."""
-        default = LesionRules()
-        values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if value != getattr(default, name)}
-
-    @property
-    def need_hu(self) -> bool:
-        return self.in_air or self.outside_body
 
 
 @dataclass(frozen=True, kw_only=True)

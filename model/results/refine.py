@@ -12,12 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from model.results.metrics import components
+from model.results.rule_options import FIXED_SUV, OF_MAXIMUM
 
-NO_REFINEMENT = "none"
-OF_MAXIMUM = {"41%": 0.41, "50%": 0.5}
-FIXED_SUV = {"suv4": 4.0, "suv2.5": 2.5}
-LIVER = "liver"
-REFINEMENTS = (*OF_MAXIMUM, *FIXED_SUV, LIVER, NO_REFINEMENT)
 PERCIST_LIVER = (1.5, 2.0)  # x the liver's mean, x its standard deviation
 
 
