@@ -97,12 +97,12 @@ def add_rule_options(parser: Any) -> None:
         default=(),
         metavar="ORGAN,ORGAN",
         help="drop lesions of which more than half lies in these organs, such as bladder,kidneys,brain,heart; needs "
-        "--organs, else it is a warning (default: none; cost: tumours of these organs)",
+        "an organ map, else it is a warning (default: none; cost: tumours of these organs)",
     )
     add(
         "--refine",
         default=NO_REFINEMENT,
-        metavar="|".join(REFINEMENTS).replace("%", "%%"),
+        metavar="|".join(REFINEMENTS),
         help="draw each lesion anew by a threshold: a share of its SUVmax, SUV 4 or 2.5, or the liver's 1.5 x mean + 2 "
         "standard deviations; tables have both volumes (default: none, as the networks drew it; cost: under a second)",
     )
@@ -111,7 +111,7 @@ def add_rule_options(parser: Any) -> None:
         type=float,
         default=0.0,
         metavar="MM",
-        help="with --refine: how far around the lesion as the networks drew it the new one may reach (default: 0, only "
+        help="how far around the lesion as the networks drew it the refined one may reach (default: 0, only "
         "inside; cost: near hot organs that are no lesion may come in)",
     )
 

@@ -77,9 +77,12 @@ def test_a_sphere_that_cannot_be_used_or_holds_lesion_is_a_warning(tmp_path) -> 
     away = Sphere(centre_mm=(-50, 0, 0), radius_mm=15)
     (warning,) = measure_study(study, mask, Asked(spheres={"liver": away})).warnings
     assert "the liver's SUV is not known" in warning and "does not lie within the PET" in warning
-    on_lesion = Sphere(centre_mm=(20, 80, 80), radius_mm=10)
+    on_lesion = Sphere(centre_mm=(20, 80, 80), radius_mm=10)  # SUV 6, 4 and five times 0.5: mean 1.79
     (warning,) = measure_study(study, mask, Asked(spheres={"liver": on_lesion})).warnings
     assert "2.00 of 7.00 ml are lesion in the mask" in warning
+    in_fat = Sphere(centre_mm=(200, 80, 80), radius_mm=10)
+    (warning,) = measure_study(study, mask, Asked(spheres={"liver": in_fat})).warnings
+    assert "the liver's mean SUV is 0.50, where most patients have 1 to 4" in warning
 
 
 def test_rules_leave_their_lesion_out_of_every_number_and_both_volumes_stay(tmp_path) -> None:
