@@ -112,6 +112,6 @@ def report_of(measures: "StudyMeasures") -> dict[str, Any]:
 def dropped_lines(measures: "StudyMeasures") -> list[str]:
     """A line for each lesion that was left out."""
     return [
-        f"dropped: lesion {one.found_number} as found, {one.volume_ml:.2f} ml, SUVmax {one.suv_max:.2f}: {one.reason}"
+        f"dropped: lesion {one.number}, {one.volume_ml:.2f} ml, SUVmax {one.suv_max:.2f}: {one.reason}"
         for one in measures.dropped
     ]

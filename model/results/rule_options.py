@@ -23,9 +23,8 @@ LARGEST = {"min_volume_ml": 1e4, "min_suv_max": 1e3, "refine_within_mm": 100.0}
 class LesionRules:
     """What is no lesion, and how lesions are drawn. As built, nothing is dropped or changed.
 
-    drop: found numbers, which stay the same whatever the other rules are (`lesion_rules.found_numbers` has them for the
-    numbers of a table). not_in: names of organs, or a word of their names. refine: one of REFINEMENTS, and how far
-    around the found lesion it may reach.
+    drop: numbers of lesions, which stay the same whatever the other rules are. not_in: names of organs, or a word of
+    their names. refine: one of REFINEMENTS, and how far around the found lesion it may reach.
     """
 
     min_volume_ml: float = 0.0
@@ -83,7 +82,7 @@ def add_rule_options(parser: Any) -> None:
         "--drop-in-air",
         action="store_true",
         help="drop lesions whose voxels all lie in air on the CT, below -700 HU, and whose SUVmax is below 1 (default: "
-        "no; cost: a second or two a study)",
+        "no; cost: some seconds a study)",
     )
     add(
         "--drop-outside-body",

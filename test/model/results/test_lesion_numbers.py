@@ -41,7 +41,7 @@ def test_numbers_by_hand(tmp_path) -> None:
     lean, james = 9270 * 80 / 11000 / 80, (1.10 * 80 - 128 * 0.16) / 80
     values = [1, 2, 3, 2, 2, 2, 1]
     mean, sd = np.mean(values), np.std(values)
-    assert (one.found_number, one.found_volume_ml, one.organ) == (1, 2, None)
+    assert (one.found_volume_ml, one.organ) == (2, None)
     assert (one.sul_max, one.sul_mean, one.sul_peak) == pytest.approx((6 * lean, 5 * lean, 6 * lean))
     assert two.sul_peak_james == pytest.approx(8 * james)
     assert two.suv_peak_to_liver == pytest.approx(8 / mean) and two.suv_peak_to_blood == pytest.approx(8 / 1.5)
@@ -88,7 +88,7 @@ def test_a_sphere_that_cannot_be_used_or_holds_lesion_is_a_warning(tmp_path) -> 
 def test_rules_leave_their_lesion_out_of_every_number_and_both_volumes_stay(tmp_path) -> None:
     study, mask = case(tmp_path)
     found = measure_study(study, mask, Asked(rules=LesionRules(min_volume_ml=1, refine="suv4", drop=(2,))))
-    assert [one.found_number for one in found.dropped] == [2]
+    assert [one.number for one in found.dropped] == [2]
     assert (found.totals.lesions, found.totals.suv_max, found.totals.dmax_mm) == (1, 6, None)
     refined = measure_study(study, mask, Asked(rules=LesionRules(refine="50%")))
     assert [(one.volume_ml, more.found_volume_ml) for one, more in zip(refined.lesions, refined.more, strict=True)] == [
@@ -96,8 +96,10 @@ def test_rules_leave_their_lesion_out_of_every_number_and_both_volumes_stay(tmp_
         (1, 1),
     ]
     narrow = measure_study(study, mask, Asked(rules=LesionRules(refine="liver"), spheres={"liver": LIVER}))
-    assert [more.found_volume_ml for more in narrow.more] == [1, 2]  # 4 is below 4.1: both have one voxel, 8 before 6
-    assert narrow.numbers[8, 8, 32] == 1 and narrow.numbers[8, 8, 2] == 2 and narrow.numbers[8, 8, 3] == 0
+    assert [more.found_volume_ml for more in narrow.more] == [2, 1]  # 4 is below 4.1
+    assert narrow.numbers[8, 8, 32] == 2 and narrow.numbers[8, 8, 2] == 1 and narrow.numbers[8, 8, 3] == 0
+    second = measure_study(study, mask, Asked(rules=LesionRules(drop=(1,))))
+    assert [one.number for one in second.lesions] == [2] and second.more[0].found_volume_ml == 1  # it keeps its number
 
 
 def test_a_lesion_in_two_parts_after_refining_is_one_lesion(tmp_path) -> None:
