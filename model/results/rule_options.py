@@ -88,7 +88,7 @@ def add_rule_options(parser: Any) -> None:
         "--drop-outside-body",
         action="store_true",
         help="drop lesions that lie more than 10 mm outside the body on the CT (default: no; cost: some seconds a "
-        "study, and lesions in arms that the CT cuts off)",
+        "study, and lesions in a hand that the CT shows apart)",
     )
     add(
         "--not-in",
