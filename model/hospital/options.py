@@ -10,6 +10,8 @@ from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
 from model.results.metrics import CONVENTIONS
+from model.results.reference_options import add_sphere_options
+from model.results.rule_options import add_rule_options, check_rule_options
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
 BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
@@ -30,6 +32,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     _add_networks(parser)
     _add_input(parser)
     _add_outputs(parser)
+    add_rule_options(parser.add_argument_group("what is no lesion, and how lesions are drawn"))
+    add_sphere_options(parser.add_argument_group("what lesions are compared with"))
     _add_truth(parser)
     _add_cluster(parser)
     _add_behaviour(parser)
@@ -46,6 +50,7 @@ def check(options: argparse.Namespace) -> None:
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     check_choice_options(options)
+    check_rule_options(options)
     options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):
@@ -125,8 +130,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="a CSV of values to use in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
-        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv if there is one; "
-        "cost: the studies whose line changed are scored anew)",
+        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601), sex (M, F); and of what to compare lesions with: "
+        "liver_sphere, blood_sphere (as the options), liver_mask, blood_mask (files) (default: STUDIES/overrides.csv "
+        "if there is one; cost: the studies whose line changed are scored anew)",
     )
 
 

@@ -29,12 +29,13 @@ from model.hospital.job import Job, Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import OVERRIDES, with_overrides
+from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
 from model.hospital.pages.page import About
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
+from model.results.rule_options import check_organs_known, rules_of
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -46,7 +47,7 @@ def run(options: Namespace) -> None:
     bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
     if options.organs:
-        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
+        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         plan = plan_of(options, bundle, salt)
@@ -161,6 +162,8 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
         found = with_overrides(found, overrides, options.studies, salt, options.names)
+    spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
+    found = with_spheres(found, {what: text for what, text in spheres.items() if text})
     chosen = Options(
         mask_ending=MASK_ENDINGS[options.format],
         rtstruct=options.rtstruct,
@@ -168,6 +171,7 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         convention=options.convention,
         named=options.names,
         organs=options.organs,
+        rules=rules_of(options),
     )
     records = read_journal(options.output)
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
