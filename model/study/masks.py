@@ -69,8 +69,9 @@ def read_drawn(path: Path, what: str) -> DrawnMask:
 def placed_on(drawn: DrawnMask, wanted: Grid, what: str, of_what: str) -> DrawnMask:
     """The mask on another grid of the same patient coordinates. what, of_what: what messages call the two.
 
-    Voxels that lie in the same places are copied. Another grid is resampled by nearest neighbour, with a note, and lesion
-    outside `wanted` is left out, with a note. An empty mask is empty on every grid. Raises CaseError if nothing is left of the lesions.
+    Voxels that lie in the same places are copied. Another grid is resampled by nearest neighbour, with a note; lesion
+    outside `wanted` is left out, with a note. An empty mask is empty on every grid. Raises CaseError if nothing is left
+    of the lesions.
     """
     if wanted.equals(drawn.grid):
         return drawn
