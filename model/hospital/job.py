@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.hospital.find.entry import Entry
+from model.results.rule_options import LesionRules, rules_from
 
 ESTIMATE = "estimate"  # the state of an answer that says how long a study will take; another answer follows
 
@@ -20,11 +21,13 @@ class Options:
     convention: str = "autopet_1_2"  # how empty masks are scored against a truth
     named: bool = False  # whether messages may hold the names of files and patients
     organs: bool = False
+    rules: LesionRules = LesionRules()
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As a dictionary, for the keys of results: `organs` came later, and is in it only if asked for."""
-        return {name: value for name, value in asdict(self).items() if value or name != "organs"}
+        """As a dictionary, for the keys of results: what came later is in it only if asked for."""
+        values = asdict(self) | {"rules": self.rules.plain}
+        return {name: value for name, value in values.items() if value or name not in ("organs", "rules")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,11 @@ class Job:
     def mask(self) -> str:
         """The name of the mask's file in the study's folder."""
         return f"mask{self.options.mask_ending}"
+
+    @property
+    def network_mask(self) -> str:
+        """The name of the file with the networks' own mask, which is there where rules made `mask` of it."""
+        return network_mask_file(self.options.mask_ending)
 
     @property
     def organ_map(self) -> str:
@@ -94,10 +102,20 @@ def job_from(data: dict[str, Any]) -> Job:
         root=Path(data["root"]),
         output=Path(data["output"]),
         key=data["key"],
-        options=Options(**data["options"]),
+        options=options_from(data["options"]),
         mask_key=data["mask_key"],
         stored=data["stored"],
     )
+
+
+def options_from(data: dict[str, Any]) -> Options:
+    """The options of a dictionary that came as JSON, whole or as `Options.plain` writes it."""
+    return Options(**data | {"rules": rules_from(data.get("rules", {}))})
+
+
+def network_mask_file(ending: str) -> str:
+    """The name of the file with the networks' own mask in a study's folder."""
+    return f"network-mask{ending}"
 
 
 def setup_from(data: dict[str, Any]) -> Setup:

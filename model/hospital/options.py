@@ -10,6 +10,7 @@ from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
 from model.results.metrics import CONVENTIONS
+from model.results.rule_options import add_rule_options, check_rule_options
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
 BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
@@ -30,6 +31,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     _add_networks(parser)
     _add_input(parser)
     _add_outputs(parser)
+    add_rule_options(parser.add_argument_group("what is no lesion, and how lesions are drawn"))
     _add_truth(parser)
     _add_cluster(parser)
     _add_behaviour(parser)
@@ -46,6 +48,7 @@ def check(options: argparse.Namespace) -> None:
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     check_choice_options(options)
+    check_rule_options(options)
     options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):

@@ -247,7 +247,8 @@ def read_result(output: Path, name: str) -> Record | None:
 def is_done(job: Job, record: Record) -> bool:
     """Whether a record's result is there, made with the same weights and settings from the files as they are."""
     folder = job.output / STUDIES / record.study
-    names = (REPORT, job.mask, *([job.organ_map] if job.options.organs else []))
+    names = [REPORT, job.mask, *([job.organ_map] if job.options.organs else [])]
+    names += [job.network_mask] if job.options.rules.plain else []
     if record.key != job.key or not all((folder / name).is_file() for name in names):
         return False
     try:

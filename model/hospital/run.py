@@ -35,6 +35,7 @@ from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
+from model.results.rule_options import rules_of
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -168,6 +169,7 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         convention=options.convention,
         named=options.names,
         organs=options.organs,
+        rules=rules_of(options),
     )
     records = read_journal(options.output)
     return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)

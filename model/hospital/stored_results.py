@@ -1,8 +1,9 @@
 """Results of earlier runs: whether a result is still what this run would make, and whether its mask can be used again.
 
-A mask depends on its images, the weights, the method, the folds and mirroring, the precision, the limits and what
-overrides.csv gives. Every other option (names, formats, RTSTRUCT, a truth) only decides what is written beside it. So a
-result has two keys.
+The mask that the networks make depends on its images, the weights, the method, the folds and mirroring, the precision,
+the limits, and the weight, dose and time that overrides.csv gives. Every other option (names, formats, RTSTRUCT, a
+truth, rules about lesions) only decides what is made of it. So a result has two keys. Where rules made another mask,
+the networks' own is stored beside it.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from model.bundle.settings import Limits
 from model.errors import CaseError
 from model.hospital.find.entry import Entry
 from model.hospital.folder import REPORT, STUDIES, add_files
-from model.hospital.job import Job, Options
+from model.hospital.job import Job, Options, network_mask_file, options_from
 from model.hospital.journal import DONE, contents_of, stat_of
 from model.results.organs import labels_hash
 from model.results.writing import json_bytes
@@ -38,7 +39,8 @@ DICOM_FILES = ("seg.dcm", "rtstruct.dcm", "seg-organs.dcm")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMask:
-    """A mask of an earlier run, bool (z, y, x) on the PET's grid, from the file `path`; report: its report.json.
+    """The networks' own mask of an earlier run, bool (z, y, x) on the PET's grid, from the file `path`; report: its
+    report.json.
 
     organs: the organ map of that run, uint8 likewise, if there is one.
     """
@@ -133,7 +135,7 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
             return False
         batch = report["batch"]
         ending = batch["options"]["mask_ending"]
-        wanted = [f"mask{ending}"]
+        wanted = [_network_mask(batch)]
         if job.options.disagreement:
             wanted.append(f"disagreement{ending}")
             if ending != job.options.mask_ending:
@@ -190,10 +192,11 @@ def read_stored(job: Job, grid: Grid, images_sha256: str) -> StoredMask | None:
     if report is None:
         return None
     try:
-        path = job.output / STUDIES / job.stored / f"mask{report['batch']['options']['mask_ending']}"
+        batch = report["batch"]
+        path = job.output / STUDIES / job.stored / _network_mask(batch)
         mask, found = read_mask(path, "mask")
         check_grid(found, f"mask '{path}'", grid, "its PET")
-        stated = report["batch"].get("mask_sha256")
+        stated = batch.get("network_mask_sha256") or batch.get("mask_sha256")
         volume_ml = float(np.count_nonzero(mask)) * grid.voxel_ml
         same = mask_hash(mask) == stated if stated else abs(volume_ml - report["volume_ml"]) < VOLUME_TOLERANCE_ML
     except (CaseError, OSError, KeyError, TypeError, ValueError):
@@ -218,11 +221,17 @@ def _read_organs(folder: Path, batch: Mapping[str, Any], grid: Grid) -> NDArray[
     return labels if labels_hash(labels) == batch["organs_sha256"] else None
 
 
+def _network_mask(batch: Mapping[str, Any]) -> str:
+    """The name of the file with the networks' own mask, by what a report says."""
+    ending = batch["options"]["mask_ending"]
+    return network_mask_file(ending) if "network_mask_sha256" in batch else f"mask{ending}"
+
+
 def _usable_with_one_key(entry: Entry, batch: Mapping[str, Any], bundle: Bundle) -> bool:
     """`usable_mask` for an older report, which has one key for everything: its key must be that of these weights and
     limits with the options that it names.
     """
-    options = Options(**batch["options"])
+    options = options_from(batch["options"])
     for truth in (None, entry.truth) if entry.truth else (None,):
         as_then = dataclasses.replace(entry, truth=truth)
         if key_of(bundle, bundle.manifest.limits, options, as_then) == batch["key"]:
