@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from model import RESEARCH
-from model.bundle.licence import terms_of
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
@@ -22,6 +21,7 @@ from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
+from model.hospital.edited_files import edit_record, edit_report, same_edit, weights_and_terms, write_edited
 from model.hospital.folder import REPORT, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
@@ -37,6 +37,7 @@ from model.results.run_summary import make_report
 from model.results.writing import json_bytes, label_notes
 from model.stopwatch import Stopwatch
 from model.study.geometry import las_view
+from model.study.masks import DrawnMask
 from model.study.reading import Case
 
 LONGEST_REASON = 200  # characters of a library's message
@@ -45,7 +46,8 @@ KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredStudy:
-    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any.
+    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any; edited:
+    the mask of a reader's edit, which is then that of `result`.
 
     organs: what was measured of each organ; None without an organ map. hashes: of its files, as
     `model.hospital.stored_results` compares them. mask_warnings: from making the mask now.
@@ -57,6 +59,7 @@ class ScoredStudy:
     case: Case
     result: Result
     stored: StoredMask | None
+    edited: DrawnMask | None
     measured: tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]
     organs: tuple[OrganUptake, ...] | None
     conversion: Conversion | None
@@ -70,6 +73,7 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     """Write all files of a study. Returns its row of the summary. Raises OutputError; what was finished then stays."""
     job = study.job
     warnings = [*study.case.warnings, *_mask_warnings(study)]
+    warnings += study.edited.notes if study.edited else []
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
     with study_folder(job.output, job.name) as folder:
@@ -108,20 +112,24 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
     lesions, totals, _ = study.measured
     old = study.stored.path.parent if study.stored else None
-    if study.stored and study.stored.path.name == job.mask:
+    if study.stored and not study.edited and study.stored.path.name == job.mask:
         folder.write(job.mask, study.stored.path.read_bytes())
     else:
-        folder.write_image(job.mask, result.mask.astype(np.uint8), grid)
+        notes = {"Edited": job.edit_notice} if study.edited else None
+        folder.write_image(job.mask, result.mask.astype(np.uint8), grid, notes)
+    if study.stored and study.edited:
+        write_edited(folder, job, study.stored, study.edited)
     if result.disagreement is not None:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     if result.organs is not None:
         notes = label_notes(organ_names(study.bundle.manifest))
         folder.write_image(job.organ_map, result.organs, grid, notes)
-    folder.write("lesions.csv", lesions_csv(lesions).encode())
-    folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
+    folder.write("lesions.csv", lesions_csv(lesions, job.edit_notice).encode())
+    folder.write("lesions.json", json_bytes(lesions_json(lesions, totals, job.edit_notice)))
     copied = set()
-    if old is not None:
-        for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
+    if study.stored and old is not None:
+        hold = DICOM_FILES if same_edit(job, study.stored, result.mask) else ("seg-organs.dcm",)
+        for path in (*(old / name for name in hold), *old.glob("disagreement.*")):
             if path.is_file() and (path.name != "seg-organs.dcm" or result.organs is not None):
                 folder.write(path.name, path.read_bytes())
                 copied.add(path.name)
@@ -136,7 +144,7 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
         suv, mask = view.to_las(study.case.pet.array), view.to_las(study.result.mask)
         numbers = view.to_las(study.measured[2])
         pictures = {
-            "preview.png": preview(suv, mask, spacing_mm, f"{study.job.name}  {RESEARCH}", numbers),
+            "preview.png": preview(suv, mask, spacing_mm, _caption(study.job), numbers),
             "thumbnail.png": thumbnail(suv, mask, spacing_mm),
         }
     except Exception as error:  # pictures are extras: the mask stays
@@ -146,15 +154,23 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
     return []
 
 
+def _caption(job: Job) -> str:
+    """What stands above the picture; of an edit the beginning of its hash, as there is no place for all of it."""
+    file = f", file sha256 {job.edit.sha256[:12]}..." if job.edit and job.edit.sha256 else ""
+    return f"{job.name}  {RESEARCH}" + (f"\nedited by hand{file}" if job.edit else "")
+
+
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
     """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers = study.job, study.measured[2], study.headers
-    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
-    weights = study.bundle.label
-    terms = terms_of(study.bundle.manifest.licence, study.bundle.manifest.citation)
+    edited = job.edit_notice
+    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}" + (
+        f" {edited}" if edited else ""
+    )
+    weights, terms = weights_and_terms(job, study.stored, study.bundle)
     makers: dict[str, Callable[[], bytes]] = {
-        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms),
-        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms),
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited),
     }
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
@@ -196,6 +212,7 @@ def _row(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str, A
     """What summary.csv and report.html show of a study."""
     job, totals, voxel_ml = study.job, study.measured[1], study.case.pet.grid.voxel_ml
     row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(totals))}
+    row |= {"edited": job.edit_notice} if study.edited else {}
     if study.truth is not None:
         scores = score(study.result.mask, study.truth, voxel_ml, job.options.convention)
         row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
@@ -210,6 +227,10 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
     """report.json. With a stored mask, what the earlier report says of its making stays."""
     job, stored = study.job, study.stored
     report = make_report(study.case, study.bundle, study.device, study.result, warnings, seconds)
+    edited: dict[str, Any] = {}
+    if stored and study.edited:
+        report["edited"] = edit_report(job, stored, study.result.mask, study.case.pet.grid)
+        edited = edit_record(job, stored, study.edited)
     if stored:
         report |= {name: stored.report[name] for name in KEPT_FROM_REPORT if name in stored.report}
     organs: dict[str, Any] = {}
@@ -230,6 +251,7 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
             "mask_sha256": mask_hash(study.result.mask),
             **study.hashes,
             **organs,
+            **edited,
             "options": job.options.plain,
             "mask_warnings": _mask_warnings(study),
             "row": row,
@@ -258,7 +280,7 @@ def _redacted_all(job: Job, value: Any) -> Any:
 
 
 def _for_readers(job: Job, message: str) -> str:
-    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name))
+    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name, job.edit_path))
 
 
 def _number(value: Any) -> Any:

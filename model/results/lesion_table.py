@@ -21,16 +21,18 @@ DEFINITIONS = {
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that starts so for a formula
 
 
-def lesions_csv(lesions: Sequence[Lesion]) -> str:
-    """One row a lesion; without lesions only the row of names."""
+def lesions_csv(lesions: Sequence[Lesion], edited: str = "") -> str:
+    """One row a lesion; without lesions only the row of names. edited: what the notice says of a reader's edit."""
     names = [item.name for item in dataclasses.fields(Lesion)]
-    return csv_text([*names, "notice"], [rounded(dataclasses.asdict(one)) | {"notice": RESEARCH} for one in lesions])
+    notice = f"{RESEARCH} {edited}".strip()
+    return csv_text([*names, "notice"], [rounded(dataclasses.asdict(one)) | {"notice": notice} for one in lesions])
 
 
-def lesions_json(lesions: Sequence[Lesion], totals: Totals) -> dict[str, Any]:
-    """Lesions, totals, and what the numbers mean."""
+def lesions_json(lesions: Sequence[Lesion], totals: Totals, edited: str = "") -> dict[str, Any]:
+    """Lesions, totals, and what the numbers mean. edited: what is said of a reader's edit."""
     return {
         "notice": RESEARCH,
+        **({"edited": edited} if edited else {}),
         "totals": rounded(dataclasses.asdict(totals)),
         "lesions": [rounded(dataclasses.asdict(one)) for one in lesions],
         "definitions": DEFINITIONS,

@@ -69,6 +69,7 @@ def contents(output: Path, *but: str) -> dict[str, bytes]:
         "journal.jsonl",
         "keys.csv",
         ".lock",
+        ".last-run.json",
         ".salt",
         *but,
     )

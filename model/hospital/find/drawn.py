@@ -7,9 +7,10 @@ refers to, else like an image.
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from model.dicom.derived import MODEL
 from model.dicom.drawn import Belonging, belonging_of
 from model.dicom.headers import looks_like_dicom
 from model.errors import CaseError, ConfigError
@@ -17,6 +18,7 @@ from model.hospital.find.entry import Entry
 from model.hospital.find.image_pairs import is_image
 from model.study.reading import stem
 
+OUR_IMAGES = ("mask", "network-mask", "edited-mask", "disagreement", "organs")  # the names of what score.py writes
 NAME_IN_PATH = re.compile(r"\w+-([0-9a-f]{12})(?![0-9a-f])")  # a study's name in the results, and its hash
 
 
@@ -49,6 +51,21 @@ def drawn_dicom(path: Path) -> Belonging | None:
     except CaseError:
         return None
     return belonging if belonging and belonging.kind else None
+
+
+def foreign_masks(folder: Path) -> Iterator[Path]:
+    """The masks, SEG and RTSTRUCT that another program put into a study's folder of the results, sorted.
+
+    Raises OSError.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if is_image(path):
+            if stem(path) not in OUR_IMAGES:
+                yield path
+        elif (belonging := drawn_dicom(path)) and belonging.made_by != MODEL:
+            yield path
 
 
 def matched(
@@ -102,7 +119,7 @@ def _stems(entries: Sequence[Entry], root: Path) -> list[set[str]]:
 
 
 def _by_uid(belonging: Belonging, entries: Sequence[Entry], series: Sequence[frozenset[str]]) -> list[int]:
-    """The studies whose series an object refers to, else those whose study it lies in; of its patient, if it says so."""
+    """The studies of an object's patient whose series it refers to, else those in whose study it lies."""
     same = [number for number, entry in enumerate(entries) if _same_patient(belonging, entry)]
     referred = [number for number in same if belonging.series & series[number]]
     return referred or [
