@@ -80,7 +80,8 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
     if record.state == DONE:
         row = record.row
         warned = f", {counted(len(row['warnings']), 'warning')}" if row["warnings"] else ""
-        outcome = f"{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
+        edited = "edited, " if "edited" in row else ""
+        outcome = f"{edited}{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
     say(f"{place} {record.study}: {outcome}", sys.stdout)

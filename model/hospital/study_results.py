@@ -164,9 +164,7 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
     """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers = study.job, study.measured[2], study.headers
     edited = job.edit_notice
-    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}" + (
-        f" {edited}" if edited else ""
-    )
+    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)} {edited}".rstrip()
     weights, terms = weights_and_terms(job, study.stored, study.bundle)
     makers: dict[str, Callable[[], bytes]] = {
         "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),

@@ -57,9 +57,12 @@ def split_passed_over(failures: Iterable[Failure]) -> tuple[list[Failure], list[
 
 
 def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row for each scored study. The columns of the comparison are there if any study has a truth."""
+    """One row for each scored study. The columns of the comparison are there if any study has a truth, and the one that
+    says how a study was edited by hand if any was.
+    """
     truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()
-    names = [*COLUMNS, *truth, "warnings", "folder", "notice"]
+    edited = ["edited"] if any("edited" in row for row in rows) else []
+    names = [*COLUMNS, *truth, *edited, "warnings", "folder", "notice"]
     more = (
         {"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
         for row in rows
