@@ -6,6 +6,7 @@ rules, `edited-mask.mha` the edit on the PET's grid, before rules, and `network-
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from model.hospital.edit_state import drop_in, edit_of
 from model.hospital.find.drawn import drawn_files, foreign_masks, matched, only_one
 from model.hospital.folder import REPORT, STUDIES
 from model.hospital.job import Edit, Job
-from model.hospital.journal import Record
+from model.hospital.journal import DONE, Record
 from model.hospital.names import digest_in, is_name
 from model.hospital.overrides import studies_meant
 from model.hospital.plan import Plan, earlier_result, folders_by_digest, is_done, read_result
 from model.hospital.stored_results import edited_key_of, mask_hash, read_report
 from model.results.lesion_rules import found_numbers
 from model.study.masks import read_drawn
+from model.terminal import say
 
 
 def with_edits(plan: Plan, wanted: WantedEdits, records: Mapping[str, Record], root: Path, salt: bytes) -> Plan:
@@ -46,7 +48,7 @@ def with_edits(plan: Plan, wanted: WantedEdits, records: Mapping[str, Record], r
             continue
         job = _edited(plan.jobs[name], edit or Edit(), drop, folder, report)
         record = records.get(name)
-        if record is None or record.key != job.key:
+        if record is None or record.state != DONE or record.key != job.key:
             record = read_result(job.output, name)
         jobs[name] = job
         done.pop(name, None)
@@ -57,12 +59,16 @@ def with_edits(plan: Plan, wanted: WantedEdits, records: Mapping[str, Record], r
     return dataclasses.replace(plan, jobs=jobs, done=done, not_in_journal=(*missing, *added))
 
 
-def without_networks(plan: Plan, bundle: Bundle) -> Plan:
-    """The plan without the studies that need the networks. What results they have stay in the tables."""
+def without_networks(plan: Plan, records: Mapping[str, Record], bundle: Bundle) -> Plan:
+    """The plan without the studies that need the networks. Their results and failures stay in the tables."""
     names = [job.name for job in plan.todo if not job.stored]
+    if names:
+        say(f"studies that need the networks, and stay as they are: {len(names)}", sys.stdout)
     folders = folders_by_digest(plan.jobs[names[0]].output) if names else {}
-    earlier = dict(plan.earlier)
+    earlier = dict(plan.earlier) | {name: records[name] for name in names if name in records}
     for name in names:
+        if name in earlier and earlier[name].state == DONE:
+            del earlier[name]  # as its report says, below
         for folder in folders.get(digest_in(name), []):
             if result := earlier_result(plan.jobs[name].output, folder, bundle):
                 earlier[folder] = result
@@ -74,7 +80,8 @@ def without_networks(plan: Plan, bundle: Bundle) -> Plan:
 def _edited(job: Job, edit: Edit, drop: tuple[int, ...], folder: str, report: Mapping[str, Any] | None) -> Job:
     """The job of an edited study, from its result in the results' folder `folder`."""
     batch = report["batch"] if report else {}
-    options = dataclasses.replace(job.options, rules=dataclasses.replace(job.options.rules, drop=drop))
+    organs = job.options.organs and "organs_sha256" in batch  # only the networks could add them
+    options = dataclasses.replace(job.options, organs=organs, rules=dataclasses.replace(job.options.rules, drop=drop))
     new = dataclasses.replace(
         job, edit=edit, stored=folder, options=options, mask_key=batch.get("mask_key") or job.mask_key
     )
@@ -88,11 +95,10 @@ def _results_of(plan: Plan) -> dict[str, str]:
     output = next(iter(plan.jobs.values())).output
     folders, found = folders_by_digest(output), {}
     for name in plan.jobs:
-        own = sorted(folders.get(digest_in(name), []), key=lambda folder, name=name: folder != name)  # type: ignore[misc]
-        for folder in own:
-            if read_report(output, folder) is not None:
+        own = folders.get(digest_in(name), [])
+        for folder in [name] * (name in own) + own:
+            if name not in found and read_report(output, folder) is not None:
                 found[name] = folder
-                break
     return found
 
 

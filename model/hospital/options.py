@@ -204,8 +204,8 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=BESIDE,
         metavar="FOLDER",
-        help="compare with masks of 0 and 1 on the PET's grid: those in FOLDER under the study's path, or, without "
-        "FOLDER, those beside the images or in the CSV (default: no; cost: a second or two a study)",
+        help="compare with masks: those in FOLDER under the study's path, SEG and RTSTRUCT that refer to the study, "
+        "or, without FOLDER, masks beside the images or in the CSV (default: no; cost: a second or two a study)",
     )
     add(
         "--convention",

@@ -180,7 +180,7 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     records = read_journal(options.output)
     plan = make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
     plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
-    return without_networks(plan, bundle) if asks_for_edits(options) else plan
+    return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
 
 
 def check_disagreement(options: Namespace, bundle: Bundle) -> None:

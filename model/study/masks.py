@@ -70,11 +70,13 @@ def placed_on(drawn: DrawnMask, wanted: Grid, what: str, of_what: str) -> DrawnM
     """The mask on another grid of the same patient coordinates. what, of_what: what messages call the two.
 
     Voxels that lie in the same places are copied. Another grid is resampled by nearest neighbour, with a note; lesion
-    outside `wanted` is left out, with a note. An empty mask is empty on every grid. Raises CaseError if nothing is left
-    of the lesions.
+    outside `wanted` is left out, with a note. A single voxel without lesion, as 3D Slicer saves an empty segmentation,
+    has no place. Raises CaseError if the grids do not overlap, or nothing is left of the lesions.
     """
     if wanted.equals(drawn.grid):
         return drawn
+    if drawn.grid.size != (1, 1, 1) and not _overlap(drawn.grid, wanted):
+        raise CaseError(f"{what} does not lie on {of_what}: {_described(drawn.grid)} against {_described(wanted)}")
     if not drawn.mask.any():
         return replace(drawn, mask=np.zeros(wanted.shape, bool), grid=wanted)
     image = sitk.Resample(
@@ -131,6 +133,11 @@ def points_of(grid: Grid, indices: NDArray[Any]) -> NDArray[np.float64]:
     """Indices x, y, z of a grid, (n, 3), as points in mm, (n, 3)."""
     matrix = np.array(grid.direction).reshape(3, 3) * grid.spacing_mm
     return np.asarray(indices @ matrix.T + np.array(grid.origin_mm))
+
+
+def _overlap(grid: Grid, wanted: Grid) -> bool:
+    (low, high), (wanted_low, wanted_high) = grid.corner_span_mm(), wanted.corner_span_mm()
+    return bool((low < wanted_high).all() and (wanted_low < high).all())
 
 
 def _same_points(grid: Grid, wanted: Grid) -> bool:

@@ -102,11 +102,16 @@ def test_lesion_beyond_the_pet_is_left_out_with_a_note_and_none_left_is_an_error
     long = drawn_on((10, 8, 8), (4.0, 4.0, 3.0), (0.0, 0.0, 0.0), np.eye(3), (1, 1, 1), (1, 1, 7), (2, 1, 7))
     (note,) = placed_on(long, PET, "edit 'e'", "PET 'p'").notes
     assert "0.10 of 0.14 ml of edit 'e' lie outside PET 'p' and are left out" in note
-    away = drawn_on((10, 8, 6), (4.0, 4.0, 3.0), (0.0, 0.0, 900.0), np.eye(3), (1, 1, 1))
-    with pytest.raises(CaseError, match="no lesion of edit 'e' lies on PET 'p': size .* origin .0, 0, 900. mm"):
-        placed_on(away, PET, "edit 'e'", "PET 'p'")
+    for origin_mm, message in (
+        (15.0, "no lesion of edit 'e' lies on PET 'p'"),
+        (900.0, "edit 'e' does not lie on PET"),
+    ):
+        away = drawn_on((10, 8, 6), (4.0, 4.0, 3.0), (0.0, 0.0, origin_mm), np.eye(3), (1, 1, 1))
+        with pytest.raises(CaseError, match=f"{message}.*size .* origin .0, 0, {origin_mm:g}. mm.* against size"):
+            placed_on(away, PET, "edit 'e'", "PET 'p'")
 
 
-def test_an_empty_mask_is_empty_on_every_grid() -> None:
-    placed = placed_on(drawn_on((3, 3, 3), (9.0, 9.0, 9.0), (5e3, 0.0, 0.0)), PET, "edit", "PET")
+@pytest.mark.parametrize(("size", "origin_mm"), [((3, 3, 3), 0.0), ((1, 1, 1), 5e3)])
+def test_an_empty_mask_is_empty_on_the_pets_grid(size, origin_mm: float) -> None:
+    placed = placed_on(drawn_on(size, (9.0, 9.0, 9.0), (origin_mm, 0.0, 0.0)), PET, "edit", "PET")
     assert placed.mask.shape == PET.shape and not placed.mask.any() and placed.notes == ()
