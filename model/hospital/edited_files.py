@@ -37,13 +37,6 @@ def write_edited(folder: Folder, job: Job, stored: StoredMask, edited: DrawnMask
             folder.write(f"{BEFORE}/{name}", (before / name).read_bytes())
 
 
-def same_edit(job: Job, stored: StoredMask, mask: NDArray[np.bool_]) -> bool:
-    """Whether SEG and RTSTRUCT of the older result still hold: of the same edit, or none, and of the same mask."""
-    return str(stored.batch["row"].get("edited", "")) == job.edit_notice and (
-        job.edit is None or stored.batch.get("mask_sha256") == mask_hash(mask)
-    )
-
-
 def edit_report(job: Job, stored: StoredMask, mask: NDArray[np.bool_], grid: Grid) -> dict[str, Any]:
     """What report.json says of an edit. mask: the study's now, bool (z, y, x), by the rules."""
     assert job.edit is not None

@@ -128,7 +128,8 @@ def job_from(data: dict[str, Any]) -> Job:
     for name in ("picks", "person", "also"):
         entry[name] = tuple(entry[name])
     entry["source"], entry["warnings"] = Path(entry["source"]), tuple(entry["warnings"])
-    entry["truth"] = Path(entry["truth"]) if entry["truth"] else None
+    for name in ("truth", "liver_mask", "blood_mask"):
+        entry[name] = Path(entry[name]) if entry[name] else None
     edit = data["edit"]
     return Job(
         name=data["name"],

@@ -104,7 +104,9 @@ def redacted(message: str, entry: Entry | Unusable, root: Path, name: str, edit:
     """
     known: dict[str, str] = {}
     if isinstance(entry, Entry):
-        for what, files in (("PET", entry.pet), ("CT", entry.ct), ("truth", (entry.truth,) if entry.truth else ())):
+        single = (("truth", entry.truth), ("liver mask", entry.liver_mask), ("blood mask", entry.blood_mask))
+        files_of_each = [("PET", entry.pet), ("CT", entry.ct), *((what, (path,)) for what, path in single if path)]
+        for what, files in files_of_each:
             for number, path in enumerate(files, start=1):
                 known[str(path)] = f"{name}/{what}" + (f"/file {number} of {len(files)}" if len(files) > 1 else "")
         known |= {str(edit): f"{name}/edit"} if edit else {}

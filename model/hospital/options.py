@@ -13,6 +13,7 @@ from model.hospital.cluster import Cluster
 from model.hospital.edit_options import add_edit_options, asks_for_edits, wanted_edits
 from model.hospital.last_run import last_options
 from model.results.metrics import CONVENTIONS
+from model.results.reference_options import add_sphere_options
 from model.results.rule_options import add_rule_options, check_rule_options
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_outputs(parser)
     add_rule_options(parser.add_argument_group("what is no lesion, and how lesions are drawn"))
     add_edit_options(parser.add_argument_group("edits by hand"))
+    add_sphere_options(parser.add_argument_group("what lesions are compared with"))
     _add_truth(parser)
     _add_cluster(parser)
     _add_behaviour(parser)
@@ -156,8 +158,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="a CSV of values to use in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
-        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv if there is one; "
-        "cost: the studies whose line changed are scored anew)",
+        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601), sex (M, F); and of what to compare lesions with: "
+        "liver_sphere, blood_sphere (as the options), liver_mask, blood_mask (files) (default: STUDIES/overrides.csv "
+        "if there is one; cost: the studies whose line changed are scored anew)",
     )
 
 

@@ -32,7 +32,7 @@ from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import OVERRIDES, with_overrides
+from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
 from model.hospital.pages.page import About
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
@@ -168,6 +168,8 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
         found = with_overrides(found, overrides, options.studies, salt, options.names)
+    spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
+    found = with_spheres(found, {what: text for what, text in spheres.items() if text})
     chosen = Options(
         mask_ending=MASK_ENDINGS[options.format],
         rtstruct=options.rtstruct,

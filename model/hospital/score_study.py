@@ -20,6 +20,7 @@ from model.dicom.series import order_slices
 from model.dicom.suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
+from model.hospital.body_and_references import GIVEN, body_size_of, references_of, unused_size
 from model.hospital.edit_state import edited_lesions
 from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.job import Job
@@ -31,8 +32,8 @@ from model.inference.options import SegmentOptions
 from model.inference.pace import TimeEstimate
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
-from model.results.lesions import measure
 from model.results.organs import measure_organs
+from model.results.study_measures import Asked, measure_study
 from model.stopwatch import Stopwatch
 from model.study.masks import DrawnMask
 from model.study.reading import Case, read_case
@@ -41,8 +42,8 @@ from model.study.reading import Case, read_case
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). edited: the mask that
-    takes its place. headers: of the PET's slices, in the order of its volume; empty for an image. seconds: of each
-    stage so far.
+    takes its place. headers: of the PET's slices, in the order of its volume; empty for an image. asked: what to
+    measure. seconds: of each stage so far.
     """
 
     case: Case
@@ -52,6 +53,7 @@ class Loaded:
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
+    asked: Asked
     hashes: dict[str, str]
     seconds: dict[str, float]
 
@@ -91,11 +93,17 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
     else:
         case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
     truth, not_compared = _truth(job, case)
-    warnings = (*entry.warnings, *case.warnings, *unused_warnings(entry, conversion), *not_compared)
+    size = body_size_of(entry, headers, conversion)
+    spheres, masks, not_used = references_of(entry, case.pet.grid)
+    asked = Asked(rules=job.options.rules, size=size, spheres=spheres, masks=masks)
+    unused = unused_warnings(entry, conversion, weight_for_sul=dict(size.sources).get("weight_kg") == GIVEN)
+    unused += unused_size(entry, size) + not_used
+    warnings = (*entry.warnings, *case.warnings, *unused, *not_compared)
     case = dataclasses.replace(case, warnings=warnings)
     if stat_of(entry.files) != hashes["stat"]:
         raise CaseError(f"a file of '{entry.source}' changed while it was read; run again when it is complete")
-    return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
+    found = {"case": case, "conversion": conversion, "headers": headers, "truth": truth}
+    return found | {"asked": asked, "hashes": hashes}
 
 
 def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
@@ -157,11 +165,11 @@ def score_study(
         result = Result(mask=mask, probability=None, warnings=(), rung="stored", windows=0, organs=stored.organs)
     on_stage("measure")
     with watch.stage("measure"):
-        measured = measure(case.pet.array, result.mask, case.pet.grid)
+        names = organ_names(bundle.manifest) if result.organs is not None else ()
+        measures = measure_study(case, result.mask, loaded.asked, result.organs, names)
         organs = None
         if result.organs is not None:
-            names = organ_names(bundle.manifest)
-            organs = measure_organs(case.pet.array, result.organs, result.mask, case.pet.grid, names)
+            organs = measure_organs(case.pet.array, result.organs, measures.mask, case.pet.grid, names)
     on_stage("write")
     study = ScoredStudy(
         job=job,
@@ -171,7 +179,7 @@ def score_study(
         result=result,
         stored=loaded.stored,
         edited=loaded.edited,
-        measured=measured,
+        measures=measures,
         organs=organs,
         conversion=loaded.conversion,
         headers=loaded.headers,

@@ -70,7 +70,8 @@ def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry, preci
         entry.truth is not None,
         entry.weight_kg,
     ]
-    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time") + _way(bundle, precision))
+    given = _given_values(entry, "height_m", "dose_MBq", "injection_time")
+    return _hash(depends + given + _compared_with(entry) + _way(bundle, precision))
 
 
 def edited_key_of(job: Job) -> str:
@@ -86,7 +87,7 @@ def edited_key_of(job: Job) -> str:
         entry.truth is not None,
         entry.weight_kg,
     ]
-    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time"))
+    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time") + _compared_with(entry))
 
 
 def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry, precision: str = "float32") -> str:
@@ -268,6 +269,18 @@ def _given_values(entry: Entry, *names: str) -> list[Any]:
     """The given values of these names as one item; no item if none is given: so older results keep their keys."""
     given = {name: value for name, value in entry.given.items() if name in names}
     return [given] if given else []
+
+
+def _compared_with(entry: Entry) -> list[Any]:
+    """What the numbers of lesions depend on beside SUV, as one item; no item if none of it is given.
+
+    A height stands in it though it has an item of its own: results of before there was SUL are made anew.
+    """
+    values = {"height_m": entry.height_m, "sex": entry.sex}
+    values |= {"liver": entry.liver_sphere, "blood": entry.blood_sphere}
+    values |= {"liver_mask": entry.liver_mask is not None, "blood_mask": entry.blood_mask is not None}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value}
+    return [["compared with", given]] if given else []
 
 
 def _way(bundle: Bundle, precision: str) -> list[Any]:

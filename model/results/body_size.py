@@ -13,13 +13,17 @@ from dataclasses import dataclass
 JANMAHASATIAN = {"M": (6680.0, 216.0), "F": (8780.0, 244.0)}
 JAMES = {"M": (1.10, 128.0), "F": (1.07, 148.0)}
 BMI = (8.0, 100.0)  # kg/m2; outside, weight or height is in another unit, or another patient's
+WEIGHT_KG = (2.5, 400.0)
 HEIGHT_M = (0.2, 3.0)
 SEXES = {"M": "male", "F": "female"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BodySize:
-    """What is known of a patient's body. sex: M, F, or "". sources: where each is from, by the names of the fields."""
+    """What is known of a patient's body. sex: M, F, or "".
+
+    sources: by the names of the fields, where each is from, or why what a header says is not used.
+    """
 
     weight_kg: float | None = None
     height_m: float | None = None
@@ -37,9 +41,10 @@ def why_unknown(size: BodySize, with_sex: bool = True) -> str:
     wanted = {"weight_kg": size.weight_kg, "height_m": size.height_m} | ({"sex": size.sex} if with_sex else {})
     missing = [name for name, value in wanted.items() if not value]
     if missing:
-        return f"the patient's {' and '.join(name.split('_')[0] for name in missing)} is not known: give " + (
-            " and ".join(missing)
-        )
+        words = " and ".join(name.split("_")[0] for name in missing)
+        notes = [source for name, source in size.sources if name in missing]
+        noted = f" ({'; '.join(notes)})" if notes else ""
+        return f"the patient's {words} {'are' if missing[1:] else 'is'} not known{noted}: give {' and '.join(missing)}"
     assert size.bmi is not None
     if not BMI[0] <= size.bmi <= BMI[1]:
         return f"a weight of {size.weight_kg:g} kg and a height of {size.height_m:g} m are no patient's: correct them"

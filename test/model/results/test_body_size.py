@@ -27,7 +27,7 @@ def test_lean_body_mass_and_surface_of_a_man_and_a_woman() -> None:
     ("size", "words"),
     [
         (BodySize(weight_kg=70, sex="F"), "height is not known: give height_m"),
-        (BodySize(), "weight and height and sex is not known"),
+        (BodySize(), "weight and height and sex are not known"),
         (BodySize(weight_kg=70, height_m=1.7), "sex is not known: give sex"),
         (BodySize(weight_kg=70, height_m=0.7, sex="M"), "are no patient's"),
     ],
