@@ -53,7 +53,7 @@ def print_dry_run(plan: Plan, options: Namespace) -> None:
         entry = job.entry
         source = f"  {entry.source}" if options.names else ""
         files = f"PET {len(entry.pet)}, CT {len(entry.ct)} files" if entry.kind == "dicom" else "images"
-        truth = ", truth" if entry.truth else ""
+        truth = (", truth" if entry.truth else "") + (", an edit to take back" if job.edit_path else "")
         say(f"{'done ' if name in plan.done else 'to do'}  {name}  {entry.kind}: {files}{truth}{source}", sys.stdout)
         for note in (*entry.picks, *entry.warnings):
             say(f"       {note if options.names else redacted(note, entry, options.studies, name)}", sys.stdout)

@@ -53,9 +53,9 @@ def measure(
 ) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:
     """The lesions of a mask, their totals, and the number of the lesion at every voxel; no lesions for an empty mask.
 
-    suv, mask: (z, y, x) on `grid`, in any orientation. labels: likewise, the number of the lesion that each voxel of the
-    mask belongs to, if it has one already: lesions keep it, so numbers may be missing. Numbers are int32 (z, y, x), 0
-    outside lesions.
+    suv, mask: (z, y, x) on `grid`, in any orientation. labels: likewise, the number of the lesion that each voxel of
+    the mask belongs to, if it has one already: lesions keep it, so numbers may be missing. Numbers are int32 (z, y, x),
+    0 outside lesions.
     """
     numbered = labels is not None
     labels = components(mask)[0] if labels is None else labels

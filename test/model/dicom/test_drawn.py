@@ -53,6 +53,7 @@ def foreign_seg(headers, masks, kinds, kind="BINARY") -> bytes:
     for source in sources:
         source.PatientBirthDate = source.PatientSex = source.StudyDate = source.StudyTime = source.StudyID = ""
         source.AccessionNumber = source.ReferringPhysicianName = source.PositionReferenceIndicator = ""
+        source.SliceThickness = 3.0
     algorithm = hd.seg.SegmentAlgorithmTypeValues.MANUAL
     made = hd.seg.Segmentation(
         source_images=sources,

@@ -98,10 +98,8 @@ def test_a_mask_that_was_saved_in_the_results_gives_everything_anew(results) -> 
     score_here(results, "--recompute")
     row, report = row_of(results, folder), json.loads((folder / "report.json").read_text())
     assert (int(row["lesions"]), float(row["mtv_ml"])) == (2, pytest.approx(32 * ml, abs=1e-3))
-    suv = voxels(results / "suv.mha") if (results / "suv.mha").exists() else None
-    assert suv is None and [float(one["volume_ml"]) for one in table(folder / "lesions.csv")] == pytest.approx(
-        [24 * ml, 8 * ml], abs=1e-3
-    )
+    volumes_ml = [float(one["volume_ml"]) for one in table(folder / "lesions.csv")]
+    assert volumes_ml == pytest.approx([24 * ml, 8 * ml], abs=1e-3)
     assert np.array_equal(voxels(folder / "mask.mha"), edited)
     assert np.array_equal(voxels(folder / "network-mask.mha"), network)
     assert {name: (folder / "before-edit" / name).read_bytes() for name in before} == before
@@ -115,7 +113,7 @@ def test_a_mask_that_was_saved_in_the_results_gives_everything_anew(results) -> 
     said = [row["edited"], seg.ImageComments, rtstruct.StructureSetDescription, report["edited"]["file_sha256"]]
     said += [(folder / "lesions.csv").read_text(), (folder / "lesions.json").read_text()]
     said += [(results / name).read_text() for name in ("report.html", "journal.jsonl")]
-    said += [sitk.ReadImage(str(folder / "mask.mha")).GetMetaData("Edited")]
+    said += [(folder / "mask.mha").read_bytes()[:2000].decode("latin-1")]
     assert all(sha in one for one in said)
     assert json.loads((results / "summary.json").read_text())["studies_edited"] == 1
     assert (folder / "mine.nrrd").is_file() and "edited" not in json.dumps(row_of(results, study(results, IMAGES)))
