@@ -259,7 +259,7 @@ def _more_of_row(study: ScoredStudy) -> dict[str, Any]:
     if measures.ruled:
         report = rules_report(measures)
         more |= {name: report[name] for name in ("found_lesions", "found_mtv_ml", "dropped_lesions", "dropped_ml")}
-        more["dropped"] = dropped_rows(measures.dropped)
+        more |= {"rules": measures.rules.words, "dropped": dropped_rows(measures.dropped)}
     given = _redacted_all(study.job, _given(study.job))
     return more | ({"given": given} if given else {})
 

@@ -45,6 +45,11 @@ class LesionRules:
         return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     @property
+    def words(self) -> str:
+        """The rules that are on, as readers see them: "min_volume_ml 0.5, not_in bladder+brain"; "" if none is."""
+        return ", ".join(_words(name, value) for name, value in self.plain.items())
+
+    @property
     def need_hu(self) -> bool:
         """Whether the CT on the PET's grid is needed."""
         return self.in_air or self.outside_body
@@ -141,3 +146,11 @@ def _names(words: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError(f"{words!r} names no organ; give names with commas between them")
     return names
+
+
+def _words(name: str, value: Any) -> str:
+    if value is True:
+        return name
+    if isinstance(value, tuple):
+        return f"{name} {'+'.join(map(str, value))}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

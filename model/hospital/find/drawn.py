@@ -107,13 +107,16 @@ def only_one(files: Sequence[Path], option: str, study: str) -> Path:
 
 def _stems(entries: Sequence[Entry], root: Path) -> list[set[str]]:
     """For each study, the paths that its mask may have below a folder, without endings: its own folder's below `root`,
-    unless it shares that with another study, or those of its images.
+    unless other studies lie there, or those of its images.
     """
     sources = Counter(entry.source for entry in entries)
+    folders = Counter(entry.pet[0].parent for entry in entries)
     found = []
     for entry in entries:
         paths = [entry.source] if sources[entry.source] == 1 else []
-        paths += [p.with_name(stem(p)) for p in (*entry.ct[:1], *entry.pet[:1]) if entry.kind == "images"]
+        if entry.kind == "images":
+            paths += [path.with_name(stem(path)) for path in (*entry.ct, *entry.pet)]
+            paths += [entry.pet[0].parent] if folders[entry.pet[0].parent] == 1 else []
         found.append({str(path.relative_to(root)) for path in paths if path.is_relative_to(root) and path != root})
     return found
 

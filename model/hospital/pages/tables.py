@@ -33,6 +33,7 @@ MORE_COLUMNS = (
     "found_mtv_ml",
     "dropped_lesions",
     "dropped_ml",
+    "rules",
     "edited",
     "given",
 )  # the last of summary.csv, each there if a study has it

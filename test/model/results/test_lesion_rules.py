@@ -43,6 +43,8 @@ def test_without_rules_the_mask_stays_and_nothing_is_dropped() -> None:
     np.testing.assert_array_equal(ruled.mask, mask)
     assert ruled.found_ml == {1: 8, 2: 4, 3: 1, 4: 1} and not ruled.dropped and not ruled.notes
     assert LesionRules().plain == {} and LesionRules(in_air=True).plain == {"in_air": True}
+    words = LesionRules(min_volume_ml=0.5, in_air=True, not_in=("bladder", "brain"), refine="41%").words
+    assert words == "min_volume_ml 0.5, in_air, not_in bladder+brain, refine 41%"
 
 
 @pytest.mark.parametrize(
