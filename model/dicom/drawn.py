@@ -64,10 +64,11 @@ def read_lesions(path: Path, what: str, grid: Grid, pet: Path, is_dicom: bool) -
     belonging = belonging_of(path)
     if not belonging.kind:
         raise CaseError(f"{label} is DICOM, but neither a SEG nor an RTSTRUCT; export the segmentation as one of them")
-    if is_dicom:
-        _check_belongs(belonging, label, belonging_of(pet), of_what)
-    read = segmented_lesions if belonging.kind == "SEG" else contoured_lesions
-    return read(read_file(path, pixels=True), label, grid, of_what)
+    frames = _frames_of_both(belonging, label, belonging_of(pet), of_what) if is_dicom else frozenset()
+    data = read_file(path, pixels=True)
+    if belonging.kind == "SEG":
+        return segmented_lesions(data, label, grid, of_what)
+    return contoured_lesions(data, label, grid, of_what, frames)
 
 
 def looks_like_dicom_file(path: Path) -> bool:
@@ -83,14 +84,19 @@ def _referred_series(header: Dataset) -> Iterator[Dataset]:
             yield from items(study, "RTReferencedSeriesSequence")
 
 
-def _check_belongs(drawn: Belonging, label: str, pet: Belonging, of_what: str) -> None:
-    """Raise CaseError unless an object is of the PET's patient and in its frame of reference."""
+def _frames_of_both(drawn: Belonging, label: str, pet: Belonging, of_what: str) -> frozenset[str]:
+    """The frames of reference that an object shares with its PET; none if it names none.
+
+    Raises CaseError unless it is of the PET's patient and in its frame of reference.
+    """
     if drawn.patient_id and pet.patient_id and drawn.patient_id != pet.patient_id:
         raise CaseError(f"{label} has another PatientID (0010,0020) than {of_what}; give the mask of this patient")
-    made_up = {uid_from("frame", uid) for uid in pet.series}  # what our SEG has where the PET has none
-    if drawn.frames and not drawn.frames & (pet.frames or made_up):
+    made_up = frozenset(uid_from("frame", uid) for uid in pet.series)  # what our SEG has where the PET has none
+    shared = drawn.frames & (pet.frames or made_up)
+    if drawn.frames and not shared:
         raise CaseError(
             f"{label} is in the frame of reference {' and '.join(sorted(drawn.frames))}, and {of_what} in "
             f"{' and '.join(sorted(pet.frames)) or 'none that is named'}: nobody knows how they lie to each other; "
             "draw it on this PET, or on a CT of the same examination"
         )
+    return shared

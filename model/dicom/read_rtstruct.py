@@ -37,14 +37,16 @@ class _Contour:
     xor: bool
 
 
-def contoured_lesions(data: FileDataset, label: str, grid: Grid, of_what: str) -> DrawnMask:
+def contoured_lesions(
+    data: FileDataset, label: str, grid: Grid, of_what: str, frames: frozenset[str] = frozenset()
+) -> DrawnMask:
     """The lesions of an RTSTRUCT on the grid of its PET, empty if they have no contours. label, of_what: what messages
-    call the two.
+    call the two. frames: the PET's frames of reference, if it has one: ROIs in others are left out.
 
     Contours between the PET's slices, as on a CT, count for the nearest slice, with a note. Raises CaseError for
     contours across the slices, a file that cannot be read, or one in which no ROI is lesion.
     """
-    lesions, notes = _lesion_rois(data, label)
+    lesions, notes = _lesion_rois(data, label, frames)
     contours, skipped = _contours(data, label, grid, set(lesions), of_what)
     if skipped:
         notes.append(f"{label}: {skipped} points or open contours are no area, and are left out")
@@ -68,8 +70,11 @@ def contoured_lesions(data: FileDataset, label: str, grid: Grid, of_what: str) -
     return DrawnMask(mask=mask, grid=grid, notes=tuple(notes))
 
 
-def _lesion_rois(data: FileDataset, label: str) -> tuple[list[int], list[str]]:
-    """The numbers of the ROIs that are lesion, and a note for each other. Raises CaseError if none is lesion."""
+def _lesion_rois(data: FileDataset, label: str, frames: frozenset[str]) -> tuple[list[int], list[str]]:
+    """The numbers of the ROIs that are lesion; a note for each other, and for each that does not say what it is.
+
+    Raises CaseError if none is lesion.
+    """
     types = {
         number(item, "ReferencedROINumber"): text(item, "RTROIInterpretedType").upper()
         for item in items(data, "RTROIObservationsSequence")
@@ -79,15 +84,19 @@ def _lesion_rois(data: FileDataset, label: str) -> tuple[list[int], list[str]]:
         value = number(roi, "ROINumber")
         if value is None:
             raise CaseError(f"{label} has an ROI without a number; export it again")
-        kind = types.get(value, "")
-        if CALLED_LESION.match(text(roi, "ROIName")) or kind in LESION_TYPES:
+        kind, frame = types.get(value, ""), text(roi, "ReferencedFrameOfReferenceUID")
+        called = CALLED_LESION.match(text(roi, "ROIName"))
+        if frames and frame and frame not in frames:
+            notes.append(f"{label}: ROI {value:g} is in another frame of reference, and is left out")
+        elif called or kind in LESION_TYPES:
             lesions.append(int(value))
+            notes += [] if called or kind else [f"{label}: ROI {value:g} has no type, and counts as lesion"]
         else:
             notes.append(f"{label}: ROI {value:g} has the type {kind}, and is no lesion")
     if not lesions:
         raise CaseError(
-            f"no ROI of {label} is a lesion: {len(notes)} have other types; give lesions the type GTV, or a name that "
-            "begins with Lesion or GTV"
+            f"no ROI of {label} is a lesion: {len(notes)} have other types or frames of reference; give lesions the "
+            "type GTV, or a name that begins with Lesion or GTV"
         )
     return lesions, notes
 

@@ -74,7 +74,7 @@ def read_segmentation(path: Path, what: str) -> tuple[NDArray[np.bool_], Grid, t
     lesions = layers.copy() if organs else layers
     for layer, label, _ in organs:
         lesions[..., layer][lesions[..., layer] == label] = 0
-    mask = (lesions > 0).any(axis=-1)
+    mask: NDArray[np.bool_] = np.asarray((lesions > 0).any(axis=-1))
     if organs and layers.any() and not mask.any():
         raise CaseError(
             f"every segment of {what} '{path}' is {' or '.join(sorted({why for _, _, why in organs}))}, and none a "

@@ -141,6 +141,14 @@ def test_an_roi_is_lesion_by_its_name_or_its_type(tmp_path) -> None:
     drawn = read(edited_rtstruct(headers, grid, edit), headers, grid, tmp_path)
     np.testing.assert_array_equal(drawn.mask, with_hole() > 1)
     assert "ROI 1 has the type ORGAN, and is no lesion" in drawn.notes[0]
+    assert "ROI 3 has no type, and counts as lesion" in drawn.notes[1]
+
+    def in_two_frames(made: Dataset) -> None:
+        made.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3.77"
+
+    drawn = read(edited_rtstruct(headers, grid, in_two_frames), headers, grid, tmp_path)
+    np.testing.assert_array_equal(drawn.mask, with_hole() > 1)
+    assert "ROI 1 is in another frame of reference, and is left out" in drawn.notes[0]
 
 
 def moved(made: Dataset, mm: float) -> None:
