@@ -14,7 +14,7 @@ from model.results.study_measures import StudyMeasures
 
 DIGITS = 4  # after the point: more than the voxels' precision
 DEFINITIONS = {
-    "lesions": "18-connected components of the mask, by falling volume",
+    "lesions": "18-connected components of the mask, numbered by falling volume before rules",
     "suv_peak": "highest mean SUV of the voxels whose centres lie within 6.2 mm (1 ml) of one of the lesion's",
     "tlg_suv_ml": "mean SUV x volume",
     "centroid_mm": "patient coordinates of DICOM: x grows to the left, y to posterior, z to superior",
