@@ -24,7 +24,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     add_rule_options(
         parser.add_argument_group("what is no lesion, and how lesions are drawn: the mask is that of the rules")
     )
-    group = parser.add_argument_group("what lesions are compared with, in --report")
+    group = parser.add_argument_group("what lesions are compared with, in the report")
     add_sphere_options(group)
     for what in RADIUS_MM:
         group.add_argument(
@@ -38,7 +38,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=float,
-            metavar=unit[:2].rstrip(","),
+            metavar=name.split("_")[1].upper(),
             help=f"the patient's {name.split('_')[0]}, {low:g} to {high:g} {unit}, for SUL (default: not known; cost: "
             "none)",
         )
@@ -112,6 +112,6 @@ def report_of(measures: "StudyMeasures") -> dict[str, Any]:
 def dropped_lines(measures: "StudyMeasures") -> list[str]:
     """A line for each lesion that was left out."""
     return [
-        f"dropped: lesion {one.found_number} as found, {one.volume_ml:.2f} ml, SUVmax {one.suv_max:.2f}: {one.reason}"
+        f"dropped: lesion {one.number}, {one.volume_ml:.2f} ml, SUVmax {one.suv_max:.2f}: {one.reason}"
         for one in measures.dropped
     ]

@@ -39,11 +39,9 @@ OF_LESIONS = ("sul_peak", "sul_peak_james", "percist_measurable", "suv_peak_to_l
 class LesionNumbers:
     """More of one lesion, beside `Lesion`; None where it is not defined, and `StudyNumbers.why` says why.
 
-    found_number, found_volume_ml: of the lesion in the networks' own mask, before rules. organ: where more than half of
-    it lies.
+    found_volume_ml: of the lesion in the networks' own mask, before rules. organ: where more than half of it lies.
     """
 
-    found_number: int
     found_volume_ml: float
     organ: str | None
     sphericity: float
@@ -157,13 +155,11 @@ def _numbers(
     ruled: RuledMask | None,
 ) -> LesionNumbers:
     inside = numbers[box] == lesion.number
-    found = int(ruled.labels[box][inside][0]) if ruled else lesion.number
     organs = around.organs[box] if around.organs is not None else None
     size: Any = yardsticks.size
     lean_kg = lean_body_kg(size)
     return LesionNumbers(
-        found_number=found,
-        found_volume_ml=ruled.found_ml[found] if ruled else lesion.volume_ml,
+        found_volume_ml=ruled.found_ml[lesion.number] if ruled else lesion.volume_ml,
         organ=organ_of(inside, organs, around.organ_names) or None,
         sphericity=sphericity(inside, around.grid.spacing_mm),
         sul_max=_sul(lesion.suv_max, lean_kg, size),

@@ -1,6 +1,7 @@
 """Rules that say what is no lesion and how lesions are drawn: all off by default, and nothing is dropped in silence.
 
-A mask's lesions are its 18-connected components, the largest first; these are their found numbers. In this order:
+A mask's lesions are its 18-connected components, numbered from the largest. They keep these numbers, whatever rules
+make of them. In this order:
 
 1. lesions that the user drops by hand, that lie wholly in air or outside the body, or mostly in an organ, are dropped;
 2. the others are drawn anew (`refine`), and a lesion of which nothing is left is dropped;
@@ -44,9 +45,9 @@ class Surroundings:
 
 @dataclass(frozen=True, kw_only=True)
 class DroppedLesion:
-    """A lesion that was left out: its found number, volume and SUVmax as it was found, and why."""
+    """A lesion that was left out: its number, volume and SUVmax as it was found, and why."""
 
-    found_number: int
+    number: int
     volume_ml: float
     suv_max: float
     reason: str
@@ -56,8 +57,8 @@ class DroppedLesion:
 class RuledMask:
     """A mask to which rules were applied.
 
-    mask: bool (z, y, x). labels: int32 likewise, the found number of each lesion that stayed, which may be in several
-    parts now. found_ml: the volume of each found lesion, by its number, as it was found. notes: what could not be
+    mask: bool (z, y, x). labels: int32 likewise, the number of each lesion that stayed, which may be in several parts
+    now. found_ml: the volume of each found lesion, by its number, as it was found. notes: what could not be
     applied, and why.
     """
 
@@ -122,19 +123,18 @@ def organs_meant(wanted: Sequence[str], names: Sequence[str]) -> tuple[list[str]
 
 
 def found_numbers(shown: Sequence[int], table: Mapping[str, Any]) -> tuple[int, ...]:
-    """The found numbers of lesions that a user names by the numbers in a study's table; table: its lesions.json.
+    """The numbers of lesions that a user names, by a study's table, its lesions.json.
 
     Raises ConfigError if the table has no such lesion.
     """
-    known = {int(row["number"]): int(row.get("found_number", row["number"])) for row in table["lesions"]}
-    _check_numbers(shown, list(known))
-    return tuple(known[number] for number in shown)
+    _check_numbers(shown, [int(row["number"]) for row in table["lesions"]])
+    return tuple(shown)
 
 
 def _check_numbers(wanted: Sequence[int], known: Sequence[int]) -> None:
     for number in wanted:
         if number not in known:
-            there = f"1 to {max(known)}" if known else "none"
+            there = ", ".join(map(str, known)) or "none"
             raise ConfigError(f"there is no lesion {number} to drop; there are {there}: look into lesions.csv")
 
 
@@ -181,7 +181,7 @@ def _why_too_little(drawn: NDArray[np.bool_], suv: NDArray[Any], grid: Grid, rul
 
 
 def _dropped(lesion: Lesion, reason: str) -> DroppedLesion:
-    return DroppedLesion(found_number=lesion.number, volume_ml=lesion.volume_ml, suv_max=lesion.suv_max, reason=reason)
+    return DroppedLesion(number=lesion.number, volume_ml=lesion.volume_ml, suv_max=lesion.suv_max, reason=reason)
 
 
 def _notes(around: Surroundings, rules: LesionRules) -> tuple[str, ...]:

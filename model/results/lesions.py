@@ -22,7 +22,7 @@ PEAK_RADIUS_MM = (3 / (4 * np.pi) * PEAK_ML * 1000) ** (1 / 3)  # 6.2 mm: a sphe
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """One lesion; the units are in the names. `number` counts from 1, by falling volume as found."""
+    """One lesion; the units are in the names. `number` counts from 1, by falling volume."""
 
     number: int
     volume_ml: float

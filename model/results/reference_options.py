@@ -52,7 +52,7 @@ def add_sphere_options(parser: Any) -> None:
             f"--{what}-sphere",
             metavar="X,Y,Z[,R]",
             help=f"a sphere in {place}, whose SUV lesions are compared with: its centre in patient coordinates (LPS) "
-            f"and its radius, in mm; write = before it, as in --{what}-sphere=-60,-30,410 (default: "
+            f"and its radius, in mm; write = before it, as in '--{what}-sphere=-60,-30,410' (default: "
             f"{'in the organ map, if there is one' if what == 'liver' else 'none'}, radius {RADIUS_MM[what]:g}; cost: "
             "none)",
         )

@@ -23,9 +23,8 @@ LARGEST = {"min_volume_ml": 1e4, "min_suv_max": 1e3, "refine_within_mm": 100.0}
 class LesionRules:
     """What is no lesion, and how lesions are drawn. As built, nothing is dropped or changed.
 
-    drop: found numbers, which stay the same whatever the other rules are (`lesion_rules.found_numbers` has them for the
-    numbers of a table). not_in: names of organs, or a word of their names. refine: one of REFINEMENTS, and how far
-    around the found lesion it may reach.
+    drop: numbers of lesions, which stay the same whatever the other rules are. not_in: names of organs, or a word of
+    their names. refine: one of REFINEMENTS, and how far around the found lesion it may reach.
     """
 
     min_volume_ml: float = 0.0
@@ -83,7 +82,7 @@ def add_rule_options(parser: Any) -> None:
         "--drop-in-air",
         action="store_true",
         help="drop lesions whose voxels all lie in air on the CT, below -700 HU, and whose SUVmax is below 1 (default: "
-        "no; cost: a second or two a study)",
+        "no; cost: some seconds a study)",
     )
     add(
         "--drop-outside-body",
@@ -97,12 +96,12 @@ def add_rule_options(parser: Any) -> None:
         default=(),
         metavar="ORGAN,ORGAN",
         help="drop lesions of which more than half lies in these organs, such as bladder,kidneys,brain,heart; needs "
-        "--organs, else it is a warning (default: none; cost: tumours of these organs)",
+        "an organ map, else it is a warning (default: none; cost: tumours of these organs)",
     )
     add(
         "--refine",
         default=NO_REFINEMENT,
-        metavar="|".join(REFINEMENTS).replace("%", "%%"),
+        metavar="|".join(REFINEMENTS),
         help="draw each lesion anew by a threshold: a share of its SUVmax, SUV 4 or 2.5, or the liver's 1.5 x mean + 2 "
         "standard deviations; tables have both volumes (default: none, as the networks drew it; cost: under a second)",
     )
@@ -111,7 +110,7 @@ def add_rule_options(parser: Any) -> None:
         type=float,
         default=0.0,
         metavar="MM",
-        help="with --refine: how far around the lesion as the networks drew it the new one may reach (default: 0, only "
+        help="how far around the lesion as the networks drew it the refined one may reach (default: 0, only "
         "inside; cost: near hot organs that are no lesion may come in)",
     )
 

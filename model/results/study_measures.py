@@ -17,6 +17,8 @@ from model.results.reference_uptake import ReferenceUptake, uptake_in_mask, upta
 from model.results.rule_options import LesionRules
 from model.study.reading import Case
 
+USUAL_SUV = {"liver": (1.0, 4.0), "blood": (0.8, 3.5)}  # wide limits: beyond, the place is probably wrong
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -108,14 +110,20 @@ def _reference(what: str, around: Surroundings, mask: NDArray[Any], asked: Asked
 
 
 def _reference_warnings(yardsticks: Yardsticks, asked: Asked) -> list[str]:
-    """A warning for each reference that was given and cannot be used, or that holds lesion."""
+    """A warning for each reference that was given and cannot be used, that holds lesion, or whose SUV is unusual."""
     warnings = []
     for what, found in (("liver", yardsticks.liver), ("blood", yardsticks.blood)):
-        if what not in asked.masks and what not in asked.spheres:
-            continue
         if found is None:
-            warnings.append(f"the {what}'s SUV is not known: {yardsticks.why[what]}")
-        elif found.lesion_ml > 0:
+            if what in asked.masks or what in asked.spheres:
+                warnings.append(f"the {what}'s SUV is not known: {yardsticks.why[what]}")
+            continue
+        low, high = USUAL_SUV[what]
+        if not low <= found.suv_mean <= high:
+            warnings.append(
+                f"the {what}'s mean SUV is {found.suv_mean:.2f}, where most patients have {low:g} to {high:g}: look "
+                f"whether this is {what} ({found.source})"
+            )
+        if found.lesion_ml > 0:
             warnings.append(
                 f"of the {what}'s {found.source}, {found.lesion_ml:.2f} of {found.volume_ml:.2f} ml are lesion in the "
                 "mask: its SUV may be too high"

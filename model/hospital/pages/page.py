@@ -59,7 +59,7 @@ MORE_COLUMNS = (
     Column("dropped_lesions", "Dropped", 0),
 )  # each is shown if a study has it
 DROPPED_COLUMNS = (
-    Column("found_number", "No. as found", 0),
+    Column("number", "Lesion", 0),
     Column("volume_ml", "Volume (ml)", 2),
     Column("suv_max", "SUVmax", 2),
 )

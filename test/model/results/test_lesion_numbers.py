@@ -41,7 +41,7 @@ def test_numbers_by_hand(tmp_path) -> None:
     lean, james = 9270 * 80 / 11000 / 80, (1.10 * 80 - 128 * 0.16) / 80
     values = [1, 2, 3, 2, 2, 2, 1]
     mean, sd = np.mean(values), np.std(values)
-    assert (one.found_number, one.found_volume_ml, one.organ) == (1, 2, None)
+    assert (one.found_volume_ml, one.organ) == (2, None)
     assert (one.sul_max, one.sul_mean, one.sul_peak) == pytest.approx((6 * lean, 5 * lean, 6 * lean))
     assert two.sul_peak_james == pytest.approx(8 * james)
     assert two.suv_peak_to_liver == pytest.approx(8 / mean) and two.suv_peak_to_blood == pytest.approx(8 / 1.5)
@@ -77,15 +77,18 @@ def test_a_sphere_that_cannot_be_used_or_holds_lesion_is_a_warning(tmp_path) -> 
     away = Sphere(centre_mm=(-50, 0, 0), radius_mm=15)
     (warning,) = measure_study(study, mask, Asked(spheres={"liver": away})).warnings
     assert "the liver's SUV is not known" in warning and "does not lie within the PET" in warning
-    on_lesion = Sphere(centre_mm=(20, 80, 80), radius_mm=10)
+    on_lesion = Sphere(centre_mm=(20, 80, 80), radius_mm=10)  # SUV 6, 4 and five times 0.5: mean 1.79
     (warning,) = measure_study(study, mask, Asked(spheres={"liver": on_lesion})).warnings
     assert "2.00 of 7.00 ml are lesion in the mask" in warning
+    in_fat = Sphere(centre_mm=(200, 80, 80), radius_mm=10)
+    (warning,) = measure_study(study, mask, Asked(spheres={"liver": in_fat})).warnings
+    assert "the liver's mean SUV is 0.50, where most patients have 1 to 4" in warning
 
 
 def test_rules_leave_their_lesion_out_of_every_number_and_both_volumes_stay(tmp_path) -> None:
     study, mask = case(tmp_path)
     found = measure_study(study, mask, Asked(rules=LesionRules(min_volume_ml=1, refine="suv4", drop=(2,))))
-    assert [one.found_number for one in found.dropped] == [2]
+    assert [one.number for one in found.dropped] == [2]
     assert (found.totals.lesions, found.totals.suv_max, found.totals.dmax_mm) == (1, 6, None)
     refined = measure_study(study, mask, Asked(rules=LesionRules(refine="50%")))
     assert [(one.volume_ml, more.found_volume_ml) for one, more in zip(refined.lesions, refined.more, strict=True)] == [
@@ -93,8 +96,10 @@ def test_rules_leave_their_lesion_out_of_every_number_and_both_volumes_stay(tmp_
         (1, 1),
     ]
     narrow = measure_study(study, mask, Asked(rules=LesionRules(refine="liver"), spheres={"liver": LIVER}))
-    assert [more.found_volume_ml for more in narrow.more] == [2, 1]  # 4 is below 4.1: both have one voxel now
-    assert narrow.numbers[8, 8, 2] == 1 and narrow.numbers[8, 8, 32] == 2 and narrow.numbers[8, 8, 3] == 0
+    assert [more.found_volume_ml for more in narrow.more] == [2, 1]  # 4 is below 4.1
+    assert narrow.numbers[8, 8, 32] == 2 and narrow.numbers[8, 8, 2] == 1 and narrow.numbers[8, 8, 3] == 0
+    second = measure_study(study, mask, Asked(rules=LesionRules(drop=(1,))))
+    assert [one.number for one in second.lesions] == [2] and second.more[0].found_volume_ml == 1  # it keeps its number
 
 
 def test_a_lesion_in_two_parts_after_refining_is_one_lesion(tmp_path) -> None:

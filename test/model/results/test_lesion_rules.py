@@ -33,8 +33,8 @@ def kept_and_why(rules: LesionRules, **changes) -> tuple[list[int], list[tuple[i
     ruled = apply_rules(*study(**changes), rules)
     kept = sorted({*np.unique(ruled.labels).tolist()} - {0})
     assert (ruled.mask == (ruled.labels > 0)).all()
-    assert sorted([*kept, *(one.found_number for one in ruled.dropped)]) == [1, 2, 3, 4]  # none is lost in silence
-    return kept, [(one.found_number, one.reason.split(":")[0]) for one in ruled.dropped]
+    assert sorted([*kept, *(one.number for one in ruled.dropped)]) == [1, 2, 3, 4]  # none is lost in silence
+    return kept, [(one.number, one.reason.split(":")[0]) for one in ruled.dropped]
 
 
 def test_without_rules_the_mask_stays_and_nothing_is_dropped() -> None:
@@ -104,11 +104,10 @@ def test_what_cannot_be_applied_is_said() -> None:
     assert "spine" in apply_rules(*study(), LesionRules(not_in=("spine",))).notes[0]
 
 
-def test_numbers_of_a_table_lead_to_found_numbers() -> None:
-    after_rules = {"lesions": [{"number": 1, "found_number": 1}, {"number": 2, "found_number": 3}]}
-    assert found_numbers([2], after_rules) == (3,)
-    assert found_numbers([2], {"lesions": [{"number": 1}, {"number": 2}]}) == (2,)  # a table of an older run
-    with pytest.raises(ConfigError, match="no lesion 3 to drop; there are 1 to 2"):
-        found_numbers([3], after_rules)
+def test_only_lesions_of_the_table_can_be_dropped() -> None:
+    after_rules = {"lesions": [{"number": 1}, {"number": 3}]}
+    assert found_numbers([3], after_rules) == (3,)
+    with pytest.raises(ConfigError, match="no lesion 2 to drop; there are 1, 3"):
+        found_numbers([2], after_rules)
     with pytest.raises(ConfigError, match="no lesion 5 to drop"):
         apply_rules(*study(), LesionRules(drop=(5,)))

@@ -25,7 +25,6 @@ LESION = Lesion(
 )
 TOTALS = Totals(lesions=1, mtv_ml=1.23456789, tlg_suv_ml=5.5555555, suv_max=9.0, suv_peak=7.25, dmax_mm=None)
 MORE = LesionNumbers(
-    found_number=3,
     found_volume_ml=2.0,
     organ=None,
     sphericity=0.81,
@@ -38,8 +37,8 @@ MORE = LesionNumbers(
     suv_peak_to_blood=None,
 )
 DROPPED = (
-    DroppedLesion(found_number=1, volume_ml=5.0, suv_max=30.0, reason="by hand"),
-    DroppedLesion(found_number=2, volume_ml=3.0, suv_max=0.04, reason="in air"),
+    DroppedLesion(number=1, volume_ml=5.0, suv_max=30.0, reason="by hand"),
+    DroppedLesion(number=2, volume_ml=3.0, suv_max=0.04, reason="in air"),
 )
 
 
@@ -63,7 +62,12 @@ def measures(dropped: tuple[DroppedLesion, ...] = ()) -> StudyMeasures:
 
 def test_a_lesion_is_a_row_and_says_research_use() -> None:
     (row,) = csv.DictReader(io.StringIO(lesions_csv([LESION], [MORE])))
-    assert (row["found_number"], row["organ"], row["percist_measurable"], row["sphericity"]) == ("3", "", "yes", "0.81")
+    assert (row["found_volume_ml"], row["organ"], row["percist_measurable"], row["sphericity"]) == (
+        "2.0",
+        "",
+        "yes",
+        "0.81",
+    )
     assert (row["number"], row["volume_ml"], row["centroid_z_mm"]) == ("1", "1.2346", "-300.125")
     assert row["notice"].startswith("Research use only")
 
@@ -72,7 +76,7 @@ def test_without_lesions_there_are_only_the_column_names() -> None:
     (head,) = lesions_csv([], []).splitlines()
     assert head.startswith(  # other people's scripts may go by the place of a column
         "number,volume_ml,suv_max,suv_mean,suv_peak,tlg_suv_ml,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
-        "long_diameter_mm,notice,found_number,found_volume_ml"
+        "long_diameter_mm,notice,found_volume_ml"
     )
 
 
@@ -100,5 +104,5 @@ def test_what_rules_left_out_is_listed_apart_with_its_sums() -> None:
     assert (rules["dropped_lesions"], rules["dropped_ml"]) == (2, 8.0)
     assert rules["rules"] == {"drop": (1,), "in_air": True}
     one, two = csv.DictReader(io.StringIO(dropped_csv(DROPPED)))
-    assert (one["found_number"], one["reason"], two["suv_max"]) == ("1", "by hand", "0.04")
+    assert (one["number"], one["reason"], two["suv_max"]) == ("1", "by hand", "0.04")
     assert two["notice"].startswith("Research use only")

@@ -259,7 +259,7 @@ def test_the_page_tells_licence_and_citation_of_the_weights(tmp_path) -> None:
 
 
 def test_rules_overrides_and_later_numbers_are_shown_only_where_a_study_has_them(tmp_path) -> None:
-    dropped = [{"found_number": 2, "volume_ml": 0.25, "suv_max": 0.04, "reason": "in air: <b>"}]
+    dropped = [{"number": 2, "volume_ml": 0.25, "suv_max": 0.04, "reason": "in air: <b>"}]
     ruled = {"rules": "in_air", "found_lesions": 2, "found_mtv_ml": 3.25, "dropped_lesions": 1, "dropped_ml": 0.25}
     more = ruled | {"dropped": dropped, "given": {"height_m": 1.8}, "percist_measurable": "no", "sul_peak": 4.25}
     plain, full = page_of([row(1)], [], tmp_path, ABOUT), page_of([row(1), row(2, **more)], [], tmp_path, ABOUT)
