@@ -86,7 +86,7 @@ class Job:
             return ""
         dropped = self.options.rules.drop
         file = f", file sha256 {self.edit.sha256}" if self.edit.sha256 else ""
-        return f"edited by hand{file}" + (f", lesions dropped: {', '.join(map(str, dropped))}" if dropped else "")
+        return f"Edited by hand{file}" + (f", lesions dropped: {', '.join(map(str, dropped))}" if dropped else "")
 
     @property
     def organ_map(self) -> str:

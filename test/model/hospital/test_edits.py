@@ -177,7 +177,7 @@ def test_lesions_are_dropped_by_number_and_the_others_keep_theirs(results) -> No
     assert float(row_of(results, folder)["mtv_ml"]) == pytest.approx(mtv_ml, abs=0.01)
     seg = pydicom.dcmread(folder / "seg.dcm")
     assert [segment.SegmentLabel for segment in seg.SegmentSequence] == [f"Lesion {number}" for number in left]
-    assert row_of(results, folder)["edited"] == "edited by hand, lesions dropped: 1, 3"
+    assert row_of(results, folder)["edited"] == "Edited by hand, lesions dropped: 1, 3"
     score_here(results, "--drop", f"{DICOM}:{left[0]}")
     assert [row["number"] for row in table(folder / "lesions.csv")] == left[1:]
     for words, message in (
