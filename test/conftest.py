@@ -10,7 +10,8 @@ from slices_bundles import slices_bundle
 from tiny_studies import lesion_study, tiny_images, write_study
 
 from model.bundle.format import Manifest, Provenance
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.bundles.write import write_bundle

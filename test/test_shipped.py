@@ -19,7 +19,7 @@ from model.inference.segment import segment
 from model.results.metrics import score
 from model.study.geometry import grid_of
 from model.study.reading import read_case
-from training.bundles.evaluate import TRAINED_ON
+from training.bundles.trained_on import TRAINED_ON
 from training.phantom.physics import HELD_OUT_SITE
 from training.phantom.study import TEST_SEEDS_FROM
 

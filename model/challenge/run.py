@@ -16,6 +16,7 @@ from model.bundle.manifest import MOUNTED, Bundle
 from model.bundle.organs import organ_names
 from model.challenge.ending import on_signals, warn
 from model.challenge.measured import asked_of, dropped_lines, is_asked, measured, report_of
+from model.results.rule_options import check_organs_known
 from model.terminal import Progress, say
 
 if TYPE_CHECKING:  # numpy, SimpleITK and torch come in when they are needed
@@ -38,6 +39,8 @@ def run(
     when its turn comes. on_signal_at_end: handles signals once the result is complete.
     """
     organs = organ_names(bundle.manifest) if options.organs else ()
+    if organs:
+        check_organs_known(options, organs)
     verified = time.perf_counter()
 
     from model.results.writing import check_output, check_targets, write_json

@@ -30,7 +30,7 @@ def body_size_of(entry: Entry, headers: Sequence[FileDataset], conversion: Conve
     sex, sex_from = entry.sex or "", GIVEN if entry.sex else ""
     if header is not None and not height_m:
         height_m, height_from = _stated(header, "PatientSize", HEIGHT_M, "m")
-    if header is not None and not sex and (stated := text(header, "PatientSex").upper()):
+    if header is not None and not sex and (stated := _text(header, "PatientSex").upper()):
         sex = stated if stated in SEXES else ""
         sex_from = tag_name("PatientSex") if sex else _not_used("PatientSex", stated, "M or F")
     named = (("weight_kg", weight_from), ("height_m", height_from), ("sex", sex_from))
@@ -82,12 +82,20 @@ def _stated(header: FileDataset, keyword: str, limits: tuple[float, float], unit
     try:
         value = number(header, keyword)
     except CaseError:
-        return None, _not_used(keyword, text(header, keyword), f"a number in {unit}")
+        return None, _not_used(keyword, _text(header, keyword), f"a number in {unit}")
     if not value:
         return None, ""
     if not low <= value <= high:
         return None, _not_used(keyword, f"{value:g}", f"{low:g} to {high:g} {unit}")
     return value, tag_name(keyword)
+
+
+def _text(header: FileDataset, keyword: str) -> str:
+    """A value as text; "" also where its element is damaged: only a number depends on it, not the study."""
+    try:
+        return text(header, keyword)
+    except CaseError:
+        return ""
 
 
 def _not_used(keyword: str, value: str, wanted: str) -> str:

@@ -84,4 +84,5 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
         outcome = f"{edited}{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
-    say(f"{place} {record.study}: {outcome}", sys.stdout)
+    dropped = record.row.get("dropped_lesions", 0) if record.row else 0
+    say(f"{place} {record.study}: {outcome}{f', {dropped} dropped by rules' if dropped else ''}", sys.stdout)

@@ -38,7 +38,7 @@ from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
-from model.results.rule_options import rules_of
+from model.results.rule_options import check_organs_known, rules_of
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -50,7 +50,7 @@ def run(options: Namespace) -> None:
     bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
     if options.organs:
-        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
+        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         plan = plan_of(options, bundle, salt)

@@ -20,7 +20,7 @@ from model.errors import ConfigError
 from model.results.body_mask import MARGIN_MM, body_of
 from model.results.lesions import Lesion, measure
 from model.results.refine import refined, threshold_of, widened
-from model.results.rule_options import LIVER, NO_REFINEMENT
+from model.results.rule_options import LIVER, NO_REFINEMENT, organs_meant
 from model.results.rule_options import LesionRules as LesionRules
 from model.study.geometry import Grid
 
@@ -109,17 +109,6 @@ def organ_of(inside: NDArray[np.bool_], organs: NDArray[Any] | None, names: Sequ
     counts[0] = 0
     label = int(counts.argmax())
     return names[label - 1] if counts[label] > MOSTLY * np.count_nonzero(inside) else ""
-
-
-def organs_meant(wanted: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The organs of `names` that the words mean ("bladder" means "urinary bladder"), and the words that mean none."""
-    meant: list[str] = []
-    unknown = []
-    for word in wanted:
-        found = [name for name in names if word.lower() == name.lower() or word.lower() in name.lower().split()]
-        meant += found
-        unknown += [] if found else [word]
-    return meant, unknown
 
 
 def found_numbers(shown: Sequence[int], table: Mapping[str, Any]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ def add_rule_options(parser: Any) -> None:
         "--drop-outside-body",
         action="store_true",
         help="drop lesions that lie more than 10 mm outside the body on the CT (default: no; cost: some seconds a "
-        "study, and lesions in arms that the CT cuts off)",
+        "study, and lesions in a hand that the CT shows apart)",
     )
     add(
         "--not-in",
@@ -138,6 +138,24 @@ def rules_of(options: argparse.Namespace) -> LesionRules:
         refine=options.refine,
         refine_within_mm=options.refine_within_mm,
     )
+
+
+def organs_meant(wanted: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The organs of `names` that the words mean ("bladder" means "urinary bladder"), and the words that mean none."""
+    meant: list[str] = []
+    unknown = []
+    for word in wanted:
+        found = [name for name in names if word.lower() == name.lower() or word.lower() in name.lower().split()]
+        meant += found
+        unknown += [] if found else [word]
+    return meant, unknown
+
+
+def check_organs_known(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise ConfigError if --not-in names an organ that is not among those of the organ map that will be made."""
+    unknown = organs_meant(options.not_in, names)[1]
+    if unknown:
+        raise ConfigError(f"--not-in {unknown[0]}: these networks know no such organ; they know {', '.join(names)}")
 
 
 def _names(words: str) -> tuple[str, ...]:

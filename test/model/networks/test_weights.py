@@ -8,7 +8,8 @@ from manifests import edit
 from safetensors.torch import load_file, save_file
 
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Window
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build

@@ -1,8 +1,11 @@
+from argparse import Namespace
+
 import numpy as np
 import pytest
 
 from model.errors import ConfigError
 from model.results.lesion_rules import LesionRules, Surroundings, apply_rules, found_numbers
+from model.results.rule_options import check_organs_known
 from model.study.geometry import Grid
 
 GRID = Grid(
@@ -102,6 +105,13 @@ def test_what_cannot_be_applied_is_said() -> None:
     ruled = apply_rules(mask, around, LesionRules(not_in=("brain",), refine="liver", in_air=True))
     assert not ruled.dropped and len(ruled.notes) == 3
     assert "spine" in apply_rules(*study(), LesionRules(not_in=("spine",))).notes[0]
+
+
+def test_an_organ_that_the_networks_do_not_know_is_an_error_before_anything_is_done() -> None:
+    names = ("spleen", "urinary bladder")
+    check_organs_known(Namespace(not_in=("bladder", "spleen")), names)
+    with pytest.raises(ConfigError, match="--not-in blader: .* know spleen, urinary bladder"):
+        check_organs_known(Namespace(not_in=("bladder", "blader")), names)
 
 
 def test_only_lesions_of_the_table_can_be_dropped() -> None:

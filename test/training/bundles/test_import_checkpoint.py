@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError, LesionError, OutputError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build

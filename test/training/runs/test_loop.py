@@ -18,14 +18,16 @@ from model.errors import WeightsError
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.batches.device_crops import DeviceCrops
-from training.runs import checkpoint, loop, steps, torchrun
-from training.runs.averaging import WeightAverage
-from training.runs.finite import TrainingError
+from training.compute import torchrun
+from training.compute.device import device_for
+from training.compute.finite import TrainingError
+from training.runs import loop, steps
 from training.runs.loop import losses_in, train
 from training.runs.losses import loss_function
-from training.runs.predict import device_for
 from training.runs.run import Run, TrainingProgress
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
+from training.weights.averaging import WeightAverage
 
 ONE_EPOCH = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 8}
 
@@ -230,7 +232,8 @@ TWO = """
 import sys; sys.path[:0] = [".", "test/training/runs", "test", "test/helpers"]
 from pathlib import Path
 from test_loop import *
-from training.runs.torchrun import opened, rank
+from training.runs.folder import opened
+from training.compute.torchrun import rank
 class Crops:
     def __len__(self): return 16
     def __getitem__(self, number): return torch.full((1,), float(number)), torch.ones(1)

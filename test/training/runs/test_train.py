@@ -23,16 +23,17 @@ from model.networks.unet import build
 from training.__main__ import main
 from training.batches.device_crops import DeviceCrops
 from training.batches.schedule import rate_at
+from training.compute.device import choose_convolutions
+from training.compute.finite import TrainingError
 from training.data.folds import Fold
-from training.runs import checkpoint, loop
-from training.runs.checkpoint import write_weights
-from training.runs.finite import TrainingError
-from training.runs.predict import choose_convolutions
+from training.runs import loop
 from training.runs.run import Run
 from training.runs.start import starting_network
 from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
+from training.weights.checkpoint import write_weights
 
 README = ROOT / "training/README.md"
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}
@@ -163,8 +164,9 @@ def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, t
 
 @pytest.mark.slow
 def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
+    from training.compute.device import device_for
     from training.data.prepared import load
-    from training.runs.predict import device_for, margin, score_margin, validation_dice
+    from training.judging.predict import margin, score_margin, validation_dice
 
     result = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
     network = build(member().network)
@@ -227,7 +229,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
 def test_a_run_that_stops_in_time_ends_with_the_same_weights(base, tiny_cache, tmp_path, monkeypatch) -> None:
     """Stopped after three of eight steps, and after the last step, before its validation: that is then done again."""
     over = iter([False, False, True])
-    monkeypatch.setattr("training.runs.torchrun.time_is_over", lambda: next(over))
+    monkeypatch.setattr("training.compute.torchrun.time_is_over", lambda: next(over))
     with pytest.raises(StoppedInTime, match=r"stopped in time: '.*run' is at step 3 of 8$"):
         train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
     over = iter([False] * 4 + [True])
@@ -318,7 +320,7 @@ def test_a_run_whose_batches_are_divided_differently_midway_is_the_same_run(tiny
     two, four = (tiny_training(schedule=schedule, batch=b, accumulate=a) for b, a in ((2, 2), (1, 4)))
     train_run(tmp_path / "whole", two, tiny_cache, FOLD, wanted="cpu")
     with monkeypatch.context() as killed:
-        killed.setattr("training.runs.validation.Validation.scores", lambda self, epoch: 1 / (2 - epoch) and {})
+        killed.setattr("training.judging.validation.Validation.scores", lambda self, epoch: 1 / (2 - epoch) and {})
         with pytest.raises(ZeroDivisionError):
             train_run(tmp_path / "divided", two, tiny_cache, FOLD, wanted="cpu")
     train_run(tmp_path / "divided", four, tiny_cache, FOLD, wanted="cpu")
@@ -352,7 +354,7 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
 
 @pytest.mark.slow
 def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path, monkeypatch) -> None:
-    from training.runs import predict
+    from training.judging import predict
 
     real, seen = predict.margin, []
 
@@ -361,7 +363,7 @@ def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path
         out = real(network, study, settings, device)
         return out if device.precision == torch.float32 else out * float("nan")
 
-    monkeypatch.setattr("training.runs.validation.margin", overflowing)
+    monkeypatch.setattr("training.judging.validation.margin", overflowing)
     settings = tiny_training(precision="bfloat16", schedule=SCHEDULE | {"epochs": 2, "steps_per_epoch": 1})
     result = train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
     assert seen == [torch.bfloat16, torch.float32] and 0 <= result["validation"]["dice"] <= 1
@@ -534,7 +536,7 @@ def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
 
 @pytest.mark.slow
 def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tiny_cache, tmp_path, monkeypatch) -> None:
-    import training.runs.validation as module
+    import training.judging.validation as module
 
     def stop(self, epoch: int, figures: dict) -> dict:
         if epoch == 3:
