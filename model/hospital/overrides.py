@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -80,8 +80,8 @@ def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, nam
     for line, given in read_overrides(path).items():
         wanted = str(given[STUDY])
         label = f"study '{wanted}'" if named else "its study"
-        matches = _matching(wanted, entries, base, salt)
-        if not matches and _matching(wanted, list(found.unusable), base, salt):
+        matches = studies_meant(wanted, entries, base, salt)
+        if not matches and studies_meant(wanted, list(found.unusable), base, salt):
             continue  # it cannot be scored; failures.csv says why
         if len(matches) != 1:
             meaning = f"could be {len(matches)} of" if matches else "is not among"
@@ -151,8 +151,8 @@ def _mask(given: Mapping[str, Any], what: str, base: Path, where: str) -> Path |
     return path
 
 
-def _matching(wanted: str, items: list[Any], base: Path, salt: bytes) -> list[int]:
-    """The places in `items` of the studies that a cell means: by name, else by UID, else by path."""
+def studies_meant(wanted: str, items: Sequence[Any], base: Path, salt: bytes) -> list[int]:
+    """The places in `items` of the studies that a word means: by name, else by UID, else by path."""
     tests: list[Callable[[Entry | Unusable], bool]] = [
         lambda item: is_name(wanted) and digest_in(wanted) in _digests(item, salt),
         lambda item: wanted == getattr(item, "study_uid", None),

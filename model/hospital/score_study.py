@@ -13,6 +13,7 @@ from pydicom.dataset import FileDataset
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.bundle.settings import Limits
+from model.dicom.drawn import read_lesions
 from model.dicom.headers import Series, find_series, join_series
 from model.dicom.reading import read_study
 from model.dicom.series import order_slices
@@ -20,6 +21,7 @@ from model.dicom.suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
 from model.hospital.body_and_references import GIVEN, body_size_of, references_of, unused_size
+from model.hospital.edit_state import edited_lesions
 from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
@@ -33,19 +35,21 @@ from model.networks.weights import Voter
 from model.results.organs import measure_organs
 from model.results.study_measures import Asked, measure_study
 from model.stopwatch import Stopwatch
-from model.study.masks import check_grid, read_mask
+from model.study.masks import DrawnMask
 from model.study.reading import Case, read_case
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). headers: of the PET's
-    slices, in the order of its volume; empty for an image. asked: what to measure. seconds: of each stage so far.
+    """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). edited: the mask that
+    takes its place. headers: of the PET's slices, in the order of its volume; empty for an image. asked: what to
+    measure. seconds: of each stage so far.
     """
 
     case: Case
     ready: Ready | None
     stored: StoredMask | None
+    edited: DrawnMask | None
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
@@ -65,8 +69,9 @@ def load(job: Job, bundle: Bundle) -> Loaded:
     with watch.stage("read"):
         found = _read(job, bundle.manifest.limits)
         stored = read_stored(job, found["case"].pet.grid, found["hashes"]["images_sha256"])
+        edited = edited_lesions(job, found["case"], stored, bundle)
     ready = None if stored else make_ready(found["case"], bundle, watch)
-    return Loaded(ready=ready, stored=stored, seconds=watch.seconds, **found)
+    return Loaded(ready=ready, stored=stored, edited=edited, seconds=watch.seconds, **found)
 
 
 def _read(job: Job, limits: Limits) -> dict[str, Any]:
@@ -107,11 +112,10 @@ def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
     if path is None:
         return None, []
     try:
-        truth, grid = read_mask(path, "truth")
-        check_grid(grid, f"truth '{path}'", case.pet.grid, f"PET '{case.pet.path}'")
+        truth = read_lesions(path, "truth", case.pet.grid, job.entry.pet[0], job.entry.kind == "dicom")
     except CaseError as error:
         return None, [f"not compared with its truth: {error}"]
-    return truth, []
+    return truth.mask, list(truth.notes)
 
 
 def _hashes(job: Job) -> dict[str, str]:
@@ -157,7 +161,8 @@ def score_study(
         assert loaded.stored is not None
         warnings = ()
         stored = loaded.stored
-        result = Result(mask=stored.mask, probability=None, warnings=(), rung="stored", windows=0, organs=stored.organs)
+        mask = loaded.edited.mask if loaded.edited else stored.mask
+        result = Result(mask=mask, probability=None, warnings=(), rung="stored", windows=0, organs=stored.organs)
     on_stage("measure")
     with watch.stage("measure"):
         names = organ_names(bundle.manifest) if result.organs is not None else ()
@@ -173,6 +178,7 @@ def score_study(
         case=case,
         result=result,
         stored=loaded.stored,
+        edited=loaded.edited,
         measures=measures,
         organs=organs,
         conversion=loaded.conversion,

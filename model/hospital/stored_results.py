@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model import __version__
 from model.bundle.manifest import Bundle
 from model.bundle.settings import Limits
+from model.dicom.drawn import read_lesions
 from model.errors import CaseError
 from model.hospital.find.entry import Entry
 from model.hospital.folder import REPORT, STUDIES, add_files
@@ -71,6 +72,22 @@ def key_of(bundle: Bundle, limits: Limits, options: Options, entry: Entry, preci
     ]
     given = _given_values(entry, "height_m", "dose_MBq", "injection_time")
     return _hash(depends + given + _compared_with(entry) + _way(bundle, precision))
+
+
+def edited_key_of(job: Job) -> str:
+    """A hash of all that an edited study's results depend on besides its files: the edit stands for the networks."""
+    assert job.edit is not None
+    entry = job.entry
+    depends = [
+        __version__,
+        ["edited", job.edit.sha256],
+        job.options.plain,
+        entry.kind,
+        len(entry.pet),
+        entry.truth is not None,
+        entry.weight_kg,
+    ]
+    return _hash(depends + _given_values(entry, "height_m", "dose_MBq", "injection_time") + _compared_with(entry))
 
 
 def mask_key_of(bundle: Bundle, limits: Limits, entry: Entry, precision: str = "float32") -> str:
@@ -200,6 +217,10 @@ def read_stored(job: Job, grid: Grid, images_sha256: str) -> StoredMask | None:
         stated = batch.get("network_mask_sha256") or batch.get("mask_sha256")
         volume_ml = float(np.count_nonzero(mask)) * grid.voxel_ml
         same = mask_hash(mask) == stated if stated else abs(volume_ml - report["volume_ml"]) < VOLUME_TOLERANCE_ML
+        if not same and job.edit_path == path:  # edited in its place: the networks' own is in the SEG
+            path = path.with_name(DICOM_FILES[0])
+            mask = read_lesions(path, "SEG", grid, job.entry.pet[0], job.entry.kind == "dicom").mask
+            same = mask_hash(mask) == stated
     except (CaseError, OSError, KeyError, TypeError, ValueError):
         return None
     same = same and report["batch"].get("images_sha256", images_sha256) == images_sha256  # older reports lack it

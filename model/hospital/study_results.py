@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from model import RESEARCH
-from model.bundle.licence import terms_of
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
@@ -22,6 +21,7 @@ from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
+from model.hospital.edited_files import edit_record, edit_report, weights_and_terms, write_edited
 from model.hospital.folder import REPORT, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
@@ -46,6 +46,7 @@ from model.results.study_measures import StudyMeasures
 from model.results.writing import json_bytes, label_notes
 from model.stopwatch import Stopwatch
 from model.study.geometry import las_view
+from model.study.masks import DrawnMask
 from model.study.reading import Case
 
 LONGEST_REASON = 200  # characters of a library's message
@@ -66,7 +67,8 @@ KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredStudy:
-    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any.
+    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any; edited:
+    the mask of a reader's edit, which is then that of `result`.
 
     result: of the networks, or stored; `measures.mask` is what rules made of its mask.
 
@@ -80,6 +82,7 @@ class ScoredStudy:
     case: Case
     result: Result
     stored: StoredMask | None
+    edited: DrawnMask | None
     measures: StudyMeasures
     organs: tuple[OrganUptake, ...] | None
     conversion: Conversion | None
@@ -93,6 +96,7 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     """Write all files of a study. Returns its row of the summary. Raises OutputError; what was finished then stays."""
     job = study.job
     warnings = [*study.case.warnings, *study.measures.warnings, *_mask_warnings(study)]
+    warnings += study.edited.notes if study.edited else []
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
     with study_folder(job.output, job.name) as folder:
@@ -131,21 +135,27 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
     measures = study.measures
     old = study.stored.path.parent if study.stored else None
-    own = job.network_mask if measures.ruled else job.mask
-    if study.stored and study.stored.path.name.endswith(options.mask_ending):
-        folder.write(own, study.stored.path.read_bytes())
+    notes = {"Edited": job.edit_notice} if study.edited else None
+    if study.stored and study.edited:
+        write_edited(folder, job, study.stored, study.edited)
     else:
-        folder.write_image(own, result.mask.astype(np.uint8), grid)
+        own = job.network_mask if measures.ruled else job.mask
+        if study.stored and study.stored.path.name.endswith(options.mask_ending):
+            folder.write(own, study.stored.path.read_bytes())
+        else:
+            folder.write_image(own, result.mask.astype(np.uint8), grid)
+    if measures.ruled or study.edited:
+        folder.write_image(job.mask, measures.mask.astype(np.uint8), grid, notes)
     if measures.ruled:
-        folder.write_image(job.mask, measures.mask.astype(np.uint8), grid)
         folder.write(DROPPED, dropped_csv(measures.dropped).encode())
     if result.disagreement is not None:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     if result.organs is not None:
         notes = label_notes(organ_names(study.bundle.manifest))
         folder.write_image(job.organ_map, result.organs, grid, notes)
-    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more).encode())
-    folder.write("lesions.json", json_bytes(_redacted_all(job, lesions_json(measures))))
+    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more, job.edit_notice).encode())
+    table = lesions_json(measures, job.edit_notice)
+    folder.write("lesions.json", json_bytes(_redacted_all(job, table)))
     copied = set()
     if old is not None:
         still = {name: _same_lesions(study) for name in LESION_FILES} | {"seg-organs.dcm": result.organs is not None}
@@ -164,7 +174,7 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
         suv, mask = view.to_las(study.case.pet.array), view.to_las(study.measures.mask)
         numbers = view.to_las(study.measures.numbers)
         pictures = {
-            "preview.png": preview(suv, mask, spacing_mm, f"{study.job.name}  {RESEARCH}", numbers),
+            "preview.png": preview(suv, mask, spacing_mm, _caption(study.job), numbers),
             "thumbnail.png": thumbnail(suv, mask, spacing_mm),
         }
     except Exception as error:  # pictures are extras: the mask stays
@@ -174,15 +184,20 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
     return []
 
 
+def _caption(job: Job) -> str:
+    """What stands above the picture; of an edit the beginning of its hash, as there is no place for all of it."""
+    file = f", file sha256 {job.edit.sha256[:12]}..." if job.edit and job.edit.sha256 else ""
+    return f"{job.name}  {RESEARCH}" + (f"\nedited by hand{file}" if job.edit else "")
+
+
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
     """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
-    job, numbers, headers = study.job, study.measures.numbers, study.headers
-    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.measures.mask)}"
-    weights = study.bundle.label
-    terms = terms_of(study.bundle.manifest.licence, study.bundle.manifest.citation)
+    job, numbers, headers, edited = study.job, study.measures.numbers, study.headers, study.job.edit_notice
+    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.measures.mask)} {edited}".rstrip()
+    weights, terms = weights_and_terms(job, study.stored, study.bundle)
     makers: dict[str, Callable[[], bytes]] = {
-        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms),
-        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms),
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited),
     }
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
@@ -224,6 +239,7 @@ def _row(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str, A
     """What summary.csv and report.html show of a study."""
     job, measures, voxel_ml = study.job, study.measures, study.case.pet.grid.voxel_ml
     row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(measures.totals))}
+    row |= {"edited": job.edit_notice} if study.edited else {}
     if study.truth is not None:
         scores = score(measures.mask, study.truth, voxel_ml, job.options.convention)
         row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
@@ -249,9 +265,11 @@ def _more_of_row(study: ScoredStudy) -> dict[str, Any]:
 
 
 def _same_lesions(study: ScoredStudy) -> bool:
-    """Whether the stored result has the same lesions: the same rules made the same mask."""
+    """Whether the stored result has the same lesions: the same rules, and the same edit, made the same mask."""
     assert study.stored is not None
     batch = study.stored.batch
+    if batch["row"].get("edited", "") != study.job.edit_notice:
+        return False
     same_rules = rules_from(batch["options"].get("rules", {})) == study.measures.rules
     now = mask_hash(study.measures.mask)
     return same_rules and batch.get("mask_sha256", now) == now
@@ -268,6 +286,9 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
     if measures.ruled:
         more |= {"lesions": measures.totals.lesions, "lesion_rules": rules_report(measures)}
         network = {"network_mask_sha256": mask_hash(study.result.mask)}
+    if stored and study.edited:
+        more["edited"] = edit_report(job, stored, measures.mask, study.case.pet.grid)
+        network = edit_record(job, stored, study.edited)
     if stored:
         report |= {name: stored.report[name] for name in KEPT_FROM_REPORT if name in stored.report}
     organs: dict[str, Any] = {}
@@ -317,7 +338,7 @@ def _redacted_all(job: Job, value: Any) -> Any:
 
 
 def _for_readers(job: Job, message: str) -> str:
-    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name))
+    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name, job.edit_path))
 
 
 def _number(value: Any) -> Any:

@@ -14,7 +14,7 @@ from model.results.study_measures import StudyMeasures
 
 DIGITS = 4  # after the point: more than the voxels' precision
 DEFINITIONS = {
-    "lesions": "18-connected components of the mask, by falling volume",
+    "lesions": "18-connected components of the mask, numbered by falling volume before rules",
     "suv_peak": "highest mean SUV of the voxels whose centres lie within 6.2 mm (1 ml) of one of the lesion's",
     "tlg_suv_ml": "mean SUV x volume",
     "centroid_mm": "patient coordinates of DICOM: x grows to the left, y to posterior, z to superior",
@@ -35,10 +35,13 @@ DEFINITIONS = {
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that starts so for a formula
 
 
-def lesions_csv(lesions: Sequence[Lesion], more: Sequence[LesionNumbers]) -> str:
-    """One row a lesion; without lesions only the row of names. more: beside each lesion; its columns are the last."""
+def lesions_csv(lesions: Sequence[Lesion], more: Sequence[LesionNumbers], edited: str = "") -> str:
+    """One row a lesion; without lesions only the row of names. more: beside each lesion; its columns are the last.
+
+    edited: what the notice says of a reader's edit.
+    """
     names = [*_names(Lesion), "notice", *_names(LesionNumbers)]
-    return csv_text(names, [row | {"notice": RESEARCH} for row in _rows(lesions, more)])
+    return csv_text(names, [row | {"notice": f"{RESEARCH} {edited}".strip()} for row in _rows(lesions, more)])
 
 
 def dropped_csv(dropped: Sequence[DroppedLesion]) -> str:
@@ -52,10 +55,11 @@ def dropped_rows(dropped: Sequence[DroppedLesion]) -> list[dict[str, Any]]:
     return [rounded(dataclasses.asdict(one)) for one in dropped]
 
 
-def lesions_json(measures: StudyMeasures) -> dict[str, Any]:
-    """Lesions, totals, what rules left out, and what the numbers mean."""
+def lesions_json(measures: StudyMeasures, edited: str = "") -> dict[str, Any]:
+    """Lesions, totals, what rules left out, and what the numbers mean. edited: what is said of a reader's edit."""
     content = {
         "notice": RESEARCH,
+        **({"edited": edited} if edited else {}),
         "totals": rounded(dataclasses.asdict(measures.totals)),
         "lesions": _rows(measures.lesions, measures.more),
         "definitions": DEFINITIONS,

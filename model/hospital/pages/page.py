@@ -168,6 +168,8 @@ def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, wai
         cards.append(Card("warn", str(waiting), "still to do"))
     cards.append(Card("warn" if warned else "", str(warned), "with warnings"))
     cards.append(Card("", str(len(volumes_ml)), "with lesions"))
+    if edited := sum("edited" in row for row in rows):
+        cards.append(Card("", str(edited), "edited by hand"))
     if passed_over:
         cards.append(Card("", str(passed_over), "CT without a PET, passed over"))
     if volumes_ml:

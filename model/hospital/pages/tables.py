@@ -34,6 +34,7 @@ MORE_COLUMNS = (
     "dropped_lesions",
     "dropped_ml",
     "rules",
+    "edited",
     "given",
 )  # the last of summary.csv, each there if a study has it
 FAILURE_COLUMNS = ("study", "stage", "message", "remedy", "notice")
