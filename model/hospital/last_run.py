@@ -11,7 +11,7 @@ from typing import Any
 from model.errors import ConfigError
 from model.hospital.names import write_private
 
-LAST_RUN = ".last-run.json"
+LAST_RUN = ".last-run"
 OF_ONE_RUN = (
     "output",
     "dry_run",

@@ -107,7 +107,7 @@ def contents(output: Path, *but: str) -> dict[str, bytes]:
         "journal.jsonl",
         "keys.csv",
         ".lock",
-        ".last-run.json",
+        ".last-run",
         ".salt",
         *but,
     )

@@ -225,7 +225,7 @@ def test_an_empty_edit_is_a_result_and_one_of_another_patient_a_failure(results,
 
 
 def test_without_options_of_a_last_run_the_whole_command_is_asked_for(results) -> None:
-    (results / ".last-run.json").unlink()
+    (results / ".last-run").unlink()
     with pytest.raises(ConfigError, match="give them all again: score.py STUDIES --output RESULTS"):
         score_here(results, "--recompute")
 
