@@ -22,7 +22,13 @@ DATA = Path(os.environ.get("PETCT_DATA", ROOT.parent / "shared" / "data"))
 SAMPLE = ROOT / "test" / "input"
 
 os.environ.setdefault("LESION_PRECISION", "float32")  # masks are compared with masks that were made in it
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process waits in the end for another one's slow file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import resource
 import signal
 import stat
 import subprocess
@@ -17,7 +16,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from organ_bundles import organ_bundle
-from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
+from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small, started
 
 from model.bundle.organs import ORGANS
 from model.hospital.console import print_plan
@@ -46,7 +45,8 @@ def first_run(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.Com
     (studies / "Meier_Anna" / "Meier_Anna_ct.mha").rename(studies / "Vogel_Ida" / "lone_ct.mha")
     (studies / "Meier_Anna" / "Meier_Anna_pet.mha").rename(studies / "Huber_Eva" / "lone_pet.mha")
     image_study(studies / "Meier_Anna")
-    done = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
+    words = command(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=environment())  # a cold start
     return studies, output, done
 
 
@@ -102,7 +102,7 @@ def test_no_name_is_written_anywhere_but_where_it_must_be(first_run) -> None:
     names = re.compile(rb"smith|meier|mueller|huber|vogel|ward", re.IGNORECASE)
     for path in output.rglob("*"):
         assert not names.search(str(path.relative_to(output)).encode())
-        if path.is_file() and path.name not in ("keys.csv", "seg.dcm", "rtstruct.dcm"):
+        if path.is_file() and path.name not in ("keys.csv", ".last-run", "seg.dcm", "rtstruct.dcm"):
             assert not names.search(path.read_bytes()), path
     printed = (done.stdout + done.stderr).replace(str(output), "")
     assert not names.search(printed.encode())
@@ -230,6 +230,44 @@ def organs_of(output: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+@pytest.mark.slow
+def test_rules_make_new_tables_and_a_new_seg_without_a_network_and_the_networks_mask_stays(
+    tiny_bundle, tmp_path
+) -> None:
+    """Rules on, other rules, rules off again: each is made of the networks' own mask, and the last is as the first."""
+    studies, output = dicom_studies(tmp_path / "in", 1), tmp_path / "out"
+    (studies / "overrides.csv").write_text("study;height_m;sex\nSmith_John_0;1.75;M\n")
+    asked = [studies, "--output", output, "--weights", tiny_bundle]
+    assert score(*asked).returncode == 0
+    (folder,) = (output / "studies").iterdir()
+    mask, uids, lesions = mask_of(output), uids_of(output), rows(folder / "lesions.csv")
+    (first,) = rows(output / "summary.csv")
+    assert float(first["sul_peak"]) < float(first["suv_peak"]) and first["given"] == "height_m 1.75, sex M"
+    for options, kept in ((["--refine", "50%"], 1), (["--min-suv-max", "900"], 0)):
+        done = score(*asked, *options)
+        assert done.returncode == 0 and "(1 with the masks that are there)" in done.stdout, done.stderr
+        (row,) = rows(output / "summary.csv")
+        dropped, rules = (
+            rows(folder / "dropped-lesions.csv"),
+            json.loads((folder / "lesions.json").read_text())["rules"],
+        )
+        assert int(row["lesions"]) == kept == len(rows(folder / "lesions.csv"))
+        assert int(row["dropped_lesions"]) == len(dropped) == len(lesions) - kept == rules["dropped_lesions"]
+        assert rules["found_mtv_ml"] == pytest.approx(float(first["mtv_ml"]), abs=1e-3)
+        assert [row["found_volume_ml"] for row in rows(folder / "lesions.csv")] == [lesions[0]["volume_ml"]] * kept
+        network = sitk.ReadImage(str(folder / "network-mask.mha"))
+        assert sitk.GetArrayFromImage(network).tobytes() == mask != mask_of(output)
+        assert uids_of(output)["seg.dcm"] != uids["seg.dcm"]
+        assert ("dropped by rules" in (output / "report.html").read_text()) == (not kept)
+        assert "the networks drew 1 lesions" in (output / "report.html").read_text()
+        assert "1 done before, 0 to do" in score(*asked, *options).stdout
+    again = score(*asked)
+    assert again.returncode == 0 and "(1 with the masks that are there)" in again.stdout
+    assert mask_of(output) == mask and uids_of(output) == uids and rows(folder / "lesions.csv") == lesions
+    assert not (folder / "network-mask.mha").exists() and not (folder / "dropped-lesions.csv").exists()
+    assert rows(output / "summary.csv") == [first]
+
+
 def test_organs_need_networks_that_know_them(tiny_bundle, tmp_path) -> None:
     done = score(tmp_path, "--output", tmp_path / "out", "--weights", tiny_bundle, "--organs")
     assert done.returncode == 2 and "'tiny' has none" in done.stderr and not (tmp_path / "out").exists()
@@ -275,14 +313,11 @@ def test_a_study_whose_results_do_not_fit_on_the_disk_fails_and_the_others_are_s
         sitk.WriteImage(image, str(studies / name / f"{name}_pet.mha"), True)
         sitk.WriteImage(ct, str(studies / name / f"{name}_ct.mha"), True)
 
-    def full() -> None:  # stands for a full disk: no file may grow beyond
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
     asked = [studies, "--output", output, "--weights", tiny_bundle, "--disagreement"]  # a map of 350 kB
-    done = score(*asked, preexec_fn=full)
+    done = score(*asked, file_limit_bytes=60_000)  # stands for a full disk
     assert done.returncode == 3, done.stderr
     (failure,) = rows(output / "failures.csv")
-    assert failure["stage"] == "write" and "free some space" in failure["remedy"] + failure["message"]
+    assert failure["stage"] == "write" and "free some space" in failure["remedy"] + failure["message"], failure
     assert len(rows(output / "summary.csv")) == 1
     assert [path.name for path in (output / "studies").iterdir()] == [rows(output / "summary.csv")[0]["study"]]
     assert score(*asked).returncode == 0  # with space again
@@ -296,13 +331,7 @@ def test_a_study_that_takes_all_memory_fails_and_the_others_are_scored(tiny_bund
     for name in ("a", "b"):
         image_study(studies / name)
     hog = studies / "b" / "b_pet.mha"
-    running = subprocess.Popen(
-        command(studies, "--output", output, "--weights", tiny_bundle),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    running = started(studies, "--output", output, "--weights", tiny_bundle)
     killed = set()
     while running.poll() is None and len(killed) < 2:
         for child in children(running.pid) - killed:
@@ -310,7 +339,7 @@ def test_a_study_that_takes_all_memory_fails_and_the_others_are_scored(tiny_bund
                 os.kill(child, signal.SIGKILL)
                 killed.add(child)
         time.sleep(0.02)
-    _, errors = running.communicate(timeout=600)
+    errors = running.wait(600).stderr
     assert hog.is_file() and len(killed) == 2
     assert len(rows(output / "summary.csv")) + len(rows(output / "failures.csv")) == 2, errors
     for failure in rows(output / "failures.csv"):

@@ -288,9 +288,9 @@ def test_the_compiler_of_the_image_takes_the_kernels(capability: tuple[int, int]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
-def test_nvcc_takes_the_kernels_where_it_is(architecture: str, dtype, tmp_path) -> None:
-    """A newer compiler than the image's, which knows the B200."""
+def test_nvcc_takes_the_kernels_where_it_is(dtype, tmp_path) -> None:
+    """A newer compiler than the image's, which knows the B200. The image's own takes them for older GPUs, above."""
+    architecture = "sm_100"
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc here")
     source = tmp_path / "all.cu"

@@ -1,14 +1,12 @@
 """The loop on a network of one number, which every step moves by the same."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+import warm
 from device_reads import reads_of
 from safetensors.torch import load_file
 from tiny_settings import tiny_training
@@ -254,9 +252,8 @@ with opened(Path(sys.argv[1]), {}, run.device) as state:
 @pytest.mark.parametrize("decided", ["host", "device"])
 def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(decided: str, tmp_path) -> None:
     (tmp_path / "two.py").write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(tmp_path / "two.py"), str(tmp_path / "run"), decided]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = warm.run(*torchrun, tmp_path / "two.py", tmp_path / "run", decided)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (line for line in done.stdout.splitlines() if line.startswith("weight"))
     assert one == other and one.endswith("left out 1")

@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
@@ -198,7 +197,7 @@ def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: 
     (tmp_path / "split.json").write_text(json.dumps(split))
     options = {"settings": tmp_path / "settings.yaml", "cache": cache, "split": tmp_path / "split.json", "run": folder}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
+    return ["-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
 
 
 @pytest.mark.slow
@@ -206,10 +205,10 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
     settings = changed(member(), {"schedule": {"epochs": 14, "steps_per_epoch": 5}, "checkpoint_minutes": 0})
     start = ("--start", base)
     whole = command(tmp_path / "whole", tiny_cache, tmp_path, settings, *start)
-    assert subprocess.run(whole, cwd=ROOT, capture_output=True, timeout=200).returncode == 0
+    assert warm.run(*whole).returncode == 0
     killed = command(tmp_path / "killed", tiny_cache, tmp_path, settings, *start)
     for after in (2, 6):  # epochs of ten
-        run = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = warm.WarmProcess(*killed)
         log = tmp_path / "killed" / "log.jsonl"
         begun = time.monotonic()
         while run.poll() is None and time.monotonic() - begun < 100:
@@ -217,9 +216,9 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
                 os.kill(run.pid, signal.SIGKILL)
                 break
             time.sleep(0.005)
-        assert run.wait() == -signal.SIGKILL
+        assert run.wait().returncode == -signal.SIGKILL
         assert not (tmp_path / "killed" / "run.json").exists()
-    assert subprocess.run(killed, cwd=ROOT, capture_output=True, timeout=200).returncode == 0
+    assert warm.run(*killed).returncode == 0
     one, other = (load_file(tmp_path / name / "mean.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
@@ -250,21 +249,11 @@ def test_two_processes_of_torchrun_equal_one_process_with_twice_the_batch(tiny_c
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
     words = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
-    torchrun = [
-        str(Path(sys.executable).with_name(words[1])),
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *words[2].split(),
-    ]
-    done = subprocess.run([*torchrun, *run[4:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert words[1] == "torchrun"  # the same as python -m torch.distributed.run
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words[2].split())
+    done = warm.run(*torchrun, *run[3:])
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (
-        subprocess.run(
-            command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
-        ).returncode
-        == 0
-    )
+    assert warm.run(*command(tmp_path / "one", tiny_cache, tmp_path, one)).returncode == 0
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("two", "one"))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
@@ -476,7 +465,7 @@ def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, t
 def test_the_last_line_of_the_command_names_a_wrong_setting(tiny_cache, tmp_path) -> None:
     run = command(tmp_path / "run", tiny_cache, tmp_path, tiny_training())
     (tmp_path / "settings.yaml").write_text("batsch: 1\n")
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = warm.run(*run)
     assert done.returncode == ConfigError.exit_code and not (tmp_path / "run").exists()
     assert done.stderr.splitlines()[-1].startswith("error: ") and "batsch" in done.stderr.splitlines()[-1]
 
