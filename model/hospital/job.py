@@ -56,6 +56,22 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairJob:
+    """Two scored dates of one patient to compare. name: of the pair's folder. key: hash of all that it depends on.
+
+    days: from the first to the second. limits: on the studies, as plain settings.
+    """
+
+    name: str
+    key: str
+    patient: str
+    days: int
+    first: Job
+    second: Job
+    limits: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setup:
     """The bundle's folder, the method, the folds and mirroring, the device, the precision, and changed limits.
 
@@ -75,7 +91,7 @@ class Setup:
     mirroring: str = "model"
 
 
-def to_json(value: Job | Setup) -> str:
+def to_json(value: Job | PairJob | Setup) -> str:
     """One line. File names that are not UTF-8 survive: they hold lone surrogates, which JSON escapes."""
     return json.dumps(asdict(value), default=str)
 
@@ -98,6 +114,10 @@ def job_from(data: dict[str, Any]) -> Job:
         mask_key=data["mask_key"],
         stored=data["stored"],
     )
+
+
+def pair_job_from(data: dict[str, Any]) -> PairJob:
+    return PairJob(**data | {"first": job_from(data["first"]), "second": job_from(data["second"])})
 
 
 def setup_from(data: dict[str, Any]) -> Setup:

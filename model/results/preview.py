@@ -98,11 +98,20 @@ def _panel(
     suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float], pixel_mm: float = PIXEL_MM, line: int = 2
 ) -> Image.Image:
     """One projection (rows, columns) in square pixels, with the mask's outline."""
+    return outlined(grey_panel(suv, spacing_mm, pixel_mm), mask, OUTLINE, line)
+
+
+def grey_panel(suv: NDArray[Any], spacing_mm: tuple[float, float], pixel_mm: float) -> Image.Image:
+    """One projection (rows, columns) in square pixels."""
     extent = [n * mm for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True)]
     size = tuple(min(LARGEST, max(1, round(mm / pixel_mm))) for mm in extent)
     grey = 255 * (1 - np.clip(suv / SUV_BLACK, 0, 1))
-    panel = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
-    large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
+    return Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+
+
+def outlined(panel: Image.Image, mask: NDArray[Any], colour: tuple[int, int, int], line: int) -> Image.Image:
+    """A projection with the outline of a mask (rows, columns), `line` pixels wide."""
+    large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.BILINEAR)) > 127
     pixels = np.array(panel)
-    pixels[ndimage.binary_dilation(large, iterations=line) & ~large] = OUTLINE
+    pixels[ndimage.binary_dilation(large, iterations=line) & ~large] = colour
     return Image.fromarray(pixels)
