@@ -71,8 +71,8 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
-        "with the columns pet and ct, and optionally truth, weight_kg (kg), patient and date. Cost: each run reads every "
-        "DICOM header below the folder, some milliseconds a file",
+        "with the columns pet and ct, and optionally truth, weight_kg (kg), patient and date. Cost: each run reads "
+        "every DICOM header below the folder, some milliseconds a file",
     )
     add(
         "--output",

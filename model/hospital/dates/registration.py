@@ -1,10 +1,10 @@
 """Lay the CT of one date onto the CT of another: position, then rigid, then deformable; each only if it is plausible.
 
 Both CTs are brought to voxels of 4 mm, and what is not body (table, air) is made air. The first guess is the shift
-along the body at which the profiles of body, lung and bone agree best. Rigid and deformable (cubic B-splines, Rueckert
-et al., IEEE Trans Med Imaging 18:712, 1999) maximise mutual information (Mattes et al., IEEE Trans Med Imaging 22:120,
-2003) over voxels of the body that are drawn with a fixed seed. The number of threads is fixed, too, so the same two CTs
-give the same transform.
+along the body at which the profiles of body, lung and bone agree best. The rigid movement maximises mutual information
+(Mattes et al., IEEE Trans Med Imaging 22:120, 2003), the deformation (cubic B-splines, Rueckert et al., IEEE Trans Med
+Imaging 18:712, 1999) the correlation, both over voxels of the body that are drawn with a fixed seed. The number of
+threads is fixed, too, so the same two CTs give the same transform.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from scipy import ndimage
 from model.study.reading import Volume
 
 VOXEL_MM = 4.0
+AROUND = 6  # voxels kept around the body
 LOW_HU, HIGH_HU = -900.0, 400.0
 BODY_HU, LUNG_HU, BONE_HU = -500.0, -600.0, 200.0
 AIR_HU = -1000.0
@@ -73,9 +74,10 @@ def coarse_ct(ct: Volume) -> CoarseCt:
     )
     hu = sitk.GetArrayFromImage(image)
     body = _body(hu)
+    z, y, x = (slice(max(0, b.start - AROUND), b.stop + AROUND) for b in ndimage.find_objects(body.astype(np.uint8))[0])
     cleaned = sitk.GetImageFromArray(np.where(body, np.clip(hu, LOW_HU, HIGH_HU), LOW_HU).astype(np.float32))
     cleaned.CopyInformation(image)
-    return CoarseCt(cleaned, body)
+    return CoarseCt(cleaned[x, y, z], body[z, y, x])
 
 
 def align(first: CoarseCt, second: CoarseCt) -> Alignment:
@@ -167,9 +169,8 @@ def _correlated(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def _method(body: NDArray[np.bool_], fixed: sitk.Image) -> sitk.ImageRegistrationMethod:
-    """Mutual information over a part of the voxels of the body and 8 mm around it, the same ones in every run."""
+    """What both registrations share: a part of the voxels of the body and 8 mm around it, the same ones in every run."""
     method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(SAMPLED, SEED)
     mask = sitk.GetImageFromArray(ndimage.binary_dilation(body, iterations=2).astype(np.uint8))
@@ -189,6 +190,7 @@ def _rigid(
     start.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint(centre.tolist()))
     start.SetTranslation(shift.GetOffset())
     method = _method(body, fixed)
+    method.SetMetricAsMattesMutualInformation(BINS)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=4.0, minStep=0.01, numberOfIterations=150, gradientMagnitudeTolerance=1e-7
     )
@@ -208,9 +210,15 @@ def _deformable(
     mesh = [max(1, int(np.ceil(mm / CONTROL_MM[0]))) for mm in extent_mm]
     spline = sitk.BSplineTransformInitializer(fixed, mesh, 3)
     method = _method(body, fixed)
+    method.SetMetricAsCorrelation()
     method.SetMovingInitialTransform(rigid)
     method.SetInitialTransformAsBSpline(spline, inPlace=True, scaleFactors=[1, 2])
-    method.SetOptimizerAsLBFGS2(numberOfIterations=40, solutionAccuracy=1e-4, deltaConvergenceTolerance=1e-4)
+    method.SetOptimizerAsLBFGSB(
+        gradientConvergenceTolerance=1e-12,  # a gradient is spread over thousands of control points
+        numberOfIterations=30,
+        maximumNumberOfFunctionEvaluations=45,
+        costFunctionConvergenceFactor=1e10,
+    )
     method.SetShrinkFactorsPerLevel([4, 2])
     method.SetSmoothingSigmasPerLevel([8, 4])
     method.Execute(fixed, moving)
