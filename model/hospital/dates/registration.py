@@ -4,7 +4,7 @@ Both CTs are brought to voxels of 4 mm, and what is not body (table, air) is mad
 along the body at which the profiles of body, lung and bone agree best. The rigid movement maximises mutual information
 (Mattes et al., IEEE Trans Med Imaging 22:120, 2003) over voxels of the body that are drawn with a fixed seed. The
 deformation follows the forces of demons (Thirion, Med Image Anal 2:243, 1998), smoothed in every step, so parts without
-structure move with their surroundings. The number of threads is fixed, too: the same two CTs give the same transform.
+structure move with their surroundings. One thread does it all, so the same two CTs give the same transform.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,13 @@ BODY_HU, LUNG_HU, BONE_HU = -500.0, -600.0, 200.0
 AIR_HU = -1000.0
 LEAST_OVERLAP = 0.5  # of the shorter CT, along the body
 BINS, SAMPLED, SEED = 32, 0.25, 1  # of the joint histogram; share of the voxels; of where they are drawn
-THREADS = 2  # fixed: sums over another number of threads differ in their last bits
+THREADS = 1  # more threads add in an order of their own, and last bits differ
 SHRINK = (4, 2)  # how many voxels become one, coarse to fine, for the rigid movement
 LEVELS = ((4, 60), (2, 40))  # of the deformation: how many voxels become one, and how many steps are made
 SMOOTH = 1.5  # voxels of a level: how smooth the deformation is
 LARGEST_TURN_DEG = 30.0  # a patient who lies down again turns less
 LEAST_CORRELATION = 0.5  # of the CTs in the body, below: they are not aligned
+WORSE = 0.01  # of the correlation: a step that lowers it by more is given up
 LARGEST_MOVE_MM = 45.0  # of 99 % of the body, beyond the rigid movement: no breath moves an organ further
 VOLUME_RANGE = (0.35, 2.8)  # how much smaller or larger any part of 99.8 % of the body may become
 
@@ -100,7 +101,7 @@ def align(first: CoarseCt, second: CoarseCt) -> Alignment:
             whole = sitk.CompositeTransform([best, field])
             after = _correlation(fixed, moving, body, whole)
             reach_mm, why = _movement(fixed, body, field)
-            why = why or ("it made the CTs less alike" if after < score else "")
+            why = why or ("it made the CTs less alike" if after < score - WORSE else "")
             if not why:
                 best, kind, score, moved_mm = whole, "deformable", after, reach_mm
         if kind == "rigid":
@@ -229,7 +230,7 @@ def _why_not_rigid(rigid: sitk.Euler3DTransform, before: float, after: float) ->
     turn_deg = float(np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1, 1))))
     if turn_deg > LARGEST_TURN_DEG:
         return f"the rigid registration turned the body by {turn_deg:.0f} degrees, more than {LARGEST_TURN_DEG:g}"
-    if after < before:
+    if after < before - WORSE:
         return f"the rigid registration made the CTs less alike (correlation {after:.2f} after {before:.2f})"
     return ""
 

@@ -35,7 +35,8 @@ def answer(job: PairJob, debug: bool = False) -> dict[str, Any]:
         if debug:
             traceback.print_exc()
         whole = words_of(error)
-        for one in () if job.first.options.named else (job.first, job.second):
+        owner_first = sorted((job.first, job.second), key=lambda one: str(one.entry.source) not in whole)
+        for one in () if job.first.options.named else owner_first:
             whole = redacted(whole, one.entry, one.root, one.name)
         message, remedy = split_remedy(shown(whole))
         return {"state": "failed", "message": message, "remedy": remedy}

@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from two_date_results import small_body, write_date
 
 from model.bundle.settings import Limits
-from model.hospital.dates import compare, pair, registration
+from model.hospital.dates import compare, pair
 from model.hospital.dates.compare import compare_dates
+from model.hospital.dates.registration import Alignment
 from model.hospital.dates.stored_pairs import is_compared, pair_job
 from model.hospital.dates.worker import answer
 from model.hospital.job import Setup, job_from, pair_job_from, to_json
@@ -44,12 +45,12 @@ class SameProcess:
 
 @pytest.fixture
 def patient(tmp_path, monkeypatch, bundle):
-    """The jobs of both dates; the CTs lie 20 mm apart in z, and nothing is deformed."""
+    """The jobs of both dates; the CTs lie 20 mm apart in z, which is given here, not found."""
     monkeypatch.setattr(compare, "WorkerProcess", SameProcess)
     monkeypatch.setattr(SameProcess, "asked", 0)
-    monkeypatch.setattr(
-        registration, "_deformable", lambda fixed, *_: sitk.BSplineTransformInitializer(fixed, [1] * 3, 3)
-    )
+    up = sitk.TranslationTransform(3, (0.0, 0.0, -20.0))
+    aligned = Alignment(transform=up, kind="rigid", correlation=1.0, moved_mm=0.0, warnings=())
+    monkeypatch.setattr(pair, "align", lambda first, second: aligned)
     body = small_body(sitk.Transform())
     later = sitk.Image(body)
     later.SetOrigin((0.0, 0.0, 20.0))
@@ -91,7 +92,7 @@ def test_a_patient_at_two_dates_from_files_to_tables(patient, bundle, capsys) ->
         "100.0",
     )
     (whole,) = rows(output / "patients.csv")
-    assert (whole["days"], whole["percist"], whole["aligned"]) == ("61", "PMD", "deformable")
+    assert (whole["days"], whole["percist"], whole["aligned"]) == ("61", "PMD", "rigid")
     assert whole["mtv_ml_1"] == str(round((64 + 27) * 0.064, 4))
     page = (output / "patients.html").read_text()
     texts = [page, *((output / name).read_text() for name in ("patients.csv", "patients_lesions.csv"))]
