@@ -101,7 +101,7 @@ def _comparison(pair: DatePair, job: PairJob | CaseError, failed: dict[str, tupl
     """A pair of this run, as it ended."""
     first, second = pair.first, pair.second
     named = first.job.options.named
-    about = {
+    about: dict[str, Any] = {
         "patient": first.label if named else first.patient,
         "first": first.job.name,
         "second": second.job.name,

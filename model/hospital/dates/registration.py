@@ -171,19 +171,6 @@ def _correlated(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float((one * other).sum() / scale) if scale > 0 else 0.0
 
 
-def _method(body: NDArray[np.bool_], fixed: sitk.Image) -> sitk.ImageRegistrationMethod:
-    """What both registrations share: a part of the voxels of the body and 8 mm around it, the same ones in every run."""
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(SAMPLED, SEED)
-    mask = sitk.GetImageFromArray(ndimage.binary_dilation(body, iterations=2).astype(np.uint8))
-    mask.CopyInformation(fixed)
-    method.SetMetricFixedMask(mask)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetNumberOfThreads(THREADS)
-    return method
-
-
 def _rigid(
     fixed: sitk.Image, moving: sitk.Image, body: NDArray[np.bool_], shift: sitk.TranslationTransform
 ) -> sitk.Euler3DTransform:
@@ -192,8 +179,15 @@ def _rigid(
     centre = np.argwhere(body).mean(0)[::-1]
     start.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint(centre.tolist()))
     start.SetTranslation(shift.GetOffset())
-    method = _method(body, fixed)
+    around = sitk.GetImageFromArray(ndimage.binary_dilation(body, iterations=2).astype(np.uint8))
+    around.CopyInformation(fixed)
+    method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricSamplingStrategy(method.REGULAR)
+    method.SetMetricSamplingPercentage(SAMPLED, SEED)
+    method.SetMetricFixedMask(around)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetNumberOfThreads(THREADS)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=4.0, minStep=0.01, numberOfIterations=150, gradientMagnitudeTolerance=1e-7
     )
