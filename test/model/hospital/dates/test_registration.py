@@ -38,6 +38,7 @@ def off_mm(transform: sitk.Transform) -> float:
     )
 
 
+@pytest.mark.slow
 def test_a_turned_and_shifted_body_is_laid_onto_itself_and_always_alike(first, turned) -> None:
     found = align(first, turned)
     assert found.kind == "deformable" and not found.warnings and found.correlation > 0.95
