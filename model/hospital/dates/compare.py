@@ -56,6 +56,7 @@ def compare_dates(
     jobs: the studies that are scored. A pair that fails is a failure among the others, and is tried again in the next
     run. Raises the errors that a scoring process starts with.
     """
+    jobs = list(jobs)
     studies, why = dated(jobs, salt)
     by_patient, unclear = pairs_of(studies)
     pairs = [pair for own in by_patient.values() for pair in own]
@@ -76,7 +77,7 @@ def compare_dates(
                 outcome = f"NOT COMPARED: {'; '.join(failed[name])}" if name in failed else f"{job.days} days, done"
                 say(f"[{number} of {len(todo)}] {job.first.name} and {job.second.name}: {outcome}", sys.stdout)
     compared = [_comparison(pair, job, failed) for pair, job in zip(pairs, pair_jobs, strict=True)]
-    return compared + _earlier(output, set(known)), why | unclear
+    return compared + _earlier(output, {job.name for job in jobs}), why | unclear
 
 
 def _failure_of(process: WorkerProcess, job: PairJob) -> tuple[str, str] | None:
@@ -134,10 +135,10 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
     )
 
 
-def _earlier(output: Path, names: set[str]) -> list[Comparison]:
-    """Pairs of earlier runs over other studies that still hold: they stay in the tables."""
+def _earlier(output: Path, found: set[str]) -> list[Comparison]:
+    """Pairs of earlier runs over other studies that still hold: they stay in the tables. found: studies of this run."""
     return [
         _filled(output, folder, {"patient": content["patient"], "first": one, "second": other, "days": content["days"]})
         for folder, (content, one, other) in earlier_pairs(output).items()
-        if folder not in names
+        if not {one, other} <= found
     ]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -86,11 +87,11 @@ def match(first: Numbered, second: Numbered, transform: sitk.Transform) -> tuple
     transform: from points (mm) of the second date to points of the first.
     """
     moved, later, spacing_mm = _on_one_grid(first, second, transform)
-    shared = _overlaps(moved, later)
+    sizes = [np.bincount(volume.ravel()) for volume in (moved, later)]
     edges = {
-        pair
-        for pair in shared
-        if shared[pair] >= LEAST_SHARED * min((moved == pair[0]).sum(), (later == pair[1]).sum())
+        (one, other)
+        for (one, other), count in _overlaps(moved, later).items()
+        if count >= LEAST_SHARED * min(sizes[0][one], sizes[1][other])
     }
     near = _nearest(moved, later, spacing_mm, edges, (set(first.centres_mm), set(second.centres_mm)))
     matches = [Match(first=one, second=other) for one, other in _groups(edges)]
@@ -177,11 +178,8 @@ def _nearest(
 ) -> dict[tuple[int, int], float]:
     """Pairs of lesions without overlap, the nearest first, each lesion once, with the distance of their surfaces."""
     alone = [sorted(numbers[side] - {edge[side] for edge in edges}) for side in (0, 1)]
-    points = [
-        {number: np.argwhere(volume == number) * spacing_mm for number in side}
-        for volume, side in zip((one, other), alone, strict=True)
-    ]
-    trees = [{number: cKDTree(place) for number, place in side.items() if len(place)} for side in points]
+    points = [_points(volume, side, spacing_mm) for volume, side in zip((one, other), alone, strict=True)]
+    trees = [{number: cKDTree(place) for number, place in side.items()} for side in points]
     distances = {}
     for a, tree in trees[0].items():
         for b in trees[1]:
@@ -192,6 +190,20 @@ def _nearest(
         if mm <= NEAREST_MM and not any(a == pair[0] or b == pair[1] for pair in chosen):
             chosen[a, b] = mm
     return chosen
+
+
+def _points(
+    volume: NDArray[np.int32], numbers: Sequence[int], spacing_mm: tuple[float, ...]
+) -> dict[int, NDArray[np.float64]]:
+    """The voxels (n, 3) of each lesion that is there, mm (z, y, x)."""
+    boxes = ndimage.find_objects(volume)
+    found = {}
+    for number in numbers:
+        box = boxes[number - 1] if number <= len(boxes) else None
+        if box is not None:
+            start = [part.start for part in box]
+            found[number] = (np.argwhere(volume[box] == number) + start) * spacing_mm
+    return found
 
 
 def _groups(edges: set[tuple[int, int]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -21,6 +21,7 @@ COLOURS = {
     GONE: (20, 80, 220),
     BEYOND: (110, 110, 110),
 }
+FEW_COLOURS = 32
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def draw_two_dates(first: Panel, second: Panel, caption: str = "") -> bytes:
     if caption:
         draw.text((MARGIN, 12), caption, INK, font=small)
         _legend(draw, head + high + 8, (first, second), font)
+    if not caption:
+        picture = picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=FEW_COLOURS)  # it lies in the page
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
