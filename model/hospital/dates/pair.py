@@ -12,9 +12,11 @@ from model.bundle.settings import Limits
 from model.errors import CaseError
 from model.files import peak_memory_bytes
 from model.hospital.dates.change import lesion_rows
-from model.hospital.dates.matching import Match, Numbered, match, numbered
+from model.hospital.dates.coarse_ct import CoarseCt, coarse_ct
+from model.hospital.dates.matching import Match, match
+from model.hospital.dates.numbering import Numbered, numbered
 from model.hospital.dates.picture import Panel, draw_two_dates
-from model.hospital.dates.registration import Alignment, CoarseCt, align, coarse_ct
+from model.hospital.dates.registration import Alignment, align
 from model.hospital.dates.stored_pairs import PAIR, PICTURE, SMALL_PICTURE, lesions_of, mask_of, plain_matches
 from model.hospital.entry_reading import read_entry
 from model.hospital.folder import COMPARISONS, result_folder

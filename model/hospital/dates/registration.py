@@ -1,10 +1,10 @@
 """Lay the CT of one date onto the CT of another: position, then rigid, then deformable; each only if it is plausible.
 
-Both CTs are brought to voxels of 4 mm, and what is not body (table, air) is made air. The first guess is the shift
-along the body at which the profiles of body, lung and bone agree best. The rigid movement maximises mutual information
-(Mattes et al., IEEE Trans Med Imaging 22:120, 2003) over voxels of the body that are drawn with a fixed seed. The
-deformation follows the forces of demons (Thirion, Med Image Anal 2:243, 1998), smoothed in every step, so parts without
-structure move with their surroundings. One thread does it all, so the same two CTs give the same transform.
+The first guess is the shift along the body at which the profiles of body, lung and bone agree best. The rigid movement
+maximises mutual information (Mattes et al., IEEE Trans Med Imaging 22:120, 2003) over voxels of the body that are drawn
+with a fixed seed. The deformation follows the forces of demons (Thirion, Med Image Anal 2:243, 1998), smoothed in every
+step, so parts without structure move with their surroundings. One thread does it all: the same two CTs give the same
+transform.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.study.reading import Volume
+from model.hospital.dates.coarse_ct import LOW_HU, VOXEL_MM, CoarseCt
 
-VOXEL_MM = 4.0
-AROUND = 6  # voxels kept around the body
-LOW_HU, HIGH_HU = -900.0, 400.0
-BODY_HU, LUNG_HU, BONE_HU = -500.0, -600.0, 200.0
-AIR_HU = -1000.0
+LUNG_HU, BONE_HU = -600.0, 200.0
 LEAST_OVERLAP = 0.5  # of the shorter CT, along the body
 BINS, SAMPLED, SEED = 32, 0.25, 1  # of the joint histogram; share of the voxels; of where they are drawn
 THREADS = 1  # more threads add in an order of their own, and last bits differ
@@ -33,14 +29,6 @@ LEAST_CORRELATION = 0.5  # of the CTs in the body, below: they are not aligned
 WORSE = 0.01  # of the correlation: a step that lowers it by more is given up
 LARGEST_MOVE_MM = 45.0  # of 99 % of the body, beyond the rigid movement: no breath moves an organ further
 VOLUME_RANGE = (0.35, 2.8)  # how much smaller or larger any part of 99.8 % of the body may become
-
-
-@dataclass(frozen=True)
-class CoarseCt:
-    """A CT in voxels of 4 mm along the patient's axes, HU, air outside the body; and the body, bool (z, y, x)."""
-
-    image: sitk.Image
-    body: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,30 +45,6 @@ class Alignment:
     correlation: float
     moved_mm: float
     warnings: tuple[str, ...]
-
-
-def coarse_ct(ct: Volume) -> CoarseCt:
-    """A CT as `align` takes it; a hundredth of the memory of the CT itself."""
-    factors = [max(1, int(VOXEL_MM / mm)) for mm in ct.grid.spacing_mm]
-    small = sitk.Cast(sitk.BinShrink(ct.image, factors), sitk.sitkFloat32)
-    low, high = ct.grid.corner_span_mm()
-    size = [max(2, int(round(mm / VOXEL_MM))) for mm in high - low]
-    image = sitk.Resample(
-        small,
-        size,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        [float(mm) + VOXEL_MM / 2 for mm in low],
-        [VOXEL_MM] * 3,
-        [1, 0, 0, 0, 1, 0, 0, 0, 1],
-        AIR_HU,
-    )
-    hu = sitk.GetArrayFromImage(image)
-    body = _body(hu)
-    z, y, x = (slice(max(0, b.start - AROUND), b.stop + AROUND) for b in ndimage.find_objects(body.astype(np.uint8))[0])
-    cleaned = sitk.GetImageFromArray(np.where(body, np.clip(hu, LOW_HU, HIGH_HU), LOW_HU).astype(np.float32))
-    cleaned.CopyInformation(image)
-    return CoarseCt(cleaned[x, y, z], body[z, y, x])
 
 
 def align(first: CoarseCt, second: CoarseCt) -> Alignment:
@@ -121,16 +85,6 @@ def _tried(register: Callable[[], sitk.Transform]) -> tuple[sitk.Transform | Non
     except RuntimeError as error:  # ITK's exceptions
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return None, f"the registration failed ({lines[-1][:120] if lines else 'no reason given'})"
-
-
-def _body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The body with its lungs: the largest part above -500 HU once thin parts (the table) are gone, holes filled."""
-    thick = ndimage.binary_opening(hu > BODY_HU, iterations=2)
-    labels, count = ndimage.label(thick)
-    if not count:
-        return np.ones(hu.shape, bool)
-    body = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in ndimage.binary_dilation(body)])
 
 
 def _shift(fixed: sitk.Image, moving: sitk.Image) -> sitk.TranslationTransform:

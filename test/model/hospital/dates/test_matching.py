@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.hospital.dates.matching import Match, Numbered, inverse_point, match, numbered
+from model.hospital.dates.matching import Match, inverse_point, match
+from model.hospital.dates.numbering import Numbered, numbered
 from model.results.lesion_table import lesions_json
 from model.results.lesions import measure
 from model.study.geometry import Grid

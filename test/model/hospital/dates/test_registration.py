@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from two_date_results import small_body
 
 from model.hospital.dates import registration
-from model.hospital.dates.registration import align, coarse_ct
+from model.hospital.dates.coarse_ct import coarse_ct
+from model.hospital.dates.registration import align
 from model.study.reading import volume_of
 
 ORIGIN_MM = (12.0, -20.0, -500.0)
