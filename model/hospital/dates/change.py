@@ -59,9 +59,20 @@ def lesion_rows(
     return rows
 
 
+def totals_of(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The totals of a lesion table (lesions.json), with what is known by the patient's size and the liver: SULpeak, or
+    why there is none, and whether the hottest lesion is measurable by PERCIST (yes, no, None: not known).
+    """
+    numbers = table.get("numbers") or {}
+    why = (numbers.get("why") or {}).get("sul_peak", "")
+    known = {"sul_peak": numbers.get("sul_peak"), "percist_measurable": numbers.get("percist_measurable")}
+    return known | {"why_no_sul": why} | table["totals"]
+
+
 def total_row(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """The totals of both dates and their change; first, second: totals of lesions.json."""
-    row: dict[str, Any] = {}
+    """The totals of both dates and their change; first, second: of `totals_of`."""
+    row: dict[str, Any] = {"measurable": first.get("percist_measurable")}
+    row["why_no_sul"] = [one.get("why_no_sul") or "the height is missing" for one in (first, second)]
     for name in TOTALS:
         one, other = first.get(name), second.get(name)
         row |= {f"{name}_1": one, f"{name}_2": other, f"{name}_change_percent": percent(one, other)}
@@ -81,9 +92,12 @@ def response(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Re
     if not totals["lesions_2"]:
         return Response(category="CMR", reason="no lesion is left; PERCIST also asks for no uptake above the liver's")
     one, other = totals["sul_peak_1"], totals["sul_peak_2"]
-    missing = " and ".join(word for word, value in (("first", one), ("second", other)) if value is None)
     if one is None or other is None:
-        return Response(category="", reason=f"SULpeak of the {missing} date is not known: the height is missing")
+        sides = zip(("first", "second"), (one, other), totals["why_no_sul"], strict=True)
+        missing = [f"SULpeak of the {word} date is not known: {why}" for word, value, why in sides if value is None]
+        return Response(category="", reason="; ".join(missing))
+    if totals["measurable"] == "no":
+        return Response(category="", reason="the first date's hottest lesion is not measurable by PERCIST")
     step, share = other - one, percent(one, other)
     words = f"SULpeak {one:.2f} to {other:.2f}" + (f", {share:+.0f} %" if share is not None else "")
     if share is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.bundle.manifest import Bundle
 from model.errors import CaseError, split_remedy
-from model.hospital.dates.change import Response, lesion_rows, response, total_row
+from model.hospital.dates.change import Response, lesion_rows, response, total_row, totals_of
 from model.hospital.dates.stored_pairs import (
     earlier_pairs,
     is_compared,
@@ -122,7 +122,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
         return Comparison(**about, failure=("its files are gone", "run the same command again"), warnings=notes)
     tables = [lesions_of(output, about[side]) for side in ("first", "second")]
     rows = lesion_rows(matches_in(content), tables[0]["lesions"], tables[1]["lesions"])
-    totals = total_row(tables[0]["totals"], tables[1]["totals"])
+    totals = total_row(*map(totals_of, tables))
     return Comparison(
         **about,
         folder=folder,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.hospital.dates.change import lesion_rows, percent, response, total_row
+from model.hospital.dates.change import lesion_rows, percent, response, total_row, totals_of
 from model.hospital.dates.matching import Match
 
 
@@ -63,6 +63,17 @@ def test_the_response_is_that_of_percist(sul, tlg, category) -> None:
     found = response([], totals)
     assert found.category == category
     assert category or found.reason.startswith("SULpeak of the first date is not known")
+
+
+def test_a_lesion_that_is_not_measurable_has_no_response() -> None:
+    numbers = {"sul_peak": 2.0, "percist_measurable": "no"}
+    first = totals_of({"totals": {"lesions": 1}, "numbers": numbers})
+    found = response([], total_row(first, {"lesions": 1, "sul_peak": 1.0}))
+    assert (found.category, found.reason) == ("", "the first date's hottest lesion is not measurable by PERCIST")
+    unknown = totals_of({"totals": {"lesions": 1}, "numbers": {"why": {"sul_peak": "the sex is missing"}}})
+    assert (
+        response([], total_row(unknown, first)).reason == "SULpeak of the first date is not known: the sex is missing"
+    )
 
 
 def test_what_is_new_is_progression_and_what_is_not_in_both_leaves_it_open() -> None:
