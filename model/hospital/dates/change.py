@@ -66,7 +66,7 @@ def totals_of(table: Mapping[str, Any]) -> dict[str, Any]:
     numbers = table.get("numbers") or {}
     why = (numbers.get("why") or {}).get("sul_peak", "")
     known = {"sul_peak": numbers.get("sul_peak"), "percist_measurable": numbers.get("percist_measurable")}
-    return known | {"why_no_sul": why} | table["totals"]
+    return {**known, "why_no_sul": why, **table["totals"]}
 
 
 def total_row(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _coronal(panel: Panel, pixel_mm: float, line: int) -> Image.Image:
     for change, colour in COLOURS.items():
         wanted = [number for number, what in panel.changes.items() if what == change]
         if wanted:
-            inside = np.asarray(np.isin(panel.numbers, wanted)).any(axis=1)[::-1]
+            inside = np.any(np.isin(panel.numbers, wanted), axis=1)[::-1]
             image = outlined(image, inside, colour, line)
     return image
 
