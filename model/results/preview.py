@@ -1,6 +1,7 @@
 """A picture to check a mask: coronal and sagittal maximum-intensity projections to scale, with the mask's outline."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,18 +80,21 @@ def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, fl
     picture.paste(coronal, (0, 0))
     picture.paste(sagittal, (coronal.width + THUMBNAIL_GAP, 0))
     buffer = io.BytesIO()
-    _in_few_colours(picture).save(buffer, "PNG", optimize=True)
+    in_few_colours(picture, (OUTLINE,)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _in_few_colours(picture: Image.Image) -> Image.Image:
-    """The picture with a palette of few greys, which compress well, and OUTLINE's red unchanged."""
+def in_few_colours(picture: Image.Image, kept: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """The picture with a palette of few greys, which compress well, and the colours `kept` unchanged."""
     pixels = np.asarray(picture)
     index = np.rint(pixels[..., 0] / 255 * (THUMBNAIL_GREYS - 1)).astype(np.uint8)
-    index[(pixels == OUTLINE).all(axis=2)] = THUMBNAIL_GREYS
+    for number, colour in enumerate(kept):
+        index[(pixels == colour).all(axis=2)] = THUMBNAIL_GREYS + number
     reduced = Image.fromarray(index, "P")
     greys = [round(255 * level / (THUMBNAIL_GREYS - 1)) for level in range(THUMBNAIL_GREYS)]
-    reduced.putpalette([value for grey in greys for value in (grey, grey, grey)] + list(OUTLINE))
+    reduced.putpalette(
+        [value for grey in greys for value in (grey, grey, grey)] + [value for colour in kept for value in colour]
+    )
     return reduced
 
 

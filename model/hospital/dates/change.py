@@ -18,7 +18,7 @@ SUMMED, HIGHEST = ("volume_ml", "tlg_suv_ml"), ("suv_max", "suv_peak", "sul_peak
 MEASURES = (*SUMMED, *HIGHEST)
 TOTALS = ("lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "sul_peak")
 MEANING = (
-    f"grown, shrunk: the volume changed by {GROWN_PERCENT:g} % or more, and by {GROWN_ML:g} ml or more; matched: the "
+    f"Grown, shrunk: the volume changed by {GROWN_PERCENT:g} % or more, and by {GROWN_ML:g} ml or more; matched: the "
     f"lesions overlap, or else are the nearest within {NEAREST_MM:g} mm"
 )
 
@@ -83,7 +83,7 @@ def response(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Re
     """The response by PERCIST. Where a number or the view of a lesion is missing, no category is guessed."""
     new = [row["lesion_2"] for row in rows if row["change"] == NEW]
     if new:
-        return Response(category="PMD", reason=f"new: lesion {', '.join(new)} of the second date")
+        return Response(category="PMD", reason=f"new at the second date: lesion {', '.join(new)}")
     if not totals["lesions_1"]:
         return Response(category="", reason="no lesion at either date: there is nothing to measure")
     beyond = sum(row["change"] == BEYOND for row in rows)

@@ -11,7 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from model.hospital.dates.change import BEYOND, GONE, GROWN, NEW, SHRUNK, UNCHANGED
-from model.results.preview import INK, MARGIN, NUMBERED, PIXEL_MM, SUV_BLACK, THUMBNAIL_PIXEL_MM, grey_panel, outlined
+from model.results.preview import (
+    INK,
+    MARGIN,
+    NUMBERED,
+    PIXEL_MM,
+    SUV_BLACK,
+    THUMBNAIL_PIXEL_MM,
+    grey_panel,
+    in_few_colours,
+    outlined,
+)
 
 COLOURS = {
     NEW: (200, 0, 160),
@@ -21,7 +31,6 @@ COLOURS = {
     GONE: (20, 80, 220),
     BEYOND: (110, 110, 110),
 }
-FEW_COLOURS = 32
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def draw_two_dates(first: Panel, second: Panel, caption: str = "") -> bytes:
         draw.text((MARGIN, 12), caption, INK, font=small)
         _legend(draw, head + high + 8, (first, second), font)
     if not caption:
-        picture = picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=FEW_COLOURS)  # it lies in the page
+        picture = in_few_colours(picture, list(COLOURS.values()))  # it lies in the page
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
