@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Score every PET/CT study below a folder with the container image, without network and without root:
 #   ./score.sh STUDIES RESULTS [OPTIONS of score.py]
-# It needs only Docker or podman, and the image.  --truth FOLDER, --weights FOLDER and --overrides FILE are
-# paths on this machine.
+# It needs only Docker or podman, and the image.  --truth FOLDER, --weights FOLDER, --masks FOLDER and
+# --overrides FILE are paths on this machine.
 #   CONTAINER_ENGINE  docker or podman; default: the first of the two that works
 #   IMAGE             default: the newest petct-lesion-segmentation image that the engine has
 #   MEMORY            the container's memory limit, for example 30g; default: none
@@ -53,7 +53,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --device=cpu) gpu_wanted=none ;;
     --device) [ "${2:-}" != cpu ] || gpu_wanted=none ;;
-    --truth | --weights)
+    --truth | --weights | --masks)
       if [ -n "${2:-}" ] && [ -d "$2" ]; then
         mounts+=(-v "$(cd "$2" && pwd):/mounted$1:ro")
         options+=("/mounted$1")

@@ -76,12 +76,15 @@ def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
 def segments_of(numbers: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
     """Segments 1, 2, ... (0 outside) of numbered lesions, and their labels.
 
-    Each lesion is a segment under its number in the lesion table. Without lesions, or with more than 255, there is one
-    segment for all.
+    Each lesion is a segment, labelled with its number in the lesion table; segments have no gaps, where lesions were
+    dropped. Without lesions, or with more than 255, there is one segment for all.
     """
-    count = int(numbers.max(initial=0))
-    if 0 < count <= MOST_NUMBERED:
-        return numbers.astype(np.uint8), [f"{LESION} {number}" for number in range(1, count + 1)]
+    there = np.flatnonzero(np.bincount(numbers.ravel()))
+    there = there[there > 0]
+    if 0 < len(there) <= MOST_NUMBERED:
+        segments = np.zeros(int(there[-1]) + 1, np.uint8)
+        segments[there] = range(1, len(there) + 1)
+        return segments[numbers], [f"{LESION} {number}" for number in there]
     return (numbers > 0).astype(np.uint8), [ALL]
 
 

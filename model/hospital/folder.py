@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from model import RESEARCH
 from model.errors import OutputError
 from model.files import silence
+from model.hospital.find.drawn import foreign_masks
 from model.hospital.names import digest_in, is_name
 from model.study.geometry import Grid, grid_of, image_on
+from model.study.integrity import data_file
 from model.terminal import say
 from model.whole import remove_folder, remove_left_behind, whole_file, whole_folder
 
@@ -36,8 +39,9 @@ class Folder:
     target: Path
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file. Raises OutputError."""
+        """Write a file, which may lie in a folder of the study's. Raises OutputError."""
         with _errors_as_output(self.target / name):
+            (self.path / name).parent.mkdir(exist_ok=True)
             (self.path / name).write_bytes(content)
 
     def write_image(self, name: str, array: NDArray[Any], grid: Grid, notes: Mapping[str, str] | None = None) -> None:
@@ -64,11 +68,13 @@ class Folder:
 def study_folder(output: Path, name: str) -> Iterator[Folder]:
     """A study's folder to write into, see `result_folder`.
 
-    Older results of the study are removed, also those under its other name, with or without --names. Raises
-    OutputError.
+    Older results of the study are removed, also those under its other name, with or without --names; masks that another
+    program put there stay. Raises OutputError.
     """
     with result_folder(output / STUDIES, name) as folder:
         yield folder
+        for old in (folder.target, *_under_other_names(folder.target)):
+            _keep_foreign_masks(old, folder.path)
     with _errors_as_output(folder.target):
         for other in _under_other_names(folder.target):
             remove_folder(other)
@@ -85,6 +91,14 @@ def result_folder(parent: Path, name: str) -> Iterator[Folder]:
         parent.mkdir(exist_ok=True)  # and not the results folder: without it the share is gone
         with whole_folder(target) as path:
             yield Folder(path, target)
+
+
+def _keep_foreign_masks(old: Path, new: Path) -> None:
+    """Copy what another program put into a study's older folder: a reader's edits."""
+    for mask in foreign_masks(old) if old.is_dir() else ():
+        for path in filter(None, (mask, data_file(mask))):
+            if not (new / path.name).exists():
+                shutil.copy2(path, new / path.name)
 
 
 def _under_other_names(target: Path) -> list[Path]:

@@ -112,13 +112,19 @@ def _keys(output: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(io.StringIO(content, newline="")) if row.get("study")]
 
 
-def redacted(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:
-    """The message without names of files, folders and patients and without UIDs. Files are numbered in each study."""
+def redacted(message: str, entry: Entry | Unusable, root: Path, name: str, edit: Path | None = None) -> str:
+    """The message without names of files, folders and patients and without UIDs. Files are numbered in each study.
+
+    edit: the file of an edit, which messages may name, too.
+    """
     known: dict[str, str] = {}
     if isinstance(entry, Entry):
-        for what, files in (("PET", entry.pet), ("CT", entry.ct), ("truth", (entry.truth,) if entry.truth else ())):
+        single = (("truth", entry.truth), ("liver mask", entry.liver_mask), ("blood mask", entry.blood_mask))
+        files_of_each = [("PET", entry.pet), ("CT", entry.ct), *((what, (path,)) for what, path in single if path)]
+        for what, files in files_of_each:
             for number, path in enumerate(files, start=1):
                 known[str(path)] = f"{name}/{what}" + (f"/file {number} of {len(files)}" if len(files) > 1 else "")
+        known |= {str(edit): f"{name}/edit"} if edit else {}
         people = (*entry.person, entry.patient)
         known |= {person: "(patient)" for person in people if len(person) >= SHORTEST_NAME}
     else:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from model import RESEARCH, __version__
@@ -9,7 +10,11 @@ from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
+from model.hospital.edit_options import add_edit_options, asks_for_edits, wanted_edits
+from model.hospital.last_run import last_options
 from model.results.metrics import CONVENTIONS
+from model.results.reference_options import add_sphere_options
+from model.results.rule_options import add_rule_options, check_rule_options
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
 BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
@@ -17,6 +22,31 @@ BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The parsed and checked command line. Raises ConfigError."""
+    words = sys.argv[1:] if words is None else words
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.output is None:
+        if not asks_for_edits(options):
+            parser.error("the following arguments are required: --output")
+        options = _as_last_time(parser, words, options.studies)
+    check(options)
+    return options
+
+
+def _as_last_time(parser: argparse.ArgumentParser, words: list[str], results: Path) -> argparse.Namespace:
+    """The options of the last run over `results`, with those of this command in their places. Raises ConfigError."""
+    values = last_options(results)
+    known = vars(parser.parse_args([str(results)]))
+    for name, value in values.items():
+        if name in known:
+            parser.set_defaults(**{name: tuple(value) if isinstance(known[name], tuple) else value})
+    options = parser.parse_args(words)
+    options.studies, options.output = Path(values["studies"]), results
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The command line of score.py."""
     parser = argparse.ArgumentParser(
         prog="score.py",
         allow_abbrev=False,
@@ -30,12 +60,13 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     _add_networks(parser)
     _add_input(parser)
     _add_outputs(parser)
+    add_rule_options(parser.add_argument_group("what is no lesion, and how lesions are drawn"))
+    add_edit_options(parser.add_argument_group("edits by hand"))
+    add_sphere_options(parser.add_argument_group("what lesions are compared with"))
     _add_truth(parser)
     _add_cluster(parser)
     _add_behaviour(parser)
-    options = parser.parse_args(words)
-    check(options)
-    return options
+    return parser
 
 
 def check(options: argparse.Namespace) -> None:
@@ -46,6 +77,8 @@ def check(options: argparse.Namespace) -> None:
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     check_choice_options(options)
+    check_rule_options(options)
+    wanted_edits(options)
     options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):
@@ -77,9 +110,9 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         type=Path,
-        required=True,
         metavar="RESULTS",
-        help="the folder for results; made if absent (cost: about 1 MB a study)",
+        help="the folder for results; made if absent; needed, except for score.py RESULTS with --recompute, --masks, "
+        "--drop or --undo-edits (cost: about 1 MB a study)",
     )
     add("--dry-run", action="store_true", help="list what would be done, and write nothing (default: no)")
 
@@ -125,8 +158,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="a CSV of values to use in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
-        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv if there is one; "
-        "cost: the studies whose line changed are scored anew)",
+        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601), sex (M, F); and of what to compare lesions with: "
+        "liver_sphere, blood_sphere (as the options), liver_mask, blood_mask (files) (default: STUDIES/overrides.csv "
+        "if there is one; cost: the studies whose line changed are scored anew)",
     )
 
 
@@ -181,8 +215,8 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=BESIDE,
         metavar="FOLDER",
-        help="compare with masks of 0 and 1 on the PET's grid: those in FOLDER under the study's path, or, without "
-        "FOLDER, those beside the images or in the CSV (default: no; cost: a second or two a study)",
+        help="compare with masks: those in FOLDER under the study's path, SEG and RTSTRUCT that refer to the study, "
+        "or, without FOLDER, masks beside the images or in the CSV (default: no; cost: a second or two a study)",
     )
     add(
         "--convention",

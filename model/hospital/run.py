@@ -25,19 +25,23 @@ from model.hospital.console import (
     print_weights,
 )
 from model.hospital.dates.compare import compare_dates
+from model.hospital.edit_options import asks_for_edits, wanted_edits
+from model.hospital.edits import with_edits, without_networks
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
 from model.hospital.job import Job, Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
+from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import OVERRIDES, with_overrides
+from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
 from model.hospital.pages.page import About
 from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
+from model.results.rule_options import check_organs_known, rules_of
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -49,7 +53,7 @@ def run(options: Namespace) -> None:
     bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
     if options.organs:
-        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
+        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         plan = plan_of(options, bundle, salt)
@@ -60,6 +64,7 @@ def run(options: Namespace) -> None:
     with locked(options.output) as lock:
         remove_partial(options.output)
         plan = plan_of(options, bundle, read_salt(options.output))
+        keep_options(options, bundle.folder)
         print_plan(plan, options.truth is not None)
         precision = precision_of_run(options, plan)
         print_weights(bundle, precision)
@@ -160,17 +165,19 @@ def compare(
 
 def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:
     """What a scoring process is started with."""
+    stored_only = asks_for_edits(options)
     return Setup(
         weights=str(bundle.folder.resolve()),
         method=bundle.manifest.method,
-        device=options.device,
+        device="cpu" if stored_only else options.device,
         limits=tuple(options.limit),
         debug=options.debug,
         networks=any(not job.stored for job in plan.todo),
         limit_s=options.limit_minutes * 60,
-        precision=precision,
+        precision="float32" if stored_only else precision,
         folds=options.folds,
         mirroring=options.mirroring,
+        stored_only=stored_only,
     )
 
 
@@ -194,6 +201,8 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
         found = with_overrides(found, overrides, options.studies, salt, options.names)
+    spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
+    found = with_spheres(found, {what: text for what, text in spheres.items() if text})
     chosen = Options(
         mask_ending=MASK_ENDINGS[options.format],
         rtstruct=options.rtstruct,
@@ -201,9 +210,12 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         convention=options.convention,
         named=options.names,
         organs=options.organs,
+        rules=rules_of(options),
     )
     records = read_journal(options.output)
-    return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
+    plan = make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
+    plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
+    return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
 
 
 def check_disagreement(options: Namespace, bundle: Bundle) -> None:

@@ -46,7 +46,7 @@ def preview(
         picture.paste(panel, (left, 2 * MARGIN))
         draw.text((left, MARGIN + 12), f"{title}  {sides[0]}|{sides[1]}", INK, font=font)
         left += panel.width + MARGIN
-    for number, (z, y, x) in enumerate(_boxes(numbers), start=1):
+    for number, (z, y, x) in _boxes(numbers):
         height = 1 - (z.start + z.stop) / 2 / suv.shape[0]
         right, back = x.stop / suv.shape[2], 1 - y.start / suv.shape[1]
         top = 2 * MARGIN + height * coronal.height - 8
@@ -61,12 +61,12 @@ def preview(
     return buffer.getvalue()
 
 
-def _boxes(numbers: NDArray[Any] | None) -> list[tuple[slice, slice, slice]]:
-    """The boxes of the first lesions."""
+def _boxes(numbers: NDArray[Any] | None) -> list[tuple[int, tuple[slice, slice, slice]]]:
+    """The numbers and boxes of the first lesions; a number may be missing."""
     if numbers is None or not numbers.any():
         return []
-    boxes: list[tuple[slice, slice, slice]] = ndimage.find_objects(np.ascontiguousarray(numbers))[:NUMBERED]
-    return boxes
+    boxes = ndimage.find_objects(np.ascontiguousarray(numbers))
+    return [(number, box) for number, box in enumerate(boxes, start=1) if box is not None][:NUMBERED]
 
 
 def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:

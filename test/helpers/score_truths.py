@@ -35,7 +35,7 @@ def main() -> int:
         path = truth.with_name(f"{truth.name}.mha")
         mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0
         stored = StoredMask(mask=mask, path=path, report={"batch": {"mask_warnings": []}})
-        loaded = Loaded(ready=None, stored=stored, seconds={}, **_read(job, bundle.manifest.limits))
+        loaded = Loaded(ready=None, stored=stored, edited=None, seconds={}, **_read(job, bundle.manifest.limits))
         row = score_study(job, loaded, bundle, choose_device("cpu", "float32"), list)
         journal.add(record_of(job, {"state": "done", "row": row} | loaded.identity))
         print(f"{job.name}: {row['lesions']} lesions, {row['mtv_ml']:.1f} ml", flush=True)

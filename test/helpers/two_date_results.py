@@ -1,6 +1,8 @@
 """Results of score.py for small studies of one patient at two dates, with masks by hand: no network runs."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,8 @@ from model.hospital.find.entry import Entry
 from model.hospital.folder import REPORT, STUDIES
 from model.hospital.job import Job, Options
 from model.hospital.journal import contents_of, stat_of
-from model.results.lesion_table import lesions_json
-from model.results.lesions import measure
+from model.results.lesion_table import rounded
+from model.results.lesions import Lesion, measure
 from model.study.geometry import grid_of
 
 SHAPE, SPACING_MM = (60, 44, 56), (4.0, 4.0, 4.0)  # (z, y, x)
@@ -33,6 +35,11 @@ def small_body(move: sitk.Transform, origin_mm: tuple[float, ...] = (0.0, 0.0, 0
     moved = sitk.Resample(sitk.DiscreteGaussian(image, 4.0), image, move, sitk.sitkLinear, -1000.0)
     moved.SetOrigin(origin_mm)
     return moved
+
+
+def rows_of(lesions: Sequence[Lesion]) -> list[dict]:
+    """Rows of a lesion table, rounded as in lesions.json."""
+    return [rounded(asdict(one)) for one in lesions]
 
 
 def write_date(
@@ -57,7 +64,7 @@ def write_date(
         sitk.WriteImage(image, str(path))
     own = Entry(identity=name, source=root / name, kind="images", pet=(paths["pet"],), ct=(paths["ct"],), **entry)
     lesions, totals, _ = measure(suv, mask, grid_of(pet))
-    (folder / "lesions.json").write_text(json.dumps(lesions_json(lesions, totals)))
+    (folder / "lesions.json").write_text(json.dumps({"totals": asdict(totals), "lesions": rows_of(lesions)}))
     batch = {
         "images_stat": stat_of(own.images),
         "images_sha256": contents_of(own.images),

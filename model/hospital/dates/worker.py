@@ -37,7 +37,7 @@ def answer(job: PairJob, debug: bool = False) -> dict[str, Any]:
         whole = words_of(error)
         owner_first = sorted((job.first, job.second), key=lambda one: str(one.entry.source) not in whole)
         for one in () if job.first.options.named else owner_first:
-            whole = redacted(whole, one.entry, one.root, one.name)
+            whole = redacted(whole, one.entry, one.root, one.name, one.edit_path)
         message, remedy = split_remedy(shown(whole))
         return {"state": "failed", "message": message, "remedy": remedy}
 

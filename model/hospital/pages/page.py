@@ -51,6 +51,18 @@ TRUTH_COLUMNS = (
     Column("fnv_ml", "FNV (ml)", 1),
     Column("mtv_true_ml", "MTV, truth (ml)", 1),
 )
+MORE_COLUMNS = (
+    Column("sul_peak", "SULpeak", 1),
+    Column("suv_peak_to_liver", "SUVpeak / liver", 2),
+    Column("suv_peak_to_blood", "SUVpeak / blood", 2),
+    Column("dmax_over_bsa_per_m", "Dmax / body surface (1/m)", 2),
+    Column("dropped_lesions", "Dropped", 0),
+)  # each is shown if a study has it
+DROPPED_COLUMNS = (
+    Column("number", "Lesion", 0),
+    Column("volume_ml", "Volume (ml)", 2),
+    Column("suv_max", "SUVmax", 2),
+)
 ORGAN_COLUMNS = (
     Column("volume_ml", "Volume (ml)", 1),
     Column("lesion_ml", "of it lesion (ml)", 1),
@@ -114,11 +126,18 @@ def html_report(
         passed_over=passed_over,
         bars=_bars(rows),
         rows=sorted(rows, key=lambda row: (not row["warnings"], row["study"])),
-        columns=[*COLUMNS, *(TRUTH_COLUMNS if any("convention" in row for row in rows) else ())],
+        columns=_columns(rows),
         organ_columns=ORGAN_COLUMNS,
+        dropped_columns=DROPPED_COLUMNS,
         studies=STUDIES,
         picture_of=lambda study: picture_in_page(output / STUDIES / study / "thumbnail.png"),
     )
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that there is something in."""
+    more = [column for column in MORE_COLUMNS if any(row.get(column.name) is not None for row in rows)]
+    return [*COLUMNS, *more, *(TRUTH_COLUMNS if any("convention" in row for row in rows) else ())]
 
 
 @cache
@@ -150,6 +169,8 @@ def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, wai
         cards.append(Card("warn", str(waiting), "still to do"))
     cards.append(Card("warn" if warned else "", str(warned), "with warnings"))
     cards.append(Card("", str(len(volumes_ml)), "with lesions"))
+    if edited := sum("edited" in row for row in rows):
+        cards.append(Card("", str(edited), "edited by hand"))
     if passed_over:
         cards.append(Card("", str(passed_over), "CT without a PET, passed over"))
     if volumes_ml:

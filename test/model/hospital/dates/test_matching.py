@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from two_date_results import rows_of
 
 from model.hospital.dates.matching import Match, inverse_point, match
 from model.hospital.dates.numbering import Numbered, numbered
-from model.results.lesion_table import lesions_json
 from model.results.lesions import measure
 from model.study.geometry import Grid
 
@@ -79,7 +79,7 @@ def test_a_lesion_of_one_small_voxel_is_not_lost_on_a_coarse_grid() -> None:
 def test_the_numbers_of_the_table_are_found_in_the_mask_again() -> None:
     mask = np.zeros(GRID.shape, bool)
     mask[8:12, 8:12, 2:5] = mask[8:12, 8:12, 20:30] = mask[2, 2, 2] = True
-    rows = lesions_json(*measure(np.ones(GRID.shape), mask, GRID)[:2])["lesions"]
+    rows = rows_of(measure(np.ones(GRID.shape), mask, GRID)[0])
     found = numbered(mask, GRID, rows[:2])  # the smallest is left out of the table
     assert (found.numbers[10, 10, 25], found.numbers[10, 10, 3], found.numbers[2, 2, 2]) == (1, 2, 0)
 
