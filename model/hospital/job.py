@@ -98,6 +98,22 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairJob:
+    """Two scored dates of one patient to compare. name: of the pair's folder. key: hash of all that it depends on.
+
+    days: from the first to the second. limits: on the studies, as plain settings.
+    """
+
+    name: str
+    key: str
+    patient: str
+    days: int
+    first: Job
+    second: Job
+    limits: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setup:
     """The bundle's folder, the method, the folds and mirroring, the device, the precision, and changed limits.
 
@@ -119,7 +135,7 @@ class Setup:
     stored_only: bool = False
 
 
-def to_json(value: Job | Setup) -> str:
+def to_json(value: Job | PairJob | Setup) -> str:
     """One line. File names that are not UTF-8 survive: they hold lone surrogates, which JSON escapes."""
     return json.dumps(asdict(value), default=str)
 
@@ -145,6 +161,10 @@ def job_from(data: dict[str, Any]) -> Job:
         stored=data["stored"],
         edit=Edit(sha256=edit["sha256"], path=Path(edit["path"]) if edit["path"] else None) if edit else None,
     )
+
+
+def pair_job_from(data: dict[str, Any]) -> PairJob:
+    return PairJob(**data | {"first": job_from(data["first"]), "second": job_from(data["second"])})
 
 
 def options_from(data: dict[str, Any]) -> Options:

@@ -104,8 +104,8 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
-        "with the columns pet and ct, and optionally truth and weight_kg (kg). Cost: each run reads every DICOM "
-        "header below the folder, some milliseconds a file",
+        "with the columns pet and ct, and optionally truth, weight_kg (kg), patient and date. Cost: each run reads "
+        "every DICOM header below the folder, some milliseconds a file",
     )
     add(
         "--output",
@@ -201,6 +201,14 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "DICOM, seg-organs.dcm for each study, the organs' SUV in report.json, report.html and organs.csv; needs "
         "networks with an organ head (default: no; cost: 4 bytes of memory a class and voxel of the network, 44 with "
         "eleven classes, and on a CPU as much again where networks are averaged)",
+    )
+    add(
+        "--compare-dates",
+        action="store_true",
+        help="also compare the dates of patients with two studies or more, each date with the next and the first with "
+        "the last: their CTs are laid onto each other, lesions are matched, and patients.html, patients.csv and "
+        "patients_lesions.csv say what is new, gone, grown or shrunk (default: no; cost: about 20 s of one core "
+        "and 0.8 GB of memory a pair)",
     )
     add(
         "--names",

@@ -4,6 +4,7 @@ import secrets
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -23,6 +24,7 @@ from model.hospital.console import (
     print_record,
     print_weights,
 )
+from model.hospital.dates.compare import compare_dates
 from model.hospital.edit_options import asks_for_edits, wanted_edits
 from model.hospital.edits import with_edits, without_networks
 from model.hospital.find.tree import find_studies, with_truth, without_truth
@@ -34,6 +36,7 @@ from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
 from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
 from model.hospital.pages.page import About
+from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
@@ -65,7 +68,9 @@ def run(options: Namespace) -> None:
         print_plan(plan, options.truth is not None)
         precision = precision_of_run(options, plan)
         print_weights(bundle, precision)
-        score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
+        failed = score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
+    if failed:
+        raise CaseError(failed)
 
 
 def precision_of_run(options: Namespace, plan: Plan) -> str:
@@ -75,8 +80,11 @@ def precision_of_run(options: Namespace, plan: Plan) -> str:
     return auto_precision(options.device)
 
 
-def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> None:
-    """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
+def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> str:
+    """Score what is to do, and compare dates if that is asked for. Write the tables, even if the run is stopped.
+
+    Returns what could not be done, in words; "" if nothing.
+    """
     about = About(
         weights=bundle.label,
         weights_sha256=bundle.sha256,
@@ -85,7 +93,7 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
         citation=bundle.manifest.citation,
     )
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
-    announced = ""
+    announced, setup = "", setup_of(options, bundle, plan, precision)
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
 
     def write_tables() -> None:
@@ -109,7 +117,6 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
     try:
         for record in plan.not_in_journal:
             journal.add(record)
-        setup = setup_of(options, bundle, plan, precision)
         if plan.todo and options.workers:
             keyed = partial(jobs_in, plan, bundle)
             score_on_cluster(keyed, setup, options.workers, journal, on_record, options.patience_minutes * 60)
@@ -122,12 +129,38 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
         journal.flush()
         write_tables()
     failed = plan.unscorable_count + sum(record.state != DONE for record in records.values())
-    say(f"results: {options.output / 'report.html'}", sys.stdout)
+    not_done = []
     if failed:
-        raise CaseError(
+        not_done.append(
             f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
             f"'{options.output / 'failures.csv'}' says why"
         )
+    if options.compare_dates:
+        not_done += compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+    say(f"results: {options.output / 'report.html'}", sys.stdout)
+    return "; ".join(not_done)
+
+
+def compare(
+    options: Namespace,
+    bundle: Bundle,
+    plan: Plan,
+    records: Mapping[str, Record],
+    setup: Setup,
+    lock: int | None,
+    about: About,
+) -> list[str]:
+    """Compare the dates of patients with several. Returns what could not be done, in words. Raises OutputError."""
+    jobs = [job for name, job in plan.jobs.items() if name in records and records[name].state == DONE]
+    comparisons, why = compare_dates(jobs, options.output, read_salt(options.output), bundle, setup, lock)
+    write_patients(options.output, comparisons, why, about)
+    say(f"two dates: {options.output / PATIENTS_HTML}", sys.stdout)
+    failed = sum(any(one.failure) for one in comparisons)
+    if not failed:
+        return []
+    return [
+        f"{failed} of {len(comparisons)} pairs of dates could not be compared; '{options.output / PATIENTS}' says why"
+    ]
 
 
 def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,13 @@ from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.bundle.settings import Limits
 from model.dicom.drawn import read_lesions
-from model.dicom.headers import Series, find_series, join_series
-from model.dicom.reading import read_study
-from model.dicom.series import order_slices
 from model.dicom.suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
 from model.hospital.body_and_references import GIVEN, body_size_of, references_of, unused_size
 from model.hospital.edit_state import edited_lesions
-from model.hospital.given import mark_given, unused_warnings, with_given
+from model.hospital.entry_reading import read_entry
+from model.hospital.given import unused_warnings
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
 from model.hospital.stored_results import StoredMask, read_stored
@@ -36,7 +33,7 @@ from model.results.organs import measure_organs
 from model.results.study_measures import Asked, measure_study
 from model.stopwatch import Stopwatch
 from model.study.masks import DrawnMask
-from model.study.reading import Case, read_case
+from model.study.reading import Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +81,9 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         raise CaseError(
             f"'{error.filename}' cannot be read: {error.strerror}; check that it is there and this user may read it"
         ) from None
-    conversion: Conversion | None = None
-    headers: tuple[FileDataset, ...] = ()
-    ct_headers: tuple[FileDataset, ...] = ()
-    if entry.kind == "dicom":
-        pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct)
-        study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=job.name)
-        case, conversion = study.case, mark_given(study.conversion, entry)
-        headers = tuple(order_slices(pet, "PT")[0])
-        ct_headers = tuple(ct.headers) if job.options.sr else ()
-    else:
-        case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
+    read = read_entry(entry, limits, job.name)
+    case, conversion, headers = read.case, read.conversion, read.headers
+    ct_headers = read.ct_headers if job.options.sr else ()
     truth, not_compared = _truth(job, case)
     size = body_size_of(entry, headers, conversion)
     spheres, masks, not_used = references_of(entry, case.pet.grid)
@@ -192,10 +181,3 @@ def score_study(
         mask_warnings=warnings,
     )
     return write_study(study, watch)
-
-
-def _series(files: tuple[Path, ...]) -> Series:
-    found = find_series(files)
-    if len({one.modality for one in found}) != 1:
-        raise CaseError(f"'{files[0]}' or a file beside it changed after the search; run again")
-    return join_series(found)

@@ -169,7 +169,7 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
         if "mask_key" in batch:
             if batch["mask_key"] != job.mask_key:
                 return False
-            return _same_images(job.entry, batch["images_stat"], batch["images_sha256"])
+            return same_images(job.entry, batch["images_stat"], batch["images_sha256"])
         in_float32 = job.mask_key == mask_key_of(bundle, bundle.manifest.limits, job.entry)  # as all older keys say
         return in_float32 and _usable_with_one_key(job.entry, batch, bundle)
     except (OSError, KeyError, TypeError, ValueError):
@@ -200,7 +200,7 @@ def lacks_only_dicom(job: Job) -> bool:
     if report is None or report["batch"].get("key") != UNFINISHED + job.key:
         return False
     try:
-        return _same_images(job.entry, report["batch"]["images_stat"], report["batch"]["images_sha256"])
+        return same_images(job.entry, report["batch"]["images_stat"], report["batch"]["images_sha256"])
     except (OSError, KeyError):
         return False
 
@@ -264,7 +264,8 @@ def _usable_with_one_key(entry: Entry, batch: Mapping[str, Any], bundle: Bundle)
     return False
 
 
-def _same_images(entry: Entry, stat: str, contents: str) -> bool:
+def same_images(entry: Entry, stat: str, contents: str) -> bool:
+    """Whether a study's images are those of these hashes. Raises OSError."""
     return stat_of(entry.images) == stat or contents_of(entry.images) == contents
 
 

@@ -107,6 +107,14 @@ class Scorer:
 
 def _reason(error: Exception, job: Job) -> dict[str, str]:
     """What went wrong and what to do, without names unless they are wanted."""
+    whole = words_of(error)
+    whole = whole if job.options.named else redacted(whole, job.entry, job.root, job.name, job.edit_path)
+    message, remedy = split_remedy(shown(whole))
+    return {"message": message, "remedy": remedy}
+
+
+def words_of(error: Exception) -> str:
+    """An error in one line, with the remedy behind its last semicolon."""
     if isinstance(error, MemoryError):
         whole = NO_MEMORY
     elif isinstance(error, LesionError):
@@ -116,10 +124,7 @@ def _reason(error: Exception, job: Job) -> dict[str, str]:
         whole = f"'{error.filename}': {why}; check that the disk is there, has space, and may be used by this user"
     else:
         whole = f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints"
-    whole = " ".join(whole.split())
-    whole = whole if job.options.named else redacted(whole, job.entry, job.root, job.name, job.edit_path)
-    message, remedy = split_remedy(shown(whole))
-    return {"message": message, "remedy": remedy}
+    return " ".join(whole.split())
 
 
 def _file_hashes(job: Job) -> dict[str, str]:
@@ -130,7 +135,8 @@ def _file_hashes(job: Job) -> dict[str, str]:
         return {}
 
 
-def main() -> int:
+def listen() -> "tuple[SimpleQueue[str], Callable[[dict[str, Any]], None]]":
+    """The parent's lines, and what answers it. This process ends when its parent does, and first if memory runs out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers a Ctrl-C
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
@@ -142,6 +148,11 @@ def main() -> int:
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
 
+    return lines, reply
+
+
+def main() -> int:
+    lines, reply = listen()
     try:
         scorer = Scorer(setup_from(json.loads(lines.get())))
     except (LesionError, MemoryError) as error:

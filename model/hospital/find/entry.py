@@ -39,6 +39,8 @@ class Entry:
     person: tuple[str, ...] = ()
     study_uid: str = ""  # StudyInstanceUID, of DICOM
     also: tuple[str, ...] = ()  # other identities by which earlier runs may have named it
+    patient: str = ""  # this and the next: from a list's columns, in place of the header's
+    date: str = ""  # as the list has it
 
     @property
     def given(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Find the studies below a folder or in a CSV: DICOM, and pairs of images.
 
 The CSV has the columns pet and ct, each an image file or a folder with DICOM, and optionally truth (a mask on the PET's
-grid) and weight_kg (in place of the header's); separated by comma, semicolon or tab. Relative paths are relative to the
-CSV's folder.
+grid), weight_kg (in place of the header's), patient and date (for --compare-dates); separated by comma, semicolon or
+tab. Relative paths are relative to the CSV's folder.
 """
 
 import csv
@@ -32,7 +32,7 @@ from model.hospital.find.image_pairs import find_images, identity_of_image, is_i
 from model.hospital.find.scan import SeriesInfo, scan
 from model.study.reading import SUFFIXES
 
-NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
+NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg", "patient", "date")
 
 
 def find_studies(
@@ -109,8 +109,8 @@ def read_list(path: Path) -> FoundStudies:
     names = [name.strip().lower() for name in rows.fieldnames or []]
     if missing := [name for name in NEEDED if name not in names]:
         raise ConfigError(
-            f"'{path}' has no column {' and '.join(missing)}; it must have pet and ct, may have truth and weight_kg, "
-            f"and has {', '.join(names) or 'none'}"
+            f"'{path}' has no column {' and '.join(missing)}; it must have pet and ct, may have truth, weight_kg, "
+            f"patient and date, and has {', '.join(names) or 'none'}"
         )
     rows.fieldnames = names
     entries: dict[str, Entry] = {}
@@ -181,6 +181,8 @@ def _entry_of_row(cells: dict[str, str], table: Path) -> Entry:
         ct=(paths["ct"],),
         truth=paths.get("truth"),
         weight_kg=_weight_of_row(cells["weight_kg"]),
+        patient=cells["patient"],
+        date=cells["date"],
     )
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")

@@ -113,11 +113,11 @@ def html_report(
     """
     failed, passed_over = split_passed_over(failures)
     css, js = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return _template().generate(
+    return template("report.html.j2").generate(
         css=Markup(css),
-        css_hash=_hash(css),
+        css_hash=policy_hash(css),
         js=Markup(js),
-        js_hash=_hash(js),
+        js_hash=policy_hash(js),
         notice=RESEARCH,
         version=__version__,
         about=about,
@@ -130,7 +130,7 @@ def html_report(
         organ_columns=ORGAN_COLUMNS,
         dropped_columns=DROPPED_COLUMNS,
         studies=STUDIES,
-        picture_of=lambda study: _picture(output / STUDIES / study / "thumbnail.png"),
+        picture_of=lambda study: picture_in_page(output / STUDIES / study / "thumbnail.png"),
     )
 
 
@@ -141,7 +141,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page of this folder, in which every value is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -151,7 +152,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits: f"{value:,.{digits}f}"
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _readable(value: Any) -> Any:
@@ -193,7 +194,7 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return [Bar(label, count, round(LONGEST_BAR_PERCENT * count / most, 2)) for label, count in counts.items()]
 
 
-def _picture(path: Path) -> Markup:
+def picture_in_page(path: Path) -> Markup:
     """A PNG as the address of an image in the page; "" where there is none. Base64 holds nothing to be escaped."""
     try:
         return Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
@@ -201,6 +202,6 @@ def _picture(path: Path) -> Markup:
         return Markup()
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
     """A style's or script's hash as the page's policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

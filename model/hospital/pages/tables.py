@@ -145,7 +145,7 @@ def _key(job: Job) -> dict[str, Any]:
         "study": job.name,
         "source": str(job.entry.source),
         "patient": person[0],
-        "patient_id": person[1],
+        "patient_id": person[1] or job.entry.patient,
         "pet": str(job.entry.pet[0]),
         "ct": str(job.entry.ct[0]),
         "found_in": str(job.root),
