@@ -26,7 +26,7 @@ MODULE = "model.hospital.dates.worker"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ComparedDates:
     """Two dates of a patient, as the tables show them. patient, first, second: as names are wanted.
 
     days: from the first to the second; dates: of both, empty unless names are wanted. folder: of the pair's files, ""
@@ -50,7 +50,7 @@ class Comparison:
 
 def compare_dates(
     jobs: Iterable[Job], output: Path, salt: bytes, bundle: Bundle, setup: Setup, lock: int | None
-) -> tuple[list[Comparison], dict[str, str]]:
+) -> tuple[list[ComparedDates], dict[str, str]]:
     """Compare what is not compared yet. Returns every pair of the results folder, and, by study, why it is in none.
 
     jobs: the studies that are scored. A pair that fails is a failure among the others, and is tried again in the next
@@ -98,7 +98,7 @@ def _job_of(pair: DatePair, bundle: Bundle) -> PairJob | CaseError:
         return error
 
 
-def _comparison(pair: DatePair, job: PairJob | CaseError, failed: dict[str, tuple[str, str]]) -> Comparison:
+def _comparison(pair: DatePair, job: PairJob | CaseError, failed: dict[str, tuple[str, str]]) -> ComparedDates:
     """A pair of this run, as it ended."""
     first, second = pair.first, pair.second
     named = first.job.options.named
@@ -112,18 +112,18 @@ def _comparison(pair: DatePair, job: PairJob | CaseError, failed: dict[str, tupl
     failure = split_remedy(str(job)) if isinstance(job, CaseError) else failed.get(job.name)
     if failure is None and isinstance(job, PairJob):
         return _filled(first.job.output, job.name, about, pair.notes)
-    return Comparison(**about, failure=failure or ("", ""), warnings=pair.notes)
+    return ComparedDates(**about, failure=failure or ("", ""), warnings=pair.notes)
 
 
-def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, ...] = ()) -> Comparison:
+def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, ...] = ()) -> ComparedDates:
     """A pair that is compared, with its numbers: from the lesion tables as they are now."""
     content = read_pair(output, folder)
     if content is None:
-        return Comparison(**about, failure=("its files are gone", "run the same command again"), warnings=notes)
+        return ComparedDates(**about, failure=("its files are gone", "run the same command again"), warnings=notes)
     tables = [lesions_of(output, about[side]) for side in ("first", "second")]
     rows = lesion_rows(matches_in(content), tables[0]["lesions"], tables[1]["lesions"])
     totals = total_row(*map(totals_of, tables))
-    return Comparison(
+    return ComparedDates(
         **about,
         folder=folder,
         aligned=content["alignment"]["kind"],
@@ -135,7 +135,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
     )
 
 
-def _earlier(output: Path, found: set[str]) -> list[Comparison]:
+def _earlier(output: Path, found: set[str]) -> list[ComparedDates]:
     """Pairs of earlier runs over other studies that still hold: they stay in the tables. found: studies of this run."""
     return [
         _filled(output, folder, {"patient": content["patient"], "first": one, "second": other, "days": content["days"]})

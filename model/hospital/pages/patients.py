@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from model import RESEARCH, __version__
 from model.hospital.dates.change import BEYOND, GONE, GROWN, MEANING, MEASURES, NEW, SHRUNK, TOTALS, UNCHANGED
-from model.hospital.dates.compare import Comparison
+from model.hospital.dates.compare import ComparedDates
 from model.hospital.dates.stored_pairs import PICTURE, SMALL_PICTURE
 from model.hospital.folder import COMPARISONS, STUDIES
 from model.hospital.pages.page import HERE, HTML, About, Column, picture_in_page, policy_hash, template
@@ -29,7 +29,7 @@ SHOWN = (
 SHOWN_TOTALS = (Column("lesions", "Lesions", 0), Column("mtv_ml", "MTV (ml)", 1), *SHOWN[1:])
 
 
-def write_patients(output: Path, comparisons: Sequence[Comparison], why: Mapping[str, str], about: About) -> None:
+def write_patients(output: Path, comparisons: Sequence[ComparedDates], why: Mapping[str, str], about: About) -> None:
     """Write the three files at once. why: of studies in no pair. Raises OutputError; then the old ones stay."""
     ordered = sorted(comparisons, key=lambda one: (one.patient, one.dates, one.first, one.second))
     with Staging() as staging:
@@ -42,7 +42,7 @@ def write_patients(output: Path, comparisons: Sequence[Comparison], why: Mapping
         staging.commit()
 
 
-def pairs_csv(comparisons: Sequence[Comparison]) -> str:
+def pairs_csv(comparisons: Sequence[ComparedDates]) -> str:
     """One row for each two dates: totals, their change, how many lesions changed how, and the response."""
     dates = ("date_1", "date_2") if any(one.dates for one in comparisons) else ()
     names = ("patient", "study_1", "study_2", *dates, "days", *_sided(TOTALS), *map(_column, CHANGES), "percist")
@@ -50,7 +50,7 @@ def pairs_csv(comparisons: Sequence[Comparison]) -> str:
     return csv_text([*names, *more], [_pair_row(one) for one in comparisons])
 
 
-def changes_csv(comparisons: Sequence[Comparison]) -> str:
+def changes_csv(comparisons: Sequence[ComparedDates]) -> str:
     """One row for each match of lesions."""
     names = ("patient", "study_1", "study_2", "lesion_1", "lesion_2", "change", "note", *_sided(MEASURES), "notice")
     rows = [_about(one) | row | {"notice": RESEARCH} for one in comparisons for row in one.lesions]
@@ -58,11 +58,11 @@ def changes_csv(comparisons: Sequence[Comparison]) -> str:
 
 
 def html_patients(
-    comparisons: Sequence[Comparison], why: Mapping[str, str], output: Path, about: About
+    comparisons: Sequence[ComparedDates], why: Mapping[str, str], output: Path, about: About
 ) -> Iterable[str]:
     """The page, piece by piece: what could not be compared first, then each patient with the pairs of dates."""
     css = (HERE / "report.css").read_text(encoding="utf-8")
-    patients: dict[str, list[Comparison]] = {}
+    patients: dict[str, list[ComparedDates]] = {}
     for one in comparisons:
         patients.setdefault(one.patient, []).append(one)
     known = {column.name for column in SHOWN if any(_has(one, column.name) for one in comparisons)}
@@ -92,7 +92,7 @@ def html_patients(
     )
 
 
-def _pair_row(one: Comparison) -> dict[str, Any]:
+def _pair_row(one: ComparedDates) -> dict[str, Any]:
     dates = {f"date_{number}": date for number, date in enumerate(one.dates, start=1)}
     counts = {_column(change): _count(one, change) for change in CHANGES} if one.folder else {}
     return (
@@ -114,15 +114,15 @@ def _pair_row(one: Comparison) -> dict[str, Any]:
     )
 
 
-def _about(one: Comparison) -> dict[str, Any]:
+def _about(one: ComparedDates) -> dict[str, Any]:
     return {"patient": one.patient, "study_1": one.first, "study_2": one.second}
 
 
-def _count(one: Comparison, change: str) -> int:
+def _count(one: ComparedDates, change: str) -> int:
     return sum(row["change"] == change for row in one.lesions)
 
 
-def _has(one: Comparison, name: str) -> bool:
+def _has(one: ComparedDates, name: str) -> bool:
     """Whether a measure is known of either date."""
     return any(row[f"{name}_{date}"] is not None for row in one.lesions for date in (1, 2))
 
