@@ -25,6 +25,7 @@ from model.schema import build, to_plain
 from model.study.geometry import grid_of
 
 NAME = "s-0123456789ab"
+OLD_OPTIONS = ("mask_ending", "rtstruct", "disagreement", "convention", "named")  # in the order of their keys
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def old_key(bundle, options: Options, entry: Entry) -> str:
         bundle.sha256,
         bundle.manifest.method,
         limits,
-        {name: value for name, value in dataclasses.asdict(options).items() if name not in ("organs", "rules")},
+        {name: getattr(options, name) for name in OLD_OPTIONS},
         entry.kind,
         len(entry.pet),
         entry.truth is not None,
