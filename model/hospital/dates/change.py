@@ -72,7 +72,7 @@ def totals_of(table: Mapping[str, Any]) -> dict[str, Any]:
 def total_row(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """The totals of both dates and their change; first, second: of `totals_of`."""
     row: dict[str, Any] = {"measurable": first.get("percist_measurable")}
-    row["why_no_sul"] = [one.get("why_no_sul") or "the height is missing" for one in (first, second)]
+    row["why_no_sul"] = [one.get("why_no_sul") or "its lesion table holds none" for one in (first, second)]
     for name in TOTALS:
         one, other = first.get(name), second.get(name)
         row |= {f"{name}_1": one, f"{name}_2": other, f"{name}_change_percent": percent(one, other)}
