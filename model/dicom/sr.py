@@ -79,7 +79,7 @@ OF_ALL = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredLesions:
     """The lesion table and its totals by their names there; those without a code here are not written.
 
     lesions: each has its `number`, which its segment's label ends with.
@@ -89,14 +89,14 @@ class Measured:
     totals: Mapping[str, Any]
 
 
-def sr_uid(measured: Measured, seg: Dataset) -> str:
+def sr_uid(measured: MeasuredLesions, seg: Dataset) -> str:
     """The UID of the report of these numbers on this SEG: the same numbers have the same one."""
     coded = [{name: values.get(name) for name in ("number", *OF_A_LESION)} for values in measured.lesions]
     return uid_from("sr", seg.SOPInstanceUID, json.dumps([coded, {name: measured.totals.get(name) for name in OF_ALL}]))
 
 
 def dicom_sr(
-    measured: Measured, seg: Dataset, pet: Sequence[FileDataset], ct: Sequence[FileDataset], terms: str = ""
+    measured: MeasuredLesions, seg: Dataset, pet: Sequence[FileDataset], ct: Sequence[FileDataset], terms: str = ""
 ) -> bytes:
     """A DICOM file of the lesions' measurements. seg: of these lesions, on the slices `pet`, ordered by `order_slices`.
 
@@ -140,7 +140,7 @@ def dicom_sr(
     return as_bytes(made)
 
 
-def _lesion_groups(measured: Measured, seg: Dataset) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
+def _lesion_groups(measured: MeasuredLesions, seg: Dataset) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
     """A group for each lesion."""
     segments = {segment.SegmentLabel: segment for segment in seg.SegmentSequence}
     groups = []
@@ -185,7 +185,7 @@ def _segment_reference(seg: Dataset, number: int) -> hd.sr.ReferencedSegment:
     )
 
 
-def _group_of_all(measured: Measured, seg: Dataset) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+def _group_of_all(measured: MeasuredLesions, seg: Dataset) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """The group of the totals."""
     tracking = hd.sr.TrackingIdentifier(uid=uid_from("all lesions", seg.SOPInstanceUID), identifier=ALL)
     return _group(_numbers(measured.totals, OF_ALL), tracking, seg)

@@ -14,7 +14,7 @@ import pydicom
 from pydicom.dataset import FileDataset
 
 from model.dicom.elements import UNREADABLE, text
-from model.dicom.sr import Measured, dicom_sr, sr_uid
+from model.dicom.sr import MeasuredLesions, dicom_sr, sr_uid
 from model.errors import CaseError
 from model.hospital.folder import STUDIES
 from model.hospital.job import Job
@@ -77,5 +77,5 @@ def _lesions(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _measured(lesions: Mapping[str, Any]) -> Measured:
-    return Measured(lesions=lesions["lesions"], totals=lesions["totals"])
+def _measured(lesions: Mapping[str, Any]) -> MeasuredLesions:
+    return MeasuredLesions(lesions=lesions["lesions"], totals=lesions["totals"])

@@ -10,7 +10,7 @@ from lesion_masks import TURNS, pet_headers
 
 from model.dicom.headers import find_series
 from model.dicom.seg import dicom_seg
-from model.dicom.sr import Measured, dicom_sr, sr_uid
+from model.dicom.sr import MeasuredLesions, dicom_sr, sr_uid
 from model.errors import CaseError
 
 LESIONS = [
@@ -22,7 +22,7 @@ LESIONS = [
 TOTALS = {"lesions": 2, "mtv_ml": 2.0, "tlg_suv_ml": 8.0, "suv_max": 9.25, "suv_peak": 8.0, "dmax_mm": 12.5}
 NONE = {"lesions": 0, "mtv_ml": 0.0, "tlg_suv_ml": 0, "suv_max": None, "suv_peak": None, "dmax_mm": None}
 TERMS = "Licence of the weights: CC BY 4.0"
-MEASURED = Measured(lesions=LESIONS, totals=TOTALS)
+MEASURED = MeasuredLesions(lesions=LESIONS, totals=TOTALS)
 SUV = ("126401", "DCM", "{SUVbw}g/ml")
 PT_IMAGE, SEG_CLASS = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -140,7 +140,7 @@ def test_it_names_pet_ct_and_seg_and_is_filed_beside_them(study, sr) -> None:
 def test_a_single_lesion_refers_to_its_segment_too(study) -> None:
     """Its frames share the number of their segment, which then stands elsewhere in the SEG."""
     headers, _, lesions, _ = study
-    alone = Measured(lesions=LESIONS[:1], totals=TOTALS)
+    alone = MeasuredLesions(lesions=LESIONS[:1], totals=TOTALS)
     (group, _) = children(
         children(report(study, alone, seg_of(lesions * (lesions == 1), headers)), "126010")[0], "125007"
     )
@@ -150,7 +150,7 @@ def test_a_single_lesion_refers_to_its_segment_too(study) -> None:
 
 def test_no_lesion_is_a_report_too(study) -> None:
     headers, _, lesions, _ = study
-    sr = report(study, Measured(lesions=[], totals=NONE), seg_of(lesions * 0, headers))
+    sr = report(study, MeasuredLesions(lesions=[], totals=NONE), seg_of(lesions * 0, headers))
     (whole,) = children(children(sr, "126010")[0], "125007")
     assert numbers(whole) == {
         ("246206008", "SCT", "1", None): 0,
@@ -175,13 +175,13 @@ def test_more_lesions_than_segments_have_numbers_without_a_region(study) -> None
 def test_the_same_numbers_have_the_same_uid_and_others_another(study, sr) -> None:
     headers, _, lesions, seg = study
     assert sr.SOPInstanceUID == sr_uid(MEASURED, seg)
-    changed = Measured(lesions=[LESIONS[0] | {"suv_max": 9.5}, LESIONS[1]], totals=TOTALS)
+    changed = MeasuredLesions(lesions=[LESIONS[0] | {"suv_max": 9.5}, LESIONS[1]], totals=TOTALS)
     again = report(study, changed)
     others = {sr_uid(MEASURED, seg_of(lesions, headers, "other")), sr.SOPInstanceUID, again.SOPInstanceUID}
     assert len(others) == 3 and again.SeriesInstanceUID == sr.SeriesInstanceUID
 
 
 def test_a_lesion_that_the_seg_lacks_is_an_error(study) -> None:
-    third = Measured(lesions=[*LESIONS, LESIONS[0] | {"number": 3}], totals=TOTALS)
+    third = MeasuredLesions(lesions=[*LESIONS, LESIONS[0] | {"number": 3}], totals=TOTALS)
     with pytest.raises(CaseError, match="has no segment 'Lesion 3'"):
         report(study, third)
