@@ -8,6 +8,7 @@ from typing import Any
 from model.hospital.find.entry import Entry
 
 ESTIMATE = "estimate"  # the state of an answer that says how long a study will take; another answer follows
+LATER_OPTIONS = ("organs", "picture")  # older keys lack them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +21,12 @@ class Options:
     convention: str = "autopet_1_2"  # how empty masks are scored against a truth
     named: bool = False  # whether messages may hold the names of files and patients
     organs: bool = False
+    picture: bool = False
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As a dictionary, for the keys of results: `organs` came later, and is in it only if asked for."""
-        return {name: value for name, value in asdict(self).items() if value or name != "organs"}
+        """As a dictionary, for the keys of results: what came later is in it only if asked for."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER_OPTIONS}
 
 
 @dataclass(frozen=True, kw_only=True)

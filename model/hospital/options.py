@@ -9,6 +9,7 @@ from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
+from model.hospital.pacs.settings import add_pacs_options, listening_of
 from model.results.metrics import CONVENTIONS
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
@@ -31,6 +32,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     _add_input(parser)
     _add_outputs(parser)
     _add_truth(parser)
+    add_pacs_options(parser.add_argument_group("PACS (see docs/hospital.md)"))
     _add_cluster(parser)
     _add_behaviour(parser)
     options = parser.parse_args(words)
@@ -39,14 +41,23 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for values that no run can use. Makes paths absolute, and `workers` a Cluster or None."""
+    """Raise ConfigError for values that no run can use. Makes paths absolute, `workers` a Cluster or None, and `pacs`
+    Listening or None.
+    """
     for name in ("limit_minutes", "patience_minutes"):
         if not 0 <= getattr(options, name) <= 1e5:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 to 100000 min, got {getattr(options, name):g}")
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     check_choice_options(options)
-    options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
+    options.output = Path(os.path.abspath(options.output))
+    options.pacs = listening_of(options)
+    if options.pacs:
+        options.rtstruct = options.picture = True
+    elif options.studies is None:
+        raise ConfigError("STUDIES is missing; give the folder that holds the studies, or --listen PORT")
+    else:
+        options.studies = Path(os.path.abspath(options.studies))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):
         raise ConfigError("--tls-ca, --tls-cert and --tls-key go together; give all three or none")
@@ -60,7 +71,7 @@ def check(options: argparse.Namespace) -> None:
             tls=tuple(tls) if all(tls) else None,
             dashboard=options.dashboard,
         )
-    if options.studies.resolve() == options.output.resolve():
+    if options.studies and options.studies.resolve() == options.output.resolve():
         raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")
 
 
@@ -68,6 +79,7 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("studies and results").add_argument
     add(
         "studies",
+        nargs="?",
         type=Path,
         metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
@@ -144,6 +156,12 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="also write an RT Structure Set for studies that came as DICOM (default: no; cost: under a second)",
     )
     add(
+        "--picture",
+        action="store_true",
+        help="also write the picture as a DICOM Secondary Capture, picture.dcm, for studies that came as DICOM "
+        "(default: no; cost: under a second, some MB a study)",
+    )
+    add(
         "--disagreement",
         action="store_true",
         help="also write how far the networks disagree, as the standard deviation of their lesion probabilities, 0 "
@@ -204,7 +222,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
             f"--tls-{what}",
             type=Path,
             metavar="PEM",
-            help="with --cluster tls://...: certificate authority, certificate, key (default: no)",
+            help="with --listen or --cluster tls://...: certificate authority, certificate, key (default: no)",
         )
     add("--dashboard", action="store_true", help="with --slurm: dask's dashboard on port 8787 (default: no)")
 

@@ -72,13 +72,7 @@ def precision_of_run(options: Namespace, plan: Plan) -> str:
 
 def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> None:
     """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
-    about = About(
-        weights=bundle.label,
-        weights_sha256=bundle.sha256,
-        made=datetime.now(),
-        licence=spelt_out(bundle.manifest.licence),
-        citation=bundle.manifest.citation,
-    )
+    about = about_of(bundle)
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
     announced = ""
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
@@ -125,6 +119,17 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
         )
 
 
+def about_of(bundle: Bundle) -> About:
+    """What the page and the tables say of the weights."""
+    return About(
+        weights=bundle.label,
+        weights_sha256=bundle.sha256,
+        made=datetime.now(),
+        licence=spelt_out(bundle.manifest.licence),
+        citation=bundle.manifest.citation,
+    )
+
+
 def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:
     """What a scoring process is started with."""
     return Setup(
@@ -161,16 +166,22 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
         found = with_overrides(found, overrides, options.studies, salt, options.names)
-    chosen = Options(
+    records = read_journal(options.output)
+    wanted = wanted_of(options)
+    return make_plan(found, options.studies, options.output, salt, records, bundle, wanted, options.precision)
+
+
+def wanted_of(options: Namespace) -> Options:
+    """What to write for every study."""
+    return Options(
         mask_ending=MASK_ENDINGS[options.format],
         rtstruct=options.rtstruct,
         disagreement=options.disagreement,
         convention=options.convention,
         named=options.names,
         organs=options.organs,
+        picture=options.picture,
     )
-    records = read_journal(options.output)
-    return make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
 
 
 def check_disagreement(options: Namespace, bundle: Bundle) -> None:

@@ -33,7 +33,7 @@ from model.study.masks import check_grid, read_labels, read_mask
 
 UNFINISHED = "unfinished "  # before the key of a result whose SEG or RTSTRUCT is not written yet
 VOLUME_TOLERANCE_ML = 0.01  # a mask's volume may differ by this from its report's, which is rounded
-DICOM_FILES = ("seg.dcm", "rtstruct.dcm", "seg-organs.dcm")
+DICOM_FILES = ("seg.dcm", "rtstruct.dcm", "seg-organs.dcm", "picture.dcm")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,13 @@ from model.bundle.licence import terms_of
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
+from model.dicom.picture import dicom_picture
 from model.dicom.rtstruct import dicom_rtstruct
 from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
-from model.hospital.folder import REPORT, Folder, add_files, study_folder
+from model.hospital.folder import REPORT, STUDIES, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
 from model.hospital.stored_results import DICOM_FILES, UNFINISHED, StoredMask, mask_hash
@@ -90,14 +91,15 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT if asked for, and a SEG of the organs that were found;
-    for images none.
+    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT and picture if asked for, and a SEG of the organs that
+    were found; for images none.
     """
     if not study.headers:
         return []
     organs = study.result.organs
     unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
     unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
+    unwanted |= set() if study.job.options.picture else {"picture.dcm"}
     return [name for name in DICOM_FILES if name not in unwanted]
 
 
@@ -156,6 +158,9 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
         "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms),
         "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms),
     }
+    makers["picture.dcm"] = lambda: dicom_picture(
+        (job.output / STUDIES / job.name / "preview.png").read_bytes(), headers, run, job.options.named, terms
+    )
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
         makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
@@ -164,7 +169,7 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
         try:
             made[name] = makers[name]()
         except Exception as error:  # DICOM files are extras: the mask stays
-            what = "RTSTRUCT" if name == "rtstruct.dcm" else "SEG"
+            what = {"rtstruct.dcm": "RTSTRUCT", "picture.dcm": "picture"}.get(name, "SEG")
             warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
 
