@@ -45,7 +45,7 @@ def dicom_picture(png: bytes, headers: Sequence[FileDataset], run: str, named: b
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     identity_of(headers[0]).fill(made)
-    made.PatientOrientation = ""  # two projections, side by side
+    made.PatientOrientation = made.Laterality = ""  # two projections of the body, side by side
     made.ConversionType = FROM_WORKSTATION
     made.BurnedInAnnotation = "YES" if named else "NO"
     made.SeriesDescription = f"Picture, {RESEARCH}"

@@ -91,7 +91,7 @@ class Inbox:
         self._studies: dict[Path, _Study] = {}
         self._closed: dict[object, float] = {}  # associations that ended without a word, and when
         self._changed = Condition()
-        self._root.mkdir(exist_ok=True)
+        self._root.mkdir(mode=0o700, exist_ok=True)  # the images name patients
         remove_left_behind(self._root, alone=True)
         for folder in sorted(path for path in self._root.glob("*/*") if path.is_dir()):
             if (study := self._known(folder)) is not None:

@@ -95,9 +95,9 @@ def listen(options: Namespace) -> NoReturn:
                 serve_next(scoring, inbox, outbox)
 
 
-def serve_next(scoring: Scoring, inbox: Inbox, outbox: Outbox) -> None:
+def serve_next(scoring: Scoring, inbox: Inbox, outbox: Outbox, wait_s: float = LOOK_EVERY_S) -> None:
     """Wait a while for a complete study, score it, and hand its results to the outbox."""
-    batch = inbox.next(LOOK_EVERY_S)
+    batch = inbox.next(wait_s)
     if batch is not None:
         try:
             score_batch(scoring, batch, inbox, outbox)

@@ -82,8 +82,8 @@ class Receiver:
             patient = text(header, "PatientID")
         except (CaseError, OSError, *UNREADABLE):
             return NOT_UNDERSTOOD
-        asked = str(event.request.AffectedSOPClassUID), str(event.request.AffectedSOPInstanceUID)
-        if not all(uids.values()) or (uids["SOPClassUID"], uids["SOPInstanceUID"]) != asked:
+        asked = (getattr(event.request, f"AffectedSOP{what}UID", None) for what in ("Class", "Instance"))
+        if not all(uids.values()) or [uids["SOPClassUID"], uids["SOPInstanceUID"]] != list(asked):
             return OTHER_CLASS
         image = Received(
             patient=patient,

@@ -82,7 +82,7 @@ class Sender:
             status, _ = association.send_n_action(
                 request, REQUEST_COMMITMENT, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
-            taken = status.get("Status") == 0
+            taken = bool(status.get("Status") == 0)
             if taken:
                 wait()
             return taken

@@ -55,7 +55,7 @@ def add_pacs_options(group: Any) -> None:
         metavar="PORT",
         help="take studies from a PACS on this port in place of STUDIES, score each when it is complete, and send its "
         "results back; until it is stopped. Writes RTSTRUCT and picture, too (default: no, and no network; cost: one "
-        "open port, about 5 MB of disk a hundred slices until --keep-days)",
+        "open port, and the disk for what comes until --keep-days)",
     )
     add("--aet", metavar="NAME", help="with --listen: this program's own AE title, 1 to 16 characters (required)")
     add(
