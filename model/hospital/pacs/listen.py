@@ -7,6 +7,7 @@ outbox sends. Each leaves on the disk what the next one needs, so a killed run g
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -20,8 +21,9 @@ from model.hospital.folder import locked, remove_partial
 from model.hospital.journal import DONE, Journal, Record, read_journal, stat_of
 from model.hospital.names import read_salt
 from model.hospital.overrides import read_overrides
-from model.hospital.pacs.inbox import Batch, Inbox, Ready, images_in
+from model.hospital.pacs.inbox import Batch, Inbox, Ready
 from model.hospital.pacs.outbox import Outbox
+from model.hospital.pacs.received import images_in
 from model.hospital.pacs.receiver import Receiver
 from model.hospital.pacs.settings import Listening
 from model.hospital.pacs.studies import found_in
@@ -64,20 +66,11 @@ def listen(options: Namespace) -> NoReturn:
         remove_partial(options.output)
         precision = auto_precision(options.device) if options.precision == "auto" else options.precision
         salt = read_salt(options.output)
-        try:
-            inbox = Inbox(options.output, salt, settings.quiet_s, settings.on_release)
-        except OSError as error:
-            raise OutputError(
-                f"cannot use '{error.filename}': {error.strerror}; give this user the right to write there"
-            ) from None
+        inbox = _inbox_of(options, salt)
         print_weights(bundle, precision)
-
-        def on_estimate(study: str, seconds: float, words: str) -> None:
-            print_estimate(study, words, seconds, seconds, options.limit_minutes)
-
         setup = replace(setup_of(options, bundle, Plan(jobs={}, done={}, unusable={}), precision), networks=True)
         with (
-            WorkerProcess(setup, lock, on_estimate) as process,
+            WorkerProcess(setup, lock, _estimate_printer(options.limit_minutes)) as process,
             Outbox(options.output, settings) as outbox,
             Receiver(settings, inbox, outbox.on_commitment),
         ):
@@ -93,6 +86,23 @@ def listen(options: Namespace) -> NoReturn:
             )
             while True:
                 serve_next(scoring, inbox, outbox)
+
+
+def _inbox_of(options: Namespace, salt: bytes) -> Inbox:
+    """The inbox of the results folder. Raises OutputError."""
+    try:
+        return Inbox(options.output, salt, options.pacs.quiet_s, options.pacs.on_release)
+    except OSError as error:
+        raise OutputError(
+            f"cannot use '{error.filename}': {error.strerror}; give this user the right to write there"
+        ) from None
+
+
+def _estimate_printer(limit_minutes: float) -> Callable[[str, float, str], None]:
+    def on_estimate(study: str, seconds: float, words: str) -> None:
+        print_estimate(study, words, seconds, seconds, limit_minutes)
+
+    return on_estimate
 
 
 def serve_next(scoring: Scoring, inbox: Inbox, outbox: Outbox, wait_s: float = LOOK_EVERY_S) -> None:

@@ -18,7 +18,8 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 from model.dicom.elements import UNREADABLE, text
 from model.dicom.pixels import TRANSFER_SYNTAXES
 from model.errors import CaseError, ConfigError
-from model.hospital.pacs.inbox import Inbox, NoSpace, Received
+from model.hospital.pacs.inbox import Inbox, NoSpace
+from model.hospital.pacs.received import Received
 from model.hospital.pacs.settings import Listening
 from model.hospital.pacs.tls import server_context
 from model.terminal import say

@@ -48,7 +48,11 @@ class Listening:
 
 def add_pacs_options(group: Any) -> None:
     """Add the options to a group of the parser."""
-    add = group.add_argument
+    _add_peers(group.add_argument)
+    _add_times(group.add_argument)
+
+
+def _add_peers(add: Any) -> None:
     add(
         "--listen",
         type=int,
@@ -76,6 +80,9 @@ def add_pacs_options(group: Any) -> None:
         help=f"with --listen: the IP address to listen at; 0.0.0.0 is every one of this machine (default: {BIND}, this "
         "machine alone; cost: whoever reaches the address can try to connect)",
     )
+
+
+def _add_times(add: Any) -> None:
     add(
         "--quiet-seconds",
         type=float,

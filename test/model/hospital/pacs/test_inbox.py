@@ -10,7 +10,8 @@ from dicom_writer import write_pet
 
 from model.hospital.journal import stat_of
 from model.hospital.pacs import inbox as module
-from model.hospital.pacs.inbox import INCOMING, Inbox, NoSpace, Received, images_in
+from model.hospital.pacs.inbox import INCOMING, Inbox, NoSpace
+from model.hospital.pacs.received import Received, images_in
 
 LONG_S, SHORT_S = 1000.0, 0.05
 
