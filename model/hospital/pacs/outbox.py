@@ -54,6 +54,10 @@ class Outbox:
         self._thread = Thread(target=self._run, name="outbox", daemon=True)
 
     def __enter__(self) -> "Outbox":
+        """Begin to send: what waits, and what was made anew since, as an edited mask's results."""
+        for ledger in list(self._ledgers.values()):
+            with suppress(OSError):
+                self.add(ledger.study)
         self._thread.start()
         return self
 
@@ -72,7 +76,7 @@ class Outbox:
 
     def add(self, study: str) -> None:
         """Have the DICOM files in a study's folder of results sent, except what was sent already. Raises OSError."""
-        found = objects_in(self._output / STUDIES / study)
+        found = objects_in(self._folder_of(study))
         self._update(study, lambda ledger: ledger.with_results(study, found))
 
     def on_commitment(self, report: Dataset) -> None:
@@ -120,7 +124,7 @@ class Outbox:
 
     def _send(self, ledger: Ledger) -> None:
         """Send what is not sent of a study. Raises NotSent, OSError."""
-        folder = self._output / STUDIES / ledger.study
+        folder = self._folder_of(ledger.study)
         there = {one.uid for one in objects_in(folder)}
         gone = [one for one in ledger.unsent if one.uid not in there]
         if gone:  # made anew meanwhile; `add` will come for the new ones
@@ -143,6 +147,12 @@ class Outbox:
         for state, words in ((SENT, "sent to"), (NOT_TAKEN, "kept here, as this kind is not taken by")):
             if state in ended:
                 say(f"{ledger.study}: {', '.join(sorted(ended[state]))} {words} {self._peer}", sys.stdout)
+
+    def _folder_of(self, study: str) -> Path:
+        """The folder of a study's results, also if it was renamed since, with or without --names."""
+        folder = self._output / STUDIES / study
+        renamed = [] if folder.is_dir() else sorted(folder.parent.glob(f"*-{digest_in(study)}"))
+        return renamed[0] if renamed else folder
 
     def _request_commitment(self, ledger: Ledger) -> None:
         """Ask the PACS to commit to what it got of a study. Raises NotSent, OSError."""

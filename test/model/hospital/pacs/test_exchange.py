@@ -160,12 +160,18 @@ def test_what_the_archive_did_not_keep_is_sent_again_and_the_rest_is_committed(r
 
 
 def test_a_result_that_was_made_anew_is_sent_and_the_old_one_is_not(results, slices) -> None:
-    with Archive() as archive, Outbox(results, listening(archive.port)) as outbox:
-        outbox.add(STUDY)
-        wait_for(lambda: outbox.waiting_count == 0)
-        (results / "studies" / STUDY / "seg.dcm").write_bytes(slices[1].read_bytes())
-        outbox.add(STUDY)
-        wait_for(lambda: len(archive.got) == 3 and outbox.waiting_count == 0)
+    """At once while it runs, and at the next start; also from a folder that got another name."""
+    with Archive() as archive:
+        with Outbox(results, listening(archive.port)) as outbox:
+            outbox.add(STUDY)
+            wait_for(lambda: outbox.waiting_count == 0)
+            (results / "studies" / STUDY / "seg.dcm").write_bytes(slices[1].read_bytes())
+            outbox.add(STUDY)
+            wait_for(lambda: len(archive.got) == 3 and outbox.waiting_count == 0)
+        folder = (results / "studies" / STUDY).rename(results / "studies" / "Doe_Jane-0123456789ab")
+        (folder / "seg.dcm").write_bytes(slices[2].read_bytes())
+        with Outbox(results, listening(archive.port)) as outbox:
+            wait_for(lambda: len(archive.got) == 4 and outbox.waiting_count == 0)
         assert set(archive.got.values()) == {1}
 
 
