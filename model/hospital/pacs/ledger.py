@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.errors import OutputError
 from model.hospital.names import digest_in
-from model.whole import whole_file
+from model.whole import remove_left_behind, whole_file
 
 SENT_FOLDER = "sent"
 WAITING, BEGUN, SENT, COMMITTED, NOT_TAKEN = "waiting", "begun", "sent", "committed", "not taken"
@@ -84,10 +84,12 @@ class Ledger:
 
 
 def read_ledgers(output: Path) -> dict[str, Ledger]:
-    """The ledgers of a results folder, by the hash in the study's name. Raises OutputError for one that is damaged:
-    without it everything would be sent again.
+    """The ledgers of a results folder, by the hash in the study's name; while nobody else writes them.
+
+    Raises OutputError for one that is damaged: without it everything would be sent again.
     """
     ledgers = {}
+    remove_left_behind(output / SENT_FOLDER, alone=True)  # of a run that was killed while it wrote
     for path in sorted((output / SENT_FOLDER).glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -194,6 +194,7 @@ def test_a_run_that_was_killed_while_it_sent_asks_first(results) -> None:
     objects = [one for one in objects_in(results / "studies" / STUDY)]
     begun = Ledger(study=STUDY, objects=tuple(objects)).with_state([one.uid for one in objects], BEGUN)
     ledgers.write_ledger(results, begun)
+    (results / SENT_FOLDER / ".partial-abc.json").write_text("{")  # of the ledger that it was writing
     with Archive() as archive:
         data = dcmread(results / "studies" / STUDY / "seg.dcm")
         archive.objects[str(data.SOPInstanceUID)] = data  # it came before the kill
