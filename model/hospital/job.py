@@ -8,7 +8,7 @@ from typing import Any
 from model.hospital.find.entry import Entry
 
 ESTIMATE = "estimate"  # the state of an answer that says how long a study will take; another answer follows
-LATER_OPTIONS = ("organs", "picture")  # older keys lack them
+LATER = ("organs", "picture")  # options that older keys lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Options:
     @property
     def plain(self) -> dict[str, Any]:
         """As a dictionary, for the keys of results: what came later is in it only if asked for."""
-        return {name: value for name, value in asdict(self).items() if value or name not in LATER_OPTIONS}
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}
 
 
 @dataclass(frozen=True, kw_only=True)

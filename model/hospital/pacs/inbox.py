@@ -31,7 +31,7 @@ class NoSpace(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready:
+class CompleteStudy:
     """A study that is complete. version: of its images, for `Inbox.handled`. broken: it did not come whole for sure."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Batch:
     """The complete studies of one patient. unready: folders of the patient's studies that images still come for."""
 
     root: Path
-    ready: tuple[Ready, ...]
+    ready: tuple[CompleteStudy, ...]
     unready: tuple[Path, ...]
 
 
@@ -115,7 +115,7 @@ class Inbox:
                     return None
                 self._changed.wait(min(max(end - time.monotonic(), 0), POLL_S))
 
-    def handled(self, study: Ready, stat: str = "") -> None:
+    def handled(self, study: CompleteStudy, stat: str = "") -> None:
         """A study was dealt with. stat: hash of its images, if it needs no other try in a later run."""
         with self._changed:
             known = self._studies[study.folder]
@@ -177,7 +177,7 @@ class Inbox:
             root=root,
             unready=tuple(study.folder for study in others if study.version != study.handled),
             ready=tuple(
-                Ready(
+                CompleteStudy(
                     folder=study.folder,
                     name=self._name(study.identity),
                     version=study.version,

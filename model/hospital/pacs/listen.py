@@ -21,7 +21,7 @@ from model.hospital.folder import locked, remove_partial
 from model.hospital.journal import DONE, Journal, Record, read_journal, stat_of
 from model.hospital.names import read_salt
 from model.hospital.overrides import read_overrides
-from model.hospital.pacs.inbox import Batch, Inbox, Ready
+from model.hospital.pacs.inbox import Batch, CompleteStudy, Inbox
 from model.hospital.pacs.outbox import Outbox
 from model.hospital.pacs.received import images_in
 from model.hospital.pacs.receiver import Receiver
@@ -159,7 +159,7 @@ def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) ->
         inbox.handled(study, stats[study.folder] if _is_settled(study, plan, done) else "")
 
 
-def _is_settled(study: Ready, plan: Plan, done: set[str]) -> bool:
+def _is_settled(study: CompleteStudy, plan: Plan, done: set[str]) -> bool:
     """Whether all that a received study is part of was scored, so that a later run need not look at it."""
     own = [name for name, job in plan.jobs.items() if any(path.parent == study.folder for path in job.entry.files)]
     lost = [item for item in plan.unusable.values() if item.source.is_relative_to(study.folder)]

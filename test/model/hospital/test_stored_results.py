@@ -43,13 +43,16 @@ def study(tiny_bundle, tmp_path):
         "key": old_key(bundle, Options(), entry),
         "input_sha256": contents_of(entry.files),
         "stat": stat_of(entry.files),
-        "options": dataclasses.asdict(Options()),
+        "options": {name: value for name, value in dataclasses.asdict(Options()).items() if name in FIRST_OPTIONS},
         "row": {},
     }
     voxels = sitk.GetArrayFromImage(mask)
     volume_ml = float(voxels.sum()) * float(np.prod(pet.GetSpacing())) / 1000
     (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": batch}))
     return entry, bundle, tmp_path / "out", voxels
+
+
+FIRST_OPTIONS = ("mask_ending", "rtstruct", "disagreement", "convention", "named")
 
 
 def old_key(bundle, options: Options, entry: Entry) -> str:
@@ -60,7 +63,7 @@ def old_key(bundle, options: Options, entry: Entry) -> str:
         bundle.sha256,
         bundle.manifest.method,
         limits,
-        {name: value for name, value in dataclasses.asdict(options).items() if name != "organs"},
+        {name: value for name, value in dataclasses.asdict(options).items() if name in FIRST_OPTIONS},
         entry.kind,
         len(entry.pet),
         entry.truth is not None,
