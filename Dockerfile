@@ -34,7 +34,7 @@ RUN set -euf; \
     case "$EDITION" in [1-5]) ;; *) refuse "EDITION must be 1 to 5, got '$EDITION'" ;; esac; \
     cd /all; \
     mkdir /chosen; \
-    for name in ${WEIGHTS:-eoa diwa slices}; do \
+    for name in ${WEIGHTS:-eoa diwa}; do \
         case "$name" in */*|.*) refuse "WEIGHTS takes names under weights/, got '$name'" ;; esac; \
         [ -f "$name/manifest.json" ] || \
             refuse "WEIGHTS: there is no weights/$name/manifest.json; there are: $(find . -name manifest.json | cut -d/ -f2 | sort | tr '\n' ' ')"; \

@@ -181,7 +181,7 @@ allowed = re.compile(
     r"|model/hospital/pages/report\.(html\.j2|css|js)"
     r"|(model/([a-z]+/){0,2})?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
 )
-needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa", "slices"))}
+needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa"))}
 files = {str(file.relative_to("/opt/app")) for file in Path("/opt/app").rglob("*") if not file.is_dir()}
 check("files in /opt/app that do not belong there", sorted(f for f in files if not allowed.fullmatch(f)), [])
 check("files missing in /opt/app", sorted(needed - files), [])
@@ -245,7 +245,7 @@ say "test.sh fails where it should"
 "$engine" tag "$IMAGE" localhost/kept
 rm -rf "$work/platform"
 mkdir -p "$work/platform"
-cp -R test/input test/expected_output_slices "$work/platform/"
+cp -R test/input test/expected_output "$work/platform/"
 echo '{"points": []}' > "$work/platform/input/lesion-clicks.json"
 cat > "$work/platform/input/inputs.json" << 'JSON'
 [{"socket": {"slug": "pet-image", "relative_path": "images/pet", "is_image_kind": true}, "image": {"name": "p.mha"}},
@@ -253,17 +253,17 @@ cat > "$work/platform/input/inputs.json" << 'JSON'
  {"socket": {"slug": "lesion-clicks", "relative_path": "lesion-clicks.json", "is_image_kind": false}, "image": null}]
 JSON
 chmod -R a+rX "$work/platform"
-API_METHOD=invoke EDITION=4 WEIGHTS=slices ./build.sh > "$work/invoke.log" 2>&1 || {
+API_METHOD=invoke EDITION=4 WEIGHTS=diwa ./build.sh > "$work/invoke.log" 2>&1 || {
   tail -n 60 "$work/invoke.log"
-  die "build.sh failed with API_METHOD=invoke EDITION=4 WEIGHTS=slices"
+  die "build.sh failed with API_METHOD=invoke EDITION=4 WEIGHTS=diwa"
 }
 output=$(SKIP_BUILD=1 TEST_FOLDER="$work/platform" ./test.sh 2>&1) || {
   printf '%s\n' "$output"
   die "test.sh failed for an image of invoke mode and edition IV"
 }
 printf '%s\n' "$output" | tail -n 6
-grep -q "API method invoke, autoPET edition 4, weights slices" <<< "$output" || die "test.sh did not see what the image is for"
-[ "$("$engine" run --rm --network=none --entrypoint ls "$IMAGE" weights)" = slices ] || die "not only weights/slices was copied"
+grep -q "API method invoke, autoPET edition 4, weights diwa" <<< "$output" || die "test.sh did not see what the image is for"
+[ "$("$engine" run --rm --network=none --entrypoint ls "$IMAGE" weights)" = diwa ] || die "not only weights/diwa was copied"
 for wrong in API_METHOD=serve EDITION=6 "WEIGHTS=eoa absent"; do
   if env "$wrong" ./build.sh > "$work/wrong.log" 2>&1; then
     die "the image was built with $wrong"

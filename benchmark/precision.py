@@ -1,7 +1,7 @@
 """Real studies on a CPU in bfloat16 and in float32: how far the masks agree, what each scores, and the seconds of both.
 
     python -m benchmark.precision STUDIES --weights eoa                # the folder of a data set with truth
-    python -m benchmark.precision STUDIES --weights eoa slices --count 5 --json precision.json
+    python -m benchmark.precision STUDIES --weights eoa mine --count 5 --json precision.json
 
 STUDIES is laid out as `python -m training index` takes it. Each study is segmented as process.py does it, once in each
 precision. Agreement is the Dice of the two masks (1 where both are empty) and how many voxels differ; Dice with the

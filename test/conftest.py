@@ -1,4 +1,4 @@
-"""Fixtures: a tiny bundle of random weights, tiny studies, the real data if there is any."""
+"""Fixtures: tiny bundles of random weights, tiny studies, the real data if there is any."""
 
 import os
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slices_bundles import slices_bundle
 from tiny_studies import lesion_study, tiny_images, write_study
 
 from model.bundle.format import Manifest, Provenance
@@ -90,6 +91,11 @@ def make_bundle() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_bundle(make_bundle, tmp_path_factory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_slices_bundle(make_bundle, tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("weights") / "slices", members=1, **slices_bundle())
 
 
 @pytest.fixture

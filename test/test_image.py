@@ -24,7 +24,7 @@ def choose(folder: Path, **arguments: str) -> subprocess.CompletedProcess[str]:
     stage = re.search(r"^COPY weights/ /all/\nRUN (.+?)\n\n", (ROOT / "Dockerfile").read_text(), re.M | re.S)
     assert stage is not None
     lines = stage[1].replace("/all", f"{folder}/all").replace("/chosen", f"{folder}/chosen")
-    for name in ("eoa", "diwa", "slices", "mine"):
+    for name in ("eoa", "diwa", "mine"):
         (folder / "all" / name).mkdir(parents=True, exist_ok=True)
         (folder / "all" / name / "manifest.json").touch()
     (folder / "all" / "notes").mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def choose(folder: Path, **arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("weights", "copied"),
-    [("", "diwa eoa slices"), ("slices", "slices"), ("mine eoa", "eoa mine"), ("eoa eoa", "eoa"), ("  eoa ", "eoa")],
+    [("", "diwa eoa"), ("mine", "mine"), ("mine eoa", "eoa mine"), ("eoa eoa", "eoa"), ("  eoa ", "eoa")],
 )
 def test_the_image_takes_the_bundles_that_are_named(weights: str, copied: str, tmp_path: Path) -> None:
     run = choose(tmp_path, WEIGHTS=weights, API_METHOD="invoke", EDITION="5")
@@ -55,7 +55,7 @@ def test_the_image_takes_the_bundles_that_are_named(weights: str, copied: str, t
         ("EDITION", "IV", "got 'IV'"),
         ("EDITION", "", "got ''"),
         ("EDITION", "44", "got '44'"),
-        ("WEIGHTS", "absent", "there is no weights/absent/manifest.json; there are: diwa eoa mine slices"),
+        ("WEIGHTS", "absent", "there is no weights/absent/manifest.json; there are: diwa eoa mine"),
         ("WEIGHTS", "eoa notes", "there is no weights/notes/manifest.json"),
         ("WEIGHTS", "eoa,diwa", "there is no weights/eoa,diwa/manifest.json"),
         ("WEIGHTS", "../eoa", "takes names under weights/, got '../eoa'"),

@@ -83,13 +83,13 @@ def test_build_hands_on_what_the_image_is_for_and_says_it(tree: Path) -> None:
         "build.sh",
         API_METHOD="invoke",
         EDITION="4",
-        WEIGHTS="slices eoa",
+        WEIGHTS="mine eoa",
         API="invoke",
-        IS_FOR="AUTOPET_EDITION=4\nLESION_DEFAULT_WEIGHTS=slices eoa",
+        IS_FOR="AUTOPET_EDITION=4\nLESION_DEFAULT_WEIGHTS=mine eoa",
     )
-    arguments = "--build-arg API_METHOD=invoke --build-arg EDITION=4 --build-arg WEIGHTS=slices eoa"
+    arguments = "--build-arg API_METHOD=invoke --build-arg EDITION=4 --build-arg WEIGHTS=mine eoa"
     assert arguments in (tree / "calls").read_text()
-    assert "API method invoke, autoPET edition 4, weights slices\n" in output
+    assert "API method invoke, autoPET edition 4, weights mine\n" in output
     output = run_script(tree, "build.sh", IS_FOR="LESION_DEFAULT_WEIGHTS=")
     assert "API method exec, autoPET edition 2, weights eoa\n" in output
 
@@ -136,7 +136,7 @@ def test_test_fails_when_the_container_fails(tree: Path) -> None:
 @pytest.fixture
 def tested(tree: Path) -> Path:
     """A tree with a sample."""
-    for folder in ("input", "expected_output", "expected_output_slices"):
+    for folder in ("input", "expected_output", "expected_output_own"):
         (tree / "test" / folder).mkdir(parents=True)
     return tree
 
@@ -167,7 +167,7 @@ def test_test_fails_when_a_service_ends_before_it_is_healthy(tested: Path) -> No
 
 @pytest.mark.slow
 def test_test_compares_with_the_mask_of_the_image_s_weights_or_says_that_there_is_none(tested: Path) -> None:
-    for weights, folder in (("", ""), ("diwa eoa", ""), ("slices", "_slices")):
+    for weights, folder in (("", ""), ("diwa eoa", ""), ("own", "_own")):
         (tested / "calls").unlink(missing_ok=True)
         run_script(tested, "test.sh", IS_FOR=f"LESION_DEFAULT_WEIGHTS={weights}")
         assert f"-v {tested}/test/expected_output{folder}:/compare/expected_output:ro" in (tested / "calls").read_text()
@@ -207,12 +207,12 @@ def test_export_packs_the_bundle_that_is_named(tree: Path) -> None:
 
 
 def test_export_packs_the_image_s_own_bundle_and_says_what_the_image_is_for(tree: Path) -> None:
-    shutil.copytree(tree / "weights/eoa", tree / "weights/slices")
+    shutil.copytree(tree / "weights/eoa", tree / "weights/mine")
     output = run_script(
-        tree, "export.sh", "out", API="invoke", IS_FOR="AUTOPET_EDITION=3\nLESION_DEFAULT_WEIGHTS=slices eoa"
+        tree, "export.sh", "out", API="invoke", IS_FOR="AUTOPET_EDITION=3\nLESION_DEFAULT_WEIGHTS=mine eoa"
     )
-    assert (tree / "out/petct-lesion-segmentation-1.2.3-weights-slices.tar.gz").is_file()
-    assert "API method invoke, autoPET edition 3, weights slices" in output
+    assert (tree / "out/petct-lesion-segmentation-1.2.3-weights-mine.tar.gz").is_file()
+    assert "API method invoke, autoPET edition 3, weights mine" in output
 
 
 def test_export_leaves_no_image_when_saving_fails(tree: Path) -> None:

@@ -1,6 +1,6 @@
 """One bundle of several: a mixed EoA, whose networks for volumes and for slices vote by their mean probability.
 
-python -m training mix weights/eoa weights/slices --shares 1 1 --name mixed --output weights/mixed
+python -m training mix weights/eoa weights/mine --shares 1 1 --name mixed --output weights/mixed
 """
 
 import argparse

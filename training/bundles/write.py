@@ -16,6 +16,7 @@ from model.errors import ConfigError, OutputError
 from model.files import sha256_of
 from model.networks.weights import read_state
 from model.whole import recover, whole_folder
+from training.runs import checkpoint
 
 PAPERS = {
     "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '
@@ -105,4 +106,4 @@ def _write_manifest(manifest: Manifest, folder: Path) -> None:
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if half and tensor.dtype == torch.float32 else tensor
+    return checkpoint.in_float16(tensor) if half and tensor.dtype == torch.float32 else tensor

@@ -45,8 +45,11 @@ def progress_of(folder: Path, name: str) -> RunProgress:
     try:
         if result := checkpoint.finished(run):
             return RunProgress(name=name, finished=True, hours=sum(result.get("seconds", {}).values()) / 3600)
-        if not (run / checkpoint.CONFIG).exists() or not (run / checkpoint.STATE).exists():
+        if not (run / checkpoint.CONFIG).exists():
             return RunProgress(name=name)
+        if not (run / checkpoint.STATE).exists():  # its weights are gone, its hours were spent
+            hours = sum(checkpoint.result_of(run).get("seconds", {}).values()) / 3600
+            return RunProgress(name=name, hours=hours)
         config, state = read_yaml(run / checkpoint.CONFIG), checkpoint.read_state(run / checkpoint.STATE)
         settings = settings_from(config["settings"])
         first = settings.averaging.start if settings.averaging and config["start"] else 0

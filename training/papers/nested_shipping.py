@@ -16,13 +16,12 @@ from training.runs.checkpoint import read_json, write_json
 
 
 def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
-    """Train and select on all patients, score on phantoms never used, and write the bundles."""
+    """Train and select on all patients, write the bundles, and score them on phantoms never used."""
     fold = shipped_fold(shipping, data, options)
     folder, source = options.run / fold.name, f" ({options.data})" if options.data else ""
     members, choices = train_and_select(shipping, data, fold, folder, start, options)
     of_patients = (data.originals, data.copies, data.blended)
     hours = hours_of(shipping, options.run, SHIPPED, options.start)
-    report_phantoms(members, choices, data, options.run, options.device)
     for name in choices:
         export(
             ExportOptions(
@@ -42,6 +41,7 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
                 trained_on=[case for of in of_patients for cases in of.values() for case in cases],
             )
         )
+    report_phantoms(members, choices, data, options.run, options.device)  # takes long, and the bundles are there
     key = key_of_fold(shipping, data, fold)
     write_json(folder / WRITTEN, written_from(shipping, options) | {"key": key, "hours": round(hours, 4)})
 

@@ -31,6 +31,7 @@ from training.phantom.maps import OWN_MAPS
 from training.phantom.physics import HELD_OUT_SITE, SITES
 from training.runs import checkpoint
 from training.runs.leakage import check_not_seen
+from training.runs.planned import differing_from_plan
 from training.runs.predict import scoring_device
 from training.runs.pretrain import pretrain_run
 from training.runs.scores import CaseScore
@@ -206,16 +207,20 @@ def train_members(
     engine: Engine | None = None,
 ) -> list[Path]:
     """Train the base run to theta_0, then its members. Returns the members' folders. start: run that the base run
-    continues. engine: where the members are trained (default: one after the other).
+    continues. engine: where the members are trained (default: one after the other). A base run whose weights are gone
+    is not trained again if all members that came of it are there.
 
     Raises ConfigError if the plan has no members.
     """
     if not plan.members:
         raise ConfigError("the plan has no members, and there is nothing to select: give it one or more")
-    base = folder / "base"
+    base, members = folder / "base", plan.member_settings()
+    folders = [folder / "members" / name for name in members]
+    if need_no_base(members, folder, cache, fold):
+        print(f"'{base}' is not trained again: all members that came of it are in '{folder / 'members'}'", flush=True)
+        return folders
     train_run(base, plan.base, cache, fold, start=start, ct_encoder=ct_encoder, wanted=device)
     give_back_memory()  # members train in processes of their own, on the same GPU
-    members = plan.member_settings()
     report = sweep(
         Sweep(
             members=members,
@@ -229,7 +234,23 @@ def train_members(
         engine,
     )
     check_finished(report, folder / "members")
-    return [folder / "members" / name for name in members]
+    return folders
+
+
+def need_no_base(members: Mapping[str, Training], folder: Path, cache: Path, fold: Fold) -> bool:
+    """Whether the base run's weights are gone, and every member is finished, as planned and from one base run."""
+    if checkpoint.finished(folder / "base"):
+        return False
+    starts = set()
+    for name, settings in members.items():
+        run = folder / "members" / name
+        result = checkpoint.finished(run)
+        if not result or not result["start"]:
+            return False
+        if differing_from_plan(read_yaml(run / checkpoint.CONFIG), settings, fold, cache):
+            return False
+        starts.add(result["start"]["sha256"])
+    return len(starts) == 1
 
 
 def select_members(members: Sequence[Path], cache: Path, fold: Fold, folder: Path, device: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors.torch import save
 from torch import Tensor
@@ -198,15 +197,9 @@ def files_beside(output: Path) -> list[Path]:
 
 def as_bytes(state: dict[str, Tensor]) -> bytes:
     """Tensors as safetensors: floating ones in float16, but for those that hold numbers beyond it."""
-    return bytes(save({name: rounded(tensor.detach().cpu()).contiguous() for name, tensor in state.items()}))
-
-
-def rounded(tensor: Tensor) -> Tensor:
-    """The tensor in float16; in float32 if it holds a number that float16 cannot."""
-    if not tensor.is_floating_point():
-        return tensor
-    half = tensor.to(torch.float16)
-    return half if torch.isfinite(half).all() else tensor.to(torch.float32)
+    return bytes(
+        save({name: checkpoint.in_float16(tensor.detach().cpu()).contiguous() for name, tensor in state.items()})
+    )
 
 
 def hours(seconds: dict[str, float]) -> float:

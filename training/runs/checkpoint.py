@@ -244,6 +244,16 @@ def result_of(folder: Path) -> dict[str, Any]:
     return result
 
 
+def in_float16(tensor: Tensor) -> Tensor:
+    """The tensor as it is stored in half the space: in float16; in float32 if it holds a number that float16 cannot,
+    as the variances of a deep layer may. Whole numbers stay.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.to(torch.float16)
+    return half if torch.isfinite(half).all() else tensor.to(torch.float32)
+
+
 def finished(folder: Path) -> dict[str, Any] | None:
     """What a finished run wrote of itself; None if it is not finished, or its run.json or weights are damaged or gone.
 

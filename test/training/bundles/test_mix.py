@@ -6,25 +6,18 @@ import torch
 from cases import case_of
 from msgspec import structs
 from safetensors.torch import load_file
+from slices_bundles import slices_bundle
 from tiny_studies import tiny_images
 
 from benchmark.nnunet_models import dataset_of, plans_of, write_model
 from model.bundle.format import Provenance
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.settings import Crop, Window
 from model.errors import ConfigError
 from model.inference.options import SegmentOptions
 from model.inference.segment import segment
 from training.__main__ import main
 from training.bundles.mix import mix
-
-SLICES = dict(
-    kind="slices",
-    network=Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4), classes=1),
-    channels=("PET", "CT"),
-    intensity=Intensity(ct_clip=True),
-    window=Window(size=(64, 64, 1)),
-)
 
 
 def probability(bundle, cpu) -> np.ndarray:
@@ -46,7 +39,7 @@ def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle,
     volumes = load_bundle(
         make_bundle(tmp_path / "v", members=2, weights=[3.0, 1.0], combine="probabilities", provenance=origin)
     )
-    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **SLICES))
+    slices = load_bundle(make_bundle(tmp_path / "s", members=1, **slices_bundle(crop=Crop())))
     mix([volumes, slices], [1.0, 2.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")
     assert mixed.manifest.kind == "mixed" and [m.weight for m in mixed.manifest.members] == [0.75, 0.25, 2.0]
@@ -59,7 +52,7 @@ def test_a_mixed_bundle_says_the_weighted_mean_of_the_probabilities(make_bundle,
 def test_where_the_window_of_slices_does_not_reach_the_networks_for_volumes_decide(make_bundle, tmp_path, cpu) -> None:
     """Of 40 x 36 voxels a slice, uncropped, the window holds 32 x 32."""
     crop = Crop(suv_above=-1.0)
-    narrow = SLICES | {"window": Window(size=(32, 32, 1)), "crop": crop}
+    narrow = slices_bundle(window=Window(size=(32, 32, 1)), crop=crop)
     volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop))
     slices = load_bundle(make_bundle(tmp_path / "s", members=1, **narrow))
     mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
@@ -75,7 +68,7 @@ def test_where_slices_do_not_reach_there_is_no_disagreement_with_them(make_bundl
     crop = Crop(suv_above=-1.0)
     volumes = load_bundle(make_bundle(tmp_path / "v", members=1, combine="probabilities", crop=crop, skip_suv=0.5))
     slices = load_bundle(
-        make_bundle(tmp_path / "s", members=1, **SLICES | {"window": Window(size=(32, 32, 1)), "crop": crop})
+        make_bundle(tmp_path / "s", members=1, **slices_bundle(window=Window(size=(32, 32, 1)), crop=crop))
     )
     mix([volumes, slices], [1.0, 3.0], "both", tmp_path / "m")
     mixed = load_bundle(tmp_path / "m")

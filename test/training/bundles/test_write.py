@@ -1,8 +1,11 @@
 import pytest
 import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file
 
 from model.bundle.manifest import load_bundle
 from model.errors import ConfigError
+from model.networks.weights import read_state
 from training.bundles.write import state_sha256, write_bundle
 
 
@@ -51,3 +54,23 @@ def test_a_bundle_that_a_killed_process_had_moved_away_is_not_lost(make_bundle, 
         make_bundle(folder, members=1)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_a_number_that_float16_cannot_hold_is_stored_in_float32(make_bundle, tmp_path) -> None:
+    """Variances of deep layers exceed 65504; written as float16 they would be infinite, and their channels dead."""
+    made = load_bundle(make_bundle(tmp_path / "b"))
+    state = read_state(made, made.manifest.members[0])
+    name = next(iter(state))
+    state[name] = torch.full_like(state[name], 70000.0)
+    folder = tmp_path / "half"
+    write_bundle(
+        folder,
+        {"m": state},
+        lambda members: replace(made.manifest, members=members),
+        weights=[1.0],
+        start_sha256=None,
+        half=True,
+    )
+    stored = load_file(folder / "m.safetensors")
+    assert stored[name].dtype == torch.float32 and bool((stored[name] == 70000.0).all())
+    assert {tensor.dtype for key, tensor in stored.items() if key != name} == {torch.float16}

@@ -20,7 +20,7 @@ from training.data.folds import Fold, read_fold
 from training.papers import nested, nested_data, nested_folds, nested_scores, nested_shipping
 from training.papers.nested_data import NestedData, blend_tumours
 from training.papers.nested_folds import fold_of
-from training.papers.nested_progress import report_lines
+from training.papers.nested_progress import hours_of, report_lines
 from training.papers.shipping import Shipping
 from training.phantom.table import study_name
 from training.runs.checkpoint import write_json
@@ -32,7 +32,7 @@ CONFIGS = ROOT / "training" / "configs"
 
 @pytest.fixture(
     scope="module",
-    params=["shipped.yaml", "shipped-slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
+    params=["shipped.yaml", "slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
 )
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
@@ -109,9 +109,7 @@ def test_no_copy_and_no_choice_are_refused(shipping) -> None:
 
 
 def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
-    volumes, slices = (
-        build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "shipped-slices.yaml")
-    )
+    volumes, slices = (build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "slices.yaml"))
     assert volumes.plan.phantoms == slices.plan.phantoms and volumes.plan.crop == slices.plan.crop
     assert (volumes.copies, volumes.seed) == (slices.copies, slices.seed)
     assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
@@ -276,6 +274,19 @@ def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
     write_json(tmp_path / "all/written.json", {"hours": 0.25})
     first, second = report_lines(shipping, tmp_path, 2)
     assert first == "done: all (0.250 h)" and second.startswith("missing: outer-0/base, outer-0/members/adamw-weak")
+
+
+def test_the_hours_of_a_base_run_count_when_its_weights_are_gone(tmp_path) -> None:
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    base = tmp_path / "all/base"
+    base.mkdir(parents=True)
+    (base / "config.yaml").write_text("settings: {}\n")
+    write_json(
+        base / "run.json",
+        {"result": "last.safetensors", "sha256": "", "epoch": 60, "seconds": {"data": 900, "compute": 900}},
+    )
+    assert hours_of(shipping, tmp_path, "all") == 0.5
+    assert "all/base (0.500 h)" not in report_lines(shipping, tmp_path, 1)[0]  # it is not done
 
 
 def test_a_fold_of_its_own_works_on_the_same_studies_plan_and_folder(tmp_path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,14 @@ from model.inference.device import choose_device
 from model.networks.unet import build
 from model.results.metrics import score
 from training.data.folds import Fold, read_fold
-from training.data.prepared import load
+from training.data.prepared import digest_of, load
 from training.data.table import read_table
 from training.papers import plan_phantoms
 from training.papers.plan_phantoms import make_phantoms
-from training.papers.procedure import CONVENTION, choices_of, read_plan, score_choices, write_fold
+from training.papers.procedure import CONVENTION, choices_of, need_no_base, read_plan, score_choices, write_fold
 from training.phantom.table import COLUMNS
 from training.runs.predict import margin
-from training.settings import settings_to
+from training.settings import read_yaml, settings_to
 
 CONFIGS = ROOT / "training" / "configs"
 
@@ -141,6 +142,24 @@ def test_choices_are_the_members_each_as_often_as_it_counts() -> None:
         }
     }
     assert choices_of(report) == {"EoA greedy": ("eoa", ("m", "m", "n")), "DiWA greedy": ("diwa", ("n",))}
+
+
+def test_members_that_are_all_there_need_no_base_run(tiny_cache, tmp_path) -> None:
+    fold, settings = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",)), tiny_training()
+    for run in make_runs(tmp_path, 2):
+        config = read_yaml(run / "config.yaml")
+        data = digest_of(load(tiny_cache, case) for case in (*fold.train, *fold.validate))
+        config |= {"train": list(fold.train), "validate": list(fold.validate), "data": data}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "members").mkdir(exist_ok=True)
+        run.rename(tmp_path / "members" / run.name)
+    members = {"m1": settings, "m2": settings}
+    assert not need_no_base(members, tmp_path, tiny_cache, fold)  # the base run is there
+    (tmp_path / "base/last.safetensors").unlink()
+    assert need_no_base(members, tmp_path, tiny_cache, fold)
+    assert not need_no_base({**members, "m3": settings}, tmp_path, tiny_cache, fold)  # not trained yet
+    assert not need_no_base({"m1": tiny_training(seed=9), "m2": settings}, tmp_path, tiny_cache, fold)
+    assert not need_no_base(members, tmp_path, tiny_cache, replace(fold, validate=()))
 
 
 @pytest.mark.slow

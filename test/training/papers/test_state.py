@@ -22,7 +22,7 @@ from training.data.folds import Fold
 from training.data.table import write_table
 from training.papers import going_on, nested_data, state
 from training.papers.going_on import put_back
-from training.papers.state import RUNS, STATE, rounded, start_names, write_state
+from training.papers.state import RUNS, STATE, start_names, write_state
 from training.phantom.table import study_name
 from training.runs import checkpoint
 from training.runs.train import train_run
@@ -214,8 +214,11 @@ def test_of_runs_on_phantoms_the_last_finished_and_a_begun_one_are_kept(tmp_path
 
 def test_numbers_beyond_float16_stay_in_float32() -> None:
     """65504 is the largest number of float16; whole numbers stay what they are."""
-    assert rounded(torch.tensor([65504.0])).dtype == torch.float16
-    assert rounded(torch.tensor([70000.0])).dtype == torch.float32 and rounded(torch.tensor([3])).dtype == torch.int64
+    assert checkpoint.in_float16(torch.tensor([65504.0])).dtype == torch.float16
+    assert (
+        checkpoint.in_float16(torch.tensor([70000.0])).dtype == torch.float32
+        and checkpoint.in_float16(torch.tensor([3])).dtype == torch.int64
+    )
 
 
 @pytest.fixture
