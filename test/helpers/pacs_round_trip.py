@@ -112,7 +112,7 @@ class Program:
 
 def progress(results: Path) -> dict[str, int]:
     """How many studies are scored, are sent, and are being sent; how many images came."""
-    ledgers = [json.loads(path.read_text()) for path in (results / "sent").glob("*.json")]
+    ledgers = [json.loads(path.read_text()) for path in (results / "sent").glob("[!.]*.json")]  # whole ones
     states = [{one["state"] for one in ledger["objects"]} for ledger in ledgers]
     journal = results / "journal.jsonl"
     return {
