@@ -41,7 +41,7 @@ from benchmark.record import figure, print_and_write, record
 from benchmark.roofline import EDGE, matrix_rate
 from benchmark.synthetic import EXTENT_MM, ct_size_for, make_bundle, make_study
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.device import choose_device
 from model.networks.operations import operations
 from training.__main__ import main as training

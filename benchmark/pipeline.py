@@ -25,7 +25,8 @@ from benchmark.record import figure, print_and_write, record, table
 from benchmark.synthetic import make_study, manifest_of
 from model.bundle.format import Member
 from model.bundle.manifest import Bundle
-from model.bundle.settings import Limits, Network
+from model.bundle.network import Network
+from model.bundle.settings import Limits
 from model.files import peak_memory_bytes
 from model.inference.preprocess import place, put_back
 from model.inference.view import image_of

@@ -13,7 +13,7 @@ import torch
 
 from benchmark.command import joined, parser_for
 from benchmark.record import figure, print_and_write, record, table
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.device import choose_device
 from model.networks.operations import operations
 

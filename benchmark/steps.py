@@ -27,9 +27,9 @@ from model.networks.unet import build
 from model.schema import to_plain
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
+from training.compute.device import device_for
+from training.compute.optimizers import optimizer_for, step_unless
 from training.data.prepared import FORMAT, POINTS, store
-from training.runs.optimizers import optimizer_for, step_unless
-from training.runs.predict import device_for
 from training.settings import OPTIMIZERS, Training, changed, settings_from
 
 CASES = ("one", "two")

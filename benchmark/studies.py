@@ -26,7 +26,8 @@ from benchmark.command import joined, parser_for, run_child
 from benchmark.record import figure, print_and_write, record, table
 from benchmark.synthetic import ct_size_for, make_bundle, make_study
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Limits, Network
+from model.bundle.network import Network
+from model.bundle.settings import Limits
 from model.files import peak_memory_bytes
 from model.inference.device import choose_device, make_deterministic
 from model.inference.options import SegmentOptions

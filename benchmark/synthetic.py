@@ -8,7 +8,8 @@ import SimpleITK as sitk
 import torch
 
 from model.bundle.format import Manifest, Provenance
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 from model.networks.unet import build
 from model.study.geometry import grid_of
 from training.bundles.write import write_bundle

@@ -32,7 +32,8 @@ from benchmark.record import figure, print_and_write, record, table
 from benchmark.roofline import matrix_rate
 from benchmark.synthetic import make_study
 from benchmark.training_memory import memory_tables
-from model.bundle.settings import Crop, Network
+from model.bundle.network import Network
+from model.bundle.settings import Crop
 from model.inference.device import choose_device
 from model.networks.operations import operations
 from training.data.prepare import prepare_one

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from benchmark.command import PAPER_WIDTHS, ROOT, joined, parser_for
 from benchmark.record import print_and_write, read, record, table
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.operations import operations
 from model.networks.unet import skeleton
-from training.papers.procedure import ExperimentPlan, read_plan
+from training.papers.plan import ExperimentPlan, read_plan
 from training.settings import Training
 
 PASSES = 3  # forward passes whose operations a step takes

@@ -1,7 +1,7 @@
 """How much of a GPU's memory a training step takes: arithmetic, on tensors that have sizes and no values.
 
 python -m benchmark.training --memory prints it. A step of the network is run on torch's meta device in two bytes a
-value, as in bfloat16 or float16: forward, loss, backward, with the fused layer of training.runs.fused_norm as its
+value, as in bfloat16 or float16: forward, loss, backward, with the fused layer of training.compute.fused_norm as its
 kernels allocate. Every tensor that is made is counted until it is let go. What cuDNN takes for itself, the CUDA context
 and holes between tensors are not in it: RESERVE stands for them, by guess, until a GPU has measured it.
 """
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from benchmark.record import table
 from benchmark.tensor_memory import MostBytes
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.unet import Block, skeleton
-from training.runs.fused_norm import InstanceNormSelu, norm_selu
+from training.compute.fused_norm import InstanceNormSelu, norm_selu
+from training.compute.recompute import recompute_stages
 from training.runs.losses import loss_function
-from training.runs.recompute import recompute_stages
 from training.settings import Loss
 
 CARDS_GB = (16, 24, 80)  # as the cards are sold

@@ -25,10 +25,10 @@ from torch.nn import functional
 
 from benchmark.command import joined, parser_for, run_child
 from benchmark.record import figure, print_and_write, record, table
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.files import peak_memory_bytes
 from model.inference.device import Device, choose_device, computing, make_deterministic, why_no_cuda
-from model.networks import slabs
+from model.networks import for_device, slabs
 from model.networks.fused import Fused
 from model.networks.unet import MiddleFusion, build
 
@@ -122,7 +122,7 @@ def step_of(way: str, network: nn.Module, device: Any) -> Step:
     if way in ("plain", "compile"):
         network = network.to(device.torch_device)
         return torch.compile(network) if way == "compile" else network
-    ready = slabs.prepared(network, device.torch_device, device.precision)
+    ready = for_device.prepared(network, device.torch_device, device.precision)
     if way in ("grouped", "torch") and isinstance(ready, Fused):
         ready = ready.plain
     if way == "grouped":

@@ -10,7 +10,8 @@ from slices_bundles import slices_bundle
 from tiny_studies import lesion_study, tiny_images, write_study
 
 from model.bundle.format import Manifest, Provenance
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.bundles.write import write_bundle
@@ -21,7 +22,13 @@ DATA = Path(os.environ.get("PETCT_DATA", ROOT.parent / "shared" / "data"))
 SAMPLE = ROOT / "test" / "input"
 
 os.environ.setdefault("LESION_PRECISION", "float32")  # masks are compared with masks that were made in it
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process waits in the end for another one's slow file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_commands_are_found_in_pages_docstrings_and_settings() -> None:
         "training/README.md",
         "training/data/split.py",
         "training/ensembles/sweep.py",
-        "training/configs/patients.yaml",
+        "training/configs/shipped.yaml",
     }
     assert {page for page, line in FOUND if line.startswith("torchrun")} == {
         "training/README.md",

@@ -257,7 +257,7 @@ def test_a_killed_run_does_not_hinder_the_next(make_bundle, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| head -c 1 > /dev/null"])
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-", "| head -c 1 > /dev/null"])
 def test_closed_streams_do_not_hinder_a_run(closed: str, tiny_study, tiny_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     line = f"set -o pipefail; {sys.executable} {ROOT}/process.py --input {tiny_study} --output {out} "

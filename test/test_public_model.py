@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT
+import warm
 from program import run_process
 from tiny_batches import dicom_studies, image_study
 
@@ -36,7 +36,7 @@ export_pretrained_model(777, {zip!r}, ("3d_fullres",), folds=(0, 1))
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     """Python with these words. Not tiny_batches.score: what nnU-Net brings opens a socket when it is imported."""
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return warm.run(*words)
 
 
 def release(folder: Path, archive: Path) -> None:

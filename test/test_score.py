@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import resource
 import signal
 import stat
 import subprocess
@@ -17,7 +16,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from organ_bundles import organ_bundle
-from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small
+from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small, started
 
 from model.bundle.organs import ORGANS
 from model.hospital.console import print_plan
@@ -46,7 +45,8 @@ def first_run(tiny_bundle, tmp_path_factory) -> tuple[Path, Path, subprocess.Com
     (studies / "Meier_Anna" / "Meier_Anna_ct.mha").rename(studies / "Vogel_Ida" / "lone_ct.mha")
     (studies / "Meier_Anna" / "Meier_Anna_pet.mha").rename(studies / "Huber_Eva" / "lone_pet.mha")
     image_study(studies / "Meier_Anna")
-    done = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
+    words = command(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct", "--disagreement")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=environment())  # a cold start
     return studies, output, done
 
 
@@ -275,14 +275,11 @@ def test_a_study_whose_results_do_not_fit_on_the_disk_fails_and_the_others_are_s
         sitk.WriteImage(image, str(studies / name / f"{name}_pet.mha"), True)
         sitk.WriteImage(ct, str(studies / name / f"{name}_ct.mha"), True)
 
-    def full() -> None:  # stands for a full disk: no file may grow beyond
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
     asked = [studies, "--output", output, "--weights", tiny_bundle, "--disagreement"]  # a map of 350 kB
-    done = score(*asked, preexec_fn=full)
+    done = score(*asked, file_limit_bytes=60_000)  # stands for a full disk
     assert done.returncode == 3, done.stderr
     (failure,) = rows(output / "failures.csv")
-    assert failure["stage"] == "write" and "free some space" in failure["remedy"] + failure["message"]
+    assert failure["stage"] == "write" and "free some space" in failure["remedy"] + failure["message"], failure
     assert len(rows(output / "summary.csv")) == 1
     assert [path.name for path in (output / "studies").iterdir()] == [rows(output / "summary.csv")[0]["study"]]
     assert score(*asked).returncode == 0  # with space again
@@ -296,13 +293,7 @@ def test_a_study_that_takes_all_memory_fails_and_the_others_are_scored(tiny_bund
     for name in ("a", "b"):
         image_study(studies / name)
     hog = studies / "b" / "b_pet.mha"
-    running = subprocess.Popen(
-        command(studies, "--output", output, "--weights", tiny_bundle),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    running = started(studies, "--output", output, "--weights", tiny_bundle)
     killed = set()
     while running.poll() is None and len(killed) < 2:
         for child in children(running.pid) - killed:
@@ -310,7 +301,7 @@ def test_a_study_that_takes_all_memory_fails_and_the_others_are_scored(tiny_bund
                 os.kill(child, signal.SIGKILL)
                 killed.add(child)
         time.sleep(0.02)
-    _, errors = running.communicate(timeout=600)
+    errors = running.wait(600).stderr
     assert hog.is_file() and len(killed) == 2
     assert len(rows(output / "summary.csv")) + len(rows(output / "failures.csv")) == 2, errors
     for failure in rows(output / "failures.csv"):

@@ -4,15 +4,15 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from tiny_batches import command, contents, environment, image_study, score
+from tiny_batches import contents, image_study, score, started
+from warm import WarmProcess
 
-KILLS = 20
-STUDIES = 24  # more than runs that are killed can finish
+KILLS = 10
+STUDIES = 13  # more than runs that are killed can finish
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def studies(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_after_twenty_kills_the_results_are_the_same_as_without(studies, tiny_bundle, tmp_path) -> None:
+def test_after_ten_kills_the_results_are_the_same_as_without(studies, tiny_bundle, tmp_path) -> None:
     """Half the kills come at any time up to a run's first result, half while a result is written, or soon after."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     output.mkdir()
@@ -37,13 +37,7 @@ def test_after_twenty_kills_the_results_are_the_same_as_without(studies, tiny_bu
     chance = random.Random(7)
     times: dict[str, int] = {}
     for number in range(KILLS):
-        child = subprocess.Popen(
-            command(studies, "--output", output, "--weights", tiny_bundle),
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        child = started(studies, "--output", output, "--weights", tiny_bundle)
         wait(child, output, number, chance, first_s)
         assert child.poll() is None, "it ended before it was killed"
         os.kill(child.pid, signal.SIGKILL)
@@ -63,7 +57,7 @@ def test_after_twenty_kills_the_results_are_the_same_as_without(studies, tiny_bu
     assert sorted(record["study"] for record in journal) == sorted(path.name for path in (output / "studies").iterdir())
 
 
-def wait(child: subprocess.Popen, output: Path, number: int, chance: random.Random, first_s: float) -> None:
+def wait(child: WarmProcess, output: Path, number: int, chance: random.Random, first_s: float) -> None:
     """Until the moment to kill: at random before the first result, or a moment after its folder appears."""
     end = time.monotonic() + (chance.uniform(0, first_s) if number % 2 else 1e6)
     before = set((output / "studies").glob("*"))

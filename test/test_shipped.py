@@ -1,4 +1,4 @@
-"""What the shipped bundles find on the sample and on phantoms that were never used in training or selection."""
+"""What the shipped bundles find on the sample, a phantom that was never used in training or selection."""
 
 import os
 import re
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT, SAMPLE
-from phantom_cases import phantom_case
 
 from model.bundle.manifest import find_bundle, load_bundle
 from model.bundle.settings import Limits
@@ -19,11 +18,10 @@ from model.inference.segment import segment
 from model.results.metrics import score
 from model.study.geometry import grid_of
 from model.study.reading import read_case
-from training.bundles.evaluate import TRAINED_ON
+from training.bundles.trained_on import TRAINED_ON
 from training.phantom.physics import HELD_OUT_SITE
 from training.phantom.study import TEST_SEEDS_FROM
 
-FRESH_SEEDS = range(200_200, 200_203)
 EXPECTED = "test/expected_output/images/automated-petct-lesion-segmentation"
 
 
@@ -42,7 +40,8 @@ def sample_mask(cpu) -> tuple[str, np.ndarray, float]:
 @pytest.mark.parametrize("bundle", ["eoa", "diwa"])
 def test_half_of_the_lesions_of_the_sample_are_found_with_little_else(bundle: str, sample_mask, cpu) -> None:
     name, mask, voxel_ml = sample_mask
-    if bundle != "eoa":
+    members = [load_bundle(find_bundle(name, None)).manifest.members for name in ("eoa", bundle)]
+    if [one.sha256 for one in members[0]] != [one.sha256 for one in members[1]]:  # else the networks are the same
         mask = segment(
             read_case([SAMPLE], Limits()), SegmentOptions(bundle=load_bundle(find_bundle(bundle, None)), device=cpu)
         ).mask
@@ -72,19 +71,6 @@ def test_the_sample_gives_the_expected_output(sample_mask) -> None:
     array = sitk.GetArrayFromImage(expected).astype(bool)
     assert 2 * np.count_nonzero(array & mask) / (array.sum() + mask.sum()) >= 0.99
     assert grid_of(expected) == grid_of(sitk.ReadImage(str(next((SAMPLE / "images/pet").glob("*.mha")))))
-
-
-@pytest.mark.slow
-def test_eoa_finds_half_of_the_lesions_of_fresh_phantoms_with_little_else(cpu) -> None:
-    """Half of all lesions of the three together; FPV below 50 ml on each, and a mean Dice above 0.5."""
-    bundle, found, true, dice = load_bundle(find_bundle("eoa", None)), 0, 0, []
-    for seed in FRESH_SEEDS:
-        case, truth = phantom_case(seed)
-        scores = score(segment(case, SegmentOptions(bundle=bundle, device=cpu)).mask, truth, case.pet.grid.voxel_ml)
-        assert scores.fpv_ml < 50, (seed, scores)
-        found, true = found + scores.lesions_found, true + scores.lesions_true
-        dice.append(scores.dice)
-    assert found >= true / 2 and np.mean(dice) > 0.5, f"{found} of {true}, Dice {dice}"
 
 
 def test_both_bundles_come_from_one_start() -> None:

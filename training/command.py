@@ -76,6 +76,11 @@ def report_error(error: BaseException) -> int:
     return code
 
 
+def warn(line: str) -> None:
+    """Print a warning in one line on stderr."""
+    print(f"warning: {shown(' '.join(line.split()))}", file=sys.stderr, flush=True)
+
+
 def check_targets(targets: Iterable[Path], inputs: Iterable[Path | None]) -> None:
     """Refuse to write over an input, or where a folder is. Raises ConfigError."""
     read = {path.resolve() for path in inputs if path is not None}

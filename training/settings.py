@@ -12,7 +12,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from model.bundle.choice_options import PRECISIONS
-from model.bundle.settings import Intensity, Network, Part, Window
+from model.bundle.network import Network
+from model.bundle.settings import Intensity, Part, Window
 from model.errors import ConfigError
 from model.schema import SettingError, Share, ShareBelowOne, build, check_fields, one_of, to_plain
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmark.contenders.training_task import CASES, End, TrainingTask, run, settings_of
 from model.networks.unet import build
+from training.compute.device import device_for
 from training.data.prepared import load
-from training.runs.predict import device_for
 from training.settings import Training
 
 

@@ -18,11 +18,11 @@ import torch
 
 from benchmark.contenders.training_task import CASES, End, TrainingTask, run
 from benchmark.nnunet_models import dataset_of, plans_of
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.device import choose_device
 from model.networks.unet import build
+from training.compute.compiling import why_no_compile
 from training.data.prepared import load
-from training.runs.compiling import why_no_compile
 
 IDENTIFIER = "nnUNetPlans_3d_fullres"
 

@@ -7,10 +7,10 @@ from typing import Any
 from benchmark.contenders.training_task import CASES, End, TrainingTask, run, settings_of
 from model.networks.unet import build
 from training.batches.device_crops import DeviceCrops
-from training.runs.compiling import check_compile
+from training.compute.compiling import check_compile
+from training.compute.device import device_for
 from training.runs.loop import train
 from training.runs.losses import loss_function
-from training.runs.predict import device_for
 from training.runs.run import Run
 
 

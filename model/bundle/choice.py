@@ -12,7 +12,8 @@ from msgspec.structs import replace as replaced
 
 from model.bundle.format import FOLDS, Manifest, Member
 from model.bundle.manifest import Bundle, chosen_bundle
-from model.bundle.settings import OF_NNUNET, Part, Window
+from model.bundle.network import OF_NNUNET
+from model.bundle.settings import Part, Window
 from model.errors import ConfigError
 
 MIRRORED = {"none": (), "fast": ("x",), "full": ("x", "y", "z")}  # the axes of each choice but model

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from model.bundle.network import Network
 from model.bundle.nnunet import Preprocessing
-from model.bundle.settings import METHODS, Crop, Intensity, Limits, Network, Part, Window
+from model.bundle.settings import METHODS, Crop, Intensity, Limits, Part, Window
 from model.schema import Number, SettingError, build, check_fields, one_of, text_like, to_plain
 
 FORMAT_VERSION = 1

@@ -140,7 +140,7 @@ def make_deterministic() -> None:
 def computing(device: Device) -> Iterator[None]:
     """No gradients; on a GPU autocast if it computes in another precision than float32.
 
-    On a CPU the networks of `model.networks.slabs.prepared` know themselves which of their layers compute in bfloat16:
+    On a CPU the networks of `networks.for_device.prepared` know themselves which of their layers compute in bfloat16:
     autocast would take the first and the last convolution with it, and torch's slow ones where there is no hardware.
     """
     reduced = device.torch_device.type != "cpu" and device.precision != torch.float32

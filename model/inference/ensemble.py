@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.background import prefetched
-from model.bundle.settings import OF_NNUNET, Part
+from model.bundle.network import OF_NNUNET
+from model.bundle.settings import Part
 from model.inference.device import Device, computing, give_back_freed_memory
 from model.inference.ladder import Rung, finish_on_ladder, ladder_of, run_on_ladder
 from model.inference.mean import MeanMargin, PartMean, Spread
@@ -20,7 +21,7 @@ from model.inference.pace import Pace
 from model.inference.sliding import Size
 from model.inference.view import BACKGROUND, StudyView
 from model.inference.windows import bright_windows, count_windows, windows_at_a_time
-from model.networks import slabs
+from model.networks import for_device, slabs
 from model.networks.weights import Voter
 from model.stopwatch import Stopwatch
 
@@ -177,10 +178,10 @@ class _Turn:
 def _values(run: _Run, turn: _Turn, rung: Rung, device: Device) -> Tensor:
     """What one network puts out on a rung of the ladder, (K, X, Y, Z) float32 where it was summed."""
     with run.watch.stage("weights"):
-        network = slabs.prepared(turn.network, rung.device, device.precision)
+        network = for_device.prepared(turn.network, rung.device, device.precision)
         if rung.device.type == "cpu" and turn.part.network.fusion in OF_NNUNET:
             give_back_freed_memory()  # as much as a large network's weights, from reading them
-        if why := slabs.why_not_fused(turn.network, rung.device, device.precision):
+        if why := for_device.why_not_fused(turn.network, rung.device, device.precision):
             run.warnings.append(
                 f"the project's own kernels do not run on this GPU ({why}): torch's operations, which are slower, "
                 "run in their place, and voxels at the border of a lesion may differ"

@@ -8,7 +8,7 @@ The logits of an organ head follow those of lesion, and are all kept.
 import torch
 from torch import Tensor
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 
 
 def values_of(logits: Tensor, network: Network) -> Tensor:

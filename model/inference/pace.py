@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from model.bundle.choice import cheaper_choice, passes_of
 from model.bundle.format import Manifest
 from model.bundle.manifest import Bundle
-from model.bundle.settings import Network, Part
+from model.bundle.network import Network
+from model.bundle.settings import Part
 from model.terminal import counted, duration
 
 LEAST_TIMED_S = 5.0  # so that one slow pass among fast ones counts for little

@@ -5,7 +5,7 @@ import torch
 from model.bundle.format import Manifest
 from model.inference.device import Device, computing, is_out_of_memory
 from model.inference.windows import windows_at_a_time
-from model.networks import slabs
+from model.networks import for_device, slabs
 from model.networks.unet import skeleton
 
 
@@ -25,7 +25,7 @@ def warm_up(manifest: Manifest, device: Device) -> None:
         count = windows_at_a_time(device, [part], part.window.size)
         image = torch.zeros(count, part.network.channels, *part.window.size, device=device.torch_device)
         with computing(device):
-            slabs.forward(slabs.prepared(network, device.torch_device, device.precision), image)
+            slabs.forward(for_device.prepared(network, device.torch_device, device.precision), image)
         torch.cuda.synchronize()
     except RuntimeError as error:
         if not is_out_of_memory(error):

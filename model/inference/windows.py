@@ -6,7 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.bundle.settings import OF_NNUNET, Network, Part
+from model.bundle.network import OF_NNUNET, Network
+from model.bundle.settings import Part
 from model.inference.device import Device, free_bytes
 from model.inference.preprocess import scale_suv
 from model.inference.sliding import Size, window_starts, windows_above

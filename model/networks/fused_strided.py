@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.kernels import MOST_CHANNELS, PACK, Kernels
 from model.networks.nnunet import SLOPE, ConvUnit, ResidualBlock, StridedUNet, Three
 from model.networks.strided import check_edges, empty, strides_of

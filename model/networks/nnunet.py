@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from model.bundle.network import Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import Network
 
 Three = tuple[int, int, int]  # (x, y, z)
 SLOPE = 0.01  # of LeakyReLU below zero

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.unet import skeleton
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 
 CHANNELS = 2  # PET, CT
 STEM = 32

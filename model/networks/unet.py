@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.body import BodyNorm, divided
 from model.networks.nnunet import StridedUNet
 from model.networks.regnet import build_slices

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from model.bundle.format import Member
 from model.bundle.manifest import Bundle, load_bundle
-from model.bundle.settings import OF_NNUNET, Network, Part
+from model.bundle.network import OF_NNUNET, Network
+from model.bundle.settings import Part
 from model.errors import ConfigError, LesionError, WeightsError
 from model.networks.unet import skeleton
 from model.terminal import say
@@ -44,7 +45,7 @@ def voters(bundle: Bundle) -> list[Voter]:
     def load(member: Member) -> nn.Module:
         settings = manifest.part(member).network
         network = as_network(settings, read_state(bundle, member), bundle.folder)
-        if settings.fusion in OF_NNUNET:  # here, in the thread that reads ahead, as `slabs.prepared` needs it
+        if settings.fusion in OF_NNUNET:  # here, in the thread that reads ahead, as `for_device.prepared` needs it
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         return network
 

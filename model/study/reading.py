@@ -3,9 +3,7 @@
 A study that cannot be right is refused with a message that names the file, the value, the limit and the remedy.
 """
 
-import json
 import os
-import posixpath
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +19,10 @@ from numpy.typing import NDArray
 from model.bundle.settings import Limits
 from model.errors import CaseError
 from model.files import free_memory_bytes, silence
-from model.opening import other_kind, read_regular
+from model.opening import other_kind
 from model.study.geometry import Grid, array_of, grid_of
 from model.study.integrity import check_grid_read, check_header, check_voxels
+from model.study.listing import places_from
 
 IMAGE_IO = {
     ".mha": "MetaImageIO",
@@ -102,7 +101,7 @@ def find_pair(folder: Path) -> tuple[Path, Path]:
         places = {"pet": folder / "images" / "pet", "ct": folder / "images" / "ct"}
         listing = folder / "inputs.json"
         if listing.is_symlink() or listing.exists():
-            places = _places_from(listing)
+            places = places_from(listing)
         return _only_image(places["pet"], "PET"), _only_image(places["ct"], "CT")
     except OSError as error:
         raise unreadable(Path(os.fsdecode(error.filename or folder)), "input", error) from None
@@ -226,59 +225,6 @@ def check_overlap(pet: Volume, ct: Volume) -> None:
                 f"PET '{pet.path}' and CT '{ct.path}' do not overlap in space: PET spans {axis} {pet_low:.0f}.."
                 f"{pet_high:.0f} mm, CT spans {axis} {ct_low:.0f}..{ct_high:.0f} mm. Are they of the same study?"
             )
-
-
-def _places_from(listing: Path) -> dict[str, Path]:
-    """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct.
-
-    Raises OSError if it cannot be read.
-    """
-    content = read_regular(listing)
-    try:
-        entries = json.loads(content.decode("utf-8-sig"))
-        if not isinstance(entries, list):
-            raise ValueError(f"it holds no list, but {str(entries)[:200]}")
-        sockets = [_socket(entry, number) for number, entry in enumerate(entries, 1)]
-        known = sorted({(slug, posixpath.normpath(path)) for slug, path, is_image in sockets if is_image})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CaseError(
-            f"'{listing}' is not grand-challenge's list of sockets ({type(error).__name__}: {error}); each entry must "
-            "have socket.slug and socket.relative_path, or the same under interface; remove the file or correct it"
-        ) from None
-    places = {}
-    for what in ("pet", "ct"):
-        found = sorted({path for _, path in known if path == f"images/{what}"})
-        found = found or sorted({path for slug, path in known if what in re.split("[-_ ]", slug.lower())})
-        if len(found) != 1:
-            raise CaseError(
-                f"'{listing}' names {len(found)} sockets for {what.upper()} (relative path images/{what}, or a slug "
-                f"with the word {what}), and there must be one; its images are {known}; correct the file, or remove it "
-                "where images/pet and images/ct are there"
-            )
-        if posixpath.isabs(found[0]) or found[0].startswith("..") or "\0" in found[0]:
-            raise CaseError(f"'{listing}': the path {found[0]!r} leads out of '{listing.parent}'")
-        places[what] = listing.parent / found[0]
-    if places["pet"] == places["ct"]:
-        raise CaseError(f"'{listing}' names one folder, '{places['pet']}', for both PET and CT")
-    return places
-
-
-def _socket(entry: Any, number: int) -> tuple[str, str, bool]:
-    """Slug, relative path, and whether it can be an image, of one entry of inputs.json.
-
-    They stand under `socket`, or under `interface`, as the platform wrote before 2026, or under both. An entry
-    without a path is no image. Raises ValueError for an entry with neither, or with two different paths.
-    """
-    places = [entry[key] for key in ("socket", "interface") if isinstance(entry, dict) and entry.get(key) is not None]
-    if not places or not all(isinstance(place, dict) for place in places):
-        raise ValueError(f"entry {number} has no socket: {str(entry)[:200]}")
-    slug, path = (next((place[key] for place in places if place.get(key)), "") for key in ("slug", "relative_path"))
-    if not isinstance(slug, str) or not isinstance(path, str):
-        raise ValueError(f"entry {number} has the slug {slug!r} and the relative path {path!r}")
-    paths = {posixpath.normpath(str(place["relative_path"])) for place in places if place.get("relative_path")}
-    if len(paths) > 1:
-        raise ValueError(f"entry {number} has two relative paths: {' and '.join(sorted(paths))}")
-    return slug, path, bool(path) and not path.endswith(".json") and places[0].get("is_image_kind") is not False
 
 
 def _only_image(place: Path, what: str) -> Path:

@@ -1,13 +1,11 @@
 """Every benchmark runs at toy size and writes what benchmark.compare reads; its figures are not checked."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+import warm
 
 from benchmark import inference_tables, nnunet_models
 from benchmark.contenders import start
@@ -25,8 +23,7 @@ TOYS = {
 
 def run(name: str, words: str, path) -> dict:
     device = [] if name in ("pipeline", "precision") else ["--device", "cpu"]
-    command = [sys.executable, "-m", f"benchmark.{name}", *words.split(), *device, "--json", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = warm.run("-m", f"benchmark.{name}", *words.split(), *device, "--json", path)
     assert done.returncode == 0, done.stderr
     found = read(path)
     assert "\n".join(found["printed"]) in done.stdout and all(one["values"] for one in found["figures"].values())

@@ -3,7 +3,7 @@ import torch
 
 from benchmark.command import PAPER_WIDTHS
 from benchmark.roofline import matrix_rate, operations
-from model.bundle.settings import Network
+from model.bundle.network import Network
 
 
 def test_operations_are_two_for_every_product_of_a_weight() -> None:

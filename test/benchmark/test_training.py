@@ -1,11 +1,11 @@
 """The rows of benchmark.training, and that one contender's failure leaves the others."""
 
 import json
-import subprocess
 import sys
 import time
 
 import pytest
+import warm
 from conftest import ROOT
 
 from benchmark import training
@@ -62,8 +62,8 @@ def test_every_loop_is_a_module_that_is_there() -> None:
 @pytest.mark.slow
 def test_the_others_are_measured_though_one_is_absent(tmp_path) -> None:
     words = "--size 24 20 22 --widths 2 4 --crop 16 --steps 1 --epochs 1 --device cpu --only ours nnunet".split()
-    command = [sys.executable, "-m", "benchmark.training", *words, "--nnunet", str(tmp_path / "absent")]
-    done = subprocess.run([*command, "--json", str(tmp_path / "r.json")], capture_output=True, text=True, cwd=ROOT)
+    more = ("--nnunet", tmp_path / "absent", "--json", tmp_path / "r.json")
+    done = warm.run("-m", "benchmark.training", *words, *more)
     assert done.returncode == 1 and "not every contender was measured" in done.stderr
     found = read(tmp_path / "r.json")
     assert "ours at 16^3: samples a second" in found["figures"] and "No such file" in json.dumps(found["printed"])

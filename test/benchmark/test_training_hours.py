@@ -5,8 +5,8 @@ from conftest import ROOT
 
 from benchmark import training_hours
 from benchmark.training_hours import CARDS, bytes_read_and_written, hours, least_seconds, measured, work_of
-from model.bundle.settings import Network
-from training.papers.procedure import read_plan
+from model.bundle.network import Network
+from training.papers.plan import read_plan
 
 PLAN = read_plan(ROOT / "training/configs/paper.yaml")
 WORK = work_of(PLAN, None)

@@ -6,10 +6,10 @@ from torch import nn
 
 from benchmark.tensor_memory import MostBytes
 from benchmark.training_memory import LAST, counted_network, largest_batch, step_bytes
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.unet import Block, build
-from training.runs.fused_norm import put_into
-from training.runs.recompute import recompute_stages
+from training.compute.fused_norm import put_into
+from training.compute.recompute import recompute_stages
 
 TWO_STAGES = Network(fusion="early", widths=(8, 16))
 PAPER = Network(fusion="middle", widths=(32, 32, 64, 128, 256))

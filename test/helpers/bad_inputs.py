@@ -9,19 +9,17 @@ exit code. test_errors.py runs every case, and compares the messages with docs/e
 import json
 import os
 import re
-import resource
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import warm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -459,14 +457,9 @@ def run(case: Bad) -> Outcome:
         arguments = ["--input", str(folder / "input"), *extra] if "--input" not in extra else extra
         kept = {p for p in folder.rglob("*") if "input" not in p.parts[len(folder.parts) :]}
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "process.py"), "--output", str(folder / "output"), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=clean | {"OMP_NUM_THREADS": "1"} | dict(case.environment),
-            preexec_fn=lambda: _limit(case.file_limit_bytes),
-        )
+        words = (ROOT / "process.py", "--output", folder / "output", *arguments)
+        env = clean | {"OMP_NUM_THREADS": "1"} | dict(case.environment)
+        done = warm.run(*words, env=env, file_limit_bytes=case.file_limit_bytes)
         left = {p for p in folder.rglob("*") if p.is_file() and "input" not in p.parts[len(folder.parts) :]} - kept
         lines = done.stderr.strip().splitlines() or [""]
         return Outcome(
@@ -478,8 +471,7 @@ def run(case: Bad) -> Outcome:
 
 
 def run_all() -> list[Outcome]:
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(run, CASES))
+    return [run(case) for case in CASES]
 
 
 PAGE = """# Errors
@@ -525,11 +517,6 @@ def tidy(line: str, folder: Path) -> str:
     line = re.sub("Operation not permitted|Read-only file system", "Permission denied", line)  # root
     line = re.sub(r"(names )[a-z, -]+(?=$|;)", r"\1N", line)
     return re.sub(r"sha256 [0-9a-f]{64}|says [0-9a-f]{64}", lambda m: m[0].split()[0] + " N", line)
-
-
-def _limit(file_limit_bytes: int | None) -> None:
-    if file_limit_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model.networks.kernels import NAMES, SOURCE, Kernels, _as_c
-from training.runs.norm_operations import GRADIENT_NAMES, OPTIONS, SOURCES, NormKernels
+from training.compute.norm_operations import GRADIENT_NAMES, OPTIONS, SOURCES, NormKernels
 
 SHIM = Path(__file__).with_name("host_kernels.h")
 TO_FLOAT = 'asm("cvt.f32.f16 %0, %1;" : "=f"(out.at[i]) : "h"(one));', "out.at[i] = _cvtsh_ss(one);"

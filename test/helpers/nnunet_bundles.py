@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from model.bundle.format import Manifest, Member, Provenance
 from model.bundle.manifest import Bundle
+from model.bundle.network import Network
 from model.bundle.nnunet import Normalisation, Preprocessing, UNetStage
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.settings import Crop, Intensity, Window
 from model.networks.unet import build
 from training.bundles.write import write_bundle
 

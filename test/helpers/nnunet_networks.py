@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from model.bundle.network import Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import Network
 from model.networks.nnunet import StridedUNet
 
 STAGES = (  # kernels and strides that differ by axis; two units in one stage of the decoder

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from model.bundle.network import Network
 from model.bundle.nnunet import Normalisation, Preprocessing, UNetStage
-from model.bundle.settings import Network, Window
+from model.bundle.settings import Window
 
 STAGES = (
     UNetStage(kernel=(3, 3, 3), stride=(1, 1, 1), blocks=1),

@@ -2,8 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -11,10 +12,5 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_process(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run process.py in a process of its own, with this environment added."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AUTOPET_"))}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "process.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=clean | {"LESION_PRECISION": "float32"} | environment,
-    )
+    env = clean | {"LESION_PRECISION": "float32"} | environment
+    return warm.run(ROOT / "process.py", *arguments, timeout=timeout, env=env)

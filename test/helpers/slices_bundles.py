@@ -7,7 +7,8 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 
 AIR_HU = -1000.0
 

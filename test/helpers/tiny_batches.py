@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from conftest import ROOT
 from dicom_writer import write_study as write_dicom
 from tiny_studies import tiny_images
+from warm import WarmProcess
 
 VENDORS = ("ge", "siemens", "philips")
 
@@ -52,11 +53,14 @@ def environment() -> dict[str, str]:
     return clean | own
 
 
-def score(*arguments: object, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:
-    """Run score.py to its end."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(), **options
-    )
+def score(*arguments: object, timeout: float = 600, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run score.py to its end. options: those of WarmProcess."""
+    return started(*arguments, **options).wait(timeout)
+
+
+def started(*arguments: object, **options: object) -> WarmProcess:
+    """score.py, which goes on until it ends."""
+    return WarmProcess(*command(*arguments)[1:], **{"env": environment(), **options})
 
 
 def contents(output: Path, *but: str) -> dict[str, bytes]:

@@ -15,8 +15,8 @@ from model.networks.unet import build
 from training.data.folds import Fold
 from training.data.prepare import prepare_one
 from training.data.table import Study, study_sha256
-from training.runs.checkpoint import write_json, write_weights
 from training.settings import settings_to
+from training.weights.checkpoint import write_json, write_weights
 
 FOLD = Fold(name="0", train=("case0",), validate=("case1", "case2", "case3"))  # case3 has no lesion
 

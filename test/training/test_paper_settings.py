@@ -6,7 +6,7 @@ import yaml
 from conftest import ROOT
 
 from training.batches.schedule import rate_at
-from training.papers.procedure import read_plan
+from training.papers.plan import read_plan
 from training.settings import Averaging, Training, changed, read_settings, settings_to
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError
 from training.settings import Averaging, Crops, Training, changed, read_settings, settings_from, settings_to
 

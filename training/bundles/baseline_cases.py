@@ -12,7 +12,7 @@ from training.data.folds import read_fold
 from training.data.pack import without_images
 from training.data.split import patients_of
 from training.data.table import Study, patients_in, some_of
-from training.runs.scores import CaseScore
+from training.judging.scores import CaseScore
 
 CONVENTION = "autopet_1_2"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from training.bundles.field_of_view import ViewScore
 from training.bundles.views_page import estimate
-from training.runs.scores import Estimate, cell, interval
+from training.judging.scores import Estimate, cell, interval
 
 MEANING = (
     "Means over the cases with lesion in view (FPV: over all), 95 % bootstrap interval over patients. Difference: of "

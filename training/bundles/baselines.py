@@ -35,18 +35,18 @@ from model.results.writing import check_output, write_bytes, write_json
 from model.whole import Staging
 from training.bundles.baseline_cases import Parts, case_scores, parts_of
 from training.bundles.baseline_page import page
-from training.bundles.evaluate import training_cases_among
 from training.bundles.field_of_view import Masking, ViewScore, masking_of, view_scores
 from training.bundles.plain_unet import PlainTraining, fresh, plain_masking, train_plain
 from training.bundles.study_views import RECROPPED, name_of_cut, originals_of
 from training.bundles.thresholds import above, above_share, best_of_each_case, best_of_each_view, best_on
+from training.bundles.trained_on import training_cases_among
 from training.command import add_device_option
+from training.compute.device import device_for, scoring_device
 from training.data.metadata import safe_name
 from training.data.table import Study, patients_in, read_table
-from training.runs import checkpoint
-from training.runs.predict import device_for, scoring_device
-from training.runs.scores import summary, without_nan
-from training.runs.scores import write as write_scores
+from training.judging.scores import summary, without_nan
+from training.judging.scores import write as write_scores
+from training.weights import checkpoint
 
 UNET, UNET_NOTE = "basic_unet.safetensors", "basic_unet.json"
 CSV_COLUMNS = ("case", "patient", "view", "dice", "fpv_ml", "fnv_ml", "lesions_true", "lesions_found", "agreement")

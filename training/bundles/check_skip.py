@@ -15,8 +15,8 @@ from model.inference.segment import make_ready, segment_ready
 from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
 from model.study.reading import read_case
+from training.compute.device import scoring_device
 from training.data.table import Study
-from training.runs.predict import scoring_device
 
 
 def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> str:

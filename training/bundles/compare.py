@@ -18,7 +18,7 @@ from model.results.writing import check_output, write_bytes
 from model.whole import Staging
 from training.command import check_targets
 from training.data.table import some_of
-from training.runs.scores import Estimate, cell, interval
+from training.judging.scores import Estimate, cell, interval
 
 LESIONS = ("lesions_true", "lesions_found")  # columns of counts, which a table may lack
 COMPARED = {"dice": 4, "fpv_ml": 2, "fnv_ml": 2}  # digits shown of each

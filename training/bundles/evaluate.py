@@ -11,36 +11,30 @@ A bundle is run as the container runs it, from the index's files to the mask, bu
 import argparse
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from model import __version__
 from model.bundle.manifest import Bundle, chosen_bundle
 from model.bundle.settings import METHODS
-from model.errors import CaseError, ConfigError, WeightsError, shown
-from model.files import sha256_of, silence
+from model.errors import ConfigError
+from model.files import sha256_of
 from model.results.metrics import CONVENTIONS, score
-from model.results.writing import check_output, write_mask
-from model.study.geometry import Grid, grid_of
+from model.results.writing import check_output
+from model.study.geometry import Grid
 from model.study.masks import check_grid, read_mask
-from model.study.reading import Case, read_case, stem
-from model.whole import Staging
-from training.command import check_targets
-from training.data.table import Study, patients_in, read_table, some_of
-from training.runs.scores import CaseScore, summary, table, write
+from training.bundles.masks import Predict, from_bundle, from_masks
+from training.bundles.trained_on import TRAINED_ON, training_cases_among
+from training.command import check_targets, warn
+from training.data.table import Study, read_table, some_of
+from training.judging.scores import CaseScore, summary, table, write
 
-MASK_ENDINGS = (".mha", ".nii.gz")
 GROUPS = ("diagnosis", "site", "tracer")
 PARTS = ("train", "validate", "test")
-TRAINED_ON = "trained_on_cases"  # key of a bundle's provenance.scores: the cases that trained or selected it
-PATIENTS = "trained_on_patients"  # key of the same: their patients
-Predict = Callable[[Study], tuple[NDArray[Any], Grid, float]]  # mask (z, y, x), its grid, seconds or NaN
 
 
 def evaluate(
@@ -65,104 +59,6 @@ def evaluate(
     return rows
 
 
-def from_masks(folder: Path, studies: Sequence[Study]) -> tuple[Predict, list[Path]]:
-    """Read masks named <case>.mha or <case>.nii.gz in `folder`; also returns the masks there of no study.
-
-    Raises CaseError if the folder or a mask is missing, or if a case has two; when read, if it is on another grid.
-    """
-    if not folder.is_dir():
-        raise CaseError(f"folder of masks '{folder}' is not there; give one that holds <case>{MASK_ENDINGS[0]} files")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.endswith(MASK_ENDINGS) and not path.name.startswith("."):
-            files.setdefault(stem(path), []).append(path)
-    cases = [study.case for study in studies]
-    for case in cases:
-        if len(files.get(case, [])) > 1:
-            raise CaseError(f"case {case} has more than one mask: {', '.join(map(str, files[case]))}; keep one of them")
-    if missing := [case for case in cases if case not in files]:
-        raise CaseError(
-            f"'{folder}' has no mask of {len(missing)} of {len(cases)} cases: {some_of(missing)}; each must be there "
-            f"as <case>{' or <case>'.join(MASK_ENDINGS)}, empty where nothing was found, or evaluate fewer with --split"
-        )
-
-    def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
-        path = files[study.case][0]
-        mask, grid = read_mask(path, "mask")
-        check_grid(grid, f"mask '{path}'", pet_grid(study.pet), f"PET '{study.pet}'")
-        return mask, grid, math.nan
-
-    return predict, [path for case, paths in files.items() if case not in cases for path in paths]
-
-
-def from_bundle(
-    bundle: Bundle,
-    device: Any,
-    studies: Sequence[Study],
-    save: Path | None = None,
-    on_probability: Callable[[Study, NDArray[Any], Grid], None] | None = None,
-) -> Predict:
-    """Run a bundle as the container does, on one device; masks go to <save>/<case>.mha, replacing such files.
-
-    on_probability: is called with each study's probabilities (z, y, x) and their grid, which else are not made.
-    Takes the studies in their order. The next is read while one is segmented, so seconds do not include reading.
-    When run, raises CaseError, WeightsError or OutputError as process.py does; warnings go to stderr.
-    """
-    from model.inference.options import SegmentOptions  # imports torch, which scoring masks does not need
-    from model.inference.several import segment_each
-
-    def read(study: Study) -> Case:
-        return read_case([study.pet, study.ct], bundle.manifest.limits)
-
-    options = SegmentOptions(bundle=bundle, device=device, with_probability=on_probability is not None)
-    segmented = segment_each(studies, read, options)
-
-    def predict(study: Study) -> tuple[NDArray[Any], Grid, float]:
-        begun = time.perf_counter()
-        case, result = next(segmented)
-        seconds = time.perf_counter() - begun
-        for warning in (*case.warnings, *result.warnings):
-            _warn(f"case {study.case}: {warning}")
-        if save:
-            with Staging() as staging:
-                write_mask(result.mask, case.pet.grid, save / f"{study.case}.mha", staging)
-                staging.commit()
-        if on_probability and result.probability is not None:
-            on_probability(study, result.probability, case.pet.grid)
-        return result.mask, case.pet.grid, seconds
-
-    return predict
-
-
-def pet_grid(path: Path) -> Grid:
-    """The grid of an image from its header alone. Raises CaseError if it cannot be read."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with silence():
-            reader.ReadImageInformation()
-    except RuntimeError:
-        raise CaseError(
-            f"PET '{path}' cannot be read; check the path, or make the index again with training index"
-        ) from None
-    return grid_of(reader)
-
-
-def training_cases_among(bundle: Bundle, studies: Sequence[Study], index: dict[str, Study]) -> list[str] | None:
-    """Cases among `studies` that the bundle was trained or selected on, or that are another study of such a patient.
-
-    None if the bundle does not name them. Raises WeightsError if it has something else than a list of names there.
-    """
-    cases, patients = (bundle.manifest.provenance.scores.get(key) for key in (TRAINED_ON, PATIENTS))
-    if cases is None:
-        return None
-    for key, names in ((TRAINED_ON, cases), (PATIENTS, patients or [])):
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise WeightsError(f"'{bundle.folder}': provenance.scores.{key} must list names; correct it")
-    patients = {*(patients or []), *patients_in(index[case] for case in cases if case in index)}
-    return [study.case for study in studies if study.case in cases or patients_in([study]) & patients]
-
-
 def run(options: argparse.Namespace) -> None:
     """One evaluation, from the index to the written scores. Raises the errors of model/errors.py, then writes none."""
     check_options(options)
@@ -173,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
         return score_views(options, studies, index)
     predict, source = bundle_source(options, studies, index) if options.weights else masks_source(options, studies)
     for note in source["notes"]:
-        _warn(note)
+        warn(note)
     rows = evaluate(studies, predict, options.convention, _print_row)
     result, lines = summary(rows, options.by), []
     if options.detail:
@@ -189,7 +85,7 @@ def score_views(options: argparse.Namespace, studies: Sequence[Study], index: di
     """--field-of-view: the bundle on views of every study. Writes a row a study and view, and the means beside it."""
     bundle, device, source = bundle_of(options, studies, index)
     for note in source["notes"]:
-        _warn(note)
+        warn(note)
     from training.bundles import field_of_view, views_page  # they import torch, which scoring masks does not need
 
     masking = field_of_view.masking_of(bundle, device)
@@ -279,7 +175,7 @@ def bundle_of(
     trained = training_cases_among(bundle, studies, index)
 
     from model.inference.device import make_deterministic  # imports torch; a wrong bundle needs none
-    from training.runs.predict import scoring_device
+    from training.compute.device import scoring_device
 
     make_deterministic()
     device = scoring_device(options.device or "auto")
@@ -399,10 +295,6 @@ def _print_row(row: CaseScore) -> None:
 
 def _print_view(row: Any) -> None:
     print(f"{row.case}, {row.view}: Dice {row.dice:.4f}, agreement {row.agreement:.4f}", flush=True)
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {shown(' '.join(line.split()))}", file=sys.stderr, flush=True)
 
 
 def _file_entry(path: Path) -> dict[str, Any]:

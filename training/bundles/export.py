@@ -22,17 +22,17 @@ from model.bundle.settings import Crop
 from model.errors import ConfigError, WeightsError
 from training.bundles.check_mask import compare, in_crop, run_process
 from training.bundles.check_skip import check_skip
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import METHOD_OF, check_bundle_name, check_not_there, state_sha256, write_bundle
 from training.command import add_device_option
 from training.commit import commit
+from training.compute.device import scoring_device
 from training.data.prepared import is_current
 from training.data.table import read_table
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import FORMAT, TITLES
-from training.runs.checkpoint import State, read_json, read_weights, result_file
-from training.runs.predict import scoring_device
+from training.weights.checkpoint import State, read_json, read_weights, result_file, result_of
 
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."
@@ -189,19 +189,15 @@ def bundle_states(selected: Selected) -> tuple[dict[str, State], list[float]]:
 
 
 def start_sha256(members: Sequence[Candidate]) -> str | None:
-    """The hash of theta_0's tensors; None if the members started from several networks, or from none.
-
-    Raises ConfigError if the base run is not where it was.
+    """The hash of theta_0's tensors, of its file where the base run's weights are gone: members of one start have the
+    same. None if the members started from several networks, or from none.
     """
     starts = {one.start for one in members}
     if len(starts) > 1 or None in starts:
         return None
     base = next((one.base for one in members if one.base), None)
-    if base is None:
-        raise ConfigError(
-            f"the base run that '{members[0].folder}' started from is not there any more; put it beside that folder, "
-            f"or beside '{members[0].folder.parent}', under the name it had"
-        )
+    if base is None or not (base / result_of(base)["result"]).exists():
+        return next(iter(starts))
     return state_sha256(read_weights(result_file(base)))
 
 

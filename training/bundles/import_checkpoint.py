@@ -19,7 +19,8 @@ import torch
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.manifest import WEIGHTS
-from model.bundle.settings import METHODS, Crop, Intensity, Network, Part, Window
+from model.bundle.network import Network
+from model.bundle.settings import METHODS, Crop, Intensity, Part, Window
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.regnet import DESIGNS
@@ -28,7 +29,7 @@ from training.bundles.import_nnunet import check_model, configurations, import_n
 from training.bundles.nnunet_folder import is_nnunet
 from training.bundles.write import PAPERS, State, check_bundle_name, check_not_there, write_bundle
 from training.data.table import some_of
-from training.runs.checkpoint_reader import read_state_dict
+from training.weights.checkpoint_reader import read_state_dict
 
 PREFIX = "model."  # of the network in the authors' LightningModule
 PARALLEL = "module."  # before every name where the network was trained on several GPUs

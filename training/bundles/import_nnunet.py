@@ -8,6 +8,7 @@ lesion probabilities counts. Nothing in a checkpoint is run.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from msgspec import structs
 
 from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.licence import UNKNOWN, spelt_out
+from model.bundle.network import Network
 from model.bundle.organs import ORGANS
-from model.bundle.settings import Crop, Intensity, Network, Part
+from model.bundle.settings import Crop, Intensity, Part
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.inference.spacing import resampled_size
@@ -27,7 +29,7 @@ from training.bundles.nnunet_folder import FoundModel, find_model
 from training.bundles.nnunet_plans import Described, describe
 from training.bundles.nnunet_state import State, organ_classes, our_state
 from training.bundles.write import check_bundle_name, check_not_there, write_bundle
-from training.runs.checkpoint_reader import read_checkpoint
+from training.weights.checkpoint_reader import read_checkpoint
 
 ROOTS = ("network_weights",)
 USE = "Research only. Not a medical device. The weights are their authors': pass them on only by their licence."
@@ -62,53 +64,57 @@ def import_nnunet(options: argparse.Namespace) -> Path:
     for number, (path, named) in enumerate(zip(paths, configurations(options), strict=False), 1):
         models.append(read_model(path, named, options, f"{number}-" if len(paths) > 1 else "", half))
     check_different(models, paths)
-    own = [model.described for model in models for _ in model.states]
-    folds = [fold for model in models for fold in model.found.folds]
     states = {name: state for model in models for name, state in model.states.items()}
-    first = models[0].described
-    licence = spelt_out(options.licence)
-
-    def manifest(written: tuple[Member, ...]) -> Manifest:
-        members = [structs.replace(member, fold=fold) for member, fold in zip(written, folds, strict=True)]
-        if len(models) > 1:
-            members = [
-                structs.replace(
-                    member,
-                    network=one.network,
-                    window=one.window,
-                    preprocessing=one.preprocessing,
-                    intensity=Intensity(),
-                )
-                for member, one in zip(members, own, strict=True)
-            ]
-        return Manifest(
-            format_version=FORMAT_VERSION,
-            name=options.name,
-            kind="mixed" if len(models) > 1 else "volumes",
-            network=first.network,
-            channels=CHANNELS["volumes"],
-            intensity=Intensity(),
-            crop=Crop(suv_above=0.0),
-            window=first.window,
-            preprocessing=first.preprocessing,
-            method="eoa",
-            combine="parts" if len(models) > 1 else "logits",
-            members=tuple(members),
-            provenance=Provenance(
-                data=f"dataset {str(models[0].found.plans.get('dataset_name', UNKNOWN))[:100]}, as its plans name it",
-                commit=UNKNOWN,
-                date=UNKNOWN,
-                scores={},
-                attribution=f"{METHOD}; imported from {', '.join(s for model in models for s in model.sources)}",
-            ),
-            intended_use=USE,
-            licence=licence,
-            citation=options.citation or "",
-        )
+    about = partial(manifest_of, models, options, spelt_out(options.licence))
 
     weights = [1.0 / len(model.states) for model in models for _ in model.states]
-    write_bundle(folder, states, manifest, weights=weights, start_sha256=None, half=half, force=options.force)
+    write_bundle(folder, states, about, weights=weights, start_sha256=None, half=half, force=options.force)
     return folder
+
+
+def manifest_of(
+    models: Sequence[ImportedModel], options: argparse.Namespace, licence: str, written: tuple[Member, ...]
+) -> Manifest:
+    """The manifest of a bundle of these models, whose members were written; of two models each member has its own."""
+    own = [model.described for model in models for _ in model.states]
+    folds = [fold for model in models for fold in model.found.folds]
+    first = models[0].described
+    members = [structs.replace(member, fold=fold) for member, fold in zip(written, folds, strict=True)]
+    if len(models) > 1:
+        members = [
+            structs.replace(
+                member,
+                network=one.network,
+                window=one.window,
+                preprocessing=one.preprocessing,
+                intensity=Intensity(),
+            )
+            for member, one in zip(members, own, strict=True)
+        ]
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=options.name,
+        kind="mixed" if len(models) > 1 else "volumes",
+        network=first.network,
+        channels=CHANNELS["volumes"],
+        intensity=Intensity(),
+        crop=Crop(suv_above=0.0),
+        window=first.window,
+        preprocessing=first.preprocessing,
+        method="eoa",
+        combine="parts" if len(models) > 1 else "logits",
+        members=tuple(members),
+        provenance=Provenance(
+            data=f"dataset {str(models[0].found.plans.get('dataset_name', UNKNOWN))[:100]}, as its plans name it",
+            commit=UNKNOWN,
+            date=UNKNOWN,
+            scores={},
+            attribution=f"{METHOD}; imported from {', '.join(s for model in models for s in model.sources)}",
+        ),
+        intended_use=USE,
+        licence=licence,
+        citation=options.citation or "",
+    )
 
 
 def configurations(options: argparse.Namespace) -> tuple[str | None, str | None]:

@@ -15,7 +15,7 @@ from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import Part
 from model.errors import ConfigError
 from model.networks.weights import read_state
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import State, check_bundle_name, write_bundle
 
 

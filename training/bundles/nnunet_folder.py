@@ -18,7 +18,7 @@ from typing import Any
 
 from model.errors import ConfigError, WeightsError
 from training.data.table import some_of
-from training.runs.checkpoint_reader import START_BYTES, why_not_zip
+from training.weights.checkpoint_reader import START_BYTES, why_not_zip
 
 PLANS, DATASET = "plans.json", "dataset.json"
 JSON_LIMIT_BYTES = 64 * 2**20  # a dataset.json that lists every case is large; larger is something else

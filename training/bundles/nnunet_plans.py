@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from model.bundle.network import Network
 from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, UNetStage
-from model.bundle.settings import Intensity, Network, Part, Window
+from model.bundle.settings import Intensity, Part, Window
 from model.errors import ConfigError
 from model.schema import SettingError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import WeightsError
 from model.networks.unet import skeleton
 from training.bundles.nnunet_plans import Described

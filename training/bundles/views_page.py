@@ -12,7 +12,7 @@ import numpy as np
 from model.results.writing import write_bytes, write_json
 from model.whole import Staging
 from training.bundles.field_of_view import THRESHOLDS, ViewScore
-from training.runs.scores import Estimate, cell, interval, without_nan
+from training.judging.scores import Estimate, cell, interval, without_nan
 
 CSV_COLUMNS = ("case", "view", "dice", "agreement", "marked_ml", "patient", "fpv_ml", "fnv_ml")
 HEADS = (

@@ -16,7 +16,7 @@ from model.errors import ConfigError, OutputError
 from model.files import sha256_of
 from model.networks.weights import read_state
 from model.whole import recover, whole_folder
-from training.runs import checkpoint
+from training.weights import checkpoint
 
 PAPERS = {
     "volumes": 'Ahn and Park, "Domain-Adaptive PET/CT Tumor Lesion Segmentation Networks through Effective Training '

@@ -20,7 +20,7 @@ from model.bundle.settings import Crop
 from model.errors import ConfigError
 from model.files import sha256_of_bytes
 from model.schema import to_plain
-from model.whole import whole_file
+from model.whole import remove_left_behind, whole_file
 from training.data.prepare import points_of
 from training.data.prepared import FORMAT, POINTS, is_current, key_of, load, store
 from training.data.table import CASE, Study
@@ -56,7 +56,8 @@ def write_pack(
     crop: Crop, most_bytes: float,
 ) -> list[str]:  # fmt: skip
     """Write a pack. groups: studies in the order in which they are tried; one that would make the pack larger than
-    `most_bytes` is left out if it is a phantom's. Returns the cases that were left out.
+    `most_bytes` is left out if it is a phantom's. What a killed process left beside it goes. Returns the cases that
+    were left out.
 
     Raises ConfigError if the real studies alone are larger.
     """
@@ -64,6 +65,7 @@ def write_pack(
     left, about = list[str](), list[dict[str, Any]]()
     total = ZIP_BYTES + len(json.dumps(content, indent=1))
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(path.parent)
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
         for number, group in enumerate(groups):
             packed = lzma.compress(b"".join(part for study in group for part in encoded(cache, study.case)), preset=6)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from model.networks.weights import mean_of
-from training.runs import checkpoint
-from training.runs.checkpoint import State
-from training.runs.leakage import Seen, seen_in
+from training.judging.leakage import Seen, seen_in
 from training.settings import Training, read_yaml, settings_from
+from training.weights import checkpoint
+from training.weights.checkpoint import State
 
 SHARED = ("network", "intensity", "window")  # what members of one bundle have in common
 

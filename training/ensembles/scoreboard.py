@@ -22,10 +22,7 @@ from model.networks.weights import as_network
 from model.results.metrics import Scores
 from training.data.prepared import Prepared, load, patients_of
 from training.ensembles.candidates import Candidate, soup
-from training.runs import checkpoint
-from training.runs.batch_norm import keeps_statistics, refreshed
-from training.runs.checkpoint import State
-from training.runs.predict import (
+from training.judging.predict import (
     digest,
     finite,
     how_computed,
@@ -36,6 +33,9 @@ from training.runs.predict import (
     validation_dice,
 )
 from training.stopping import check_time
+from training.weights import checkpoint
+from training.weights.batch_norm import keeps_statistics, refreshed
+from training.weights.checkpoint import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,15 @@ from model.errors import ConfigError
 from model.results.writing import check_output
 from model.schema import to_plain
 from training.command import add_device_option, add_fold_options, check_targets
+from training.compute.device import scoring_device
 from training.data.folds import Fold, read_fold
 from training.data.prepared import one_crop
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
 from training.ensembles.members import LOGS, STATES
 from training.ensembles.scoreboard import Scoreboard, SetScores
 from training.ensembles.selection import Choice, greedy, rank, steps_to, uniform
-from training.runs.checkpoint import CONFIG, RESULT, write_json, write_text
-from training.runs.leakage import check_not_seen
-from training.runs.predict import scoring_device
+from training.judging.leakage import check_not_seen
+from training.weights.checkpoint import CONFIG, RESULT, write_json, write_text
 
 FORMAT = 1
 TITLES = {  # in the order of the paper's table 3

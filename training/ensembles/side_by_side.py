@@ -13,9 +13,9 @@ from model.errors import LesionError
 from training.command import option_words
 from training.ensembles.processes import Engine, LoggedCommand, run_commands
 from training.ensembles.sweep import environment_of
-from training.runs import checkpoint
 from training.settings import Training, settings_to
 from training.stopping import StoppedInTime, time_is_over
+from training.weights import checkpoint
 
 TRAINING = (sys.executable, "-m", "training")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from training.ensembles.sweep import ROOT
-from training.runs import checkpoint
+from training.weights import checkpoint
 
 TIME = re.compile(r"(?:\d+-)?\d{1,2}:\d\d:\d\d")  # of sbatch --time: days-hours:minutes:seconds
 MOST_LEAD_S = 65_535  # of sbatch --signal

@@ -26,11 +26,11 @@ from training.ensembles import members
 from training.ensembles.members import LOGS, STATES, read_members
 from training.ensembles.processes import Engine, LoggedCommand, run_commands
 from training.parallel import cores
-from training.runs import checkpoint
 from training.runs.planned import differing_from_plan
 from training.runs.start import starting_point
 from training.settings import Training, read_yaml, settings_to
 from training.stopping import STOP_AT, StoppedInTime, add_minutes_option, is_limited, time_is_over
+from training.weights import checkpoint
 
 TRAIN = (sys.executable, "-m", "training", "train")
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -10,9 +10,10 @@ from model.files import sha256_of
 from training.data.folds import PARTS, Fold, make_fold, read_fold
 from training.data.stratify import draw_share, strata
 from training.data.table import Study, patients_in, read_table
+from training.papers.plan import ExperimentPlan
 from training.papers.plan_phantoms import make_phantoms
-from training.papers.procedure import ExperimentPlan, prepare_cases
-from training.runs import checkpoint
+from training.papers.procedure import prepare_cases
+from training.weights import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

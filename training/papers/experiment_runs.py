@@ -11,11 +11,12 @@ from training.ensembles.processes import Engine
 from training.ensembles.side_by_side import OneRun, train_side_by_side
 from training.ensembles.slurm_jobs import FIRST, RUNS, SUMMARY, write_jobs
 from training.papers.experiment_data import ExperimentData
-from training.papers.procedure import ExperimentPlan, pretrain_encoder, write_fold
+from training.papers.plan import ExperimentPlan
+from training.papers.procedure import pretrain_encoder, write_fold
 from training.papers.published_tables import TABLE_2, VOLUMES, WHOLE_BODY
-from training.runs import checkpoint
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
+from training.weights import checkpoint
 
 LOGS = "logs"  # folder of the runs' settings and output, beside their folders
 
@@ -80,7 +81,7 @@ def train_side(
         runs,
         folder / LOGS,
         cache=data.cache,
-        split=write_fold(data.fold, folder / "split.json"),
+        split=write_fold(data.fold, folder),
         fold=data.fold.name,
         device=device,
         engine=Engine(parallel=parallel),

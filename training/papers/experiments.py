@@ -25,16 +25,16 @@ from model.errors import ConfigError
 from model.networks.unet import skeleton
 from training.command import add_device_option
 from training.ensembles.slurm_jobs import SUMMARY, add_slurm_options, check_slurm_options
+from training.judging.scores import CaseScore
 from training.papers.experiment_data import ExperimentData, data_of
 from training.papers.experiment_runs import folder_of_row, settings_of_rows, train_only, train_side, write_table_jobs
+from training.papers.plan import ExperimentPlan, read_plan
 from training.papers.procedure import (
-    ExperimentPlan,
     MethodAndMembers,
     add_data_options,
     check_processes,
     choices_of,
     pretrain_encoder,
-    read_plan,
     score_choices,
     select_members,
     train_members,
@@ -49,7 +49,6 @@ from training.papers.published_tables import (
     markdown,
     write_table_files,
 )
-from training.runs.scores import CaseScore
 from training.runs.train import carry_on, train_run
 from training.settings import Training, changed
 from training.stopping import add_minutes_option

@@ -12,12 +12,13 @@ from model.files import sha256_of
 from model.whole import recover, whole_folder
 from training.data.folds import Fold
 from training.data.table import some_of
+from training.judging.validation import BEST, BEST_NOTE
 from training.papers.shipping import SCORED, WRITTEN
 from training.papers.state import AVERAGE, BEGUN, FORMAT, LOSS, NETWORK, RUNS, STATE
-from training.runs import checkpoint
+from training.runs.folder import RESTARTS
 from training.runs.planned import differing_from_plan
-from training.runs.validation import BEST, BEST_NOTE
 from training.settings import Training, read_yaml
+from training.weights import checkpoint
 
 PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}")
 HALFWAY = ".putting-back"  # in the folder while a state is put back: not all of its runs are there yet
@@ -137,7 +138,7 @@ def put_run_back(kept: Path, run: Path) -> None:
             note = checkpoint.read_json(kept / BEGUN)
             checkpoint.write_state(new / checkpoint.STATE, state_of(kept, note))
             warmup = {"step": note["step"], "warmup_steps": WARMUP_STEPS, "share": WARMUP_SHARE, "weights": "float16"}
-            config[checkpoint.RESTARTS] = [*config.get(checkpoint.RESTARTS, []), warmup]
+            config[RESTARTS] = [*config.get(RESTARTS, []), warmup]
         (new / checkpoint.CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

@@ -34,9 +34,9 @@ from training.papers.procedure import add_data_options, check_processes
 from training.papers.shipping import PLAN, Shipping
 from training.papers.state import RUNS as RUNS_OF_STATE
 from training.papers.state import write_state
-from training.runs.checkpoint import CONFIG, result_file
 from training.settings import read_yaml
 from training.stopping import StoppedInTime, add_minutes_option
+from training.weights.checkpoint import CONFIG, result_file
 
 
 def run(options: argparse.Namespace) -> None:

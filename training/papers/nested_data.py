@@ -18,7 +18,7 @@ from training.data.table import Study, read_table, write_table
 from training.papers.plan_phantoms import make_phantoms
 from training.papers.procedure import prepare_cases
 from training.papers.shipping import Shipping
-from training.runs.checkpoint import read_json, write_json
+from training.weights.checkpoint import read_json, write_json
 
 REAL, COPIES, SOURCE = "real.csv", "copies", "real.json"  # below --run: tables, and what they were made of
 BLENDED = "blended"  # below --run: patients' tumours in phantoms' bodies

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from model.errors import ConfigError
 from training.bundles.detection import Detection, detect
 from training.data.prepared import Prepared
-from training.runs.checkpoint import write_json
-from training.runs.scores import without_nan
+from training.judging.scores import without_nan
+from training.weights.checkpoint import write_json
 
 ENDING = "-detail.json"
 VIEWS = "-views.json"  # of the file beside it: scores with parts cut off the image

@@ -12,10 +12,10 @@ from training.ensembles.processes import Engine
 from training.papers.nested_data import NestedData
 from training.papers.procedure import MethodAndMembers, choices_of, select_members, train_members
 from training.papers.shipping import SHIPPED, Shipping
-from training.runs import checkpoint
 from training.runs.planned import differing_from_plan
 from training.runs.train import train_run
 from training.settings import read_yaml
+from training.weights import checkpoint
 
 
 def fold_of(

@@ -7,8 +7,8 @@ from pathlib import Path
 from model.errors import ConfigError, WeightsError
 from training.batches.schedule import steps_of
 from training.papers.shipping import SCORED, SELECTION, SHIPPED, WRITTEN, Shipping
-from training.runs import checkpoint
 from training.settings import read_yaml, settings_from
+from training.weights import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +44,17 @@ def progress_of(folder: Path, name: str) -> RunProgress:
     run = folder / name
     try:
         if result := checkpoint.finished(run):
-            return RunProgress(name=name, finished=True, hours=sum(result.get("seconds", {}).values()) / 3600)
+            return RunProgress(name=name, finished=True, hours=checkpoint.hours(result))
         if not (run / checkpoint.CONFIG).exists():
             return RunProgress(name=name)
         if not (run / checkpoint.STATE).exists():  # its weights are gone, its hours were spent
-            hours = sum(checkpoint.result_of(run).get("seconds", {}).values()) / 3600
-            return RunProgress(name=name, hours=hours)
+            return RunProgress(name=name, hours=checkpoint.hours(checkpoint.result_of(run)))
         config, state = read_yaml(run / checkpoint.CONFIG), checkpoint.read_state(run / checkpoint.STATE)
         settings = settings_from(config["settings"])
         first = settings.averaging.start if settings.averaging and config["start"] else 0
         steps = steps_of(settings, len(config["train"]), config["processes"])
         done, last = int(state["step"]) - first * steps, (settings.schedule.last - first) * steps
-        return RunProgress(name=name, step=done, last=last, hours=sum(state["seconds"].values()) / 3600)
+        return RunProgress(name=name, step=done, last=last, hours=checkpoint.hours(state))
     except (ConfigError, WeightsError, KeyError, TypeError, ValueError):
         return RunProgress(name=name)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from training.compute.device import scoring_device
 from training.data.folds import Fold
 from training.data.prepared import Prepared, digest_of, load
 from training.ensembles.candidates import read_candidates
@@ -17,19 +18,19 @@ from training.ensembles.field_of_view import views
 from training.ensembles.processes import Engine
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.side_by_side import run_side_by_side
+from training.judging.leakage import check_not_seen
+from training.judging.predict import digest
+from training.judging.scores import CaseScore, read_rows, summary, table, without_empty, write
 from training.papers.nested_data import NestedData
 from training.papers.nested_detail import ENDING as DETAIL
 from training.papers.nested_detail import VIEWS, write_detail
 from training.papers.nested_folds import fold_words, outer_folds, train_and_select
 from training.papers.nested_progress import hours_of
 from training.papers.procedure import MethodAndMembers, score_choices, write_fold
-from training.papers.shipping import SCORED, SPLIT, Shipping
-from training.runs.checkpoint import read_json, write_json
-from training.runs.leakage import check_not_seen
-from training.runs.predict import digest, scoring_device
-from training.runs.scores import CaseScore, read_rows, summary, table, without_empty, write
+from training.papers.shipping import SCORED, Shipping
 from training.settings import settings_to
 from training.stopping import check_time
+from training.weights.checkpoint import read_json, result_of, write_json
 
 
 def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
@@ -37,16 +38,17 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
     rows: dict[str, list[CaseScore]] = {name: [] for name in shipping.bundles}
     folds = {n: fold for n, fold in enumerate(outer_folds(shipping, data, options)) if options.fold in (None, n)}
     keys = {fold.name: key_of_fold(shipping, data, fold) for fold, _ in folds.values()}
+    key_of_starts = start_key(shipping, options)
 
     def is_done(name: str) -> bool:
-        return is_scored(options.run / name, keys[name], shipping, options)
+        return is_scored(options.run / name, {"key": keys[name], "start": key_of_starts}, shipping, options)
 
     if options.fold is None and options.parallel > 1:
         score_side_by_side(options, is_done)
     for number, (fold, test) in folds.items():
         folder = options.run / fold.name
-        write_fold(fold, folder / SPLIT)  # for training baselines; a state does not carry it
         if is_done(fold.name):
+            write_fold(fold, folder)  # for training baselines; a state does not carry it
             for name in shipping.bundles:
                 rows[name] += read_rows(folder / f"{name}.csv")
             continue
@@ -59,7 +61,8 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
             if options.views:
                 report_views(choices[name], members, whole, data, folder / f"{name}{VIEWS}", options.device)
         hours = hours_of(shipping, options.run, fold.name, options.start)
-        write_json(folder / SCORED, {"key": keys[fold.name], "views": options.views, "hours": round(hours, 4)})
+        ended = {"key": keys[fold.name], "start": key_of_starts, "views": options.views, "hours": round(hours, 4)}
+        write_json(folder / SCORED, ended)
     if options.fold is not None:
         return
     for name, scores in rows.items():
@@ -70,20 +73,37 @@ def score_outer_folds(shipping: Shipping, data: NestedData, start: Path | None, 
 
 
 def key_of_fold(shipping: Shipping, data: NestedData, fold: Fold) -> str:
-    """A hash of all that a fold's scores depend on but the machine: settings, choices, cases and studies."""
+    """A hash of all that a fold's scores depend on but the machine and what base runs begin with: settings, choices,
+    cases and studies.
+    """
     settings = {"base": shipping.plan.base, **shipping.plan.member_settings()}
     cases = (*fold.train, *fold.validate, *fold.test)
     what = [{name: settings_to(one) for name, one in settings.items()}, dict(shipping.bundles), asdict(fold)]
     return digest([what, digest_of(load(data.cache, case) for case in cases)])
 
 
-def is_scored(folder: Path, key: str, shipping: Shipping, options: argparse.Namespace) -> bool:
-    """Whether a fold's scores are there, of the same procedure and studies."""
+def start_key(shipping: Shipping, options: argparse.Namespace) -> str | None:
+    """What base runs begin with: the sha256 of the weights of --start, or a hash of the settings of the plan's runs on
+    phantoms, whose cases every fold has; None for random weights.
+    """
+    if options.start:
+        return str(result_of(options.start)["sha256"])
+    starts = [settings_to(settings) for settings in shipping.start_settings().values()]
+    return digest(starts) if starts else None
+
+
+def is_of(found: dict[str, Any], keys: dict[str, str | None]) -> bool:
+    """Whether a record has these keys; one that it lacks, as an earlier version did not write it, counts as equal."""
+    return all(found.get(name, key) == key for name, key in keys.items())
+
+
+def is_scored(folder: Path, keys: dict[str, str | None], shipping: Shipping, options: argparse.Namespace) -> bool:
+    """Whether a fold's scores are there, of the same procedure, start and studies."""
     path = folder / SCORED
     if not path.exists() or not all((folder / f"{name}.csv").exists() for name in shipping.bundles):
         return False
     found = read_json(path)
-    return bool(found.get("key") == key and (found["views"] or not options.views))
+    return "key" in found and is_of(found, keys) and bool(found["views"] or not options.views)
 
 
 def score_side_by_side(options: argparse.Namespace, is_done: Callable[[str], bool]) -> None:

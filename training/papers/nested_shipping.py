@@ -10,9 +10,9 @@ from training.data.folds import Fold
 from training.papers.nested_data import NestedData
 from training.papers.nested_folds import shipped_fold, train_and_select
 from training.papers.nested_progress import hours_of
-from training.papers.nested_scores import key_of_fold, report_phantoms
+from training.papers.nested_scores import is_of, key_of_fold, report_phantoms, start_key
 from training.papers.shipping import CHOICES, SELECTION, SHIPPED, WRITTEN, Shipping
-from training.runs.checkpoint import read_json, write_json
+from training.weights.checkpoint import read_json, write_json
 
 
 def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argparse.Namespace) -> None:
@@ -42,8 +42,8 @@ def ship(shipping: Shipping, data: NestedData, start: Path | None, options: argp
             )
         )
     report_phantoms(members, choices, data, options.run, options.device)  # takes long, and the bundles are there
-    key = key_of_fold(shipping, data, fold)
-    write_json(folder / WRITTEN, written_from(shipping, options) | {"key": key, "hours": round(hours, 4)})
+    keys = {"key": key_of_fold(shipping, data, fold), "start": start_key(shipping, options)}
+    write_json(folder / WRITTEN, written_from(shipping, options) | keys | {"hours": round(hours, 4)})
 
 
 def case_to_check(fold: Fold, data: NestedData) -> str:
@@ -53,17 +53,17 @@ def case_to_check(fold: Fold, data: NestedData) -> str:
 
 
 def is_written(shipping: Shipping, data: NestedData, options: argparse.Namespace) -> bool:
-    """Whether the bundles that were written are at --output, of this plan and these studies, and of the selection that
-    is there, if one is.
+    """Whether the bundles that were written are at --output, of this plan, this start and these studies, and of the
+    selection that is there, if one is.
     """
     path = options.run / SHIPPED / WRITTEN
     if not path.exists():
         return False
-    key = read_json(path).get("key")
-    if key is not None and key != key_of_fold(shipping, data, shipped_fold(shipping, data, options)):
-        return False
     before, now = read_json(path), written_from(shipping, options)
-    return all(before.get(name) == sha256 for name, sha256 in now.items() if name != SELECTION or sha256)
+    key = key_of_fold(shipping, data, shipped_fold(shipping, data, options))
+    return is_of(before, {"key": key, "start": start_key(shipping, options)}) and all(
+        before.get(name) == sha256 for name, sha256 in now.items() if name != SELECTION or sha256
+    )
 
 
 def written_from(shipping: Shipping, options: argparse.Namespace) -> dict[str, str | None]:

@@ -8,7 +8,7 @@ from training.command import option_words, parse
 from training.data import index as index_command
 from training.data.folds import PARTS, Fold
 from training.data.table import Study, read_table, write_table
-from training.papers.procedure import ExperimentPlan
+from training.papers.plan import ExperimentPlan
 from training.phantom import study as phantoms_command
 from training.phantom.maps import OWN_MAPS
 from training.phantom.table import study_name

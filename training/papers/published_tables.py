@@ -15,11 +15,11 @@ import torch
 from model.files import sha256_of
 from model.inference.device import choose_device
 from training.commit import commit
+from training.judging.pictures import draw_bars
+from training.judging.scores import CaseScore, cell, summary, without_empty
 from training.papers.experiment_data import ExperimentData
 from training.papers.procedure import CONVENTION
-from training.runs import checkpoint
-from training.runs.pictures import draw_bars
-from training.runs.scores import CaseScore, cell, summary, without_empty
+from training.weights import checkpoint
 
 TABLE_2 = {  # network: (millions of parameters, Dice) of the paper's table 2
     "SwinUNETR": (15.7, 0.6817),

@@ -12,8 +12,8 @@ from typing import Any
 from model.errors import ConfigError
 from training.bundles import detection
 from training.bundles.compare import LESIONS, Rows, read_scores
+from training.judging.scores import Estimate, cell, interval
 from training.papers.nested_detail import ENDING, VIEWS, read_detail
-from training.runs.scores import Estimate, cell, interval
 
 CHOSEN = re.compile(r"SUV [\d.]+, best on the training cases")  # another number in every fold
 COLUMNS = (*LESIONS, "site")  # of scores, beside what every comparison reads

@@ -8,14 +8,13 @@ from msgspec import Struct, field
 from model.errors import ConfigError
 from model.schema import check_fields
 from training.ensembles.select import TITLES
-from training.papers.procedure import ExperimentPlan
+from training.papers.plan import ExperimentPlan
 from training.settings import Training, changed
 
 PLAN = Path(__file__).parent.with_name("configs") / "shipped.yaml"
 CHOICES = {title: name for name, title in TITLES.items()}
 SHIPPED = "all"  # the fold of the shipped weights, and its folder below --run
 SELECTION = "selection.json"  # in every fold's folder
-SPLIT = "split.json"  # in an outer fold's folder: the fold
 SCORED = "scored.json"  # in an outer fold's folder when it is scored
 WRITTEN = "written.json"  # in the folder of SHIPPED: what the bundles were written from
 

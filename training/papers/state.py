@@ -24,10 +24,11 @@ from model.errors import ConfigError
 from model.files import sha256_of_bytes
 from model.results.writing import check_output
 from model.whole import recover, whole_folder
-from training.papers.shipping import SCORED, SELECTION, SHIPPED, SPLIT, WRITTEN
-from training.runs import checkpoint
-from training.runs.validation import BEST, BEST_NOTE
+from training.judging.validation import BEST, BEST_NOTE
+from training.papers.procedure import SPLIT
+from training.papers.shipping import SCORED, SELECTION, SHIPPED, WRITTEN
 from training.settings import read_yaml
+from training.weights import checkpoint
 
 RUNS, STATE = "runs", "state.json"  # in the folder of a state, and in RUNS
 BEGUN, NETWORK, AVERAGE, LOSS = "begun.json", "network.safetensors", "average.safetensors", "loss.safetensors"
@@ -157,7 +158,7 @@ def kept_run(folder: Path, name: str, of_before: dict[str, tuple[str, str]]) -> 
         of_before[result["sha256"]] = name, sha256
         result = result | {"sha256": sha256, "start": config["start"]} | rounded
         files = {result["result"]: weights, checkpoint.RESULT: json_bytes(result)}
-        about = {"state": "finished", "epoch": result["epoch"], "hours": hours(result.get("seconds", {}))}
+        about = {"state": "finished", "epoch": result["epoch"], "hours": round(checkpoint.hours(result), 4)}
     else:
         files, about = begun_files(run)
     files[checkpoint.CONFIG] = yaml.safe_dump(config, sort_keys=False).encode()
@@ -169,7 +170,7 @@ def begun_files(run: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of a run that is not finished, from its checkpoint, and what state.json says of it."""
     state = checkpoint.read_state(run / checkpoint.STATE)
     average = state["average"] or {"terms": 0, "mean": {}}
-    about = {"state": "begun", "step": state["step"], "hours": hours(state["seconds"])}
+    about = {"state": "begun", "step": state["step"], "hours": round(checkpoint.hours(state), 4)}
     note = {"step": state["step"], "seconds": state["seconds"], "terms": average["terms"], "losses": state["losses"]}
     files = {BEGUN: json_bytes(note | {"left_out": state.get("left_out", {})}), NETWORK: as_bytes(state["network"])}
     for file, tensors in ((AVERAGE, average["mean"]), (LOSS, state["loss"])):
@@ -200,11 +201,6 @@ def as_bytes(state: dict[str, Tensor]) -> bytes:
     return bytes(
         save({name: checkpoint.in_float16(tensor.detach().cpu()).contiguous() for name, tensor in state.items()})
     )
-
-
-def hours(seconds: dict[str, float]) -> float:
-    """Hours of a run's steps, over all pieces."""
-    return round(sum(seconds.values()) / 3600, 4)
 
 
 def json_bytes(content: Any) -> bytes:

@@ -15,14 +15,14 @@ from torch import nn
 
 from model.errors import ConfigError
 from model.inference.device import Device
-from training.runs import checkpoint
-from training.runs.checkpoint import FITTED
+from training.compute.torchrun import processes
+from training.runs.folder import FITTED
 from training.runs.loop import train
 from training.runs.losses import loss_function
 from training.runs.run import Run
-from training.runs.torchrun import processes
 from training.settings import Training, read_yaml
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
 
 LEAST_S = 5.0  # the steps that are timed take at least so long
 FIRST_STEPS, MOST_STEPS, GROWTH = 2, 20_000, 8  # steps timed at first, at most, and times more at each try at most

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError
 from model.inference.preprocess import scale_hu
 from model.inference.sliding import centred

@@ -18,17 +18,17 @@ from tqdm import tqdm
 from model.errors import WeightsError
 from model.inference.device import Device
 from training.batches.schedule import rate_at, share_after_restart, steps_of
-from training.runs.checkpoint import LOG, STATE, cut_log, write_state
-from training.runs.compiling import compiled_network
-from training.runs.finite import LeftOut, check_weights
-from training.runs.fused_norm import fuse_norms
-from training.runs.optimizers import go_on, optimizer_for
-from training.runs.predict import layout_of
-from training.runs.recompute import recompute_stages
+from training.compute.compiling import compiled_network
+from training.compute.device import layout_of
+from training.compute.finite import LeftOut, check_weights
+from training.compute.fused_norm import fuse_norms
+from training.compute.optimizers import go_on, optimizer_for
+from training.compute.recompute import recompute_stages
+from training.compute.torchrun import mean_over_processes, processes, rank, time_is_over_in_any_process
 from training.runs.run import Run, TrainingProgress, on_gpu
 from training.runs.steps import loader, one_step, read_steps
-from training.runs.torchrun import mean_over_processes, processes, rank, time_is_over_in_any_process
 from training.stopping import StoppedInTime
+from training.weights.checkpoint import LOG, STATE, cut_log, write_state
 
 LOG_EVERY = 20  # steps between two readings on a GPU, where `log_every` is not set
 STATE_KEYS = {"network", "optimizer", "scaler", "loss", "average", "step", "losses", "seconds"}  # of a checkpoint

@@ -5,8 +5,8 @@ from typing import Any
 
 from training.data.folds import Fold
 from training.data.prepared import digest_of, load
-from training.runs.checkpoint import differing
 from training.runs.fitted_schedule import fitted_settings
+from training.runs.folder import differing
 from training.settings import Training, settings_to
 
 

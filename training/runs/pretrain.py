@@ -21,18 +21,19 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from model.inference.device import Device, computing
 from training.command import add_device_option, add_fold_options
+from training.compute.compiling import check_compile
+from training.compute.device import choose_convolutions, device_for
+from training.compute.finite import check_weights
+from training.compute.torchrun import processes, rank
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of
-from training.runs import checkpoint
-from training.runs.compiling import check_compile
-from training.runs.finite import check_weights
+from training.judging.leakage import check_apart, seen_with
+from training.runs.folder import opened
 from training.runs.genesis import DistortedCrops, network_for, reconstruction_loss
-from training.runs.leakage import check_apart, seen_with
 from training.runs.loop import steps_per_epoch, train
-from training.runs.predict import choose_convolutions, device_for
 from training.runs.run import Run
-from training.runs.torchrun import opened, processes, rank
 from training.settings import Training, read_settings, settings_to
+from training.weights import checkpoint
 
 ENCODER, PICTURE = "ct_encoder.safetensors", "reconstructions.png"
 VALIDATION_CROPS = 8  # the same at every epoch

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from model.inference.device import Device
-from training.runs.averaging import WeightAverage
-from training.runs.finite import LeftOut
+from training.compute.finite import LeftOut
 from training.settings import Training
+from training.weights.averaging import WeightAverage
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

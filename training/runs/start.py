@@ -8,9 +8,9 @@ from torch import nn
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build
-from training.runs import checkpoint
-from training.runs.imagenet import load_encoder
 from training.settings import Training
+from training.weights import checkpoint
+from training.weights.imagenet import load_encoder
 
 
 def starting_point(

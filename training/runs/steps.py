@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.batches.device_crops import DeviceCrops
-from training.runs.finite import (
+from training.compute.device import layout_of
+from training.compute.finite import (
     bring_back,
     gradient_norm,
     not_finite_reason,
@@ -19,10 +20,9 @@ from training.runs.finite import (
     statistics_of,
     too_many_left_out,
 )
-from training.runs.optimizers import step_unless
-from training.runs.predict import layout_of
+from training.compute.optimizers import step_unless
+from training.compute.torchrun import average_gradients, in_any_process, processes, rank
 from training.runs.run import Run, TrainingProgress, on_gpu
-from training.runs.torchrun import average_gradients, in_any_process, processes, rank
 
 
 def one_step(

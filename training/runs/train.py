@@ -27,24 +27,25 @@ from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
 from training.batches.slices import SliceDataset
 from training.command import add_device_option, add_fold_options
+from training.compute.compiling import check_compile
+from training.compute.device import choose_convolutions, device_for
+from training.compute.finite import check_weights
+from training.compute.torchrun import processes, rank
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load, one_crop
-from training.runs import checkpoint
-from training.runs.averaging import WeightAverage
-from training.runs.compiling import check_compile
-from training.runs.finite import check_weights
+from training.judging.leakage import check_apart, check_not_seen, seen_by, seen_with
+from training.judging.pictures import draw_curves
+from training.judging.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
 from training.runs.fitted_schedule import fit_schedule, fitted_settings
-from training.runs.leakage import check_apart, check_not_seen, seen_by, seen_with
+from training.runs.folder import FITTED, RESTARTS, opened
 from training.runs.loop import steps_per_epoch, train
 from training.runs.losses import loss_function
-from training.runs.pictures import draw_curves
-from training.runs.predict import choose_convolutions, device_for
 from training.runs.run import Run
 from training.runs.start import starting_network, starting_point
-from training.runs.torchrun import opened, processes, rank
-from training.runs.validation import BEST, BEST_NOTE, Validation, check_validation_cases, validation_cases
 from training.settings import Training, changed, read_settings, read_yaml, settings_from, settings_to
 from training.stopping import add_minutes_option, check_time
+from training.weights import checkpoint
+from training.weights.averaging import WeightAverage
 
 
 def run(options: argparse.Namespace) -> None:
@@ -128,14 +129,11 @@ def train_run(
         if settings.network.kind == "slices":
             data = data_for(settings, cache, fold, device)  # which slices an epoch shows depends on its steps
     config = {
-        "settings": settings_to(settings),
-        "train": list(fold.train),
-        "validate": list(fold.validate),
-        "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
+        **config_of(settings, cache, fold, data),
         "seen": seen_with(data.studies, before),
         "start": origin,
         "processes": processes(),
-        **({checkpoint.FITTED: fitted} if fitted else {}),
+        **({FITTED: fitted} if fitted else {}),
     }
     with opened(folder, config, device) as state:
         if done := checkpoint.finished(folder):
@@ -151,7 +149,7 @@ def train_run(
             average=WeightAverage() if settings.averaging else None,
             first_epoch=settings.averaging.start if settings.averaging and start else 0,
             at_epoch=validation,
-            restarts=read_yaml(folder / checkpoint.CONFIG).get(checkpoint.RESTARTS, []),
+            restarts=read_yaml(folder / checkpoint.CONFIG).get(RESTARTS, []),
         )
         validation.average = run.average
         train(run, state)
@@ -159,8 +157,18 @@ def train_run(
         if not validation.last:  # a run killed after its last checkpoint has not validated; all processes share it
             validation.scores(settings.schedule.last)
         if rank() == 0:
-            return finish(run, validation, origin, {checkpoint.FITTED: fitted, checkpoint.RESTARTS: run.restarts})
+            return finish(run, validation, origin, {FITTED: fitted, RESTARTS: run.restarts})
     return {}
+
+
+def config_of(settings: Training, cache: Path, fold: Fold, data: CropDataset | SliceDataset) -> dict[str, Any]:
+    """What config.yaml says of the settings, and of the studies that train and validate."""
+    return {
+        "settings": settings_to(settings),
+        "train": list(fold.train),
+        "validate": list(fold.validate),
+        "data": digest_of((*data.studies, *(load(cache, case) for case in fold.validate))),
+    }
 
 
 def check_data(data: CropDataset | SliceDataset, settings: Training, cache: Path, fold: Fold) -> None:

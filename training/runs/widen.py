@@ -17,16 +17,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.bundle.settings import NORMS, BodyLevels, Network
+from model.bundle.network import NORMS, BodyLevels, Network
 from model.errors import ConfigError, OutputError
 from model.files import sha256_of
 from model.networks.unet import build
 from model.results.writing import check_output
 from model.schema import to_plain
 from model.whole import recover, whole_folder
-from training.runs import checkpoint
-from training.runs.leakage import seen_by
+from training.judging.leakage import seen_by
 from training.settings import Training, changed, read_yaml, settings_from, settings_to
+from training.weights import checkpoint
 
 FUSIONS = ("early", "middle")
 Channels = list[int]  # of every new channel, the old one that it copies

@@ -5,8 +5,8 @@ import pytest
 from organ_bundles import organ_bundle, organ_network
 
 from model.bundle.manifest import load_bundle
+from model.bundle.network import Network
 from model.bundle.organs import ORGANS, organ_names, organ_voters
-from model.bundle.settings import Network
 from model.errors import ConfigError
 
 

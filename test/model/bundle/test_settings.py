@@ -3,8 +3,9 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from model.bundle.network import BodyLevels, Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import BodyLevels, Intensity, Limits, Network, Part, Window, override_limits
+from model.bundle.settings import Intensity, Limits, Part, Window, override_limits
 from model.errors import ConfigError
 from model.schema import build, to_plain
 

@@ -12,8 +12,9 @@ from study_views import view_of_image
 from torch import nn
 
 from model.bundle.manifest import Bundle, load_bundle
+from model.bundle.network import BodyLevels, Network
 from model.bundle.nnunet import Normalisation, Preprocessing
-from model.bundle.settings import BodyLevels, Crop, Intensity, Network, Part, Window
+from model.bundle.settings import Crop, Intensity, Part, Window
 from model.inference import pace
 from model.inference.device import Device
 from model.inference.ensemble import vote

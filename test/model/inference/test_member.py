@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from model.bundle.settings import Intensity, Network, Part, Window
+from model.bundle.network import Network
+from model.bundle.settings import Intensity, Part, Window
 from model.inference.ladder import Rung
 from model.inference.member import predict_mirrored, run_member
 from model.inference.outputs import difference_of

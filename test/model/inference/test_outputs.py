@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from model.bundle.network import Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import Network
 from model.inference.outputs import lesion_margin, values_of
 
 STAGES = (

@@ -10,7 +10,8 @@ from msgspec import structs
 from tiny_studies import tiny_images
 
 from model.bundle.manifest import Bundle, load_bundle
-from model.bundle.settings import Limits, Network
+from model.bundle.network import Network
+from model.bundle.settings import Limits
 from model.inference.options import SegmentOptions
 from model.inference.preprocess import place
 from model.inference.segment import segment

@@ -52,7 +52,7 @@ def test_an_error_of_reading_is_raised_when_the_study_s_turn_comes(tiny_bundle, 
 
 @pytest.mark.slow
 def test_no_more_than_three_studies_are_in_memory(tiny_bundle, cpu) -> None:
-    """That which was given out, the present one and the next: so ten studies need no more memory than three."""
+    """That which was given out, the present one and the next: so five studies need no more memory than three."""
     there: set[int] = set()
     most = 0
 
@@ -65,6 +65,6 @@ def test_no_more_than_three_studies_are_in_memory(tiny_bundle, cpu) -> None:
         most = max(most, len(there))
         return case
 
-    for case, result in segment_each(range(10), read, SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)):
+    for case, result in segment_each(range(5), read, SegmentOptions(bundle=load_bundle(tiny_bundle), device=cpu)):
         del case, result
     assert 1 < most <= 3

@@ -4,7 +4,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from scipy import ndimage
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.sliding import OUTSIDE, slide, window_starts, window_weight, windows_above
 from model.networks.unet import build
 

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from model.bundle.settings import BodyLevels, Intensity, Network, Part, Window
+from model.bundle.network import BodyLevels, Network
+from model.bundle.settings import Intensity, Part, Window
 from model.inference.view import image_of
 
 HU = np.array([-1000, -701, -699, 40, -1000, -1000], np.float32).reshape(1, 1, 6)

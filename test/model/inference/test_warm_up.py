@@ -5,7 +5,7 @@ from torch import nn
 
 from model.bundle.format import Manifest
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.inference.device import Device, choose_device
 from model.inference.warm_up import warm_up
 
@@ -25,7 +25,7 @@ def test_a_gpu_runs_the_study_s_window_and_no_memory_is_no_error(manifest, monke
     shapes, freed = [], []
     monkeypatch.setattr("model.inference.warm_up.windows_at_a_time", lambda device, parts, shape: 3)
     monkeypatch.setattr("model.inference.warm_up.torch.zeros", lambda *shape, device=None: torch.empty(*shape))
-    monkeypatch.setattr("model.inference.warm_up.slabs.prepared", lambda network, device, precision: network)
+    monkeypatch.setattr("model.inference.warm_up.for_device.prepared", lambda network, device, precision: network)
     monkeypatch.setattr(
         "model.inference.warm_up.slabs.forward", lambda network, image: shapes.append(tuple(image.shape))
     )

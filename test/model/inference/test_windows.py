@@ -4,7 +4,8 @@ from msgspec.structs import replace
 from nnunet_networks import res_enc_l
 
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Intensity, Network, Part, Window
+from model.bundle.network import Network
+from model.bundle.settings import Intensity, Part, Window
 from model.inference.device import Device
 from model.inference.windows import windows_at_a_time
 

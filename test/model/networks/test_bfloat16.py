@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.bundle.network import Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import Network
-from model.networks import bfloat16, slabs
+from model.networks import bfloat16, for_device, slabs
 from model.networks.bfloat16 import narrowed
 from model.networks.body import BodyNorm
 from model.networks.strided import moments
@@ -90,7 +90,7 @@ def test_logits_are_those_of_float32_to_its_digits(name: str, slab_bytes: int, m
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
     network = network_of(name)
     image = image_of(network)
-    ready = slabs.prepared(network, CPU, torch.bfloat16)
+    ready = for_device.prepared(network, CPU, torch.bfloat16)
     layers = sum(tensor.dtype == torch.bfloat16 and tensor.ndim > 1 for tensor in ready.state_dict().values())
     assert layers >= 5
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_logits_are_those_of_float32_to_its_digits(name: str, slab_bytes: int, m
 def test_a_swin_unetr_s_logits_are_those_of_float32_to_its_digits() -> None:
     torch.manual_seed(0)
     network, image = build(Network(fusion="swin_unetr", widths=(24,))).eval(), torch.randn(1, 2, 64, 64, 64)
-    ready = slabs.prepared(network, CPU, torch.bfloat16)
+    ready = for_device.prepared(network, CPU, torch.bfloat16)
     layers = sum(tensor.dtype == torch.bfloat16 and tensor.ndim > 1 for tensor in ready.state_dict().values())
     with torch.no_grad():
         expected, found = network(image), slabs.forward(ready, image)
@@ -116,7 +116,7 @@ def test_a_swin_unetr_s_logits_are_those_of_float32_to_its_digits() -> None:
 def test_the_layers_at_both_ends_stay_float32_and_the_network_as_it_was(name: str) -> None:
     network = network_of(name)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    ready = slabs.prepared(network, CPU, torch.bfloat16)
+    ready = for_device.prepared(network, CPU, torch.bfloat16)
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
     convs = [module for module in ready.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))]
     reading = [conv.weight.dtype for conv in convs if conv.in_channels <= 2]
@@ -138,7 +138,7 @@ def test_the_buffers_take_half_of_the_memory() -> None:
     sizes = []
     for precision in (torch.float32, torch.bfloat16):
         buffers: slabs.Buffers = {}
-        slabs.forward(slabs.prepared(network, CPU, precision), image, buffers)
+        slabs.forward(for_device.prepared(network, CPU, precision), image, buffers)
         sizes.append(sum(buffer.nbytes for buffer in buffers.values()))
     assert sizes[1] * 2 == sizes[0]
 

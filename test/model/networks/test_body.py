@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.body import LEAST_VOXELS, BodyNorm, body_moments, body_of_stages
 from model.networks.unet import Block, build
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch_kernels import TorchKernels
 
-from model.bundle.settings import Network
-from model.networks import slabs
+from model.bundle.network import Network
+from model.networks import for_device, slabs
 from model.networks.fused import Fused, can_fuse
 from model.networks.kernels import NAMES, compiled, kernels
 from model.networks.unet import build
@@ -126,7 +126,7 @@ def on_gpu():
 def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str, norm: str, widths) -> None:
     network, image = network_of(fusion, widths, norm), image_for(norm, 12, 20, 40)
     expected = network(image)
-    ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), torch.float16)
+    ready = for_device.prepared(copy.deepcopy(network), torch.device("cuda"), torch.float16)
     assert isinstance(ready, Fused) == (fusion == "middle" or widths[0] % 8 == 0)
     with torch.autocast("cuda", dtype=torch.float16):
         found = slabs.forward(ready, image.cuda())
@@ -137,14 +137,14 @@ def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str, nor
 
 def test_a_network_with_batch_norm_cannot_be_fused() -> None:
     network = build(Network(fusion="middle", widths=(8, 8, 16), norm="batch"))
-    assert not can_fuse(network) and not can_fuse(slabs.without_batch_norm(network))
+    assert not can_fuse(network) and not can_fuse(for_device.without_batch_norm(network))
 
 
 @pytest.mark.gpu
 def test_an_overflow_on_a_gpu_is_not_finite(on_gpu) -> None:
     network = network_of("middle")
     network.get_submodule("pet_encoder.layer1.0.conv").weight.data.mul_(1e6)
-    ready = slabs.prepared(network, torch.device("cuda"), torch.float16)
+    ready = for_device.prepared(network, torch.device("cuda"), torch.float16)
     assert not slabs.forward(ready, torch.rand(1, 2, 8, 8, 8).cuda()).isfinite().all()
 
 
@@ -153,7 +153,7 @@ def test_an_image_too_large_to_be_computed_whole_is_computed_in_slabs(on_gpu, mo
     network, image = network_of("middle"), torch.rand(1, 2, 16, 16, 16)
     with torch.no_grad():
         expected = network(image)
-    ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), torch.float16)
+    ready = for_device.prepared(copy.deepcopy(network), torch.device("cuda"), torch.float16)
     monkeypatch.setitem(slabs.SLAB_BYTES, "cuda", ready.joined_bytes(image) - 1)
     monkeypatch.setattr(ready, "forward", lambda image: pytest.fail("it was computed whole"))
     found = slabs.forward(ready, image.cuda()).float().cpu()

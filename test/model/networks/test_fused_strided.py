@@ -9,8 +9,8 @@ from nnunet_networks import network_of, res_enc_l, settings_of
 from torch_kernels import TorchKernels
 
 from benchmark.tensor_memory import MostBytes
-from model.bundle.settings import Network
-from model.networks import slabs
+from model.bundle.network import Network
+from model.networks import for_device, slabs
 from model.networks.fused_strided import FusedStrided, can_fuse_strided, most_bytes
 from model.networks.kernels import kernels
 from model.networks.nnunet import StridedUNet
@@ -134,7 +134,7 @@ def on_gpu():
 def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str) -> None:
     network, image = network_of(settings_of(fusion, (32, 64, 128))), torch.rand(2, 2, 24, 32, 40)
     expected = torch.cat(network.with_organs(image), 1)
-    ready = slabs.prepared(copy.deepcopy(network), on_gpu, torch.float16)
+    ready = for_device.prepared(copy.deepcopy(network), on_gpu, torch.float16)
     assert isinstance(ready, FusedStrided)
     with torch.autocast("cuda", dtype=torch.float16):
         found = slabs.forward(ready, image.cuda(), organs=True)
@@ -151,7 +151,7 @@ def test_a_gpu_gives_the_logits_of_the_training_forward(on_gpu, fusion: str) -> 
 def test_a_window_of_192_of_res_enc_l_takes_what_the_arithmetic_says(on_gpu) -> None:
     """Beside it, what cuDNN takes for itself: at most as much again."""
     settings = res_enc_l()
-    ready = slabs.prepared(network_of(settings), on_gpu, torch.float16)
+    ready = for_device.prepared(network_of(settings), on_gpu, torch.float16)
     image = torch.rand(1, 2, 192, 192, 192, device=on_gpu)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from model.bundle.network import Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import Network
 from model.networks.nnunet import ResidualBlock, StridedUNet
 from model.networks.unet import build, skeleton
 

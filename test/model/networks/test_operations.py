@@ -2,8 +2,8 @@
 
 import pytest
 
+from model.bundle.network import Network
 from model.bundle.nnunet import UNetStage
-from model.bundle.settings import Network
 from model.networks.operations import operations
 
 

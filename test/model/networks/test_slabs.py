@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.bundle.settings import Network
-from model.networks import slabs
+from model.bundle.network import Network
+from model.networks import for_device, slabs
 from model.networks.unet import build
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def test_batch_normalisation_goes_into_the_convolutions(fusion: str, slab_bytes:
         network(3 * torch.rand(2, 2, 12, 20, 24) + 1)
     network.eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ready = slabs.prepared(network, CPU, torch.float32)
+    ready = for_device.prepared(network, CPU, torch.float32)
     assert not any(isinstance(module, nn.BatchNorm3d) for module in ready.modules())
     with torch.no_grad():
         expected, found = network(image), slabs.forward(ready, image.clone())
@@ -67,14 +67,14 @@ def test_logits_are_those_of_the_training_forward(fusion: str, norm: str, slab_b
     network, image = network_of(fusion, norm), image_for(norm)
     with torch.no_grad():
         expected = network(image)
-        found = slabs.forward(slabs.prepared(copy.deepcopy(network), CPU, torch.float32), image.clone())
+        found = slabs.forward(for_device.prepared(copy.deepcopy(network), CPU, torch.float32), image.clone())
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_buffers_of_another_window_change_nothing(fusion: str, monkeypatch) -> None:
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 14)
-    network, images = slabs.prepared(network_of(fusion), CPU, torch.float32), torch.rand(2, 1, 2, 8, 8, 12)
+    network, images = for_device.prepared(network_of(fusion), CPU, torch.float32), torch.rand(2, 1, 2, 8, 8, 12)
     buffers: slabs.Buffers = {}
     with torch.no_grad():
         alone = [slabs.forward(network, image) for image in images]
@@ -88,7 +88,7 @@ def test_the_image_stays_as_it_is() -> None:
     image = torch.rand(1, 2, 8, 8, 8)
     before = image.clone()
     with torch.no_grad():
-        slabs.forward(slabs.prepared(network_of("middle"), CPU, torch.float32), image)
+        slabs.forward(for_device.prepared(network_of("middle"), CPU, torch.float32), image)
     assert torch.equal(image, before)
 
 
@@ -96,7 +96,7 @@ def test_the_image_stays_as_it_is() -> None:
 def test_preparing_changes_no_name_and_no_value_of_the_network(precision: torch.dtype) -> None:
     network = network_of("middle")
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ready = slabs.prepared(network, CPU, precision)
+    ready = for_device.prepared(network, CPU, precision)
     assert list(ready.state_dict()) == list(before)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]) and tensor.dtype == torch.float32
@@ -125,7 +125,9 @@ def test_without_the_body_a_network_over_it_is_refused(slab_bytes: int, monkeypa
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
     for fusion in FUSIONS:
         with pytest.raises(ValueError, match="CT, PET and body, got 2 channels"):
-            slabs.forward(slabs.prepared(network_of(fusion, "body"), CPU, torch.float32), torch.rand(1, 2, 8, 8, 8))
+            slabs.forward(
+                for_device.prepared(network_of(fusion, "body"), CPU, torch.float32), torch.rand(1, 2, 8, 8, 8)
+            )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -134,14 +136,14 @@ def test_a_network_in_training_and_another_memory_layout_give_the_same_logits(fu
     network = network_of(fusion)
     image = torch.rand(1, 8, 20, 12, 2).permute(0, 4, 3, 1, 2).requires_grad_()
     expected = network(image).detach()
-    found = slabs.forward(slabs.prepared(network.train(), CPU, torch.float32), image)
+    found = slabs.forward(for_device.prepared(network.train(), CPU, torch.float32), image)
     assert not found.requires_grad and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_what_is_no_u_net_runs_as_it_is() -> None:
     image = torch.rand(1, 2, 4, 4, 4)
     network = nn.Conv3d(2, 2, 1)
-    assert slabs.prepared(network, CPU, torch.float32) is network
+    assert for_device.prepared(network, CPU, torch.float32) is network
     assert torch.equal(slabs.forward(network, image), network(image))
 
 
@@ -150,7 +152,7 @@ def test_a_network_for_slices_becomes_channels_last_with_the_same_logits() -> No
     network, image = build(Network(fusion="regnety_002", widths=(8, 8, 4, 4, 4))).eval(), torch.rand(2, 2, 64, 64)
     with torch.no_grad():
         expected = network(image)
-        ready = slabs.prepared(network, CPU, torch.float32)
+        ready = for_device.prepared(network, CPU, torch.float32)
         found = slabs.forward(ready, image)
     assert ready.encoder.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -171,7 +173,7 @@ def test_a_gpu_gives_the_logits_of_the_training_forward(
     network, image = network_of(fusion, norm), image_for(norm)
     with torch.no_grad():
         expected = network(image)
-        ready = slabs.prepared(copy.deepcopy(network), torch.device("cuda"), precision)
+        ready = for_device.prepared(copy.deepcopy(network), torch.device("cuda"), precision)
         with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
             found = slabs.forward(ready, image.cuda()).float().cpu()
     most = 1e-4 if precision == torch.float32 else 2**-7  # 11 bits, through 10 convolutions

@@ -5,7 +5,7 @@ import torch
 from nnunet_networks import network_of, res_enc_l, settings_of
 
 from benchmark.tensor_memory import MostBytes
-from model.networks import slabs
+from model.networks import for_device, slabs
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def test_the_logits_are_those_of_the_training_forward(fusion: str, images: int, 
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", slab_bytes)
     network, image = network_of(settings_of(fusion)), torch.rand(images, 2, 24, 16, 10)
     lesion, organs = network.with_organs(image)
-    ready, before = slabs.prepared(network, CPU, torch.float32), image.clone()
+    ready, before = for_device.prepared(network, CPU, torch.float32), image.clone()
     found = slabs.forward(ready, image, organs=True)
     torch.testing.assert_close(found, torch.cat([lesion, organs], 1), rtol=0, atol=1e-5 * float(lesion.abs().max()))
     torch.testing.assert_close(slabs.forward(ready, image), found[:, :3], rtol=0, atol=1e-6)
@@ -40,12 +40,12 @@ def test_a_bias_before_an_instance_normalisation_changes_nothing() -> None:
 
 
 def test_what_cannot_be_run_is_refused() -> None:
-    network = slabs.prepared(network_of(settings_of("plain_unet")), CPU, torch.float32)
+    network = for_device.prepared(network_of(settings_of("plain_unet")), CPU, torch.float32)
     with pytest.raises(ValueError, match=r"\[6, 4, 2\]"):
         slabs.forward(network, torch.rand(1, 2, 8, 8, 8))
     with pytest.raises(ValueError, match="organ head"):
         slabs.forward(
-            slabs.prepared(network_of(res_enc_l((2,) * 6)), CPU, torch.float32),
+            for_device.prepared(network_of(res_enc_l((2,) * 6)), CPU, torch.float32),
             torch.rand(1, 2, 32, 32, 32),
             organs=True,
         )
@@ -58,7 +58,7 @@ def test_a_third_of_the_images_are_held_at_once(fusion: str, monkeypatch) -> Non
     """At full resolution: the input of a residual block and its output, beside slabs; of a plain stage one image."""
     monkeypatch.setitem(slabs.SLAB_BYTES, "cpu", 1 << 17)
     network, image = network_of(settings_of(fusion, (16, 16, 16))), torch.rand(1, 2, 36, 32, 24)
-    ready = slabs.prepared(network, CPU, torch.float32)
+    ready = for_device.prepared(network, CPU, torch.float32)
     with MostBytes() as ours:
         slabs.forward(ready, image)
     with MostBytes() as plain:

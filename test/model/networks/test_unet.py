@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.networks.unet import build
 
 

@@ -1,14 +1,14 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+import warm
 from manifests import edit
 from safetensors.torch import load_file, save_file
 
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Window
 from model.errors import ConfigError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build
@@ -79,10 +79,10 @@ def test_float16_storage_is_computed_in_float32(make_bundle, tmp_path) -> None:
 @pytest.mark.slow
 def test_the_command_verifies_bundles(make_bundle, tmp_path) -> None:
     folder = make_bundle(tmp_path / "checked")
-    command = [sys.executable, "-m", "model.networks.weights", str(folder)]
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    command = ("-m", "model.networks.weights", folder)
+    assert warm.run(*command).returncode == 0
     (folder / "m0.safetensors").write_bytes(b"x")
-    failed = subprocess.run(command, capture_output=True, text=True)
+    failed = warm.run(*command)
     assert failed.returncode == 4 and "sha256" in failed.stderr
 
 

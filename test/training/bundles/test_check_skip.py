@@ -6,7 +6,8 @@ import SimpleITK as sitk
 import torch
 
 from model.bundle.format import Manifest, Provenance
-from model.bundle.settings import Crop, Intensity, Network, Window
+from model.bundle.network import Network
+from model.bundle.settings import Crop, Intensity, Window
 from model.errors import ConfigError, WeightsError
 from model.networks.unet import build
 from training.bundles.check_skip import check_skip

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import warm
 from conftest import ROOT
 from program import run_process
 from tiny_studies import tiny_images
@@ -260,28 +261,9 @@ def run_of_bundle(studies, tiny_bundle, tmp_path_factory) -> tuple[Path, subproc
     """The command in a process and a working folder of its own, with the tiny bundle by its name there, and --save."""
     folder = tmp_path_factory.mktemp("run")
     shutil.copytree(tiny_bundle, folder / "weights" / "mine")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "training",
-            "evaluate",
-            "--index",
-            str(studies),
-            "--weights",
-            "mine",
-            "--device",
-            "cpu",
-            "--save",
-            str(folder / "masks"),
-            "--output",
-            str(folder / "scores.csv"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+    words = ["--index", studies, "--weights", "mine", "--device", "cpu", "--save", folder / "masks"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = warm.run("-m", "training", "evaluate", *words, "--output", folder / "scores.csv", cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
     return folder, done
 

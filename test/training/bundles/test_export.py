@@ -13,16 +13,17 @@ from tiny_runs import FOLD, make_run, make_runs, random_state, small_cache, smal
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Crop, Window
 from model.errors import ConfigError, WeightsError
+from model.files import sha256_of
 from model.networks.weights import main as verify
 from model.networks.weights import read_state
 from training.__main__ import main
-from training.bundles.evaluate import PATIENTS, TRAINED_ON
 from training.bundles.export import ExportOptions, export
+from training.bundles.trained_on import PATIENTS, TRAINED_ON
 from training.bundles.write import state_sha256
 from training.commit import commit
 from training.data.table import read_table, write_table
 from training.ensembles.select import select_runs
-from training.runs.checkpoint import write_json
+from training.weights.checkpoint import write_json
 
 WEIGHTS = {"m1": 2, "m3": 1}  # a choice that holds one member twice
 
@@ -221,7 +222,7 @@ def test_a_run_that_changed_since_it_was_selected_is_refused(made, tmp_path) -> 
 
 
 @pytest.mark.slow
-def test_a_base_run_that_is_gone_is_asked_for(made, tmp_path) -> None:
+def test_members_of_a_base_run_that_is_gone_still_have_one_start(made, tmp_path) -> None:
     shutil.copytree(made / "runs", tmp_path / "runs")
     report = json.loads((made / "selection.json").read_text())
     for member in report["members"]:
@@ -230,9 +231,10 @@ def test_a_base_run_that_is_gone_is_asked_for(made, tmp_path) -> None:
         path.write_text(path.read_text().replace(str(made / "runs"), "/gone"))
     (tmp_path / "s.json").write_text(json.dumps(report))
     export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "found")  # beside the members
-    shutil.rmtree(tmp_path / "runs" / "base")
-    with pytest.raises(ConfigError, match="the base run .* is not there any more"):
-        export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
+    (tmp_path / "runs" / "base" / "last.safetensors").unlink()  # then the hash of that file stands for the start
+    export_bundle(tmp_path / "s.json", "eoa_greedy", "b", tmp_path / "b")
+    starts = {member.start_sha256 for member in load_bundle(tmp_path / "b").manifest.members}
+    assert starts == {sha256_of(made / "runs" / "base" / "last.safetensors")}
 
 
 def test_the_command_refuses_a_file_that_is_no_selection(tmp_path, capsys) -> None:

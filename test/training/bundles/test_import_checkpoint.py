@@ -3,8 +3,6 @@
 import argparse
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+import warm
 from safetensors.torch import load_file
 from slices_bundles import logits_by_steps
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.bundle.manifest import load_bundle
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError, LesionError, OutputError, WeightsError
 from model.files import sha256_of
 from model.networks.unet import build
@@ -364,50 +363,12 @@ def test_the_container_gives_the_mask_of_the_authors_pipeline(tmp_path: Path) ->
     wanted[crop] = torch.softmax((weights * logits).sum(0) / 5, dim=0).argmax(0).numpy() == 1
 
     files = [str(save(network, tmp_path / f"{name}.ckpt")) for network, name in zip(networks, SUBMITTED, strict=True)]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "training",
-            "import",
-            *files,
-            "--weights",
-            "2",
-            "1",
-            "1",
-            "1",
-            "--method",
-            "eoa",
-            "--name",
-            "ahn-park-eoa",
-            "--window",
-            "32",
-            "32",
-            "32",
-            "--output-folder",
-            str(tmp_path / "weights"),
-        ],
-        cwd=ROOT,
-        check=True,
-        timeout=300,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "process.py",
-            "--input",
-            str(tmp_path / "input"),
-            "--output",
-            str(tmp_path / "output"),
-            "--weights",
-            str(tmp_path / "weights" / "ahn-park-eoa"),
-            "--device",
-            "cpu",
-        ],
-        cwd=ROOT,
-        check=True,
-        timeout=300,
-    )
+    words = ["--weights", 2, 1, 1, 1, "--method", "eoa", "--name", "ahn-park-eoa", "--window", 32, 32, 32]
+    done = warm.run("-m", "training", "import", *files, *words, "--output-folder", tmp_path / "weights")
+    assert done.returncode == 0, done.stderr
+    folders = ("--input", tmp_path / "input", "--output", tmp_path / "output")
+    done = warm.run("process.py", *folders, "--weights", tmp_path / "weights/ahn-park-eoa", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
     path = tmp_path / "output" / "images" / "automated-petct-lesion-segmentation" / "ct-1.mha"
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose() > 0
     assert 0.05 < wanted[crop].mean() < 0.5 and 0.05 < mask[crop].mean() < 0.5

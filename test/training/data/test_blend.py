@@ -18,7 +18,7 @@ from training.data.prepare import LIMITS, prepare_one
 from training.data.prepared import load
 from training.data.table import Study, read_table, study_sha256, write_table
 from training.data.tumours import MARGIN_MM, put, quieted, take, weights
-from training.runs.leakage import check_apart, seen_with
+from training.judging.leakage import check_apart, seen_with
 
 BODY_SHAPE, BODY_MM = (60, 50, 70), (4.0, 4.0, 4.0)  # (z, y, x); spacing (x, y, z)
 TUMOUR_SUV = 9.0

@@ -82,7 +82,9 @@ def test_phantoms_that_do_not_fit_are_left_out_and_patients_must_fit(made, tmp_p
     sizes = {name: item.file_size for name, item in zipfile.ZipFile(path).NameToInfo.items()}
     most = path.stat().st_size - sizes["group-0001.xz"] - 300  # 300: a row of pack.json has more
     groups = [studies[:2], [studies[2]] * 2, [studies[3]]]  # the middle one is too large
+    (tmp_path / ".partial-1.pack").write_bytes(b"of a pack that was killed")
     assert write_pack(tmp_path / "p", groups, KINDS, cache, SOURCE, Crop(), most) == ["case1", "case1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
     assert set(read_pack(tmp_path / "p").studies) == {"case0", "case0-r0", "case2"}
     assert (tmp_path / "p").stat().st_size <= most
     with pytest.raises(ConfigError, match=r"real studies alone have more than --most-mb .* raise it"):

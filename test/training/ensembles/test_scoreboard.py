@@ -10,7 +10,7 @@ from model.inference.device import choose_device
 from model.networks.unet import build
 from training.ensembles.candidates import read_candidates
 from training.ensembles.scoreboard import Scoreboard
-from training.runs.batch_norm import refreshed
+from training.weights.batch_norm import refreshed
 
 CPU = choose_device("cpu", "float32")
 ILL = FOLD.validate[:2]  # case3 has no lesion
@@ -90,7 +90,7 @@ def test_seconds_of_eoa_are_those_of_every_member_once(scoreboard) -> None:
 
 def test_members_and_soups_are_run_once_also_in_a_later_selection(scoreboard, runs, cache, keep, monkeypatch) -> None:
     before = scoreboard.eoa(["m1", "m2"]), scoreboard.diwa(["m1", "m2"])
-    for where in ("training.ensembles.scoreboard.margin", "training.runs.predict.margin"):
+    for where in ("training.ensembles.scoreboard.margin", "training.judging.predict.margin"):
         monkeypatch.setattr(where, lambda *_: pytest.fail("run again"))
     again = Scoreboard(read_candidates(runs), cache, FOLD.validate, keep, CPU)
     again.run_all()

@@ -19,9 +19,9 @@ from training.data.folds import Fold
 from training.data.prepared import digest_of, load
 from training.ensembles.processes import Engine
 from training.ensembles.sweep import Sweep, sweep
-from training.runs.checkpoint import write_json, write_weights
 from training.settings import changed, settings_to
 from training.stopping import StoppedInTime
+from training.weights.checkpoint import write_json, write_weights
 
 STAND_IN = """
 import hashlib, json, os, sys, yaml

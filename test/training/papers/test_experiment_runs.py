@@ -7,7 +7,7 @@ from training.data.folds import Fold
 from training.papers import experiment_runs
 from training.papers.experiment_data import ExperimentData
 from training.papers.experiment_runs import run_folders, runs_of, settings_of_rows, train_only
-from training.papers.procedure import read_plan
+from training.papers.plan import read_plan
 from training.papers.published_tables import TABLE_2, VOLUMES, WHOLE_BODY
 
 PLAN = read_plan(ROOT / "training/configs/smoke.yaml")

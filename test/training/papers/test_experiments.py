@@ -12,11 +12,12 @@ from model.errors import ConfigError
 from model.files import sha256_of
 from training.__main__ import COMMANDS, main
 from training.data.folds import Fold
+from training.judging.scores import CaseScore, interval
 from training.papers import experiments
 from training.papers.experiment_data import ExperimentData, check_fold, divide
-from training.papers.procedure import CONVENTION, read_plan
+from training.papers.plan import read_plan
+from training.papers.procedure import CONVENTION
 from training.papers.published_tables import TABLE_2, TABLE_3, TableRow, markdown
-from training.runs.scores import CaseScore, interval
 
 
 def scored(case: str, site: str, dice: float) -> CaseScore:

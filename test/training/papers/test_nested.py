@@ -23,16 +23,16 @@ from training.papers.nested_folds import fold_of
 from training.papers.nested_progress import hours_of, report_lines
 from training.papers.shipping import Shipping
 from training.phantom.table import study_name
-from training.runs.checkpoint import write_json
 from training.settings import read_yaml, settings_from
 from training.stopping import StoppedInTime
+from training.weights.checkpoint import write_json
 
 CONFIGS = ROOT / "training" / "configs"
 
 
 @pytest.fixture(
     scope="module",
-    params=["shipped.yaml", "slices.yaml", "shipped-gpu.yaml", "patients.yaml"],
+    params=["shipped.yaml", "slices.yaml", "start.yaml"],
 )
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)
@@ -109,7 +109,7 @@ def test_no_copy_and_no_choice_are_refused(shipping) -> None:
 
 
 def test_both_kinds_are_trained_and_tested_on_the_same_studies() -> None:
-    volumes, slices = (build(Shipping, read_yaml(CONFIGS / name), name) for name in ("shipped.yaml", "slices.yaml"))
+    volumes, slices = (build(Shipping, read_yaml(CONFIGS / name), name) for name in ("start.yaml", "slices.yaml"))
     assert volumes.plan.phantoms == slices.plan.phantoms and volumes.plan.crop == slices.plan.crop
     assert (volumes.copies, volumes.seed) == (slices.copies, slices.seed)
     assert (volumes.plan.base.network.kind, slices.plan.base.network.kind) == ("volumes", "slices")
@@ -124,7 +124,7 @@ def test_studies_from_another_source_are_not_used_again(tmp_path) -> None:
 
 
 def test_the_kept_start_is_the_last_run_on_phantoms_of_the_plan() -> None:
-    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "shipped.yaml")
+    shipping = build(Shipping, read_yaml(CONFIGS / "start.yaml"), "start.yaml")
     kept = read_yaml(CONFIGS.parent / "start" / "config.yaml")
     assert settings_from(kept["settings"]) == list(shipping.start_settings().values())[-1]
     named = {
@@ -190,8 +190,6 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     assert [name for name, _ in done] == ["outer-1"] and not any("all 3 outer folds" in title for title in titles)
     nested_scores.score_outer_folds(shipping, data, tmp_path, parse("nested", nested, words))
     assert sorted(case for _, test in done[1:] for case in test) == names and "all 3 outer folds" in titles[-1]
-    for fold, test in done[1:]:
-        assert read_fold(tmp_path / fold / "split.json", fold).test == test  # what training baselines is given
     for name in shipping.bundles:
         (tmp_path / f"outer-0/{name}.csv").write_text("")
     found: list[bool] = []
@@ -199,9 +197,34 @@ def test_one_outer_fold_alone_is_done_and_not_summed_up(shipping, tmp_path, monk
     monkeypatch.setattr(nested_scores, "run_side_by_side", lambda *args: found.append(args[-1]("outer-0")))
     side_by_side = parse("nested", nested, [*words, "--parallel", "2"])
     nested_scores.score_outer_folds(shipping, data, tmp_path, side_by_side)
+    one, test = done[1]  # was not trained again, and training baselines gets its split
+    assert one == "outer-0" and read_fold(tmp_path / "outer-0/split.json", one).test == test
     monkeypatch.setattr(nested_scores, "key_of_fold", lambda *_: "of another plan: its scores are made anew")
     nested_scores.score_outer_folds(shipping, data, tmp_path, side_by_side)
     assert found == [True, False]
+
+
+def test_scores_from_another_start_are_not_those_of_this_one(shipping, tmp_path) -> None:
+    """A record without a start is an earlier version's: it counts as one of the same start."""
+    for name in shipping.bundles:
+        (tmp_path / f"{name}.csv").touch()
+    for run, sha256 in (("a", "1" * 64), ("b", "2" * 64)):
+        (tmp_path / run).mkdir()
+        write_json(tmp_path / run / "run.json", {"result": "last.safetensors", "sha256": sha256, "epoch": 1})
+    words = ["--real", "r", "--run", str(tmp_path)]
+    random, planned = (structs.replace(shipping, starts=starts) for starts in ({}, {"s": {"schedule": {"epochs": 7}}}))
+    longer = structs.replace(shipping, starts={"s": {"schedule": {"epochs": 8}}})
+    options = [parse("nested", nested, [*words, *more]) for more in ([], ["--start", str(tmp_path / "a")])]
+    options.append(parse("nested", nested, [*words, "--start", str(tmp_path / "b")]))
+    pairs = [(random, options[0]), (planned, options[0]), (longer, options[0]), (random, options[1])]
+    keys = [nested_scores.start_key(*pair) for pair in (*pairs, (random, options[2]))]
+    assert keys[0] is None and keys[3:] == ["1" * 64, "2" * 64] and len(set(keys)) == 5
+    for written in keys:
+        write_json(tmp_path / "scored.json", {"key": "k", "start": written, "views": False})
+        found = [nested_scores.is_scored(tmp_path, {"key": "k", "start": key}, shipping, options[0]) for key in keys]
+        assert found == [key == written for key in keys]
+    write_json(tmp_path / "scored.json", {"key": "k", "views": False})
+    assert all(nested_scores.is_scored(tmp_path, {"key": "k", "start": key}, shipping, options[0]) for key in keys)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +292,7 @@ def test_what_ships_comes_before_the_outer_folds_and_the_rest_is_named(tmp_path,
 
 
 def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
-    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "plan")
     (tmp_path / "all").mkdir()
     write_json(tmp_path / "all/written.json", {"hours": 0.25})
     first, second = report_lines(shipping, tmp_path, 2)
@@ -277,7 +300,7 @@ def test_a_part_that_is_done_is_named_with_its_hours(tmp_path, capsys) -> None:
 
 
 def test_the_hours_of_a_base_run_count_when_its_weights_are_gone(tmp_path) -> None:
-    shipping = build(Shipping, read_yaml(CONFIGS / "shipped-gpu.yaml"), "plan")
+    shipping = build(Shipping, read_yaml(CONFIGS / "shipped.yaml"), "plan")
     base = tmp_path / "all/base"
     base.mkdir(parents=True)
     (base / "config.yaml").write_text("settings: {}\n")

@@ -19,11 +19,12 @@ from model.results.metrics import score
 from training.data.folds import Fold, read_fold
 from training.data.prepared import digest_of, load
 from training.data.table import read_table
+from training.judging.predict import margin
 from training.papers import plan_phantoms
+from training.papers.plan import read_plan
 from training.papers.plan_phantoms import make_phantoms
-from training.papers.procedure import CONVENTION, choices_of, need_no_base, read_plan, score_choices, write_fold
+from training.papers.procedure import CONVENTION, choices_of, need_no_base, score_choices, write_fold
 from training.phantom.table import COLUMNS
-from training.runs.predict import margin
 from training.settings import read_yaml, settings_to
 
 CONFIGS = ROOT / "training" / "configs"
@@ -131,7 +132,7 @@ def test_phantoms_that_were_made_anew_are_indexed_anew(tmp_path, monkeypatch) ->
 
 def test_a_fold_is_written_as_a_split_that_reads_back(tmp_path) -> None:
     fold = Fold(name="x", train=("a", "b", "b"), validate=("c",), test=("d",))
-    assert read_fold(write_fold(fold, tmp_path / "split.json"), "x") == fold
+    assert read_fold(write_fold(fold, tmp_path), "x") == fold
 
 
 def test_choices_are_the_members_each_as_often_as_it_counts() -> None:

@@ -24,15 +24,15 @@ from training.papers import going_on, nested_data, state
 from training.papers.going_on import put_back
 from training.papers.state import RUNS, STATE, start_names, write_state
 from training.phantom.table import study_name
-from training.runs import checkpoint
 from training.runs.train import train_run
 from training.settings import changed, read_yaml
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
 
 pytestmark = pytest.mark.slow  # all but two need a trained run
 FOLD = Fold(name="0", train=("case0", "case1", "case3"), validate=("case2",))
 PHANTOMS = {"train": [11], "validate": [100008, 100009], "test": [200402]}
-WHERE = ("runs.torchrun", "ensembles.processes", "ensembles.sweep", "stopping")  # that ask whether the time is over
+WHERE = ("compute.torchrun", "ensembles.processes", "ensembles.sweep", "stopping")  # that ask whether the time is over
 
 
 def stop_when(monkeypatch, condition) -> None:
@@ -48,7 +48,7 @@ def pieces(tiny_cache, tmp_path_factory) -> Path:
     train_run(folder / "run/all/base", base, tiny_cache, FOLD, wanted="cpu")
     with pytest.MonkeyPatch.context() as stopped:
         over = iter([False] * 4 + [True])
-        stopped.setattr("training.runs.torchrun.time_is_over", lambda: next(over))
+        stopped.setattr("training.compute.torchrun.time_is_over", lambda: next(over))
         with pytest.raises(StoppedInTime, match="is at step 13 of 14"):
             run = folder / "run/all/members/m"
             train_run(run, member, tiny_cache, FOLD, start=folder / "run/all/base", wanted="cpu")

@@ -91,6 +91,6 @@ def test_minutes_and_steps_exclude_each_other_and_torchrun(tiny_cache, tmp_path,
 
 def test_a_run_that_stops_while_its_steps_are_timed_says_so(tiny_cache, tmp_path, monkeypatch) -> None:
     """By its own folder, not by the one that the timing writes into."""
-    monkeypatch.setattr("training.runs.torchrun.time_is_over", lambda: True)
+    monkeypatch.setattr("training.compute.torchrun.time_is_over", lambda: True)
     with pytest.raises(StoppedInTime, match=f"the steps of '{tmp_path / 'run'}' were being timed; the same command"):
         train_run(tmp_path / "run", changed(tiny_training(), MINUTES), tiny_cache, FOLD, wanted="cpu")

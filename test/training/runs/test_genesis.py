@@ -9,7 +9,7 @@ from scipy.interpolate import BPoly
 from scipy.stats import kstest
 from tiny_settings import tiny_training
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError
 from model.networks.unet import MiddleFusion
 from training.data.prepared import Prepared, load

@@ -1,14 +1,12 @@
 """The loop on a network of one number, which every step moves by the same."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+import warm
 from device_reads import reads_of
 from safetensors.torch import load_file
 from tiny_settings import tiny_training
@@ -18,14 +16,16 @@ from model.errors import WeightsError
 from model.inference.device import choose_device
 from model.networks.unet import build
 from training.batches.device_crops import DeviceCrops
-from training.runs import checkpoint, loop, steps, torchrun
-from training.runs.averaging import WeightAverage
-from training.runs.finite import TrainingError
+from training.compute import torchrun
+from training.compute.device import device_for
+from training.compute.finite import TrainingError
+from training.runs import loop, steps
 from training.runs.loop import losses_in, train
 from training.runs.losses import loss_function
-from training.runs.predict import device_for
 from training.runs.run import Run, TrainingProgress
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
+from training.weights.averaging import WeightAverage
 
 ONE_EPOCH = {"epochs": 1, "warmup_epochs": 0, "steps_per_epoch": 8}
 
@@ -230,7 +230,8 @@ TWO = """
 import sys; sys.path[:0] = [".", "test/training/runs", "test", "test/helpers"]
 from pathlib import Path
 from test_loop import *
-from training.runs.torchrun import opened, rank
+from training.runs.folder import opened
+from training.compute.torchrun import rank
 class Crops:
     def __len__(self): return 16
     def __getitem__(self, number): return torch.full((1,), float(number)), torch.ones(1)
@@ -251,9 +252,8 @@ with opened(Path(sys.argv[1]), {}, run.device) as state:
 @pytest.mark.parametrize("decided", ["host", "device"])
 def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(decided: str, tmp_path) -> None:
     (tmp_path / "two.py").write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(tmp_path / "two.py"), str(tmp_path / "run"), decided]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = warm.run(*torchrun, tmp_path / "two.py", tmp_path / "run", decided)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (line for line in done.stdout.splitlines() if line.startswith("weight"))
     assert one == other and one.endswith("left out 1")

@@ -1,12 +1,10 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
-from conftest import ROOT
 from safetensors.torch import load_file
 from tiny_settings import tiny_training
 
@@ -186,13 +184,7 @@ def test_other_settings_in_the_same_folder_are_refused(done, tiny_cache) -> None
 @pytest.mark.slow
 def test_the_command_pretrains_with_workers_of_its_own(tiny_cache, tmp_path) -> None:
     arguments = write_files(tmp_path, tiny_training(workers=1, schedule={"epochs": 1, "warmup_epochs": 0}))
-    run = subprocess.run(
-        [sys.executable, "-m", "training", "pretrain", "--cache", str(tiny_cache), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    run = warm.run("-m", "training", "pretrain", "--cache", tiny_cache, *arguments)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == f"wrote '{tmp_path / 'run' / 'ct_encoder.safetensors'}'"
     assert (tmp_path / "run" / "ct_encoder.safetensors").exists()

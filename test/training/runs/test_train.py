@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
@@ -23,16 +22,17 @@ from model.networks.unet import build
 from training.__main__ import main
 from training.batches.device_crops import DeviceCrops
 from training.batches.schedule import rate_at
+from training.compute.device import choose_convolutions
+from training.compute.finite import TrainingError
 from training.data.folds import Fold
-from training.runs import checkpoint, loop
-from training.runs.checkpoint import write_weights
-from training.runs.finite import TrainingError
-from training.runs.predict import choose_convolutions
+from training.runs import loop
 from training.runs.run import Run
 from training.runs.start import starting_network
 from training.runs.train import carry_on, train_run
 from training.settings import changed, settings_to
 from training.stopping import StoppedInTime
+from training.weights import checkpoint
+from training.weights.checkpoint import write_weights
 
 README = ROOT / "training/README.md"
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "steps_per_epoch": 2}
@@ -163,8 +163,9 @@ def test_a_member_is_the_mean_of_its_weights_from_theta_0_on(base, tiny_cache, t
 
 @pytest.mark.slow
 def test_the_average_is_what_is_validated(base, tiny_cache, tmp_path) -> None:
+    from training.compute.device import device_for
     from training.data.prepared import load
-    from training.runs.predict import device_for, margin, score_margin, validation_dice
+    from training.judging.predict import margin, score_margin, validation_dice
 
     result = train_run(tmp_path / "m", member(), tiny_cache, FOLD, start=base, wanted="cpu")
     network = build(member().network)
@@ -196,7 +197,7 @@ def command(folder: Path, cache: Path, tmp_path: Path, settings: object, *more: 
     (tmp_path / "split.json").write_text(json.dumps(split))
     options = {"settings": tmp_path / "settings.yaml", "cache": cache, "split": tmp_path / "split.json", "run": folder}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
+    return ["-m", "training", "train", *words, "--device", "cpu", *map(str, more)]
 
 
 @pytest.mark.slow
@@ -204,10 +205,10 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
     settings = changed(member(), {"schedule": {"epochs": 14, "steps_per_epoch": 5}, "checkpoint_minutes": 0})
     start = ("--start", base)
     whole = command(tmp_path / "whole", tiny_cache, tmp_path, settings, *start)
-    assert subprocess.run(whole, cwd=ROOT, capture_output=True, timeout=200).returncode == 0
+    assert warm.run(*whole).returncode == 0
     killed = command(tmp_path / "killed", tiny_cache, tmp_path, settings, *start)
     for after in (2, 6):  # epochs of ten
-        run = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = warm.WarmProcess(*killed)
         log = tmp_path / "killed" / "log.jsonl"
         begun = time.monotonic()
         while run.poll() is None and time.monotonic() - begun < 100:
@@ -215,9 +216,9 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
                 os.kill(run.pid, signal.SIGKILL)
                 break
             time.sleep(0.005)
-        assert run.wait() == -signal.SIGKILL
+        assert run.wait().returncode == -signal.SIGKILL
         assert not (tmp_path / "killed" / "run.json").exists()
-    assert subprocess.run(killed, cwd=ROOT, capture_output=True, timeout=200).returncode == 0
+    assert warm.run(*killed).returncode == 0
     one, other = (load_file(tmp_path / name / "mean.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "killed")]
@@ -227,7 +228,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(base, tiny_cache, tmp_pat
 def test_a_run_that_stops_in_time_ends_with_the_same_weights(base, tiny_cache, tmp_path, monkeypatch) -> None:
     """Stopped after three of eight steps, and after the last step, before its validation: that is then done again."""
     over = iter([False, False, True])
-    monkeypatch.setattr("training.runs.torchrun.time_is_over", lambda: next(over))
+    monkeypatch.setattr("training.compute.torchrun.time_is_over", lambda: next(over))
     with pytest.raises(StoppedInTime, match=r"stopped in time: '.*run' is at step 3 of 8$"):
         train_run(tmp_path / "run", tiny_training(), tiny_cache, FOLD, wanted="cpu")
     over = iter([False] * 4 + [True])
@@ -248,21 +249,11 @@ def test_two_processes_of_torchrun_equal_one_process_with_twice_the_batch(tiny_c
     two, one = tiny_training(batch=1), tiny_training(batch=2)
     run = command(tmp_path / "two", tiny_cache, tmp_path, two)
     words = re.search(r"^(torchrun) --nproc_per_node 4 (-m training -- train) --settings", README.read_text(), re.M)
-    torchrun = [
-        str(Path(sys.executable).with_name(words[1])),
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *words[2].split(),
-    ]
-    done = subprocess.run([*torchrun, *run[4:]], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert words[1] == "torchrun"  # the same as python -m torch.distributed.run
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words[2].split())
+    done = warm.run(*torchrun, *run[3:])
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (
-        subprocess.run(
-            command(tmp_path / "one", tiny_cache, tmp_path, one), cwd=ROOT, capture_output=True, timeout=200
-        ).returncode
-        == 0
-    )
+    assert warm.run(*command(tmp_path / "one", tiny_cache, tmp_path, one)).returncode == 0
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("two", "one"))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=2e-3)
@@ -318,7 +309,7 @@ def test_a_run_whose_batches_are_divided_differently_midway_is_the_same_run(tiny
     two, four = (tiny_training(schedule=schedule, batch=b, accumulate=a) for b, a in ((2, 2), (1, 4)))
     train_run(tmp_path / "whole", two, tiny_cache, FOLD, wanted="cpu")
     with monkeypatch.context() as killed:
-        killed.setattr("training.runs.validation.Validation.scores", lambda self, epoch: 1 / (2 - epoch) and {})
+        killed.setattr("training.judging.validation.Validation.scores", lambda self, epoch: 1 / (2 - epoch) and {})
         with pytest.raises(ZeroDivisionError):
             train_run(tmp_path / "divided", two, tiny_cache, FOLD, wanted="cpu")
     train_run(tmp_path / "divided", four, tiny_cache, FOLD, wanted="cpu")
@@ -352,7 +343,7 @@ def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_p
 
 @pytest.mark.slow
 def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path, monkeypatch) -> None:
-    from training.runs import predict
+    from training.judging import predict
 
     real, seen = predict.margin, []
 
@@ -361,7 +352,7 @@ def test_a_validation_that_overflows_is_computed_in_float32(tiny_cache, tmp_path
         out = real(network, study, settings, device)
         return out if device.precision == torch.float32 else out * float("nan")
 
-    monkeypatch.setattr("training.runs.validation.margin", overflowing)
+    monkeypatch.setattr("training.judging.validation.margin", overflowing)
     settings = tiny_training(precision="bfloat16", schedule=SCHEDULE | {"epochs": 2, "steps_per_epoch": 1})
     result = train_run(tmp_path / "run", settings, tiny_cache, FOLD, wanted="cpu")
     assert seen == [torch.bfloat16, torch.float32] and 0 <= result["validation"]["dice"] <= 1
@@ -474,7 +465,7 @@ def test_a_start_that_has_seen_the_held_out_cases_is_refused(base, tiny_cache, t
 def test_the_last_line_of_the_command_names_a_wrong_setting(tiny_cache, tmp_path) -> None:
     run = command(tmp_path / "run", tiny_cache, tmp_path, tiny_training())
     (tmp_path / "settings.yaml").write_text("batsch: 1\n")
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = warm.run(*run)
     assert done.returncode == ConfigError.exit_code and not (tmp_path / "run").exists()
     assert done.stderr.splitlines()[-1].startswith("error: ") and "batsch" in done.stderr.splitlines()[-1]
 
@@ -534,7 +525,7 @@ def test_the_losses_weights_are_learned_at_their_own_rate(slices) -> None:
 
 @pytest.mark.slow
 def test_a_run_on_slices_that_was_stopped_ends_with_the_same_weights(slices, tiny_cache, tmp_path, monkeypatch) -> None:
-    import training.runs.validation as module
+    import training.judging.validation as module
 
     def stop(self, epoch: int, figures: dict) -> dict:
         if epoch == 3:

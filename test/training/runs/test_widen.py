@@ -7,17 +7,17 @@ import torch
 import yaml
 from tiny_settings import tiny_training
 
-from model.bundle.settings import Network
+from model.bundle.network import Network
 from model.errors import ConfigError
 from model.files import sha256_of
 from model.networks.unet import build
 from training.__main__ import main
-from training.runs import checkpoint
-from training.runs.checkpoint import write_json, write_weights
-from training.runs.leakage import seen_by
+from training.judging.leakage import seen_by
 from training.runs.start import starting_network
 from training.runs.widen import widened
 from training.settings import settings_from, settings_to
+from training.weights import checkpoint
+from training.weights.checkpoint import write_json, write_weights
 
 NARROW = (2, 4, 6)
 

@@ -1,0 +1,1 @@
+"""How a training step is computed on a machine: device, kernels, optimizers, several processes."""
