@@ -117,6 +117,22 @@ def test_organs_are_labels_on_the_pet_grid_and_in_the_report(tiny_study, make_bu
     assert refused.returncode != 0 and "ct-study_organs.mha" in refused.stderr
 
 
+@pytest.mark.slow
+def test_rules_decide_the_mask_and_the_report_says_what_they_left_out(tiny_study, tiny_bundle, tmp_path) -> None:
+    asked = ["--input", tiny_study, "--output", tmp_path / "out", "--weights", tiny_bundle, "--device", "cpu"]
+    asked += ["--report", tmp_path / "r.json", "--min-suv-max", 900, "--height-m", 1.8, "--weight-kg", 70, "--sex", "F"]
+    done = run_process(*asked)
+    assert done.returncode == 0, done.stderr
+    (mask,) = (tmp_path / "out").rglob("*.mha")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(mask))).any()
+    assert (report["lesions"], report["volume_ml"], report["lesion_table"]) == (0, 0, [])
+    dropped = report["lesion_rules"]["dropped"]
+    assert len(dropped) == report["lesion_rules"]["found_lesions"] == done.stdout.count("dropped: lesion") > 0
+    assert report["numbers"]["why"]["sul_peak"] == "there is no lesion"
+    assert report["numbers"]["lean_body_kg"] == pytest.approx(9270 * 70 / (8780 + 244 * 70 / 1.8**2), abs=1e-3)
+
+
 def test_organs_need_networks_that_know_them(tiny_study, tiny_bundle, tmp_path) -> None:
     done = run_process("--input", tiny_study, "--output", tmp_path / "o", "--weights", tiny_bundle, "--organs")
     assert done.returncode == ConfigError.exit_code and "'tiny' has none" in done.stderr.splitlines()[-1]
@@ -207,7 +223,8 @@ def test_help_says_default_and_cost_of_every_option() -> None:
     assert sorted(options) == sorted(
         f"--{o}"
         for o in "input output weights method device folds mirroring precision edition preview save-probabilities "
-        "report limit serve bind port debug version".split()
+        "report limit serve bind port debug version min-volume-ml min-suv-max drop-in-air drop-outside-body not-in "
+        "refine refine-within-mm liver-sphere blood-sphere liver-mask blood-mask weight-kg height-m sex".split()
     )
     assert "not a medical device" in text
 

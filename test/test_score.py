@@ -102,7 +102,7 @@ def test_no_name_is_written_anywhere_but_where_it_must_be(first_run) -> None:
     names = re.compile(rb"smith|meier|mueller|huber|vogel|ward", re.IGNORECASE)
     for path in output.rglob("*"):
         assert not names.search(str(path.relative_to(output)).encode())
-        if path.is_file() and path.name not in ("keys.csv", "seg.dcm", "rtstruct.dcm"):
+        if path.is_file() and path.name not in ("keys.csv", ".last-run", "seg.dcm", "rtstruct.dcm"):
             assert not names.search(path.read_bytes()), path
     printed = (done.stdout + done.stderr).replace(str(output), "")
     assert not names.search(printed.encode())
@@ -228,6 +228,44 @@ def organs_of(output: Path) -> np.ndarray:
     """The labels of a results folder's only organ map."""
     (path,) = output.glob("studies/*/organs.*")
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+@pytest.mark.slow
+def test_rules_make_new_tables_and_a_new_seg_without_a_network_and_the_networks_mask_stays(
+    tiny_bundle, tmp_path
+) -> None:
+    """Rules on, other rules, rules off again: each is made of the networks' own mask, and the last is as the first."""
+    studies, output = dicom_studies(tmp_path / "in", 1), tmp_path / "out"
+    (studies / "overrides.csv").write_text("study;height_m;sex\nSmith_John_0;1.75;M\n")
+    asked = [studies, "--output", output, "--weights", tiny_bundle]
+    assert score(*asked).returncode == 0
+    (folder,) = (output / "studies").iterdir()
+    mask, uids, lesions = mask_of(output), uids_of(output), rows(folder / "lesions.csv")
+    (first,) = rows(output / "summary.csv")
+    assert float(first["sul_peak"]) < float(first["suv_peak"]) and first["given"] == "height_m 1.75, sex M"
+    for options, kept in ((["--refine", "50%"], 1), (["--min-suv-max", "900"], 0)):
+        done = score(*asked, *options)
+        assert done.returncode == 0 and "(1 with the masks that are there)" in done.stdout, done.stderr
+        (row,) = rows(output / "summary.csv")
+        dropped, rules = (
+            rows(folder / "dropped-lesions.csv"),
+            json.loads((folder / "lesions.json").read_text())["rules"],
+        )
+        assert int(row["lesions"]) == kept == len(rows(folder / "lesions.csv"))
+        assert int(row["dropped_lesions"]) == len(dropped) == len(lesions) - kept == rules["dropped_lesions"]
+        assert rules["found_mtv_ml"] == pytest.approx(float(first["mtv_ml"]), abs=1e-3)
+        assert [row["found_volume_ml"] for row in rows(folder / "lesions.csv")] == [lesions[0]["volume_ml"]] * kept
+        network = sitk.ReadImage(str(folder / "network-mask.mha"))
+        assert sitk.GetArrayFromImage(network).tobytes() == mask != mask_of(output)
+        assert uids_of(output)["seg.dcm"] != uids["seg.dcm"]
+        assert ("dropped by rules" in (output / "report.html").read_text()) == (not kept)
+        assert "the networks drew 1 lesions" in (output / "report.html").read_text()
+        assert "1 done before, 0 to do" in score(*asked, *options).stdout
+    again = score(*asked)
+    assert again.returncode == 0 and "(1 with the masks that are there)" in again.stdout
+    assert mask_of(output) == mask and uids_of(output) == uids and rows(folder / "lesions.csv") == lesions
+    assert not (folder / "network-mask.mha").exists() and not (folder / "dropped-lesions.csv").exists()
+    assert rows(output / "summary.csv") == [first]
 
 
 def test_organs_need_networks_that_know_them(tiny_bundle, tmp_path) -> None:

@@ -10,6 +10,7 @@ from model import __version__
 from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.manifest import MOUNTED
 from model.bundle.settings import METHODS
+from model.challenge.measured import add_measure_options, check_measure_options
 from model.errors import ConfigError
 
 HOST, PORT = "127.0.0.1", 4743  # where --serve listens: grand-challenge.org's invoke mode
@@ -29,6 +30,7 @@ def arguments() -> argparse.Namespace:
     )
     _add_study_options(parser)
     _add_result_options(parser)
+    add_measure_options(parser)
     _add_service_options(parser)
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of an error (default: only its message; cost: none)"
@@ -54,6 +56,7 @@ def check(options: argparse.Namespace) -> None:
     if options.device not in ("auto", "cuda", "cpu"):
         raise ConfigError(f"--device must be one of auto, cuda, cpu, got {options.device!r}")
     check_choice_options(options)
+    check_measure_options(options)
     if options.edition not in ("1", "2", "3", "4", "5"):
         raise ConfigError(f"--edition must be 1 to 5, got {options.edition!r}")
     options.edition = int(options.edition)

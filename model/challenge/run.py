@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from model.bundle.format import Manifest
 from model.bundle.manifest import MOUNTED, Bundle
 from model.bundle.organs import organ_names
 from model.challenge.ending import on_signals, warn
+from model.challenge.measured import asked_of, dropped_lines, is_asked, measured, report_of
+from model.results.rule_options import check_organs_known
 from model.terminal import Progress, say
 
 if TYPE_CHECKING:  # numpy, SimpleITK and torch come in when they are needed
@@ -36,6 +39,8 @@ def run(
     when its turn comes. on_signal_at_end: handles signals once the result is complete.
     """
     organs = organ_names(bundle.manifest) if options.organs else ()
+    if organs:
+        check_organs_known(options, organs)
     verified = time.perf_counter()
 
     from model.results.writing import check_output, check_targets, write_json
@@ -45,6 +50,7 @@ def run(
     case, preparing = read_study(options, bundle, in_background=networks is None)
     names = targets(options, case.name)
     check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path], names.get("organs"))
+    asked = asked_of(options, case.pet.grid) if is_asked(options) else None
     read = time.perf_counter()
 
     from model.inference.device import choose_device, make_deterministic
@@ -78,11 +84,17 @@ def run(
             on_estimate=lambda estimate: progress.say(estimate.words()),
         )
         result = segment_ready(ready, how, watch)
+    measures = None
+    if asked is not None:
+        with watch.stage("measure"):
+            measures = measured(case, result, asked, organs)
+        result = replace(result, mask=measures.mask, warnings=(*result.warnings, *measures.warnings))
     warn(result.warnings)
     with Staging() as staging:
         with watch.stage("write"):
             warnings += [*result.warnings, *stage_results(names, case, result, organs, staging)]
         report = make_report(case, bundle, device, result, warnings, watch.seconds)
+        report |= report_of(measures) if measures else {}
         if "report" in names and result.organs is not None:
             found = measure_organs(case.pet.array, result.organs, result.mask, case.pet.grid, organs)
             report["organs"] = organs_report(found, bundle)
@@ -90,7 +102,8 @@ def run(
             write_json(report, names["report"], staging)
         on_signals(on_signal_at_end)
         staging.commit()
-    more = [f"organs: {names['organs']}"] if "organs" in names else []
+    more = dropped_lines(measures) if measures else []
+    more += [f"organs: {names['organs']}"] if "organs" in names else []
     for line in [*summary(report, str(names["mask"])), *more, f"total {time.perf_counter() - start:.1f} s"]:
         say(line, sys.stdout)
     return names["mask"]

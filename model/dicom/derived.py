@@ -1,4 +1,4 @@
-"""What SEG and RTSTRUCT share: the headers that they refer to, their UIDs, and the name of the software."""
+"""What SEG, RTSTRUCT and SR share: the headers that they refer to, their UIDs, and the name of the software."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE  # UIDs 
 
 
 def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
-    """The elements that a SEG or RTSTRUCT needs of each slice, in new datasets; required ones at least empty.
+    """The elements that a SEG, RTSTRUCT or SR needs of each slice, in new datasets; required ones at least empty.
 
     Raises CaseError if a slice lacks a UID that must be referred to, or shares its own with another slice.
     """
@@ -60,7 +60,9 @@ def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
                 if text(header, keyword):
                     new.add(header[keyword])
         if missing := [tag_name(keyword) for keyword in REFERRED if keyword not in new]:
-            raise CaseError(f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG or RTSTRUCT must refer to")
+            raise CaseError(
+                f"'{path_of(header)}' has no {', '.join(missing)}, which a SEG, RTSTRUCT or SR must refer to"
+            )
         for keyword in EMPTY:
             if keyword not in new:
                 setattr(new, keyword, "")
@@ -76,12 +78,15 @@ def sources_from(headers: Sequence[FileDataset]) -> list[Dataset]:
 def segments_of(numbers: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
     """Segments 1, 2, ... (0 outside) of numbered lesions, and their labels.
 
-    Each lesion is a segment under its number in the lesion table. Without lesions, or with more than 255, there is one
-    segment for all.
+    Each lesion is a segment, labelled with its number in the lesion table; segments have no gaps, where lesions were
+    dropped. Without lesions, or with more than 255, there is one segment for all.
     """
-    count = int(numbers.max(initial=0))
-    if 0 < count <= MOST_NUMBERED:
-        return numbers.astype(np.uint8), [f"{LESION} {number}" for number in range(1, count + 1)]
+    there = np.flatnonzero(np.bincount(numbers.ravel()))
+    there = there[there > 0]
+    if 0 < len(there) <= MOST_NUMBERED:
+        segments = np.zeros(int(there[-1]) + 1, np.uint8)
+        segments[there] = range(1, len(there) + 1)
+        return segments[numbers], [f"{LESION} {number}" for number in there]
     return (numbers > 0).astype(np.uint8), [ALL]
 
 

@@ -1,4 +1,4 @@
-"""The patient's and the study's identity, copied byte by byte from the PET into SEG and RTSTRUCT.
+"""The patient's and the study's identity, copied byte by byte from the PET into SEG, RTSTRUCT and SR.
 
 A PACS files an object with its study only if both state the same. So bytes are copied; nothing is decoded and encoded
 again. A value that DICOM does not allow (PS3.5, 6.2, and PS3.3, C.7.1.1 and C.7.2.1) would make the new object
@@ -118,16 +118,17 @@ def identity_of(header: FileDataset) -> Identity:
 
 
 def identity_warnings(headers: Sequence[FileDataset]) -> list[str]:
-    """One warning that names what SEG and RTSTRUCT cannot copy of their PET's identity; none where all is copied."""
+    """One warning that names what SEG, RTSTRUCT and SR cannot copy of their PET's identity, or none."""
     try:
         unusable = identity_of(headers[0]).unusable
-    except UNREADABLE:  # then SEG and RTSTRUCT fail, with a message of their own
+    except UNREADABLE:  # then they fail, with a message of their own
         return []
     if not unusable:
         return []
     return [
-        f"SEG and RTSTRUCT leave empty what DICOM does not allow in PET '{path_of(headers[0])}': {'; '.join(unusable)}"
-        " (correct it where the study is archived, and in these objects before they are sent there)"
+        f"SEG, RTSTRUCT and SR leave empty what DICOM does not allow in PET '{path_of(headers[0])}': "
+        f"{'; '.join(unusable)} (correct it where the study is archived, and in these objects before they are sent "
+        "there)"
     ]
 
 

@@ -29,13 +29,14 @@ RED = [214, 30, 30]
 
 
 def dicom_rtstruct(
-    numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str, terms: str = ""
+    numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str, terms: str = "", edited: str = ""
 ) -> bytes:
     """A DICOM file of the outlines of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered alike.
 
     grid: of numbers. run: names all that the lesions depend on besides the PET; the same run gives the same UIDs. ROIs
-    have the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses the
-    centres of the lesion's voxels and of no others. terms: licence and citation of the weights, for the description.
+    are called by the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses
+    the centres of the lesion's voxels and of no others. terms: licence and citation of the weights, for the
+    description. edited: what is said of a reader's edit; then ROIs are semiautomatic.
     """
     sources = sources_from(headers)
     first = sources[0]
@@ -50,11 +51,11 @@ def dicom_rtstruct(
     now = datetime.now()
     made.Modality, made.SeriesNumber, made.OperatorsName = "RTSTRUCT", SERIES_NUMBER, ""
     made.SeriesInstanceUID = uid_from("rtstruct series", first.SeriesInstanceUID, run)
-    made.SeriesDescription = f"Lesions, {RESEARCH}"
+    made.SeriesDescription = f"Lesions, edited, {RESEARCH}" if edited else f"Lesions, {RESEARCH}"
     made.Manufacturer, made.ManufacturerModelName, made.SoftwareVersions = MANUFACTURER, MODEL, __version__
     made.StructureSetLabel, made.StructureSetDescription = (
-        "LESIONS",
-        plain_text(f"{RESEARCH} {terms}", LONGEST_DESCRIPTION),
+        "LESIONS EDITED" if edited else "LESIONS",
+        plain_text(f"{RESEARCH} {edited}. {terms}" if edited else f"{RESEARCH} {terms}", LONGEST_DESCRIPTION),
     )
     made.StructureSetDate = made.InstanceCreationDate = f"{now:%Y%m%d}"
     made.StructureSetTime = made.InstanceCreationTime = f"{now:%H%M%S}"
@@ -62,11 +63,11 @@ def dicom_rtstruct(
     frame = first.FrameOfReferenceUID or uid_from("frame", first.SeriesInstanceUID)
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = frame, ""
     made.ReferencedFrameOfReferenceSequence = Items([_frame(frame, sources)])
-    _add_rois(made, numbers, sources, grid)
+    _add_rois(made, numbers, sources, grid, "SEMIAUTOMATIC" if edited else "AUTOMATIC")
     return as_bytes(made)
 
 
-def _add_rois(made: Dataset, numbers: NDArray[Any], sources: list[Dataset], grid: Grid) -> None:
+def _add_rois(made: Dataset, numbers: NDArray[Any], sources: list[Dataset], grid: Grid, algorithm: str) -> None:
     """Add an ROI, its contours and its observation for each lesion, or one ROI for all."""
     segments, labels = segments_of(numbers)
     boxes = ndimage.find_objects(segments)  # empty without lesions
@@ -78,7 +79,7 @@ def _add_rois(made: Dataset, numbers: NDArray[Any], sources: list[Dataset], grid
                 ReferencedFrameOfReferenceUID=made.FrameOfReferenceUID,
                 ROIName=label,
                 ROIDescription=RESEARCH,
-                ROIGenerationAlgorithm="AUTOMATIC",
+                ROIGenerationAlgorithm=algorithm,
             )
         )
         planes = range(boxes[number - 1][0].start, boxes[number - 1][0].stop) if boxes else ()

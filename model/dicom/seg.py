@@ -36,22 +36,34 @@ class SegSeries:
 
 
 LESION_SERIES = SegSeries(title="Lesions", number=9001, uid_word="seg")
+EDITED_SERIES = SegSeries(title="Lesions, edited", number=9001, uid_word="seg")
 
 
-def dicom_seg(numbers: NDArray[Any], headers: Sequence[FileDataset], weights: str, run: str, terms: str = "") -> bytes:
+def dicom_seg(
+    numbers: NDArray[Any],
+    headers: Sequence[FileDataset],
+    weights: str,
+    run: str,
+    terms: str = "",
+    edited: str = "",
+) -> bytes:
     """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
     weights: the bundle's name and method, shown as the algorithm. run: names all that the lesions depend on
     besides the PET; the same run gives the same UIDs. terms: licence and citation of the weights, for ImageComments.
+    edited: what is said of a reader's edit; then segments are semiautomatic.
     Without lesions there is one segment of empty frames: "nothing found" is a result, too. Raises CaseError, or an
     error of highdicom, where headers cannot be referred to.
     """
     segments, labels = segments_of(numbers)
     descriptions = [
-        describe_segment(number, label, weights, uid_from("lesions", series_uid(headers), run, number), LESION_TYPE)
+        describe_segment(
+            number, label, weights, uid_from("lesions", series_uid(headers), run, number), LESION_TYPE, bool(edited)
+        )
         for number, label in enumerate(labels, start=1)
     ]
-    return segmentation(segments, descriptions, headers, run, LESION_SERIES, terms)
+    series = EDITED_SERIES if edited else LESION_SERIES
+    return segmentation(segments, descriptions, headers, run, series, f"{edited}. {terms}" if edited else terms)
 
 
 def segmentation(
@@ -83,7 +95,7 @@ def segmentation(
         manufacturer_model_name=MODEL,
         software_versions=__version__,
         device_serial_number=SERIAL,
-        content_label=series.title.upper(),
+        content_label=series.title.upper().replace(",", ""),  # CS has no commas
         content_description=RESEARCH,
         series_description=f"{series.title}, {RESEARCH}",
         omit_empty_frames=bool(segments.any()),
@@ -96,9 +108,12 @@ def segmentation(
 
 
 def describe_segment(
-    number: int, label: str, weights: str, tracking_uid: str, kind: tuple[Code, Code]
+    number: int, label: str, weights: str, tracking_uid: str, kind: tuple[Code, Code], edited: bool = False
 ) -> hd.seg.SegmentDescription:
-    """What a segment is: its number and label, and its category and type as SNOMED CT codes; found by `weights`."""
+    """What a segment is: its number and label, and its category and type as SNOMED CT codes; found by `weights`, and
+    edited by a reader or not.
+    """
+    algorithm = hd.seg.SegmentAlgorithmTypeValues
     name = f"{MODEL}: {weights}".encode("ascii", "replace").decode()[:64]  # ASCII is valid in every character set
     category, found = kind
     return hd.seg.SegmentDescription(
@@ -106,7 +121,7 @@ def describe_segment(
         segment_label=label,
         segmented_property_category=category,
         segmented_property_type=found,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=algorithm.SEMIAUTOMATIC if edited else algorithm.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=name, family=codes.DCM.ArtificialIntelligence, version=__version__
         ),

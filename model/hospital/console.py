@@ -53,7 +53,7 @@ def print_dry_run(plan: Plan, options: Namespace) -> None:
         entry = job.entry
         source = f"  {entry.source}" if options.names else ""
         files = f"PET {len(entry.pet)}, CT {len(entry.ct)} files" if entry.kind == "dicom" else "images"
-        truth = ", truth" if entry.truth else ""
+        truth = (", truth" if entry.truth else "") + (", an edit to take back" if job.edit_path else "")
         say(f"{'done ' if name in plan.done else 'to do'}  {name}  {entry.kind}: {files}{truth}{source}", sys.stdout)
         for note in (*entry.picks, *entry.warnings):
             say(f"       {note if options.names else redacted(note, entry, options.studies, name)}", sys.stdout)
@@ -80,7 +80,9 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
     if record.state == DONE:
         row = record.row
         warned = f", {counted(len(row['warnings']), 'warning')}" if row["warnings"] else ""
-        outcome = f"{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
+        edited = "edited, " if "edited" in row else ""
+        outcome = f"{edited}{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
-    say(f"{place} {record.study}: {outcome}", sys.stdout)
+    dropped = record.row.get("dropped_lesions", 0) if record.row else 0
+    say(f"{place} {record.study}: {outcome}{f', {dropped} dropped by rules' if dropped else ''}", sys.stdout)

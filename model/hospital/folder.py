@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from model import RESEARCH
 from model.errors import OutputError
 from model.files import silence
+from model.hospital.find.drawn import foreign_masks
 from model.hospital.names import digest_in, is_name
 from model.study.geometry import Grid, grid_of, image_on
+from model.study.integrity import data_file
 from model.terminal import say
 from model.whole import remove_folder, remove_left_behind, whole_file, whole_folder
 
 STUDIES = "studies"  # the folder of the studies' folders
+COMPARISONS = "comparisons"  # the folder of the pairs' folders
 REPORT = "report.json"
 LOCK = ".lock"
 
@@ -35,8 +39,9 @@ class Folder:
     target: Path
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file. Raises OutputError."""
+        """Write a file, which may lie in a folder of the study's. Raises OutputError."""
         with _errors_as_output(self.target / name):
+            (self.path / name).parent.mkdir(exist_ok=True)
             (self.path / name).write_bytes(content)
 
     def write_image(self, name: str, array: NDArray[Any], grid: Grid, notes: Mapping[str, str] | None = None) -> None:
@@ -61,18 +66,39 @@ class Folder:
 
 @contextmanager
 def study_folder(output: Path, name: str) -> Iterator[Folder]:
-    """A study's folder to write into. It takes its name when the block ends well, and all of it is on the disk then.
+    """A study's folder to write into, see `result_folder`.
 
-    Older results of the study are removed, also those under its other name, with or without --names. Raises
-    OutputError.
+    Older results of the study are removed, also those under its other name, with or without --names; masks that another
+    program put there stay. Raises OutputError.
     """
-    target = output / STUDIES / name
+    with result_folder(output / STUDIES, name) as folder:
+        yield folder
+        for old in (folder.target, *_under_other_names(folder.target)):
+            _keep_foreign_masks(old, folder.path)
+    with _errors_as_output(folder.target):
+        for other in _under_other_names(folder.target):
+            remove_folder(other)
+
+
+@contextmanager
+def result_folder(parent: Path, name: str) -> Iterator[Folder]:
+    """A folder to write into. It takes its name when the block ends well, and all of it is on the disk then.
+
+    `parent` is made if the results folder, in which it lies, is there. Raises OutputError.
+    """
+    target = parent / name
     with _errors_as_output(target):
-        target.parent.mkdir(exist_ok=True)  # and not `output`: without it the share is gone
+        parent.mkdir(exist_ok=True)  # and not the results folder: without it the share is gone
         with whole_folder(target) as path:
             yield Folder(path, target)
-        for other in _under_other_names(target):
-            remove_folder(other)
+
+
+def _keep_foreign_masks(old: Path, new: Path) -> None:
+    """Copy what another program put into a study's older folder: a reader's edits."""
+    for mask in foreign_masks(old) if old.is_dir() else ():
+        for path in filter(None, (mask, data_file(mask))):
+            if not (new / path.name).exists():
+                shutil.copy2(path, new / path.name)
 
 
 def _under_other_names(target: Path) -> list[Path]:
@@ -99,7 +125,8 @@ def add_files(output: Path, name: str, files: dict[str, bytes]) -> None:
 def remove_partial(output: Path) -> None:
     """Remove what interrupted runs left; only while no other run works in this folder."""
     remove_left_behind(output, alone=True)
-    remove_left_behind(output / STUDIES, alone=True)
+    for folder in (STUDIES, COMPARISONS):
+        remove_left_behind(output / folder, alone=True)
 
 
 @contextmanager

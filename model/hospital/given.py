@@ -48,12 +48,16 @@ def mark_given(conversion: Conversion, entry: Entry) -> Conversion:
     return conversion
 
 
-def unused_warnings(entry: Entry, conversion: Conversion | None) -> list[str]:
-    """A warning if the study's SUV did not need a value that was given; else none."""
+def unused_warnings(entry: Entry, conversion: Conversion | None, weight_for_sul: bool = False) -> list[str]:
+    """A warning if the study's SUV did not need a value that was given; else none.
+
+    weight_for_sul: whether SUL needs the given weight.
+    """
     unused = [
         name
         for name in entry.given
         if name in FIELDS and (conversion is None or getattr(conversion, FIELDS[name]) is None)
+        if not (name == "weight_kg" and weight_for_sul)
     ]
     if not unused:
         return []

@@ -1,7 +1,7 @@
 """Names of studies that do not identify a patient: a salted hash, which only keys.csv maps back.
 
-The names of patients and source folders are in keys.csv (mode 600), and in DICOM SEG and RTSTRUCT, which must name the
-patient to be filed. They are redacted from messages before these are written anywhere else.
+The names of patients and source folders are in keys.csv (mode 600), and in DICOM SEG, RTSTRUCT and SR, which must name
+the patient to be filed. They are redacted from messages before these are written anywhere else.
 """
 
 import csv
@@ -20,6 +20,7 @@ from model.whole import whole_file
 
 SALT, KEYS = ".salt", "keys.csv"
 ANONYMOUS = "s-"  # how the name of a study begins without --names
+PATIENT = "p-"  # how the name of a patient begins
 DIGITS = 12  # of the hash: the chance that any two of 100,000 studies share a name is 2 in 100,000
 LONGEST_NAME = 60
 SHORTEST_NAME = 4  # shorter names and IDs of patients are not redacted: they are parts of words
@@ -44,12 +45,26 @@ def name_of(entry: Entry | Unusable, salt: bytes, named: bool = False, identity:
     identity: used in place of the entry's own, as an earlier run may have named the study by it.
     """
     identified = (entry.identity if identity is None else identity).encode(errors="surrogateescape")
-    digest = hashlib.sha256(salt + b"\0" + identified).hexdigest()[:DIGITS]
+    digest = _digest(identified, salt)
     if not named:
         return f"{ANONYMOUS}{digest}"
     words = " ".join(dict.fromkeys((*getattr(entry, "person", ()), entry.source.name)))
     letters = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", words)).strip("_")  # of any script
     return f"{letters[:LONGEST_NAME] or 's'}-{digest}"
+
+
+def patient_name(patient_id: str, salt: bytes) -> str:
+    """A patient's name: a salted hash of the ID. The names of a patient's studies do not follow from it."""
+    return PATIENT + _digest(b"patient:" + patient_id.encode(errors="surrogateescape"), salt)
+
+
+def anonymous(name: str) -> str:
+    """A study's name as it is without --names."""
+    return ANONYMOUS + digest_in(name)
+
+
+def _digest(identified: bytes, salt: bytes) -> str:
+    return hashlib.sha256(salt + b"\0" + identified).hexdigest()[:DIGITS]
 
 
 def is_name(text: str) -> bool:
@@ -97,14 +112,21 @@ def _keys(output: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(io.StringIO(content, newline="")) if row.get("study")]
 
 
-def redacted(message: str, entry: Entry | Unusable, root: Path, name: str) -> str:
-    """The message without names of files, folders and patients and without UIDs. Files are numbered in each study."""
+def redacted(message: str, entry: Entry | Unusable, root: Path, name: str, edit: Path | None = None) -> str:
+    """The message without names of files, folders and patients and without UIDs. Files are numbered in each study.
+
+    edit: the file of an edit, which messages may name, too.
+    """
     known: dict[str, str] = {}
     if isinstance(entry, Entry):
-        for what, files in (("PET", entry.pet), ("CT", entry.ct), ("truth", (entry.truth,) if entry.truth else ())):
+        single = (("truth", entry.truth), ("liver mask", entry.liver_mask), ("blood mask", entry.blood_mask))
+        files_of_each = [("PET", entry.pet), ("CT", entry.ct), *((what, (path,)) for what, path in single if path)]
+        for what, files in files_of_each:
             for number, path in enumerate(files, start=1):
                 known[str(path)] = f"{name}/{what}" + (f"/file {number} of {len(files)}" if len(files) > 1 else "")
-        known |= {person: "(patient)" for person in entry.person if len(person) >= SHORTEST_NAME}
+        known |= {str(edit): f"{name}/edit"} if edit else {}
+        people = (*entry.person, entry.patient)
+        known |= {person: "(patient)" for person in people if len(person) >= SHORTEST_NAME}
     else:
         known |= {f"{path}'": f"{name}'" for path in entry.paths}
     if entry.source != root:

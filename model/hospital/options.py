@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from model import RESEARCH, __version__
@@ -9,8 +10,12 @@ from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
 from model.hospital.cluster import Cluster
+from model.hospital.edit_options import add_edit_options, asks_for_edits, wanted_edits
+from model.hospital.last_run import last_options
 from model.hospital.pacs.settings import add_pacs_options, listening_of
 from model.results.metrics import CONVENTIONS
+from model.results.reference_options import add_sphere_options
+from model.results.rule_options import add_rule_options, check_rule_options
 
 MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
 BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
@@ -18,6 +23,35 @@ BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The parsed and checked command line. Raises ConfigError."""
+    words = sys.argv[1:] if words is None else words
+    parser = _parser()
+    options = parser.parse_args(words)
+    listening_of(options)  # raises ConfigError for what does not go with --listen, before an older run is looked at
+    if options.output is None:
+        if not asks_for_edits(options):
+            parser.error("the following arguments are required: --output")
+        wanted_edits(options)
+        if options.studies is None:
+            raise ConfigError("RESULTS is missing; write score.py RESULTS, and then the options about edits")
+        options = _as_last_time(parser, words, options.studies)
+    check(options)
+    return options
+
+
+def _as_last_time(parser: argparse.ArgumentParser, words: list[str], results: Path) -> argparse.Namespace:
+    """The options of the last run over `results`, with those of this command in their places. Raises ConfigError."""
+    values = last_options(results)
+    known = vars(parser.parse_args([str(results)]))
+    for name, value in values.items():
+        if name in known:
+            parser.set_defaults(**{name: tuple(value) if isinstance(known[name], tuple) else value})
+    options = parser.parse_args(words)
+    options.studies, options.output = Path(values["studies"]), results
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The command line of score.py."""
     parser = argparse.ArgumentParser(
         prog="score.py",
         allow_abbrev=False,
@@ -31,13 +65,14 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     _add_networks(parser)
     _add_input(parser)
     _add_outputs(parser)
+    add_rule_options(parser.add_argument_group("what is no lesion, and how lesions are drawn"))
+    add_edit_options(parser.add_argument_group("edits by hand"))
+    add_sphere_options(parser.add_argument_group("what lesions are compared with"))
     _add_truth(parser)
     add_pacs_options(parser.add_argument_group("PACS (see docs/hospital.md)"))
     _add_cluster(parser)
     _add_behaviour(parser)
-    options = parser.parse_args(words)
-    check(options)
-    return options
+    return parser
 
 
 def check(options: argparse.Namespace) -> None:
@@ -50,10 +85,12 @@ def check(options: argparse.Namespace) -> None:
     if options.method and options.method not in METHODS:  # from the environment, which argparse does not check
         raise ConfigError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
     check_choice_options(options)
+    check_rule_options(options)
+    wanted_edits(options)
     options.output = Path(os.path.abspath(options.output))
     options.pacs = listening_of(options)
     if options.pacs:
-        options.rtstruct = options.picture = True
+        options.rtstruct = options.picture = options.sr = True
     elif options.studies is None:
         raise ConfigError("STUDIES is missing; give the folder that holds the studies, or --listen PORT")
     else:
@@ -83,15 +120,15 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
-        "with the columns pet and ct, and optionally truth and weight_kg (kg). Cost: each run reads every DICOM "
-        "header below the folder, some milliseconds a file",
+        "with the columns pet and ct, and optionally truth, weight_kg (kg), patient and date. Cost: each run reads "
+        "every DICOM header below the folder, some milliseconds a file",
     )
     add(
         "--output",
         type=Path,
-        required=True,
         metavar="RESULTS",
-        help="the folder for results; made if absent (cost: about 1 MB a study)",
+        help="the folder for results; made if absent; needed, except for score.py RESULTS with --recompute, --masks, "
+        "--drop or --undo-edits (cost: about 1 MB a study)",
     )
     add("--dry-run", action="store_true", help="list what would be done, and write nothing (default: no)")
 
@@ -137,8 +174,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="a CSV of values to use in place of headers: study (its name, StudyInstanceUID or path), weight_kg (kg), "
-        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601) (default: STUDIES/overrides.csv if there is one; "
-        "cost: the studies whose line changed are scored anew)",
+        "height_m (m), dose_MBq (MBq), injection_time (ISO 8601), sex (M, F); and of what to compare lesions with: "
+        "liver_sphere, blood_sphere (as the options), liver_mask, blood_mask (files) (default: STUDIES/overrides.csv "
+        "if there is one; cost: the studies whose line changed are scored anew)",
     )
 
 
@@ -162,6 +200,17 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "(default: no; cost: under a second, some MB a study)",
     )
     add(
+        "--sr",
+        action="store_true",
+        help="also write every lesion's measurements as DICOM SR (TID 1500) for studies that came as DICOM (default: "
+        "no; cost: seconds, ten with hundreds of lesions)",
+    )
+    add(
+        "--pdf",
+        action="store_true",
+        help="also write report.pdf, a page of each study for the record (default: no; cost: a second or two)",
+    )
+    add(
         "--disagreement",
         action="store_true",
         help="also write how far the networks disagree, as the standard deviation of their lesion probabilities, 0 "
@@ -174,6 +223,14 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "DICOM, seg-organs.dcm for each study, the organs' SUV in report.json, report.html and organs.csv; needs "
         "networks with an organ head (default: no; cost: 4 bytes of memory a class and voxel of the network, 44 with "
         "eleven classes, and on a CPU as much again where networks are averaged)",
+    )
+    add(
+        "--compare-dates",
+        action="store_true",
+        help="also compare the dates of patients with two studies or more, each date with the next and the first with "
+        "the last: their CTs are laid onto each other, lesions are matched, and patients.html, patients.csv and "
+        "patients_lesions.csv say what is new, gone, grown or shrunk (default: no; cost: about 20 s of one core "
+        "and 0.8 GB of memory a pair)",
     )
     add(
         "--names",
@@ -191,8 +248,8 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=BESIDE,
         metavar="FOLDER",
-        help="compare with masks of 0 and 1 on the PET's grid: those in FOLDER under the study's path, or, without "
-        "FOLDER, those beside the images or in the CSV (default: no; cost: a second or two a study)",
+        help="compare with masks: those in FOLDER under the study's path, SEG and RTSTRUCT that refer to the study, "
+        "or, without FOLDER, masks beside the images or in the CSV (default: no; cost: a second or two a study)",
     )
     add(
         "--convention",

@@ -1,14 +1,15 @@
 """overrides.csv: values to use in place of headers, one line for each study.
 
 Columns: study (its name in the results, its StudyInstanceUID, or a path that holds this study alone), weight_kg,
-height_m, dose_MBq, injection_time; separated by comma, semicolon or tab. An empty cell overrides nothing.
+height_m, dose_MBq, injection_time, sex; and, to compare lesions with, liver_sphere, blood_sphere, liver_mask and
+blood_mask. They are separated by comma, semicolon or tab. An empty cell overrides nothing.
 """
 
 import csv
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from model.errors import ConfigError
 from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.find.tree import read_csv_text
 from model.hospital.names import digest_in, is_name, name_of
+from model.results.body_size import SEXES
+from model.results.reference_options import RADIUS_MM, sphere_from
 
 OVERRIDES = "overrides.csv"
 STUDY = "study"
@@ -27,8 +30,10 @@ LIMITS = {
     "height_m": (0.2, 3.0, "m, not cm"),
     "dose_MBq": (PET_DOSE_BQ[0] / 1e6, PET_DOSE_BQ[1] / 1e6, "MBq"),
 }
-INJECTION = "injection_time"
-COLUMNS = (STUDY, *LIMITS, INJECTION)
+INJECTION, SEX = "injection_time", "sex"
+SPHERES = {f"{what}_sphere": what for what in RADIUS_MM}
+MASKS = tuple(f"{what}_mask" for what in RADIUS_MM)
+COLUMNS = (STUDY, *LIMITS, INJECTION, SEX, *SPHERES, *MASKS)
 ISO = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?")
 ISO_EXAMPLES = "ISO 8601, such as 2024-03-05T10:00:00, 2024-03-05T10:00:00+01:00 or 10:00:00"
 
@@ -78,8 +83,8 @@ def with_overrides(
     for line, given in read_overrides(path).items():
         wanted = str(given[STUDY])
         label = f"study '{wanted}'" if named else "its study"
-        matches = _matching(wanted, entries, base, salt)
-        if not matches and (some or _matching(wanted, list(found.unusable), base, salt)):
+        matches = studies_meant(wanted, entries, base, salt)
+        if not matches and (some or studies_meant(wanted, list(found.unusable), base, salt)):
             continue  # it is not among some of the studies, or cannot be scored; then failures.csv says why
         if len(matches) != 1:
             meaning = f"could be {len(matches)} of" if matches else "is not among"
@@ -91,11 +96,32 @@ def with_overrides(
         if number in lines_of:
             raise ConfigError(f"'{path}' lines {lines_of[number]} and {line} are of one study; remove one of them")
         lines_of[number] = line
-        entries[number] = _entry_with(entries[number], given, f"'{path}' line {line}")
+        entries[number] = _entry_with(entries[number], given, base, f"'{path}' line {line}")
     return replace(found, entries=tuple(entries))
 
 
-def _entry_with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
+def with_spheres(found: FoundStudies, spheres: Mapping[str, str]) -> FoundStudies:
+    """The one study with the spheres that options give. spheres: text by liver and blood.
+
+    Raises ConfigError if there are several studies, whose coordinates differ, or the study has the like already.
+    """
+    if not spheres:
+        return found
+    if len(found.entries) != 1:
+        raise ConfigError(
+            f"--{next(iter(spheres))}-sphere is of one patient, and there are {len(found.entries)} studies: give it in "
+            f"overrides.csv, in the column {next(iter(spheres))}_sphere"
+        )
+    (entry,) = found.entries
+    for what, text in spheres.items():
+        if getattr(entry, f"{what}_sphere") or getattr(entry, f"{what}_mask"):
+            raise ConfigError(f"--{what}-sphere: overrides.csv gives the study's {what}, too; leave one of them out")
+        sphere_from(text, what, f"--{what}-sphere")
+    changes: dict[str, Any] = {f"{what}_sphere": text for what, text in spheres.items()}
+    return replace(found, entries=(replace(entry, **changes),))
+
+
+def _entry_with(entry: Entry, given: Mapping[str, Any], base: Path, where: str) -> Entry:
     weight_kg = given.get("weight_kg")
     if weight_kg is not None and entry.weight_kg not in (None, weight_kg):
         raise ConfigError(
@@ -107,11 +133,29 @@ def _entry_with(entry: Entry, given: Mapping[str, Any], where: str) -> Entry:
         height_m=given.get("height_m"),
         dose_mbq=given.get("dose_MBq"),
         injection_time=given.get(INJECTION),
+        sex=given.get(SEX),
+        liver_sphere=given.get("liver_sphere"),
+        blood_sphere=given.get("blood_sphere"),
+        liver_mask=_mask(given, "liver", base, where),
+        blood_mask=_mask(given, "blood", base, where),
     )
 
 
-def _matching(wanted: str, items: list[Any], base: Path, salt: bytes) -> list[int]:
-    """The places in `items` of the studies that a cell means: by name, else by UID, else by path."""
+def _mask(given: Mapping[str, Any], what: str, base: Path, where: str) -> Path | None:
+    """The segmentation that a line names, by a path below the folder of studies. Raises ConfigError."""
+    name = given.get(f"{what}_mask")
+    if name is None:
+        return None
+    if f"{what}_sphere" in given:
+        raise ConfigError(f"{where} gives {what}_sphere and {what}_mask; leave one of them out")
+    path = Path(os.path.abspath(base / name))
+    if not path.is_file():
+        raise ConfigError(f"{where}: {what}_mask '{name}' is no file; give its path below the folder of studies")
+    return path
+
+
+def studies_meant(wanted: str, items: Sequence[Any], base: Path, salt: bytes) -> list[int]:
+    """The places in `items` of the studies that a word means: by name, else by UID, else by path."""
     tests: list[Callable[[Entry | Unusable], bool]] = [
         lambda item: is_name(wanted) and digest_in(wanted) in _digests(item, salt),
         lambda item: wanted == getattr(item, "study_uid", None),
@@ -151,6 +195,16 @@ def _value(name: str, cell: str, where: str) -> Any:
         return cell
     if name == INJECTION:
         return _time(cell, where)
+    if name == SEX:
+        sexes = {word: code for code, whole in SEXES.items() for word in (code.lower(), whole)}
+        if cell.lower() not in sexes:
+            raise ConfigError(f"{where}: sex '{cell}' is not M or F, by which lean body mass is computed")
+        return sexes[cell.lower()]
+    if name in SPHERES:
+        sphere_from(cell, SPHERES[name], f"{where}: {name}")
+        return cell
+    if name in MASKS:
+        return cell
     low, high, unit = LIMITS[name]
     try:
         value = float(cell.replace(",", "."))

@@ -206,12 +206,12 @@ def _earlier_records(
         if record is not None and record.state != DONE:
             if name in elsewhere:
                 earlier[name] = record
-        elif name in folders.get(digest_in(name), []) and (result := _earlier_result(output, name, bundle)):
+        elif name in folders.get(digest_in(name), []) and (result := earlier_result(output, name, bundle)):
             earlier[name] = result
     return earlier
 
 
-def _earlier_result(output: Path, name: str, bundle: Bundle) -> Record | None:
+def earlier_result(output: Path, name: str, bundle: Bundle) -> Record | None:
     """The record of a result of an earlier run, with a warning if this run would make it differently."""
     report, result = read_report(output, name), read_result(output, name)
     if report is None or result is None or not isinstance(result.row.get("warnings"), list):
@@ -247,7 +247,9 @@ def read_result(output: Path, name: str) -> Record | None:
 def is_done(job: Job, record: Record) -> bool:
     """Whether a record's result is there, made with the same weights and settings from the files as they are."""
     folder = job.output / STUDIES / record.study
-    names = (REPORT, job.mask, *([job.organ_map] if job.options.organs else []))
+    names = [REPORT, job.mask, *([job.organ_map] if job.options.organs else [])]
+    names += [job.network_mask] if job.options.rules.plain or job.edit else []
+    names += [job.edited_mask] if job.edit and job.edit.sha256 else []
     if record.key != job.key or not all((folder / name).is_file() for name in names):
         return False
     try:

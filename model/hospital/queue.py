@@ -61,7 +61,7 @@ def ask_with_retry(process: WorkerProcess, job: Job, following: Job | None) -> d
     except Died:
         pass
     if lacks_only_dicom(job):  # it died while it made the SEG: the mask is there
-        job = replace(job, stored=job.name)
+        job = replace(job, stored=job.name, edit=replace(job.edit, path=None) if job.edit else None)
     try:
         return process.ask(job, None)
     except Died as reason:

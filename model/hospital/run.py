@@ -4,6 +4,7 @@ import secrets
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -23,18 +24,24 @@ from model.hospital.console import (
     print_record,
     print_weights,
 )
+from model.hospital.dates.compare import compare_dates
+from model.hospital.edit_options import asks_for_edits, wanted_edits
+from model.hospital.edits import with_edits, without_networks
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
 from model.hospital.job import Job, Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
+from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import OVERRIDES, with_overrides
+from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
 from model.hospital.pages.page import About
+from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
+from model.results.rule_options import check_organs_known, rules_of
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -46,7 +53,7 @@ def run(options: Namespace) -> None:
     bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
     if options.organs:
-        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
+        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         plan = plan_of(options, bundle, salt)
@@ -57,10 +64,13 @@ def run(options: Namespace) -> None:
     with locked(options.output) as lock:
         remove_partial(options.output)
         plan = plan_of(options, bundle, read_salt(options.output))
+        keep_options(options, bundle.folder)
         print_plan(plan, options.truth is not None)
         precision = precision_of_run(options, plan)
         print_weights(bundle, precision)
-        score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
+        failed = score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
+    if failed:
+        raise CaseError(failed)
 
 
 def precision_of_run(options: Namespace, plan: Plan) -> str:
@@ -70,11 +80,14 @@ def precision_of_run(options: Namespace, plan: Plan) -> str:
     return auto_precision(options.device)
 
 
-def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> None:
-    """Score what is to do. Write the tables, even if the run is stopped. Raises CaseError if a study failed."""
+def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> str:
+    """Score what is to do, and compare dates if that is asked for. Write the tables, even if the run is stopped.
+
+    Returns what could not be done, in words; "" if nothing.
+    """
     about = about_of(bundle)
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
-    announced = ""
+    announced, setup = "", setup_of(options, bundle, plan, precision)
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
 
     def write_tables() -> None:
@@ -98,7 +111,6 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
     try:
         for record in plan.not_in_journal:
             journal.add(record)
-        setup = setup_of(options, bundle, plan, precision)
         if plan.todo and options.workers:
             keyed = partial(jobs_in, plan, bundle)
             score_on_cluster(keyed, setup, options.workers, journal, on_record, options.patience_minutes * 60)
@@ -111,12 +123,38 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
         journal.flush()
         write_tables()
     failed = plan.unscorable_count + sum(record.state != DONE for record in records.values())
-    say(f"results: {options.output / 'report.html'}", sys.stdout)
+    not_done = []
     if failed:
-        raise CaseError(
+        not_done.append(
             f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
             f"'{options.output / 'failures.csv'}' says why"
         )
+    if options.compare_dates:
+        not_done += compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+    say(f"results: {options.output / 'report.html'}", sys.stdout)
+    return "; ".join(not_done)
+
+
+def compare(
+    options: Namespace,
+    bundle: Bundle,
+    plan: Plan,
+    records: Mapping[str, Record],
+    setup: Setup,
+    lock: int | None,
+    about: About,
+) -> list[str]:
+    """Compare the dates of patients with several. Returns what could not be done, in words. Raises OutputError."""
+    jobs = [job for name, job in plan.jobs.items() if name in records and records[name].state == DONE]
+    comparisons, why = compare_dates(jobs, options.output, read_salt(options.output), bundle, setup, lock)
+    write_patients(options.output, comparisons, why, about)
+    say(f"two dates: {options.output / PATIENTS_HTML}", sys.stdout)
+    failed = sum(any(one.failure) for one in comparisons)
+    if not failed:
+        return []
+    return [
+        f"{failed} of {len(comparisons)} pairs of dates could not be compared; '{options.output / PATIENTS}' says why"
+    ]
 
 
 def about_of(bundle: Bundle) -> About:
@@ -132,17 +170,19 @@ def about_of(bundle: Bundle) -> About:
 
 def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:
     """What a scoring process is started with."""
+    stored_only = asks_for_edits(options)
     return Setup(
         weights=str(bundle.folder.resolve()),
         method=bundle.manifest.method,
-        device=options.device,
+        device="cpu" if stored_only else options.device,
         limits=tuple(options.limit),
         debug=options.debug,
         networks=any(not job.stored for job in plan.todo),
         limit_s=options.limit_minutes * 60,
-        precision=precision,
+        precision="float32" if stored_only else precision,
         folds=options.folds,
         mirroring=options.mirroring,
+        stored_only=stored_only,
     )
 
 
@@ -166,9 +206,12 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
         found = with_overrides(found, overrides, options.studies, salt, options.names)
-    records = read_journal(options.output)
-    wanted = wanted_of(options)
-    return make_plan(found, options.studies, options.output, salt, records, bundle, wanted, options.precision)
+    spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
+    found = with_spheres(found, {what: text for what, text in spheres.items() if text})
+    records, wanted = read_journal(options.output), wanted_of(options)
+    plan = make_plan(found, options.studies, options.output, salt, records, bundle, wanted, options.precision)
+    plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
+    return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
 
 
 def wanted_of(options: Namespace) -> Options:
@@ -181,6 +224,9 @@ def wanted_of(options: Namespace) -> Options:
         named=options.names,
         organs=options.organs,
         picture=options.picture,
+        sr=options.sr,
+        pdf=options.pdf,
+        rules=rules_of(options),
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ from pydicom.dataset import FileDataset
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.bundle.settings import Limits
-from model.dicom.headers import Series, find_series, join_series
-from model.dicom.reading import read_study
-from model.dicom.series import order_slices
+from model.dicom.drawn import read_lesions
 from model.dicom.suv import Conversion
 from model.errors import CaseError
 from model.files import sha256_of
-from model.hospital.given import mark_given, unused_warnings, with_given
+from model.hospital.body_and_references import GIVEN, body_size_of, references_of, unused_size
+from model.hospital.edit_state import edited_lesions
+from model.hospital.entry_reading import read_entry
+from model.hospital.given import unused_warnings
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
 from model.hospital.stored_results import StoredMask, read_stored
@@ -29,27 +29,31 @@ from model.inference.options import SegmentOptions
 from model.inference.pace import TimeEstimate
 from model.inference.segment import Ready, Result, make_ready, segment_ready
 from model.networks.weights import Voter
-from model.results.lesions import measure
 from model.results.organs import measure_organs
+from model.results.study_measures import Asked, measure_study
 from model.stopwatch import Stopwatch
-from model.study.masks import check_grid, read_mask
-from model.study.reading import Case, read_case
+from model.study.masks import DrawnMask
+from model.study.reading import Case
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). headers: of the PET's
-    slices, in the order of its volume; empty for an image. seconds: of each stage so far.
+    """A study ready for the networks (`ready`), or with the mask of an earlier run (`stored`). edited: the mask that
+    takes its place. headers: of the PET's slices, in the order of its volume; empty for an image. asked: what to
+    measure. seconds: of each stage so far. ct_headers: of the CT's slices, where something will refer to them.
     """
 
     case: Case
     ready: Ready | None
     stored: StoredMask | None
+    edited: DrawnMask | None
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
+    asked: Asked
     hashes: dict[str, str]
     seconds: dict[str, float]
+    ct_headers: tuple[FileDataset, ...] = ()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -63,8 +67,9 @@ def load(job: Job, bundle: Bundle) -> Loaded:
     with watch.stage("read"):
         found = _read(job, bundle.manifest.limits)
         stored = read_stored(job, found["case"].pet.grid, found["hashes"]["images_sha256"])
+        edited = edited_lesions(job, found["case"], stored, bundle)
     ready = None if stored else make_ready(found["case"], bundle, watch)
-    return Loaded(ready=ready, stored=stored, seconds=watch.seconds, **found)
+    return Loaded(ready=ready, stored=stored, edited=edited, seconds=watch.seconds, **found)
 
 
 def _read(job: Job, limits: Limits) -> dict[str, Any]:
@@ -76,21 +81,21 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         raise CaseError(
             f"'{error.filename}' cannot be read: {error.strerror}; check that it is there and this user may read it"
         ) from None
-    conversion: Conversion | None = None
-    headers: tuple[FileDataset, ...] = ()
-    if entry.kind == "dicom":
-        pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct)
-        study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=job.name)
-        case, conversion = study.case, mark_given(study.conversion, entry)
-        headers = tuple(order_slices(pet, "PT")[0])
-    else:
-        case = dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=job.name)
+    read = read_entry(entry, limits, job.name)
+    case, conversion, headers = read.case, read.conversion, read.headers
+    ct_headers = read.ct_headers if job.options.sr else ()
     truth, not_compared = _truth(job, case)
-    warnings = (*entry.warnings, *case.warnings, *unused_warnings(entry, conversion), *not_compared)
+    size = body_size_of(entry, headers, conversion)
+    spheres, masks, not_used = references_of(entry, case.pet.grid)
+    asked = Asked(rules=job.options.rules, size=size, spheres=spheres, masks=masks)
+    unused = unused_warnings(entry, conversion, weight_for_sul=dict(size.sources).get("weight_kg") == GIVEN)
+    unused += unused_size(entry, size) + not_used
+    warnings = (*entry.warnings, *case.warnings, *unused, *not_compared)
     case = dataclasses.replace(case, warnings=warnings)
     if stat_of(entry.files) != hashes["stat"]:
         raise CaseError(f"a file of '{entry.source}' changed while it was read; run again when it is complete")
-    return {"case": case, "conversion": conversion, "headers": headers, "truth": truth, "hashes": hashes}
+    found = {"case": case, "conversion": conversion, "headers": headers, "ct_headers": ct_headers, "truth": truth}
+    return found | {"asked": asked, "hashes": hashes}
 
 
 def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
@@ -99,11 +104,10 @@ def _truth(job: Job, case: Case) -> tuple[NDArray[np.bool_] | None, list[str]]:
     if path is None:
         return None, []
     try:
-        truth, grid = read_mask(path, "truth")
-        check_grid(grid, f"truth '{path}'", case.pet.grid, f"PET '{case.pet.path}'")
+        truth = read_lesions(path, "truth", case.pet.grid, job.entry.pet[0], job.entry.kind == "dicom")
     except CaseError as error:
         return None, [f"not compared with its truth: {error}"]
-    return truth, []
+    return truth.mask, list(truth.notes)
 
 
 def _hashes(job: Job) -> dict[str, str]:
@@ -149,14 +153,15 @@ def score_study(
         assert loaded.stored is not None
         warnings = ()
         stored = loaded.stored
-        result = Result(mask=stored.mask, probability=None, warnings=(), rung="stored", windows=0, organs=stored.organs)
+        mask = loaded.edited.mask if loaded.edited else stored.mask
+        result = Result(mask=mask, probability=None, warnings=(), rung="stored", windows=0, organs=stored.organs)
     on_stage("measure")
     with watch.stage("measure"):
-        measured = measure(case.pet.array, result.mask, case.pet.grid)
+        names = organ_names(bundle.manifest) if result.organs is not None else ()
+        measures = measure_study(case, result.mask, loaded.asked, result.organs, names)
         organs = None
         if result.organs is not None:
-            names = organ_names(bundle.manifest)
-            organs = measure_organs(case.pet.array, result.organs, result.mask, case.pet.grid, names)
+            organs = measure_organs(case.pet.array, result.organs, measures.mask, case.pet.grid, names)
     on_stage("write")
     study = ScoredStudy(
         job=job,
@@ -165,19 +170,14 @@ def score_study(
         case=case,
         result=result,
         stored=loaded.stored,
-        measured=measured,
+        edited=loaded.edited,
+        measures=measures,
         organs=organs,
         conversion=loaded.conversion,
         headers=loaded.headers,
+        ct_headers=loaded.ct_headers,
         truth=loaded.truth,
         hashes=loaded.hashes,
         mask_warnings=warnings,
     )
     return write_study(study, watch)
-
-
-def _series(files: tuple[Path, ...]) -> Series:
-    found = find_series(files)
-    if len({one.modality for one in found}) != 1:
-        raise CaseError(f"'{files[0]}' or a file beside it changed after the search; run again")
-    return join_series(found)

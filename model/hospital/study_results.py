@@ -1,6 +1,6 @@
-"""Write the results of a scored study: first mask, tables, pictures and report, then SEG and RTSTRUCT.
+"""Write the results of a scored study: first mask, tables, pictures and report, then the DICOM files and report.pdf.
 
-The first stay whatever happens to SEG and RTSTRUCT. A SEG, an RTSTRUCT or a picture that cannot be made is a warning.
+The first stay whatever happens to the others. One of these, or a picture, that cannot be made is a warning.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from model import RESEARCH
-from model.bundle.licence import terms_of
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
@@ -23,30 +22,57 @@ from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
+from model.hospital.edited_files import edit_record, edit_report, weights_and_terms, write_edited
 from model.hospital.folder import REPORT, STUDIES, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
-from model.hospital.stored_results import DICOM_FILES, UNFINISHED, StoredMask, mask_hash
+from model.hospital.record_files import PDF, make_pdf, make_sr, sr_holds
+from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED, StoredMask, mask_hash
 from model.inference.device import Device
 from model.inference.segment import Result
-from model.results.lesion_table import lesions_csv, lesions_json, rounded
-from model.results.lesions import Lesion, Totals
+from model.results.lesion_table import (
+    dropped_csv,
+    dropped_rows,
+    lesions_csv,
+    lesions_json,
+    numbers_report,
+    rounded,
+    rules_report,
+)
 from model.results.metrics import score
 from model.results.organs import OrganUptake, labels_hash, organ_rows, organs_report
 from model.results.preview import preview, thumbnail
+from model.results.rule_options import rules_from
 from model.results.run_summary import make_report
+from model.results.study_measures import StudyMeasures
 from model.results.writing import json_bytes, label_notes
 from model.stopwatch import Stopwatch
 from model.study.geometry import las_view
+from model.study.masks import DrawnMask
 from model.study.reading import Case
 
 LONGEST_REASON = 200  # characters of a library's message
+DROPPED = "dropped-lesions.csv"
+LESION_FILES = ("seg.dcm", "rtstruct.dcm")
+ROW_NUMBERS = (
+    "sul_peak",
+    "sul_peak_james",
+    "percist_measurable",
+    "suv_peak_to_liver",
+    "suv_peak_to_blood",
+    "dmax_over_bsa_per_m",
+    "liver_suv_mean",
+    "blood_suv_mean",
+)  # of StudyNumbers, what summary.csv and report.html show
 KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredStudy:
-    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any.
+    """A study that is segmented and measured. stored: the earlier result that its mask was taken from, if any; edited:
+    the mask of a reader's edit, which is then that of `result`.
+
+    result: of the networks, or stored; `measures.mask` is what rules made of its mask.
 
     organs: what was measured of each organ; None without an organ map. hashes: of its files, as
     `model.hospital.stored_results` compares them. mask_warnings: from making the mask now.
@@ -58,48 +84,57 @@ class ScoredStudy:
     case: Case
     result: Result
     stored: StoredMask | None
-    measured: tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]
+    edited: DrawnMask | None
+    measures: StudyMeasures
     organs: tuple[OrganUptake, ...] | None
     conversion: Conversion | None
     headers: tuple[FileDataset, ...]
     truth: NDArray[np.bool_] | None
     hashes: dict[str, str]
     mask_warnings: tuple[str, ...]
+    ct_headers: tuple[FileDataset, ...] = ()
 
 
 def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     """Write all files of a study. Returns its row of the summary. Raises OutputError; what was finished then stays."""
     job = study.job
-    warnings = [*study.case.warnings, *_mask_warnings(study)]
+    warnings = [*study.case.warnings, *study.measures.warnings, *_mask_warnings(study)]
+    warnings += study.edited.notes if study.edited else []
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
+    with_pdf = job.options.pdf or (study.stored is not None and (study.stored.path.parent / PDF).is_file())
     with study_folder(job.output, job.name) as folder:
         with watch.stage("write"):
             copied = _write_files(folder, study)
             warnings += _write_pictures(folder, study)
         row = _row(study, sum(seconds.values()), warnings)
         missing = [name for name in _wanted_dicom(study) if name not in copied]
-        key = UNFINISHED + job.key if missing else job.key
+        key = UNFINISHED + job.key if missing or with_pdf else job.key
         folder.write(REPORT, _report(study, warnings, seconds, row, key))
-    if not missing:
+    if not missing and not with_pdf:
         return row
     with watch.stage("write"):
         made, failed = _make_dicom(study, missing)
+        if with_pdf:
+            row = _row(study, sum(seconds.values()), [*warnings, *failed])
+            pdf, pdf_failed = _make_pdf(study, _report(study, [*warnings, *failed], seconds, row, job.key))
+            made, failed = made | pdf, [*failed, *pdf_failed]
     row = _row(study, sum(seconds.values()), [*warnings, *failed])
     add_files(job.output, job.name, made | {REPORT: _report(study, [*warnings, *failed], seconds, row, job.key)})
     return row
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT and picture if asked for, and a SEG of the organs that
-    were found; for images none.
+    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT, picture and SR if asked for, and a SEG of the organs
+    that were found; for images none.
     """
     if not study.headers:
         return []
     organs = study.result.organs
     unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
     unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
-    unwanted |= set() if study.job.options.picture else {"picture.dcm"}
+    unwanted |= set() if study.job.options.picture else {PICTURE}
+    unwanted |= set() if study.job.options.sr else {SR}
     return [name for name in DICOM_FILES if name not in unwanted]
 
 
@@ -108,23 +143,36 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     they still hold. Returns the names of the copies.
     """
     job, options, result, grid = study.job, study.job.options, study.result, study.case.pet.grid
-    lesions, totals, _ = study.measured
+    measures = study.measures
     old = study.stored.path.parent if study.stored else None
-    if study.stored and study.stored.path.name == job.mask:
-        folder.write(job.mask, study.stored.path.read_bytes())
+    notes = {"Edited": job.edit_notice} if study.edited else None
+    if study.stored and study.edited:
+        write_edited(folder, job, study.stored, study.edited)
     else:
-        folder.write_image(job.mask, result.mask.astype(np.uint8), grid)
+        own = job.network_mask if measures.ruled else job.mask
+        if study.stored and study.stored.path.name.endswith(options.mask_ending):
+            folder.write(own, study.stored.path.read_bytes())
+        else:
+            folder.write_image(own, result.mask.astype(np.uint8), grid)
+    if measures.ruled or study.edited:
+        folder.write_image(job.mask, measures.mask.astype(np.uint8), grid, notes)
+    if measures.ruled:
+        folder.write(DROPPED, dropped_csv(measures.dropped).encode())
     if result.disagreement is not None:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     if result.organs is not None:
         notes = label_notes(organ_names(study.bundle.manifest))
         folder.write_image(job.organ_map, result.organs, grid, notes)
-    folder.write("lesions.csv", lesions_csv(lesions).encode())
-    folder.write("lesions.json", json_bytes(lesions_json(lesions, totals)))
+    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more, job.edit_notice).encode())
+    table = lesions_json(measures, job.edit_notice)
+    folder.write("lesions.json", json_bytes(_redacted_all(job, table)))
     copied = set()
     if old is not None:
+        still = {name: _same_lesions(study) for name in LESION_FILES} | {"seg-organs.dcm": result.organs is not None}
+        still[PICTURE] = still["seg.dcm"] and old.name == job.name  # the study's name stands in it
+        still[SR] = still["seg.dcm"] and sr_holds(old, folder.path)
         for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
-            if path.is_file() and (path.name != "seg-organs.dcm" or result.organs is not None):
+            if path.is_file() and still.get(path.name, True):
                 folder.write(path.name, path.read_bytes())
                 copied.add(path.name)
     return copied
@@ -135,10 +183,10 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
     view = las_view(study.case.pet.grid)
     spacing_mm = view.grid.spacing_mm
     try:
-        suv, mask = view.to_las(study.case.pet.array), view.to_las(study.result.mask)
-        numbers = view.to_las(study.measured[2])
+        suv, mask = view.to_las(study.case.pet.array), view.to_las(study.measures.mask)
+        numbers = view.to_las(study.measures.numbers)
         pictures = {
-            "preview.png": preview(suv, mask, spacing_mm, f"{study.job.name}  {RESEARCH}", numbers),
+            "preview.png": preview(suv, mask, spacing_mm, _caption(study.job), numbers),
             "thumbnail.png": thumbnail(suv, mask, spacing_mm),
         }
     except Exception as error:  # pictures are extras: the mask stays
@@ -148,30 +196,46 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
     return []
 
 
+def _caption(job: Job) -> str:
+    """What stands above the picture; of an edit the beginning of its hash, as there is no place for all of it."""
+    file = f", file sha256 {job.edit.sha256[:12]}..." if job.edit and job.edit.sha256 else ""
+    return f"{job.name}  {RESEARCH}" + (f"\nedited by hand{file}" if job.edit else "")
+
+
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
-    """SEG and RTSTRUCT, and a warning for each that cannot be made, whatever a library raises."""
-    job, numbers, headers = study.job, study.measured[2], study.headers
-    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.result.mask)}"
-    weights = study.bundle.label
-    terms = terms_of(study.bundle.manifest.licence, study.bundle.manifest.citation)
+    """SEG, RTSTRUCT, picture, SR, and a warning for each that cannot be made, whatever a library raises."""
+    job, numbers, headers, edited = study.job, study.measures.numbers, study.headers, study.job.edit_notice
+    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.measures.mask)} {edited}".rstrip()
+    weights, terms = weights_and_terms(job, study.stored, study.bundle)
+    place = job.output / STUDIES / job.name
     makers: dict[str, Callable[[], bytes]] = {
-        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms),
-        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms),
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited),
     }
-    makers["picture.dcm"] = lambda: dicom_picture(
-        (job.output / STUDIES / job.name / "preview.png").read_bytes(), headers, run, job.options.named, terms
+    makers[PICTURE] = lambda: dicom_picture(
+        (place / "preview.png").read_bytes(), headers, run, job.options.named, f"{edited}. {terms}" if edited else terms
     )
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
         makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
-    made, warnings = {}, []
+    makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms)
+    made: dict[str, bytes] = {}
+    warnings = []
     for name in names:
         try:
             made[name] = makers[name]()
         except Exception as error:  # DICOM files are extras: the mask stays
-            what = {"rtstruct.dcm": "RTSTRUCT", "picture.dcm": "picture"}.get(name, "SEG")
+            what = {"rtstruct.dcm": "RTSTRUCT", PICTURE: "picture", SR: "SR"}.get(name, "SEG")
             warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
+
+
+def _make_pdf(study: ScoredStudy, report: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """report.pdf by its name, or a warning if it cannot be made, whatever a library raises."""
+    try:
+        return {PDF: make_pdf(study.job, report, study.headers)}, []
+    except Exception as error:  # an extra, as DICOM files are
+        return {}, [f"no {PDF} of PET '{study.case.pet.path}' was made: {_reason(error)}"]
 
 
 def _reason(error: Exception) -> str:
@@ -199,22 +263,58 @@ def _mask_warnings(study: ScoredStudy) -> list[str]:
 
 def _row(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str, Any]:
     """What summary.csv and report.html show of a study."""
-    job, totals, voxel_ml = study.job, study.measured[1], study.case.pet.grid.voxel_ml
-    row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(totals))}
+    job, measures, voxel_ml = study.job, study.measures, study.case.pet.grid.voxel_ml
+    row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(measures.totals))}
+    row |= {"edited": job.edit_notice} if study.edited else {}
     if study.truth is not None:
-        scores = score(study.result.mask, study.truth, voxel_ml, job.options.convention)
+        scores = score(measures.mask, study.truth, voxel_ml, job.options.convention)
         row |= {name: _number(value) for name, value in rounded(dataclasses.asdict(scores)).items()}
         row["mtv_true_ml"] = round(float(np.count_nonzero(study.truth)) * voxel_ml, 4)
     if study.organs is not None:
         row["organs"] = organ_rows(study.organs)
+    row |= _more_of_row(study)
     picks = [_for_readers(job, pick) for pick in job.entry.picks]
     return row | {"seconds": round(seconds, 2), "warnings": [_for_readers(job, w) for w in warnings], "picks": picks}
+
+
+def _more_of_row(study: ScoredStudy) -> dict[str, Any]:
+    """What came later into rows, each only where there is something to say."""
+    measures = study.measures
+    numbers = rounded(dataclasses.asdict(measures.study))
+    more = {name: numbers[name] for name in ROW_NUMBERS if numbers[name] is not None}
+    if measures.ruled:
+        report = rules_report(measures)
+        more |= {name: report[name] for name in ("found_lesions", "found_mtv_ml", "dropped_lesions", "dropped_ml")}
+        more |= {"rules": measures.rules.words, "dropped": dropped_rows(measures.dropped)}
+    given = _redacted_all(study.job, _given(study.job))
+    return more | ({"given": given} if given else {})
+
+
+def _same_lesions(study: ScoredStudy) -> bool:
+    """Whether the stored result has the same lesions: the same rules, and the same edit, made the same mask."""
+    assert study.stored is not None
+    batch = study.stored.batch
+    if batch["row"].get("edited", "") != study.job.edit_notice:
+        return False
+    same_rules = rules_from(batch["options"].get("rules", {})) == study.measures.rules
+    now = mask_hash(study.measures.mask)
+    return same_rules and batch.get("mask_sha256", now) == now
 
 
 def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], row: dict[str, Any], key: str) -> bytes:
     """report.json. With a stored mask, what the earlier report says of its making stays."""
     job, stored = study.job, study.stored
-    report = make_report(study.case, study.bundle, study.device, study.result, warnings, seconds)
+    measures = study.measures
+    result = dataclasses.replace(study.result, mask=measures.mask)
+    report = make_report(study.case, study.bundle, study.device, result, warnings, seconds)
+    more: dict[str, Any] = {"numbers": numbers_report(measures)}
+    network: dict[str, Any] = {}
+    if measures.ruled:
+        more |= {"lesions": measures.totals.lesions, "lesion_rules": rules_report(measures)}
+        network = {"network_mask_sha256": mask_hash(study.result.mask)}
+    if stored and study.edited:
+        more["edited"] = edit_report(job, stored, measures.mask, study.case.pet.grid)
+        network = edit_record(job, stored, study.edited)
     if stored:
         report |= {name: stored.report[name] for name in KEPT_FROM_REPORT if name in stored.report}
     organs: dict[str, Any] = {}
@@ -224,15 +324,16 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
     conversion = dataclasses.asdict(study.conversion) if study.conversion else None
     if conversion and conversion["factor"] is not None:
         conversion["slice_factors"] = []  # all of them are the factor
-    report |= {
-        "totals": rounded(dataclasses.asdict(study.measured[1])),
+    report |= more | {
+        "totals": rounded(dataclasses.asdict(measures.totals)),
         "picks": list(job.entry.picks),
         "suv_conversion": conversion,
         "given": _given(job),
         "batch": {
             "key": key,
             "mask_key": job.mask_key,
-            "mask_sha256": mask_hash(study.result.mask),
+            "mask_sha256": mask_hash(measures.mask),
+            **network,
             **study.hashes,
             **organs,
             "options": job.options.plain,
@@ -263,7 +364,7 @@ def _redacted_all(job: Job, value: Any) -> Any:
 
 
 def _for_readers(job: Job, message: str) -> str:
-    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name))
+    return shown(message if job.options.named else redacted(message, job.entry, job.root, job.name, job.edit_path))
 
 
 def _number(value: Any) -> Any:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # torch is imported only after main listens to standard input
     from model.networks.weights import Voter
 
 OOM_SCORE_ADJ = "1000"  # when memory runs out, the kernel ends this process before its parent
+GONE = "in the results is gone or damaged; score the study again, by the same command without options about edits"
 NO_MEMORY = "the study does not fit into memory; use a machine with more, or a bundle with a smaller window"
 
 
@@ -56,7 +57,7 @@ class Scorer:
         self._precision = precision_of(self._device)
         self._keep: Callable[[], list[Voter]] = lambda: load_now(voters(self._bundle), self._device.torch_device)
         self._networks: list[Voter] | None = self._keep() if setup.networks else None
-        self._debug = setup.debug
+        self._debug, self._stored_only = setup.debug, setup.stored_only
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._prefetched: tuple[Job, Future[Loaded]] | None = None
 
@@ -77,6 +78,8 @@ class Scorer:
             loaded = self._take(job)
             if following is not None:
                 self._prefetched = (following, self._reader.submit(self._load, following, self._bundle))
+            if loaded.stored is None and self._stored_only:
+                raise CaseError(f"the mask of '{job.entry.source}' {GONE}")
             if job.stored and loaded.stored is None:  # its mask cannot be used after all, and is made by this device
                 job = with_keys(replace(job, stored=""), self._bundle, self._precision)
             row = self._score(job, loaded, self._bundle, self._device, self._voters, on_stage, on_estimate)
@@ -104,6 +107,14 @@ class Scorer:
 
 def _reason(error: Exception, job: Job) -> dict[str, str]:
     """What went wrong and what to do, without names unless they are wanted."""
+    whole = words_of(error)
+    whole = whole if job.options.named else redacted(whole, job.entry, job.root, job.name, job.edit_path)
+    message, remedy = split_remedy(shown(whole))
+    return {"message": message, "remedy": remedy}
+
+
+def words_of(error: Exception) -> str:
+    """An error in one line, with the remedy behind its last semicolon."""
     if isinstance(error, MemoryError):
         whole = NO_MEMORY
     elif isinstance(error, LesionError):
@@ -113,10 +124,7 @@ def _reason(error: Exception, job: Job) -> dict[str, str]:
         whole = f"'{error.filename}': {why}; check that the disk is there, has space, and may be used by this user"
     else:
         whole = f"unexpected {type(error).__name__}: {error}; run again with --debug and report what it prints"
-    whole = " ".join(whole.split())
-    whole = whole if job.options.named else redacted(whole, job.entry, job.root, job.name)
-    message, remedy = split_remedy(shown(whole))
-    return {"message": message, "remedy": remedy}
+    return " ".join(whole.split())
 
 
 def _file_hashes(job: Job) -> dict[str, str]:
@@ -127,7 +135,8 @@ def _file_hashes(job: Job) -> dict[str, str]:
         return {}
 
 
-def main() -> int:
+def listen() -> "tuple[SimpleQueue[str], Callable[[dict[str, Any]], None]]":
+    """The parent's lines, and what answers it. This process ends when its parent does, and first if memory runs out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers a Ctrl-C
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
@@ -139,6 +148,11 @@ def main() -> int:
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
 
+    return lines, reply
+
+
+def main() -> int:
+    lines, reply = listen()
     try:
         scorer = Scorer(setup_from(json.loads(lines.get())))
     except (LesionError, MemoryError) as error:

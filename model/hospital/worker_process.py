@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import CaseError, ConfigError, LesionError, WeightsError
-from model.hospital.job import ESTIMATE, Job, Setup, to_json
+from model.hospital.job import ESTIMATE, Job, PairJob, Setup, to_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLL_S = 0.2  # how often the parent checks the time limit while it waits
@@ -30,6 +30,7 @@ class TookTooLong(Died):
 
 class WorkerProcess:
     """One scoring process. Only one thread may call `ask` at a time. inherited: a file descriptor it keeps open.
+    module: what it runs, which answers as `model.hospital.worker` does.
 
     on_estimate: called with a study's name, the seconds its networks will take, and a line about it, if they take a
     minute or more.
@@ -40,7 +41,9 @@ class WorkerProcess:
         setup: Setup,
         inherited: int | None = None,
         on_estimate: Callable[[str, float, str], None] = lambda study, seconds, words: None,
+        module: str = "model.hospital.worker",
     ) -> None:
+        self._module = module
         self._setup, self._on_estimate = setup, on_estimate
         self._inherited = () if inherited is None else (inherited,)
         self._child: subprocess.Popen[str] | None = None
@@ -60,7 +63,7 @@ class WorkerProcess:
         quiet = None if self._setup.debug else subprocess.DEVNULL  # libraries may print names of files
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "model.hospital.worker", str(writing)],
+            [sys.executable, "-m", self._module, str(writing)],
             stdin=subprocess.PIPE,
             stdout=quiet,
             stderr=quiet,
@@ -75,7 +78,7 @@ class WorkerProcess:
             self.close()
             raise ERRORS.get(answer["code"], LesionError)(answer["message"])
 
-    def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
+    def ask(self, job: Job | PairJob, following: Job | None) -> dict[str, Any]:
         """Have a study scored, and `following` read meanwhile. Returns the answer. Raises Died."""
         self.start()
         line = f"[{to_json(job)}, {to_json(following) if following else 'null'}]"

@@ -48,18 +48,27 @@ class Totals:
     dmax_mm: float | None  # largest distance between the centroids of two lesions
 
 
-def measure(suv: NDArray[Any], mask: NDArray[Any], grid: Grid) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:
+def measure(
+    suv: NDArray[Any], mask: NDArray[Any], grid: Grid, labels: NDArray[np.int32] | None = None
+) -> tuple[tuple[Lesion, ...], Totals, NDArray[np.int32]]:
     """The lesions of a mask, their totals, and the number of the lesion at every voxel; no lesions for an empty mask.
 
-    suv, mask: (z, y, x) on `grid`, in any orientation. Numbers are int32 (z, y, x), 0 outside lesions.
+    suv, mask: (z, y, x) on `grid`, in any orientation. labels: likewise, the number of the lesion that each voxel of
+    the mask belongs to, if it has one already: lesions keep it, so numbers may be missing. Numbers are int32 (z, y, x),
+    0 outside lesions.
     """
-    labels, count = components(mask)
+    numbered = labels is not None
+    labels = components(mask)[0] if labels is None else labels
     boxes = ndimage.find_objects(labels)
-    found = [(_lesion(suv, labels, label, boxes[label - 1], grid), label) for label in range(1, count + 1)]
-    found.sort(key=lambda one: _rank(one[0]))
-    lesions = tuple(Lesion(number=number, **values) for number, (values, _) in enumerate(found, start=1))
-    numbers = np.zeros(count + 1, np.int32)
-    numbers[[label for _, label in found]] = range(1, count + 1)
+    there = [(label, box) for label, box in enumerate(boxes, start=1) if box is not None]
+    found = [(_lesion(suv, labels, label, box, grid), label) for label, box in there]
+    if not numbered:
+        found.sort(key=lambda one: _rank(one[0]))
+    new = [label if numbered else number for number, (_, label) in enumerate(found, start=1)]
+    lesions = tuple(Lesion(number=number, **values) for number, (values, _) in zip(new, found, strict=True))
+    count = len(lesions)
+    numbers = np.zeros(len(boxes) + 1, np.int32)
+    numbers[[label for _, label in found]] = new
     centroids = np.array([(lesion.centroid_x_mm, lesion.centroid_y_mm, lesion.centroid_z_mm) for lesion in lesions])
     totals = Totals(
         lesions=count,

@@ -1,6 +1,7 @@
 """A picture to check a mask: coronal and sagittal maximum-intensity projections to scale, with the mask's outline."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def preview(
         picture.paste(panel, (left, 2 * MARGIN))
         draw.text((left, MARGIN + 12), f"{title}  {sides[0]}|{sides[1]}", INK, font=font)
         left += panel.width + MARGIN
-    for number, (z, y, x) in enumerate(_boxes(numbers), start=1):
+    for number, (z, y, x) in _boxes(numbers):
         height = 1 - (z.start + z.stop) / 2 / suv.shape[0]
         right, back = x.stop / suv.shape[2], 1 - y.start / suv.shape[1]
         top = 2 * MARGIN + height * coronal.height - 8
@@ -60,12 +61,12 @@ def preview(
     return buffer.getvalue()
 
 
-def _boxes(numbers: NDArray[Any] | None) -> list[tuple[slice, slice, slice]]:
-    """The boxes of the first lesions."""
+def _boxes(numbers: NDArray[Any] | None) -> list[tuple[int, tuple[slice, slice, slice]]]:
+    """The numbers and boxes of the first lesions; a number may be missing."""
     if numbers is None or not numbers.any():
         return []
-    boxes: list[tuple[slice, slice, slice]] = ndimage.find_objects(np.ascontiguousarray(numbers))[:NUMBERED]
-    return boxes
+    boxes = ndimage.find_objects(np.ascontiguousarray(numbers))
+    return [(number, box) for number, box in enumerate(boxes, start=1) if box is not None][:NUMBERED]
 
 
 def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float, float]) -> bytes:
@@ -79,18 +80,21 @@ def thumbnail(suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, fl
     picture.paste(coronal, (0, 0))
     picture.paste(sagittal, (coronal.width + THUMBNAIL_GAP, 0))
     buffer = io.BytesIO()
-    _in_few_colours(picture).save(buffer, "PNG", optimize=True)
+    in_few_colours(picture, (OUTLINE,)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _in_few_colours(picture: Image.Image) -> Image.Image:
-    """The picture with a palette of few greys, which compress well, and OUTLINE's red unchanged."""
+def in_few_colours(picture: Image.Image, kept: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """The picture with a palette of few greys, which compress well, and the colours `kept` unchanged."""
     pixels = np.asarray(picture)
     index = np.rint(pixels[..., 0] / 255 * (THUMBNAIL_GREYS - 1)).astype(np.uint8)
-    index[(pixels == OUTLINE).all(axis=2)] = THUMBNAIL_GREYS
+    for number, colour in enumerate(kept):
+        index[(pixels == colour).all(axis=2)] = THUMBNAIL_GREYS + number
     reduced = Image.fromarray(index, "P")
     greys = [round(255 * level / (THUMBNAIL_GREYS - 1)) for level in range(THUMBNAIL_GREYS)]
-    reduced.putpalette([value for grey in greys for value in (grey, grey, grey)] + list(OUTLINE))
+    reduced.putpalette(
+        [value for grey in greys for value in (grey, grey, grey)] + [value for colour in kept for value in colour]
+    )
     return reduced
 
 
@@ -98,11 +102,20 @@ def _panel(
     suv: NDArray[Any], mask: NDArray[Any], spacing_mm: tuple[float, float], pixel_mm: float = PIXEL_MM, line: int = 2
 ) -> Image.Image:
     """One projection (rows, columns) in square pixels, with the mask's outline."""
+    return outlined(grey_panel(suv, spacing_mm, pixel_mm), mask, OUTLINE, line)
+
+
+def grey_panel(suv: NDArray[Any], spacing_mm: tuple[float, float], pixel_mm: float) -> Image.Image:
+    """One projection (rows, columns) in square pixels."""
     extent = [n * mm for n, mm in zip(suv.shape[::-1], spacing_mm[::-1], strict=True)]
     size = tuple(min(LARGEST, max(1, round(mm / pixel_mm))) for mm in extent)
     grey = 255 * (1 - np.clip(suv / SUV_BLACK, 0, 1))
-    panel = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
-    large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
+    return Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+
+
+def outlined(panel: Image.Image, mask: NDArray[Any], colour: tuple[int, int, int], line: int) -> Image.Image:
+    """A projection with the outline of a mask (rows, columns), `line` pixels wide."""
+    large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.BILINEAR)) > 127
     pixels = np.array(panel)
-    pixels[ndimage.binary_dilation(large, iterations=line) & ~large] = OUTLINE
+    pixels[ndimage.binary_dilation(large, iterations=line) & ~large] = colour
     return Image.fromarray(pixels)

@@ -45,7 +45,7 @@ def check_header(path: Path, what: str) -> Stored:
         if stored.compression == "gzip" and stored.data != path:
             differences(stored, None)  # NrrdIO never closes a data file whose stream it cannot read
     except (EOFError, ValueError, zlib.error) as error:
-        raise _refusal(path, what, error) from None
+        raise refusal(path, what, error) from None
     return stored
 
 
@@ -53,7 +53,7 @@ def check_grid_read(stored: Stored, path: Path, what: str, grid: Grid) -> None:
     """Raise CaseError if the grid that a 3-D image was read onto is not the one in its header."""
     if not any(stated.equals(grid) for stated in stored.grids):
         expected = stored.grids[0] if stored.grids else None
-        raise _refusal(path, what, ValueError(f"it was read onto the grid {grid}, and its header says {expected}"))
+        raise refusal(path, what, ValueError(f"it was read onto the grid {grid}, and its header says {expected}"))
 
 
 def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | None) -> None:
@@ -64,12 +64,12 @@ def check_voxels(stored: Stored, path: Path, what: str, voxels: NDArray[Any] | N
     try:
         different, not_finite = differences(stored, voxels)
     except (EOFError, ValueError, zlib.error) as error:
-        raise _refusal(path, what, error) from None
+        raise refusal(path, what, error) from None
     if not_finite:
         raise CaseError(f"{what} '{path}' has {not_finite} voxels that are NaN or infinite; replace them first")
     if different and voxels is not None:
         hint = " (is its header's CompressedDataSize right?)" if stored.compression == "zlib" else ""
-        raise _refusal(path, what, ValueError(f"{different} voxels were read otherwise than it holds them{hint}"))
+        raise refusal(path, what, ValueError(f"{different} voxels were read otherwise than it holds them{hint}"))
 
 
 def data_file(path: Path) -> Path | None:
@@ -88,7 +88,7 @@ def _read_header(path: Path) -> Stored:
     return next(read for ending, read in HEADERS.items() if path.name.lower().endswith(ending))(path)
 
 
-def _refusal(path: Path, what: str, error: Exception) -> CaseError:
+def refusal(path: Path, what: str, error: Exception) -> CaseError:
     if isinstance(error, Refused):
         return CaseError(f"{what} '{path}' cannot be used: {error}")
     return CaseError(f"{what} '{path}' is cut off or damaged: {error}; copy or convert it again")

@@ -5,6 +5,7 @@ Source: http://teem.sourceforge.net/nrrd/format.html. Refused is what changes va
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,14 +84,37 @@ SYNONYMS = {
 }
 MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")
 DOMAINS = ("domain", "space", "???", "none")
+LAYERS = ("list", "vector")  # the kind of the first axis of a segmentation whose segments overlap (3D Slicer, MITK)
 VECTOR = re.compile(r"\s*\(([^()\s]*)\)")
 
 
 def nrrd_header(path: Path) -> Stored:
     """What the header says. Raises ValueError for one that is damaged, Refused for what is not supported."""
     with open_regular(path) as file:
-        fields, has_end = _fields(file)
+        fields, _, has_end = _fields(file)
         end = file.tell()
+    return _stored(path, fields, has_end, end)
+
+
+def nrrd_layers(path: Path) -> tuple[Stored, dict[str, str]]:
+    """How a segmentation of 3D Slicer or MITK is stored, and its own entries, "key:=value". Raises as `nrrd_header`.
+
+    Overlapping segments are in layers, the first of four axes: here `channels` layers of a volume with three axes.
+    """
+    with open_regular(path) as file:
+        fields, entries, has_end = _fields(file)
+        end = file.tell()
+    kinds, steps, sizes = (fields.get(name, "").split() for name in ("kinds", "space directions", "sizes"))
+    if not (len(sizes) == len(kinds) == 4 and kinds[0] in LAYERS and steps[:1] == ["none"]):
+        return _stored(path, fields, has_end, end), entries
+    (layers,) = whole_numbers("sizes", sizes[0], 1)
+    volume = {"dimension": "3", "sizes": " ".join(sizes[1:]), "kinds": " ".join(kinds[1:])}
+    volume["space directions"] = fields["space directions"].removeprefix("none").strip()
+    return replace(_stored(path, fields | volume, has_end, end), channels=layers), entries
+
+
+def _stored(path: Path, fields: dict[str, str], has_end: bool, end: int) -> Stored:
+    """What the fields of a header that ends at byte `end` say."""
     (dimensions,) = whole_numbers("dimension", fields.get("dimension", ""), 1)
     if dimensions > 16:
         raise ValueError(f"its header says dimension: {dimensions}")
@@ -132,19 +156,24 @@ def _data(fields: dict[str, str], path: Path) -> Path:
     return beside(path, name)
 
 
-def _fields(file: BinaryIO) -> tuple[dict[str, str], bool]:
-    """The fields up to an empty line; whether there is such a line."""
+def _fields(file: BinaryIO) -> tuple[dict[str, str], dict[str, str], bool]:
+    """The fields up to an empty line; the file's own entries, "key:=value"; whether there is such a line."""
     first = file.readline(CHUNK_BYTES).decode("latin-1")
     if not re.fullmatch(r"NRRD000[1-5]\r?\n", first):
         raise ValueError("it does not begin with NRRD0001 to NRRD0005")
     fields: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for number in range(2, HEADER_LINES + 2):
         text = file.readline(CHUNK_BYTES).decode("latin-1")
         line = text.rstrip("\r\n")
         if not line:
-            return fields, bool(text)
-        if line.startswith("#") or ":=" in line.partition(": ")[0]:
-            continue  # a comment, or a key with its value
+            return fields, entries, bool(text)
+        if line.startswith("#"):
+            continue
+        if ":=" in line.partition(": ")[0]:
+            key, _, value = line.partition(":=")
+            entries[key] = value
+            continue
         name, colon, value = line.partition(": ")
         name = SYNONYMS.get(name, name)
         if not colon or name not in FIELDS:

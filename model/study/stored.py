@@ -138,7 +138,7 @@ def differences(stored: Stored, voxels: NDArray[Any] | None) -> tuple[int, int]:
         return 0, 0
     flat = None if voxels is None else voxels.reshape(-1)
     different, not_finite, place, left = 0, 0, 0, b""
-    with closing(_decoded(stored)) as parts:
+    with closing(decoded(stored)) as parts:
         for part in parts:
             part = left + part if left else part
             values = np.frombuffer(part, stored.kind, len(part) // stored.kind.itemsize)
@@ -178,7 +178,7 @@ def _checksum_agrees(stored: Stored, voxels: NDArray[Any]) -> bool:
         return zlib.adler32(voxels.data) == int.from_bytes(file.read(), "big")
 
 
-def _decoded(stored: Stored) -> Generator[bytes, None, None]:
+def decoded(stored: Stored) -> Generator[bytes, None, None]:
     """The bytes of the voxels, in parts."""
     wanted, skipped, given = stored.bytes, stored.offset, 0
     with open_regular(stored.data) as file:

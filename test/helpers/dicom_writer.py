@@ -5,7 +5,7 @@ so that their order by name is not their order in space.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -152,16 +152,32 @@ def write_series(
     return paths
 
 
-def write_study(folder: Path, suv: sitk.Image, hu: sitk.Image, vendor: str = "ge", number: int = 0, **fields) -> Path:
+def write_study(
+    folder: Path,
+    suv: sitk.Image,
+    hu: sitk.Image,
+    vendor: str = "ge",
+    number: int = 0,
+    day: date = SCANNED.date(),
+    **fields,
+) -> Path:
     """A study of any images in SUV and HU, with a RescaleSlope of each slice's own; returns the folder.
 
-    number: another one is another patient, study, frame of reference and pair of series. fields: of both series.
+    number: another one is another patient, study, frame of reference and pair of series. day: of injection and scan.
+    fields: of both series.
     """
-    fields = {
-        "StudyInstanceUID": f"{STUDY}.{number}",
-        "FrameOfReferenceUID": f"{FRAME}.{number}",
-        "PatientID": f"{PATIENT}{number}",
-    } | fields
+    days = dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate"), f"{day:%Y%m%d}")
+    started = datetime.combine(day, INJECTED.time())
+    item = {"RadiopharmaceuticalStartDateTime": f"{started:%Y%m%d%H%M%S}.000000"} if vendor == "siemens" else {}
+    fields = (
+        days
+        | {
+            "StudyInstanceUID": f"{STUDY}.{number}",
+            "FrameOfReferenceUID": f"{FRAME}.{number}",
+            "PatientID": f"{PATIENT}{number}",
+        }
+        | fields
+    )
     series = (("pet", sitk.GetArrayFromImage(suv), suv), ("ct", sitk.GetArrayFromImage(hu), hu))
     for name, array, image in series:
         columns = np.array(image.GetDirection()).reshape(3, 3)
@@ -181,7 +197,7 @@ def write_study(folder: Path, suv: sitk.Image, hu: sitk.Image, vendor: str = "ge
         slopes = [f"{top:.8g}" for top in tops]
         philips = philips_factors(1000 * WEIGHT_KG / DECAYED_BQ, 0) if vendor == "philips" else None
         units = {"Units": "CNTS"} if vendor == "philips" else {}
-        write_pet(folder / name, stored, slopes=slopes, edit=philips, fields=fields | units, **place)
+        write_pet(folder / name, stored, slopes=slopes, item=item, edit=philips, fields=fields | units, **place)
     return folder
 
 

@@ -27,22 +27,34 @@ class Entry:
     warnings: tuple[str, ...] = ()  # about the series: what was left out, what is not original
     taken: str = ""  # the series that were taken, in words; a failure's message ends with it
     truth: Path | None = None
-    weight_kg: float | None = None  # this and the next three: given in place of the header's value
+    weight_kg: float | None = None  # this and the next four: given in place of the header's value
     height_m: float | None = None
     dose_mbq: float | None = None
     injection_time: str | None = None  # ISO 8601
+    sex: str | None = None  # M or F
+    liver_sphere: str | None = None  # X,Y,Z or X,Y,Z,R in mm; this and the next three: what to compare lesions with
+    blood_sphere: str | None = None
+    liver_mask: Path | None = None
+    blood_mask: Path | None = None
     person: tuple[str, ...] = ()
     study_uid: str = ""  # StudyInstanceUID, of DICOM
     also: tuple[str, ...] = ()  # other identities by which earlier runs may have named it
+    patient: str = ""  # this and the next: from a list's columns, in place of the header's
+    date: str = ""  # as the list has it
 
     @property
     def given(self) -> dict[str, Any]:
-        """The values given in place of the header's, by their columns in overrides.csv."""
+        """What overrides.csv gives of the study, by its columns."""
         named = (
             ("weight_kg", self.weight_kg),
             ("height_m", self.height_m),
             ("dose_MBq", self.dose_mbq),
             ("injection_time", self.injection_time),
+            ("sex", self.sex),
+            ("liver_sphere", self.liver_sphere),
+            ("blood_sphere", self.blood_sphere),
+            ("liver_mask", str(self.liver_mask) if self.liver_mask else None),
+            ("blood_mask", str(self.blood_mask) if self.blood_mask else None),
         )
         return {name: value for name, value in named if value is not None}
 
@@ -54,8 +66,8 @@ class Entry:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that the result depends on: the images and the truth."""
-        named = (*self.pet, *self.ct, *((self.truth,) if self.truth else ()))
+        """The files that the result depends on: the images, the truth, and segmentations of liver and blood."""
+        named = (*self.pet, *self.ct, *(path for path in (self.truth, self.liver_mask, self.blood_mask) if path))
         return (*named, *(path for head in named if (path := data_file(head)) is not None))
 
 

@@ -1,8 +1,8 @@
 """Find the studies below a folder or in a CSV: DICOM, and pairs of images.
 
 The CSV has the columns pet and ct, each an image file or a folder with DICOM, and optionally truth (a mask on the PET's
-grid) and weight_kg (in place of the header's); separated by comma, semicolon or tab. Relative paths are relative to the
-CSV's folder.
+grid), weight_kg (in place of the header's), patient and date (for --compare-dates); separated by comma, semicolon or
+tab. Relative paths are relative to the CSV's folder.
 """
 
 import csv
@@ -26,12 +26,13 @@ from model.hospital.find.dicom_series import (
     taken_of,
     warnings_of,
 )
+from model.hospital.find.drawn import drawn_files, matched, only_one
 from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.find.image_pairs import find_images, identity_of_image, is_image
 from model.hospital.find.scan import SeriesInfo, scan
 from model.study.reading import SUFFIXES
 
-NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg")
+NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg", "patient", "date")
 
 
 def find_studies(
@@ -74,26 +75,31 @@ def with_truth(found: FoundStudies, root: Path, folder: Path) -> FoundStudies:
     """The studies with their truths from a folder. Raises ConfigError if the folder is not there.
 
     A study's truth has the same path below `folder` as the study's folder, or its CT or PET, has below `root`, with
-    the ending of an image.
+    the ending of an image. Else it is the SEG or RTSTRUCT that refers to the study.
     """
     if not folder.is_dir():
         raise ConfigError(f"--truth '{folder}' is not a folder; give the one that holds the masks")
 
     sources = Counter(entry.source for entry in found.entries)
+    drawn = {path: belonging for path, belonging in drawn_files(folder, "--truth").items() if belonging}
+    by_uid, _ = matched(drawn, folder, found.entries, root)
 
-    def matched(entry: Entry) -> Entry:
+    def with_own(number: int, entry: Entry) -> Entry:
         own = [entry.source] if sources[entry.source] == 1 else []  # several studies share this folder
         stems = [*own, *(_without_ending(p) for p in (*entry.ct[:1], *entry.pet[:1]) if entry.kind == "images")]
         inside = [path.relative_to(root) for path in stems if path.is_relative_to(root) and path != root]
         tried = [folder / f"{path}{suffix}" for path in inside for suffix in SUFFIXES]
         try:
-            return replace(entry, truth=next((path for path in tried if path.is_file()), None))
+            image = next((path for path in tried if path.is_file()), None)
+            dicom = by_uid.get(number, [])
+            truth = image or (only_one(dicom, "--truth", entry.source.name) if dicom else None)
+            return replace(entry, truth=truth)
         except OSError as error:
             raise ConfigError(
                 f"--truth '{folder}' cannot be searched: {error.strerror}; give this user the right to read it"
             ) from None
 
-    return replace(found, entries=tuple(matched(entry) for entry in found.entries))
+    return replace(found, entries=tuple(with_own(*numbered) for numbered in enumerate(found.entries)))
 
 
 def read_list(path: Path) -> FoundStudies:
@@ -103,8 +109,8 @@ def read_list(path: Path) -> FoundStudies:
     names = [name.strip().lower() for name in rows.fieldnames or []]
     if missing := [name for name in NEEDED if name not in names]:
         raise ConfigError(
-            f"'{path}' has no column {' and '.join(missing)}; it must have pet and ct, may have truth and weight_kg, "
-            f"and has {', '.join(names) or 'none'}"
+            f"'{path}' has no column {' and '.join(missing)}; it must have pet and ct, may have truth, weight_kg, "
+            f"patient and date, and has {', '.join(names) or 'none'}"
         )
     rows.fieldnames = names
     entries: dict[str, Entry] = {}
@@ -175,6 +181,8 @@ def _entry_of_row(cells: dict[str, str], table: Path) -> Entry:
         ct=(paths["ct"],),
         truth=paths.get("truth"),
         weight_kg=_weight_of_row(cells["weight_kg"]),
+        patient=cells["patient"],
+        date=cells["date"],
     )
     if paths["pet"].is_dir() != paths["ct"].is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")

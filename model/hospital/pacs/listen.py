@@ -17,11 +17,14 @@ from model.bundle.organs import organ_names
 from model.errors import LesionError, OutputError
 from model.hospital.batch_precision import auto_precision
 from model.hospital.console import print_estimate, print_record, print_weights
+from model.hospital.edit_options import WantedEdits
+from model.hospital.edits import with_edits
 from model.hospital.folder import locked, remove_partial
 from model.hospital.journal import DONE, Journal, Record, read_journal, stat_of
+from model.hospital.last_run import keep_options
 from model.hospital.names import read_salt
 from model.hospital.overrides import read_overrides
-from model.hospital.pacs.inbox import Batch, CompleteStudy, Inbox
+from model.hospital.pacs.inbox import INCOMING, Batch, CompleteStudy, Inbox
 from model.hospital.pacs.outbox import Outbox
 from model.hospital.pacs.received import images_in
 from model.hospital.pacs.receiver import Receiver
@@ -33,6 +36,7 @@ from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import score_one_by_one
 from model.hospital.run import about_of, check_disagreement, setup_of, wanted_of
 from model.hospital.worker_process import WorkerProcess
+from model.results.rule_options import check_organs_known
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -57,7 +61,7 @@ def listen(options: Namespace) -> NoReturn:
     bundle = bundle_of_options(options)
     check_disagreement(options, bundle)
     if options.organs:
-        organ_names(bundle.manifest)  # raises ConfigError for a bundle that knows none
+        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
     if options.overrides:
         read_overrides(options.overrides)
     check_output(options.output)
@@ -67,6 +71,7 @@ def listen(options: Namespace) -> NoReturn:
         precision = auto_precision(options.device) if options.precision == "auto" else options.precision
         salt = read_salt(options.output)
         inbox = _inbox_of(options, salt)
+        keep_options(Namespace(**vars(options) | {"studies": options.output / INCOMING}), bundle.folder)
         print_weights(bundle, precision)
         setup = replace(setup_of(options, bundle, Plan(jobs={}, done={}, unusable={}), precision), networks=True)
         with (
@@ -121,19 +126,14 @@ def serve_next(scoring: Scoring, inbox: Inbox, outbox: Outbox, wait_s: float = L
 
 def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
     """Score the complete studies of a patient. Raises LesionError; then nothing is lost, and it can be tried again."""
-    options, bundle = scoring.options, scoring.bundle
+    options = scoring.options
     for study in batch.ready:
         say(f"{study.name}: {study.images} images came" + (", and it was broken off" * study.broken), sys.stdout)
     try:
         stats = {study.folder: stat_of(images_in(study.folder)) for study in batch.ready}
     except OSError as error:
         raise OutputError(f"cannot read '{error.filename}': {error.strerror}; is the disk still there?") from None
-    found = found_in(batch, options, scoring.salt)
-    earlier = read_journal(options.output)
-    plan = make_plan(
-        found, batch.root, options.output, scoring.salt, earlier, bundle, wanted_of(options), options.precision
-    )
-    plan = with_precision(plan, bundle, scoring.precision)
+    plan = plan_of_batch(scoring, batch)
     for record in plan.not_in_journal:
         scoring.journal.add(record)
     records = dict[str, Record]()
@@ -146,7 +146,7 @@ def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) ->
         score_one_by_one(plan.todo, scoring.process, scoring.journal, on_record, options.patience_minutes * 60)
     finally:
         remove_partial(options.output)
-        write_results(options.output, batch.root, plan, records, options.names, about_of(bundle))
+        write_results(options.output, batch.root, plan, records, options.names, about_of(scoring.bundle))
     done = {name for name, record in (plan.done | records).items() if record.state == DONE}
     try:
         for name in sorted(done):
@@ -157,6 +157,15 @@ def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) ->
         say(f"{failure.study}: NOT SCORED ({failure.stage}): {failure.message}; {failure.remedy}", sys.stdout)
     for study in batch.ready:
         inbox.handled(study, stats[study.folder] if _is_settled(study, plan, done) else "")
+
+
+def plan_of_batch(scoring: Scoring, batch: Batch) -> Plan:
+    """What is to do of the complete studies of a patient; those that a reader edited keep their edits."""
+    options, bundle, salt = scoring.options, scoring.bundle, scoring.salt
+    found, records, wanted = found_in(batch, options, salt), read_journal(options.output), wanted_of(options)
+    plan = make_plan(found, batch.root, options.output, salt, records, bundle, wanted, options.precision)
+    plan = with_edits(plan, WantedEdits(), records, batch.root, salt)
+    return with_precision(plan, bundle, scoring.precision)
 
 
 def _is_settled(study: CompleteStudy, plan: Plan, done: set[str]) -> bool:

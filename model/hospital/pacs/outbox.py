@@ -31,6 +31,7 @@ from model.hospital.pacs.ledger import (
 from model.hospital.pacs.sender import NotSent, Sender
 from model.hospital.pacs.settings import Listening
 from model.hospital.pacs.tls import client_context
+from model.hospital.stored_results import DICOM_FILES
 from model.terminal import duration, say
 
 COMMITMENT_ANSWER_S = 5.0  # how long the connection stays open for an answer on it
@@ -204,9 +205,11 @@ class Outbox:
 
 
 def objects_in(folder: Path) -> list[SentObject]:
-    """The DICOM files in a study's folder of results, by name; without those that cannot be read."""
+    """The DICOM files of a study's results, by name; without those that are not there or cannot be read, and without
+    what a reader saved beside them.
+    """
     found = []
-    for path in sorted(folder.glob("*.dcm")):
+    for path in sorted(folder / name for name in DICOM_FILES):
         with suppress(OSError, CaseError, *UNREADABLE):
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
             found.append(

@@ -11,7 +11,21 @@ from model.errors import ConfigError
 
 LONGEST_AET = 16  # characters of an AE title (DICOM PS3.5, 6.2)
 ONLY_WITH_LISTEN = ("aet", "send", "callers", "bind", "quiet_seconds", "complete_on_release", "keep_days")
-NOT_WITH_LISTEN = ("studies", "truth", "dry_run", "cluster", "slurm")
+NOT_WITH_LISTEN = (
+    "studies",
+    "truth",
+    "dry_run",
+    "cluster",
+    "slurm",
+    "compare_dates",
+    "recompute",
+    "masks",
+    "drop",
+    "study",
+    "undo_edits",
+    "liver_sphere",
+    "blood_sphere",
+)  # spheres: they are of one patient, and overrides.csv has a column for them
 BIND, QUIET_S, KEEP_DAYS = "127.0.0.1", 60.0, 7.0
 
 
@@ -58,8 +72,8 @@ def _add_peers(add: Any) -> None:
         type=int,
         metavar="PORT",
         help="take studies from a PACS on this port in place of STUDIES, score each when it is complete, and send its "
-        "results back; until it is stopped. Writes RTSTRUCT and picture, too (default: no, and no network; cost: one "
-        "open port, and the disk for what comes until --keep-days)",
+        "results back; until it is stopped. Writes RTSTRUCT, SR and picture, too (default: no, and no network; cost: "
+        "one open port, and the disk for what comes until --keep-days)",
     )
     add("--aet", metavar="NAME", help="with --listen: this program's own AE title, 1 to 16 characters (required)")
     add(

@@ -51,6 +51,18 @@ TRUTH_COLUMNS = (
     Column("fnv_ml", "FNV (ml)", 1),
     Column("mtv_true_ml", "MTV, truth (ml)", 1),
 )
+MORE_COLUMNS = (
+    Column("sul_peak", "SULpeak", 1),
+    Column("suv_peak_to_liver", "SUVpeak / liver", 2),
+    Column("suv_peak_to_blood", "SUVpeak / blood", 2),
+    Column("dmax_over_bsa_per_m", "Dmax / body surface (1/m)", 2),
+    Column("dropped_lesions", "Dropped", 0),
+)  # each is shown if a study has it
+DROPPED_COLUMNS = (
+    Column("number", "Lesion", 0),
+    Column("volume_ml", "Volume (ml)", 2),
+    Column("suv_max", "SUVmax", 2),
+)
 ORGAN_COLUMNS = (
     Column("volume_ml", "Volume (ml)", 1),
     Column("lesion_ml", "of it lesion (ml)", 1),
@@ -101,11 +113,11 @@ def html_report(
     """
     failed, passed_over = split_passed_over(failures)
     css, js = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return _template().generate(
+    return template("report.html.j2").generate(
         css=Markup(css),
-        css_hash=_hash(css),
+        css_hash=policy_hash(css),
         js=Markup(js),
-        js_hash=_hash(js),
+        js_hash=policy_hash(js),
         notice=RESEARCH,
         version=__version__,
         about=about,
@@ -114,15 +126,23 @@ def html_report(
         passed_over=passed_over,
         bars=_bars(rows),
         rows=sorted(rows, key=lambda row: (not row["warnings"], row["study"])),
-        columns=[*COLUMNS, *(TRUTH_COLUMNS if any("convention" in row for row in rows) else ())],
+        columns=_columns(rows),
         organ_columns=ORGAN_COLUMNS,
+        dropped_columns=DROPPED_COLUMNS,
         studies=STUDIES,
-        picture_of=lambda study: _picture(output / STUDIES / study / "thumbnail.png"),
+        picture_of=lambda study: picture_in_page(output / STUDIES / study / "thumbnail.png"),
     )
 
 
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that there is something in."""
+    more = [column for column in MORE_COLUMNS if any(row.get(column.name) is not None for row in rows)]
+    return [*COLUMNS, *more, *(TRUTH_COLUMNS if any("convention" in row for row in rows) else ())]
+
+
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page of this folder, in which every value is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -132,7 +152,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits: f"{value:,.{digits}f}"
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _readable(value: Any) -> Any:
@@ -149,6 +169,8 @@ def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, wai
         cards.append(Card("warn", str(waiting), "still to do"))
     cards.append(Card("warn" if warned else "", str(warned), "with warnings"))
     cards.append(Card("", str(len(volumes_ml)), "with lesions"))
+    if edited := sum("edited" in row for row in rows):
+        cards.append(Card("", str(edited), "edited by hand"))
     if passed_over:
         cards.append(Card("", str(passed_over), "CT without a PET, passed over"))
     if volumes_ml:
@@ -172,7 +194,7 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return [Bar(label, count, round(LONGEST_BAR_PERCENT * count / most, 2)) for label, count in counts.items()]
 
 
-def _picture(path: Path) -> Markup:
+def picture_in_page(path: Path) -> Markup:
     """A PNG as the address of an image in the page; "" where there is none. Base64 holds nothing to be escaped."""
     try:
         return Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
@@ -180,6 +202,6 @@ def _picture(path: Path) -> Markup:
         return Markup()
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
     """A style's or script's hash as the page's policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

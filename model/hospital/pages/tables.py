@@ -20,6 +20,23 @@ from model.results.lesion_table import csv_text, without_apostrophe
 SUMMARY, FAILURES = "summary.csv", "failures.csv"
 COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
 TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
+MORE_COLUMNS = (
+    "sul_peak",
+    "sul_peak_james",
+    "percist_measurable",
+    "suv_peak_to_liver",
+    "suv_peak_to_blood",
+    "dmax_over_bsa_per_m",
+    "liver_suv_mean",
+    "blood_suv_mean",
+    "found_lesions",
+    "found_mtv_ml",
+    "dropped_lesions",
+    "dropped_ml",
+    "rules",
+    "edited",
+    "given",
+)  # the last of summary.csv, each there if a study has it
 FAILURE_COLUMNS = ("study", "stage", "message", "remedy", "notice")
 KEY_COLUMNS = ("study", "source", "patient", "patient_id", "pet", "ct", "found_in")
 
@@ -57,14 +74,18 @@ def split_passed_over(failures: Iterable[Failure]) -> tuple[list[Failure], list[
 
 
 def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row for each scored study. The columns of the comparison are there if any study has a truth."""
+    """One row for each scored study. Columns of the comparison, and MORE_COLUMNS, are there if any study has them."""
     truth = TRUTH_COLUMNS if any("convention" in row for row in rows) else ()
-    names = [*COLUMNS, *truth, "warnings", "folder", "notice"]
-    more = (
-        {"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
-        for row in rows
-    )
-    return csv_text(names, [dict(row) | extra for row, extra in zip(rows, more, strict=True)])
+    more = [name for name in MORE_COLUMNS if any(row.get(name) is not None for row in rows)]
+    names = [*COLUMNS, *truth, "warnings", "folder", "notice", *more]
+    return csv_text(names, [dict(row) | _more_cells(row) for row in rows])
+
+
+def _more_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a study's row that are put together."""
+    cells = {"warnings": " | ".join(row["warnings"]), "folder": f"{STUDIES}/{row['study']}", "notice": RESEARCH}
+    given = ", ".join(f"{name} {value}" for name, value in row.get("given", {}).items())
+    return cells | ({"given": given} if given else {})
 
 
 def failures_csv(failures: Sequence[Failure]) -> str:
@@ -124,7 +145,7 @@ def _key(job: Job) -> dict[str, Any]:
         "study": job.name,
         "source": str(job.entry.source),
         "patient": person[0],
-        "patient_id": person[1],
+        "patient_id": person[1] or job.entry.patient,
         "pet": str(job.entry.pet[0]),
         "ct": str(job.entry.ct[0]),
         "found_in": str(job.root),

@@ -86,6 +86,8 @@ def totals_of(
         "lesions": sum(row["lesions"] for row in rows),
         "mtv_ml_median": statistics.median(row["mtv_ml"] for row in rows) if rows else None,
     }
+    if edited := sum("edited" in row for row in rows):
+        content["studies_edited"] = edited
     compared = [row for row in rows if "convention" in row]
     if compared:
         convention = compared[0]["convention"]

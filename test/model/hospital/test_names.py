@@ -40,6 +40,10 @@ def test_messages_lose_files_folders_patients_and_uids() -> None:
     )
 
 
+def test_messages_lose_the_patient_that_a_list_names() -> None:
+    assert redacted("of Smith-4711; go on", replace(ENTRY, patient="Smith-4711"), ROOT, "s-1") == "of (patient); go on"
+
+
 def test_a_path_that_is_not_known_is_cut_off() -> None:
     message = redacted(f"'{ROOT}/Meier Anna/x' is odd; remove it", ENTRY, ROOT, "s-1")
     assert "Meier" not in message and message.startswith("'a file of this study")

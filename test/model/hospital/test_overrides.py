@@ -11,7 +11,7 @@ from model.errors import CaseError, ConfigError
 from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.names import name_of
-from model.hospital.overrides import read_overrides, with_overrides
+from model.hospital.overrides import read_overrides, with_overrides, with_spheres
 
 SALT = b"salt"
 
@@ -88,6 +88,10 @@ def test_a_line_finds_its_study_by_name_uid_and_path(how: str, tmp_path) -> None
         ("study,injection_time\np1,05.03.2024 10:00\n", "cannot be read; give it as ISO 8601"),
         ("study,injection_time\np1,10:00+01:00\n", "cannot be read"),
         ("study,injection_time\np1,25:00\n", "cannot"),
+        ("study,sex\np1,X\n", "sex 'X' is not M or F"),
+        ("study,liver_sphere\np1,1 2\n", "line 2: liver_sphere '1 2' is not X,Y,Z"),
+        ("study,liver_mask\np1,gone.mha\n", "liver_mask 'gone.mha' is no file"),
+        ("study,blood_sphere,blood_mask\np1,1 2 3,b.mha\n", "gives blood_sphere and blood_mask"),
     ],
 )
 def test_a_wrong_table_is_an_error(text: str, words: str, tmp_path) -> None:
@@ -174,5 +178,23 @@ def test_a_given_value_that_suv_does_not_need_is_a_warning(tmp_path) -> None:
     record = conversion(tmp_path, given, slopes=[0.01] * 6, fields={"Units": "GML"})
     (warning,) = unused_warnings(given, record)
     assert "weight_kg given" in warning and "GML" in warning and "height_m" not in warning
+    assert unused_warnings(given, record, weight_for_sul=True) == []
     assert "images hold SUV already" in unused_warnings(entry(tmp_path, dose_mbq=1.0), None)[0]
     assert unused_warnings(entry(tmp_path), None) == []
+
+
+def test_what_lesions_are_compared_with_is_given_by_line_and_by_option(tmp_path) -> None:
+    found = FoundStudies(entries=(entry(tmp_path, 1), entry(tmp_path, 2)))
+    (tmp_path / "blood.mha").touch()
+    path = table(tmp_path, "study,sex,liver_sphere,blood_mask\np1,female,-60 20 410.5,blood.mha\n")
+    one, two = with_overrides(found, path, tmp_path, SALT, False).entries
+    assert (one.sex, one.liver_sphere, one.blood_mask) == ("F", "-60 20 410.5", tmp_path / "blood.mha")
+    assert tmp_path / "blood.mha" in one.files and tmp_path / "blood.mha" not in one.images and two.given == {}
+    assert with_spheres(FoundStudies(entries=(two,)), {"liver": "1,2,3"}).entries[0].liver_sphere == "1,2,3"
+    for studies, spheres, words in (
+        (found, {"liver": "1,2,3"}, "there are 2 studies: give it in overrides.csv, in the column liver_sphere"),
+        (FoundStudies(entries=(one,)), {"liver": "1,2,3"}, "overrides.csv gives the study's liver, too"),
+        (FoundStudies(entries=(two,)), {"blood": "1,2"}, "--blood-sphere '1,2' is not"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            with_spheres(studies, spheres)

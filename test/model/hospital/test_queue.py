@@ -202,5 +202,8 @@ def test_a_study_whose_seg_ends_the_process_keeps_its_mask_and_says_so(tmp_path)
     assert process.asked == ["", "a"] and record.state == DONE and record.input_sha256 == "i"
     report = json.loads((folder / REPORT).read_text())
     assert record.row["warnings"] == report["warnings"] == report["batch"]["row"]["warnings"]
-    assert record.row["warnings"][0] == "w" and "no SEG or RTSTRUCT was made: the process" in record.row["warnings"][1]
+    assert (
+        record.row["warnings"][0] == "w"
+        and "no SEG, RTSTRUCT, picture, SR or PDF was made: the process" in record.row["warnings"][1]
+    )
     assert report["batch"]["key"] == record.key == "k"

@@ -16,14 +16,16 @@ from model import __version__
 from model.bundle.manifest import load_bundle
 from model.bundle.settings import Limits
 from model.hospital.find.entry import Entry
-from model.hospital.job import Job, Options
+from model.hospital.job import Job, Options, job_from, to_json
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.stored_results import key_of, mask_hash, mask_key_of, precision_in, read_stored, usable_mask
 from model.results.organs import labels_hash
+from model.results.rule_options import LesionRules
 from model.schema import build, to_plain
 from model.study.geometry import grid_of
 
 NAME = "s-0123456789ab"
+FIRST_OPTIONS = ("mask_ending", "rtstruct", "disagreement", "convention", "named")  # in the order of their keys
 
 
 @pytest.fixture
@@ -43,16 +45,13 @@ def study(tiny_bundle, tmp_path):
         "key": old_key(bundle, Options(), entry),
         "input_sha256": contents_of(entry.files),
         "stat": stat_of(entry.files),
-        "options": {name: value for name, value in dataclasses.asdict(Options()).items() if name in FIRST_OPTIONS},
+        "options": {name: getattr(Options(), name) for name in FIRST_OPTIONS},
         "row": {},
     }
     voxels = sitk.GetArrayFromImage(mask)
     volume_ml = float(voxels.sum()) * float(np.prod(pet.GetSpacing())) / 1000
     (target / "report.json").write_text(json.dumps({"volume_ml": volume_ml, "warnings": [], "batch": batch}))
     return entry, bundle, tmp_path / "out", voxels
-
-
-FIRST_OPTIONS = ("mask_ending", "rtstruct", "disagreement", "convention", "named")
 
 
 def old_key(bundle, options: Options, entry: Entry) -> str:
@@ -63,7 +62,7 @@ def old_key(bundle, options: Options, entry: Entry) -> str:
         bundle.sha256,
         bundle.manifest.method,
         limits,
-        {name: value for name, value in dataclasses.asdict(options).items() if name in FIRST_OPTIONS},
+        {name: getattr(options, name) for name in FIRST_OPTIONS},
         entry.kind,
         len(entry.pet),
         entry.truth is not None,
@@ -269,3 +268,32 @@ def test_a_mask_that_differs_from_its_report_is_made_anew(how: str, new: bool, s
 )
 def test_the_precision_of_a_mask_is_read_from_its_report(report, precision) -> None:
     assert precision_in(report) == precision
+
+
+def test_rules_about_lesions_are_another_key_and_the_networks_own_mask_is_taken(study) -> None:
+    """With rules mask.mha is no longer the networks': theirs is beside it, and every other rule is applied to it."""
+    entry, bundle, output, mask = study
+    rules = LesionRules(min_volume_ml=1.5, not_in=("brain",))
+    plain, ruled = job_of(entry, bundle, output), job_of(entry, bundle, output, rules=rules)
+    assert plain.key != ruled.key and plain.mask_key == ruled.mask_key
+    assert job_from(json.loads(to_json(ruled))) == ruled
+    fewer = mask.copy()
+    fewer[: len(mask) // 2] = 0
+    new_report(output, ruled, fewer, network_mask_sha256=mask_hash(mask), options=ruled.options.plain)
+    assert not usable_mask(plain, NAME, bundle)  # the networks' mask is not there
+    folder = output / "studies" / NAME
+    shutil.copy(folder / "mask.mha", folder / "network-mask.mha")
+    assert usable_mask(plain, NAME, bundle) and usable_mask(ruled, NAME, bundle)
+    stored = read_stored(plain, stored_grid(entry), contents_of(entry.images))
+    assert stored is not None and np.array_equal(stored.mask, mask > 0) and stored.path.name == "network-mask.mha"
+
+
+def test_what_lesions_are_compared_with_is_another_key_and_the_same_mask(study) -> None:
+    entry, bundle, _, _ = study
+    limits = bundle.manifest.limits
+    keys = {key_of(bundle, limits, Options(), entry)}
+    for given in ({"sex": "F"}, {"liver_sphere": "1,2,3"}, {"blood_sphere": "1,2,3"}, {"liver_mask": Path("l.mha")}):
+        other = dataclasses.replace(entry, **given)
+        assert mask_key_of(bundle, limits, other) == mask_key_of(bundle, limits, entry)
+        keys.add(key_of(bundle, limits, Options(), other))
+    assert len(keys) == 5

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from tiny_batches import dicom_studies
 
 from model.bundle.manifest import load_bundle
-from model.hospital import study_results
+from model.hospital import record_files, study_results
 from model.hospital.find.tree import find_studies
 from model.hospital.job import Job, Options, Setup
 from model.hospital.plan import make_plan
@@ -39,7 +39,7 @@ def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypat
     monkeypatch.setattr(weights, "read_state", forbidden)
     with pytest.raises(AssertionError):
         Scorer(setup)
-    for options in ({"rtstruct": True}, {"named": True}, {"mask_ending": ".nii.gz"}):
+    for options in ({"rtstruct": True}, {"sr": True, "pdf": True}, {"named": True}, {"mask_ending": ".nii.gz"}):
         (job,) = jobs(studies, output, bundle, **options)
         assert job.stored
         answer = Scorer(dataclasses.replace(setup, networks=False)).answer(job, None)
@@ -50,7 +50,13 @@ def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypat
         if job.mask == "mask.mha":
             assert (output / "studies" / job.name / "mask.mha").read_bytes() == mask
         assert len(list((output / "studies").iterdir())) == 1
-    assert pydicom.dcmread(output / "studies" / job.name / "rtstruct.dcm").Modality == "RTSTRUCT"
+    folder = output / "studies" / job.name  # what an option added stays without it
+    assert pydicom.dcmread(folder / "rtstruct.dcm").Modality == "RTSTRUCT"
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    seg, sr = (pydicom.dcmread(folder / name) for name in ("seg.dcm", "sr.dcm"))
+    (evidence,) = sr.CurrentRequestedProcedureEvidenceSequence
+    referred = {s.SeriesInstanceUID: len(s.ReferencedSOPSequence) for s in evidence.ReferencedSeriesSequence}
+    assert referred == {seg.SeriesInstanceUID: 1, "1.2.3.1.9": len(job.entry.pet), "1.2.3.1.8": len(job.entry.ct)}
 
 
 @pytest.mark.slow
@@ -116,15 +122,17 @@ def test_a_mask_that_is_made_anew_has_the_keys_of_the_precision_it_is_made_in(ti
 def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path, monkeypatch) -> None:
     studies, output, bundle = dicom_studies(tmp_path / "in", 1), tmp_path / "out", load_bundle(tiny_bundle)
     output.mkdir()
-    (job,) = jobs(studies, output, bundle)
+    (job,) = jobs(studies, output, bundle, sr=True, pdf=True)
     truth = tmp_path / "truth.mha"
     sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkUInt8), str(truth))
     job = dataclasses.replace(job, entry=dataclasses.replace(job.entry, truth=truth))
 
-    def fails(*what: object) -> bytes:
+    def fails(*what: object, **how: object) -> bytes:
         raise ZeroDivisionError("no height")
 
     monkeypatch.setattr(study_results, "thumbnail", fails)
+    monkeypatch.setattr(record_files, "dicom_sr", fails)
+    monkeypatch.setattr(record_files, "record_pdf", fails)
     answer = Scorer(Setup(weights=str(tiny_bundle), method=None, device="cpu")).answer(job, None)
     assert answer["state"] == "done" and "dice" not in answer["row"]
     assert {path.name for path in (output / "studies" / job.name).iterdir()} == {
@@ -135,8 +143,9 @@ def test_pictures_and_truths_are_no_reason_to_lose_a_mask(tiny_bundle, tmp_path,
         "seg.dcm",
     }
     warnings = " | ".join(answer["row"]["warnings"])
-    assert "not compared with its truth: truth" in warnings and "does not lie on the grid of PET" in warnings
+    assert "not compared with its truth: truth" in warnings and "does not lie on PET" in warnings
     assert (
         "no picture of PET" in warnings
         and "ZeroDivisionError: no height (the mask and the tables are whole)" in warnings
     )
+    assert "no SR (sr.dcm) of PET" in warnings and "no report.pdf of PET" in warnings

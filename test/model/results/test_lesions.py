@@ -64,9 +64,12 @@ def test_peak_at_the_edge_of_the_image_is_over_what_is_there() -> None:
 
 
 def test_the_digital_phantom_of_the_ibsi_has_its_published_values() -> None:
-    """Volume (approximate) 592 mm3, mean 2.15, maximum 6, maximum 3-D diameter 13.1 mm."""
+    """Volume (approximate) 592 mm3, mean 2.15, maximum 6, maximum 3-D diameter 13.1 mm, global intensity peak 3.1."""
     suv = np.array(IBSI_PHANTOM, np.float32)
-    (one,), _ = measured(suv, suv > 0, spacing=(2.0, 2.0, 2.0))
+    mask = suv > 0
+    suv[~mask], suv[2, 2, 2] = 1, 9  # what the phantom holds outside its mask: the peak's sphere sees it
+    (one,), _ = measured(suv, mask, spacing=(2.0, 2.0, 2.0))
+    assert one.suv_peak == pytest.approx(3.1, abs=0.05)
     assert one.volume_ml * 1000 == pytest.approx(592)
     assert one.suv_mean == pytest.approx(2.15, abs=0.005) and one.suv_max == 6
     assert one.long_diameter_mm == pytest.approx(13.1, abs=0.05)

@@ -273,7 +273,7 @@ def test_a_header_that_makes_the_library_read_other_voxels_is_refused(size: int,
 
 
 def test_a_good_compressed_mha_is_inflated_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("model.study.stored._decoded", lambda stored: pytest.fail("inflated for a second time"))
+    monkeypatch.setattr("model.study.stored.decoded", lambda stored: pytest.fail("inflated for a second time"))
     read_volume(metaimage(tmp_path / "p.mha", zlib.compress(VOXELS.tobytes())), "CT")
 
 

@@ -47,10 +47,14 @@ def test_a_csv_names_studies_of_both_kinds(tmp_path) -> None:
     write_ct(tmp_path / "a" / "ct")
     touch(tmp_path / "p.mha", tmp_path / "c.mha", tmp_path / "t.mha")
     table = tmp_path / "list.csv"
-    table.write_text("PET;CT;truth;weight_kg\na/pet;a/ct;;81,5\np.mha;c.mha;t.mha;\n", encoding="utf-8-sig")
+    table.write_text(
+        "PET;CT;truth;weight_kg;Patient;date\na/pet;a/ct;;81,5;;\np.mha;c.mha;t.mha;;P7;2024-03-05\n",
+        encoding="utf-8-sig",
+    )
     images, dicom = sorted(find_studies(table, NOWHERE).entries, key=lambda entry: len(entry.pet))
     assert (dicom.kind, len(dicom.pet), len(dicom.ct), dicom.weight_kg) == ("dicom", 6, 6, 81.5)
     assert (images.pet, images.truth, images.weight_kg) == ((tmp_path / "p.mha",), tmp_path / "t.mha", None)
+    assert (images.patient, images.date, dicom.patient) == ("P7", "2024-03-05", "")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ def test_a_row_has_units_in_its_names_and_nothing_where_there_is_no_value() -> N
     assert row["warnings"] == "one | two" and "dice" not in row
 
 
+def test_later_columns_are_the_last_and_only_where_a_study_has_them() -> None:
+    assert summary_csv([ROW]).splitlines()[0].endswith("warnings,folder,notice")
+    more = {"sul_peak": 5.5, "percist_measurable": "yes", "dropped_lesions": 0, "given": {"height_m": 1.8, "sex": "F"}}
+    text = summary_csv([ROW, ROW | more])
+    assert text.splitlines()[0].endswith("folder,notice,sul_peak,percist_measurable,dropped_lesions,given")
+    one, two = parsed(text)
+    assert (one["sul_peak"], one["given"], two["dropped_lesions"]) == ("", "", "0")
+    assert two["given"] == "height_m 1.8, sex F"
+
+
 def test_columns_of_a_truth_are_there_if_one_study_has_one() -> None:
     scored = ROW | {"study": "s-2", "dice": None, "fpv_ml": 1.5, "convention": "autopet_1_2"}
     one, two = parsed(summary_csv([ROW, scored]))
