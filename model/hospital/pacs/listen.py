@@ -71,7 +71,7 @@ def listen(options: Namespace) -> NoReturn:
         precision = auto_precision(options.device) if options.precision == "auto" else options.precision
         salt = read_salt(options.output)
         inbox = _inbox_of(options, salt)
-        keep_options(Namespace(**vars(options) | {"studies": options.output / INCOMING}), bundle.folder)
+        keep_for_edits(options, bundle)
         print_weights(bundle, precision)
         setup = replace(setup_of(options, bundle, Plan(jobs={}, done={}, unusable={}), precision), networks=True)
         with (
@@ -91,6 +91,11 @@ def listen(options: Namespace) -> NoReturn:
             )
             while True:
                 serve_next(scoring, inbox, outbox)
+
+
+def keep_for_edits(options: Namespace, bundle: Bundle) -> None:
+    """Write the options down, so that `score.py RESULTS --recompute` takes edits back. Raises OutputError."""
+    keep_options(Namespace(**vars(options) | {"studies": options.output / INCOMING}), bundle.folder)
 
 
 def _inbox_of(options: Namespace, salt: bytes) -> Inbox:

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 from pacs_peer import Archive, connect, free_port, push
 from pydicom import dcmread
-from tiny_batches import dicom_studies
+from tiny_batches import dicom_studies, score_here
 
 from model.bundle.manifest import load_bundle
 from model.hospital.folder import LOCK
@@ -16,7 +17,7 @@ from model.hospital.journal import Journal, read_journal
 from model.hospital.names import read_salt
 from model.hospital.options import arguments
 from model.hospital.pacs.inbox import Inbox
-from model.hospital.pacs.listen import Scoring, serve_next
+from model.hospital.pacs.listen import Scoring, keep_for_edits, serve_next
 from model.hospital.pacs.outbox import Outbox
 from model.hospital.pacs.receiver import Receiver
 from model.hospital.worker import Scorer
@@ -55,6 +56,7 @@ def run_once(here: Here, bundle: Path, output: Path, archive: Archive, on_open: 
     options = arguments(words)
     output.mkdir(exist_ok=True)
     (output / LOCK).touch()
+    keep_for_edits(options, load_bundle(bundle))
     salt, settings = read_salt(output), options.pacs
     inbox = Inbox(output, salt, settings.quiet_s, settings.on_release)
     with Outbox(output, settings) as outbox, Receiver(settings, inbox, outbox.on_commitment):
@@ -97,7 +99,7 @@ def test_two_studies_at_once_come_back_once_and_no_name_is_printed(here, ward, t
         run_once(here, tiny_bundle, tmp_path / "out", archive, lambda port: push(ward[0], port), 1)
     assert len(here.asked) == len(set(here.asked)) == 2, "sent again as a whole, a study is not scored again"
     kinds = sorted(data.Modality for data in archive.objects.values())
-    assert kinds == ["OT", "OT", "RTSTRUCT", "RTSTRUCT", "SEG", "SEG"] and set(archive.got.values()) == {1}
+    assert kinds == ["OT", "OT", "RTSTRUCT", "RTSTRUCT", "SEG", "SEG", "SR", "SR"] and set(archive.got.values()) == {1}
     studies = {str(dcmread(files[0]).StudyInstanceUID) for files in ward}
     assert {str(data.StudyInstanceUID) for data in archive.objects.values()} == studies
     assert {str(data.PatientName) for data in archive.objects.values()} == {"Smith^John^0", "Smith^John^1"}
@@ -128,6 +130,36 @@ def test_a_study_that_grows_is_scored_anew_and_what_was_broken_off_is_not(
         assert "was broken off" in (output / "failures.csv").read_text() and not here.asked
         assert "send it again from the PACS" in capsys.readouterr().out
         run_once(here, tiny_bundle, output, archive, lambda port: push(ct, port), 1)
-        assert here.asked and len(archive.got) == 3
+        assert here.asked and len(archive.got) == 4
         assert len((output / "failures.csv").read_text().splitlines()) == 1
         assert [record.state for record in read_journal(output).values()] == ["done"]
+
+
+@pytest.mark.slow
+def test_an_edit_is_taken_back_and_sent_and_stays_when_the_study_is_looked_at_again(
+    here, ward, tiny_bundle, tmp_path
+) -> None:
+    output = tmp_path / "out"
+    with Archive() as archive:
+        run_once(here, tiny_bundle, output, archive, lambda port: push(ward[0], port), 1)
+        (mask,) = output.glob("studies/*/mask.mha")
+        network = sitk.ReadImage(str(mask))
+        edited = network * 0
+        edited[1:4, 1:4, 1:4] = 1
+        sitk.WriteImage(edited, str(mask.with_name("mine.nrrd")))
+        before, sent = dcmread(mask.with_name("seg.dcm")).SOPInstanceUID, set(archive.got)
+        score_here(output, "--recompute")
+        assert sitk.Hash(sitk.ReadImage(str(mask))) == sitk.Hash(edited)
+        here.asked.clear()
+        for scored in output.glob("incoming/*/*.scored"):
+            scored.unlink()  # so the study is looked at again
+        run_once(here, tiny_bundle, output, archive, lambda port: None, 1)
+    assert not here.asked and sitk.Hash(sitk.ReadImage(str(mask))) == sitk.Hash(edited)
+    new = [data for uid, data in archive.objects.items() if uid not in sent]
+    assert sorted(data.Modality for data in new) == ["OT", "RTSTRUCT", "SEG", "SR"] and before in sent
+    assert {path.name for path in mask.parent.glob("before-edit/*.dcm")} == {
+        "picture.dcm",
+        "rtstruct.dcm",
+        "seg.dcm",
+        "sr.dcm",
+    }

@@ -19,7 +19,7 @@ def test_without_more_it_listens_to_this_machine_and_lets_the_archive_in() -> No
         ("ARCHIVE",),
         Peer(host="pacs", port=104, aet="ARCHIVE"),
     )
-    assert options.rtstruct and options.picture and pacs.tls is None
+    assert options.rtstruct and options.picture and options.sr and pacs.tls is None
 
 
 def test_a_folder_of_studies_needs_none_of_it() -> None:
@@ -46,6 +46,10 @@ def test_an_address_of_ipv6_is_taken() -> None:
         (["s", *LISTEN], "STUDIES does not go with --listen"),
         ([*LISTEN, "--slurm", "2"], "--slurm does not go with --listen"),
         ([*LISTEN, "--truth"], "--truth does not go with --listen"),
+        ([*LISTEN, "--compare-dates"], "--compare-dates does not go with --listen"),
+        ([*LISTEN[:-2], "--recompute"], "--recompute does not go with --listen"),
+        ([*LISTEN, "--liver-sphere", "1,2,3"], "--liver-sphere does not go with --listen"),
+        (["--drop", "3"], "RESULTS is missing"),
         (["--listen", "0", *LISTEN[2:]], "a port from 1 to 65535, got 0"),
         (["--listen", "1", "--output", "o"], "--listen needs --aet"),
         ([*LISTEN, "--aet", "A" * 17], "1 to 16 letters"),
