@@ -36,7 +36,8 @@ def test_logits_are_those_of_the_training_forward(fusion: str, bias: bool) -> No
     assert found.dtype == torch.float32 and torch.equal(image, before)
     expected = torch.cat([lesion, organs], 1)
     assert (found - expected).abs().max() <= HALF * expected.abs().max()
-    assert torch.equal(slabs.forward(ready, image), found[:, :3])
+    alone = slabs.forward(ready, image)  # to float32's rounding: torch may multiply fewer rows in another order
+    assert (alone - found[:, :3]).abs().max() <= 2**-20 * expected.abs().max()
 
 
 @torch.no_grad()
