@@ -178,10 +178,11 @@ check("torch distributions", len({(d.version, str(d.locate_file(""))) for d in d
 
 allowed = re.compile(
     r"process\.py|score\.py|LICENSE|NOTICE|requirements\.txt|model/([a-z]+/){0,2}\w+\.py|model/networks/kernels\.cu"
-    r"|model/hospital/pages/report\.(html\.j2|css|js)"
+    r"|model/hospital/pages/(\w+\.html\.j2|report\.(css|js)|fonts/(\w+(-\w+)?\.ttf|LICENSE-\w+\.txt|NOTICE))"
     r"|(model/([a-z]+/){0,2})?__pycache__/\w+\.cpython-\d+\.pyc|weights/\w+/(manifest\.json|[\w.-]+\.safetensors)"
 )
-needed = {"process.py", "LICENSE", "NOTICE", *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa"))}
+pages = {f"model/hospital/pages/{name}.html.j2" for name in ("report", "patients")}
+needed = {"process.py", "LICENSE", "NOTICE", *pages, *(f"weights/{name}/manifest.json" for name in ("eoa", "diwa"))}
 files = {str(file.relative_to("/opt/app")) for file in Path("/opt/app").rglob("*") if not file.is_dir()}
 check("files in /opt/app that do not belong there", sorted(f for f in files if not allowed.fullmatch(f)), [])
 check("files missing in /opt/app", sorted(needed - files), [])

@@ -114,3 +114,11 @@ def test_every_pin_accepts_the_lowest_and_the_highest_python_that_pyproject_allo
     for name in (pin for file in REQUIREMENTS for pin in pins(file)):
         accepted = SpecifierSet(metadata.metadata(name).get("Requires-Python") or "")
         assert accepted.contains(versions[0]) and accepted.contains(versions[-1]), name
+
+
+def test_every_data_file_of_the_package_is_let_into_the_image() -> None:
+    """A template or a font that .dockerignore keeps out would be missed by score.py in the image alone."""
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!model/")]
+    data = [path for path in (ROOT / "model").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    kept_out = [path.name for path in data if not any(path.relative_to(ROOT).match(one) for one in let_in)]
+    assert data and not kept_out
