@@ -1,6 +1,7 @@
 """Score every PET/CT study of a folder, offline: masks, numbers, pictures, and a list of what was not done and why.
 
     python score.py STUDIES --output RESULTS
+    python score.py --listen 11112 --aet LESIONS --send pacs.hospital:104:ARCHIVE --output RESULTS
 
 Everything that it does is in model/hospital.
 """
@@ -22,7 +23,12 @@ def main() -> int:
     on_signals(stop)
     debug = "--debug" in sys.argv
     try:
-        run(arguments())
+        options = arguments()
+        if options.pacs:
+            from model.hospital.pacs.listen import listen  # no other run imports what uses the network
+
+            listen(options)
+        run(options)
         return 0
     except Stopped as stopped:
         number = stopped.args[0]

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from organ_bundles import organ_bundle
-from tiny_batches import command, contents, dicom_studies, environment, image_study, score, small, started
+from tiny_batches import command, contents, dicom_studies, environment, image_study, score, score_here, small, started
 
 from model.bundle.organs import ORGANS
 from model.hospital.console import print_plan
@@ -506,3 +506,19 @@ def test_a_seg_that_cannot_be_made_is_a_warning_of_its_study(tiny_bundle, tmp_pa
     assert "Smith" not in page and pydicom.dcmread(output / found[True]["folder"] / "seg.dcm").PatientSex == ""
     again = score(studies, "--output", output, "--weights", tiny_bundle, "--rtstruct")
     assert "2 done before, 0 to do" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_picture_is_made_anew_when_the_study_gets_another_name_and_only_then(tiny_bundle, tmp_path) -> None:
+    """The name is drawn in it; the SEG of the same lesions stays."""
+    studies, output = dicom_studies(tmp_path / "in", 1), tmp_path / "out"
+    asked = [studies, "--output", output, "--weights", tiny_bundle, "--picture", "--device", "cpu"]
+    burned_in, made = [], []
+    for options in ([], ["--format", "nifti"], ["--format", "nifti", "--names"]):
+        score_here(*asked, *options)
+        (files,) = uids(output).values()
+        (path,) = output.glob("studies/*/picture.dcm")
+        made.append((files["seg.dcm"], files["picture.dcm"]))
+        burned_in.append(pydicom.dcmread(path).BurnedInAnnotation)
+    assert burned_in == ["NO", "NO", "YES"]
+    assert len({seg for seg, _ in made}) == 1 and made[0] == made[1] and made[2][1] != made[0][1]

@@ -242,6 +242,27 @@ def test_score_runs_offline_without_rights_and_hands_options_on(tree: Path) -> N
     )
 
 
+def test_score_that_listens_opens_one_port_and_keeps_the_rest_of_its_isolation(tree: Path) -> None:
+    write_program(tree / "bin/podman", LISTS)
+    (tree / "key.pem").touch()
+    listen = ["--listen", "11112", "--aet", "LESIONS", "--send", "pacs:104:ARCHIVE"]
+    run_script(tree, "score.sh", "results", *listen, "--bind", "10.0.0.7", "--tls-key", "key.pem")
+    calls = (tree / "calls").read_text().splitlines()
+    (run,) = (line for line in calls if line.startswith("run"))
+    assert " --network=petct-lesion-segmentation --publish 10.0.0.7:11112:11112 --cap-drop=ALL " in run
+    for flag in ("--security-opt=no-new-privileges", "--read-only", "--tmpfs /tmp", f"-v {tree}/results:/results"):
+        assert f" {flag} " in run
+    assert "/studies" not in run and f"-v {tree}/key.pem:/mounted--tls-key:ro" in run
+    assert run.endswith(
+        "score.py --output /results --listen 11112 --aet LESIONS --send pacs:104:ARCHIVE --tls-key /mounted--tls-key "
+        "--bind 0.0.0.0"
+    )
+    run_script(tree, "score.sh", "results", *listen)
+    assert "--publish 127.0.0.1:11112:11112" in (tree / "calls").read_text()
+    assert "--listen takes a port, got 'x'" in run_script(tree, "score.sh", "results", "--listen", "x", status=1)
+    assert "usage: ./score.sh RESULTS --listen" in run_script(tree, "score.sh", *listen, status=1)
+
+
 def test_score_takes_a_csv_and_says_what_is_missing(tree: Path) -> None:
     write_program(tree / "bin/podman", LISTS)
     (tree / "lists").mkdir()

@@ -10,7 +10,20 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from model.dicom.elements import UNREADABLE, number, path_of, tag_name, text
 from model.dicom.headers import read_file
@@ -18,6 +31,19 @@ from model.errors import CaseError
 from model.files import silence
 
 OUTSIDE_HU = -1024.0  # air: what CT padding outside the field of view becomes
+TRANSFER_SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGLosslessSV1,
+    JPEGLossless,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+    JPEGLSNearLossless,
+    JPEG2000,
+)  # that `read_values` reads, what is exact before what is not; a PACS is offered these
 
 
 def read_values(path: Path) -> NDArray[np.float64]:

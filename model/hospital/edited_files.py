@@ -15,7 +15,17 @@ from model.study.geometry import Grid
 from model.study.masks import DrawnMask
 
 BEFORE = "before-edit"  # the folder of the networks' own tables, picture, SEG and report
-KEPT_BEFORE = ("lesions.csv", "lesions.json", "preview.png", "seg.dcm", "rtstruct.dcm", "sr.dcm", "report.pdf", REPORT)
+KEPT_BEFORE = (
+    "lesions.csv",
+    "lesions.json",
+    "preview.png",
+    "seg.dcm",
+    "rtstruct.dcm",
+    "picture.dcm",
+    "sr.dcm",
+    "report.pdf",
+    REPORT,
+)
 
 
 def write_edited(folder: Folder, job: Job, stored: StoredMask, edited: DrawnMask) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from model.hospital.find.entry import Entry
 from model.results.rule_options import LesionRules, rules_from
 
-LATER = ("organs", "sr", "pdf", "rules")  # options that older results do not name
+LATER = ("organs", "picture", "sr", "pdf", "rules")  # options that older results do not name
 ESTIMATE = "estimate"  # the state of an answer that says how long a study will take; another answer follows
 
 
@@ -22,6 +22,7 @@ class Options:
     convention: str = "autopet_1_2"  # how empty masks are scored against a truth
     named: bool = False  # whether messages may hold the names of files and patients
     organs: bool = False
+    picture: bool = False
     sr: bool = False
     pdf: bool = False
     rules: LesionRules = LesionRules()

@@ -10,6 +10,7 @@ from typing import Any
 
 from model.errors import ConfigError
 from model.hospital.names import write_private
+from model.hospital.pacs.settings import ONLY_WITH_LISTEN
 
 LAST_RUN = ".last-run"
 OF_ONE_RUN = (
@@ -29,6 +30,9 @@ OF_ONE_RUN = (
     "tls_cert",
     "tls_key",
     "dashboard",
+    "listen",
+    "pacs",
+    *ONLY_WITH_LISTEN,
 )  # what a later run does not take over
 
 

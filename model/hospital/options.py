@@ -12,6 +12,7 @@ from model.errors import ConfigError
 from model.hospital.cluster import Cluster
 from model.hospital.edit_options import add_edit_options, asks_for_edits, wanted_edits
 from model.hospital.last_run import last_options
+from model.hospital.pacs.settings import add_pacs_options, listening_of
 from model.results.metrics import CONVENTIONS
 from model.results.reference_options import add_sphere_options
 from model.results.rule_options import add_rule_options, check_rule_options
@@ -25,9 +26,13 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     words = sys.argv[1:] if words is None else words
     parser = _parser()
     options = parser.parse_args(words)
+    listening_of(options)  # raises ConfigError for what does not go with --listen, before an older run is looked at
     if options.output is None:
         if not asks_for_edits(options):
             parser.error("the following arguments are required: --output")
+        wanted_edits(options)
+        if options.studies is None:
+            raise ConfigError("RESULTS is missing; write score.py RESULTS, and then the options about edits")
         options = _as_last_time(parser, words, options.studies)
     check(options)
     return options
@@ -64,13 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     add_edit_options(parser.add_argument_group("edits by hand"))
     add_sphere_options(parser.add_argument_group("what lesions are compared with"))
     _add_truth(parser)
+    add_pacs_options(parser.add_argument_group("PACS (see docs/hospital.md)"))
     _add_cluster(parser)
     _add_behaviour(parser)
     return parser
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for values that no run can use. Makes paths absolute, and `workers` a Cluster or None."""
+    """Raise ConfigError for values that no run can use. Makes paths absolute, `workers` a Cluster or None, and `pacs`
+    Listening or None.
+    """
     for name in ("limit_minutes", "patience_minutes"):
         if not 0 <= getattr(options, name) <= 1e5:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 to 100000 min, got {getattr(options, name):g}")
@@ -79,7 +87,14 @@ def check(options: argparse.Namespace) -> None:
     check_choice_options(options)
     check_rule_options(options)
     wanted_edits(options)
-    options.studies, options.output = (Path(os.path.abspath(path)) for path in (options.studies, options.output))
+    options.output = Path(os.path.abspath(options.output))
+    options.pacs = listening_of(options)
+    if options.pacs:
+        options.rtstruct = options.picture = options.sr = True
+    elif options.studies is None:
+        raise ConfigError("STUDIES is missing; give the folder that holds the studies, or --listen PORT")
+    else:
+        options.studies = Path(os.path.abspath(options.studies))
     tls = [options.tls_ca, options.tls_cert, options.tls_key]
     if any(tls) and not all(tls):
         raise ConfigError("--tls-ca, --tls-cert and --tls-key go together; give all three or none")
@@ -93,7 +108,7 @@ def check(options: argparse.Namespace) -> None:
             tls=tuple(tls) if all(tls) else None,
             dashboard=options.dashboard,
         )
-    if options.studies.resolve() == options.output.resolve():
+    if options.studies and options.studies.resolve() == options.output.resolve():
         raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")
 
 
@@ -101,6 +116,7 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("studies and results").add_argument
     add(
         "studies",
+        nargs="?",
         type=Path,
         metavar="STUDIES",
         help="a folder, searched for DICOM PET and CT series and for pairs of MHA, MHD, NRRD or NIfTI files; or a CSV "
@@ -176,6 +192,12 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--rtstruct",
         action="store_true",
         help="also write an RT Structure Set for studies that came as DICOM (default: no; cost: under a second)",
+    )
+    add(
+        "--picture",
+        action="store_true",
+        help="also write the picture as a DICOM Secondary Capture, picture.dcm, for studies that came as DICOM "
+        "(default: no; cost: under a second, some MB a study)",
     )
     add(
         "--sr",
@@ -257,7 +279,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
             f"--tls-{what}",
             type=Path,
             metavar="PEM",
-            help="with --cluster tls://...: certificate authority, certificate, key (default: no)",
+            help="with --listen or --cluster tls://...: certificate authority, certificate, key (default: no)",
         )
     add("--dashboard", action="store_true", help="with --slurm: dask's dashboard on port 8787 (default: no)")
 

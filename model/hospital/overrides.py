@@ -70,8 +70,11 @@ def read_overrides(path: Path) -> dict[int, dict[str, Any]]:
     return lines
 
 
-def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, named: bool) -> FoundStudies:
-    """The studies with the table's values. named: whether messages may hold what the table calls a study.
+def with_overrides(
+    found: FoundStudies, path: Path, root: Path, salt: bytes, named: bool, some: bool = False
+) -> FoundStudies:
+    """The studies with the table's values. named: whether messages may hold what the table calls a study. some: these
+    are some of the studies; lines of others are passed over.
 
     Raises ConfigError if a line's study was not found, is several studies, or has another line already.
     """
@@ -81,8 +84,8 @@ def with_overrides(found: FoundStudies, path: Path, root: Path, salt: bytes, nam
         wanted = str(given[STUDY])
         label = f"study '{wanted}'" if named else "its study"
         matches = studies_meant(wanted, entries, base, salt)
-        if not matches and studies_meant(wanted, list(found.unusable), base, salt):
-            continue  # it cannot be scored; failures.csv says why
+        if not matches and (some or studies_meant(wanted, list(found.unusable), base, salt)):
+            continue  # it is not among some of the studies, or cannot be scored; then failures.csv says why
         if len(matches) != 1:
             meaning = f"could be {len(matches)} of" if matches else "is not among"
             raise ConfigError(

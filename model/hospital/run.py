@@ -85,13 +85,7 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
 
     Returns what could not be done, in words; "" if nothing.
     """
-    about = About(
-        weights=bundle.label,
-        weights_sha256=bundle.sha256,
-        made=datetime.now(),
-        licence=spelt_out(bundle.manifest.licence),
-        citation=bundle.manifest.citation,
-    )
+    about = about_of(bundle)
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
     announced, setup = "", setup_of(options, bundle, plan, precision)
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
@@ -163,6 +157,17 @@ def compare(
     ]
 
 
+def about_of(bundle: Bundle) -> About:
+    """What the page and the tables say of the weights."""
+    return About(
+        weights=bundle.label,
+        weights_sha256=bundle.sha256,
+        made=datetime.now(),
+        licence=spelt_out(bundle.manifest.licence),
+        citation=bundle.manifest.citation,
+    )
+
+
 def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:
     """What a scoring process is started with."""
     stored_only = asks_for_edits(options)
@@ -203,21 +208,26 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         found = with_overrides(found, overrides, options.studies, salt, options.names)
     spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
     found = with_spheres(found, {what: text for what, text in spheres.items() if text})
-    chosen = Options(
+    records, wanted = read_journal(options.output), wanted_of(options)
+    plan = make_plan(found, options.studies, options.output, salt, records, bundle, wanted, options.precision)
+    plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
+    return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
+
+
+def wanted_of(options: Namespace) -> Options:
+    """What to write for every study."""
+    return Options(
         mask_ending=MASK_ENDINGS[options.format],
         rtstruct=options.rtstruct,
         disagreement=options.disagreement,
         convention=options.convention,
         named=options.names,
         organs=options.organs,
+        picture=options.picture,
         sr=options.sr,
         pdf=options.pdf,
         rules=rules_of(options),
     )
-    records = read_journal(options.output)
-    plan = make_plan(found, options.studies, options.output, salt, records, bundle, chosen, options.precision)
-    plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
-    return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
 
 
 def check_disagreement(options: Namespace, bundle: Bundle) -> None:

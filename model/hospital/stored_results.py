@@ -1,9 +1,9 @@
 """Results of earlier runs: whether a result is still what this run would make, and whether its mask can be used again.
 
 The mask that the networks make depends on its images, the weights, the method, the folds and mirroring, the precision,
-the limits, and the weight, dose and time that overrides.csv gives. Every other option (names, formats, RTSTRUCT, SR,
-PDF, a truth, rules about lesions) only decides what is made of it. So a result has two keys. Where rules made another
-mask, the networks' own is stored beside it.
+the limits, and the weight, dose and time that overrides.csv gives. Every other option (names, formats, RTSTRUCT,
+picture, SR, PDF, a truth, rules about lesions) only decides what is made of it. So a result has two keys. Where rules
+made another mask, the networks' own is stored beside it.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ from model.schema import to_plain
 from model.study.geometry import Grid
 from model.study.masks import check_grid, read_labels, read_mask
 
-SR = "sr.dcm"
-UNFINISHED = "unfinished "  # before the key of a result whose SEG, RTSTRUCT, SR or PDF is not written yet
+PICTURE, SR = "picture.dcm", "sr.dcm"
+UNFINISHED = "unfinished "  # before the key of a result that lacks DICOM files or the PDF
 VOLUME_TOLERANCE_ML = 0.01  # a mask's volume may differ by this from its report's, which is rounded
-DICOM_FILES = ("seg.dcm", "rtstruct.dcm", "seg-organs.dcm", SR)  # SR last, as it refers to the SEG
+DICOM_FILES = ("seg.dcm", "rtstruct.dcm", "seg-organs.dcm", PICTURE, SR)  # SR last, as it refers to the SEG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +177,14 @@ def usable_mask(job: Job, name: str, bundle: Bundle) -> bool:
 
 
 def finish_without_dicom(job: Job, reason: str) -> dict[str, Any] | None:
-    """Finish a study whose scoring process ended while it made SEG, RTSTRUCT, SR or PDF: add a warning to its report.
+    """Finish a study whose scoring process ended while it made DICOM files or the PDF: add a warning to its report.
 
     Returns what the process would have answered; None if the study has no mask yet. Raises OutputError.
     """
     report = read_report(job.output, job.name) if lacks_only_dicom(job) else None
     if report is None:
         return None
-    warning = f"no SEG, RTSTRUCT, SR or PDF was made: {reason} (the mask and the tables are whole)"
+    warning = f"no SEG, RTSTRUCT, picture, SR or PDF was made: {reason} (the mask and the tables are whole)"
     batch = report["batch"]
     row = batch["row"] | {"warnings": [*batch["row"]["warnings"], warning]}
     report |= {"warnings": [*report["warnings"], warning], "batch": batch | {"key": job.key, "row": row}}
@@ -193,9 +193,7 @@ def finish_without_dicom(job: Job, reason: str) -> dict[str, Any] | None:
 
 
 def lacks_only_dicom(job: Job) -> bool:
-    """Whether the study's folder holds the result of this very job, complete except for SEG, RTSTRUCT, SR
-    and PDF.
-    """
+    """Whether the study's folder holds the result of this very job, complete except for DICOM files and the PDF."""
     report = read_report(job.output, job.name)
     if report is None or report["batch"].get("key") != UNFINISHED + job.key:
         return False

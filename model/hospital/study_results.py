@@ -1,4 +1,4 @@
-"""Write the results of a scored study: first mask, tables, pictures and report, then SEG, RTSTRUCT, SR and report.pdf.
+"""Write the results of a scored study: first mask, tables, pictures and report, then the DICOM files and report.pdf.
 
 The first stay whatever happens to the others. One of these, or a picture, that cannot be made is a warning.
 """
@@ -16,6 +16,7 @@ from model import RESEARCH
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
+from model.dicom.picture import dicom_picture
 from model.dicom.rtstruct import dicom_rtstruct
 from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
@@ -26,7 +27,7 @@ from model.hospital.folder import REPORT, STUDIES, Folder, add_files, study_fold
 from model.hospital.job import Job
 from model.hospital.names import redacted
 from model.hospital.record_files import PDF, make_pdf, make_sr, sr_holds
-from model.hospital.stored_results import DICOM_FILES, SR, UNFINISHED, StoredMask, mask_hash
+from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED, StoredMask, mask_hash
 from model.inference.device import Device
 from model.inference.segment import Result
 from model.results.lesion_table import (
@@ -124,14 +125,15 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT and SR if asked for, and a SEG of the organs that were
-    found; for images none.
+    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT, picture and SR if asked for, and a SEG of the organs
+    that were found; for images none.
     """
     if not study.headers:
         return []
     organs = study.result.organs
     unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
     unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
+    unwanted |= set() if study.job.options.picture else {PICTURE}
     unwanted |= set() if study.job.options.sr else {SR}
     return [name for name in DICOM_FILES if name not in unwanted]
 
@@ -167,6 +169,7 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     copied = set()
     if old is not None:
         still = {name: _same_lesions(study) for name in LESION_FILES} | {"seg-organs.dcm": result.organs is not None}
+        still[PICTURE] = still["seg.dcm"] and old.name == job.name  # the study's name stands in it
         still[SR] = still["seg.dcm"] and sr_holds(old, folder.path)
         for path in (*(old / name for name in DICOM_FILES), *old.glob("disagreement.*")):
             if path.is_file() and still.get(path.name, True):
@@ -200,18 +203,21 @@ def _caption(job: Job) -> str:
 
 
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
-    """SEG, RTSTRUCT, SR, and a warning for each that cannot be made, whatever a library raises."""
+    """SEG, RTSTRUCT, picture, SR, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers, edited = study.job, study.measures.numbers, study.headers, study.job.edit_notice
     run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.measures.mask)} {edited}".rstrip()
     weights, terms = weights_and_terms(job, study.stored, study.bundle)
+    place = job.output / STUDIES / job.name
     makers: dict[str, Callable[[], bytes]] = {
         "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),
         "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited),
     }
+    makers[PICTURE] = lambda: dicom_picture(
+        (place / "preview.png").read_bytes(), headers, run, job.options.named, f"{edited}. {terms}" if edited else terms
+    )
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
         makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
-    place = job.output / STUDIES / job.name
     makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms)
     made: dict[str, bytes] = {}
     warnings = []
@@ -219,7 +225,7 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
         try:
             made[name] = makers[name]()
         except Exception as error:  # DICOM files are extras: the mask stays
-            what = {"rtstruct.dcm": "RTSTRUCT", SR: "SR"}.get(name, "SEG")
+            what = {"rtstruct.dcm": "RTSTRUCT", PICTURE: "picture", SR: "SR"}.get(name, "SEG")
             warnings.append(f"no {what} ({name}) of PET '{study.case.pet.path}' was made: {_reason(error)}")
     return made, warnings
 

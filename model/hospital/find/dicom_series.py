@@ -97,7 +97,7 @@ def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
     """The CT series by the rules above."""
 
     def level(series: SeriesInfo) -> int:
-        return series.rank if _cover(series, pet) >= COVER_LEAST else max(series.rank, DERIVED)
+        return series.rank if cover(series, pet) >= COVER_LEAST else max(series.rank, DERIVED)
 
     return min(
         join(cts),
@@ -106,7 +106,7 @@ def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
             s.rank == PICTURE,
             s.frame != pet.frame,
             level(s),
-            -round(COVER_STEPS * _cover(s, pet)),
+            -round(COVER_STEPS * cover(s, pet)),
             s.number,
             s.uid,
         ),
@@ -165,7 +165,7 @@ def describe(series: SeriesInfo, note: str = "", named: bool = False) -> str:
     return f"series {' + '.join(str(part.number) for part in parts)}{name} ({', '.join(about)})"
 
 
-def _cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
+def cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
     """Share of the PET's length that a CT covers, in [0, 1]."""
     low, high = pet.span_mm(pet.body_axis)
     first, last = ct.span_mm(pet.body_axis)
@@ -183,7 +183,7 @@ def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: li
 
     def ct_note(series: SeriesInfo) -> str:
         return series.flaw or ", ".join(
-            filter(None, (series.kind, f"covers {100 * _cover(series, pet):.0f} % of the PET"))
+            filter(None, (series.kind, f"covers {100 * cover(series, pet):.0f} % of the PET"))
         )
 
     picks = _describe_pick("PET", pet, pets, named, _note) + _describe_pick("CT", ct, cts, named, ct_note)

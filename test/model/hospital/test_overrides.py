@@ -117,6 +117,12 @@ def test_a_line_of_a_study_that_cannot_be_scored_is_ignored(tmp_path) -> None:
     assert with_overrides(found, table(tmp_path, "study,weight_kg\np9,70\n"), tmp_path, SALT, False) == found
 
 
+def test_among_some_of_the_studies_lines_of_others_are_passed_over(tmp_path) -> None:
+    found = FoundStudies(entries=(entry(tmp_path, 1),))
+    path = table(tmp_path, "study,weight_kg\np2,70\np1,71\n")
+    assert with_overrides(found, path, tmp_path, SALT, False, some=True).entries[0].weight_kg == 71
+
+
 def test_two_weights_that_differ_are_an_error(tmp_path) -> None:
     found = FoundStudies(entries=(entry(tmp_path, weight_kg=70.0),))
     path = table(tmp_path, "study,weight_kg\np1,71\n")

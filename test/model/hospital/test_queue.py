@@ -204,6 +204,6 @@ def test_a_study_whose_seg_ends_the_process_keeps_its_mask_and_says_so(tmp_path)
     assert record.row["warnings"] == report["warnings"] == report["batch"]["row"]["warnings"]
     assert (
         record.row["warnings"][0] == "w"
-        and "no SEG, RTSTRUCT, SR or PDF was made: the process" in record.row["warnings"][1]
+        and "no SEG, RTSTRUCT, picture, SR or PDF was made: the process" in record.row["warnings"][1]
     )
     assert report["batch"]["key"] == record.key == "k"

@@ -25,7 +25,7 @@ from model.schema import build, to_plain
 from model.study.geometry import grid_of
 
 NAME = "s-0123456789ab"
-OLD_OPTIONS = ("mask_ending", "rtstruct", "disagreement", "convention", "named")  # in the order of their keys
+FIRST_OPTIONS = ("mask_ending", "rtstruct", "disagreement", "convention", "named")  # in the order of their keys
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def study(tiny_bundle, tmp_path):
         "key": old_key(bundle, Options(), entry),
         "input_sha256": contents_of(entry.files),
         "stat": stat_of(entry.files),
-        "options": {name: value for name, value in dataclasses.asdict(Options()).items() if name != "rules"},
+        "options": {name: getattr(Options(), name) for name in FIRST_OPTIONS},
         "row": {},
     }
     voxels = sitk.GetArrayFromImage(mask)
@@ -62,7 +62,7 @@ def old_key(bundle, options: Options, entry: Entry) -> str:
         bundle.sha256,
         bundle.manifest.method,
         limits,
-        {name: getattr(options, name) for name in OLD_OPTIONS},
+        {name: getattr(options, name) for name in FIRST_OPTIONS},
         entry.kind,
         len(entry.pet),
         entry.truth is not None,

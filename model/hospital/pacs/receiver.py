@@ -1,0 +1,119 @@
+"""The server: it answers C-ECHO, takes PET and CT by C-STORE, and the archive's word on storage commitment.
+
+Nothing else is offered, and only callers that are named are let in. Nothing that a header says is printed.
+"""
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+from pynetdicom import _config, evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
+
+from model.dicom.elements import UNREADABLE, text
+from model.dicom.pixels import TRANSFER_SYNTAXES
+from model.errors import CaseError, ConfigError
+from model.hospital.pacs.inbox import Inbox, NoSpace
+from model.hospital.pacs.received import Received
+from model.hospital.pacs.settings import Listening
+from model.hospital.pacs.tls import server_context
+from model.terminal import say
+
+SUCCESS, OUT_OF_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # DICOM PS3.4, B.2.3
+KINDS = (PositronEmissionTomographyImageStorage, CTImageStorage)
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+LEAST_IDLE_S = 600.0  # an association on which nothing happens is ended after this, or twice --quiet-seconds
+
+_config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's log would hold what headers say
+
+
+class Receiver:
+    """Listens while it is open. on_commitment: called with the archive's report on storage commitment."""
+
+    def __init__(self, settings: Listening, inbox: Inbox, on_commitment: Callable[[Dataset], None]) -> None:
+        """Check the TLS files. Raises ConfigError."""
+        self._settings, self._inbox, self._on_commitment = settings, inbox, on_commitment
+        self._tls = server_context(settings.tls) if settings.tls else None
+        self._entity = ApplicationEntity(settings.aet)
+        self._entity.require_called_aet = True
+        self._entity.require_calling_aet = sorted({*settings.callers, settings.send.aet})
+        self._entity.network_timeout = max(LEAST_IDLE_S, 2 * settings.quiet_s)
+        self._entity.add_supported_context(Verification)
+        for kind in KINDS:
+            self._entity.add_supported_context(kind, list(TRANSFER_SYNTAXES))
+        self._entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        self._full = False
+
+    def __enter__(self) -> "Receiver":
+        """Begin to listen. Raises ConfigError if the port or the address cannot be had."""
+        where = self._settings.bind, self._settings.port
+        handlers: list[Any] = [
+            (evt.EVT_C_ECHO, lambda event: SUCCESS),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
+            (evt.EVT_RELEASED, lambda event: self._inbox.ended(event.assoc, True)),
+            (evt.EVT_ABORTED, lambda event: self._inbox.ended(event.assoc, False)),
+            (evt.EVT_CONN_CLOSE, lambda event: self._inbox.ended(event.assoc, None)),
+            (evt.EVT_REJECTED, self._on_rejected),
+        ]
+        try:
+            self._entity.start_server(where, block=False, ssl_context=self._tls, evt_handlers=handlers)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on port {self._settings.port} of {self._settings.bind}: {error.strerror}; give another "
+                "--listen or --bind, or end the program that has the port"
+            ) from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let nobody in any more, and break off what is open: who was sending will send again."""
+        self._entity.shutdown()
+
+    def _on_store(self, event: evt.Event) -> int:
+        """Keep an image. Returns the status of C-STORE."""
+        try:
+            content = event.encoded_dataset()
+            header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=[*UIDS, "PatientID"])
+            uids = {name: text(header, name) for name in UIDS}
+            patient = text(header, "PatientID")
+        except (CaseError, OSError, *UNREADABLE):
+            return NOT_UNDERSTOOD
+        asked = (getattr(event.request, f"AffectedSOP{what}UID", None) for what in ("Class", "Instance"))
+        if not all(uids.values()) or [uids["SOPClassUID"], uids["SOPInstanceUID"]] != list(asked):
+            return OTHER_CLASS
+        image = Received(
+            patient=patient,
+            study=uids["StudyInstanceUID"],
+            series=uids["SeriesInstanceUID"],
+            instance=uids["SOPInstanceUID"],
+            content=content,
+        )
+        try:
+            self._inbox.store(event.assoc, image)
+        except NoSpace as error:
+            if not self._full:
+                say(f"images are refused: {error}; free some space, then have them sent again", sys.stdout)
+            self._full = True
+            return OUT_OF_RESOURCES
+        if self._full:
+            say("images are taken again", sys.stdout)
+        self._full = False
+        return SUCCESS
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        self._on_commitment(event.event_information)
+        return SUCCESS, None
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        asked = event.assoc.requestor.primitive
+        calling, called = (str(getattr(asked, f"{what}_ae_title", "")).strip() for what in ("calling", "called"))
+        say(
+            f"refused a connection from AE title '{calling}' to '{called}': let in are "
+            f"{', '.join(self._entity.require_calling_aet)}, to '{self._settings.aet}' (--from, --aet)",
+            sys.stdout,
+        )
