@@ -4,7 +4,7 @@ The first guess is the shift along the body at which the profiles of body, lung 
 maximises mutual information (Mattes et al., IEEE Trans Med Imaging 22:120, 2003) over voxels of the body that are drawn
 with a fixed seed. The deformation follows the forces of demons (Thirion, Med Image Anal 2:243, 1998), smoothed in every
 step, so parts without structure move with their surroundings. One thread does it all: the same two CTs give the same
-transform.
+transform, to the rounding of sums.
 """
 
 from collections.abc import Callable

@@ -326,7 +326,7 @@ def test_a_run_whose_batches_are_divided_differently_midway_is_the_same_run(tiny
 def test_a_validation_without_a_lesion_has_no_dice_and_says_so(tiny_cache, tmp_path, capsys, monkeypatch) -> None:
     fold = Fold(name="0", train=("case0", "case1"), validate=("case3",))
     run = tmp_path / "run"
-    words = command(run, tiny_cache, tmp_path, tiny_training(), "--start", "x")[4:-2]
+    words = command(run, tiny_cache, tmp_path, tiny_training(), "--start", "x")[3:-2]
     split = json.loads((tmp_path / "split.json").read_text())
     split["folds"][0] |= {"train": list(fold.train), "validate": list(fold.validate)}
     (tmp_path / "split.json").write_text(json.dumps(split))
