@@ -12,12 +12,18 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
+from model import __version__
 from model.dicom.elements import path_of, tag_name, text
 from model.dicom.identity import EMPTY_IF_UNUSABLE
 from model.errors import CaseError
 
 MANUFACTURER, MODEL = "petct-lesion-segmentation developers", "petct-lesion-segmentation"
-SERIAL = "none"
+DEVICE = {
+    "manufacturer": MANUFACTURER,
+    "manufacturer_model_name": MODEL,
+    "software_versions": __version__,
+    "device_serial_number": "none",
+}  # what highdicom asks for
 LESION, ALL = "Lesion", "Lesions"  # the label of a segment or an ROI: of one lesion, before its number, or of all
 MOST_NUMBERED = 255  # lesions that get a segment each: viewers keep the number of a segment in 8 bits
 NEEDED = (

@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, SERIAL, as_bytes, plain_text, segments_of, sources_from, uid_from
+from model.dicom.derived import DEVICE, MODEL, as_bytes, plain_text, segments_of, sources_from, uid_from
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
@@ -91,14 +91,11 @@ def segmentation(
         series_number=series.number,
         sop_instance_uid=uid_from(series.uid_word, series_uid(headers), run),
         instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL,
-        software_versions=__version__,
-        device_serial_number=SERIAL,
         content_label=series.title.upper().replace(",", ""),  # CS has no commas
         content_description=RESEARCH,
         series_description=f"{series.title}, {RESEARCH}",
         omit_empty_frames=bool(segments.any()),
+        **DEVICE,
     )
     _refer_to_parts(made, sources)
     identity_of(headers[0]).fill(made)

@@ -17,10 +17,10 @@ from pydicom.sr.coding import Code
 from model import RESEARCH, __version__
 from model.dicom.derived import (
     ALL,
+    DEVICE,
     LESION,
     MANUFACTURER,
     MODEL,
-    SERIAL,
     as_bytes,
     plain_text,
     sources_from,
@@ -129,12 +129,9 @@ def dicom_sr(
         series_number=SERIES_NUMBER,
         sop_instance_uid=sr_uid(measured, seg),
         instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL,
-        software_versions=__version__,
-        device_serial_number=SERIAL,
         series_description=f"Measurements, {RESEARCH}",
         is_complete=True,
+        **DEVICE,
     )
     identity_of(pet[0]).fill(made)
     return as_bytes(made)

@@ -9,7 +9,7 @@ from model.bundle.licence import terms_of
 from model.bundle.manifest import Bundle
 from model.hospital.folder import REPORT, Folder
 from model.hospital.job import Job
-from model.hospital.stored_results import StoredMask, mask_hash
+from model.hospital.stored_results import PICTURE, SR, StoredMask, mask_hash
 from model.results.metrics import components
 from model.study.geometry import Grid
 from model.study.masks import DrawnMask
@@ -21,8 +21,8 @@ KEPT_BEFORE = (
     "preview.png",
     "seg.dcm",
     "rtstruct.dcm",
-    "picture.dcm",
-    "sr.dcm",
+    PICTURE,
+    SR,
     "report.pdf",
     REPORT,
 )
@@ -33,10 +33,7 @@ def write_edited(folder: Folder, job: Job, stored: StoredMask, edited: DrawnMask
 
     Raises OutputError.
     """
-    if stored.path.name.endswith(job.options.mask_ending):
-        folder.write(job.network_mask, stored.path.read_bytes())
-    else:
-        folder.write_image(job.network_mask, stored.mask.astype(np.uint8), edited.grid)
+    write_network_mask(folder, job.network_mask, stored, stored.mask, edited.grid)
     if job.edit is not None and job.edit.sha256:
         notes = {"Edited": job.edit_notice}
         folder.write_image(job.edited_mask, edited.mask.astype(np.uint8), edited.grid, notes)
@@ -45,6 +42,16 @@ def write_edited(folder: Folder, job: Job, stored: StoredMask, edited: DrawnMask
     for name in KEPT_BEFORE:
         if (before / name).is_file():
             folder.write(f"{BEFORE}/{name}", (before / name).read_bytes())
+
+
+def write_network_mask(
+    folder: Folder, name: str, stored: StoredMask | None, mask: NDArray[np.bool_], grid: Grid
+) -> None:
+    """Write the networks' mask: the stored file as it is, if it has the format of `name`. Raises OutputError."""
+    if stored and name.endswith("".join(stored.path.suffixes)):
+        folder.write(name, stored.path.read_bytes())
+    else:
+        folder.write_image(name, mask.astype(np.uint8), grid)
 
 
 def edit_report(job: Job, stored: StoredMask, mask: NDArray[np.bool_], grid: Grid) -> dict[str, Any]:

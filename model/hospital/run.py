@@ -50,10 +50,7 @@ TABLES_EVERY_S = 300.0  # how often the tables are written during a run
 
 def run(options: Namespace) -> None:
     """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
-    bundle = bundle_of_options(options)
-    check_disagreement(options, bundle)
-    if options.organs:
-        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
+    bundle = checked_bundle(options)
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
         plan = plan_of(options, bundle, salt)
@@ -71,6 +68,15 @@ def run(options: Namespace) -> None:
         failed = score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
     if failed:
         raise CaseError(failed)
+
+
+def checked_bundle(options: Namespace) -> Bundle:
+    """The bundle that the options name. Raises ConfigError if it cannot give what they ask for."""
+    bundle = bundle_of_options(options)
+    check_disagreement(options, bundle)
+    if options.organs:
+        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
+    return bundle
 
 
 def precision_of_run(options: Namespace, plan: Plan) -> str:

@@ -6,6 +6,7 @@ The first stay whatever happens to the others. One of these, or a picture, that 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from model.dicom.seg import dicom_seg
 from model.dicom.seg_organs import organs_seg
 from model.dicom.suv import Conversion
 from model.errors import LesionError, shown
-from model.hospital.edited_files import edit_record, edit_report, weights_and_terms, write_edited
+from model.hospital.edited_files import edit_record, edit_report, weights_and_terms, write_edited, write_network_mask
 from model.hospital.folder import REPORT, STUDIES, Folder, add_files, study_folder
 from model.hospital.job import Job
 from model.hospital.names import redacted
@@ -30,6 +31,7 @@ from model.hospital.record_files import PDF, make_pdf, make_sr, sr_holds
 from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED, StoredMask, mask_hash
 from model.inference.device import Device
 from model.inference.segment import Result
+from model.results.lesion_numbers import ROW_NUMBERS
 from model.results.lesion_table import (
     dropped_csv,
     dropped_rows,
@@ -54,16 +56,6 @@ from model.study.reading import Case
 LONGEST_REASON = 200  # characters of a library's message
 DROPPED = "dropped-lesions.csv"
 LESION_FILES = ("seg.dcm", "rtstruct.dcm")
-ROW_NUMBERS = (
-    "sul_peak",
-    "sul_peak_james",
-    "percist_measurable",
-    "suv_peak_to_liver",
-    "suv_peak_to_blood",
-    "dmax_over_bsa_per_m",
-    "liver_suv_mean",
-    "blood_suv_mean",
-)  # of StudyNumbers, what summary.csv and report.html show
 KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "versions")
 
 
@@ -93,6 +85,16 @@ class ScoredStudy:
     hashes: dict[str, str]
     mask_warnings: tuple[str, ...]
     ct_headers: tuple[FileDataset, ...] = ()
+
+    @cached_property
+    def mask_sha256(self) -> str:
+        """The hash of the mask by the rules."""
+        return mask_hash(self.measures.mask)
+
+    @cached_property
+    def network_mask_sha256(self) -> str:
+        """The hash of the mask before the rules."""
+        return mask_hash(self.result.mask)
 
 
 def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
@@ -149,11 +151,7 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     if study.stored and study.edited:
         write_edited(folder, job, study.stored, study.edited)
     else:
-        own = job.network_mask if measures.ruled else job.mask
-        if study.stored and study.stored.path.name.endswith(options.mask_ending):
-            folder.write(own, study.stored.path.read_bytes())
-        else:
-            folder.write_image(own, result.mask.astype(np.uint8), grid)
+        write_network_mask(folder, job.network_mask if measures.ruled else job.mask, study.stored, result.mask, grid)
     if measures.ruled or study.edited:
         folder.write_image(job.mask, measures.mask.astype(np.uint8), grid, notes)
     if measures.ruled:
@@ -205,7 +203,7 @@ def _caption(job: Job) -> str:
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
     """SEG, RTSTRUCT, picture, SR, and a warning for each that cannot be made, whatever a library raises."""
     job, numbers, headers, edited = study.job, study.measures.numbers, study.headers, study.job.edit_notice
-    run = f"{job.mask_key} {study.hashes['images_sha256']} {mask_hash(study.measures.mask)} {edited}".rstrip()
+    run = f"{job.mask_key} {study.hashes['images_sha256']} {study.mask_sha256} {edited}".rstrip()
     weights, terms = weights_and_terms(job, study.stored, study.bundle)
     place = job.output / STUDIES / job.name
     makers: dict[str, Callable[[], bytes]] = {
@@ -297,7 +295,7 @@ def _same_lesions(study: ScoredStudy) -> bool:
     if batch["row"].get("edited", "") != study.job.edit_notice:
         return False
     same_rules = rules_from(batch["options"].get("rules", {})) == study.measures.rules
-    now = mask_hash(study.measures.mask)
+    now = study.mask_sha256
     return same_rules and batch.get("mask_sha256", now) == now
 
 
@@ -311,7 +309,7 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
     network: dict[str, Any] = {}
     if measures.ruled:
         more |= {"lesions": measures.totals.lesions, "lesion_rules": rules_report(measures)}
-        network = {"network_mask_sha256": mask_hash(study.result.mask)}
+        network = {"network_mask_sha256": study.network_mask_sha256}
     if stored and study.edited:
         more["edited"] = edit_report(job, stored, measures.mask, study.case.pet.grid)
         network = edit_record(job, stored, study.edited)
@@ -332,7 +330,7 @@ def _report(study: ScoredStudy, warnings: list[str], seconds: dict[str, float], 
         "batch": {
             "key": key,
             "mask_key": job.mask_key,
-            "mask_sha256": mask_hash(measures.mask),
+            "mask_sha256": study.mask_sha256,
             **network,
             **study.hashes,
             **organs,

@@ -54,6 +54,18 @@ class LesionNumbers:
     suv_peak_to_blood: float | None
 
 
+ROW_NUMBERS = (
+    "sul_peak",
+    "sul_peak_james",
+    "percist_measurable",
+    "suv_peak_to_liver",
+    "suv_peak_to_blood",
+    "dmax_over_bsa_per_m",
+    "liver_suv_mean",
+    "blood_suv_mean",
+)  # of StudyNumbers, what a study's row in tables and pages shows
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyNumbers:
     """More of a study's lesions together, beside `Totals`. why: for each number that is not defined, why not.

@@ -32,7 +32,7 @@ from training.data.table import read_table
 from training.ensembles.candidates import Candidate, check_one_start, read_candidates
 from training.ensembles.scoreboard import Scoreboard
 from training.ensembles.select import FORMAT, TITLES
-from training.weights.checkpoint import State, read_json, read_weights, result_file, result_of
+from training.weights.checkpoint import State, read_json, read_weights, result_file
 
 UNKNOWN = "unknown"
 USE = "Research only. Not a medical device."
@@ -196,7 +196,7 @@ def start_sha256(members: Sequence[Candidate]) -> str | None:
     if len(starts) > 1 or None in starts:
         return None
     base = next((one.base for one in members if one.base), None)
-    if base is None or not (base / result_of(base)["result"]).exists():
+    if base is None:
         return next(iter(starts))
     return state_sha256(read_weights(result_file(base)))
 

@@ -80,7 +80,8 @@ def find_base(folder: Path, base: Path, sha256: str) -> Path | None:
     """The base run: where the run names it, else beside the run or its folder, for runs are moved; else None."""
     here = folder.resolve().parent
     for place in (base, here / base.name, here.parent / base.name):
-        if (place / checkpoint.RESULT).exists() and checkpoint.result_of(place)["sha256"] == sha256:
+        result = checkpoint.result_of(place) if (place / checkpoint.RESULT).exists() else {}
+        if result.get("sha256") == sha256 and (place / result["result"]).exists():
             return place
     return None
 

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from model.bundle.choice import bundle_of_options
 from model.bundle.manifest import Bundle
-from model.bundle.organs import organ_names
 from model.errors import LesionError, OutputError
 from model.hospital.batch_precision import auto_precision
 from model.hospital.console import print_estimate, print_record, print_weights
@@ -34,9 +32,8 @@ from model.hospital.pages.tables import failures_of
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import score_one_by_one
-from model.hospital.run import about_of, check_disagreement, setup_of, wanted_of
+from model.hospital.run import about_of, checked_bundle, setup_of, wanted_of
 from model.hospital.worker_process import WorkerProcess
-from model.results.rule_options import check_organs_known
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -58,10 +55,7 @@ class Scoring:
 
 def listen(options: Namespace) -> NoReturn:
     """Serve the PACS until a signal comes. Raises the errors of model/errors.py for what is wrong at the start."""
-    bundle = bundle_of_options(options)
-    check_disagreement(options, bundle)
-    if options.organs:
-        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
+    bundle = checked_bundle(options)
     if options.overrides:
         read_overrides(options.overrides)
     check_output(options.output)

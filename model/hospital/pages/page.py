@@ -6,8 +6,9 @@ page's own policy (CSP) forbids it to load anything, and to run any script but i
 
 import base64
 import hashlib
+import io
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -21,6 +22,8 @@ from model import RESEARCH, __version__
 from model.errors import shown
 from model.hospital.folder import STUDIES
 from model.hospital.pages.tables import Failure, split_passed_over
+from model.results.writing import write_bytes
+from model.whole import Staging
 
 HTML = "report.html"
 HERE = Path(__file__).parent
@@ -100,6 +103,14 @@ class Bar:
     label: str
     count: int
     percent: float
+
+
+def write_page(parts: Iterable[str], path: Path, staging: Staging) -> None:
+    """Stage a page that comes piece by piece. Raises OutputError."""
+    page = io.BytesIO()
+    for part in parts:
+        page.write(part.encode(errors="replace"))
+    write_bytes(page.getvalue(), path, staging)
 
 
 def html_report(

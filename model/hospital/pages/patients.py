@@ -1,6 +1,5 @@
 """The tables and the page of patients with two dates: patients.csv, patients_lesions.csv and patients.html."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from model.hospital.dates.change import BEYOND, GONE, GROWN, MEANING, MEASURES, 
 from model.hospital.dates.compare import ComparedDates
 from model.hospital.dates.stored_pairs import PICTURE, SMALL_PICTURE
 from model.hospital.folder import COMPARISONS, STUDIES
-from model.hospital.pages.page import HERE, HTML, About, Column, picture_in_page, policy_hash, template
+from model.hospital.pages.page import HERE, HTML, About, Column, picture_in_page, policy_hash, template, write_page
 from model.results.lesion_table import csv_text
 from model.results.writing import write_bytes
 from model.whole import Staging
@@ -35,10 +34,7 @@ def write_patients(output: Path, comparisons: Sequence[ComparedDates], why: Mapp
     with Staging() as staging:
         write_bytes(pairs_csv(ordered).encode(), output / PATIENTS, staging)
         write_bytes(changes_csv(ordered).encode(), output / PATIENTS_LESIONS, staging)
-        page = io.BytesIO()
-        for part in html_patients(ordered, why, output, about):
-            page.write(part.encode(errors="replace"))
-        write_bytes(page.getvalue(), output / PATIENTS_HTML, staging)
+        write_page(html_patients(ordered, why, output, about), output / PATIENTS_HTML, staging)
         staging.commit()
 
 

@@ -15,20 +15,14 @@ from model.hospital.job import Job
 from model.hospital.journal import Record
 from model.hospital.names import KEYS, digest_in, found_elsewhere, is_name, redacted
 from model.hospital.plan import Plan
+from model.results.lesion_numbers import ROW_NUMBERS
 from model.results.lesion_table import csv_text, without_apostrophe
 
 SUMMARY, FAILURES = "summary.csv", "failures.csv"
 COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "dmax_mm")
 TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
 MORE_COLUMNS = (
-    "sul_peak",
-    "sul_peak_james",
-    "percist_measurable",
-    "suv_peak_to_liver",
-    "suv_peak_to_blood",
-    "dmax_over_bsa_per_m",
-    "liver_suv_mean",
-    "blood_suv_mean",
+    *ROW_NUMBERS,
     "found_lesions",
     "found_mtv_ml",
     "dropped_lesions",

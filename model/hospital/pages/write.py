@@ -1,6 +1,5 @@
 """Write the tables and the page of a run, all at once. The studies' own folders are written elsewhere."""
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from typing import Any
 from model import RESEARCH, __version__
 from model.hospital.journal import DONE, FAILED, Record
 from model.hospital.names import KEYS, write_private
-from model.hospital.pages.page import HTML, About, html_report
+from model.hospital.pages.page import HTML, About, html_report, write_page
 from model.hospital.pages.tables import (
     FAILURES,
     SUMMARY,
@@ -55,10 +54,7 @@ def write_results(
         organs = [{"study": row["study"]} | organ for row in rows for organ in row.get("organs", ())]
         if organs:
             write_bytes(organs_csv(organs).encode(), output / ORGANS, staging)
-        page = io.BytesIO()
-        for part in html_report(rows, failures, output, about, waiting):
-            page.write(part.encode(errors="replace"))
-        write_bytes(page.getvalue(), output / HTML, staging)
+        write_page(html_report(rows, failures, output, about, waiting), output / HTML, staging)
         staging.commit()
     if not organs:
         with suppress(OSError):  # an older table, of results that are gone
