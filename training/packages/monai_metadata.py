@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
-from model.bundle.format import CHANNELS, Manifest
+from model.bundle.format import Manifest
 from model.bundle.licence import spelt_out
 from model.bundle.settings import Part
 from training.commit import ROOT
@@ -18,7 +18,7 @@ NAME = "FDG PET/CT lesion segmentation"
 def metadata_of(manifest: Manifest) -> dict[str, Any]:
     """The metadata; `network_data_format` is of the first model, `model_1_data_format` of the second, and so on."""
     base = installed_versions(("monai", "torch", "numpy"))
-    first, *others = (data_format(part) for part in models_of(manifest))
+    first, *others = (data_format(part, channels_of(manifest, part)) for part in models_of(manifest))
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -44,11 +44,19 @@ def metadata_of(manifest: Manifest) -> dict[str, Any]:
     } | {f"model_{number}_data_format": other for number, other in enumerate(others, start=1)}
 
 
-def data_format(part: Part) -> dict[str, Any]:
-    """What a network takes and gives, a window at a time."""
+def channels_of(manifest: Manifest, part: Part) -> tuple[str, ...]:
+    """The order in which the networks of a part take PET and CT."""
+    kind = part.network.kind
+    if manifest.kind == kind:
+        return manifest.channels
+    return ("PET", "CT") if kind == "slices" else ("CT", "PET")
+
+
+def data_format(part: Part, channels: tuple[str, ...]) -> dict[str, Any]:
+    """What a network takes and gives, a window at a time. channels: what it takes, in order, without the body."""
     network = part.network
     units = _units(part)
-    names = [f"{name} {units[name]}" for name in CHANNELS[network.kind]]
+    names = [f"{name} {units[name]}" for name in channels]
     if network.norm == "body":
         names.append("body: 1 inside, 0 in the air")
     shape = list(part.window.size[:2] if network.kind == "slices" else part.window.size)

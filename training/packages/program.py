@@ -10,8 +10,9 @@ from training.commit import ROOT
 
 DOORS = ("challenge", "hospital")  # the rooms of process.py and score.py
 NOTICES = ("LICENSE", "NOTICE")
-# What the road from files to a mask imports beyond torch and numpy. einops is needed by MONAI's SwinUNETR.
-ROAD_LIBRARIES = ("SimpleITK", "scipy", "safetensors", "msgspec", "pydicom", "tqdm", "einops")
+# What the road from files to a mask needs beyond torch and numpy. einops is MONAI's for SwinUNETR; by the last two
+# pydicom decompresses JPEG-LS, JPEG and JPEG 2000.
+ROAD_LIBRARIES = ("SimpleITK", "scipy", "safetensors", "msgspec", "pydicom", "tqdm", "einops", "pyjpegls", "pillow")
 
 
 def copy_road(folder: Path) -> None:
