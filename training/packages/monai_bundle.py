@@ -19,7 +19,7 @@ from training.packages.program import NOTICES, ROAD_LIBRARIES, copy_road, copy_w
 
 OWN = Path("configs") / "metadata.json"  # by this a MONAI bundle is known
 CARRIED = Path(__file__).resolve().parent / "in_monai"
-RUN = """In this folder, with MONAI {monai} or later, `pip install "monai[fire]" {libraries}`:
+RUN = """In this folder, with Python 3.11 to 3.13, `pip install "monai[fire]>={monai}" {libraries}`:
 
 ```
 python -m monai.bundle run --config_file configs/inference.json --pet PET.nii.gz --ct CT.nii.gz --output_dir MASKS
@@ -50,7 +50,8 @@ def write_monai(bundle: Bundle, folder: Path) -> None:
     for name in NOTICES:
         shutil.copyfile(ROOT / name, folder / name)
     weights = folder / "models" / "model.pt"
-    torch.save(LesionNetworks(str(folder)).state_dict(), weights)
+    with weights.open("wb") as file:  # by a path, torch makes a RuntimeError of a full disk
+        torch.save(LesionNetworks(str(folder)).state_dict(), file)
     copied = load_bundle(folder / "models").manifest
     metadata = metadata_of(copied) | {"model_sha256": sha256_of(weights)}
     (folder / OWN).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
