@@ -20,6 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
 )
 
+from model.hospital.pacs.connections import limit_stalls
 from model.hospital.pacs.ledger import BEGUN, NOT_TAKEN, SENT, SentObject
 from model.hospital.pacs.settings import Listening
 
@@ -103,7 +104,7 @@ class Sender:
             contexts,
             ae_title=self._peer.aet,
             tls_args=tls,
-            evt_handlers=handlers,
+            evt_handlers=[(evt.EVT_CONN_OPEN, limit_stalls), *(handlers or [])],
         )
         try:
             if association.is_rejected:
