@@ -20,6 +20,7 @@ from model.hospital.console import (
     print_dry_run,
     print_estimate,
     print_files_seen,
+    print_lines_of_others,
     print_plan,
     print_record,
     print_weights,
@@ -34,7 +35,8 @@ from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
+from model.hospital.overrides import OVERRIDES, lines_of_others, with_overrides, with_spheres
+from model.hospital.pacs.inbox import is_inbox
 from model.hospital.pages.page import About
 from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
 from model.hospital.pages.write import write_results
@@ -211,7 +213,10 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
         )
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
-        found = with_overrides(found, overrides, options.studies, salt, options.names)
+        some = is_inbox(options.studies, options.output)
+        if some and (others := lines_of_others(found, overrides, options.studies, salt)):
+            print_lines_of_others(overrides, others)
+        found = with_overrides(found, overrides, options.studies, salt, options.names, some)
     spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
     found = with_spheres(found, {what: text for what, text in spheres.items() if text})
     records, wanted = read_journal(options.output), wanted_of(options)

@@ -65,7 +65,7 @@ class Program:
 
 
 def progress(results: Path) -> dict[str, int]:
-    """How many images came; how many studies are scored, and are sent; how many objects are being sent, and committed."""
+    """How many images came, studies are scored and are sent, objects are being sent and are committed."""
     ledgers = [json.loads(path.read_text()) for path in (results / "sent").glob("[!.]*.json")]  # whole ones
     states = [[one["state"] for one in ledger["objects"]] for ledger in ledgers]
     journal = results / "journal.jsonl"

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pydicom
 from pacs_peer import ARCHIVE, LESIONS, free_port
 
 DCMQRSCP = """NetworkTCPPort = {port}
@@ -22,7 +23,7 @@ HostTable END
 VendorTable BEGIN
 VendorTable END
 AETable BEGIN
-{archive} {folder} RW (1000, 1024mb) ANY
+{archive} {folder} RW (500, 1024mb) ANY
 AETable END
 """
 CAME_IN = re.compile(
@@ -67,9 +68,9 @@ class RealPacs:
     def has(self, data: Path) -> bool:
         """Whether it finds the object in a DICOM file, by C-FIND."""
         command = ["findscu", "-S", "-aet", LESIONS, "-aec", ARCHIVE, "-k", "QueryRetrieveLevel=IMAGE"]
+        header = pydicom.dcmread(data, stop_before_pixels=True)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            told = subprocess.run(["dcmdump", "+P", keyword, str(data)], check=True, capture_output=True, text=True)
-            command += ["-k", f"{keyword}={told.stdout.split('[')[1].split(']')[0]}"]
+            command += ["-k", f"{keyword}={header.get(keyword)}"]
         done = subprocess.run([*command, "-v", "localhost", str(self.port)], capture_output=True, text=True)
         return "Find Response: 1" in done.stdout + done.stderr
 

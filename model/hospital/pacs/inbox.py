@@ -32,6 +32,13 @@ class NoSpace(Exception):
     """The image cannot be kept: the disk is full, or cannot be written."""
 
 
+def is_inbox(studies: Path, output: Path) -> bool:
+    """Whether a folder of studies is what came from the PACS for these results, even if it is mounted elsewhere."""
+    with suppress(OSError):
+        return studies.samefile(output / INCOMING)
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompleteStudy:
     """A study that is complete. version: of its images, for `Inbox.handled`. broken: it did not come whole for sure."""
