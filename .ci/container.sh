@@ -132,7 +132,7 @@ port=$((20000 + RANDOM % 10000))
 IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/listened" --listen "$port" --aet LESIONS \
   --send 192.0.2.1:104:ARCHIVE --device cpu > "$work/listen.log" 2>&1 &
 listener=$!
-until grep -q '^listening on ' "$work/listen.log"; do
+until grep -qs '^listening on ' "$work/listen.log"; do
   kill -0 "$listener" 2> /dev/null || die "score.sh --listen ended: $(tail -n 1 "$work/listen.log")"
   sleep 0.5
 done

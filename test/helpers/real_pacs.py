@@ -27,7 +27,8 @@ AETable BEGIN
 AETable END
 """
 CAME_IN = re.compile(
-    r"INCOMING DIMSE MESSAGE =*\n(?:I: )?Message Type +: C-STORE RQ\n.*\n.*\n(?:I: )?Affected SOP Instance UID +: (\S+)"
+    r"INCOMING DIMSE MESSAGE =*\n(?:I: )?Message Type +: C-STORE RQ\n"
+    r"(?:.*\n){2,3}?(?:I: )?Affected SOP Instance UID +: (\S+)"
 )
 KINDS = ("dcmtk", "orthanc")
 START_S = 30.0
