@@ -1,9 +1,12 @@
 """What holds for every connection with the PACS, whoever opened it: none stays stuck, no line is printed too often."""
 
+import socket
 import sys
 import time
+from contextlib import suppress
 
 from pynetdicom import evt
+from pynetdicom.association import Association
 
 from model.terminal import say
 
@@ -13,7 +16,13 @@ SAME_LINE_S, MOST_LINES = 60.0, 1000
 
 def limit_stalls(event: evt.Event) -> None:
     """A connection opened: its reads and writes take limited time. Waiting for the next message is none of them."""
-    event.assoc.dul.socket.socket.settimeout(STALL_S)
+    event.assoc.dul.socket.socket.settimeout(STALL_S)  # type: ignore[union-attr]
+
+
+def break_off(association: Association) -> None:
+    """Close a connection at once, whatever the other side does: who waits for it goes on."""
+    with suppress(AttributeError, OSError):  # there is none yet, or no more
+        association.dul.socket.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
 
 class Refusals:

@@ -6,7 +6,8 @@ Nothing else is offered, and only callers that are named are let in. Nothing tha
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from threading import Timer
+from typing import Any, cast
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -14,11 +15,12 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, PositronEmi
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
 
 from model.dicom.elements import UNREADABLE, text
 from model.dicom.pixels import TRANSFER_SYNTAXES
 from model.errors import CaseError, ConfigError
-from model.hospital.pacs.connections import Refusals, limit_stalls
+from model.hospital.pacs.connections import Refusals, break_off, limit_stalls
 from model.hospital.pacs.inbox import Inbox, NoSpace
 from model.hospital.pacs.received import Received
 from model.hospital.pacs.settings import Listening
@@ -30,6 +32,7 @@ KINDS = {PositronEmissionTomographyImageStorage: "PET", CTImageStorage: "CT"}
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 LEAST_IDLE_S = 600.0  # an association on which nothing happens is ended after this, or twice --quiet-seconds
 GREETING_S = 10.0  # who connects and does not say who they are is sent away
+STOP_S = 2.0
 MOST_ASSOCIATIONS = 100  # at once; those who have not said who they are count, too
 
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's log would hold what headers say
@@ -70,17 +73,29 @@ class Receiver:
             (evt.EVT_REJECTED, self._on_rejected),
         ]
         try:
-            self._entity.start_server(where, block=False, ssl_context=self._tls, evt_handlers=handlers)
+            server = self._entity.start_server(where, block=False, ssl_context=self._tls, evt_handlers=handlers)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on port {self._settings.port} of {self._settings.bind}: {error.strerror}; give another "
                 "--listen or --bind, or end the program that has the port"
             ) from None
+        self._server = cast(ThreadedAssociationServer, server)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Let nobody in any more, and break off what is open: who was sending will send again."""
-        self._entity.shutdown()
+        late = Timer(STOP_S, self._break_off_all)  # as one that is stuck would hold up the end
+        late.start()
+        for association in self._entity.active_associations:
+            if association.is_established:
+                association.abort()
+        self._break_off_all()
+        self._server.shutdown()
+        late.cancel()
+
+    def _break_off_all(self) -> None:
+        for association in self._entity.active_associations:
+            break_off(association)
 
     def _on_store(self, event: evt.Event) -> int:
         """Keep an image. Returns the status of C-STORE."""
