@@ -55,6 +55,16 @@ def print_lines_of_others(overrides: Path, lines: list[int]) -> None:
     )
 
 
+def print_lost_edits(studies: list[str]) -> None:
+    """Whose edits are not taken back. studies: names of their folders in the results."""
+    more = f" and {len(studies) - NAMED_AT_MOST} more" if len(studies) > NAMED_AT_MOST else ""
+    say(
+        f"warning: the edit of {', '.join(studies[:NAMED_AT_MOST])}{more} is not taken back: the study's images are "
+        "not among those that were found; put them there, or have the PACS send them again",
+        sys.stdout,
+    )
+
+
 def print_dry_run(plan: Plan, options: Namespace) -> None:
     """What --dry-run prints: every study, its files and picks, and what cannot be scored."""
     print_plan(plan, options.truth is not None)

@@ -21,13 +21,14 @@ from model.hospital.console import (
     print_estimate,
     print_files_seen,
     print_lines_of_others,
+    print_lost_edits,
     print_plan,
     print_record,
     print_weights,
 )
 from model.hospital.dates.compare import compare_dates
 from model.hospital.edit_options import asks_for_edits, wanted_edits
-from model.hospital.edits import with_edits, without_networks
+from model.hospital.edits import edits_without_images, with_edits, without_networks
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
 from model.hospital.job import Job, Options, Setup
@@ -222,6 +223,8 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     records, wanted = read_journal(options.output), wanted_of(options)
     plan = make_plan(found, options.studies, options.output, salt, records, bundle, wanted, options.precision)
     plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
+    if options.recompute and (lost := edits_without_images(plan, options.output)):
+        print_lost_edits(lost)
     return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
 
 
