@@ -127,7 +127,7 @@ ls "$work"/results/report.html "$work"/results/studies/*/mask.mha "$work"/result
 say "score.sh scores"
 
 # score.sh --listen: one port of this machine leads to the container, which answers C-ECHO; the rest stays closed.
-rm -rf "$work/listened"
+rm -rf "$work/listened" "$work/listen.log"
 port=$((20000 + RANDOM % 10000))
 IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/listened" --listen "$port" --aet LESIONS \
   --send 192.0.2.1:104:ARCHIVE --device cpu > "$work/listen.log" 2>&1 &
@@ -136,7 +136,7 @@ until grep -qs '^listening on ' "$work/listen.log"; do
   kill -0 "$listener" 2> /dev/null || die "score.sh --listen ended: $(tail -n 1 "$work/listen.log")"
   sleep 0.5
 done
-"$engine" run --rm -i --network=host --entrypoint python3 "$(. ./engine.sh && echo "$IMAGE")" - "$port" << 'PY'
+"$engine" run --rm -i --network=host --entrypoint python3 "$(. ./engine.sh && echo "$IMAGE")" - "$port" << 'PY' ||
 import sys
 
 from pynetdicom.ae import ApplicationEntity
@@ -148,7 +148,8 @@ if not association.is_established or association.send_c_echo().Status != 0:
     sys.exit("no answer to C-ECHO")
 association.release()
 PY
-"$engine" exec -i "$("$engine" ps --quiet --filter network=petct-lesion-segmentation)" python3 - "$port" << 'PY'
+  { kill -TERM "$listener" && die "score.sh --listen does not answer"; }
+"$engine" exec -i "$("$engine" ps --quiet --filter network=petct-lesion-segmentation)" python3 - "$port" << 'PY' ||
 import os
 import sys
 from pathlib import Path
@@ -159,8 +160,9 @@ root = [line.split() for line in Path("/proc/mounts").read_text().splitlines() i
 status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
 found = (listening, os.getuid() != 0, root[3].split(",")[0], int(status["CapEff"], 16), status["NoNewPrivs"])
 if found != ([int(sys.argv[1])], True, "ro", 0, "1"):
-    sys.exit(f"score.sh --listen is not isolated: {found}")
+    sys.exit(f"found: {found}")
 PY
+  { kill -TERM "$listener" && die "score.sh --listen is not isolated"; }
 kill -TERM "$listener"
 status=0
 wait "$listener" || status=$?
