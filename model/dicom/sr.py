@@ -49,10 +49,10 @@ class CodedNumber:
 ML = Code("ml", "UCUM", "milliliter")
 MM = codes.UCUM.Millimeter
 GRAM = Code("g", "UCUM", "gram")  # of SUV x ml, as SUV is g/ml
-SUV_UNIT = Code("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight")  # CID 85
+SUV_UNIT = codes.cid85.StandardizedUptakeValueBodyWeight  # g/ml{SUVbw}; older editions: {SUVbw}g/ml
 ONE = Code("1", "UCUM", "no units")
-SUL_UNIT = Code("{SUVlbm(Janma)}g/ml", "UCUM", "Standardized Uptake Value lean body mass (Janma)")
-JAMES_UNIT = Code("{SUVlbm(James128)}g/ml", "UCUM", "Standardized Uptake Value lean body mass (James 128)")
+SUL_UNIT = codes.cid85.StandardizedUptakeValueLeanBodyMassJanma
+JAMES_UNIT = codes.cid85.StandardizedUptakeValueLeanBodyMassJames128Multiplier
 SUV, SUL = codes.DCM.Suvbw, codes.DCM.SuvlbmJanma  # 126401, 126405
 PEAK = codes.DCM.PeakValueWithinROI  # 126031
 OF_A_LESION = {
@@ -92,7 +92,12 @@ class MeasuredLesions:
 def sr_uid(measured: MeasuredLesions, seg: Dataset) -> str:
     """The UID of the report of these numbers on this SEG: the same numbers have the same one."""
     coded = [{name: values.get(name) for name in ("number", *OF_A_LESION)} for values in measured.lesions]
-    return uid_from("sr", seg.SOPInstanceUID, json.dumps([coded, {name: measured.totals.get(name) for name in OF_ALL}]))
+    return uid_from(
+        "sr",
+        SUV_UNIT.value,
+        seg.SOPInstanceUID,
+        json.dumps([coded, {name: measured.totals.get(name) for name in OF_ALL}]),
+    )
 
 
 def dicom_sr(

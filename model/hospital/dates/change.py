@@ -12,7 +12,8 @@ from model.hospital.dates.matching import NEAREST_MM, Match
 
 GROWN_PERCENT, GROWN_ML = 30.0, 0.5
 RESPONSE_PERCENT, RESPONSE_SUL = 30.0, 0.8  # PERCIST: both must be reached, or, for progression, passed
-TLG_PERCENT = 75.0  # PERCIST: more TLG than this, without less SULpeak, is progression
+TLG_PERCENT = 75.0  # PERCIST: more TLG by SUL than this, without less SULpeak, is progression
+DIGITS = 6  # numbers are compared to these: 1.5 - 2.3 is -0.8 then, and not a little above it
 NEW, GONE, GROWN, SHRUNK, UNCHANGED, BEYOND = "new", "gone", "grown", "shrunk", "unchanged", "not in both"
 SUMMED, HIGHEST = ("volume_ml", "tlg_suv_ml"), ("suv_max", "suv_peak", "sul_peak")
 MEASURES = (*SUMMED, *HIGHEST)
@@ -61,17 +62,19 @@ def lesion_rows(
 
 def totals_of(table: Mapping[str, Any]) -> dict[str, Any]:
     """The totals of a lesion table (lesions.json), with what is known by the patient's size and the liver: SULpeak, or
-    why there is none, and whether the hottest lesion is measurable by PERCIST (yes, no, None: not known).
+    why there is none, its ratio to the liver's mean, and whether the hottest lesion is measurable by PERCIST (yes, no,
+    None: not known).
     """
     numbers = table.get("numbers") or {}
     why = (numbers.get("why") or {}).get("sul_peak", "")
-    known = {"sul_peak": numbers.get("sul_peak"), "percist_measurable": numbers.get("percist_measurable")}
+    known = {name: numbers.get(name) for name in ("sul_peak", "percist_measurable", "suv_peak_to_liver")}
     return {**known, "why_no_sul": why, **table["totals"]}
 
 
 def total_row(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """The totals of both dates and their change; first, second: of `totals_of`."""
     row: dict[str, Any] = {"measurable": first.get("percist_measurable")}
+    row["to_liver"] = second.get("suv_peak_to_liver")
     row["why_no_sul"] = [one.get("why_no_sul") or "its lesion table holds none" for one in (first, second)]
     for name in TOTALS:
         one, other = first.get(name), second.get(name)
@@ -98,18 +101,51 @@ def response(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Re
         return Response(category="", reason="; ".join(missing))
     if totals["measurable"] == "no":
         return Response(category="", reason="the first date's hottest lesion is not measurable by PERCIST")
-    step, share = other - one, percent(one, other)
-    words = f"SULpeak {one:.2f} to {other:.2f}" + (f", {share:+.0f} %" if share is not None else "")
-    if share is None:
-        return Response(category="", reason=f"{words}: no change in per cent can be said")
-    tlg = totals["tlg_suv_ml_change_percent"]
-    if share > RESPONSE_PERCENT and step > RESPONSE_SUL:
+    return _by_sul_peak(one, other, rows, totals)
+
+
+def _by_sul_peak(one: float, other: float, rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Response:
+    """The response where SULpeak is known at both dates and no lesion is new: `one` and `other`, of the hottest."""
+    if one == 0:
+        return Response(category="", reason=f"SULpeak {one:.2f} to {other:.2f}: no change in per cent can be said")
+    step, share = round(other - one, DIGITS), round(100 * (other - one) / one, DIGITS)
+    words = f"SULpeak {one:.2f} to {other:.2f}, {share:+.0f} %"
+    if _risen(one, other):
         return Response(category="PMD", reason=words)
+    tlg = _tlg_percent(totals)
     if tlg is not None and tlg > TLG_PERCENT and step >= 0:
-        return Response(category="PMD", reason=f"{words}; TLG {tlg:+.0f} %")
-    if share <= -RESPONSE_PERCENT and step <= -RESPONSE_SUL:
-        return Response(category="PMR", reason=words)
-    return Response(category="SMD", reason=words)
+        return Response(category="PMD", reason=f"{words}; TLG by SUL {tlg:+.0f} %")
+    if (totals["to_liver"] or 1) < 1:
+        words += "; now below the liver's mean: it is CMR if no lesion stands out from what surrounds it"
+    if share > -RESPONSE_PERCENT or step > -RESPONSE_SUL:
+        return Response(category="SMD", reason=words)
+    if risen := [row for row in rows if _risen(row.get("sul_peak_1"), row.get("sul_peak_2"))]:
+        which = ", ".join(f"{row['lesion_1']} to {row['lesion_2']}" for row in risen)
+        return Response(
+            category="",
+            reason=f"{words}, but SULpeak of another lesion rose by more than {RESPONSE_PERCENT:g} % and "
+            f"{RESPONSE_SUL:g} (lesion {which}), which PERCIST's PMR does not allow: judge it yourself",
+        )
+    if grown := [row["lesion_2"] for row in rows if row["change"] == GROWN]:
+        words += f"; lesion {', '.join(grown)} grew: PERCIST's PMR asks for none that is more than 30 % larger"
+    return Response(category="PMR", reason=words)
+
+
+def _risen(one: float | None, other: float | None) -> bool:
+    """Whether SULpeak rose by more than PERCIST's limits."""
+    if one is None or other is None or one <= 0:
+        return False
+    step, share = round(other - one, DIGITS), round(100 * (other - one) / one, DIGITS)
+    return share > RESPONSE_PERCENT and step > RESPONSE_SUL
+
+
+def _tlg_percent(totals: Mapping[str, Any]) -> float | None:
+    """The change of TLG by SUL, in per cent: SUL is SUV times one factor a date, which changes with the weight."""
+    by_sul = []
+    for side in ("1", "2"):
+        tlg, sul, suv = (totals[f"{name}_{side}"] for name in ("tlg_suv_ml", "sul_peak", "suv_peak"))
+        by_sul.append(tlg * sul / suv if tlg is not None and sul is not None and suv else tlg)
+    return percent(*by_sul)
 
 
 def percent(one: float | None, other: float | None) -> float | None:
@@ -133,8 +169,8 @@ def _change(match: Match, before_ml: float | None, after_ml: float | None) -> st
         return BEYOND
     if before_ml is None or after_ml is None:
         return NEW if before_ml is None else GONE
-    step_ml = after_ml - before_ml
-    if abs(step_ml) < GROWN_ML or abs(step_ml) < GROWN_PERCENT / 100 * before_ml:
+    step_ml = round(after_ml - before_ml, DIGITS)
+    if abs(step_ml) < GROWN_ML or abs(step_ml) < round(GROWN_PERCENT / 100 * before_ml, DIGITS):
         return UNCHANGED
     return GROWN if step_ml > 0 else SHRUNK
 
@@ -144,7 +180,7 @@ def _note(match: Match) -> str:
     if match.beyond:
         return f"beyond the {'second' if match.first else 'first'} date's PET"
     if match.near_mm is not None:
-        return f"no overlap, {match.near_mm:g} mm apart"
+        return f"hardly an overlap or none, surfaces {match.near_mm:g} mm apart"
     count = len(match.first), len(match.second)
     if min(count) == 0 or count == (1, 1):
         return ""

@@ -98,9 +98,12 @@ def read_pair(output: Path, name: str) -> dict[str, Any] | None:
 
 
 def is_compared(job: PairJob, output: Path) -> bool:
-    """Whether the pair's comparison is there, and of these images and lesions."""
-    content = read_pair(output, job.name)
-    return content is not None and content.get("key") == job.key
+    """Whether the pair's comparison is there: of these images and lesions, and with the days and the patient that its
+    picture names, which a list's columns may correct.
+    """
+    content = read_pair(output, job.name) or {}
+    stated = ("key", "days", "patient")
+    return all(content.get(name) == getattr(job, name) for name in stated)
 
 
 def matches_in(content: Mapping[str, Any]) -> tuple[Match, ...]:

@@ -5,32 +5,28 @@ they are stated; nothing is corrected.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time
 from itertools import pairwise
 
-import pydicom
-
-from model.dicom.clock import day_of, seconds_of
-from model.dicom.elements import UNREADABLE, text
-from model.errors import CaseError
-from model.hospital.find.entry import Entry
+from model.dicom.clock import day_of
+from model.hospital.dates.header import header_of, moment_of, names_nobody, other_tracer, plain, time_of
 from model.hospital.job import Job
 from model.hospital.names import patient_name
 
-FIELDS = [
-    "SpecificCharacterSet",
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    *(f"{of}{what}" for of in ("Study", "Series", "Acquisition") for what in ("Date", "Time")),
-]
 NO_PATIENT = "no patient: PatientID is empty; give the columns patient and date in a list"
+NOBODY = (
+    "no patient: PatientID is a word for any patient, such as ANONYMOUS; give the columns patient and date in a list"
+)
 NO_COLUMN = "images without a patient: give the column patient in a list"
 NO_DATE = "no date: {} holds none that can be read; give the column date in a list, such as 2024-03-05"
 
+BORN = ("PatientBirthDate", "PatientSex")
+OTHER_ID = (
+    "another study has this patient's name and birth date under another PatientID; if both are of one patient, give "
+    "the column patient in a list"
+)
 SAME_DAY = "another study of this patient has the same day, and which is earlier is not known: {}"
 
 
@@ -38,7 +34,8 @@ SAME_DAY = "another study of this patient has the same day, and which is earlier
 class DatedStudy:
     """A scored study with its patient and date. patient: a salted hash of the ID. label: the patient's name and ID.
 
-    at: the time of day, None where it is not known. stated: name and birth date, as far as they can be compared.
+    at: the time of day, None where it is not known. stated: the patient's name, birth date and sex, as far as they can
+    be compared. made_by: scanner and reconstruction. other_tracer: whether the header names another tracer than FDG.
     """
 
     job: Job
@@ -46,7 +43,9 @@ class DatedStudy:
     label: str
     day: date
     at: time | None
-    stated: tuple[str, str] = ("", "")
+    stated: tuple[str, ...] = ("", "", "")
+    made_by: tuple[str, ...] = ("", "")
+    other_tracer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +75,10 @@ def dated(jobs: Iterable[Job], salt: bytes) -> tuple[list[DatedStudy], dict[str,
 
 def pairs_of(studies: Iterable[DatedStudy]) -> tuple[dict[str, list[DatePair]], dict[str, str]]:
     """The pairs of each patient with two dates or more: each date and the next, and, of three or more, the first and
-    the last. And, by name, which studies are left out and why: their order within a day is not known.
+    the last. And, by name, which studies are left out and why: their order within a day is not known, or the patient
+    seems to have another ID, too.
     """
+    studies = list(studies)
     by_patient: dict[str, list[DatedStudy]] = {}
     for study in studies:
         by_patient.setdefault(study.patient, []).append(study)
@@ -91,17 +92,20 @@ def pairs_of(studies: Iterable[DatedStudy]) -> tuple[dict[str, list[DatePair]], 
         if len(ordered) > 1:
             wanted = [*pairwise(ordered), *([(ordered[0], ordered[-1])] if len(ordered) > 2 else [])]
             pairs[patient] = [DatePair(first=one, second=other, notes=_notes(one, other)) for one, other in wanted]
-    return pairs, why
+    alone = [one for one in studies if one.patient not in pairs and one.job.name not in why]
+    return pairs, why | {one.job.name: OTHER_ID for one in alone if _has_other_id(one, studies)}
 
 
 def _dated(job: Job, salt: bytes) -> DatedStudy | str:
     """A study with its patient and date, or why it has none."""
     entry = job.entry
-    header = _header(entry)
+    header = header_of(entry)
     identity = entry.patient or header.get("PatientID", "")
     if not identity:
         return NO_PATIENT if entry.kind == "dicom" else NO_COLUMN
-    moment = _stated(entry.date) if entry.date else _of_header(header)
+    if not entry.patient and names_nobody(identity):
+        return NOBODY
+    moment = _stated(entry.date) if entry.date else moment_of(header)
     if moment is None:
         return NO_DATE.format("the column date" if entry.date or entry.kind != "dicom" else "the header")
     name = header.get("PatientName", "")
@@ -111,41 +115,21 @@ def _dated(job: Job, salt: bytes) -> DatedStudy | str:
         label=" ".join(filter(None, (name, identity))),
         day=moment[0],
         at=moment[1],
-        stated=("", "") if entry.patient else (_plain(name), header.get("PatientBirthDate", "")),
+        stated=("", "", "") if entry.patient else (plain(name), *(header.get(field, "") for field in BORN)),
+        made_by=(
+            plain(f"{header.get('Manufacturer', '')} {header.get('ManufacturerModelName', '')}"),
+            plain(header.get("ReconstructionMethod", "")),
+        ),
+        other_tracer=other_tracer(entry),
     )
-
-
-def _header(entry: Entry) -> Mapping[str, str]:
-    """The fields of the PET's first file; none for images, or where the file cannot be read."""
-    if entry.kind != "dicom":
-        return {}
-    with suppress(CaseError, OSError, *UNREADABLE):
-        header = pydicom.dcmread(entry.pet[0], stop_before_pixels=True, specific_tags=FIELDS, force=True)
-        return {name: str(text(header, name)).strip() for name in FIELDS}
-    return {}
-
-
-def _of_header(header: Mapping[str, str]) -> tuple[date, time | None] | None:
-    """The date of the study, else of its series, else of its acquisition; and the time of day beside it."""
-    for of in ("Study", "Series", "Acquisition"):
-        if (day := day_of(header.get(f"{of}Date", ""))) is not None:
-            return day, _time_of(header.get(f"{of}Time", ""))
-    return None
 
 
 def _stated(cell: str) -> tuple[date, time | None] | None:
     """The date and time of a list's cell: 2024-03-05, 20240305, or with a time, 2024-03-05T10:30."""
     words = re.split("[T ]+", cell.strip())
     day = day_of(words[0])
-    at = _time_of(words[1]) if len(words) == 2 else None
+    at = time_of(words[1]) if len(words) == 2 else None
     return None if day is None or len(words) > 2 or (len(words) == 2 and at is None) else (day, at)
-
-
-def _time_of(stated: str) -> time | None:
-    """A time of day as DICOM or ISO 8601 writes it; None if it is not one."""
-    seconds = seconds_of(stated)
-    whole = int(seconds or 0)
-    return None if seconds is None else time(whole // 3600 % 24, whole // 60 % 60, whole % 60)
 
 
 def _of_unclear_order(ordered: list[DatedStudy]) -> list[DatedStudy]:
@@ -169,16 +153,26 @@ def _notes(one: DatedStudy, other: DatedStudy) -> tuple[str, ...]:
     notes = []
     if one.day == other.day:
         notes.append("both studies are of one day: a change between them is no response to treatment")
-    what = [
-        word
-        for word, a, b in zip(("names", "birth dates"), one.stated, other.stated, strict=True)
-        if a and b and a != b
-    ]
-    if what:
-        notes.append(f"the {' and '.join(what)} of both studies differ under one PatientID: are they of one patient?")
+    if what := _differing(("names", "birth dates", "sexes"), one.stated, other.stated):
+        notes.append(f"the {what} of both studies differ under one PatientID: are they of one patient?")
+    if what := _differing(("scanners", "reconstructions"), one.made_by, other.made_by):
+        notes.append(f"the {what} of both dates differ by their headers: SUV may differ by that alone")
+    if which := [word for word, study in (("first", one), ("second", other)) if study.other_tracer]:
+        plural = "s" if which[1:] else ""
+        notes.append(
+            f"the tracer of the {' and '.join(which)} date{plural} is not known as FDG; PERCIST is made for FDG"
+        )
     return tuple(notes)
 
 
-def _plain(name: str) -> str:
-    """A patient's name without the marks and spaces in which spellings differ."""
-    return " ".join(re.sub(r"[\W_]+", " ", name).casefold().split())
+def _differing(words: tuple[str, ...], one: tuple[str, ...], other: tuple[str, ...]) -> str:
+    """The words of what both state and state differently, joined by and; "" if nothing differs."""
+    return " and ".join(word for word, a, b in zip(words, one, other, strict=True) if a and b and a != b)
+
+
+def _has_other_id(study: DatedStudy, others: Iterable[DatedStudy]) -> bool:
+    """Whether another patient has the same name and birth date."""
+    name, born, _ = study.stated
+    return bool(name and born) and any(
+        one.stated[:2] == (name, born) and one.patient != study.patient for one in others
+    )

@@ -23,7 +23,7 @@ TOTALS = {"lesions": 2, "mtv_ml": 2.0, "tlg_suv_ml": 8.0, "suv_max": 9.25, "suv_
 NONE = {"lesions": 0, "mtv_ml": 0.0, "tlg_suv_ml": 0, "suv_max": None, "suv_peak": None, "dmax_mm": None}
 TERMS = "Licence of the weights: CC BY 4.0"
 MEASURED = MeasuredLesions(lesions=LESIONS, totals=TOTALS)
-SUV = ("126401", "DCM", "{SUVbw}g/ml")
+SUV = ("126401", "DCM", "g/ml{SUVbw}")
 PT_IMAGE, SEG_CLASS = "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.66.4"
 
 
@@ -90,7 +90,7 @@ def test_every_lesions_numbers_stand_under_their_codes_and_units(sr) -> None:
         ("L0JK", "IBSI", "mm", None): 21.5,  # maximum 3D diameter
     }
     assert numbers(second)["126032", "DCM", "ml", None] == 0.5
-    assert numbers(second)["126405", "DCM", "{SUVlbm(Janma)}g/ml", "126031"] == 1.75  # SUVlbm(Janma)
+    assert numbers(second)["126405", "DCM", "g/ml{SUVlbm(Janma)}", "126031"] == 1.75  # SUVlbm(Janma)
     assert numbers(second)["QCFX", "IBSI", "1", None] == 0.75 and len(numbers(second)) == 8
     assert numbers(whole) == {
         ("246206008", "SCT", "1", None): 2,  # Number of lesions

@@ -27,7 +27,13 @@ def test_several_lesions_of_a_date_are_added_and_the_highest_suv_counts() -> Non
 
 @pytest.mark.parametrize(
     ("before_ml", "after_ml", "change"),
-    [(10.0, 13.0, "grown"), (10.0, 12.9, "unchanged"), (10.0, 7.0, "shrunk"), (1.0, 1.4, "unchanged")],
+    [
+        (1.1, 1.6, "grown"),
+        (10.0, 13.0, "grown"),
+        (10.0, 12.9, "unchanged"),
+        (10.0, 7.0, "shrunk"),
+        (1.0, 1.4, "unchanged"),
+    ],
 )  # the last grew by 40 %, but by less than 0.5 ml
 def test_grown_and_shrunk_need_30_percent_and_half_a_millilitre(before_ml, after_ml, change) -> None:
     match = Match(first=(1,), second=(1,))
@@ -53,6 +59,7 @@ def test_change_in_percent_of_nothing_is_none() -> None:
         ((2.0, 1.3), (100, 100), "SMD"),  # -35 %, but -0.7 alone
         ((6.0, 7.8), (100, 100), "SMD"),  # +30 %, which is not more than 30
         ((6.0, 7.9), (100, 100), "PMD"),
+        ((2.3, 1.5), (100, 100), "PMR"),  # -34.8 % and -0.8, which is a little less in binary
         ((6.0, 6.0), (100, 176), "PMD"),  # TLG
         ((6.0, 5.9), (100, 176), "SMD"),  # TLG, but SULpeak fell
         ((None, 5.9), (100, 100), ""),
@@ -82,3 +89,25 @@ def test_what_is_new_is_progression_and_what_is_not_in_both_leaves_it_open() -> 
     assert response([{"change": "not in both", "lesion_2": ""}], totals).category == ""
     assert response([], total_row({"lesions": 2}, {"lesions": 0})).category == "CMR"
     assert response([], total_row({"lesions": 0}, {"lesions": 0})).category == ""
+
+
+def test_tlg_is_compared_by_sul() -> None:
+    """SUL is 0.6 and 0.8 of SUV, as the patient lost weight: TLG rose by 40 % in SUV, and by 87 % in SUL."""
+    dates = [
+        {"lesions": 1, "suv_peak": 10.0, "sul_peak": 6.0, "tlg_suv_ml": 100.0},
+        {"lesions": 1, "suv_peak": 7.5, "sul_peak": 6.0, "tlg_suv_ml": 140.0},
+    ]
+    found = response([], total_row(*dates))
+    assert (found.category, found.reason) == ("PMD", "SULpeak 6.00 to 6.00, +0 %; TLG by SUL +87 %")
+
+
+def test_a_response_is_not_partial_if_another_lesion_rose_and_says_what_grew_or_fell_below_the_liver() -> None:
+    fell = [lesion(1, 9.0, 0.0, sul_peak=10.0), lesion(1, 9.0, 0.0, sul_peak=6.0)]
+    other = [lesion(2, 1.0, 0.0, sul_peak=2.0), lesion(2, 1.0, 0.0, sul_peak=4.0)]
+    matches = [Match(first=(1,), second=(1,)), Match(first=(2,), second=(2,))]
+    totals = total_row({"lesions": 2, "sul_peak": 10.0}, {"lesions": 2, "sul_peak": 6.0, "suv_peak_to_liver": 0.9})
+    found = response(lesion_rows(matches, *([a, b] for a, b in zip(fell, other, strict=True))), totals)
+    assert found.category == "" and "(lesion 2 to 2)" in found.reason
+    other[1] |= {"sul_peak": 2.7, "volume_ml": 2.0}  # +35 %, but by 0.7 alone: no rise; but it grew
+    found = response(lesion_rows(matches, *([a, b] for a, b in zip(fell, other, strict=True))), totals)
+    assert found.category == "PMR" and "lesion 2 grew" in found.reason and "below the liver's mean" in found.reason

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -123,6 +124,14 @@ def test_a_pair_is_compared_again_only_when_its_lesions_change(patient, bundle) 
     comparisons, _ = run(patient, bundle)
     assert SameProcess.asked == 2
     assert [row["change"] for row in comparisons[0].lesions] == ["grown", "new"]
+
+
+def test_a_date_that_a_list_corrects_has_the_picture_drawn_anew(patient, bundle) -> None:
+    run(patient, bundle)
+    patient[1] = replace(patient[1], entry=replace(patient[1].entry, date="2024-06-01"))
+    (one,), _ = run(patient, bundle)
+    (stored,) = patient[0].output.glob("comparisons/*/pair.json")
+    assert (SameProcess.asked, one.days, json.loads(stored.read_text())["days"]) == (2, 92, 92)
 
 
 def test_a_later_run_over_other_studies_keeps_the_pair(patient, bundle) -> None:

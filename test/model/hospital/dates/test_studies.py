@@ -65,3 +65,43 @@ def test_dicom_gives_both_and_doubtful_patients_are_named(tmp_path) -> None:
     ((pair,),) = pairs_of(studies)[0].values()
     assert pair.notes == ("the names of both studies differ under one PatientID: are they of one patient?",)
     assert pair.first.patient == pair.second.patient and "SYNTHETIC" not in pair.first.patient
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({}, ""),
+        ({"ManufacturerModelName": "Another", "ReconstructionMethod": "OSEM"}, "the scanners of both dates differ"),
+        ({"SeriesDescription": "PET PSMA"}, "the tracer of the second date is not known as FDG"),
+        ({"PatientSex": "M"}, "the sexes of both studies differ"),
+    ],
+)  # of a reconstruction that only one header names nothing is known
+def test_what_makes_two_dates_hard_to_compare_is_said(tmp_path, fields, note) -> None:
+    first = {"ManufacturerModelName": "One", "PatientSex": "F"}
+    headers = (first | {"StudyDate": "20240301"}, first | {"StudyDate": "20240611"} | fields)
+    jobs = [
+        job(name, pet=write_pet(tmp_path / name, fields=one)[0], kind="dicom")
+        for name, one in zip("ab", headers, strict=True)
+    ]
+    ((pair,),) = pairs_of(dated(jobs, b"salt")[0])[0].values()
+    assert [one.startswith(note) for one in pair.notes] == ([True] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (("1234", "A-1234"), "under another PatientID"),
+        (("ANONYMOUS", "Anonymous"), "a word for any patient"),
+        (("0000", "0000"), "a word for any patient"),
+    ],
+)
+def test_one_patient_under_two_ids_and_an_id_of_nobody_are_in_no_pair_and_say_so(tmp_path, ids, reason) -> None:
+    jobs = []
+    for name, patient_id in zip("ab", ids, strict=True):
+        fields = {"PatientID": patient_id, "PatientName": "Smith^Jane", "PatientBirthDate": "19500101"}
+        jobs.append(
+            job(name, pet=write_pet(tmp_path / name, fields=fields | {"StudyDate": "20240301"})[0], kind="dicom")
+        )
+    found, why = compared(*jobs)
+    assert not found and set(why) == {"a", "b"} and all(reason in words for words in why.values())
+    assert not any(secret in words for words in why.values() for secret in ("Smith", "1234"))
