@@ -33,7 +33,7 @@ from model.hospital.job import Job, Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
-from model.hospital.options import BESIDE, MASK_ENDINGS
+from model.hospital.output_options import BESIDE, MASK_ENDINGS
 from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
 from model.hospital.pages.page import About
 from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients

@@ -22,6 +22,7 @@ from model import RESEARCH, __version__
 from model.errors import shown
 from model.hospital.folder import STUDIES
 from model.hospital.pages.tables import Failure, split_passed_over
+from model.hospital.pages.words import Column, columns
 from model.results.writing import write_bytes
 from model.whole import Staging
 
@@ -31,49 +32,13 @@ BINS_ML = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # lower edges of th
 LONGEST_BAR_PERCENT = 42  # of the figure's width: leaves space for the names and the counts
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers: the key in a study's row, the title, and digits after the point."""
-
-    name: str
-    title: str
-    digits: int
-
-
-COLUMNS = (
-    Column("lesions", "Lesions", 0),
-    Column("mtv_ml", "MTV (ml)", 1),
-    Column("tlg_suv_ml", "TLG (SUV ml)", 0),
-    Column("suv_max", "SUVmax", 1),
-    Column("suv_peak", "SUVpeak", 1),
-    Column("dmax_mm", "Dmax (mm)", 0),
-)
-TRUTH_COLUMNS = (
-    Column("dice", "Dice", 3),
-    Column("fpv_ml", "FPV (ml)", 1),
-    Column("fnv_ml", "FNV (ml)", 1),
-    Column("mtv_true_ml", "MTV, truth (ml)", 1),
-)
-MORE_COLUMNS = (
-    Column("sul_peak", "SULpeak", 1),
-    Column("suv_peak_to_liver", "SUVpeak / liver", 2),
-    Column("suv_peak_to_blood", "SUVpeak / blood", 2),
-    Column("dmax_over_bsa_per_m", "Dmax / body surface (1/m)", 2),
-    Column("dropped_lesions", "Dropped", 0),
+COLUMNS = columns(lesions=0, mtv_ml=1, tlg_suv_ml=0, suv_max=1, suv_peak=1, dmax_mm=0)
+TRUTH_COLUMNS = columns(dice=3, fpv_ml=1, fnv_ml=1, mtv_true_ml=1)
+MORE_COLUMNS = columns(
+    sul_peak=1, suv_peak_to_liver=2, suv_peak_to_blood=2, dmax_over_bsa_per_m=2, dropped_lesions=0
 )  # each is shown if a study has it
-DROPPED_COLUMNS = (
-    Column("number", "Lesion", 0),
-    Column("volume_ml", "Volume (ml)", 2),
-    Column("suv_max", "SUVmax", 2),
-)
-ORGAN_COLUMNS = (
-    Column("volume_ml", "Volume (ml)", 1),
-    Column("lesion_ml", "of it lesion (ml)", 1),
-    Column("suv_mean", "SUVmean", 2),
-    Column("suv_sd", "SD", 2),
-    Column("suv_median", "median", 2),
-    Column("suv_max", "SUVmax", 1),
-)
+DROPPED_COLUMNS = columns(number=0, volume_ml=2, suv_max=2)
+ORGAN_COLUMNS = columns(volume_ml=1, lesion_ml=1, suv_mean=2, suv_sd=2, suv_median=2, suv_max=1)
 
 
 @dataclass(frozen=True, kw_only=True)
