@@ -48,7 +48,7 @@ def print_dry_run(plan: Plan, options: Namespace) -> None:
     """What --dry-run prints: every study, its files and picks, and what cannot be scored."""
     print_plan(plan, options.truth is not None)
     if not (options.output / SALT).is_file():
-        say("names that begin with s- are for this list alone; a run gives others, which keys.csv explains", sys.stdout)
+        say("these names end in digits for this list alone; a run gives others, which keys.csv explains", sys.stdout)
     for name, job in plan.jobs.items():
         entry = job.entry
         source = f"  {entry.source}" if options.names else ""

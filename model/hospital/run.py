@@ -35,8 +35,8 @@ from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
 from model.hospital.output_options import BESIDE, MASK_ENDINGS
 from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
-from model.hospital.pages.page import About
-from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
+from model.hospital.pages.page import PATIENTS_HTML, About
+from model.hospital.pages.patients import PATIENTS, write_patients
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
@@ -135,8 +135,12 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
             f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
             f"'{options.output / 'failures.csv'}' says why"
         )
-    if options.compare_dates:
+    page = options.output / PATIENTS_HTML
+    if options.compare_dates or page.is_file():  # an earlier page would tell of lesions that are no longer so
+        linked = page.is_file()
         not_done += compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+        if not linked:
+            write_tables()  # report.html names the page where there is one
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     return "; ".join(not_done)
 

@@ -10,7 +10,8 @@ from model.dicom.seg_organs import organs_seg
 from model.errors import LesionError
 from model.hospital.edited_files import weights_and_terms
 from model.hospital.folder import STUDIES
-from model.hospital.record_files import PDF, make_pdf, make_sr
+from model.hospital.pages.page import PDF
+from model.hospital.record_files import make_pdf, make_sr
 from model.hospital.scored_study import ScoredStudy
 from model.hospital.stored_results import DICOM_FILES, PICTURE, SR
 

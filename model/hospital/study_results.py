@@ -13,7 +13,8 @@ from model.dicom.identity import identity_warnings
 from model.hospital.edited_files import write_edited, write_network_mask
 from model.hospital.folder import REPORT, Folder, add_files, study_folder
 from model.hospital.job import Job
-from model.hospital.record_files import PDF, sr_holds
+from model.hospital.pages.page import PDF
+from model.hospital.record_files import sr_holds
 from model.hospital.scored_study import ScoredStudy
 from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED
 from model.hospital.study_dicom import make_dicom, make_record_pdf, reason_of, wanted_dicom

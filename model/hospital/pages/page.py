@@ -26,7 +26,7 @@ from model.hospital.pages.words import Column, columns
 from model.results.writing import write_bytes
 from model.whole import Staging
 
-HTML = "report.html"
+HTML, PATIENTS_HTML, PDF = "report.html", "patients.html", "report.pdf"
 HERE = Path(__file__).parent
 BINS_ML = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # lower edges of the histogram, about even on a log scale
 LONGEST_BAR_PERCENT = 42  # of the figure's width: leaves space for the names and the counts
@@ -106,6 +106,9 @@ def html_report(
         organ_columns=ORGAN_COLUMNS,
         dropped_columns=DROPPED_COLUMNS,
         studies=STUDIES,
+        patients=PATIENTS_HTML if (output / PATIENTS_HTML).is_file() else "",
+        record=PDF,
+        has_record=lambda study: (output / STUDIES / study / PDF).is_file(),
         picture_of=lambda study: picture_in_page(output / STUDIES / study / "thumbnail.png"),
     )
 

@@ -11,13 +11,22 @@ from model.hospital.dates.change import BEYOND, GONE, GROWN, MEANING, MEASURES, 
 from model.hospital.dates.compare import ComparedDates
 from model.hospital.dates.stored_pairs import PICTURE, SMALL_PICTURE
 from model.hospital.folder import COMPARISONS, STUDIES
-from model.hospital.pages.page import HERE, HTML, About, picture_in_page, policy_hash, template, write_page
+from model.hospital.pages.page import (
+    HERE,
+    HTML,
+    PATIENTS_HTML,
+    About,
+    picture_in_page,
+    policy_hash,
+    template,
+    write_page,
+)
 from model.hospital.pages.words import columns
 from model.results.lesion_table import csv_text
 from model.results.writing import write_bytes
 from model.whole import Staging
 
-PATIENTS, PATIENTS_LESIONS, PATIENTS_HTML = "patients.csv", "patients_lesions.csv", "patients.html"
+PATIENTS, PATIENTS_LESIONS = "patients.csv", "patients_lesions.csv"
 CHANGES = (NEW, GONE, GROWN, SHRUNK, UNCHANGED, BEYOND)
 SHOWN = columns(volume_ml=1, tlg_suv_ml=0, suv_max=1, suv_peak=1, sul_peak=1)
 SHOWN_TOTALS = (*columns(lesions=0, mtv_ml=1), *SHOWN[1:])

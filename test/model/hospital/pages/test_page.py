@@ -72,6 +72,16 @@ class Tags(HTMLParser):
         self.text += data
 
 
+def test_the_page_leads_to_the_page_of_patients_and_to_report_pdf_where_they_are(tmp_path) -> None:
+    (tmp_path / "studies/s-0002").mkdir(parents=True)
+    rows = [row(1), row(2)]
+    none = {href for _, tag in Tags(page_of(rows, [], tmp_path, ABOUT)).tags if (href := tag.get("href", ""))}
+    for file in ("patients.html", "studies/s-0002/report.pdf"):
+        (tmp_path / file).touch()
+    both = {href for _, tag in Tags(page_of(rows, [], tmp_path, ABOUT)).tags if (href := tag.get("href", ""))}
+    assert both - none == {"patients.html", "studies/s-0002/report.pdf"}
+
+
 @pytest.mark.parametrize(
     "evil",
     [
