@@ -28,7 +28,7 @@ ROLES = {  # change: the lesion's volume at the two dates, as a share of what wa
     "new": (0.0, 1.0, 1.0),
 }
 APART_MM = 25.0  # between the surfaces of two lesions, so that neither is taken for the other
-# Lesions are large, hot, and above the diaphragm, where little else takes up FDG: so weak weights find them at both dates.
+# Lesions are large, hot, and above the diaphragm, where little else takes up FDG: so weak weights find them.
 VOLUME_ML = (12.0, 40.0)  # as drawn
 LEAST_SUV = 14.0
 LOWEST = 430.0  # height in body coordinates
