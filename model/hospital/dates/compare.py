@@ -9,6 +9,7 @@ from typing import Any
 from model.bundle.manifest import Bundle
 from model.errors import CaseError, split_remedy
 from model.hospital.dates.change import Response, lesion_rows, response, total_row, totals_of
+from model.hospital.dates.comparable import why_not_comparable
 from model.hospital.dates.stored_pairs import (
     earlier_pairs,
     is_compared,
@@ -19,6 +20,7 @@ from model.hospital.dates.stored_pairs import (
 )
 from model.hospital.dates.studies import DatePair, dated, pairs_of
 from model.hospital.job import Job, PairJob, Setup
+from model.hospital.stored_results import read_report
 from model.hospital.worker_process import Died, TookTooLong, WorkerProcess
 from model.terminal import counted, say
 
@@ -121,6 +123,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
     if content is None:
         return ComparedDates(**about, failure=("its files are gone", "run the same command again"), warnings=notes)
     tables = [lesions_of(output, about[side]) for side in ("first", "second")]
+    reports = read_report(output, about["first"]), read_report(output, about["second"])
     rows = lesion_rows(matches_in(content), tables[0]["lesions"], tables[1]["lesions"])
     totals = total_row(*map(totals_of, tables))
     return ComparedDates(
@@ -131,7 +134,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
         totals=totals,
         lesions=tuple(rows),
         response=response(rows, totals),
-        warnings=(*notes, *content["warnings"]),
+        warnings=(*notes, *content["warnings"], *why_not_comparable(reports)),
     )
 
 

@@ -131,6 +131,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits: f"{value:,.{digits}f}"
+    environment.filters["percent"] = lambda value: f"{round(value):+,} %" if round(value) else "0 %"
     return environment.get_template(name)
 
 
@@ -161,8 +162,8 @@ def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, wai
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> list[Bar]:
-    """How many studies have no lesion, and how many an MTV in each class of `BINS_ML`. No bars without a study."""
-    if not rows:
+    """How many studies have no lesion, and how many an MTV in each class of `BINS_ML`. No bars for a single study."""
+    if len(rows) < 2:
         return []
     volumes_ml = [row["mtv_ml"] for row in rows if row["lesions"]]
     counts = {"no lesion": len(rows) - len(volumes_ml)}

@@ -66,6 +66,7 @@ def html_patients(
     for one in comparisons:
         patients.setdefault(one.patient, []).append(one)
     known = {column.name for column in SHOWN if any(_has(one, column.name) for one in comparisons)}
+    known -= {"suv_peak"} if "sul_peak" in known else set()  # the response goes by SULpeak, and a page is only so wide
     return template("patients.html.j2").generate(
         css=Markup(css),
         css_hash=policy_hash(css),
