@@ -144,7 +144,10 @@ def _readable(value: Any) -> Any:
 def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, waiting: int) -> list[Card]:
     volumes_ml = [float(row["mtv_ml"]) for row in rows if row["lesions"]]
     warned = sum(bool(row["warnings"]) for row in rows)
-    cards = [Card("", str(len(rows)), "studies scored"), Card("bad" if failed else "", str(failed), "not scored")]
+    cards = [
+        Card("", str(len(rows)), "study scored" if len(rows) == 1 else "studies scored"),
+        Card("bad" if failed else "", str(failed), "not scored"),
+    ]
     if waiting:
         cards.append(Card("warn", str(waiting), "still to do"))
     cards.append(Card("warn" if warned else "", str(warned), "with warnings"))
