@@ -135,12 +135,12 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
             f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
             f"'{options.output / 'failures.csv'}' says why"
         )
-    page = options.output / PATIENTS_HTML
-    if options.compare_dates or page.is_file():  # an earlier page would tell of lesions that are no longer so
-        linked = page.is_file()
-        not_done += compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
-        if not linked:
-            write_tables()  # report.html names the page where there is one
+    linked = (options.output / PATIENTS_HTML).is_file()
+    if options.compare_dates or linked:  # an earlier page would tell of lesions that are no longer so
+        not_compared = compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+        not_done += not_compared if options.compare_dates else []
+    if options.compare_dates and not linked:
+        write_tables()  # report.html names the page where there is one
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     return "; ".join(not_done)
 
@@ -154,9 +154,13 @@ def compare(
     lock: int | None,
     about: About,
 ) -> list[str]:
-    """Compare the dates of patients with several. Returns what could not be done, in words. Raises OutputError."""
+    """Compare the dates of patients with several; without --compare-dates list only what is compared already.
+
+    Returns what is not compared, in words. Raises OutputError.
+    """
     jobs = [job for name, job in plan.jobs.items() if name in records and records[name].state == DONE]
-    comparisons, why = compare_dates(jobs, options.output, read_salt(options.output), bundle, setup, lock)
+    now = setup if options.compare_dates else None
+    comparisons, why = compare_dates(jobs, options.output, read_salt(options.output), bundle, now, lock)
     write_patients(options.output, comparisons, why, about)
     say(f"two dates: {options.output / PATIENTS_HTML}", sys.stdout)
     failed = sum(any(one.failure) for one in comparisons)

@@ -25,6 +25,7 @@ from model.hospital.worker_process import Died, TookTooLong, WorkerProcess
 from model.terminal import counted, say
 
 MODULE = "model.hospital.dates.worker"
+NOT_NOW = ("not compared since the lesions of a date changed, or not yet", "run the same command with --compare-dates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,13 @@ class ComparedDates:
 
 
 def compare_dates(
-    jobs: Iterable[Job], output: Path, salt: bytes, bundle: Bundle, setup: Setup, lock: int | None
+    jobs: Iterable[Job], output: Path, salt: bytes, bundle: Bundle, setup: Setup | None, lock: int | None
 ) -> tuple[list[ComparedDates], dict[str, str]]:
     """Compare what is not compared yet. Returns every pair of the results folder, and, by study, why it is in none.
 
     jobs: the studies that are scored. A pair that fails is a failure among the others, and is tried again in the next
-    run. Raises the errors that a scoring process starts with.
+    run. setup: of the comparing process; without one nothing is compared, and what would be to do is a failure. Raises
+    the errors that a scoring process starts with.
     """
     jobs = list(jobs)
     studies, why = dated(jobs, salt)
@@ -67,11 +69,11 @@ def compare_dates(
     todo = {name: job for name, job in known.items() if not is_compared(job, output)}
     say(
         f"two dates: {counted(len(by_patient), 'patient')} with two dates or more, {counted(len(pairs), 'pair')}: "
-        f"{len(known) - len(todo)} compared before, {len(todo)} to do",
+        f"{len(known) - len(todo)} compared before, {len(todo)} to {'do' if setup else 'compare by --compare-dates'}",
         sys.stdout,
     )
-    failed: dict[str, tuple[str, str]] = {}
-    if todo:
+    failed: dict[str, tuple[str, str]] = {} if setup else dict.fromkeys(todo, NOT_NOW)
+    if todo and setup:
         with WorkerProcess(setup, lock, module=MODULE) as process:
             for number, (name, job) in enumerate(todo.items(), start=1):
                 if failure := _failure_of(process, job):
