@@ -114,7 +114,8 @@ def _files_to_take(
     elif wanted.recompute:
         for name, folder in results.items():
             place = plan.jobs[name].output / STUDIES / folder
-            files = [*foreign_masks(place), *_changed_in_place(place, read_report(plan.jobs[name].output, folder))]
+            changed = _changed_in_place(place, read_report(plan.jobs[name].output, folder))
+            files = [*foreign_masks(place, name_others=True), *changed]
             if files and name not in undone:
                 found[name] = files
     edits = {}
@@ -135,15 +136,15 @@ def _files_in(masks: Path, plan: Plan, results: Mapping[str, str], root: Path) -
     names = list(plan.jobs)
     entries = [plan.jobs[name].entry for name in names]
     base = root if root.is_dir() else root.parent
-    of_study, unmatched = matched(
-        drawn_files(masks, "--masks"), masks, entries, base, [digest_in(name) for name in names]
-    )
+    files = drawn_files(masks, "--masks")
+    of_study, unmatched = matched(files, masks, entries, base, [digest_in(name) for name in names])
     if unmatched:
+        why = " by the series, the study and the PatientID in it" if files[unmatched[0]] else ""
         raise ConfigError(
-            f"--masks: '{unmatched[0]}'{_and_more(unmatched)} is of none of the {len(names)} studies; name it "
+            f"--masks: '{unmatched[0]}'{_and_more(unmatched)} is of none of the {len(names)} studies{why}; name it "
             "after the study's name in the results, or after its folder below STUDIES, or take it out of the folder"
         )
-    found = {names[number]: files for number, files in of_study.items()}
+    found = {names[number]: own for number, own in of_study.items()}
     if missing := [name for name in found if name not in results]:
         raise ConfigError(
             f"--masks: '{found[missing[0]][0]}' is of study '{missing[0]}', which has no result yet; score it first, "

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import ComprehensiveSRStorage
 from tiny_batches import dicom_studies, image_study, score_here
 
 from model.dicom.headers import find_series
@@ -117,6 +118,24 @@ def test_a_mask_that_was_saved_in_the_results_gives_everything_anew(results) -> 
     assert all(sha in one for one in said)
     assert json.loads((results / "summary.json").read_text())["studies_edited"] == 1
     assert (folder / "mine.nrrd").is_file() and row_of(results, study(results, IMAGES))["edited"] == ""
+
+
+def test_what_is_no_mask_is_named_and_stays(results, scored, capsys) -> None:
+    folder = study(results, DICOM)
+    measured = headers_of(scored)[0][0]
+    for keyword in ("Rows", "Columns"):
+        delattr(measured, keyword)
+    measured.Modality, measured.SOPClassUID = "SR", ComprehensiveSRStorage
+    measured.save_as(folder / "measured.dcm")
+    (folder / "scene").mkdir()
+    (folder / "scene" / "lesions.mrml").write_text("a scene of 3D Slicer")
+    score_here(results, "--recompute")
+    output = capsys.readouterr().out
+    assert f"'{folder / 'measured.dcm'}' is a DICOM SR" in output and "0 to do" in output and "sr.dcm" not in output
+    sitk.WriteImage(two_boxes(folder / "mask.mha"), str(folder / "mine.mha"))
+    score_here(results, "--recompute")
+    assert row_of(results, folder)["lesions"] == "2"
+    assert all((folder / name).is_file() for name in ("measured.dcm", "scene/lesions.mrml", "mine.mha"))
 
 
 def test_an_edit_stays_and_is_taken_once(results, scored, capsys) -> None:
