@@ -85,4 +85,4 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
     dropped = record.row.get("dropped_lesions", 0) if record.row else 0
-    say(f"{place} {record.study}: {outcome}{f', {dropped} dropped by rules' if dropped else ''}", sys.stdout)
+    say(f"{place} {record.study}: {outcome}{f', {dropped} left out' if dropped else ''}", sys.stdout)

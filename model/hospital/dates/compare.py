@@ -67,9 +67,10 @@ def compare_dates(
     pair_jobs = [_job_of(pair, bundle) for pair in pairs]
     known = {job.name: job for job in pair_jobs if isinstance(job, PairJob)}
     todo = {name: job for name, job in known.items() if not is_compared(job, output)}
+    what = "do" if setup or not todo else "compare by --compare-dates"
     say(
         f"two dates: {counted(len(by_patient), 'patient')} with two dates or more, {counted(len(pairs), 'pair')}: "
-        f"{len(known) - len(todo)} compared before, {len(todo)} to {'do' if setup else 'compare by --compare-dates'}",
+        f"{len(known) - len(todo)} compared before, {len(todo)} to {what}",
         sys.stdout,
     )
     failed: dict[str, tuple[str, str]] = {} if setup else dict.fromkeys(todo, NOT_NOW)
