@@ -24,6 +24,7 @@ TITLES = {
     "sul_max": "SULmax",
     "sul_mean": "SULmean",
     "sul_peak": "SULpeak",
+    "sul_peak_james": "SULpeak (James)",
     "suv_peak_to_liver": "SUVpeak / liver",
     "suv_peak_to_blood": "SUVpeak / blood",
     "dmax_over_bsa_per_m": "Dmax / body surface (1/m)",
