@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def with_edits(plan: Plan, wanted: WantedEdits, records: Mapping[str, Record], r
     added = tuple(r for r in done.values() if r is not records.get(r.study) and r not in plan.not_in_journal)
     missing = tuple(r for r in plan.not_in_journal if done.get(r.study) is r)
     return dataclasses.replace(plan, jobs=jobs, done=done, not_in_journal=(*missing, *added))
+
+
+def edits_without_images(plan: Plan, output: Path) -> list[str]:
+    """The folders of results with an edit that cannot be taken back, as the plan has no images of their studies."""
+    found = set(_results_of(plan).values())
+    folders = [path for path in sorted((output / STUDIES).glob("[!.]*")) if path.is_dir() and path.name not in found]
+    lost = []
+    for folder in folders:
+        taken = edit_of(read_report(output, folder.name))
+        with suppress(OSError):
+            if any(taken is None or sha256_of(path) != taken.sha256 for path in foreign_masks(folder)):
+                lost.append(folder.name)
+    return lost
 
 
 def without_networks(plan: Plan, records: Mapping[str, Record], bundle: Bundle) -> Plan:

@@ -13,23 +13,23 @@ from model.hospital.folder import STUDIES
 from model.hospital.pages.page import PDF
 from model.hospital.record_files import make_pdf, make_sr
 from model.hospital.scored_study import ScoredStudy
-from model.hospital.stored_results import DICOM_FILES, PICTURE, SR
+from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, stored_files
 
 LONGEST_REASON = 200  # characters of a library's message
 
 
 def wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT, picture and SR if asked for, and a SEG of the organs
-    that were found; for images none.
+    """The DICOM files to write: for a DICOM study SEG; RTSTRUCT, picture and SR if asked for, now or by the run whose
+    mask is taken; and a SEG of the organs that were found. For images none.
     """
     if not study.headers:
         return []
-    organs = study.result.organs
-    unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
-    unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
-    unwanted |= set() if study.job.options.picture else {PICTURE}
-    unwanted |= set() if study.job.options.sr else {SR}
-    return [name for name in DICOM_FILES if name not in unwanted]
+    options, organs = study.job.options, study.result.organs
+    asked = {"rtstruct.dcm": options.rtstruct, PICTURE: options.picture, SR: options.sr}
+    there = stored_files(study.job)
+    wanted = {name for name, now in asked.items() if now or name in there}
+    wanted |= {"seg.dcm"} | ({"seg-organs.dcm"} if organs is not None and organs.any() else set())
+    return [name for name in DICOM_FILES if name in wanted]
 
 
 def make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:

@@ -16,7 +16,7 @@ from model.hospital.job import Job
 from model.hospital.pages.page import PDF
 from model.hospital.record_files import sr_holds
 from model.hospital.scored_study import ScoredStudy
-from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED
+from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED, stored_files
 from model.hospital.study_dicom import make_dicom, make_record_pdf, reason_of, wanted_dicom
 from model.hospital.study_report import mask_warnings_of, redacted_all, report_of, row_of
 from model.results.lesion_table import (
@@ -41,7 +41,7 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     warnings += study.edited.notes if study.edited else []
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
-    with_pdf = job.options.pdf or (study.stored is not None and (study.stored.path.parent / PDF).is_file())
+    with_pdf = job.options.pdf or PDF in stored_files(job)
     with study_folder(job.output, job.name) as folder:
         with watch.stage("write"):
             copied = _write_files(folder, study)

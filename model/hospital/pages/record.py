@@ -28,7 +28,7 @@ OWN_PLACE = (
 CONVERSION = {"weight_kg": 1.0, "dose_bq": 1e-6, "injection": 1.0, "reference": 1.0, "decay_s": 1.0}
 CONVERSION_NAMES = {"dose_bq": "dose_MBq"}
 NOT_STATED = "not stated"
-GIVEN = "Given by overrides.csv, in place of the header"
+GIVEN = "Given in overrides.csv or as an option"
 
 
 @dataclass(frozen=True, kw_only=True)

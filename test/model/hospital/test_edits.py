@@ -155,6 +155,14 @@ def test_an_edit_stays_and_is_taken_once(results, scored, capsys) -> None:
         score_here(results, "--undo-edits", folder.name)
 
 
+def test_an_edit_whose_images_are_gone_is_named(results, scored, capsys) -> None:
+    folder = study(results, DICOM)
+    shutil.copy(folder / "mask.mha", folder / "mine.mha")
+    words = ["--output", results, "--weights", scored / "tiny", "--device", "cpu", "--recompute"]
+    score_here(scored / "in" / IMAGES, *words)
+    assert f"warning: the edit of {folder.name} is not taken back" in capsys.readouterr().out
+
+
 def test_seg_and_rtstruct_are_matched_by_their_uids(results, scored, tmp_path) -> None:
     folder, (headers, grid) = study(results, DICOM), headers_of(scored)
     edited = sitk.GetArrayFromImage(two_boxes(folder / "mask.mha")).astype(int)
