@@ -258,7 +258,7 @@ def test_rules_make_new_tables_and_a_new_seg_without_a_network_and_the_networks_
         network = sitk.ReadImage(str(folder / "network-mask.mha"))
         assert sitk.GetArrayFromImage(network).tobytes() == mask != mask_of(output)
         assert uids_of(output)["seg.dcm"] != uids["seg.dcm"]
-        assert ("dropped by rules" in (output / "report.html").read_text()) == (not kept)
+        assert ("left out (" in (output / "report.html").read_text()) == (not kept)
         assert "the networks drew 1 lesions" in (output / "report.html").read_text()
         assert "1 done before, 0 to do" in score(*asked, *options).stdout
     again = score(*asked)

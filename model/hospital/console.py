@@ -69,7 +69,7 @@ def print_dry_run(plan: Plan, options: Namespace) -> None:
     """What --dry-run prints: every study, its files and picks, and what cannot be scored."""
     print_plan(plan, options.truth is not None)
     if not (options.output / SALT).is_file():
-        say("names that begin with s- are for this list alone; a run gives others, which keys.csv explains", sys.stdout)
+        say("these names end in digits for this list alone; a run gives others, which keys.csv explains", sys.stdout)
     for name, job in plan.jobs.items():
         entry = job.entry
         source = f"  {entry.source}" if options.names else ""
@@ -106,4 +106,4 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"
     dropped = record.row.get("dropped_lesions", 0) if record.row else 0
-    say(f"{place} {record.study}: {outcome}{f', {dropped} dropped by rules' if dropped else ''}", sys.stdout)
+    say(f"{place} {record.study}: {outcome}{f', {dropped} left out' if dropped else ''}", sys.stdout)

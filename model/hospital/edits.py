@@ -24,7 +24,8 @@ from model.hospital.journal import DONE, Record
 from model.hospital.names import digest_in, is_name
 from model.hospital.overrides import studies_meant
 from model.hospital.plan import Plan, earlier_result, folders_by_digest, is_done, read_result
-from model.hospital.stored_results import edited_key_of, mask_hash, read_report
+from model.hospital.result_keys import edited_key_of
+from model.hospital.stored_results import mask_hash, read_report
 from model.results.lesion_rules import found_numbers
 from model.study.masks import read_drawn
 from model.terminal import say

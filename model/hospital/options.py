@@ -9,16 +9,13 @@ from model import RESEARCH, __version__
 from model.bundle.choice_options import add_choice_options, check_choice_options
 from model.bundle.settings import METHODS
 from model.errors import ConfigError
-from model.hospital.cluster import Cluster
+from model.hospital.cluster_options import add_cluster_options, cluster_of
 from model.hospital.edit_options import add_edit_options, asks_for_edits, wanted_edits
 from model.hospital.last_run import last_options
+from model.hospital.output_options import add_output_options, add_truth_options
 from model.hospital.pacs.settings import add_pacs_options, listening_of
-from model.results.metrics import CONVENTIONS
 from model.results.reference_options import add_sphere_options
 from model.results.rule_options import add_rule_options, check_rule_options
-
-MASK_ENDINGS = {"mha": ".mha", "nifti": ".nii.gz"}
-BESIDE = Path()  # --truth without a folder: the masks lie beside the studies
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -64,13 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_folders(parser)
     _add_networks(parser)
     _add_input(parser)
-    _add_outputs(parser)
+    add_output_options(parser)
     add_rule_options(parser.add_argument_group("what is no lesion, and how lesions are drawn"))
     add_edit_options(parser.add_argument_group("edits by hand"))
     add_sphere_options(parser.add_argument_group("what lesions are compared with"))
-    _add_truth(parser)
+    add_truth_options(parser)
     add_pacs_options(parser.add_argument_group("PACS (see docs/hospital.md)"))
-    _add_cluster(parser)
+    add_cluster_options(parser)
     _add_behaviour(parser)
     return parser
 
@@ -95,19 +92,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("STUDIES is missing; give the folder that holds the studies, or --listen PORT")
     else:
         options.studies = Path(os.path.abspath(options.studies))
-    tls = [options.tls_ca, options.tls_cert, options.tls_key]
-    if any(tls) and not all(tls):
-        raise ConfigError("--tls-ca, --tls-cert and --tls-key go together; give all three or none")
-    if not 0 <= options.slurm <= 1000:
-        raise ConfigError(f"--slurm must be 0 to 1000 jobs, got {options.slurm}")
-    options.workers = None
-    if options.cluster or options.slurm:
-        options.workers = Cluster(
-            address=options.cluster,
-            slurm=options.slurm,
-            tls=tuple(tls) if all(tls) else None,
-            dashboard=options.dashboard,
-        )
+    options.workers = cluster_of(options)
     if options.studies and options.studies.resolve() == options.output.resolve():
         raise ConfigError(f"--output is the folder of studies, '{options.studies}'; give another one")
 
@@ -178,110 +163,6 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         "liver_sphere, blood_sphere (as the options), liver_mask, blood_mask (files) (default: STUDIES/overrides.csv "
         "if there is one; cost: the studies whose line changed are scored anew)",
     )
-
-
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("outputs").add_argument
-    add(
-        "--format",
-        default="mha",
-        choices=tuple(MASK_ENDINGS),
-        help="format of masks and maps: mha, or nifti (.nii.gz) (default: mha; cost: none)",
-    )
-    add(
-        "--rtstruct",
-        action="store_true",
-        help="also write an RT Structure Set for studies that came as DICOM (default: no; cost: under a second)",
-    )
-    add(
-        "--picture",
-        action="store_true",
-        help="also write the picture as a DICOM Secondary Capture, picture.dcm, for studies that came as DICOM "
-        "(default: no; cost: under a second, some MB a study)",
-    )
-    add(
-        "--sr",
-        action="store_true",
-        help="also write every lesion's measurements as DICOM SR (TID 1500) for studies that came as DICOM (default: "
-        "no; cost: seconds, ten with hundreds of lesions)",
-    )
-    add(
-        "--pdf",
-        action="store_true",
-        help="also write report.pdf, a page of each study for the record (default: no; cost: a second or two)",
-    )
-    add(
-        "--disagreement",
-        action="store_true",
-        help="also write how far the networks disagree, as the standard deviation of their lesion probabilities, 0 "
-        "to 0.5; needs a bundle with two or more voting networks (default: no; cost: 12 bytes of memory a voxel)",
-    )
-    add(
-        "--organs",
-        action="store_true",
-        help="also find the organs that the bundle's networks know besides lesions: organs.mha (or .nii.gz) and, for "
-        "DICOM, seg-organs.dcm for each study, the organs' SUV in report.json, report.html and organs.csv; needs "
-        "networks with an organ head (default: no; cost: 4 bytes of memory a class and voxel of the network, 44 with "
-        "eleven classes, and on a CPU as much again where networks are averaged)",
-    )
-    add(
-        "--compare-dates",
-        action="store_true",
-        help="also compare the dates of patients with two studies or more, each date with the next and the first with "
-        "the last: their CTs are laid onto each other, lesions are matched, and patients.html, patients.csv and "
-        "patients_lesions.csv say what is new, gone, grown or shrunk (default: no; cost: about 20 s of one core "
-        "and 0.8 GB of memory a pair)",
-    )
-    add(
-        "--names",
-        action="store_true",
-        help="call studies by the patient's and the folder's name, and let messages name files (default: no, by a "
-        "salted hash that RESULTS/keys.csv maps back; cost: privacy)",
-    )
-
-
-def _add_truth(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("comparison").add_argument
-    add(
-        "--truth",
-        nargs="?",
-        type=Path,
-        const=BESIDE,
-        metavar="FOLDER",
-        help="compare with masks: those in FOLDER under the study's path, SEG and RTSTRUCT that refer to the study, "
-        "or, without FOLDER, masks beside the images or in the CSV (default: no; cost: a second or two a study)",
-    )
-    add(
-        "--convention",
-        default="autopet_1_2",
-        choices=tuple(CONVENTIONS),
-        help="what empty masks score with --truth, by autoPET's edition (default: autopet_1_2; cost: none)",
-    )
-
-
-def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("other machines").add_argument
-    add(
-        "--cluster",
-        metavar="ADDRESS",
-        help="score on the workers of the dask scheduler at tcp://... or tls://...; see docs/cluster.md (default: no, "
-        "this machine alone and no network; cost: studies and results on a share that all workers see)",
-    )
-    add(
-        "--slurm",
-        type=int,
-        default=0,
-        metavar="JOBS",
-        help="score on this many SLURM jobs, one worker each (default: no)",
-    )
-    for what in ("ca", "cert", "key"):
-        add(
-            f"--tls-{what}",
-            type=Path,
-            metavar="PEM",
-            help="with --listen or --cluster tls://...: certificate authority, certificate, key (default: no)",
-        )
-    add("--dashboard", action="store_true", help="with --slurm: dask's dashboard on port 8787 (default: no)")
 
 
 def _add_behaviour(parser: argparse.ArgumentParser) -> None:

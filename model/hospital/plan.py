@@ -22,7 +22,8 @@ from model.hospital.names import (
     names_by_files,
     patients_by_digest,
 )
-from model.hospital.stored_results import UNFINISHED, precision_in, read_report, usable_mask, with_keys
+from model.hospital.result_keys import with_keys
+from model.hospital.stored_results import UNFINISHED, precision_in, read_report, usable_mask
 
 OTHER_WEIGHTS = (
     "scored by an earlier run with other weights, folds or mirroring than the last run's (report.json says which)"

@@ -21,7 +21,6 @@ from model.hospital.job import Job
 from model.hospital.pages.record import Subject, record_pdf
 from model.hospital.stored_results import SR
 
-PDF = "report.pdf"
 SEG = "seg.dcm"
 
 

@@ -35,11 +35,11 @@ from model.hospital.job import Job, Options, Setup
 from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
-from model.hospital.options import BESIDE, MASK_ENDINGS
+from model.hospital.output_options import BESIDE, MASK_ENDINGS
 from model.hospital.overrides import OVERRIDES, lines_of_others, with_overrides, with_spheres
 from model.hospital.pacs.inbox import is_inbox
-from model.hospital.pages.page import About
-from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
+from model.hospital.pages.page import PATIENTS_HTML, About
+from model.hospital.pages.patients import PATIENTS, write_patients
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
@@ -138,8 +138,12 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
             f"{failed} of {len(plan.jobs) + plan.unscorable_count} studies could not be scored; "
             f"'{options.output / 'failures.csv'}' says why"
         )
-    if options.compare_dates:
-        not_done += compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+    linked = (options.output / PATIENTS_HTML).is_file()
+    if options.compare_dates or linked:  # an earlier page would tell of lesions that are no longer so
+        not_compared = compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+        not_done += not_compared if options.compare_dates else []
+    if options.compare_dates and not linked:
+        write_tables()  # report.html names the page where there is one
     say(f"results: {options.output / 'report.html'}", sys.stdout)
     return "; ".join(not_done)
 
@@ -153,9 +157,13 @@ def compare(
     lock: int | None,
     about: About,
 ) -> list[str]:
-    """Compare the dates of patients with several. Returns what could not be done, in words. Raises OutputError."""
+    """Compare the dates of patients with several; without --compare-dates list only what is compared already.
+
+    Returns what is not compared, in words. Raises OutputError.
+    """
     jobs = [job for name, job in plan.jobs.items() if name in records and records[name].state == DONE]
-    comparisons, why = compare_dates(jobs, options.output, read_salt(options.output), bundle, setup, lock)
+    now = setup if options.compare_dates else None
+    comparisons, why = compare_dates(jobs, options.output, read_salt(options.output), bundle, now, lock)
     write_patients(options.output, comparisons, why, about)
     say(f"two dates: {options.output / PATIENTS_HTML}", sys.stdout)
     failed = sum(any(one.failure) for one in comparisons)

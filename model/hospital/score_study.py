@@ -22,8 +22,9 @@ from model.hospital.entry_reading import read_entry
 from model.hospital.given import unused_warnings
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
+from model.hospital.scored_study import ScoredStudy
 from model.hospital.stored_results import SR, StoredMask, read_stored, stored_files
-from model.hospital.study_results import ScoredStudy, write_study
+from model.hospital.study_results import write_study
 from model.inference.device import Device
 from model.inference.options import SegmentOptions
 from model.inference.pace import TimeEstimate

@@ -27,7 +27,7 @@ from model.errors import CaseError, LesionError, shown, split_remedy
 from model.hospital.job import ESTIMATE, Job, Setup, job_from, setup_from
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.names import redacted
-from model.hospital.stored_results import with_keys
+from model.hospital.result_keys import with_keys
 
 if TYPE_CHECKING:  # torch is imported only after main listens to standard input
     from model.hospital.score_study import Loaded

@@ -5,6 +5,7 @@
 Prints a line for each planted lesion, then how many were found as planted, by change, and what else was found.
 """
 
+import argparse
 import csv
 import json
 import sys
@@ -20,7 +21,11 @@ NEAR_MM = 12.0  # between the centre of what was found and of what was planted
 
 
 def main() -> int:
-    studies, output = map(Path, sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path, help="what make_dicom_studies --two-dates wrote")
+    parser.add_argument("results", type=Path, help="what score.py made of it with --compare-dates")
+    options = parser.parse_args()
+    studies, output = options.studies, options.results
     keys = {row["study"]: row["patient_id"] for row in _rows(output / "keys.csv")}
     rows = _rows(output / "patients_lesions.csv")
     planted = [one for one in read_planted(studies.with_name(f"{studies.name}-truth") / "lesions.csv")]

@@ -28,7 +28,10 @@ ROLES = {  # change: the lesion's volume at the two dates, as a share of what wa
     "new": (0.0, 1.0, 1.0),
 }
 APART_MM = 25.0  # between the surfaces of two lesions, so that neither is taken for the other
-VOLUME_ML = (2.0, 40.0)
+# Lesions are large, hot, and above the diaphragm, where little else takes up FDG: so weak weights find them.
+VOLUME_ML = (12.0, 40.0)  # as drawn
+LEAST_SUV = 14.0
+LOWEST = 430.0  # height in body coordinates
 COARSE_MM = 8.0  # voxels of the movement, which is smooth
 
 
@@ -126,8 +129,9 @@ def _apart(
         diagnosis = ("melanoma", "lymphoma", "lung cancer")[int(rng.integers(3))]
         for lesion, cloud in draw_lesions(rng, frame, labels, suv, diagnosis):
             inner = VOLUME_ML[0] <= lesion.volume_ml <= VOLUME_ML[1]
-            if inner and lesion.suv > 4 and all(_gap_mm(cloud, other) > APART_MM for _, other in kept):
-                kept.append((lesion, cloud))
+            inner = inner and lesion.centre_mm[2] > height_mm(frame, LOWEST)
+            if inner and all(_gap_mm(cloud, other) > APART_MM for _, other in kept):
+                kept.append((replace(lesion, suv=max(lesion.suv, LEAST_SUV)), cloud))
     return kept[:count]
 
 

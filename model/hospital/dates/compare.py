@@ -9,6 +9,7 @@ from typing import Any
 from model.bundle.manifest import Bundle
 from model.errors import CaseError, split_remedy
 from model.hospital.dates.change import Response, lesion_rows, response, total_row, totals_of
+from model.hospital.dates.comparable import why_not_comparable
 from model.hospital.dates.stored_pairs import (
     earlier_pairs,
     is_compared,
@@ -19,10 +20,12 @@ from model.hospital.dates.stored_pairs import (
 )
 from model.hospital.dates.studies import DatePair, dated, pairs_of
 from model.hospital.job import Job, PairJob, Setup
+from model.hospital.stored_results import read_report
 from model.hospital.worker_process import Died, TookTooLong, WorkerProcess
 from model.terminal import counted, say
 
 MODULE = "model.hospital.dates.worker"
+NOT_NOW = ("not compared since the lesions of a date changed, or not yet", "run the same command with --compare-dates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +52,13 @@ class ComparedDates:
 
 
 def compare_dates(
-    jobs: Iterable[Job], output: Path, salt: bytes, bundle: Bundle, setup: Setup, lock: int | None
+    jobs: Iterable[Job], output: Path, salt: bytes, bundle: Bundle, setup: Setup | None, lock: int | None
 ) -> tuple[list[ComparedDates], dict[str, str]]:
     """Compare what is not compared yet. Returns every pair of the results folder, and, by study, why it is in none.
 
     jobs: the studies that are scored. A pair that fails is a failure among the others, and is tried again in the next
-    run. Raises the errors that a scoring process starts with.
+    run. setup: of the comparing process; without one nothing is compared, and what would be to do is a failure. Raises
+    the errors that a scoring process starts with.
     """
     jobs = list(jobs)
     studies, why = dated(jobs, salt)
@@ -63,13 +67,14 @@ def compare_dates(
     pair_jobs = [_job_of(pair, bundle) for pair in pairs]
     known = {job.name: job for job in pair_jobs if isinstance(job, PairJob)}
     todo = {name: job for name, job in known.items() if not is_compared(job, output)}
+    what = "do" if setup or not todo else "compare by --compare-dates"
     say(
         f"two dates: {counted(len(by_patient), 'patient')} with two dates or more, {counted(len(pairs), 'pair')}: "
-        f"{len(known) - len(todo)} compared before, {len(todo)} to do",
+        f"{len(known) - len(todo)} compared before, {len(todo)} to {what}",
         sys.stdout,
     )
-    failed: dict[str, tuple[str, str]] = {}
-    if todo:
+    failed: dict[str, tuple[str, str]] = {} if setup else dict.fromkeys(todo, NOT_NOW)
+    if todo and setup:
         with WorkerProcess(setup, lock, module=MODULE) as process:
             for number, (name, job) in enumerate(todo.items(), start=1):
                 if failure := _failure_of(process, job):
@@ -121,6 +126,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
     if content is None:
         return ComparedDates(**about, failure=("its files are gone", "run the same command again"), warnings=notes)
     tables = [lesions_of(output, about[side]) for side in ("first", "second")]
+    reports = read_report(output, about["first"]), read_report(output, about["second"])
     rows = lesion_rows(matches_in(content), tables[0]["lesions"], tables[1]["lesions"])
     totals = total_row(*map(totals_of, tables))
     return ComparedDates(
@@ -131,7 +137,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
         totals=totals,
         lesions=tuple(rows),
         response=response(rows, totals),
-        warnings=(*notes, *content["warnings"]),
+        warnings=(*notes, *content["warnings"], *why_not_comparable(reports)),
     )
 
 

@@ -22,58 +22,23 @@ from model import RESEARCH, __version__
 from model.errors import shown
 from model.hospital.folder import STUDIES
 from model.hospital.pages.tables import Failure, split_passed_over
+from model.hospital.pages.words import Column, columns
 from model.results.writing import write_bytes
 from model.whole import Staging
 
-HTML = "report.html"
+HTML, PATIENTS_HTML, PDF = "report.html", "patients.html", "report.pdf"
 HERE = Path(__file__).parent
 BINS_ML = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # lower edges of the histogram, about even on a log scale
 LONGEST_BAR_PERCENT = 42  # of the figure's width: leaves space for the names and the counts
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers: the key in a study's row, the title, and digits after the point."""
-
-    name: str
-    title: str
-    digits: int
-
-
-COLUMNS = (
-    Column("lesions", "Lesions", 0),
-    Column("mtv_ml", "MTV (ml)", 1),
-    Column("tlg_suv_ml", "TLG (SUV ml)", 0),
-    Column("suv_max", "SUVmax", 1),
-    Column("suv_peak", "SUVpeak", 1),
-    Column("dmax_mm", "Dmax (mm)", 0),
-)
-TRUTH_COLUMNS = (
-    Column("dice", "Dice", 3),
-    Column("fpv_ml", "FPV (ml)", 1),
-    Column("fnv_ml", "FNV (ml)", 1),
-    Column("mtv_true_ml", "MTV, truth (ml)", 1),
-)
-MORE_COLUMNS = (
-    Column("sul_peak", "SULpeak", 1),
-    Column("suv_peak_to_liver", "SUVpeak / liver", 2),
-    Column("suv_peak_to_blood", "SUVpeak / blood", 2),
-    Column("dmax_over_bsa_per_m", "Dmax / body surface (1/m)", 2),
-    Column("dropped_lesions", "Dropped", 0),
+COLUMNS = columns(lesions=0, mtv_ml=1, tlg_suv_ml=0, suv_max=1, suv_peak=1, dmax_mm=0)
+TRUTH_COLUMNS = columns(dice=3, fpv_ml=1, fnv_ml=1, mtv_true_ml=1)
+MORE_COLUMNS = columns(
+    sul_peak=1, suv_peak_to_liver=2, suv_peak_to_blood=2, dmax_over_bsa_per_m=2, dropped_lesions=0
 )  # each is shown if a study has it
-DROPPED_COLUMNS = (
-    Column("number", "Lesion", 0),
-    Column("volume_ml", "Volume (ml)", 2),
-    Column("suv_max", "SUVmax", 2),
-)
-ORGAN_COLUMNS = (
-    Column("volume_ml", "Volume (ml)", 1),
-    Column("lesion_ml", "of it lesion (ml)", 1),
-    Column("suv_mean", "SUVmean", 2),
-    Column("suv_sd", "SD", 2),
-    Column("suv_median", "median", 2),
-    Column("suv_max", "SUVmax", 1),
-)
+DROPPED_COLUMNS = columns(number=0, volume_ml=2, suv_max=2)
+ORGAN_COLUMNS = columns(volume_ml=1, lesion_ml=1, suv_mean=2, suv_sd=2, suv_median=2, suv_max=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +106,9 @@ def html_report(
         organ_columns=ORGAN_COLUMNS,
         dropped_columns=DROPPED_COLUMNS,
         studies=STUDIES,
+        patients=PATIENTS_HTML if (output / PATIENTS_HTML).is_file() else "",
+        record=PDF,
+        has_record=lambda study: (output / STUDIES / study / PDF).is_file(),
         picture_of=lambda study: picture_in_page(output / STUDIES / study / "thumbnail.png"),
     )
 
@@ -163,6 +131,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits: f"{value:,.{digits}f}"
+    environment.filters["percent"] = lambda value: f"{round(value):+,} %" if round(value) else "0 %"
     return environment.get_template(name)
 
 
@@ -175,7 +144,10 @@ def _readable(value: Any) -> Any:
 def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, waiting: int) -> list[Card]:
     volumes_ml = [float(row["mtv_ml"]) for row in rows if row["lesions"]]
     warned = sum(bool(row["warnings"]) for row in rows)
-    cards = [Card("", str(len(rows)), "studies scored"), Card("bad" if failed else "", str(failed), "not scored")]
+    cards = [
+        Card("", str(len(rows)), "study scored" if len(rows) == 1 else "studies scored"),
+        Card("bad" if failed else "", str(failed), "not scored"),
+    ]
     if waiting:
         cards.append(Card("warn", str(waiting), "still to do"))
     cards.append(Card("warn" if warned else "", str(warned), "with warnings"))
@@ -193,8 +165,8 @@ def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, wai
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> list[Bar]:
-    """How many studies have no lesion, and how many an MTV in each class of `BINS_ML`. No bars without a study."""
-    if not rows:
+    """How many studies have no lesion, and how many an MTV in each class of `BINS_ML`. No bars for a single study."""
+    if len(rows) < 2:
         return []
     volumes_ml = [row["mtv_ml"] for row in rows if row["lesions"]]
     counts = {"no lesion": len(rows) - len(volumes_ml)}

@@ -11,21 +11,25 @@ from model.hospital.dates.change import BEYOND, GONE, GROWN, MEANING, MEASURES, 
 from model.hospital.dates.compare import ComparedDates
 from model.hospital.dates.stored_pairs import PICTURE, SMALL_PICTURE
 from model.hospital.folder import COMPARISONS, STUDIES
-from model.hospital.pages.page import HERE, HTML, About, Column, picture_in_page, policy_hash, template, write_page
+from model.hospital.pages.page import (
+    HERE,
+    HTML,
+    PATIENTS_HTML,
+    About,
+    picture_in_page,
+    policy_hash,
+    template,
+    write_page,
+)
+from model.hospital.pages.words import columns
 from model.results.lesion_table import csv_text
 from model.results.writing import write_bytes
 from model.whole import Staging
 
-PATIENTS, PATIENTS_LESIONS, PATIENTS_HTML = "patients.csv", "patients_lesions.csv", "patients.html"
+PATIENTS, PATIENTS_LESIONS = "patients.csv", "patients_lesions.csv"
 CHANGES = (NEW, GONE, GROWN, SHRUNK, UNCHANGED, BEYOND)
-SHOWN = (
-    Column("volume_ml", "Volume (ml)", 1),
-    Column("tlg_suv_ml", "TLG (SUV ml)", 0),
-    Column("suv_max", "SUVmax", 1),
-    Column("suv_peak", "SUVpeak", 1),
-    Column("sul_peak", "SULpeak", 1),
-)
-SHOWN_TOTALS = (Column("lesions", "Lesions", 0), Column("mtv_ml", "MTV (ml)", 1), *SHOWN[1:])
+SHOWN = columns(volume_ml=1, tlg_suv_ml=0, suv_max=1, suv_peak=1, sul_peak=1)
+SHOWN_TOTALS = (*columns(lesions=0, mtv_ml=1), *SHOWN[1:])
 
 
 def write_patients(output: Path, comparisons: Sequence[ComparedDates], why: Mapping[str, str], about: About) -> None:
@@ -62,6 +66,7 @@ def html_patients(
     for one in comparisons:
         patients.setdefault(one.patient, []).append(one)
     known = {column.name for column in SHOWN if any(_has(one, column.name) for one in comparisons)}
+    known -= {"suv_peak"} if "sul_peak" in known else set()  # the response goes by SULpeak, and a page is only so wide
     return template("patients.html.j2").generate(
         css=Markup(css),
         css_hash=policy_hash(css),

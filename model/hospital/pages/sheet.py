@@ -22,7 +22,7 @@ OTHERS = ("DroidSansFallbackFull", "NanumGothicCoding")  # read only where a let
 MARGIN_MM, WIDTH_MM = 15.0, 180.0
 BAND_MM, GAP_BELOW_MM = 9.0, 4.0  # of the notice
 INK, GREY, RED = (29, 39, 51), (91, 104, 120), (122, 21, 18)
-LABEL_MM = 27.0
+LABEL_MM, WIDE_LABEL_MM = 27.0, 42.0  # of labels beside the picture, and on a whole line
 BODY = 8.5  # points
 LINE = 1.25  # height of a line, in heights of its letters
 MM_PER_POINT = 25.4 / 72
@@ -111,14 +111,15 @@ class Sheet(FPDF):
         colour: tuple[int, int, int] = INK,
     ) -> None:
         """Labels and what they say, one below the other."""
+        label_mm = WIDE_LABEL_MM if width == WIDTH_MM else LABEL_MM
         for label, words in rows:
             if self.will_page_break(2 * points * LINE * MM_PER_POINT):
                 self.add_page()
             top, page = self.get_y(), self.page
-            self._write(label, LABEL_MM, points, colour=GREY)
+            self._write(label, label_mm, points, colour=GREY)
             bottom = self.get_y()
-            self.set_xy(MARGIN_MM + LABEL_MM, top)
-            self._write(words, width - LABEL_MM, points, colour=colour)
+            self.set_xy(MARGIN_MM + label_mm, top)
+            self._write(words, width - label_mm, points, colour=colour)
             self.set_xy(MARGIN_MM, max(self.get_y(), bottom) if self.page == page else self.get_y())
 
     def _write(

@@ -1,5 +1,6 @@
 """The names and values of tables in words for a page: the unit of a name is at its end, as in volume_ml."""
 
+from dataclasses import dataclass
 from typing import Any
 
 TITLES = {
@@ -19,10 +20,37 @@ TITLES = {
     "long_diameter_mm": "Diameter (mm)",
     "fpv_ml": "FPV (ml)",
     "fnv_ml": "FNV (ml)",
+    "mtv_true_ml": "MTV, truth (ml)",
+    "sul_max": "SULmax",
+    "sul_mean": "SULmean",
+    "sul_peak": "SULpeak",
+    "sul_peak_james": "SULpeak (James)",
+    "suv_peak_to_liver": "SUVpeak / liver",
+    "suv_peak_to_blood": "SUVpeak / blood",
+    "dmax_over_bsa_per_m": "Dmax / body surface (1/m)",
+    "dropped_lesions": "Dropped",
+    "lesion_ml": "of it lesion (ml)",
 }
 UNITS = ("ml", "mm", "cm", "m", "m2", "kg", "s", "percent", "MBq", "g")
 CAPITALS = {word.lower(): word for word in ("SUV", "SUL", "MTV", "TLG", "PET", "CT", "SD", "BSA", "PERCIST", "James")}
 NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers on a page: the key in a row, and digits after the point."""
+
+    name: str
+    digits: int
+
+    @property
+    def title(self) -> str:
+        return title_of(self.name)
+
+
+def columns(**digits: int) -> tuple[Column, ...]:
+    """Columns of these names, in this order."""
+    return tuple(Column(name, number) for name, number in digits.items())
 
 
 def title_of(name: str) -> str:

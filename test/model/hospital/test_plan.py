@@ -13,7 +13,7 @@ from model.hospital.job import Options
 from model.hospital.journal import DONE, FAILED, Record, stat_of
 from model.hospital.names import name_of
 from model.hospital.plan import OTHER_WEIGHTS, make_plan, with_precision
-from model.hospital.stored_results import with_keys
+from model.hospital.result_keys import with_keys
 
 SALT = b"salt"
 

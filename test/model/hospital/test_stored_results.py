@@ -18,7 +18,8 @@ from model.bundle.settings import Limits
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options, job_from, to_json
 from model.hospital.journal import contents_of, stat_of
-from model.hospital.stored_results import key_of, mask_hash, mask_key_of, precision_in, read_stored, usable_mask
+from model.hospital.result_keys import key_of, mask_key_of
+from model.hospital.stored_results import mask_hash, precision_in, read_stored, usable_mask
 from model.results.organs import labels_hash
 from model.results.rule_options import LesionRules
 from model.schema import build, to_plain
@@ -160,7 +161,7 @@ def test_a_masks_key_holds_what_decides_the_mask_and_no_option_that_adds_outputs
 
 def test_a_masks_key_is_the_one_that_older_versions_made(monkeypatch) -> None:
     """Written down from the version in which limits were dataclasses; a whole number in a manifest stays one."""
-    monkeypatch.setattr("model.hospital.stored_results.__version__", "1.0.0")
+    monkeypatch.setattr("model.hospital.result_keys.__version__", "1.0.0")
     entry = Entry(identity="images:a:a", source=Path("a"), kind="images", pet=(Path("p"),), ct=(Path("c"),))
     bundle = SimpleNamespace(sha256="0" * 64, manifest=SimpleNamespace(method="eoa"), changes=())
     moved = build(Limits, {"pet_max_suv": 2000, "ct_max_hu": 3071.0}, "limits")

@@ -10,12 +10,12 @@ import SimpleITK as sitk
 from tiny_batches import dicom_studies
 
 from model.bundle.manifest import load_bundle
-from model.hospital import record_files, study_results
+from model.hospital import record_files, study_dicom, study_results
 from model.hospital.find.tree import find_studies
 from model.hospital.job import Job, Options, Setup
 from model.hospital.plan import make_plan
 from model.hospital.queue import record_of
-from model.hospital.stored_results import with_keys
+from model.hospital.result_keys import with_keys
 from model.hospital.worker import Scorer
 from model.networks import weights
 from model.results.rule_options import LesionRules
@@ -75,7 +75,7 @@ def test_the_mask_is_there_before_the_seg_is_made_and_stays(tiny_bundle, tmp_pat
         assert there == {"mask.mha", "lesions.csv", "lesions.json", "preview.png", "thumbnail.png", "report.json"}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study_results, "dicom_seg", dies)
+    monkeypatch.setattr(study_dicom, "dicom_seg", dies)
     with pytest.raises(KeyboardInterrupt):
         Scorer(setup).answer(job, None)
     monkeypatch.undo()

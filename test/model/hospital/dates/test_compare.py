@@ -121,6 +121,8 @@ def test_a_pair_is_compared_again_only_when_its_lesions_change(patient, bundle) 
     image[36:39, 20:23, 40:43] = 0  # the second lesion was dropped
     sitk.WriteImage(image, str(mask))
     table.write_text(json.dumps(content | {"lesions": content["lesions"][:1]}))
+    comparisons, _ = compare_dates(patient, patient[0].output, b"salt", bundle, None, None)
+    assert SameProcess.asked == 1 and comparisons[0].failure[1].endswith("with --compare-dates")
     comparisons, _ = run(patient, bundle)
     assert SameProcess.asked == 2
     assert [row["change"] for row in comparisons[0].lesions] == ["grown", "new"]

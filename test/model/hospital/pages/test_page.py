@@ -72,6 +72,16 @@ class Tags(HTMLParser):
         self.text += data
 
 
+def test_the_page_leads_to_the_page_of_patients_and_to_report_pdf_where_they_are(tmp_path) -> None:
+    (tmp_path / "studies/s-0002").mkdir(parents=True)
+    rows = [row(1), row(2)]
+    none = {href for _, tag in Tags(page_of(rows, [], tmp_path, ABOUT)).tags if (href := tag.get("href", ""))}
+    for file in ("patients.html", "studies/s-0002/report.pdf"):
+        (tmp_path / file).touch()
+    both = {href for _, tag in Tags(page_of(rows, [], tmp_path, ABOUT)).tags if (href := tag.get("href", ""))}
+    assert both - none == {"patients.html", "studies/s-0002/report.pdf"}
+
+
 @pytest.mark.parametrize(
     "evil",
     [
@@ -263,6 +273,6 @@ def test_rules_overrides_and_later_numbers_are_shown_only_where_a_study_has_them
     ruled = {"rules": "in_air", "found_lesions": 2, "found_mtv_ml": 3.25, "dropped_lesions": 1, "dropped_ml": 0.25}
     more = ruled | {"dropped": dropped, "given": {"height_m": 1.8}, "percist_measurable": "no", "sul_peak": 4.25}
     plain, full = page_of([row(1)], [], tmp_path, ABOUT), page_of([row(1), row(2, **more)], [], tmp_path, ABOUT)
-    for words in ("SULpeak", "dropped by rules (1 of 2, 0.25 ml)", "given: height_m 1.8", "rules: in_air"):
+    for words in ("SULpeak", "left out (1 of 2, 0.25 ml)", "given: height_m 1.8", "rules: in_air"):
         assert words in full and words not in plain
     assert "in air: &lt;b&gt;" in full and "measurable by PERCIST: no" in full and "SUVpeak / liver" not in full
