@@ -15,9 +15,11 @@ from pydicom.dataset import FileDataset
 
 from model.dicom.elements import UNREADABLE, text
 from model.dicom.sr import MeasuredLesions, dicom_sr, sr_uid
-from model.errors import CaseError
+from model.errors import CaseError, OutputError
+from model.hospital.dates.header import names_nobody
 from model.hospital.folder import STUDIES
 from model.hospital.job import Job
+from model.hospital.names import patient_name, read_salt
 from model.hospital.pages.record import Subject, record_pdf
 from model.hospital.stored_results import SR
 
@@ -63,12 +65,22 @@ def make_pdf(job: Job, report: bytes, headers: Sequence[FileDataset]) -> bytes:
 def _subject(job: Job, headers: Sequence[FileDataset]) -> Subject:
     """Whose study it is: without --names by hash alone, as a date would identify a patient."""
     if not job.options.named:
-        return Subject(study=job.name)
+        return Subject(study=job.name, patient_hash=_patient_hash(job, headers))
     name, number = (*job.entry.person, "", "")[:2]
     date = ""
     with suppress(CaseError):
         date = text(headers[0], "StudyDate") if headers else ""
     return Subject(study=job.name, named=True, patient=name, patient_id=number, date=date)
+
+
+def _patient_hash(job: Job, headers: Sequence[FileDataset]) -> str:
+    """The patient's salted hash, as in patients.html; "" where no ID is known, or the salt cannot be read."""
+    identity = job.entry.patient
+    with suppress(CaseError, OutputError):
+        if not identity and headers and not names_nobody(stated := text(headers[0], "PatientID").strip()):
+            identity = stated
+        return patient_name(identity, read_salt(job.output)) if identity else ""
+    return ""
 
 
 def _lesions(folder: Path) -> dict[str, Any]:

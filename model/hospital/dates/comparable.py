@@ -22,15 +22,16 @@ def why_not_comparable(reports: tuple[Mapping[str, Any] | None, Mapping[str, Any
             f"at most {UPTAKE_MIN:.0f}"
         )
     livers, factors = zip(*(_liver(report or {}) for report in reports), strict=True)
-    share = percent(*livers)
-    if share is None:
+    if None in livers or not livers[0]:
         return tuple(found)
-    suls = [suv * factor for suv, factor in zip(livers, factors, strict=True) if factor is not None]
-    far = len(suls) == 2 and abs(suls[1] - suls[0]) >= LIVER_SUL
-    if abs(share) > LIVER_PERCENT or far:
+    by_sul = None not in factors
+    means = [suv * factor for suv, factor in zip(livers, factors, strict=True)] if by_sul else livers
+    share = percent(*means)
+    far = by_sul and round(abs(means[1] - means[0]), 6) >= LIVER_SUL
+    if (share is not None and abs(share) > LIVER_PERCENT) or far:
         found.append(
-            f"the liver's mean SUV went from {livers[0]:.2f} to {livers[1]:.2f} ({share:+.0f} %); PERCIST asks for a "
-            f"change of at most {LIVER_PERCENT:.0f} % and of less than SUL {LIVER_SUL}"
+            f"the liver's mean {'SUL' if by_sul else 'SUV'} went from {means[0]:.2f} to {means[1]:.2f} "
+            f"({share:+.0f} %); PERCIST asks for a change of at most {LIVER_PERCENT:.0f} % and of less than SUL {LIVER_SUL}"
         )
     return tuple(found)
 

@@ -1,7 +1,7 @@
 """Compare the dates of every patient with two or more: which pairs there are, which are to do, and their tables."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from model.bundle.manifest import Bundle
 from model.errors import CaseError, split_remedy
 from model.hospital.dates.change import Response, lesion_rows, response, total_row, totals_of
 from model.hospital.dates.comparable import why_not_comparable
+from model.hospital.dates.made_alike import how_made_unlike
 from model.hospital.dates.stored_pairs import (
     earlier_pairs,
     is_compared,
@@ -82,7 +83,8 @@ def compare_dates(
                 outcome = f"NOT COMPARED: {'; '.join(failed[name])}" if name in failed else f"{job.days} days, done"
                 say(f"[{number} of {len(todo)}] {job.first.name} and {job.second.name}: {outcome}", sys.stdout)
     compared = [_comparison(pair, job, failed) for pair, job in zip(pairs, pair_jobs, strict=True)]
-    return compared + _earlier(output, {job.name for job in jobs}), why | unclear
+    labels = {study.patient: study.label for study in studies if study.job.options.named}
+    return compared + _earlier(output, {job.name for job in jobs}, labels), why | unclear
 
 
 def _failure_of(process: WorkerProcess, job: PairJob) -> tuple[str, str] | None:
@@ -137,14 +139,25 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
         totals=totals,
         lesions=tuple(rows),
         response=response(rows, totals),
-        warnings=(*notes, *content["warnings"], *why_not_comparable(reports)),
+        warnings=(*notes, *content["warnings"], *why_not_comparable(reports), *how_made_unlike(reports, rows)),
     )
 
 
-def _earlier(output: Path, found: set[str]) -> list[ComparedDates]:
-    """Pairs of earlier runs over other studies that still hold: they stay in the tables. found: studies of this run."""
+def _earlier(output: Path, found: set[str], labels: Mapping[str, str]) -> list[ComparedDates]:
+    """Pairs of earlier runs over other studies that still hold: they stay in the tables. found: studies of this run.
+    labels: by hash, the patients of this run as they are named, so that a patient has one place on the page.
+    """
     return [
-        _filled(output, folder, {"patient": content["patient"], "first": one, "second": other, "days": content["days"]})
+        _filled(
+            output,
+            folder,
+            {
+                "patient": labels.get(content["patient"], content["patient"]),
+                "first": one,
+                "second": other,
+                "days": content["days"],
+            },
+        )
         for folder, (content, one, other) in earlier_pairs(output).items()
         if not {one, other} <= found
     ]

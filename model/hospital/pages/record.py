@@ -33,13 +33,14 @@ GIVEN = "Given in overrides.csv or as an option"
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Whose study it is. patient, patient_id and date (YYYYMMDD) are shown only if named."""
+    """Whose study it is. patient, patient_id and date (YYYYMMDD) are shown only if named, patient_hash if not."""
 
     study: str
     named: bool = False
     patient: str = ""
     patient_id: str = ""
     date: str = ""
+    patient_hash: str = ""
 
 
 def record_pdf(subject: Subject, report: Mapping[str, Any], lesions: Mapping[str, Any], picture: bytes | None) -> bytes:
@@ -79,7 +80,8 @@ def _place_picture(sheet: Sheet, picture: bytes | None) -> float:
 def _facts(sheet: Sheet, subject: Subject, report: Mapping[str, Any], edited: str, width: float) -> None:
     """Whose study it is, whether it was edited, the totals, and what SUV was made from."""
     hidden = "not shown without --names"
-    rows = [("Study", subject.study), ("Patient", (_name(subject.patient) or NOT_STATED) if subject.named else hidden)]
+    patient = (_name(subject.patient) or NOT_STATED) if subject.named else subject.patient_hash or hidden
+    rows = [("Study", subject.study), ("Patient", patient)]
     rows += [("Patient ID", subject.patient_id or NOT_STATED)] if subject.named else []
     rows += [("Study date", (_date(subject.date) or NOT_STATED) if subject.named else hidden)]
     sheet.pairs(rows, width)

@@ -29,6 +29,7 @@ TITLES = {
     "suv_peak_to_blood": "SUVpeak / blood",
     "dmax_over_bsa_per_m": "Dmax / body surface (1/m)",
     "dropped_lesions": "Dropped",
+    "why": "Not known",
     "lesion_ml": "of it lesion (ml)",
 }
 UNITS = ("ml", "mm", "cm", "m", "m2", "kg", "s", "percent", "MBq", "g")
@@ -82,4 +83,4 @@ def value_words(name: str, value: Any) -> str:
         return "; ".join(f"{title_of(key)}: {value_words(key, item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(value_words(name, item) for item in value) or NOTHING
-    return str(value)
+    return str(value) or NOTHING

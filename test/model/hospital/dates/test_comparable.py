@@ -22,7 +22,7 @@ def report(uptake_min: float | None = 60, liver: float | None = 2.0, correction:
         (report(uptake_min=None), []),
         (report(uptake_min=90, correction="ADMIN"), []),
         (report(liver=2.36), []),  # 18 %, SUL 0.288
-        (report(liver=2.38), ["from 2.00 to 2.38 (+19 %)"]),  # SUL 0.304
+        (report(liver=2.38), ["SUL went from 1.60 to 1.90 (+19 %)"]),  # SUL 0.304
         (report(liver=None), []),
         (report(uptake_min=100, liver=1.5), ["differ by 40 min", "(-25 %)"]),
     ],

@@ -55,8 +55,12 @@ def test_a_page_has_what_the_record_needs_and_without_names_no_patient() -> None
         assert words in page, words
     for words in ("350.0", "10:00:00", "ab" * 32, "cd" * 32, "01" * 32, "23" * 32, "CC BY 4.0", "torch 2.13.0"):
         assert words in page, words
-    (hidden,) = texts(record_pdf(Subject(study=STUDY, **whose), REPORT, lesions(0), None))
-    assert not any(words in hidden for words in ("Doe", "ID-7", "2024")) and "No lesion was found." in hidden
+    (hidden,) = texts(record_pdf(Subject(study=STUDY, patient_hash="p-7", **whose), REPORT, lesions(0), None))
+    assert (
+        "p-7" in hidden
+        and not any(words in hidden for words in ("Doe", "ID-7", "2024"))
+        and "No lesion was found." in hidden
+    )
 
 
 def test_a_long_table_goes_on_under_its_heading_and_every_page_says_research_use() -> None:
