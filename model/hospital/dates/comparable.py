@@ -31,7 +31,8 @@ def why_not_comparable(reports: tuple[Mapping[str, Any] | None, Mapping[str, Any
     if (share is not None and abs(share) > LIVER_PERCENT) or far:
         found.append(
             f"the liver's mean {'SUL' if by_sul else 'SUV'} went from {means[0]:.2f} to {means[1]:.2f} "
-            f"({share:+.0f} %); PERCIST asks for a change of at most {LIVER_PERCENT:.0f} % and of less than SUL {LIVER_SUL}"
+            f"({share:+.0f} %); PERCIST asks for a change of at most {LIVER_PERCENT:.0f} % and of less than SUL "
+            f"{LIVER_SUL}"
         )
     return tuple(found)
 

@@ -14,7 +14,7 @@ Reports = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
 
 
 def how_made_unlike(reports: Reports, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """A warning for each thing in which they differ. reports: report.json of both; rows: of the lesions that matched."""
+    """A warning for each thing in which they differ. reports: report.json of both; rows: one for each match."""
     both = [report or {} for report in reports]
     return tuple(filter(None, (_weights(both), _rules(both), _edits(both), _left_out(both, rows), _heights(both))))
 
@@ -54,11 +54,10 @@ def _left_out(both: Sequence[Mapping[str, Any]], rows: Iterable[Mapping[str, Any
 
 def _heights(both: Sequence[Mapping[str, Any]]) -> str:
     heights = [((one.get("numbers") or {}).get("patient") or {}).get("height_m") for one in both]
-    if None in heights or abs(heights[1] - heights[0]) <= HEIGHT_M:
+    first_m, second_m = heights
+    if first_m is None or second_m is None or round(abs(second_m - first_m), 6) <= HEIGHT_M:
         return ""
-    return (
-        f"the patient's height is {heights[0]:g} m at the first date and {heights[1]:g} m at the second: SUL goes by it"
-    )
+    return f"the patient's height is {first_m:g} m at the first date and {second_m:g} m at the second: SUL goes by it"
 
 
 def _options(report: Mapping[str, Any]) -> Mapping[str, Any]:
