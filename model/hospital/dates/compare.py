@@ -26,6 +26,7 @@ from model.hospital.worker_process import Died, TookTooLong, WorkerProcess
 from model.terminal import counted, say
 
 MODULE = "model.hospital.dates.worker"
+ONE_DAY = "both studies are of one day: what changed is no response to treatment"
 NOT_NOW = ("not compared since the lesions of a date changed, or not yet", "run the same command with --compare-dates")
 
 
@@ -138,7 +139,7 @@ def _filled(output: Path, folder: str, about: dict[str, Any], notes: tuple[str, 
         correlation=content["alignment"]["correlation"],
         totals=totals,
         lesions=tuple(rows),
-        response=response(rows, totals),
+        response=response(rows, totals) if about["days"] else Response(category="", reason=ONE_DAY),
         warnings=(*notes, *content["warnings"], *why_not_comparable(reports), *how_made_unlike(reports, rows)),
     )
 

@@ -152,7 +152,7 @@ def _remedy(study: DatedStudy) -> str:
 def _notes(one: DatedStudy, other: DatedStudy) -> tuple[str, ...]:
     notes = []
     if one.day == other.day:
-        notes.append("both studies are of one day: a change between them is no response to treatment")
+        notes.append("both studies are of one day: SUV changes with the time since the injection")
     if what := _differing(("names", "birth dates", "sexes"), one.stated, other.stated):
         notes.append(f"the {what} of both studies differ under one PatientID: are they of one patient?")
     if what := _differing(("scanners", "reconstructions"), one.made_by, other.made_by):

@@ -28,6 +28,7 @@ OWN_PLACE = (
 CONVERSION = {"weight_kg": 1.0, "dose_bq": 1e-6, "injection": 1.0, "reference": 1.0, "decay_s": 1.0}
 CONVERSION_NAMES = {"dose_bq": "dose_MBq"}
 NOT_STATED = "not stated"
+ALL_LEFT_OUT = "No lesion is left: rules or a reader left out what was found, see below."
 GIVEN = "Given in overrides.csv or as an option"
 
 
@@ -52,7 +53,7 @@ def record_pdf(subject: Subject, report: Mapping[str, Any], lesions: Mapping[str
     width = WIDTH_MM - PICTURE_WIDTH_MM - GAP_MM if picture else WIDTH_MM
     _facts(sheet, subject, report, lesions.get("edited", ""), width)
     sheet.set_y(max(sheet.get_y(), bottom if sheet.page == 1 else top) + GAP_MM)
-    _lesion_table(sheet, lesions["lesions"])
+    _lesion_table(sheet, lesions["lesions"], bool((lesions.get("rules") or {}).get("dropped_lesions")))
     for name, value in _added(lesions, report):
         _section(sheet, heading(name), value)
     if report.get("organs"):
@@ -108,11 +109,11 @@ def _conversion_row(name: str, value: Any) -> tuple[str, str]:
     return title_of(shown_as), value_words(shown_as, value if isinstance(value, str) else value * CONVERSION[name])
 
 
-def _lesion_table(sheet: Sheet, lesions: Sequence[Mapping[str, Any]]) -> None:
+def _lesion_table(sheet: Sheet, lesions: Sequence[Mapping[str, Any]], some_left_out: bool) -> None:
     """The lesions, in as many tables as the columns need; their heads are repeated on every page."""
     sheet.head("Lesions, the largest first")
     if not lesions:
-        sheet.paragraph("No lesion was found.", SMALL)
+        sheet.paragraph(ALL_LEFT_OUT if some_left_out else "No lesion was found.", SMALL)
         return
     _table(sheet, lesions)
 

@@ -136,6 +136,16 @@ def test_a_date_that_a_list_corrects_has_the_picture_drawn_anew(patient, bundle)
     assert (SameProcess.asked, one.days, json.loads(stored.read_text())["days"]) == (2, 92, 92)
 
 
+def test_two_studies_of_one_day_have_changes_but_no_response(patient, bundle) -> None:
+    times = ("2024-03-01T09:30", "2024-03-01T11:00")
+    jobs = [replace(job, entry=replace(job.entry, date=at)) for job, at in zip(patient, times, strict=True)]
+    (one,), _ = run(jobs, bundle)
+    assert (one.days, one.response.category, one.response.reason.startswith("both studies are of one day")) == (
+        0, "", True
+    )  # fmt: skip
+    assert [row["change"] for row in one.lesions] == ["grown", "new", "gone"]
+
+
 def test_a_later_run_over_other_studies_keeps_the_pair(patient, bundle) -> None:
     run(patient, bundle)
     later, why = compare_dates(

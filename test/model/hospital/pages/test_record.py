@@ -63,6 +63,12 @@ def test_a_page_has_what_the_record_needs_and_without_names_no_patient() -> None
     )
 
 
+def test_lesions_that_were_all_left_out_are_not_lesions_never_found() -> None:
+    left_out = lesions(0) | {"rules": {"dropped_lesions": 2}}
+    (page,) = texts(record_pdf(Subject(study=STUDY), REPORT, left_out, None))
+    assert "No lesion is left" in page and "No lesion was found" not in page
+
+
 def test_a_long_table_goes_on_under_its_heading_and_every_page_says_research_use() -> None:
     pages = texts(record_pdf(Subject(study=STUDY), REPORT, lesions(150), picture()))
     assert len(pages) > 2 and all(RESEARCH in page and STUDY in page for page in pages)
