@@ -87,7 +87,7 @@ def response(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Re
     new = [row["lesion_2"] for row in rows if row["change"] == NEW]
     if new:
         return Response(category="PMD", reason=f"new at the second date: lesion {', '.join(new)}")
-    if not totals["lesions_1"]:
+    if not totals["lesions_1"] and not totals["lesions_2"]:
         return Response(category="", reason="no lesion at either date: there is nothing to measure")
     beyond = sum(row["change"] == BEYOND for row in rows)
     if beyond:

@@ -119,7 +119,10 @@ def _comparison(pair: DatePair, job: PairJob | CaseError, failed: dict[str, tupl
     }
     failure = split_remedy(str(job)) if isinstance(job, CaseError) else failed.get(job.name)
     if failure is None and isinstance(job, PairJob):
-        return _filled(first.job.output, job.name, about, pair.notes)
+        try:
+            return _filled(first.job.output, job.name, about, pair.notes)
+        except CaseError as error:  # its files were changed meanwhile; the other pairs go on
+            failure = split_remedy(str(error))
     return ComparedDates(**about, failure=failure or ("", ""), warnings=pair.notes)
 
 

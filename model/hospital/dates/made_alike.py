@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from model.hospital.dates.change import GONE, NEW
-from model.results.rule_options import rules_from
 
 HEIGHT_M = 0.05  # more is another patient's height, or a wrong one: SUL goes by it
 DATES = ("first", "second")
@@ -30,7 +29,7 @@ def _rules(both: Sequence[Mapping[str, Any]]) -> str:
         rules.pop("drop", None)  # numbers of lesions, which each study has of its own
     if len(stated) < 2 or stated[0] == stated[1]:
         return ""
-    words = [rules_from(rules).words or "none" for rules in stated]
+    words = [", ".join(f"{name} {value}" for name, value in rules.items()) or "none" for rules in stated]
     return (
         f"the rules of what is a lesion differ: {words[0]} at the first date, {words[1]} at the second; run both anew"
     )
