@@ -85,8 +85,10 @@ def total_row(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, 
 def response(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Response:
     """The response by PERCIST. Where a number or the view of a lesion is missing, no category is guessed."""
     new = [row["lesion_2"] for row in rows if row["change"] == NEW]
+    one, other = totals["sul_peak_1"], totals["sul_peak_2"]
     if new:
-        return Response(category="PMD", reason=f"new at the second date: lesion {', '.join(new)}")
+        also = f"; SULpeak {one:.2f} to {other:.2f}, {percent(one, other):+.0f} %" if _risen(one, other) else ""
+        return Response(category="PMD", reason=f"new at the second date: lesion {', '.join(new)}{also}")
     if not totals["lesions_1"] and not totals["lesions_2"]:
         return Response(category="", reason="no lesion at either date: there is nothing to measure")
     beyond = sum(row["change"] == BEYOND for row in rows)
@@ -94,7 +96,6 @@ def response(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Re
         return Response(category="", reason=f"lesions that only one of both PETs can show: {beyond}")
     if not totals["lesions_2"]:
         return Response(category="CMR", reason="no lesion is left; PERCIST also asks for no uptake above the liver's")
-    one, other = totals["sul_peak_1"], totals["sul_peak_2"]
     if one is None or other is None:
         sides = zip(("first", "second"), (one, other), totals["why_no_sul"], strict=True)
         missing = [f"SULpeak of the {word} date is not known: {why}" for word, value, why in sides if value is None]

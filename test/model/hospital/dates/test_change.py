@@ -87,6 +87,9 @@ def test_what_is_new_is_progression_and_what_is_not_in_both_leaves_it_open() -> 
     totals = total_row({"lesions": 2, "sul_peak": 6.0}, {"lesions": 1, "sul_peak": 2.0})
     assert response([{"change": "new", "lesion_2": "1"}], totals).category == "PMD"
     assert response([{"change": "not in both", "lesion_2": ""}], totals).category == ""
+    risen = total_row({"lesions": 1, "sul_peak": 6.0}, {"lesions": 2, "sul_peak": 9.0})
+    found = response([{"change": "new", "lesion_2": "2"}], risen)
+    assert found.reason == "new at the second date: lesion 2; SULpeak 6.00 to 9.00, +50 %"
     only_later = total_row({"lesions": 0}, {"lesions": 1, "sul_peak": 2.0})
     found = response([{"change": "not in both", "lesion_2": "1"}], only_later)
     assert (found.category, found.reason) == ("", "lesions that only one of both PETs can show: 1")
