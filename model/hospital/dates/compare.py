@@ -19,7 +19,7 @@ from model.hospital.dates.stored_pairs import (
     pair_job,
     read_pair,
 )
-from model.hospital.dates.studies import DatePair, dated, pairs_of
+from model.hospital.dates.studies import DatePair, dated, labels_of, pairs_of
 from model.hospital.job import Job, PairJob, Setup
 from model.hospital.stored_results import read_report
 from model.hospital.worker_process import Died, TookTooLong, WorkerProcess
@@ -83,8 +83,8 @@ def compare_dates(
                     failed[name] = failure
                 outcome = f"NOT COMPARED: {'; '.join(failed[name])}" if name in failed else f"{job.days} days, done"
                 say(f"[{number} of {len(todo)}] {job.first.name} and {job.second.name}: {outcome}", sys.stdout)
-    compared = [_comparison(pair, job, failed) for pair, job in zip(pairs, pair_jobs, strict=True)]
-    labels = {study.patient: study.label for study in studies if study.job.options.named}
+    labels = labels_of(studies)
+    compared = [_comparison(pair, job, failed, labels) for pair, job in zip(pairs, pair_jobs, strict=True)]
     return compared + _earlier(output, {job.name for job in jobs}, labels), why | unclear
 
 
@@ -106,12 +106,14 @@ def _job_of(pair: DatePair, bundle: Bundle) -> PairJob | CaseError:
         return error
 
 
-def _comparison(pair: DatePair, job: PairJob | CaseError, failed: dict[str, tuple[str, str]]) -> ComparedDates:
-    """A pair of this run, as it ended."""
+def _comparison(
+    pair: DatePair, job: PairJob | CaseError, failed: dict[str, tuple[str, str]], labels: Mapping[str, str]
+) -> ComparedDates:
+    """A pair of this run, as it ended. labels: of `labels_of`."""
     first, second = pair.first, pair.second
     named = first.job.options.named
     about: dict[str, Any] = {
-        "patient": first.label if named else first.patient,
+        "patient": labels.get(first.patient, first.patient),
         "first": first.job.name,
         "second": second.job.name,
         "days": pair.days,

@@ -96,6 +96,15 @@ def pairs_of(studies: Iterable[DatedStudy]) -> tuple[dict[str, list[DatePair]], 
     return pairs, why | {one.job.name: OTHER_ID for one in alone if _has_other_id(one, studies)}
 
 
+def labels_of(studies: Iterable[DatedStudy]) -> dict[str, str]:
+    """By hash, how the patients are named where names are wanted: as at the first date, however later ones spell it."""
+    labels: dict[str, str] = {}
+    for study in sorted(studies, key=lambda one: one.day):
+        if study.job.options.named:
+            labels.setdefault(study.patient, study.label)
+    return labels
+
+
 def _dated(job: Job, salt: bytes) -> DatedStudy | str:
     """A study with its patient and date, or why it has none."""
     entry = job.entry

@@ -1,11 +1,12 @@
 """Patients and dates of studies, from headers and from a list."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dicom_writer import write_pet
 
-from model.hospital.dates.studies import dated, pairs_of
+from model.hospital.dates.studies import dated, labels_of, pairs_of
 from model.hospital.find.entry import Entry
 from model.hospital.job import Job, Options
 
@@ -65,6 +66,8 @@ def test_dicom_gives_both_and_doubtful_patients_are_named(tmp_path) -> None:
     ((pair,),) = pairs_of(studies)[0].values()
     assert pair.notes == ("the names of both studies differ under one PatientID: are they of one patient?",)
     assert pair.first.patient == pair.second.patient and "SYNTHETIC" not in pair.first.patient
+    named = [replace(one, job=replace(one.job, options=Options(named=True))) for one in studies]
+    assert labels_of(reversed(named)) == {pair.first.patient: "Smith^a SYNTHETIC"} and labels_of(studies) == {}
 
 
 @pytest.mark.parametrize(
