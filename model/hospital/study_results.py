@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
-from model import RESEARCH
+from model import PET_ALONE, RESEARCH
 from model.bundle.manifest import Bundle
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
@@ -56,6 +56,7 @@ from model.study.reading import Case
 LONGEST_REASON = 200  # characters of a library's message
 DROPPED = "dropped-lesions.csv"
 LESION_FILES = ("seg.dcm", "rtstruct.dcm")
+NO_CT = "no CT"  # in the descriptions of DICOM series, where `PET_ALONE` would not find place
 KEPT_FROM_REPORT = ("weights", "run", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "versions")
 
 
@@ -155,14 +156,15 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     if measures.ruled or study.edited:
         folder.write_image(job.mask, measures.mask.astype(np.uint8), grid, notes)
     if measures.ruled:
-        folder.write(DROPPED, dropped_csv(measures.dropped).encode())
+        mark = PET_ALONE if job.entry.pet_alone else ""
+        folder.write(DROPPED, dropped_csv(measures.dropped, mark).encode())
     if result.disagreement is not None:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     if result.organs is not None:
         notes = label_notes(organ_names(study.bundle.manifest))
         folder.write_image(job.organ_map, result.organs, grid, notes)
-    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more, job.edit_notice).encode())
-    table = lesions_json(measures, job.edit_notice)
+    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more, job.notice).encode())
+    table = lesions_json(measures, job.edit_notice, PET_ALONE if job.entry.pet_alone else "")
     folder.write("lesions.json", json_bytes(_redacted_all(job, table)))
     copied = set()
     if old is not None:
@@ -197,7 +199,8 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
 def _caption(job: Job) -> str:
     """What stands above the picture; of an edit the beginning of its hash, as there is no place for all of it."""
     file = f", file sha256 {job.edit.sha256[:12]}..." if job.edit and job.edit.sha256 else ""
-    return f"{job.name}  {RESEARCH}" + (f"\nedited by hand{file}" if job.edit else "")
+    marks = [PET_ALONE] * job.entry.pet_alone + [f"edited by hand{file}"] * bool(job.edit)
+    return f"{job.name}  {RESEARCH}" + (f"\n{'; '.join(marks)}" if marks else "")
 
 
 def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], list[str]]:
@@ -205,18 +208,20 @@ def _make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes],
     job, numbers, headers, edited = study.job, study.measures.numbers, study.headers, study.job.edit_notice
     run = f"{job.mask_key} {study.hashes['images_sha256']} {study.mask_sha256} {edited}".rstrip()
     weights, terms = weights_and_terms(job, study.stored, study.bundle)
+    mark, terms = (NO_CT, f"{PET_ALONE}. {terms}") if job.entry.pet_alone else ("", terms)
     place = job.output / STUDIES / job.name
     makers: dict[str, Callable[[], bytes]] = {
-        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),
-        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited),
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited, mark),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited, mark),
     }
+    said = f"{edited}. {terms}" if edited else terms
     makers[PICTURE] = lambda: dicom_picture(
-        (place / "preview.png").read_bytes(), headers, run, job.options.named, f"{edited}. {terms}" if edited else terms
+        (place / "preview.png").read_bytes(), headers, run, job.options.named, said, mark
     )
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
-        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
-    makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms)
+        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms, mark)
+    makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms, mark)
     made: dict[str, bytes] = {}
     warnings = []
     for name in names:
@@ -263,6 +268,7 @@ def _row(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str, A
     """What summary.csv and report.html show of a study."""
     job, measures, voxel_ml = study.job, study.measures, study.case.pet.grid.voxel_ml
     row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(measures.totals))}
+    row |= {"channels": PET_ALONE} if job.entry.pet_alone else {}
     row |= {"edited": job.edit_notice} if study.edited else {}
     if study.truth is not None:
         scores = score(measures.mask, study.truth, voxel_ml, job.options.convention)

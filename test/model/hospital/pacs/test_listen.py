@@ -11,6 +11,7 @@ from pydicom import dcmread
 from tiny_batches import dicom_studies, score_here
 
 from model.bundle.manifest import load_bundle
+from model.hospital.bundles import Bundles
 from model.hospital.folder import LOCK
 from model.hospital.job import Job, Setup
 from model.hospital.journal import Journal, read_journal
@@ -56,14 +57,14 @@ def run_once(here: Here, bundle: Path, output: Path, archive: Archive, on_open: 
     options = arguments(words)
     output.mkdir(exist_ok=True)
     (output / LOCK).touch()
-    keep_for_edits(options, load_bundle(bundle))
+    keep_for_edits(options, Bundles(main=load_bundle(bundle)))
     salt, settings = read_salt(output), options.pacs
     inbox = Inbox(output, salt, settings.quiet_s, settings.on_release)
     with Outbox(output, settings) as outbox, Receiver(settings, inbox, outbox.on_commitment):
         on_open(settings.port)
         scoring = Scoring(
             options=options,
-            bundle=load_bundle(bundle),
+            bundles=Bundles(main=load_bundle(bundle)),
             precision="float32",
             salt=salt,
             process=here,  # type: ignore[arg-type]
