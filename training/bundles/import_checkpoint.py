@@ -362,8 +362,8 @@ def add_nnunet_options(group: Any) -> None:
         "--channels",
         nargs="+",
         metavar="CHANNEL",
-        help="which channel is what, CT PET or PET CT, or PET of a model that sees PET alone (default: by dataset.json's "
-        "names, else by the plans)",
+        help="which channel is what, CT PET or PET CT, or PET of a model that sees PET alone (default: by "
+        "dataset.json's names, else by the plans)",
     )
     add(
         "--lesion", metavar="LABEL", help="dataset.json's label of the lesion (default: tumor, lesion, or the only one)"
