@@ -131,6 +131,7 @@ if [ "$listens" = yes ]; then
     fail "the engine cannot make the network petct-lesion-segmentation"
   network=(--network=petct-lesion-segmentation --publish "$address:$port:$port")
   options+=(--bind 0.0.0.0)
+  echo "score.sh: port $port of this machine's address $address leads to port $port of the container; no other does" >&2
 fi
 
 # An init process forwards signals.  Some installations of podman have none; score.py also works without.

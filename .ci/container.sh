@@ -126,6 +126,49 @@ IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/studies" "$work/result
 ls "$work"/results/report.html "$work"/results/studies/*/mask.mha "$work"/results/studies/*/report.json > /dev/null
 say "score.sh scores"
 
+# score.sh --listen: one port of this machine leads to the container, which answers C-ECHO; the rest stays closed.
+rm -rf "$work/listened" "$work/listen.log"
+port=$((20000 + RANDOM % 10000))
+IMAGE=$(. ./engine.sh && echo "$IMAGE") ./score.sh "$work/listened" --listen "$port" --aet LESIONS \
+  --send 192.0.2.1:104:ARCHIVE --device cpu > "$work/listen.log" 2>&1 &
+listener=$!
+until grep -qs '^listening on ' "$work/listen.log"; do
+  kill -0 "$listener" 2> /dev/null || die "score.sh --listen ended: $(tail -n 1 "$work/listen.log")"
+  sleep 0.5
+done
+"$engine" run --rm -i --network=host --entrypoint python3 "$(. ./engine.sh && echo "$IMAGE")" - "$port" << 'PY' ||
+import sys
+
+from pynetdicom.ae import ApplicationEntity
+
+entity = ApplicationEntity("ARCHIVE")
+entity.add_requested_context("1.2.840.10008.1.1")
+association = entity.associate("127.0.0.1", int(sys.argv[1]), ae_title="LESIONS")
+if not association.is_established or association.send_c_echo().Status != 0:
+    sys.exit("no answer to C-ECHO")
+association.release()
+PY
+  { kill -TERM "$listener" && die "score.sh --listen does not answer"; }
+"$engine" exec -i "$("$engine" ps --quiet --filter network=petct-lesion-segmentation)" python3 - "$port" << 'PY' ||
+import os
+import sys
+from pathlib import Path
+
+tcp = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+listening = sorted(int(fields[1].split(":")[1], 16) for fields in tcp if fields[3] == "0A")
+root = [line.split() for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == "/"][-1]
+status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+found = (listening, os.getuid() != 0, root[3].split(",")[0], int(status["CapEff"], 16), status["NoNewPrivs"])
+if found != ([int(sys.argv[1])], True, "ro", 0, "1"):
+    sys.exit(f"found: {found}")
+PY
+  { kill -TERM "$listener" && die "score.sh --listen is not isolated"; }
+kill -TERM "$listener"
+status=0
+wait "$listener" || status=$?
+[ "$status" -eq 143 ] || die "score.sh --listen ended with $status, not with 143 for SIGTERM"
+say "score.sh --listen answers at one port"
+
 # 4. From inside: what the platform's flags did, and what the image holds.
 . ./engine.sh # IMAGE, VERSION, MEMORY, PLATFORM_FLAGS
 rm -rf "$work/inside"

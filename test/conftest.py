@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_bundles import random_bundle
 from slices_bundles import slices_bundle
 from tiny_studies import lesion_study, tiny_images, write_study
 
-from model.bundle.format import Manifest, Provenance
-from model.bundle.network import Network
-from model.bundle.settings import Crop, Intensity, Window
+from model.bundle.settings import Crop
 from model.inference.device import choose_device
-from model.networks.unet import build
-from training.bundles.write import write_bundle
 from training.data.prepare import prepare_one
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,51 +45,7 @@ def cpu():
 def make_bundle() -> Callable[..., Path]:
     """make_bundle(folder, members=2, **changes of the manifest) writes a bundle of random networks."""
 
-    def make(
-        folder: Path,
-        members: int = 2,
-        weights: list[float] | None = None,
-        half: bool = False,
-        start: str | None = "0" * 64,
-        **changes: object,
-    ) -> Path:
-        settings = (
-            dict(
-                format_version=1,
-                name=folder.name,
-                kind="volumes",
-                network=Network(fusion="middle", widths=(2, 2, 4)),
-                channels=("CT", "PET"),
-                intensity=Intensity(),
-                crop=Crop(),
-                window=Window(size=(32, 32, 32)),
-                method="eoa",
-                provenance=Provenance(data="random", commit="", date="", scores={}, attribution=""),
-                intended_use="tests",
-                licence="MIT",
-            )
-            | changes
-        )
-        states = {}
-        for number in range(members):
-            torch.manual_seed(number)
-            network = build(settings["network"])
-            with torch.no_grad():  # so that random networks find both classes
-                for name, parameter in network.named_parameters():
-                    if name.endswith("fc.bias"):
-                        parameter.zero_()
-            states[f"m{number}"] = network.state_dict()
-        write_bundle(
-            folder,
-            states,
-            lambda found: Manifest(members=found, **settings),
-            weights=weights or [1.0] * members,
-            start_sha256=start,
-            half=half,
-        )
-        return folder
-
-    return make
+    return random_bundle
 
 
 @pytest.fixture(scope="session")

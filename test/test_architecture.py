@@ -12,7 +12,8 @@ from conftest import ROOT
 
 ROOMS = {
     "model": "ground | bundle | study networks | dicom inference | results | challenge hospital",
-    "training": "ground | phantom | data | batches | compute | weights | judging | runs | ensembles | bundles | papers",
+    "training": "ground | phantom | data | batches | compute | weights | judging | runs | ensembles | bundles"
+    " | papers packages",
 }
 LEVEL = {
     top: {room: level for level, rooms in enumerate(row.split("|")) for room in rooms.split()}

@@ -28,7 +28,8 @@ SOURCES = [
 CONFIGS = sorted((ROOT / "training/configs").rglob("*.yaml"))
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python3?|torchrun) (?!-c)\S")
 NOT_PARSED = re.compile(  # not ours, or without options
-    r"-m (?:pytest|pip|venv)\b|process\.py$|bad_inputs\.py|model\.networks\.weights|training (?:COMMAND|--help)"
+    r"-m (?:pytest|pip|venv|monai\.bundle)\b|process\.py$|bad_inputs\.py|model\.networks\.weights"
+    r"|training (?:COMMAND|--help)"
 )
 NO_WORDS = ("...", "&")  # a placeholder, and the shell's
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "select": ("ensembles.select", "choose members for EoA and DiWA by validation cases"),
     "export": ("bundles.export", "write a selection as a bundle that the container reads"),
     "import": ("bundles.import_checkpoint", "write a bundle of checkpoints that the papers' authors published"),
+    "package": ("packages.package", "write a bundle as other platforms take it: MONAI, MHub"),
     "mix": ("bundles.mix", "make one bundle of several, which vote by their mean probability"),
     "evaluate": ("bundles.evaluate", "score masks or a bundle: Dice, FPV, FNV with intervals"),
     "baselines": ("bundles.baselines", "score thresholds, a plain U-Net and bundles on the same cases"),

@@ -203,7 +203,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     validate_every: Count = 10  # epochs
     validate_at_most: LargeCount | None = 40  # studies, few and many lesions alike, until the last epoch, which takes
     # all, as every epoch does with null; with keep: best the same ones to the end
-    validate_overlap: ShareBelowOne = 0.25  # of windows, until the last epoch, which takes the window's own
+    validate_overlap: ShareBelowOne = 0.25  # of windows, none of them mirrored, until the last epoch, which takes the
+    # window's own
     keep: Kept = "last"  # which weights the run ends with: the last ones, or those of the best validation so far
     checkpoint_minutes: UpToMillion = 10.0  # between checkpoints, up to the next look at the device (log_every); one
     # is written at every epoch's end, too

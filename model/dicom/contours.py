@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), int)  # pixels that touch at a corner are connected
+ON_CENTRE = 0.02  # of a pixel: how far a corner may lie from a pixel's centre that is drawn there (rounded to 0.01 mm)
+ROUNDING = 1e-9  # of a pixel
 Polygon = NDArray[np.float64]  # (n, 2): column and row, in pixels, (0, 0) is the centre of the first pixel
 
 
@@ -101,16 +103,49 @@ def filled_together(polygons: list[Polygon], shape: tuple[int, int], xor: bool =
     """The pixels (y, x) that the contours of one region in one slice enclose: one that lies inside others is a hole, or
     an island in a hole, by turns; others are added. Equal contours count once.
 
-    xor: pixels inside an odd number of contours, as CLOSEDPLANAR_XOR says (PS3.3, C.8.8.6).
+    Pixels whose centres lie on a contour are of the region, if all its corners are centres of pixels: OpenCV and
+    cornerstone (rt-utils, OHIF) draw through the centres of the outermost pixels, around holes, too. xor: pixels inside
+    an odd number of contours, as CLOSEDPLANAR_XOR says (PS3.3, C.8.8.6).
     """
     different = list({polygon.tobytes(): polygon for polygon in polygons}.values())
-    parts = sorted((filled(polygon, shape) for polygon in different), key=np.count_nonzero, reverse=True)
+    parts = [_with_and_without_line(polygon, shape) for polygon in different]
     inside = np.zeros(shape, bool)
-    for part in parts:
-        if xor:
-            inside ^= part
-        elif part.any() and inside[part].all():
-            inside &= ~part
+    for part, without_line in sorted(parts, key=lambda both: -np.count_nonzero(both[0])):
+        if part.any() and inside[part].all():
+            inside = inside ^ without_line if xor else inside & ~without_line
         else:
-            inside |= part
+            inside = inside ^ part if xor else inside | part
     return inside
+
+
+def on_centres(polygon: Polygon) -> bool:
+    """Whether all corners of a polygon, which may be a line or a point, are centres of pixels."""
+    return bool(np.abs(polygon - np.round(polygon)).max() <= ON_CENTRE)
+
+
+def _with_and_without_line(polygon: Polygon, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The pixels that a polygon holds: with those on its line, and without; the same unless its corners are centres."""
+    if not on_centres(polygon):
+        held = filled(polygon, shape)
+        return held, held
+    whole = np.round(polygon)
+    held, line = filled(whole, shape), _on_line(whole, shape)
+    return held | line, held & ~line
+
+
+def _on_line(polygon: Polygon, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels (y, x) whose centres lie on a closed polygon, whose corners are centres of pixels."""
+    found = np.zeros(shape, bool)
+    for (x, y), (x_next, y_next) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        rows = np.arange(np.ceil(min(y, y_next)), np.floor(max(y, y_next)) + 1)
+        if y == y_next:
+            columns = np.arange(np.ceil(min(x, x_next)), np.floor(max(x, x_next)) + 1)
+            rows = np.repeat(rows, len(columns))
+        else:
+            columns = x + (rows - y) / (y_next - y) * (x_next - x)
+            whole = np.abs(columns - np.round(columns)) < ROUNDING
+            rows, columns = rows[whole], columns[whole]
+        row, column = rows.astype(int), np.round(columns).astype(int)
+        within = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+        found[row[within], column[within]] = True
+    return found

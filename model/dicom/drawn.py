@@ -22,7 +22,10 @@ KINDS = {SegmentationStorage: "SEG", LABEL_MAP_STORAGE: "SEG", RTStructureSetSto
 
 @dataclass(frozen=True, kw_only=True)
 class Belonging:
-    """What a DICOM object belongs to. kind: SEG, RTSTRUCT or "". frames, series: UIDs that it lies in or refers to."""
+    """What a DICOM object belongs to. kind: SEG, RTSTRUCT or "". frames, series: UIDs that it lies in or refers to.
+
+    modality: as the header says; pixels: whether it has any.
+    """
 
     kind: str
     patient_id: str
@@ -30,6 +33,8 @@ class Belonging:
     frames: frozenset[str]
     series: frozenset[str]
     made_by: str = ""  # ManufacturerModelName
+    modality: str = ""
+    pixels: bool = False
 
 
 def belonging_of(path: Path) -> Belonging:
@@ -49,6 +54,8 @@ def belonging_of(path: Path) -> Belonging:
         frames=frozenset(frames - {""}),
         series=frozenset(series - {""}),
         made_by=text(header, "ManufacturerModelName"),
+        modality=text(header, "Modality"),
+        pixels="Rows" in header,
     )
 
 

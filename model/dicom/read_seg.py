@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import UID, RLELossless
 
 from model.dicom.elements import UNREADABLE, items, number, text
 from model.errors import CaseError
@@ -73,10 +74,7 @@ def _lesion_segments(data: FileDataset, label: str) -> tuple[list[int], list[str
 
 def _read_frames(data: FileDataset, label: str, lesions: list[int]) -> _Frames:
     """The frames of the lesions, where the header puts them. Raises CaseError."""
-    try:
-        pixels = np.asarray(data.pixel_array).reshape(-1, int(data.Rows), int(data.Columns))
-    except UNREADABLE as error:
-        raise CaseError(f"the pixels of {label} cannot be read ({type(error).__name__}); export it again") from None
+    pixels = _pixels(data, label)
     shared = next(iter(items(data, "SharedFunctionalGroupsSequence")), Dataset())
     groups = items(data, "PerFrameFunctionalGroupsSequence")
     if len(groups) != len(pixels):
@@ -113,6 +111,39 @@ def _read_frames(data: FileDataset, label: str, lesions: list[int]) -> _Frames:
         step_mm=step_mm or None,
         thickness_mm=thickness_mm or None,
     )
+
+
+def _pixels(data: FileDataset, label: str) -> NDArray[Any]:
+    """The frames' pixels (frame, y, x). Raises CaseError."""
+    syntax = UID(text(data.file_meta, "TransferSyntaxUID"))
+    try:
+        rows, columns, frames = int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1)
+        frame_bytes = -(-rows * columns // 8)
+        padded = frames * frame_bytes
+        own_bytes = syntax == RLELossless or len(data.PixelData) in (padded, padded + padded % 2)
+        if int(data.BitsAllocated) == 1 and own_bytes and (rows * columns % 8 or syntax == RLELossless):
+            bits = np.unpackbits(_bytes_of_frames(data, frames, frame_bytes), axis=1, bitorder="little")
+            return bits[:, : rows * columns].reshape(frames, rows, columns)
+        return np.asarray(data.pixel_array).reshape(-1, rows, columns)
+    except UNREADABLE as error:
+        raise CaseError(
+            f"the pixels of {label} cannot be read ({type(error).__name__}; its transfer syntax is {syntax.name}); "
+            "export it again, uncompressed"
+        ) from None
+
+
+def _bytes_of_frames(data: FileDataset, frames: int, frame_bytes: int) -> NDArray[np.uint8]:
+    """The packed bits of each frame, (frame, byte), where every frame begins with a byte of its own.
+
+    That is so with RLE, and in what cornerstone (OHIF) writes; else frames follow each other bit by bit (PS3.5, 8.1.1).
+    """
+    as_bytes = Dataset()
+    as_bytes.file_meta = data.file_meta
+    as_bytes.Rows, as_bytes.Columns, as_bytes.NumberOfFrames = 1, frame_bytes, frames
+    as_bytes.BitsAllocated, as_bytes.BitsStored, as_bytes.HighBit, as_bytes.PixelRepresentation = 8, 8, 7, 0
+    as_bytes.SamplesPerPixel, as_bytes.PhotometricInterpretation = 1, "MONOCHROME2"
+    as_bytes["PixelData"] = data["PixelData"]
+    return np.asarray(as_bytes.pixel_array, np.uint8).reshape(-1, frame_bytes)
 
 
 def _on_same_pixels(frames: _Frames, grid: Grid) -> NDArray[np.bool_] | None:

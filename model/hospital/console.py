@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from model import PET_ALONE
 from model.hospital.bundles import Bundles
@@ -49,6 +50,26 @@ def print_plan(plan: Plan, compared: bool) -> None:
     if compared and without_truth:
         more = f" and {len(without_truth) - NAMED_AT_MOST} more" if len(without_truth) > NAMED_AT_MOST else ""
         say(f"without a truth: {', '.join(without_truth[:NAMED_AT_MOST])}{more}", sys.stdout)
+
+
+def print_lines_of_others(overrides: Path, lines: list[int]) -> None:
+    """Which lines of the overrides are of no study that is here; of studies from a PACS the images go with time."""
+    more = f" and {len(lines) - NAMED_AT_MOST} more" if len(lines) > NAMED_AT_MOST else ""
+    say(
+        f"'{overrides}': passed over line {', '.join(map(str, lines[:NAMED_AT_MOST]))}{more}: no images of that study "
+        "are here; those from the PACS are kept for --keep-days",
+        sys.stdout,
+    )
+
+
+def print_lost_edits(studies: list[str]) -> None:
+    """Whose edits are not taken back. studies: names of their folders in the results."""
+    more = f" and {len(studies) - NAMED_AT_MOST} more" if len(studies) > NAMED_AT_MOST else ""
+    say(
+        f"warning: the edit of {', '.join(studies[:NAMED_AT_MOST])}{more} is not taken back: the study's images are "
+        "not among those that were found; put them there, or have the PACS send them again",
+        sys.stdout,
+    )
 
 
 def print_dry_run(plan: Plan, options: Namespace) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,19 @@ def with_edits(plan: Plan, wanted: WantedEdits, records: Mapping[str, Record], r
     added = tuple(r for r in done.values() if r is not records.get(r.study) and r not in plan.not_in_journal)
     missing = tuple(r for r in plan.not_in_journal if done.get(r.study) is r)
     return dataclasses.replace(plan, jobs=jobs, done=done, not_in_journal=(*missing, *added))
+
+
+def edits_without_images(plan: Plan, output: Path) -> list[str]:
+    """The folders of results with an edit that cannot be taken back, as the plan has no images of their studies."""
+    found = set(_results_of(plan).values())
+    folders = [path for path in sorted((output / STUDIES).glob("[!.]*")) if path.is_dir() and path.name not in found]
+    lost = []
+    for folder in folders:
+        taken = edit_of(read_report(output, folder.name))
+        with suppress(OSError):
+            if any(taken is None or sha256_of(path) != taken.sha256 for path in foreign_masks(folder)):
+                lost.append(folder.name)
+    return lost
 
 
 def without_networks(plan: Plan, records: Mapping[str, Record], bundles: Bundles) -> Plan:
@@ -113,7 +127,8 @@ def _files_to_take(
     elif wanted.recompute:
         for name, folder in results.items():
             place = plan.jobs[name].output / STUDIES / folder
-            files = [*foreign_masks(place), *_changed_in_place(place, read_report(plan.jobs[name].output, folder))]
+            changed = _changed_in_place(place, read_report(plan.jobs[name].output, folder))
+            files = [*foreign_masks(place, name_others=True), *changed]
             if files and name not in undone:
                 found[name] = files
     edits = {}
@@ -134,15 +149,15 @@ def _files_in(masks: Path, plan: Plan, results: Mapping[str, str], root: Path) -
     names = list(plan.jobs)
     entries = [plan.jobs[name].entry for name in names]
     base = root if root.is_dir() else root.parent
-    of_study, unmatched = matched(
-        drawn_files(masks, "--masks"), masks, entries, base, [digest_in(name) for name in names]
-    )
+    files = drawn_files(masks, "--masks")
+    of_study, unmatched = matched(files, masks, entries, base, [digest_in(name) for name in names])
     if unmatched:
+        why = " by the series, the study and the PatientID in it" if files[unmatched[0]] else ""
         raise ConfigError(
-            f"--masks: '{unmatched[0]}'{_and_more(unmatched)} is of none of the {len(names)} studies; name it "
+            f"--masks: '{unmatched[0]}'{_and_more(unmatched)} is of none of the {len(names)} studies{why}; name it "
             "after the study's name in the results, or after its folder below STUDIES, or take it out of the folder"
         )
-    found = {names[number]: files for number, files in of_study.items()}
+    found = {names[number]: own for number, own in of_study.items()}
     if missing := [name for name in found if name not in results]:
         raise ConfigError(
             f"--masks: '{found[missing[0]][0]}' is of study '{missing[0]}', which has no result yet; score it first, "

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from model import RESEARCH
 from model.errors import OutputError
 from model.files import silence
-from model.hospital.find.drawn import foreign_masks
+from model.hospital.find.drawn import foreign_files
 from model.hospital.names import digest_in, is_name
 from model.study.geometry import Grid, grid_of, image_on
-from model.study.integrity import data_file
 from model.terminal import say
 from model.whole import remove_folder, remove_left_behind, whole_file, whole_folder
 
@@ -68,13 +67,14 @@ class Folder:
 def study_folder(output: Path, name: str) -> Iterator[Folder]:
     """A study's folder to write into, see `result_folder`.
 
-    Older results of the study are removed, also those under its other name, with or without --names; masks that another
-    program put there stay. Raises OutputError.
+    Older results of the study are removed, also those under its other name, with or without --names; what another
+    program put there stays. Raises OutputError.
     """
     with result_folder(output / STUDIES, name) as folder:
         yield folder
-        for old in (folder.target, *_under_other_names(folder.target)):
-            _keep_foreign_masks(old, folder.path)
+        with _errors_as_output(folder.target):
+            for old in (folder.target, *_under_other_names(folder.target)):
+                _keep_foreign_files(old, folder.path)
     with _errors_as_output(folder.target):
         for other in _under_other_names(folder.target):
             remove_folder(other)
@@ -93,12 +93,15 @@ def result_folder(parent: Path, name: str) -> Iterator[Folder]:
             yield Folder(path, target)
 
 
-def _keep_foreign_masks(old: Path, new: Path) -> None:
-    """Copy what another program put into a study's older folder: a reader's edits."""
-    for mask in foreign_masks(old) if old.is_dir() else ():
-        for path in filter(None, (mask, data_file(mask))):
-            if not (new / path.name).exists():
-                shutil.copy2(path, new / path.name)
+def _keep_foreign_files(old: Path, new: Path) -> None:
+    """Copy what other programs put into a study's older folder: a reader's edits, scenes and notes."""
+    for path in foreign_files(old) if old.is_dir() else ():
+        if (new / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=path.is_file())
 
 
 def _under_other_names(target: Path) -> list[Path]:

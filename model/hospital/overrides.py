@@ -100,6 +100,14 @@ def with_overrides(
     return replace(found, entries=tuple(entries))
 
 
+def lines_of_others(found: FoundStudies, path: Path, root: Path, salt: bytes) -> list[int]:
+    """The table's lines whose study is not among these, by their number in the file. Raises ConfigError."""
+    base = root if root.is_dir() else root.parent
+    items = [*found.entries, *found.unusable]
+    lines = read_overrides(path).items()
+    return [line for line, given in lines if not studies_meant(str(given[STUDY]), items, base, salt)]
+
+
 def with_spheres(found: FoundStudies, spheres: Mapping[str, str]) -> FoundStudies:
     """The one study with the spheres that options give. spheres: text by liver and blood.
 

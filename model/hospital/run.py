@@ -20,13 +20,15 @@ from model.hospital.console import (
     print_dry_run,
     print_estimate,
     print_files_seen,
+    print_lines_of_others,
+    print_lost_edits,
     print_plan,
     print_record,
     print_weights,
 )
 from model.hospital.dates.compare import compare_dates
 from model.hospital.edit_options import asks_for_edits, wanted_edits
-from model.hospital.edits import with_edits, without_networks
+from model.hospital.edits import edits_without_images, with_edits, without_networks
 from model.hospital.find.tree import find_studies, with_truth, without_truth
 from model.hospital.folder import locked, remove_partial
 from model.hospital.job import Job, Options, Setup
@@ -34,7 +36,8 @@ from model.hospital.journal import DONE, Journal, Record, read_journal
 from model.hospital.last_run import keep_options
 from model.hospital.names import SALT, read_salt
 from model.hospital.options import BESIDE, MASK_ENDINGS
-from model.hospital.overrides import OVERRIDES, with_overrides, with_spheres
+from model.hospital.overrides import OVERRIDES, lines_of_others, with_overrides, with_spheres
+from model.hospital.pacs.inbox import is_inbox
 from model.hospital.pages.page import About
 from model.hospital.pages.patients import PATIENTS, PATIENTS_HTML, write_patients
 from model.hospital.pages.write import write_results
@@ -207,12 +210,17 @@ def plan_of(options: Namespace, bundles: Bundles, salt: bytes) -> Plan:
         )
     overrides = options.overrides or options.studies / OVERRIDES
     if options.overrides or overrides.is_file():
-        found = with_overrides(found, overrides, options.studies, salt, options.names)
+        some = is_inbox(options.studies, options.output)
+        if some and (others := lines_of_others(found, overrides, options.studies, salt)):
+            print_lines_of_others(overrides, others)
+        found = with_overrides(found, overrides, options.studies, salt, options.names, some)
     spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
     found = with_spheres(found, {what: text for what, text in spheres.items() if text})
     records, wanted = read_journal(options.output), wanted_of(options)
     plan = make_plan(found, options.studies, options.output, salt, records, bundles, wanted, options.precision)
     plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
+    if options.recompute and (lost := edits_without_images(plan, options.output)):
+        print_lost_edits(lost)
     return without_networks(plan, records, bundles) if asks_for_edits(options) else plan
 
 

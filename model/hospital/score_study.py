@@ -22,7 +22,7 @@ from model.hospital.entry_reading import read_entry
 from model.hospital.given import unused_warnings
 from model.hospital.job import Job
 from model.hospital.journal import hash_of_hashes, stat_of
-from model.hospital.stored_results import StoredMask, read_stored
+from model.hospital.stored_results import SR, StoredMask, read_stored, stored_files
 from model.hospital.study_results import ScoredStudy, write_study
 from model.inference.device import Device
 from model.inference.options import SegmentOptions
@@ -83,7 +83,7 @@ def _read(job: Job, limits: Limits) -> dict[str, Any]:
         ) from None
     read = read_entry(entry, limits, job.name)
     case, conversion, headers = read.case, read.conversion, read.headers
-    ct_headers = read.ct_headers if job.options.sr else ()
+    ct_headers = read.ct_headers if job.options.sr or SR in stored_files(job) else ()
     truth, not_compared = _truth(job, case)
     size = body_size_of(entry, headers, conversion)
     spheres, masks, not_used = references_of(entry, case.pet.grid)

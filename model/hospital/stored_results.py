@@ -203,6 +203,12 @@ def lacks_only_dicom(job: Job) -> bool:
         return False
 
 
+def stored_files(job: Job) -> set[str]:
+    """The names of the files in the folder `job.stored`; none without it."""
+    folder = job.output / STUDIES / job.stored
+    return {path.name for path in folder.iterdir()} if job.stored and folder.is_dir() else set()
+
+
 def read_stored(job: Job, grid: Grid, images_sha256: str) -> StoredMask | None:
     """The mask and the organ map in the folder `job.stored`; None if the mask, or an organ map that is asked for, is
     not what its report says, or is of other images. Then it is made anew.

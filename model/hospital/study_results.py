@@ -28,7 +28,7 @@ from model.hospital.folder import REPORT, STUDIES, Folder, add_files, study_fold
 from model.hospital.job import Job
 from model.hospital.names import redacted
 from model.hospital.record_files import PDF, make_pdf, make_sr, sr_holds
-from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED, StoredMask, mask_hash
+from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, UNFINISHED, StoredMask, mask_hash, stored_files
 from model.inference.device import Device
 from model.inference.segment import Result
 from model.results.lesion_numbers import ROW_NUMBERS
@@ -105,7 +105,7 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
     warnings += study.edited.notes if study.edited else []
     warnings += identity_warnings(study.headers) if study.headers else []
     seconds = watch.seconds
-    with_pdf = job.options.pdf or (study.stored is not None and (study.stored.path.parent / PDF).is_file())
+    with_pdf = job.options.pdf or PDF in stored_files(job)
     with study_folder(job.output, job.name) as folder:
         with watch.stage("write"):
             copied = _write_files(folder, study)
@@ -128,17 +128,17 @@ def write_study(study: ScoredStudy, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _wanted_dicom(study: ScoredStudy) -> list[str]:
-    """The DICOM files to write: for a DICOM study SEG, RTSTRUCT, picture and SR if asked for, and a SEG of the organs
-    that were found; for images none.
+    """The DICOM files to write: for a DICOM study SEG; RTSTRUCT, picture and SR if asked for, now or by the run whose
+    mask is taken; and a SEG of the organs that were found. For images none.
     """
     if not study.headers:
         return []
-    organs = study.result.organs
-    unwanted = set() if study.job.options.rtstruct else {"rtstruct.dcm"}
-    unwanted |= set() if organs is not None and organs.any() else {"seg-organs.dcm"}
-    unwanted |= set() if study.job.options.picture else {PICTURE}
-    unwanted |= set() if study.job.options.sr else {SR}
-    return [name for name in DICOM_FILES if name not in unwanted]
+    options, organs = study.job.options, study.result.organs
+    asked = {"rtstruct.dcm": options.rtstruct, PICTURE: options.picture, SR: options.sr}
+    there = stored_files(study.job)
+    wanted = {name for name, now in asked.items() if now or name in there}
+    wanted |= {"seg.dcm"} | ({"seg-organs.dcm"} if organs is not None and organs.any() else set())
+    return [name for name in DICOM_FILES if name in wanted]
 
 
 def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:

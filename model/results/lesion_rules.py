@@ -162,8 +162,10 @@ def _drawn(
 
 def _why_too_little(drawn: NDArray[np.bool_], suv: NDArray[Any], grid: Grid, rules: LesionRules) -> str:
     """Why a lesion, as it is drawn now, is too small or too faint, or ""."""
-    if float(np.count_nonzero(drawn)) * grid.voxel_ml < rules.min_volume_ml:
-        return f"smaller than {rules.min_volume_ml:g} ml"
+    volume_ml = float(np.count_nonzero(drawn)) * grid.voxel_ml
+    if volume_ml < rules.min_volume_ml:
+        refined_to = f": {volume_ml:.3g} ml by refine {rules.refine}" if rules.refine != NO_REFINEMENT else ""
+        return f"smaller than {rules.min_volume_ml:g} ml{refined_to}"
     if float(suv[drawn].max()) < rules.min_suv_max:
         return f"SUVmax below {rules.min_suv_max:g}"
     return ""

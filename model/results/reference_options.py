@@ -27,7 +27,7 @@ def sphere_from(text: str, what: str, where: str) -> Sphere:
 
     where: names the option or the cell in messages. Raises ConfigError.
     """
-    words = text.replace(";", " ").replace(",", " ").split()
+    words = _numbers_in(text, where)
     try:
         numbers = [float(word) for word in words]
         if len(numbers) not in (3, 4) or not all(math.isfinite(number) for number in numbers):
@@ -43,6 +43,23 @@ def sphere_from(text: str, what: str, where: str) -> Sphere:
             f"within {LARGEST_MM:g} mm"
         )
     return Sphere(centre_mm=(numbers[0], numbers[1], numbers[2]), radius_mm=radius_mm)
+
+
+def _numbers_in(text: str, where: str) -> list[str]:
+    """The numbers of a sphere, as text. Spreadsheets of many countries write -60,5 for -60.5: where blanks or
+    semicolons separate three or four numbers, a comma is a decimal one. Raises ConfigError where both readings give a
+    sphere.
+    """
+    parts = text.replace("\u2212", "-").replace(";", " ").split()
+    separated = [word for part in parts for word in part.split(",") if word]
+    decimal = [part.strip(",").replace(",", ".") for part in parts]
+    if len(decimal) not in (3, 4) or decimal == separated:
+        return separated
+    if len(separated) in (3, 4):
+        raise ConfigError(
+            f"{where} '{text}' could be {', '.join(separated)} or {', '.join(decimal)} mm; write decimals with a point"
+        )
+    return decimal
 
 
 def add_sphere_options(parser: Any) -> None:

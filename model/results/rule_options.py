@@ -95,15 +95,16 @@ def add_rule_options(parser: Any) -> None:
         type=_names,
         default=(),
         metavar="ORGAN,ORGAN",
-        help="drop lesions of which more than half lies in these organs, such as bladder,kidneys,brain,heart; needs "
-        "an organ map, else it is a warning (default: none; cost: tumours of these organs)",
+        help="drop lesions of which more than half lies in one of these organs, such as bladder,kidneys,brain,heart; "
+        "needs an organ map, else it is a warning (default: none; cost: tumours of these organs)",
     )
     add(
         "--refine",
         default=NO_REFINEMENT,
         metavar="|".join(REFINEMENTS),
         help="draw each lesion anew by a threshold: a share of its SUVmax, SUV 4 or 2.5, or the liver's 1.5 x mean + 2 "
-        "standard deviations; tables have both volumes (default: none, as the networks drew it; cost: under a second)",
+        "standard deviations; tables have both volumes (default: none, as the networks drew it; cost: under a "
+        "second, seconds for hundreds of lesions)",
     )
     add(
         "--refine-within-mm",

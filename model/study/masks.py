@@ -63,7 +63,7 @@ def read_drawn(path: Path, what: str) -> DrawnMask:
         )
     drawn = DrawnMask(mask=volume.array > 0, grid=volume.grid)
     labels = [str(label) for label in np.flatnonzero(np.bincount(volume.array.astype(np.uint16).ravel())) if label]
-    return drawn.noted(f"{what} '{path}': all its labels ({_listed(labels)}) are lesion") if labels[1:] else drawn
+    return drawn.noted(f"{what} '{path}': all its labels ({listed(labels)}) are lesion") if labels[1:] else drawn
 
 
 def placed_on(drawn: DrawnMask, wanted: Grid, what: str, of_what: str) -> DrawnMask:
@@ -166,5 +166,6 @@ def _short(numbers: Sequence[float]) -> str:
     return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
 
 
-def _listed(words: Sequence[str], most: int = 8) -> str:
+def listed(words: Sequence[str], most: int = 8) -> str:
+    """The first words, and how many more there are."""
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -34,7 +34,7 @@ def main() -> int:
         truth = studies.with_name(f"{studies.name}-truth") / job.entry.source.relative_to(options.studies)
         path = truth.with_name(f"{truth.name}.mha")
         mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0
-        stored = StoredMask(mask=mask, path=path, report={"batch": {"mask_warnings": []}})
+        stored = StoredMask(mask=mask, path=path, report={"batch": {"mask_warnings": [], "row": {}, "options": {}}})
         loaded = Loaded(ready=None, stored=stored, edited=None, seconds={}, **_read(job, bundle.manifest.limits))
         row = score_study(job, loaded, bundle, choose_device("cpu", "float32"), list)
         journal.add(record_of(job, {"state": "done", "row": row} | loaded.identity))

@@ -6,6 +6,7 @@ is in it but the reading of studies: no averaging, no ensemble, no phantoms but 
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,22 +77,24 @@ def train_plain(studies: Sequence[Study], settings: PlainTraining, device: Devic
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     loss_of = DiceCELoss(softmax=True, to_onehot_y=True, batch=True)
     scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == torch.float16)
-    begun, step, waiting = time.perf_counter(), 0, iter(batches)
-    while (done := share_done(settings, step, time.perf_counter() - begun)) < 1:
-        batch = next(waiting, None)
-        if batch is None:
-            waiting = iter(batches)
-            batch = next(waiting)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (0.5 + 0.5 * math.cos(math.pi * done))
-        image, truth = (batch[key].to(device.torch_device) for key in ("image", "truth"))
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.torch_device.type, device.precision, device.precision != torch.float32):
-            out = network(image)
-        scaler.scale(loss_of(out.float(), truth)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        step += 1
+    with warnings.catch_warnings():  # of studies without lesion: they are cropped anywhere, as they should be
+        warnings.filterwarnings("ignore", "Num foregrounds 0")
+        begun, step, waiting = time.perf_counter(), 0, iter(batches)
+        while (done := share_done(settings, step, time.perf_counter() - begun)) < 1:
+            batch = next(waiting, None)
+            if batch is None:
+                waiting = iter(batches)
+                batch = next(waiting)
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * (0.5 + 0.5 * math.cos(math.pi * done))
+            image, truth = (batch[key].to(device.torch_device) for key in ("image", "truth"))
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.torch_device.type, device.precision, device.precision != torch.float32):
+                out = network(image)
+            scaler.scale(loss_of(out.float(), truth)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            step += 1
     return network.eval(), step, time.perf_counter() - begun
 
 

@@ -25,13 +25,14 @@ from model.study.reading import read_volume
 from training.data.check import check_grid
 from training.data.places import find_place
 from training.data.prepared import load
-from training.data.table import Study, new_studies, read_table, some_of, study_sha256, write_table
+from training.data.table import Study, new_studies, origin_of, read_table, some_of, study_sha256, write_table
 from training.data.tumours import Tumour, on_grid_of, put, take
 from training.parallel import cores, map_parallel
 from training.phantom.physics import HELD_OUT_SITE
 from training.phantom.study import TRAINING_SEEDS
 from training.phantom.table import seed_of
 
+VERSION = 1  # of this file, places.py and tumours.py: raise it when the same seed gives another study
 MOST_BODIES = 8  # tried for one tumour
 COMPRESSION = 1  # of 9: a study is written in half a second
 
@@ -89,8 +90,9 @@ def blend_study(
         images = read_images(body, cache)
         at = find_place(rng, tumour, (images[0], on_grid_of(images[1], images[0]), images[2]), mirrored)
         if at is not None:
-            made = put(tumour, images, at, mirrored)
-            return write_blended(study, copy, body, made, (folder, final))
+            made = f"blend {VERSION}, seed {settings.seed}: {origin_of(study)} in {body.case}"
+            new = replace(study, case=f"{study.case}-b{copy}", body=body.patient, made=made)
+            return write_blended(new, put(tumour, images, at, mirrored), (folder, final))
     names = some_of(bodies[int(number)].case for number in chosen)
     return (
         f"{study.case}-b{copy}: its tumour of {study.lesion_ml:.0f} ml fits into none of {len(chosen)} bodies ({names})"
@@ -129,32 +131,32 @@ def las_image(array: np.ndarray, spacing_mm: tuple[float, float, float]) -> sitk
     return image
 
 
-def write_blended(
-    study: Study, copy: int, body: Study, images: tuple[sitk.Image, sitk.Image, sitk.Image], folders: tuple[Path, Path]
-) -> Study:
-    """Write PET, CT and truth into a folder of their own below the first folder; the row has paths in the second."""
+def write_blended(new: Study, images: tuple[sitk.Image, sitk.Image, sitk.Image], folders: tuple[Path, Path]) -> Study:
+    """Write PET, CT and truth into a folder of their own below the first folder; the row has paths in the second.
+
+    new: the row as it is but for paths, volume and sha256.
+    """
     folder, final = folders
-    case = f"{study.case}-b{copy}"
-    names = [Path(case) / f"{what}.mha" for what in ("pet", "ct", "truth")]
+    names = [Path(new.case) / f"{what}.mha" for what in ("pet", "ct", "truth")]
     try:
-        (folder / case).mkdir()
+        (folder / new.case).mkdir()
         with silence():  # of texts in a body's file that a MetaImage cannot hold
             for image, name in zip(images, names, strict=True):
                 sitk.WriteImage(image, str(folder / name), True, COMPRESSION)
         sha256 = study_sha256(*(folder / name for name in names))
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write '{final / case}': {error}; check free space and write permission") from None
+        raise OutputError(
+            f"cannot write '{final / new.case}': {error}; check free space and write permission"
+        ) from None
     voxels = float(np.count_nonzero(sitk.GetArrayViewFromImage(images[2])))
     pet, ct, truth = (final / name for name in names)
     return replace(
-        study,
-        case=case,
+        new,
         pet=pet,
         ct=ct,
         truth=truth,
         lesion_ml=voxels * float(np.prod(images[2].GetSpacing())) / 1000,
         sha256=sha256,
-        body=body.patient,
     )
 
 

@@ -86,6 +86,7 @@ def check_study(found: StudyFiles, defaults: Defaults, limits: Limits) -> tuple[
         lesion_ml=lesion_ml,
         sha256=study_sha256(pet, ct, truth),
         body=found.body,
+        made=found.made,
     )
     return study, [], warnings
 

@@ -10,7 +10,8 @@ nnunet    `imagesTr/<case>_0000` (CT) and `_0001` (PET), `labelsTr/<case>` (auto
 folders   `<case>/{SUV,CTres,CT,SEG}.nii.gz`; the folder is both case and patient.
 phantoms  a folder with studies.csv, as training phantoms writes it.
 csv       a CSV file with the columns case, pet, ct, truth and, optionally, patient (else the case), diagnosis,
-          tracer, site, body (whose body a tumour was put into). Relative paths are relative to the CSV.
+          tracer, site, body (whose body a tumour was put into), made (what computed it). Relative paths
+          are relative to the CSV.
 
 A note names each folder that is not used.
 """
@@ -27,7 +28,7 @@ from training.phantom.table import TABLE
 
 LAYOUTS = ("autopet", "nnunet", "folders", "phantoms", "csv")
 CSV_NEEDS = ("case", "pet", "ct", "truth")
-CSV_MAY = ("patient", "diagnosis", "tracer", "site", "body")
+CSV_MAY = ("patient", "diagnosis", "tracer", "site", "body", "made")
 PATIENT = "PETCT_"  # what the names of autopet's patients begin with
 FDG, PSMA = "FDG", "PSMA"
 SITES = {FDG: "UKT", PSMA: "LMU"}  # autoPET: FDG from Tuebingen, PSMA from Munich
@@ -47,6 +48,7 @@ class StudyFiles:
     tracer: str = ""
     site: str = ""
     body: str = ""
+    made: str = ""
 
 
 def find(root: Path, layout: str = "auto") -> tuple[str, list[StudyFiles], list[str]]:
@@ -98,6 +100,7 @@ def read_csv(path: Path) -> tuple[list[StudyFiles], list[str]]:
                 tracer=row.get("tracer", ""),
                 site=row.get("site", ""),
                 body=row.get("body", ""),
+                made=row.get("made", ""),
             )
         )
     unused = [name for name in names if name not in CSV_NEEDS + CSV_MAY]

@@ -42,7 +42,8 @@ class Prepared:
     wholly outside.
     body: the patient whose body a tumour was put into, if any (training blend).
     sha256: of study.json, which names the study's files by their own, the crop and the format: equal studies are
-    equal wherever their cache lies.
+    equal wherever their cache lies. Of a study that was computed (Study.made) it is of how it was made and of the crop
+    alone, so that a run goes on on a machine whose processor rounds otherwise.
     """
 
     case: str
@@ -80,7 +81,7 @@ def load(cache: Path, case: str) -> Prepared:
             points = {name: file[name] for name in POINTS}
         x, y, z = facts["spacing_mm"]
         lost = {name: facts[name] for name in ("lost_ml", "lost_lesions", "missed_ml")}
-        digest, patient, body = sha256_of(folder / "study.json"), facts["patient"], facts.get("body", "")
+        digest, patient, body = identity(folder, facts), facts["patient"], facts.get("body", "")
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         if isinstance(error, OSError) and error.errno == errno.EMFILE:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -101,6 +102,14 @@ def load(cache: Path, case: str) -> Prepared:
         spacing_mm=(x, y, z),
         **lost,
     )
+
+
+def identity(folder: Path, facts: Mapping[str, Any]) -> str:
+    """The sha256 that names a prepared study, see Prepared. facts: of its study.json. Raises OSError, KeyError."""
+    if not facts.get("made"):
+        return sha256_of(folder / "study.json")
+    said = {key: facts.get(key) for key in ("format", "case", "patient", "body", "made", "crop")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @once
@@ -181,7 +190,7 @@ def store(
 def key_of(study: Study, crop: Crop) -> dict[str, Any]:
     """What must be the same for a prepared study to be current: its files, its crop and the format of the cache."""
     about = {"case": study.case, "patient": study.patient, "sha256": study.sha256}
-    about |= {"body": study.body} if study.body else {}
+    about |= {key: value for key in ("body", "made") if (value := getattr(study, key))}
     return {"format": FORMAT, **about, "crop": to_plain(crop)}
 
 

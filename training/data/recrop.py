@@ -23,7 +23,7 @@ from model.errors import CaseError, ConfigError, OutputError
 from model.study.geometry import Grid
 from model.study.reading import Volume, read_volume
 from training.data.check import check_grid
-from training.data.table import Study, new_studies, read_table, study_sha256, write_table
+from training.data.table import Study, new_studies, origin_of, read_table, study_sha256, write_table
 from training.parallel import cores, map_parallel
 
 FEWEST_VOXELS = 8  # on every axis of what is left
@@ -155,6 +155,7 @@ def recrop_study(job: tuple[Study, int], settings: Recrop, folder: Path, final: 
         truth=final / names["truth"],
         lesion_ml=lesion_ml,
         sha256=sha256,
+        made=f"cut by {settings.seed} of {origin_of(study)}" if study.made else "",  # a cut alone computes nothing
     )
 
 

@@ -24,8 +24,9 @@ NEGATIVE = "negative"  # the diagnosis of a study without lesion
 class Study:
     """One study. Paths are absolute; lesion_ml: volume of its truth; sha256: of its three files (`study_sha256`).
 
-    body: the patient whose body a tumour of `patient` was put into (training blend); empty for any other study, and a
-    column of the table only where a study has one.
+    body: the patient whose body a tumour of `patient` was put into (training blend); empty for any other study.
+    made: what computed it, by which version and seed; empty for a study that was measured. On every machine it is the
+    same study but for the last bits, by which processors differ. Both are columns only where a study has them.
     """
 
     case: str  # unique in the table, safe as a file name
@@ -39,10 +40,16 @@ class Study:
     lesion_ml: float
     sha256: str
     body: str = ""
+    made: str = ""
 
 
 COLUMNS = tuple(item.name for item in dataclasses.fields(Study))
-MAY_LACK = ("body",)
+MAY_LACK = ("body", "made")
+
+
+def origin_of(study: Study) -> str:
+    """What a study made of this one says of it: how this one was made, or else the start of its files' sha256."""
+    return f"{study.case} ({study.made or study.sha256[:16]})"
 
 
 def study_sha256(pet: Path, ct: Path, truth: Path) -> str:
@@ -135,6 +142,7 @@ def read_table(path: Path) -> dict[str, Study]:
             lesion_ml=lesion_ml,
             sha256=row["sha256"],
             body=row.get("body") or "",
+            made=row.get("made") or "",
         )
     if not studies:
         raise ConfigError(f"index '{path}' holds no study; make it again with training index")

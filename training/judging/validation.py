@@ -81,7 +81,7 @@ class Validation:
             return {}
         begun, full = time.monotonic(), epoch == stop and self.settings.keep != "best"
         cases, shown = self.all_cases if full else self.cases, None
-        settings = self.settings if full else with_overlap(self.settings)
+        settings = self.settings if full else with_fewer_windows(self.settings)
         network, mine, longest = self.network_to_save(), {}, 0.0
         for case in cases[rank() :: processes()]:  # every process takes its share
             if processes() == 1:  # several end together, after a step
@@ -134,12 +134,13 @@ class Validation:
         return refreshed(network, self.settings, self.cache, self.train, self.device)
 
 
-def with_overlap(settings: Training) -> Training:
-    """The settings with windows of `validate_overlap`, if that is less than theirs."""
+def with_fewer_windows(settings: Training) -> Training:
+    """The settings with windows of `validate_overlap`, if that is less than theirs, each seen once and not mirrored."""
     window = settings.window
-    if settings.network.kind == "slices" or settings.validate_overlap >= window.overlap:
+    if settings.network.kind == "slices":
         return settings
-    return settings.changed_to(window=replace(window, overlap=settings.validate_overlap))
+    overlap = min(settings.validate_overlap, window.overlap)
+    return settings.changed_to(window=replace(window, overlap=overlap, mirrored=()))
 
 
 def validation_cases(settings: Training, cache: Path, fold: Fold) -> list[str]:

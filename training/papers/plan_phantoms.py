@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from training.command import option_words, parse
@@ -11,6 +12,7 @@ from training.data.table import Study, read_table, write_table
 from training.papers.plan import ExperimentPlan
 from training.phantom import study as phantoms_command
 from training.phantom.maps import OWN_MAPS
+from training.phantom.study import VERSION
 from training.phantom.table import study_name
 
 
@@ -58,6 +60,7 @@ def make_phantoms(
     if made and (not path.exists() or changed_since(path, folder / "phantoms") or not wanted <= set(read_table(path))):
         words = [str(folder / "phantoms"), "--strict", *option_words({"output": path, "workers": workers})]
         index_command.run(parse("index", index_command, words))
+        write_table([replace(study, made=f"phantoms {VERSION}") for study in read_table(path).values()], path)
     if packed:
         found = [study for case, study in read_table(path).items() if case in made] if made else []
         write_table([*found, *(packed[case] for case in sorted(wanted - made))], path)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 TRAINING_SEEDS, VALIDATION_SEEDS, TEST_SEEDS_FROM = (0, 100_000), (100_000, 200_000), 200_000
+VERSION = 1  # of the phantoms: raise it when a change of this room makes another study of the same seed
 MODEL_X_MM, MODEL_Y_MM = (-290.0, 290.0), (-195.0, 175.0)
 
 

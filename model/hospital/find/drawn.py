@@ -6,6 +6,7 @@ refers to, else like an image.
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,24 @@ from model.errors import CaseError, ConfigError
 from model.hospital.find.entry import Entry
 from model.hospital.find.image_pairs import is_image
 from model.study.reading import stem
+from model.terminal import say
 
 OUR_IMAGES = ("mask", "network-mask", "edited-mask", "disagreement", "organs")  # the names of what score.py writes
+OUR_OTHERS = (
+    "before-edit",
+    "dropped-lesions.csv",
+    "lesions.csv",
+    "lesions.json",
+    "picture.dcm",
+    "preview.png",
+    "report.json",
+    "report.pdf",
+    "rtstruct.dcm",
+    "seg-organs.dcm",
+    "seg.dcm",
+    "sr.dcm",
+    "thumbnail.png",
+)
 NAME_IN_PATH = re.compile(r"\w+-([0-9a-f]{12})(?![0-9a-f])")  # a study's name in the results, and its hash
 
 
@@ -39,24 +56,31 @@ def drawn_files(folder: Path, option: str) -> dict[Path, Belonging | None]:
         for path in (Path(place) / name for name in sorted(names)):
             if path.is_file() and is_image(path):
                 found[path] = None
-            elif path.is_file() and (belonging := drawn_dicom(path)):
+            elif path.is_file() and (belonging := drawn_dicom(path, name_others=True)):
                 found[path] = belonging
     return found
 
 
-def drawn_dicom(path: Path) -> Belonging | None:
-    """What a SEG or an RTSTRUCT belongs to; None for any other file, and for one that cannot be read."""
+def drawn_dicom(path: Path, name_others: bool = False) -> Belonging | None:
+    """What a SEG or an RTSTRUCT belongs to; None for any other file, and for one that cannot be read.
+
+    name_others: name others' objects without pixels on standard output, such as the SR that a viewer stores
+    measurements in.
+    """
     try:
         belonging = belonging_of(path) if looks_like_dicom(path) else None
     except CaseError:
         return None
+    if name_others and belonging and not (belonging.kind or belonging.pixels or belonging.made_by == MODEL):
+        what = f"a DICOM {belonging.modality}" if belonging.modality else "DICOM of another kind"
+        say(f"passed over, since only SEG, RTSTRUCT and images hold masks: '{path}' is {what}", sys.stdout)
     return belonging if belonging and belonging.kind else None
 
 
-def foreign_masks(folder: Path) -> Iterator[Path]:
+def foreign_masks(folder: Path, name_others: bool = False) -> Iterator[Path]:
     """The masks, SEG and RTSTRUCT that another program put into a study's folder of the results, sorted.
 
-    Raises OSError.
+    name_others: see `drawn_dicom`. Raises OSError.
     """
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
@@ -64,7 +88,16 @@ def foreign_masks(folder: Path) -> Iterator[Path]:
         if is_image(path):
             if stem(path) not in OUR_IMAGES:
                 yield path
-        elif (belonging := drawn_dicom(path)) and belonging.made_by != MODEL:
+        elif (belonging := drawn_dicom(path, name_others)) and belonging.made_by != MODEL:
+            yield path
+
+
+def foreign_files(folder: Path) -> Iterator[Path]:
+    """All files and folders that another program put into a study's folder of the results, sorted. Raises OSError."""
+    masks = set(foreign_masks(folder))
+    for path in sorted(folder.iterdir()):
+        ours = path.name in OUR_OTHERS or stem(path) in OUR_IMAGES
+        if path in masks or not (ours or path.name.startswith(".")):
             yield path
 
 

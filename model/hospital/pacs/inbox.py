@@ -6,6 +6,7 @@ A file is written whole or not at all, and an image counts as received only then
 import errno
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +17,9 @@ from threading import Condition
 from model.hospital.find.dicom_series import identity_of_study
 from model.hospital.find.entry import Unusable
 from model.hospital.names import name_of
-from model.hospital.pacs.received import Received, ReceivedStudy, images_in, take_up
+from model.hospital.pacs.received import Received, ReceivedStudy, images_in, is_other_picture, take_up
 from model.hospital.queue import LEAST_FREE_BYTES
+from model.terminal import say
 from model.whole import remove_left_behind, whole_file
 
 INCOMING = "incoming"
@@ -28,6 +30,13 @@ DAY_S = 86400.0
 
 class NoSpace(Exception):
     """The image cannot be kept: the disk is full, or cannot be written."""
+
+
+def is_inbox(studies: Path, output: Path) -> bool:
+    """Whether a folder of studies is what came from the PACS for these results, even if it is mounted elsewhere."""
+    with suppress(OSError):
+        return studies.samefile(output / INCOMING)
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +86,14 @@ class Inbox:
         target, series = folder / f"{self._digest(image.instance)}.dcm", self._digest(image.series)
         try:
             new = not (target.is_file() and target.read_bytes() == image.content)
-            if not new and self._is_only_sent_again(association, folder):
+            if not new and self._is_only_sent_again(association, target):
                 return
             self._check_space(len(image.content))
             folder.mkdir(parents=True, exist_ok=True)
-            with self._writing(association, folder, series, image.study) as study:
+            with self._writing(association, target, series, image.study) as study:
                 if new:
+                    if target.is_file() and is_other_picture(target, image.content):
+                        self._renew(study, series, image.series)
                     with whole_file(target, folder=self._root) as partial:
                         partial.write_bytes(image.content)
                     with self._changed:
@@ -149,10 +160,23 @@ class Inbox:
                     folder.parent.rmdir()  # fails while the patient has other studies
         return removed
 
-    def _is_only_sent_again(self, association: object, folder: Path) -> bool:
+    def _renew(self, study: ReceivedStudy, series: str, series_uid: str) -> None:
+        """A series comes with other pictures than before."""
+        with self._changed:
+            removed = study.renew(series, series_uid)
+        if removed:
+            say(
+                f"{self._name(study.identity)}: a series comes with other pictures than before, under the same UIDs; "
+                f"{removed} images of before count no more until they come again",
+                sys.stdout,
+            )
+
+    def _is_only_sent_again(self, association: object, target: Path) -> bool:
         """Whether an image that is there already changes nothing: its study lacks nothing, and is not being sent."""
         with self._changed:
-            study = self._studies.get(folder)
+            study = self._studies.get(target.parent)
+            if study is not None:
+                study.note_brought(target.name, self._quiet_s)
             return study is not None and not study.broken and association not in study.bringing
 
     def _of(self, folder: Path, uid: str) -> ReceivedStudy:
@@ -162,10 +186,11 @@ class Inbox:
         return study
 
     @contextmanager
-    def _writing(self, association: object, folder: Path, series: str, uid: str) -> Iterator[ReceivedStudy]:
+    def _writing(self, association: object, target: Path, series: str, uid: str) -> Iterator[ReceivedStudy]:
         """The study of an image that an association brings, while the image is written."""
         with self._changed:
-            study = self._of(folder, uid)
+            study = self._of(target.parent, uid)
+            study.note_brought(target.name, self._quiet_s)
             study.bring(association, series)
         try:
             yield study

@@ -5,6 +5,7 @@ outbox sends. Each leaves on the disk what the next one needs, so a killed run g
 """
 
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -61,6 +62,8 @@ def listen(options: Namespace) -> NoReturn:
         read_overrides(options.overrides)
     check_output(options.output)
     settings: Listening = options.pacs
+    if not options.debug:
+        threading.excepthook = _on_lost_thread
     with locked(options.output) as lock:
         remove_partial(options.output)
         precision = auto_precision(options.device) if options.precision == "auto" else options.precision
@@ -86,6 +89,11 @@ def listen(options: Namespace) -> NoReturn:
             )
             while True:
                 serve_next(scoring, inbox, outbox)
+
+
+def _on_lost_thread(lost: threading.ExceptHookArgs) -> None:
+    """A connection's thread ended by an error of a library's: a line in place of its traceback."""
+    say(f"a connection ended by an unexpected {lost.exc_type.__name__}", sys.stdout)
 
 
 def keep_for_edits(options: Namespace, bundles: Bundles) -> None:

@@ -35,7 +35,7 @@ from model.hospital.stored_results import DICOM_FILES
 from model.terminal import duration, say
 
 COMMITMENT_ANSWER_S = 5.0  # how long the connection stays open for an answer on it
-LONGEST_SLEEP_S, STOP_S = 60.0, 15.0
+LONGEST_SLEEP_S, STOP_S = 60.0, 4.0  # docker stop kills after 10 s
 
 
 class Outbox:
@@ -63,10 +63,13 @@ class Outbox:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let the object that is being sent end, and send no other."""
+        """Give the object that is being sent a while to end, and send no other."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._answered.set()
+        self._thread.join(STOP_S)
+        self._sender.break_off()
         self._thread.join(STOP_S)
 
     @property
@@ -142,12 +145,14 @@ class Outbox:
                 raise NotSent("the program was stopped")
 
         ended: dict[str, list[str]] = {}
-        self._sender.send(objects, note)
+        try:
+            self._sender.send(objects, note)
+        finally:
+            for state, words in ((SENT, "sent to"), (NOT_TAKEN, "kept here, as this kind is not taken by")):
+                if state in ended:
+                    say(f"{ledger.study}: {', '.join(sorted(ended[state]))} {words} {self._peer}", sys.stdout)
         self._update(ledger.study, lambda now: dataclasses.replace(now, tries=0, tried=0.0))
         self._reasons.pop(ledger.study, None)
-        for state, words in ((SENT, "sent to"), (NOT_TAKEN, "kept here, as this kind is not taken by")):
-            if state in ended:
-                say(f"{ledger.study}: {', '.join(sorted(ended[state]))} {words} {self._peer}", sys.stdout)
 
     def _folder_of(self, study: str) -> Path:
         """The folder of a study's results, also if it was renamed since, with or without --names."""

@@ -4,13 +4,16 @@ Beside the folder of its images lie two files: `<study>.open` names the series t
 off, `<study>.scored` is a hash of the images that were scored. So the next run knows both.
 """
 
+import io
 import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.dicom.elements import text
+import pydicom
+
+from model.dicom.elements import UNREADABLE, text
 from model.dicom.headers import read_header
 from model.errors import CaseError
 from model.hospital.find.dicom_series import identity_of_study
@@ -18,6 +21,7 @@ from model.hospital.journal import stat_of
 from model.whole import remove_folder, whole_file
 
 OPEN, SCORED = ".open", ".scored"
+PICTURE = ("PixelData", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ class ReceivedStudy:
     bringing: dict[object, set[str]] = field(default_factory=dict)  # series, by the association that brings them
     refused: dict[object, set[str]] = field(default_factory=dict)  # series of which an image was refused, likewise
     broken: set[str] = field(default_factory=set)  # series that did not come whole
+    brought: dict[str, float] = field(default_factory=dict)  # when files last came, in a sending without a quiet time
+    renewed: set[str] = field(default_factory=set)  # series that this sending brings with other pictures than before
 
     def bring(self, association: object, series: str) -> None:
         """An association brings an image of a series."""
@@ -55,6 +61,26 @@ class ReceivedStudy:
             brought.add(series)
             self.note_open()
         self.writing += 1
+
+    def note_brought(self, file: str, quiet_s: float) -> None:
+        """An image came, for the first time or again: in the same sending as the last one, or in a new one."""
+        now = time.monotonic()
+        if now - max(self.brought.values(), default=now) > quiet_s:
+            self.brought.clear()
+            self.renewed.clear()
+        self.brought[file] = now
+
+    def renew(self, series: str, series_uid: str) -> int:
+        """A series comes with other pictures than before: remove what this sending did not bring of it, since old and
+        new pictures make no volume. Returns how many were removed. Raises OSError.
+        """
+        if series in self.renewed:
+            return 0
+        self.renewed.add(series)
+        old = [path for path in images_in(self.folder) if path.name not in self.brought and _is_of(path, series_uid)]
+        for path in old:
+            path.unlink()
+        return len(old)
 
     def refuse(self, association: object, series: str) -> None:
         """An image was not kept: its series counts as broken off, until it comes again over another association."""
@@ -131,6 +157,27 @@ def take_up(folder: Path) -> ReceivedStudy | None:
     with suppress(OSError):
         study.handled = int(_beside(folder, SCORED).read_text() == stat_of(files))
     return study
+
+
+def is_other_picture(path: Path, content: bytes) -> bool:
+    """Whether an image that came is another picture than the one of its UID that is there, not only another header.
+
+    False if they are stored in different ways (transfer syntaxes), and if one cannot be read.
+    """
+    try:
+        before, now = pydicom.dcmread(path), pydicom.dcmread(io.BytesIO(content))
+        if before.file_meta.get("TransferSyntaxUID") != now.file_meta.get("TransferSyntaxUID"):
+            return False
+        return any(before.get(name) != now.get(name) for name in PICTURE)
+    except (OSError, *UNREADABLE):
+        return False
+
+
+def _is_of(path: Path, series_uid: str) -> bool:
+    try:
+        return text(read_header(path), "SeriesInstanceUID") == series_uid
+    except CaseError:
+        return False
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -6,18 +6,21 @@ Nothing else is offered, and only callers that are named are let in. Nothing tha
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from threading import Timer
+from typing import Any, cast
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, PositronEmissionTomographyImageStorage
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
 
 from model.dicom.elements import UNREADABLE, text
 from model.dicom.pixels import TRANSFER_SYNTAXES
 from model.errors import CaseError, ConfigError
+from model.hospital.pacs.connections import Refusals, break_off, limit_stalls
 from model.hospital.pacs.inbox import Inbox, NoSpace
 from model.hospital.pacs.received import Received
 from model.hospital.pacs.settings import Listening
@@ -25,9 +28,12 @@ from model.hospital.pacs.tls import server_context
 from model.terminal import say
 
 SUCCESS, OUT_OF_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # DICOM PS3.4, B.2.3
-KINDS = (PositronEmissionTomographyImageStorage, CTImageStorage)
+KINDS = {PositronEmissionTomographyImageStorage: "PET", CTImageStorage: "CT"}
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 LEAST_IDLE_S = 600.0  # an association on which nothing happens is ended after this, or twice --quiet-seconds
+GREETING_S = 10.0  # who connects and does not say who they are is sent away
+STOP_S = 2.0
+MOST_ASSOCIATIONS = 100  # at once; those who have not said who they are count, too
 
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's log would hold what headers say
 
@@ -38,10 +44,13 @@ class Receiver:
     def __init__(self, settings: Listening, inbox: Inbox, on_commitment: Callable[[Dataset], None]) -> None:
         """Check the TLS files. Raises ConfigError."""
         self._settings, self._inbox, self._on_commitment = settings, inbox, on_commitment
-        self._tls = server_context(settings.tls) if settings.tls else None
+        self._refusals = Refusals()
+        self._tls = server_context(settings.tls, self._refusals.say) if settings.tls else None
         self._entity = ApplicationEntity(settings.aet)
         self._entity.require_called_aet = True
         self._entity.require_calling_aet = sorted({*settings.callers, settings.send.aet})
+        self._entity.maximum_associations = MOST_ASSOCIATIONS
+        self._entity.acse_timeout = GREETING_S
         self._entity.network_timeout = max(LEAST_IDLE_S, 2 * settings.quiet_s)
         self._entity.add_supported_context(Verification)
         for kind in KINDS:
@@ -59,20 +68,34 @@ class Receiver:
             (evt.EVT_RELEASED, lambda event: self._inbox.ended(event.assoc, True)),
             (evt.EVT_ABORTED, lambda event: self._inbox.ended(event.assoc, False)),
             (evt.EVT_CONN_CLOSE, lambda event: self._inbox.ended(event.assoc, None)),
+            (evt.EVT_CONN_OPEN, limit_stalls),
+            (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_REJECTED, self._on_rejected),
         ]
         try:
-            self._entity.start_server(where, block=False, ssl_context=self._tls, evt_handlers=handlers)
+            server = self._entity.start_server(where, block=False, ssl_context=self._tls, evt_handlers=handlers)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on port {self._settings.port} of {self._settings.bind}: {error.strerror}; give another "
                 "--listen or --bind, or end the program that has the port"
             ) from None
+        self._server = cast(ThreadedAssociationServer, server)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Let nobody in any more, and break off what is open: who was sending will send again."""
-        self._entity.shutdown()
+        late = Timer(STOP_S, self._break_off_all)  # as one that is stuck would hold up the end
+        late.start()
+        for association in self._entity.active_associations:
+            if association.is_established:
+                association.abort()
+        self._break_off_all()
+        self._server.shutdown()
+        late.cancel()
+
+    def _break_off_all(self) -> None:
+        for association in self._entity.active_associations:
+            break_off(association)
 
     def _on_store(self, event: evt.Event) -> int:
         """Keep an image. Returns the status of C-STORE."""
@@ -109,11 +132,39 @@ class Receiver:
         self._on_commitment(event.event_information)
         return SUCCESS, None
 
+    def _on_accepted(self, event: evt.Event) -> None:
+        """Say what of the wishes of who was let in cannot be fulfilled, as its own log may not say why."""
+        caller = str(event.assoc.requestor.ae_title).strip()
+        asked: dict[str, set[str]] = {}
+        for context in event.assoc.requestor.requested_contexts:
+            asked.setdefault(str(context.abstract_syntax), set()).update(map(str, context.transfer_syntax))
+        taken = {str(context.abstract_syntax) for context in event.assoc.accepted_contexts}
+        for kind, name in KINDS.items():
+            if kind in asked and kind not in taken:
+                self._refusals.say(
+                    f"refused {name} images from AE title '{caller}': it offers them only in "
+                    f"{', '.join(sorted(map(_name_of, asked[kind])))}, which is not read here; have them sent "
+                    f"uncompressed ({_name_of(ExplicitVRLittleEndian)})"
+                )
+        if not taken and not asked.keys() & KINDS.keys():
+            offered = ", ".join(sorted(map(_name_of, asked)))
+            self._refusals.say(
+                f"refused all that AE title '{caller}' offers ({offered}): only PET and CT images are taken, one slice "
+                "an object"
+            )
+
     def _on_rejected(self, event: evt.Event) -> None:
         asked = event.assoc.requestor.primitive
         calling, called = (str(getattr(asked, f"{what}_ae_title", "")).strip() for what in ("calling", "called"))
-        say(
-            f"refused a connection from AE title '{calling}' to '{called}': let in are "
-            f"{', '.join(self._entity.require_calling_aet)}, to '{self._settings.aet}' (--from, --aet)",
-            sys.stdout,
-        )
+        callers = self._entity.require_calling_aet
+        if calling in callers and called == self._settings.aet:
+            why = f"there are more than {MOST_ASSOCIATIONS} at once"
+        else:
+            why = f"let in are {', '.join(callers)}, to '{self._settings.aet}' (--from, --aet)"
+        self._refusals.say(f"refused a connection from AE title '{calling}' to '{called}': {why}")
+
+
+def _name_of(uid: str) -> str:
+    """A UID of the standard in words, and as it is."""
+    name = UID(uid).name
+    return uid if name == uid else f"{name} ({uid})"

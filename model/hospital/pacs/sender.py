@@ -20,6 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
 )
 
+from model.hospital.pacs.connections import break_off, limit_stalls
 from model.hospital.pacs.ledger import BEGUN, NOT_TAKEN, SENT, SentObject
 from model.hospital.pacs.settings import Listening
 
@@ -39,6 +40,12 @@ class Sender:
         self._entity = ApplicationEntity(settings.aet)
         self._entity.connection_timeout = self._entity.acse_timeout = CONNECT_S
         self._entity.dimse_timeout = self._entity.network_timeout = ANSWER_S
+        self._open: Association | None = None
+
+    def break_off(self) -> None:
+        """Wait no longer for the PACS: what is being sent stays in doubt."""
+        if self._open is not None:
+            break_off(self._open)
 
     def send(self, objects: Sequence[tuple[SentObject, Path]], note: Callable[[SentObject, str], None]) -> None:
         """Send objects from their files, one after the other. note: called before and after each with its new state.
@@ -87,6 +94,10 @@ class Sender:
                 wait()
             return taken
 
+    def _on_open(self, event: evt.Event) -> None:
+        limit_stalls(event)
+        self._open = event.assoc
+
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         self._on_commitment(event.event_information)
         return 0, None
@@ -103,7 +114,7 @@ class Sender:
             contexts,
             ae_title=self._peer.aet,
             tls_args=tls,
-            evt_handlers=handlers,
+            evt_handlers=[(evt.EVT_CONN_OPEN, self._on_open), *(handlers or [])],
         )
         try:
             if association.is_rejected:

@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,35 @@ HANDSHAKE_S = 5.0  # a client that does not finish its handshake is dropped; the
 
 
 class ServerContext(ssl.SSLContext):
-    """A context whose handshakes with clients take limited time: pynetdicom waits for each before the next client."""
+    """A context whose handshakes with clients take limited time: pynetdicom waits for each before the next client.
+
+    on_failure: called with a line about a handshake that failed.
+    """
+
+    on_failure: Callable[[str], None]
 
     def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
-        sock.settimeout(HANDSHAKE_S)
-        wrapped = super().wrap_socket(sock, *args, **options)
+        client = ""
+        try:
+            with suppress(OSError):
+                client = f" from {sock.getpeername()[0]}"
+            sock.settimeout(HANDSHAKE_S)
+            wrapped = super().wrap_socket(sock, *args, **options)
+        except OSError as error:
+            why = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error) or "no answer"
+            self.on_failure(
+                f"refused a connection{client}: no TLS by a certificate of the authority of --tls-ca came of it ({why})"
+            )
+            raise
         wrapped.settimeout(None)
         return wrapped
 
 
-def server_context(tls: tuple[Path, Path, Path]) -> ssl.SSLContext:
+def server_context(tls: tuple[Path, Path, Path], on_failure: Callable[[str], None]) -> ssl.SSLContext:
     """For those who connect: they must show a certificate of the authority. Raises ConfigError."""
-    return _loaded(ServerContext(ssl.PROTOCOL_TLS_SERVER), tls)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.on_failure = on_failure
+    return _loaded(context, tls)
 
 
 def client_context(tls: tuple[Path, Path, Path]) -> ssl.SSLContext:

@@ -29,7 +29,7 @@ CONVERSION = {"weight_kg": 1.0, "dose_bq": 1e-6, "injection": 1.0, "reference": 
 CONVERSION_NAMES = {"dose_bq": "dose_MBq"}
 MARKS = ("channels", "edited")  # of lesions.json: what a reader must see first
 NOT_STATED = "not stated"
-GIVEN = "Given by overrides.csv, in place of the header"
+GIVEN = "Given in overrides.csv or as an option"
 
 
 @dataclass(frozen=True, kw_only=True)

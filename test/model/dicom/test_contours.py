@@ -92,3 +92,18 @@ def test_contours_that_overlap_are_added_unless_they_are_of_the_kind_xor() -> No
 def test_outlines_filled_are_the_mask_again() -> None:
     plane = np.random.default_rng(3).random((20, 24)) < 0.6  # with many holes
     np.testing.assert_array_equal(filled_together(outlines(plane), plane.shape), plane)
+
+
+def test_contours_through_the_centres_of_pixels_hold_these_pixels() -> None:
+    """As OHIF and rt-utils write them; a single pixel is a point, and two are a line."""
+    plane = np.zeros((9, 11), bool)
+    plane[1:7, 1:8], plane[3:5, 3:6] = True, False
+    outer, hole = box(1, 1, 7, 6), np.array([(2, 3), (3, 2), (5, 2), (6, 3), (6, 4), (5, 5), (3, 5), (2, 4)], float)
+    for rounded in (0.0, 0.004):
+        held = filled_together([outer + rounded, hole - rounded, np.array([[9.0, 8.0]]), box(9, 2, 9, 3)], plane.shape)
+        plane[8, 9] = plane[2, 9] = plane[3, 9] = True
+        np.testing.assert_array_equal(held, plane)
+        np.testing.assert_array_equal(
+            filled_together([outer, hole], plane.shape, xor=True),
+            np.where(np.indices(plane.shape)[1] < 9, plane, False),
+        )

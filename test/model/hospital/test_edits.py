@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import ComprehensiveSRStorage
 from tiny_batches import dicom_studies, image_study, score_here
 
 from model.dicom.headers import find_series
@@ -119,6 +120,24 @@ def test_a_mask_that_was_saved_in_the_results_gives_everything_anew(results) -> 
     assert (folder / "mine.nrrd").is_file() and row_of(results, study(results, IMAGES))["edited"] == ""
 
 
+def test_what_is_no_mask_is_named_and_stays(results, scored, capsys) -> None:
+    folder = study(results, DICOM)
+    measured = headers_of(scored)[0][0]
+    for keyword in ("Rows", "Columns"):
+        delattr(measured, keyword)
+    measured.Modality, measured.SOPClassUID = "SR", ComprehensiveSRStorage
+    measured.save_as(folder / "measured.dcm")
+    (folder / "scene").mkdir()
+    (folder / "scene" / "lesions.mrml").write_text("a scene of 3D Slicer")
+    score_here(results, "--recompute")
+    output = capsys.readouterr().out
+    assert f"'{folder / 'measured.dcm'}' is a DICOM SR" in output and "0 to do" in output and "sr.dcm" not in output
+    sitk.WriteImage(two_boxes(folder / "mask.mha"), str(folder / "mine.mha"))
+    score_here(results, "--recompute")
+    assert row_of(results, folder)["lesions"] == "2"
+    assert all((folder / name).is_file() for name in ("measured.dcm", "scene/lesions.mrml", "mine.mha"))
+
+
 def test_an_edit_stays_and_is_taken_once(results, scored, capsys) -> None:
     folder = study(results, IMAGES)
     sitk.WriteImage(two_boxes(folder / "mask.mha"), str(folder / "mine.nii.gz"))
@@ -134,6 +153,14 @@ def test_an_edit_stays_and_is_taken_once(results, scored, capsys) -> None:
     assert "edited" not in json.loads((folder / "report.json").read_text())
     with pytest.raises(ConfigError, match=f"study '{folder.name}' is not edited"):
         score_here(results, "--undo-edits", folder.name)
+
+
+def test_an_edit_whose_images_are_gone_is_named(results, scored, capsys) -> None:
+    folder = study(results, DICOM)
+    shutil.copy(folder / "mask.mha", folder / "mine.mha")
+    words = ["--output", results, "--weights", scored / "tiny", "--device", "cpu", "--recompute"]
+    score_here(scored / "in" / IMAGES, *words)
+    assert f"warning: the edit of {folder.name} is not taken back" in capsys.readouterr().out
 
 
 def test_seg_and_rtstruct_are_matched_by_their_uids(results, scored, tmp_path) -> None:

@@ -38,14 +38,14 @@ def test_a_study_has_one_folder_under_either_name(tmp_path) -> None:
 
 def test_an_error_leaves_the_result_that_was_there(tmp_path) -> None:
     with study_folder(tmp_path, "s-1") as folder:
-        folder.write("a", b"old")
+        folder.write("lesions.csv", b"old")
     with pytest.raises(RuntimeError), study_folder(tmp_path, "s-1") as folder:
-        folder.write("a", b"new")
+        folder.write("lesions.csv", b"new")
         raise RuntimeError
-    assert (tmp_path / "studies" / "s-1" / "a").read_bytes() == b"old"
+    assert (tmp_path / "studies" / "s-1" / "lesions.csv").read_bytes() == b"old"
     with study_folder(tmp_path, "s-1") as folder:
-        folder.write("b", b"new")
-    assert [p.name for p in (tmp_path / "studies").rglob("*")] == ["s-1", "b"]
+        folder.write("lesions.json", b"new")
+    assert [p.name for p in (tmp_path / "studies").rglob("*")] == ["s-1", "lesions.json"]
 
 
 @pytest.mark.parametrize("name", ["mask.mha", "mask.nii.gz"])

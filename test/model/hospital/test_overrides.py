@@ -11,7 +11,7 @@ from model.errors import CaseError, ConfigError
 from model.hospital.find.entry import Entry, FoundStudies, Unusable
 from model.hospital.given import mark_given, unused_warnings, with_given
 from model.hospital.names import name_of
-from model.hospital.overrides import read_overrides, with_overrides, with_spheres
+from model.hospital.overrides import lines_of_others, read_overrides, with_overrides, with_spheres
 
 SALT = b"salt"
 
@@ -121,6 +121,7 @@ def test_among_some_of_the_studies_lines_of_others_are_passed_over(tmp_path) -> 
     found = FoundStudies(entries=(entry(tmp_path, 1),))
     path = table(tmp_path, "study,weight_kg\np2,70\np1,71\n")
     assert with_overrides(found, path, tmp_path, SALT, False, some=True).entries[0].weight_kg == 71
+    assert lines_of_others(found, path, tmp_path, SALT) == [2]
 
 
 def test_two_weights_that_differ_are_an_error(tmp_path) -> None:

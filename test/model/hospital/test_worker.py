@@ -19,6 +19,7 @@ from model.hospital.queue import record_of
 from model.hospital.stored_results import with_keys
 from model.hospital.worker import Scorer
 from model.networks import weights
+from model.results.rule_options import LesionRules
 
 
 def jobs(studies: Path, output: Path, bundle, **options) -> list[Job]:
@@ -53,6 +54,8 @@ def test_outputs_that_are_added_load_no_network(tiny_bundle, tmp_path, monkeypat
         if job.mask == "mask.mha":
             assert (output / "studies" / job.name / "mask.mha").read_bytes() == mask
         assert len(list((output / "studies").iterdir())) == 1
+    (job,) = jobs(studies, output, bundle, rules=LesionRules(min_volume_ml=0.001))  # SEG, RTSTRUCT and SR are made anew
+    Scorer(dataclasses.replace(setup, networks=False)).answer(job, None)
     folder = output / "studies" / job.name  # what an option added stays without it
     assert pydicom.dcmread(folder / "rtstruct.dcm").Modality == "RTSTRUCT"
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")

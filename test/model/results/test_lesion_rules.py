@@ -86,6 +86,12 @@ def test_refine_draws_by_the_threshold_and_keeps_the_found_volume() -> None:
     assert counts == {"41%": [8, 2], "50%": [8, 2], "suv2.5": [8, 2], "suv4": [8, 1], "liver": [8, 4]}
 
 
+def test_a_lesion_that_is_too_small_as_it_is_drawn_now_has_that_volume_in_its_reason() -> None:
+    """Lesion 2 has 4 ml, and 1 ml from SUV 4 on."""
+    ruled = apply_rules(*study(), LesionRules(refine="suv4", min_volume_ml=2, drop=(3, 4)))
+    assert [(one.volume_ml, one.reason) for one in ruled.dropped][0] == (4, "smaller than 2 ml: 1 ml by refine suv4")
+
+
 def test_refine_reaches_as_far_as_it_is_told_and_not_into_another_lesion() -> None:
     suv = np.full((20, 20, 20), 0.5, np.float32)
     mask = np.zeros(suv.shape, bool)

@@ -78,6 +78,10 @@ def test_a_segmentation_is_taken_as_it_is() -> None:
 def test_a_spheres_text_is_checked() -> None:
     assert sphere_from("-60, 20;410.5", "liver", "--liver-sphere") == Sphere(centre_mm=(-60, 20, 410.5), radius_mm=15)
     assert sphere_from("1,2,3,4", "blood", "x").radius_mm == 4 and sphere_from("1,2,3", "blood", "x").radius_mm == 5
+    for text in ("-60,5; -30; 410,5", "-60,5 -30 410,5", "\u221260.5 -30 410.5", "-60.5, -30, 410.5"):
+        assert sphere_from(text, "liver", "x").centre_mm == (-60.5, -30, 410.5)
+    with pytest.raises(ConfigError, match="could be -60, 5, -30, 41 or -60.5, -30, 41 mm; write decimals with a point"):
+        sphere_from("-60,5 -30 41", "liver", "x")
     for text in ("1,2", "1,2,x", "1,2,nan", "1,2,3,0", "1,2,3,51", "1,2,1e6", "1,2,3,4,5"):
         with pytest.raises(ConfigError, match="--liver-sphere"):
             sphere_from(text, "liver", "--liver-sphere")

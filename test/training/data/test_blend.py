@@ -285,12 +285,14 @@ def test_the_seed_decides(tmp_path) -> None:
         run(patients, bodies, tmp_path / name, "--seed", seed)
     one, two, three = ([study.sha256 for study in read_table(tmp_path / name / "index.csv").values()] for name in "123")
     assert one == two != three
+    said = [[study.made for study in read_table(tmp_path / name / "index.csv").values()] for name in "123"]
+    assert said[0] == said[1] and not {*said[0]} & {*said[2]}
 
 
-def test_an_ordinary_index_has_no_column_for_bodies(shared) -> None:
+def test_an_ordinary_index_has_no_column_for_what_was_computed(shared) -> None:
     patients, _, out = shared
     headers = [next(csv.reader(path.open())) for path in (patients, out / "index.csv")]
-    assert "body" not in headers[0] and headers[1] == [*headers[0], "body"]
+    assert not {"body", "made"} & {*headers[0]} and headers[1] == [*headers[0], "body", "made"]
 
 
 def change(index: Path, which: str, **values: object) -> None:

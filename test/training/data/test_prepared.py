@@ -3,8 +3,10 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import SimpleITK as sitk
 from conftest import ROOT
 
 from model.bundle.settings import Crop
@@ -12,6 +14,7 @@ from model.errors import ConfigError
 from training.data import prepared
 from training.data.prepare import prepare_all, prepare_one
 from training.data.prepared import crop_of, digest_of, load
+from training.data.table import read_table, study_sha256, write_table
 
 
 def test_equal_studies_have_one_digest_wherever_the_cache_lies(tiny_studies, tmp_path) -> None:
@@ -20,6 +23,24 @@ def test_equal_studies_have_one_digest_wherever_the_cache_lies(tiny_studies, tmp
     prepare_all(tiny_studies[:2], tmp_path / "c", Crop(suv_above=0.5), workers=1)
     digests = [digest_of(load(tmp_path / place, case) for case in ("case0", "case1")) for place in "abc"]
     assert digests[0] == digests[1] != digests[2] and digest_of([load(tmp_path / "a", "case0")]) != digests[0]
+
+
+def test_a_computed_study_is_the_same_though_a_processor_rounds_a_voxel_otherwise(tiny_studies, tmp_path) -> None:
+    """Of a measured study each bit counts; of a computed one, how it was made."""
+    made = replace(tiny_studies[0], made="phantoms 1")
+    pet = sitk.ReadImage(str(made.pet))
+    sitk.WriteImage(pet + 1e-6, str(tmp_path / "pet.mha"), True)
+    sha256 = study_sha256(tmp_path / "pet.mha", made.ct, made.truth)
+    rounded = replace(made, pet=tmp_path / "pet.mha", sha256=sha256)
+    measured = replace(rounded, made="")
+    of_another_version = replace(made, made="phantoms 2")
+    digests = []
+    for place, study in enumerate((made, rounded, of_another_version, tiny_studies[0], measured)):
+        prepare_one(study, tmp_path / str(place), Crop())
+        digests.append(digest_of([load(tmp_path / str(place), study.case)]))
+    assert digests[0] == digests[1] and len({*digests}) == 4
+    write_table([made], tmp_path / "index.csv")
+    assert read_table(tmp_path / "index.csv")["case0"].made == "phantoms 1"
 
 
 def test_a_damaged_or_older_cache_is_refused(tiny_studies, tmp_path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,17 @@ def test_the_seed_decides_and_the_other_studies_do_not(tmp_path) -> None:
     both, alone = table(tmp_path / "both", "a", "b"), table(tmp_path / "alone", "b")
     for name, index, seed in (("1", both, 1), ("2", alone, 1), ("3", alone, 2)):
         run(index, tmp_path / name, "--seed", seed)
-    one, two, three = (read_table(tmp_path / name / "index.csv")["b-r0"].sha256 for name in "123")
-    assert one == two != three
+    one, two, three = (read_table(tmp_path / name / "index.csv")["b-r0"] for name in "123")
+    assert one.sha256 == two.sha256 != three.sha256 and not one.made
+
+
+def test_a_cut_of_a_computed_study_is_one(tmp_path) -> None:
+    index, made = table(tmp_path, "a"), {}
+    write_table([replace(study, made="phantoms 1") for study in read_table(index).values()], index)
+    for seed in (1, 2):
+        run(index, tmp_path / f"{seed}", "--seed", seed)
+        made[seed] = read_table(tmp_path / f"{seed}" / "index.csv")["a-r0"].made
+    assert made[1] == "cut by 1 of a (phantoms 1)" and made[2] == "cut by 2 of a (phantoms 1)"
 
 
 @pytest.mark.slow

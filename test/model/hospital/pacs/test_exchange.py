@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,13 @@ import pytest
 from dicom_writer import PT, write_ct, write_pet
 from pacs_peer import ARCHIVE, LESIONS, Archive, connect, free_port, push
 from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pynetdicom import AE
 
 from model.errors import OutputError
+from model.hospital.pacs import connections
 from model.hospital.pacs import ledger as ledgers
+from model.hospital.pacs import outbox as outbox_module
 from model.hospital.pacs.inbox import INCOMING, Inbox
 from model.hospital.pacs.ledger import BEGUN, COMMITTED, NOT_TAKEN, SENT, SENT_FOLDER, WAITING, Ledger, SentObject
 from model.hospital.pacs.outbox import Outbox, objects_in
@@ -78,6 +83,51 @@ def test_images_come_whole_and_others_are_not_let_in(slices, tmp_path, monkeypat
     printed = capsys.readouterr().out
     assert "refused a connection from AE title 'STRANGER'" in printed and printed.count("images are refused") == 1
     assert "images are taken again" in printed and "Synthetic" not in printed
+
+
+def test_a_compression_that_is_not_read_is_refused_with_a_line_once(tmp_path, capsys) -> None:
+    settings = listening()
+    with Receiver(settings, Inbox(tmp_path, b"salt", 1000, on_release=True), lambda report: None):
+        entity = AE(ARCHIVE)
+        entity.add_requested_context(PT, [JPEGBaseline8Bit])
+        entity.add_requested_context(CTS, [JPEGBaseline8Bit, ExplicitVRLittleEndian])
+        for _ in range(2):
+            association = entity.associate("127.0.0.1", settings.port, ae_title=LESIONS)
+            assert [str(context.abstract_syntax) for context in association.accepted_contexts] == [CTS]
+            association.release()
+    line = (
+        "refused PET images from AE title 'ARCHIVE': it offers them only in JPEG Baseline (Process 1) (1.2.840.10008.1"
+    )
+    assert (printed := capsys.readouterr().out).count(line) == 1 and "refused CT" not in printed
+
+
+def test_who_is_silent_or_stuck_keeps_nobody_out_and_holds_up_no_end(tmp_path, monkeypatch) -> None:
+    """Twenty say nothing, one stops in the middle of its first message; then the PACS says nothing, either."""
+    monkeypatch.setattr(connections, "STALL_S", 0.5)
+    monkeypatch.setattr(outbox_module, "STOP_S", 0.3)
+    settings = listening()
+    with Receiver(settings, Inbox(tmp_path, b"salt", 1000, on_release=True), lambda report: None):
+        silent = [socket.create_connection(("127.0.0.1", settings.port)) for _ in range(20)]
+        silent[0].sendall(b"\x01\x00\x00\x00\x00\xcd\x00\x01")
+        association = connect(settings.port)
+        assert association.is_established
+        association.release()
+        silent[0].settimeout(5)
+        assert silent[0].recv(1) == b"", "it is sent away"
+        begun = time.monotonic()
+    for one in silent:
+        one.close()
+    assert time.monotonic() - begun < 5
+
+
+def test_a_pacs_that_never_answers_does_not_hold_up_the_end(results, monkeypatch) -> None:
+    monkeypatch.setattr(outbox_module, "STOP_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with Outbox(results, listening(silent.getsockname()[1])) as outbox:
+            outbox.add(STUDY)
+            silent.accept()
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 2 and not outbox._thread.is_alive()
 
 
 def test_an_image_without_its_uids_or_with_others_is_refused(slices, tmp_path) -> None:

@@ -1,5 +1,6 @@
 """What came from the PACS: whole or not at all, and complete at the right moment."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from dicom_writer import write_pet
+from pydicom import dcmread
 
 from model.hospital.journal import stat_of
 from model.hospital.pacs import inbox as module
@@ -125,6 +127,34 @@ def test_an_image_that_comes_again_changes_nothing_and_another_one_of_its_uid_re
     inbox.store("again", image(content + b"\0\0", 1))
     inbox.ended("again", released=True)
     assert inbox.next(1) is not None and files(tmp_path)[0].read_bytes() == content + b"\0\0"
+
+
+def test_a_series_that_comes_with_other_pictures_is_not_mixed_with_the_one_before(tmp_path, capsys) -> None:
+    """Six slices, then under the same UIDs the first as it was and three others; a new name alone is no new picture."""
+    slices = [dcmread(path) for path in write_pet(tmp_path / "pet")]
+
+    def send(data) -> None:
+        data.save_as(written := io.BytesIO(), enforce_file_format=True)
+        uids = {"study": "1.2.3.1", "series": str(data.SeriesInstanceUID), "instance": str(data.SOPInstanceUID)}
+        inbox.store("association", Received(patient="Doe", content=written.getvalue(), **uids))
+
+    inbox = Inbox(tmp_path, b"salt", LONG_S, on_release=False)
+    for data in slices:
+        send(data)
+    monotonic, later = time.monotonic, 2 * LONG_S
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: monotonic() + later)
+        slices[5].PatientName = "Roe"
+        send(slices[5])
+        assert len(files(tmp_path)) == 6
+        later *= 2
+        send(slices[0])
+        for data in slices[1:4]:
+            data.PixelData = data.PixelData[::-1]
+            send(data)
+    kept = [dcmread(path) for path in files(tmp_path)]
+    assert {data.SOPInstanceUID: data.PixelData for data in kept} == {d.SOPInstanceUID: d.PixelData for d in slices[:4]}
+    assert capsys.readouterr().out.count("images of before count no more") == 1
 
 
 def test_a_study_that_grows_is_ready_again_and_the_next_run_knows_what_was_scored(content, tmp_path) -> None:

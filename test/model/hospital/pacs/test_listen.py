@@ -158,7 +158,7 @@ def test_a_study_that_grows_is_scored_anew_and_what_was_broken_off_is_not(
 
 @pytest.mark.slow
 def test_an_edit_is_taken_back_and_sent_and_stays_when_the_study_is_looked_at_again(
-    here, ward, tiny_bundle, tmp_path
+    here, ward, tiny_bundle, tmp_path, capsys
 ) -> None:
     output = tmp_path / "out"
     with Archive() as archive:
@@ -169,7 +169,10 @@ def test_an_edit_is_taken_back_and_sent_and_stays_when_the_study_is_looked_at_ag
         edited[1:4, 1:4, 1:4] = 1
         sitk.WriteImage(edited, str(mask.with_name("mine.nrrd")))
         before, sent = dcmread(mask.with_name("seg.dcm")).SOPInstanceUID, set(archive.got)
-        score_here(output, "--recompute")
+        overrides = tmp_path / "overrides.csv"
+        overrides.write_text("study,weight_kg\n1.2.3.99,70\n")  # of a study whose images are gone, or will come
+        score_here(output, "--recompute", "--overrides", overrides)
+        assert f"'{overrides}': passed over line 2: no images" in capsys.readouterr().out
         assert sitk.Hash(sitk.ReadImage(str(mask))) == sitk.Hash(edited)
         here.asked.clear()
         for scored in output.glob("incoming/*/*.scored"):

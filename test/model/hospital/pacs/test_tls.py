@@ -62,8 +62,9 @@ def echo(port: int, tls: tuple[Path, Path, Path] | None) -> bool:
     return answered
 
 
-def test_only_a_certificate_of_the_authority_is_let_in(port, known, stranger) -> None:
+def test_only_a_certificate_of_the_authority_is_let_in(port, known, stranger, capsys) -> None:
     assert echo(port, known) and not echo(port, stranger) and not echo(port, None)
+    assert "refused a connection from 127.0.0.1: no TLS by a certificate of the authority" in capsys.readouterr().out
     silent = socket.create_connection(("127.0.0.1", port))  # never begins its handshake
     assert echo(port, known), "who is silent does not keep others out"
     silent.close()
@@ -78,4 +79,4 @@ def test_results_go_only_to_a_certificate_of_the_authority(port, known, stranger
 
 def test_files_that_do_not_belong_together_are_named(known, stranger) -> None:
     with pytest.raises(ConfigError, match="known.pem.*stranger.key.* cannot be used"):
-        server_context((known[0], known[1], stranger[2]))
+        server_context((known[0], known[1], stranger[2]), print)
