@@ -1,7 +1,7 @@
 """Twenty studies from a PACS and back, killed at ten random moments: none lost, none sent twice, all scored.
 
-    python test/helpers/pacs_round_trip.py FOLDER                          some 20 minutes
-    python test/helpers/pacs_round_trip.py FOLDER --small --pacs orthanc   tiny studies, a tiny bundle: some 5
+    python test/helpers/pacs_round_trip.py FOLDER                          whole phantoms, the shipped weights
+    python test/helpers/pacs_round_trip.py FOLDER --small --pacs orthanc   tiny ones: 6 to 14 minutes on two busy cores
 
 The PACS is dcmtk's dcmqrscp or Orthanc on this machine (Debian: apt-get install dcmtk orthanc). It is given generated
 studies and asked to move each to score.py --listen, again until that succeeds, as an archive's queue does. score.py is
