@@ -3,8 +3,9 @@
 #   ./score.sh STUDIES RESULTS [OPTIONS of score.py]
 # or take studies from a PACS, with one open port (docs/hospital.md says what that opens):
 #   ./score.sh RESULTS --listen PORT --aet NAME --send HOST:PORT:AET [OPTIONS of score.py]
-# It needs only Docker or podman, and the image.  --truth FOLDER, --weights FOLDER, --masks FOLDER, --overrides FILE,
-# --tls-ca, --tls-cert and --tls-key FILE are paths on this machine; --bind is the address of this machine to listen at.
+# It needs only Docker or podman, and the image.  --truth FOLDER, --weights FOLDER, --pet-only FOLDER, --masks FOLDER,
+# --overrides FILE, --tls-ca, --tls-cert and --tls-key FILE are paths on this machine; --bind is the address of this
+# machine to listen at.
 #   CONTAINER_ENGINE  docker or podman; default: the first of the two that works
 #   IMAGE             default: the newest petct-lesion-segmentation image that the engine has
 #   MEMORY            the container's memory limit, for example 30g; default: none
@@ -84,7 +85,7 @@ while [ $# -gt 0 ]; do
     --listen) port=${2:-} ;;
     --device=cpu) gpu_wanted=none ;;
     --device) [ "${2:-}" != cpu ] || gpu_wanted=none ;;
-    --truth | --weights | --masks)
+    --truth | --weights | --pet-only | --masks)
       if [ -n "${2:-}" ] && [ -d "$2" ]; then
         mounts+=(-v "$(cd "$2" && pwd):/mounted$1:ro")
         options+=("/mounted$1")

@@ -45,8 +45,8 @@ class ParityCase:
 
     def theirs(self, model: Path, images: Images, folder: Path, float32: bool = True) -> Mask:
         """The lesion by nnU-Net's predictor; its sums are made float32, or left in half precision."""
-        first = self.dataset.get("names", ("CT", "PET"))[0]
-        channels = images[::-1] if first == "CT" else images
+        names = self.dataset.get("names", ("CT", "PET"))
+        channels = images[::-1] if names[0] == "CT" else images[: len(names)]
         folds, mirrored = self.model.get("folds", (0,)), "--no-mirroring" not in self.words
         return np.isin(nnunet_mask(model, channels, folder, folds, mirrored, float32), self.lesion)
 
@@ -89,6 +89,11 @@ CASES = {
         lesion=(1, 2),
     ),
     "PET before CT": ParityCase(dataset={"names": ("PT", "CT")}),
+    "PET alone": ParityCase(
+        plans={"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True], "residual": True},
+        dataset={"names": ("PET",)},
+        study={"empty": 3},
+    ),
 }
 REAL_STUDIES = {  # the networks that real studies are segmented by: voxels of 4 mm, windows of 48
     "plain": ParityCase(plans={"spacing": [4.0, 4.0, 4.0], "patch_size": [48, 48, 48], "widths": [8, 16, 32]}),

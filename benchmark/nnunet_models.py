@@ -149,7 +149,7 @@ def dataset_of(
 ) -> dict[str, Any]:
     """dataset.json."""
     found: dict[str, Any] = {
-        "channel_names": dict(zip("01", names, strict=True)),
+        "channel_names": dict(zip("01", names, strict=False)),
         "labels": labels or {"background": 0, "tumor": 1},
     }
     return found | {"numTraining": 1, "file_ending": ".nii.gz"} | ({"regions_class_order": regions} if regions else {})
@@ -163,7 +163,8 @@ def random_state(
     organs: classes of an organ head. background: the bias of its logit, so that most of a study is background.
     """
     label = next(name for name in dataset["labels"] if name not in ("background", "ignore"))
-    described = describe(plans, dataset, "3d_fullres", channels=("CT", "PET"), lesion=label, organs=organs)
+    channels = ("CT", "PET") if len(dataset["channel_names"]) == 2 else ("PET",)
+    described = describe(plans, dataset, "3d_fullres", channels=channels, lesion=label, organs=organs)
     network, random = described.network, torch.Generator().manual_seed(seed)
     x, y, z = (described.axes.index(axis) for axis in range(3))  # which of (x, y, z) the network's axes are
     kept: dict[str, Tensor] = {}

@@ -39,6 +39,7 @@ LATER_FIELDS = frozenset(  # that models of nnU-Net v2 brought, then those of tr
         "minutes",
         "fused_norm",
         "compile",
+        "channels",
     )
 )
 LONGEST_VALUE = 60  # characters of a value in a message

@@ -19,6 +19,7 @@ from tiny_studies import write_study
 from model.bundle.manifest import Bundle, load_bundle
 from model.challenge import run, serving
 from model.challenge.arguments import arguments
+from model.hospital.bundles import Bundles
 from model.hospital.find.tree import find_studies
 from model.hospital.job import Options, Setup
 from model.hospital.plan import make_plan
@@ -73,7 +74,9 @@ def test_score_py_runs_it(bundle, expected, tmp_path) -> None:
     studies, output = tmp_path / "in", tmp_path / "out"
     image_study(studies / "one")
     output.mkdir()
-    (job,) = make_plan(find_studies(studies, output), studies, output, b"salt", {}, bundle, Options()).todo
+    (job,) = make_plan(
+        find_studies(studies, output), studies, output, b"salt", {}, Bundles(main=bundle), Options()
+    ).todo
     answer = Scorer(Setup(weights=str(bundle.folder), method=None, device="cpu", precision="float32")).answer(job, None)
     assert answer["state"] == "done", answer
     check_mask(expected, output)

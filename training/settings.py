@@ -222,6 +222,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError("crops_on: device is for volumes; slices are drawn by workers: leave it out")
         if self.fixed_statistics and self.network.norm != "batch":
             raise SettingError("fixed_statistics is for network.norm: batch; leave it out")
+        if self.network.pet_alone and self.misalignment != Misalignment():
+            raise SettingError(
+                "misalignment moves the CT against the PET, and network.channels are [PET]: leave misalignment out"
+            )
         if self.recompute and (kind != "volumes" or self.network.fusion == "swin_unetr"):
             raise SettingError("recompute is for U-Nets for volumes: leave it out")
         if self.recompute and self.network.norm == "batch" and not self.fixed_statistics:

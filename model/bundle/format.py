@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from model.bundle.network import Network
+from model.bundle.network import ONLY_PET, PET_AND_CT, Network
 from model.bundle.nnunet import Preprocessing
 from model.bundle.settings import METHODS, Crop, Intensity, Limits, Part, Window
 from model.schema import Number, SettingError, build, check_fields, one_of, text_like, to_plain
@@ -12,7 +12,7 @@ from model.schema import Number, SettingError, build, check_fields, one_of, text
 FORMAT_VERSION = 1
 KINDS = ("volumes", "slices", "mixed")
 FOLDS = ("0", "1", "2", "3", "4", "all")  # nnU-Net's names of its folds
-CHANNELS = {"volumes": ("CT", "PET"), "slices": ("PET", "CT")}  # as the authors of either network order them
+SLICES_CHANNELS = ("PET", "CT")  # as the authors of the networks for slices order them
 
 Weight = Annotated[int, Meta(gt=0, lt=10**6)] | Annotated[float, Meta(gt=0, lt=1e6)]
 Sha256 = Annotated[str, text_like("[0-9a-f]{64}", "64 hexadecimal digits")]
@@ -86,16 +86,27 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"format_version is {self.format_version}, this version reads {FORMAT_VERSION}; "
                 "use the container version the bundle was made for"
             )
-        wanted = CHANNELS[self.network.kind]
+        wanted = channels_of(self.network)
         if self.channels != wanted:
-            raise SettingError(f"channels must be {list(wanted)} for {self.network.kind}, got {list(self.channels)}")
+            alone = ONLY_PET in (self.channels, wanted) and self.channels in (ONLY_PET, PET_AND_CT)
+            hint = f", as network.channels are {list(self.network.channels)}" if alone else ""
+            raise SettingError(
+                f"channels must be {list(wanted)} for {self.network.kind}{hint}, got {list(self.channels)}"
+            )
         if not self.members:
             raise SettingError("members is empty: a bundle needs at least one network")
         files = [member.file for member in self.members]
         if len(set(files)) != len(files):
             raise SettingError(f"members names a file twice: {files}; give it a weight instead")
         self._check_kind()
+        if any(self.part(member).network.pet_alone != self.pet_alone for member in self.members):
+            raise SettingError("members that see PET alone and members that see PET and CT cannot be in one bundle")
         self._check_skip_suv()
+
+    @property
+    def pet_alone(self) -> bool:
+        """Whether its networks see no CT."""
+        return self.network.pet_alone
 
     def _check_kind(self) -> None:
         kinds = {self.part(member).network.kind for member in self.members}
@@ -128,6 +139,11 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             window=member.window or self.window,
             preprocessing=member.preprocessing if member.network else self.preprocessing,
         )
+
+
+def channels_of(network: Network) -> tuple[str, ...]:
+    """What stands under channels in the manifest of a bundle of such networks."""
+    return SLICES_CHANNELS if network.kind == "slices" else network.channels
 
 
 def manifest_from(data: Any, where: str = "manifest") -> Manifest:

@@ -13,6 +13,8 @@ OF_NNUNET = ("plain_unet", "residual_unet")  # U-Nets as nnU-Net v2 builds them
 FUSIONS = (*UNETS, "swin_unetr", *OF_NNUNET)  # networks for volumes
 ENCODERS = ("regnety_002", "regnety_004", "regnety_008", "regnety_160")  # of networks for slices
 NORMS = ("instance", "body", "batch")
+PET_AND_CT, ONLY_PET = ("CT", "PET"), ("PET",)  # what a network sees
+ONE_ENCODER = ("early", "swin_unetr", *OF_NNUNET)  # networks that take any number of channels together
 
 Width = Annotated[int, Meta(ge=1, le=4096)]  # channels of a stage
 Channel = Annotated[int, Meta(ge=0, le=255)]  # of a network's output
@@ -21,7 +23,7 @@ OrganName = Annotated[str, text_like("[a-z][a-z0-9 _-]{0,63}", "1 to 64 lower-ca
 
 class BodyLevels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A voxel is body where the CT lies above `hu` or the PET above `suv`: air has about -1000 HU and no uptake. Where
-    the CT does not reach, uptake alone tells.
+    the CT does not reach, uptake alone tells, as for a network that sees PET alone.
     """
 
     hu: Number = -700.0
@@ -41,7 +43,8 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     volumes: instance, the paper's, takes mean and deviation over the whole window, air too; body takes them over the
     window's body alone, which `body` tells from air; batch has statistics that are fixed after training, so that a
     voxel's logit depends on its surroundings alone, not on what else the window holds. Networks for slices have batch
-    normalisation whatever norm says.
+    normalisation whatever norm says. channels: CT and PET, or PET alone, which then is the image's one channel: for
+    networks for volumes with one encoder, as there is nothing to join; early is then a plain U-Net.
 
     plain_unet and residual_unet are the U-Nets of nnU-Net v2 (model/networks/nnunet.py). stages: one for each width;
     bias: whether convolutions have one; organs: classes of a second head, 0 without it; organ_names: of its classes
@@ -53,6 +56,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     widths: tuple[Width, ...]
     classes: int = 2
     norm: Annotated[str, one_of(*NORMS)] = "instance"
+    channels: tuple[Annotated[str, one_of(*PET_AND_CT)], ...] = PET_AND_CT
     body: BodyLevels = BodyLevels()
     stages: tuple[UNetStage, ...] = ()
     bias: bool = True
@@ -63,6 +67,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self._check_channels()
         if self.fusion in OF_NNUNET:
             self._check_nnunet()
             return
@@ -88,6 +93,16 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
         elif len(self.widths) < 2:
             raise SettingError(f"widths must be at least 2 whole numbers, got {list(self.widths)}")
+
+    def _check_channels(self) -> None:
+        if self.channels not in (PET_AND_CT, ONLY_PET):
+            raise SettingError(f"channels must be {list(PET_AND_CT)} or {list(ONLY_PET)}, got {list(self.channels)}")
+        if self.pet_alone and self.fusion not in ONE_ENCODER:
+            why = "finds the body on the CT" if self.kind == "slices" else "joins PET and CT"
+            raise SettingError(
+                f"{self.fusion} {why}, and channels are {list(self.channels)}; PET alone is for "
+                f"{', '.join(ONE_ENCODER)}: set fusion to one of them, early for a plain U-Net"
+            )
 
     def _check_nnunet(self) -> None:
         if not 2 <= len(self.stages) == len(self.widths):
@@ -121,9 +136,14 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "slices" if self.fusion in ENCODERS else "volumes"
 
     @property
-    def channels(self) -> int:
-        """Of its image: CT and PET, and with norm body the body."""
-        return 3 if self.norm == "body" else 2
+    def pet_alone(self) -> bool:
+        """Whether it sees no CT."""
+        return self.channels == ONLY_PET
+
+    @property
+    def image_channels(self) -> int:
+        """How many its image has: CT and PET, or PET, and with norm body the body."""
+        return len(self.channels) + (self.norm == "body")
 
     @property
     def divisor(self) -> int:

@@ -66,10 +66,10 @@ class Preprocessing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """nnU-Net's way from a study to the network, in place of `crop` and `intensity`.
 
     The box of voxels that are not zero, a normalisation a channel, then voxels of `spacing_mm` (x, y, z), by `image`;
-    logits are brought back by `logits`.
+    logits are brought back by `logits`. ct: None for networks that see PET alone.
     """
 
-    ct: Normalisation
+    ct: Normalisation | None = None
     pet: Normalisation
     spacing_mm: tuple[Number, Number, Number]
     image: Resampling = Resampling(order=3)

@@ -105,6 +105,11 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise SettingError(
                 f"preprocessing is for {' and '.join(OF_NNUNET)}, not {self.network.fusion}: leave it out"
             )
+        if self.preprocessing is not None and (self.preprocessing.ct is None) != self.network.pet_alone:
+            raise SettingError(
+                f"preprocessing must have ct if network.channels has CT, and only then; the channels are "
+                f"{list(self.network.channels)}"
+            )
         if self.network.norm == "body":
             self._check_body()
         edges = self.window.size
@@ -122,7 +127,11 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def _check_body(self) -> None:
         """A clipped CT or PET must still show where the body is: training looks for it there."""
         body, intensity = self.network.body, self.intensity
-        if intensity.ct_clip and not intensity.ct_low_hu <= body.hu < intensity.ct_high_hu:
+        if (
+            intensity.ct_clip
+            and not self.network.pet_alone
+            and not intensity.ct_low_hu <= body.hu < intensity.ct_high_hu
+        ):
             raise SettingError(
                 f"network.body.hu must lie from intensity.ct_low_hu, {intensity.ct_low_hu:g}, to below ct_high_hu, "
                 f"{intensity.ct_high_hu:g}, where CT is clipped, got {body.hu:g}"

@@ -91,7 +91,8 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
         default=[Path("/input")],
         metavar="PATH",
         help="a folder with images/pet and images/ct, or two files: PET in SUV, CT in HU, as MHA, MHD, NRRD or "
-        "NIfTI (default: /input; cost: compressed files take longer to read than uncompressed ones)",
+        "NIfTI; with weights that see PET alone, images/pet or one file is enough, and a CT is not read (default: "
+        "/input; cost: compressed files take longer to read than uncompressed ones)",
     )
     parser.add_argument(
         "--output",

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from model import RESEARCH
+from model import PET_ALONE, RESEARCH
 from model.bundle.format import Manifest
 from model.bundle.manifest import MOUNTED, Bundle
 from model.bundle.organs import organ_names
@@ -49,7 +49,8 @@ def run(
     check_output(options.output)
     case, preparing = read_study(options, bundle, in_background=networks is None)
     names = targets(options, case.name)
-    check_targets(options.output, list(names.values()), [case.pet.path, case.ct.path], names.get("organs"))
+    inputs = [volume.path for volume in (case.pet, case.ct) if volume]
+    check_targets(options.output, list(names.values()), inputs, names.get("organs"))
     asked = asked_of(options, case.pet.grid) if is_asked(options) else None
     read = time.perf_counter()
 
@@ -120,7 +121,8 @@ def read_study(options: argparse.Namespace, bundle: Bundle, in_background: bool)
         if in_background:
             threads.append(run_in_background(lambda: get_ready(bundle.manifest, options.device, options.precision)))
 
-    return read_case(options.input, bundle.manifest.limits, on_found), threads
+    manifest = bundle.manifest
+    return read_case(options.input, manifest.limits, on_found, manifest.pet_alone), threads
 
 
 def get_ready(manifest: Manifest, device: str, precision: str = "auto") -> None:
@@ -172,7 +174,8 @@ def stage_results(
         view = las_view(case.pet.grid)
         suv, mask = view.to_las(case.pet.array), view.to_las(result.mask)
         try:
-            picture = preview(suv, mask, view.grid.spacing_mm, f"{case.name}  {RESEARCH}")
+            marked = f"\n{PET_ALONE}" if case.ct is None else ""
+            picture = preview(suv, mask, view.grid.spacing_mm, f"{case.name}  {RESEARCH}{marked}")
         except Exception as error:  # only an extra: the mask is written all the same
             warning = f"no preview was made: {type(error).__name__}: {error} (the mask is whole)"
             warn([warning])

@@ -12,7 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from model import __version__
+from model import RESEARCH, __version__
 from model.dicom.elements import path_of, tag_name, text
 from model.dicom.identity import EMPTY_IF_UNUSABLE
 from model.errors import CaseError
@@ -109,6 +109,11 @@ def plain_text(words: str, most: int) -> str:
     """Words in ASCII, which is valid in every character set, on one line and of at most `most` characters."""
     letters = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
     return " ".join(letters.split())[:most]
+
+
+def series_description(title: str, mark: str = "") -> str:
+    """What a PACS lists a series by, at most 64 characters (LO). mark: what it says beside its title."""
+    return ", ".join(filter(None, (title, mark, RESEARCH)))
 
 
 def as_bytes(dataset: Dataset) -> bytes:

@@ -10,8 +10,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from model import RESEARCH, __version__
-from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, plain_text, sources_from, uid_from
+from model import __version__
+from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, plain_text, series_description, sources_from, uid_from
 from model.dicom.identity import identity_of
 from model.dicom.seg import LONGEST_COMMENT, series_uid
 
@@ -19,12 +19,15 @@ SERIES_NUMBER = 9004  # above those that scanners use, and after SEG, RTSTRUCT a
 FROM_WORKSTATION = "WSD"  # ConversionType (DICOM PS3.3, C.8.6.1)
 
 
-def dicom_picture(png: bytes, headers: Sequence[FileDataset], run: str, named: bool, terms: str = "") -> bytes:
+def dicom_picture(
+    png: bytes, headers: Sequence[FileDataset], run: str, named: bool, terms: str = "", mark: str = ""
+) -> bytes:
     """A DICOM file of a PNG in colour, in the study of the PET slices `headers`.
 
     run: names all that the lesions depend on besides the PET; the same run and picture have the same UIDs. named:
-    whether the picture shows the patient's name. terms: licence and citation of the weights, for ImageComments. Raises
-    CaseError where headers cannot be referred to, OSError for a PNG that cannot be read.
+    whether the picture shows the patient's name. terms: licence and citation of the weights, for ImageComments. mark:
+    goes into the series' description. Raises CaseError where headers cannot be referred to, OSError for a PNG that
+    cannot be read.
     """
     with Image.open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -48,7 +51,7 @@ def dicom_picture(png: bytes, headers: Sequence[FileDataset], run: str, named: b
     made.PatientOrientation = made.Laterality = ""  # two projections of the body, side by side
     made.ConversionType = FROM_WORKSTATION
     made.BurnedInAnnotation = "YES" if named else "NO"
-    made.SeriesDescription = f"Picture, {RESEARCH}"
+    made.SeriesDescription = series_description("Picture", mark)
     made.ManufacturerModelName, made.SoftwareVersions = MODEL, __version__
     if terms:
         made.ImageComments = plain_text(terms, LONGEST_COMMENT)

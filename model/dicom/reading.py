@@ -53,27 +53,34 @@ def read_dicom(
 
 
 def read_study(
-    pet: Series, ct: Series, limits: Limits, weight_kg: float | None = None, name: str = "study"
+    pet: Series, ct: Series | None, limits: Limits, weight_kg: float | None = None, name: str = "study"
 ) -> DicomStudy:
-    """The same from two series that `find_series` found. Raises CaseError for everything that is wrong with them."""
+    """The same from two series that `find_series` found, or from a PET alone (ct None), whose mean SUV in the body is
+    then not checked. Raises CaseError for everything that is wrong with them.
+    """
     pet_volume, conversion = read_pet(pet, weight_kg)
-    ct_volume = read_ct(ct)
-    for volume, what in ((ct_volume, "CT"), (pet_volume, "PET")):
-        check_spacing(volume, what, limits)
-    mean_suv = body_mean_suv(pet_volume, ct_volume)
+    ct_volume = read_ct(ct) if ct else None
+    if ct_volume:
+        check_spacing(ct_volume, "CT", limits)
+    check_spacing(pet_volume, "PET", limits)
+    mean_suv = body_mean_suv(pet_volume, ct_volume) if ct_volume else None
     low, high = BODY_MEAN_SUV
-    warnings = check_hu(ct_volume, limits)
+    warnings = check_hu(ct_volume, limits) if ct_volume else []
     check_units(pet_volume, conversion, mean_suv, limits)
     warnings += check_suv(pet_volume, limits)
-    warnings += check_frames(pet.headers[0], ct.headers[0], pet_volume, ct_volume)
-    if mean_suv is None:
+    if ct and ct_volume:
+        warnings += check_frames(pet.headers[0], ct.headers[0], pet_volume, ct_volume)
+    if ct_volume is None:
+        warnings.append(f"PET '{pet_volume.path}' has no CT that shows the body: its mean SUV there is not checked")
+    elif mean_suv is None:
         warnings.append(f"CT '{ct_volume.path}' shows no body where the PET is: the mean SUV is not checked")
     elif not low <= mean_suv <= high:
         warnings.append(
             f"PET '{pet_volume.path}' has a mean SUV of {mean_suv:.3g} in the body, not the usual {low:g} to {high:g}: "
             "are weight, dose and times in its header right?"
         )
-    warnings = [*conversion.warnings, *warnings, *_lossy_warnings(pet, "PET"), *_lossy_warnings(ct, "CT")]
+    warnings = [*conversion.warnings, *warnings, *_lossy_warnings(pet, "PET")]
+    warnings += _lossy_warnings(ct, "CT") if ct else []
     conversion = replace(conversion, body_mean_suv=mean_suv, warnings=tuple(warnings))
     case = Case(name=name, pet=pet_volume, ct=ct_volume, warnings=tuple(warnings))
     return DicomStudy(case=case, conversion=conversion)

@@ -17,7 +17,16 @@ from scipy import ndimage
 
 from model import RESEARCH, __version__
 from model.dicom.contours import outlines
-from model.dicom.derived import MANUFACTURER, MODEL, as_bytes, plain_text, segments_of, sources_from, uid_from
+from model.dicom.derived import (
+    MANUFACTURER,
+    MODEL,
+    as_bytes,
+    plain_text,
+    segments_of,
+    series_description,
+    sources_from,
+    uid_from,
+)
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 from model.study.geometry import Grid
@@ -29,14 +38,21 @@ RED = [214, 30, 30]
 
 
 def dicom_rtstruct(
-    numbers: NDArray[Any], headers: Sequence[FileDataset], grid: Grid, run: str, terms: str = "", edited: str = ""
+    numbers: NDArray[Any],
+    headers: Sequence[FileDataset],
+    grid: Grid,
+    run: str,
+    terms: str = "",
+    edited: str = "",
+    mark: str = "",
 ) -> bytes:
     """A DICOM file of the outlines of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered alike.
 
     grid: of numbers. run: names all that the lesions depend on besides the PET; the same run gives the same UIDs. ROIs
     are called by the numbers of the lesion table. Without lesions there is one ROI without contours. A contour encloses
     the centres of the lesion's voxels and of no others. terms: licence and citation of the weights, for the
-    description. edited: what is said of a reader's edit; then ROIs are semiautomatic.
+    description. edited: what is said of a reader's edit; then ROIs are semiautomatic. mark: goes into the series'
+    description.
     """
     sources = sources_from(headers)
     first = sources[0]
@@ -51,7 +67,7 @@ def dicom_rtstruct(
     now = datetime.now()
     made.Modality, made.SeriesNumber, made.OperatorsName = "RTSTRUCT", SERIES_NUMBER, ""
     made.SeriesInstanceUID = uid_from("rtstruct series", first.SeriesInstanceUID, run)
-    made.SeriesDescription = f"Lesions, edited, {RESEARCH}" if edited else f"Lesions, {RESEARCH}"
+    made.SeriesDescription = series_description("Lesions, edited" if edited else "Lesions", mark)
     made.Manufacturer, made.ManufacturerModelName, made.SoftwareVersions = MANUFACTURER, MODEL, __version__
     made.StructureSetLabel, made.StructureSetDescription = (
         "LESIONS EDITED" if edited else "LESIONS",

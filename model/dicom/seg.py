@@ -6,7 +6,7 @@ Segments have the numbers of the lesion table, so that a viewer shows which lesi
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import highdicom as hd
@@ -17,7 +17,16 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from model import RESEARCH, __version__
-from model.dicom.derived import DEVICE, MODEL, as_bytes, plain_text, segments_of, sources_from, uid_from
+from model.dicom.derived import (
+    DEVICE,
+    MODEL,
+    as_bytes,
+    plain_text,
+    segments_of,
+    series_description,
+    sources_from,
+    uid_from,
+)
 from model.dicom.headers import by_series
 from model.dicom.identity import identity_of
 
@@ -28,11 +37,14 @@ LESION_TYPE = (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)  # 
 
 @dataclass(frozen=True, kw_only=True)
 class SegSeries:
-    """The series of a SEG: its title, its number, above those that scanners use, and a word that its UIDs depend on."""
+    """The series of a SEG: its title, its number, above those that scanners use, and a word that its UIDs depend on.
+    mark: what else its description says.
+    """
 
     title: str
     number: int
     uid_word: str
+    mark: str = ""
 
 
 LESION_SERIES = SegSeries(title="Lesions", number=9001, uid_word="seg")
@@ -46,12 +58,13 @@ def dicom_seg(
     run: str,
     terms: str = "",
     edited: str = "",
+    mark: str = "",
 ) -> bytes:
     """A DICOM file of numbered lesions (z, y, x), 0 outside, on the slices of `headers`, ordered by `order_slices`.
 
     weights: the bundle's name and method, shown as the algorithm. run: names all that the lesions depend on
     besides the PET; the same run gives the same UIDs. terms: licence and citation of the weights, for ImageComments.
-    edited: what is said of a reader's edit; then segments are semiautomatic.
+    edited: what is said of a reader's edit; then segments are semiautomatic. mark: goes into the series' description.
     Without lesions there is one segment of empty frames: "nothing found" is a result, too. Raises CaseError, or an
     error of highdicom, where headers cannot be referred to.
     """
@@ -62,7 +75,7 @@ def dicom_seg(
         )
         for number, label in enumerate(labels, start=1)
     ]
-    series = EDITED_SERIES if edited else LESION_SERIES
+    series = replace(EDITED_SERIES if edited else LESION_SERIES, mark=mark)
     return segmentation(segments, descriptions, headers, run, series, f"{edited}. {terms}" if edited else terms)
 
 
@@ -93,7 +106,7 @@ def segmentation(
         instance_number=1,
         content_label=series.title.upper().replace(",", ""),  # CS has no commas
         content_description=RESEARCH,
-        series_description=f"{series.title}, {RESEARCH}",
+        series_description=series_description(series.title, series.mark),
         omit_empty_frames=bool(segments.any()),
         **DEVICE,
     )

@@ -6,6 +6,7 @@ sides are one segment, which the type's modifier says (PS3.3, C.8.20.4; PS3.16, 
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,13 @@ def organs_seg(
     weights: str,
     run: str,
     terms: str = "",
+    mark: str = "",
 ) -> bytes:
     """A DICOM file of organs, labels 1, 2, ... (z, y, x) called `names`, on the slices of `headers`.
 
-    headers, weights, run, terms: as `dicom_seg`; another map has other UIDs. An organ without a code here has the type
-    organ and its name as the label. Raises CaseError, or an error of highdicom, where headers cannot be referred to;
-    ValueError if no organ was found, as a SEG has a segment at least.
+    headers, weights, run, terms, mark: as `dicom_seg`; another map has other UIDs. An organ without a code here has the
+    type organ and its name as the label. Raises CaseError, or an error of highdicom, where headers cannot be referred
+    to; ValueError if no organ was found, as a SEG has a segment at least.
     """
     found = [label for label in range(1, len(names) + 1) if (labels == label).any()]
     if not found:
@@ -62,7 +64,7 @@ def organs_seg(
         if name in OF_BOTH_SIDES:
             made.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [_both_sides()]
         descriptions.append(made)
-    return segmentation(segments, descriptions, headers, run, ORGAN_SERIES, terms)
+    return segmentation(segments, descriptions, headers, run, replace(ORGAN_SERIES, mark=mark), terms)
 
 
 def _both_sides() -> Dataset:

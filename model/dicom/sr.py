@@ -23,6 +23,7 @@ from model.dicom.derived import (
     MODEL,
     as_bytes,
     plain_text,
+    series_description,
     sources_from,
     uid_from,
 )
@@ -101,11 +102,17 @@ def sr_uid(measured: MeasuredLesions, seg: Dataset) -> str:
 
 
 def dicom_sr(
-    measured: MeasuredLesions, seg: Dataset, pet: Sequence[FileDataset], ct: Sequence[FileDataset], terms: str = ""
+    measured: MeasuredLesions,
+    seg: Dataset,
+    pet: Sequence[FileDataset],
+    ct: Sequence[FileDataset],
+    terms: str = "",
+    mark: str = "",
 ) -> bytes:
     """A DICOM file of the lesions' measurements. seg: of these lesions, on the slices `pet`, ordered by `order_slices`.
 
-    ct: the slices of the CT. terms: licence and citation of the weights, for a comment. Lesions without a segment of
+    ct: the slices of the CT, if there is one. terms: licence and citation of the weights, for a comment. mark: goes
+    into the series' description. Lesions without a segment of
     their own have a group without a region; without lesions there are the totals alone. Raises CaseError, or an error
     of highdicom, where headers cannot be referred to.
     """
@@ -134,7 +141,7 @@ def dicom_sr(
         series_number=SERIES_NUMBER,
         sop_instance_uid=sr_uid(measured, seg),
         instance_number=1,
-        series_description=f"Measurements, {RESEARCH}",
+        series_description=series_description("Measurements", mark),
         is_complete=True,
         **DEVICE,
     )

@@ -4,7 +4,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from model.bundle.manifest import Bundle
+from model import PET_ALONE
+from model.hospital.bundles import Bundles
 from model.hospital.journal import DONE, Record
 from model.hospital.names import SALT, redacted
 from model.hospital.pages.tables import failures_of
@@ -20,10 +21,14 @@ def print_files_seen(number: int) -> None:
         say(f"looked at {number} files", sys.stdout)
 
 
-def print_weights(bundle: Bundle, precision: str) -> None:
+def print_weights(bundles: Bundles, precision: str) -> None:
     """Which networks run and how, and what to mind of it."""
-    say(f"weights: {bundle.label}, precision {precision}", sys.stdout)
-    for warning in bundle.warnings:
+    say(f"weights: {bundles.main.label}, precision {precision}", sys.stdout)
+    if bundles.pet_only:
+        say(f"weights of studies without CT: {bundles.pet_only.label}, precision {precision}", sys.stdout)
+    elif bundles.main.manifest.pet_alone:
+        say(f"these weights see {PET_ALONE}: no CT is read", sys.stdout)
+    for warning in [warning for bundle in bundles.every for warning in bundle.warnings]:
         say(f"warning: {warning}", sys.stdout)
 
 
@@ -32,9 +37,11 @@ def print_plan(plan: Plan, compared: bool) -> None:
     without_truth = [name for name, job in plan.jobs.items() if job.entry.truth is None]
     truths = len(plan.jobs) - len(without_truth)
     with_mask = sum(bool(job.stored) for job in plan.todo)
+    alone = sum(job.entry.pet_alone for job in plan.jobs.values())
     say(
         f"{len(plan.jobs)} studies found: {len(plan.done)} done before, {len(plan.todo)} to do"
         + (f" ({with_mask} with the masks that are there)" if with_mask else "")
+        + (f"; {alone} by {PET_ALONE}" if alone else "")
         + f"; {plan.unscorable_count} cannot be scored"
         + (f"; {plan.passed_over_count} CT without a PET passed over" if plan.passed_over_count else "")
         + (f"; {truths} have a truth" if compared else ""),
@@ -74,6 +81,7 @@ def print_dry_run(plan: Plan, options: Namespace) -> None:
         entry = job.entry
         source = f"  {entry.source}" if options.names else ""
         files = f"PET {len(entry.pet)}, CT {len(entry.ct)} files" if entry.kind == "dicom" else "images"
+        files = f"PET {len(entry.pet)} files, {PET_ALONE}" if entry.pet_alone else files
         truth = (", truth" if entry.truth else "") + (", an edit to take back" if job.edit_path else "")
         say(f"{'done ' if name in plan.done else 'to do'}  {name}  {entry.kind}: {files}{truth}{source}", sys.stdout)
         for note in (*entry.picks, *entry.warnings):
@@ -101,7 +109,8 @@ def print_record(record: Record, number: int, count: int, left_s: float) -> None
     if record.state == DONE:
         row = record.row
         warned = f", {counted(len(row['warnings']), 'warning')}" if row["warnings"] else ""
-        edited = "edited, " if "edited" in row else ""
+        edited = f"{row['channels']}, " if "channels" in row else ""
+        edited += "edited, " if "edited" in row else ""
         outcome = f"{edited}{counted(row['lesions'], 'lesion')}, {row['mtv_ml']:.1f} ml, {row['seconds']:.1f} s{warned}"
     else:
         outcome = f"NOT SCORED ({record.stage}): {record.message}; {record.remedy}"

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from model.bundle.manifest import Bundle
 from model.errors import CaseError, ConfigError
 from model.files import sha256_of
+from model.hospital.bundles import Bundles
 from model.hospital.edit_options import ALL, WantedEdits
 from model.hospital.edit_state import drop_in, edit_of
 from model.hospital.find.drawn import drawn_files, foreign_masks, matched, only_one
@@ -74,7 +74,7 @@ def edits_without_images(plan: Plan, output: Path) -> list[str]:
     return lost
 
 
-def without_networks(plan: Plan, records: Mapping[str, Record], bundle: Bundle) -> Plan:
+def without_networks(plan: Plan, records: Mapping[str, Record], bundles: Bundles) -> Plan:
     """The plan without the studies that need the networks. Their results and failures stay in the tables."""
     names = [job.name for job in plan.todo if not job.stored]
     if names:
@@ -85,7 +85,7 @@ def without_networks(plan: Plan, records: Mapping[str, Record], bundle: Bundle) 
         if name in earlier and earlier[name].state == DONE:
             del earlier[name]  # as its report says, below
         for folder in folders.get(digest_in(name), []):
-            if result := earlier_result(plan.jobs[name].output, folder, bundle):
+            if result := earlier_result(plan.jobs[name].output, folder, bundles):
                 earlier[folder] = result
     return dataclasses.replace(
         plan, jobs={name: job for name, job in plan.jobs.items() if name not in names}, earlier=earlier

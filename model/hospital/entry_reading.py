@@ -32,14 +32,15 @@ class ReadEntry:
 def read_entry(entry: Entry, limits: Limits, name: str) -> ReadEntry:
     """Read the images or the DICOM series of a study. Raises CaseError."""
     if entry.kind != "dicom":
-        return ReadEntry(case=dataclasses.replace(read_case([entry.pet[0], entry.ct[0]], limits), name=name))
-    pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct)
+        images = [entry.pet[0], *entry.ct[:1]]
+        return ReadEntry(case=dataclasses.replace(read_case(images, limits, pet_alone=entry.pet_alone), name=name))
+    pet, ct = with_given(_series(entry.pet), entry), _series(entry.ct) if entry.ct else None
     study = read_study(pet, ct, limits, weight_kg=entry.weight_kg, name=name)
     return ReadEntry(
         case=study.case,
         conversion=mark_given(study.conversion, entry),
         headers=tuple(order_slices(pet, "PT")[0]),
-        ct_headers=tuple(ct.headers),
+        ct_headers=tuple(ct.headers) if ct else (),
     )
 
 

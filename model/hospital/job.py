@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model import PET_ALONE
 from model.hospital.find.entry import Entry
 from model.results.rule_options import LesionRules, rules_from
 
@@ -93,6 +94,11 @@ class Job:
         return f"Edited by hand{file}" + (f", lesions dropped: {', '.join(map(str, dropped))}" if dropped else "")
 
     @property
+    def notice(self) -> str:
+        """What every output says of the study beside that it is for research: PET alone, and an edit; "" if neither."""
+        return ". ".join(filter(None, (PET_ALONE if self.entry.pet_alone else "", self.edit_notice)))
+
+    @property
     def organ_map(self) -> str:
         """The name of the organ map's file in the study's folder."""
         return f"organs{self.options.mask_ending}"
@@ -120,7 +126,8 @@ class Setup:
 
     networks: whether to load the networks at the start; if not, they are loaded when the first study needs them.
     stored_only: whether a study is refused whose mask cannot be used any more.
-    limit_s: seconds after which a study is given up; 0: never.
+    limit_s: seconds after which a study is given up; 0: never. pet_only: the bundle's folder of studies without CT, "":
+    no other than `weights`.
     """
 
     weights: str
@@ -134,6 +141,7 @@ class Setup:
     folds: tuple[str, ...] | None = None
     mirroring: str = "model"
     stored_only: bool = False
+    pet_only: str = ""
 
 
 def to_json(value: Job | PairJob | Setup) -> str:

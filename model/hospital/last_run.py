@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from model.hospital.bundles import Bundles
 from model.hospital.names import write_private
 from model.hospital.pacs.settings import ONLY_WITH_LISTEN
 
@@ -36,10 +37,11 @@ OF_ONE_RUN = (
 )  # what a later run does not take over
 
 
-def keep_options(options: Namespace, weights: Path) -> None:
-    """Write down what the run was asked for. weights: the folder of its bundle. Raises OutputError."""
+def keep_options(options: Namespace, bundles: Bundles) -> None:
+    """Write down what the run was asked for, and the folders of its bundles. Raises OutputError."""
     values = {name: _plain(value) for name, value in vars(options).items() if name not in OF_ONE_RUN}
-    values["weights"] = _plain(weights)
+    values["weights"] = _plain(bundles.main.folder)
+    values["pet_only"] = _plain(bundles.pet_only.folder) if bundles.pet_only else None
     write_private(json.dumps(values, indent=1, sort_keys=True) + "\n", options.output / LAST_RUN)
 
 

@@ -78,8 +78,8 @@ def digest_in(name: str) -> str:
 
 
 def files_of(entry: Entry) -> tuple[str, str]:
-    """The first file of PET and of CT, as keys.csv has them."""
-    return os.path.abspath(entry.pet[0]), os.path.abspath(entry.ct[0])
+    """The first file of PET and of CT, as keys.csv has them; "" without CT."""
+    return os.path.abspath(entry.pet[0]), _absolute(str(entry.ct[0]) if entry.ct else "")
 
 
 def names_by_files(output: Path) -> dict[tuple[str, str], str]:
@@ -88,7 +88,11 @@ def names_by_files(output: Path) -> dict[tuple[str, str], str]:
     An image has no UID, so its study is recognised by its path, whatever folder or list it is found from.
     """
     rows = [row for row in _keys(output) if row.get("pet") and is_name(row["study"])]
-    return {(os.path.abspath(row["pet"]), os.path.abspath(row["ct"])): row["study"] for row in rows if row.get("ct")}
+    return {(os.path.abspath(row["pet"]), _absolute(row.get("ct") or "")): row["study"] for row in rows}
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path else ""
 
 
 def patients_by_digest(output: Path) -> dict[str, str]:

@@ -130,6 +130,13 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         "WEIGHTS that an image was built with; environment: LESION_WEIGHTS; cost: memory of all its networks)",
     )
     add(
+        "--pet-only",
+        metavar="FOLDER_OR_NAME",
+        help="a weight bundle whose networks see PET alone (channels [PET]), for studies without a CT that can be "
+        "used; every output then says 'PET alone, no CT'; --method, --folds and --mirroring are not for it (default: "
+        "none, and such a study is not scored; cost: the memory of its networks, once such a study comes)",
+    )
+    add(
         "--method",
         default=os.environ.get("LESION_METHOD") or None,
         choices=METHODS,

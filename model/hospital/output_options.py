@@ -58,7 +58,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also compare the dates of patients with two studies or more, each date with the next and the first with "
         "the last: their CTs are laid onto each other, lesions are matched, and patients.html, patients.csv and "
-        "patients_lesions.csv say what is new, gone, grown or shrunk (default: no; cost: about 20 s of one core "
+        "patients_lesions.csv say what is new, gone, grown or shrunk (default: no; cost: 20 to 40 s of one core "
         "and 0.8 GB of memory a pair)",
     )
     add(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.bundle.choice_options import PRECISIONS
 from model.bundle.manifest import Bundle
+from model.hospital.bundles import Bundles
 from model.hospital.find.entry import NO_PET, Entry, FoundStudies, Unusable
 from model.hospital.folder import REPORT, STUDIES
 from model.hospital.job import Job, Options
@@ -64,7 +65,7 @@ def make_plan(
     output: Path,
     salt: bytes,
     records: dict[str, Record],
-    bundle: Bundle,
+    bundles: Bundles,
     options: Options,
     precision: str = "auto",
 ) -> Plan:
@@ -77,11 +78,12 @@ def make_plan(
     jobs: dict[str, Job] = {}
     done: dict[str, Record] = {}
     not_in_journal = []
-    for entry in found.entries:
+    for entry in map(bundles.seen, found.entries):
         known_as = names.get(files_of(entry), "") if entry.kind == "images" else ""  # DICOM has UIDs instead
         entry = _without_other_patients(entry, salt, patients)
         name, own_folders = _name_and_folders(entry, salt, options.named, folders, records, known_as)
-        job = Job(name=name, entry=entry, root=root, output=output, options=options, key="")
+        bundle, (entry, own) = bundles.of(entry), bundles.possible(entry, options)
+        job = Job(name=name, entry=entry, root=root, output=output, options=own, key="")
         candidates = [with_keys(job, bundle, one) for one in _accepted(precision)]
         job, record = _done(candidates, records.get(name), precision)
         if record is not None:
@@ -91,16 +93,19 @@ def make_plan(
             job = _with_stored_mask(candidates, own_folders, bundle, precision)
         jobs[name] = job
     unusable = {_name_and_folders(item, salt, options.named, folders, records)[0]: item for item in found.unusable}
-    earlier = _earlier_records({*jobs, *unusable}, root, output, records, folders, bundle)
+    earlier = _earlier_records({*jobs, *unusable}, root, output, records, folders, bundles)
     return Plan(jobs=jobs, done=done, unusable=unusable, not_in_journal=tuple(not_in_journal), earlier=earlier)
 
 
-def with_precision(plan: Plan, bundle: Bundle, precision: str) -> Plan:
+def with_precision(plan: Plan, bundles: Bundles, precision: str) -> Plan:
     """The plan in which every job that needs the networks has the keys of this precision; auto changes nothing."""
     if precision == "auto":
         return plan
     new = {job.name for job in plan.todo if not job.stored}
-    jobs = {name: with_keys(job, bundle, precision) if name in new else job for name, job in plan.jobs.items()}
+    jobs = {
+        name: with_keys(job, bundles.of(job.entry), precision) if name in new else job
+        for name, job in plan.jobs.items()
+    }
     return dataclasses.replace(plan, jobs=jobs)
 
 
@@ -192,7 +197,7 @@ def _earlier_records(
     output: Path,
     records: Mapping[str, Record],
     folders: Mapping[str, list[str]],
-    bundle: Bundle,
+    bundles: Bundles,
 ) -> dict[str, Record]:
     """Results and failures of earlier runs over other studies: the tables show the whole results folder.
 
@@ -207,20 +212,19 @@ def _earlier_records(
         if record is not None and record.state != DONE:
             if name in elsewhere:
                 earlier[name] = record
-        elif name in folders.get(digest_in(name), []) and (result := earlier_result(output, name, bundle)):
+        elif name in folders.get(digest_in(name), []) and (result := earlier_result(output, name, bundles)):
             earlier[name] = result
     return earlier
 
 
-def earlier_result(output: Path, name: str, bundle: Bundle) -> Record | None:
+def earlier_result(output: Path, name: str, bundles: Bundles) -> Record | None:
     """The record of a result of an earlier run, with a warning if this run would make it differently."""
     report, result = read_report(output, name), read_result(output, name)
     if report is None or result is None or not isinstance(result.row.get("warnings"), list):
         return None
     weights = report.get("weights")
-    other = not isinstance(weights, dict) or (
-        weights.get("manifest_sha256") != bundle.sha256 or weights.get("changes", []) != list(bundle.changes)
-    )
+    made_by = (weights.get("manifest_sha256"), weights.get("changes", [])) if isinstance(weights, dict) else None
+    other = made_by not in [(bundle.sha256, list(bundle.changes)) for bundle in bundles.every]
     notes = [OTHER_WEIGHTS] * other + [NO_DICOM_YET] * result.key.startswith(UNFINISHED)
     return dataclasses.replace(result, row=result.row | {"warnings": [*result.row["warnings"], *notes]})
 

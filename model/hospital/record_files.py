@@ -39,9 +39,10 @@ def make_sr(
     headers: tuple[Sequence[FileDataset], Sequence[FileDataset]],
     made: Mapping[str, bytes],
     terms: str,
+    mark: str = "",
 ) -> bytes:
     """The SR of a study in its folder. headers: of PET and CT. made: the DICOM files of this run; a SEG that is not
-    among them is in the folder. Raises CaseError without a SEG, else as `dicom_sr`.
+    among them is in the folder. terms, mark: as `dicom_sr`. Raises CaseError without a SEG, else as `dicom_sr`.
     """
     try:
         seg = pydicom.dcmread(io.BytesIO(made[SEG]) if SEG in made else folder / SEG)
@@ -49,7 +50,7 @@ def make_sr(
         raise CaseError("there is no SEG that it could refer to") from None
     lesions = _lesions(folder)
     edited = f"{lesions['edited']}. " if lesions.get("edited") else ""
-    return dicom_sr(_measured(lesions), seg, *headers, terms=edited + terms)
+    return dicom_sr(_measured(lesions), seg, *headers, terms=edited + terms, mark=mark)
 
 
 def make_pdf(job: Job, report: bytes, headers: Sequence[FileDataset]) -> bytes:

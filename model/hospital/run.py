@@ -6,15 +6,15 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from model.bundle.choice import bundle_of_options
 from model.bundle.licence import spelt_out
 from model.bundle.manifest import Bundle
-from model.bundle.organs import organ_names
 from model.errors import CaseError, ConfigError, OutputError
 from model.hospital.batch_precision import auto_precision
+from model.hospital.bundles import Bundles, checked_bundles
 from model.hospital.cluster import score_on_cluster
 from model.hospital.console import (
     print_dry_run,
@@ -44,7 +44,7 @@ from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import TimeLeft, score_one_by_one, size_of
 from model.hospital.worker_process import WorkerProcess
-from model.results.rule_options import check_organs_known, rules_of
+from model.results.rule_options import rules_of
 from model.results.writing import check_output
 from model.terminal import say
 
@@ -53,33 +53,24 @@ TABLES_EVERY_S = 300.0  # how often the tables are written during a run
 
 def run(options: Namespace) -> None:
     """Score the studies that the options name. Raises the errors of model/errors.py, CaseError if a study failed."""
-    bundle = checked_bundle(options)
+    bundles = checked_bundles(options)
     if options.dry_run:
         salt = read_salt(options.output) if (options.output / SALT).is_file() else secrets.token_bytes()
-        plan = plan_of(options, bundle, salt)
-        print_weights(bundle, options.precision)
+        plan = plan_of(options, bundles, salt)
+        print_weights(bundles, options.precision)
         print_dry_run(plan, options)
         return
     check_output(options.output)
     with locked(options.output) as lock:
         remove_partial(options.output)
-        plan = plan_of(options, bundle, read_salt(options.output))
-        keep_options(options, bundle.folder)
+        plan = plan_of(options, bundles, read_salt(options.output))
+        keep_options(options, bundles)
         print_plan(plan, options.truth is not None)
         precision = precision_of_run(options, plan)
-        print_weights(bundle, precision)
-        failed = score(options, bundle, with_precision(plan, bundle, precision), lock, precision)
+        print_weights(bundles, precision)
+        failed = score(options, bundles, with_precision(plan, bundles, precision), lock, precision)
     if failed:
         raise CaseError(failed)
-
-
-def checked_bundle(options: Namespace) -> Bundle:
-    """The bundle that the options name. Raises ConfigError if it cannot give what they ask for."""
-    bundle = bundle_of_options(options)
-    check_disagreement(options, bundle)
-    if options.organs:
-        check_organs_known(options, organ_names(bundle.manifest))  # raises ConfigError for a bundle that knows none
-    return bundle
 
 
 def precision_of_run(options: Namespace, plan: Plan) -> str:
@@ -89,14 +80,14 @@ def precision_of_run(options: Namespace, plan: Plan) -> str:
     return auto_precision(options.device)
 
 
-def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, precision: str) -> str:
+def score(options: Namespace, bundles: Bundles, plan: Plan, lock: int | None, precision: str) -> str:
     """Score what is to do, and compare dates if that is asked for. Write the tables, even if the run is stopped.
 
     Returns what could not be done, in words; "" if nothing.
     """
-    about = about_of(bundle)
+    about = about_of(bundles)
     journal, records, begun = Journal(options.output), dict[str, Record](), time.monotonic()
-    announced, setup = "", setup_of(options, bundle, plan, precision)
+    announced, setup = "", setup_of(options, bundles, plan, precision)
     tables_written, left = begun, TimeLeft({job.name: size_of(job) for job in plan.todo})
 
     def write_tables() -> None:
@@ -121,7 +112,7 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
         for record in plan.not_in_journal:
             journal.add(record)
         if plan.todo and options.workers:
-            keyed = partial(jobs_in, plan, bundle)
+            keyed = partial(jobs_in, plan, bundles)
             score_on_cluster(keyed, setup, options.workers, journal, on_record, options.patience_minutes * 60)
         elif plan.todo:
             with WorkerProcess(setup, lock, on_estimate) as process:
@@ -140,7 +131,7 @@ def score(options: Namespace, bundle: Bundle, plan: Plan, lock: int | None, prec
         )
     linked = (options.output / PATIENTS_HTML).is_file()
     if options.compare_dates or linked:  # an earlier page would tell of lesions that are no longer so
-        not_compared = compare(options, bundle, plan, {**plan.done, **records}, setup, lock, about)
+        not_compared = compare(options, bundles.main, plan, {**plan.done, **records}, setup, lock, about)
         not_done += not_compared if options.compare_dates else []
     if options.compare_dates and not linked:
         write_tables()  # report.html names the page where there is one
@@ -174,43 +165,48 @@ def compare(
     ]
 
 
-def about_of(bundle: Bundle) -> About:
+def about_of(bundles: Bundles) -> About:
     """What the page and the tables say of the weights."""
-    return About(
-        weights=bundle.label,
-        weights_sha256=bundle.sha256,
-        made=datetime.now(),
-        licence=spelt_out(bundle.manifest.licence),
-        citation=bundle.manifest.citation,
-    )
+    made = datetime.now()
+
+    def about(bundle: Bundle) -> About:
+        manifest = bundle.manifest
+        licence, sha256 = spelt_out(manifest.licence), bundle.sha256
+        return About(
+            weights=bundle.label, weights_sha256=sha256, made=made, licence=licence, citation=manifest.citation
+        )
+
+    return replace(about(bundles.main), pet_only=about(bundles.pet_only) if bundles.pet_only else None)
 
 
-def setup_of(options: Namespace, bundle: Bundle, plan: Plan, precision: str) -> Setup:
+def setup_of(options: Namespace, bundles: Bundles, plan: Plan, precision: str) -> Setup:
     """What a scoring process is started with."""
-    stored_only = asks_for_edits(options)
+    stored_only, bundle = asks_for_edits(options), bundles.main
     return Setup(
         weights=str(bundle.folder.resolve()),
         method=bundle.manifest.method,
         device="cpu" if stored_only else options.device,
         limits=tuple(options.limit),
         debug=options.debug,
-        networks=any(not job.stored for job in plan.todo),
+        networks=any(not job.stored and bundles.of(job.entry) is bundle for job in plan.todo),
         limit_s=options.limit_minutes * 60,
         precision="float32" if stored_only else precision,
         folds=options.folds,
         mirroring=options.mirroring,
         stored_only=stored_only,
+        pet_only=str(bundles.pet_only.folder.resolve()) if bundles.pet_only else "",
     )
 
 
-def jobs_in(plan: Plan, bundle: Bundle, precision: str) -> list[Job]:
+def jobs_in(plan: Plan, bundles: Bundles, precision: str) -> list[Job]:
     """The jobs to do, with the keys of a precision."""
-    return with_precision(plan, bundle, precision).todo
+    return with_precision(plan, bundles, precision).todo
 
 
-def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
+def plan_of(options: Namespace, bundles: Bundles, salt: bytes) -> Plan:
     """Find the studies and compare them with the results. Raises ConfigError if there is none."""
-    found = find_studies(options.studies, options.output, options.names, print_files_seen)
+    alone = bundles.take_pet_alone
+    found = find_studies(options.studies, options.output, options.names, print_files_seen, alone)
     if options.truth is None:
         found = without_truth(found)
     elif options.truth != BESIDE:
@@ -229,11 +225,11 @@ def plan_of(options: Namespace, bundle: Bundle, salt: bytes) -> Plan:
     spheres = {"liver": options.liver_sphere, "blood": options.blood_sphere}
     found = with_spheres(found, {what: text for what, text in spheres.items() if text})
     records, wanted = read_journal(options.output), wanted_of(options)
-    plan = make_plan(found, options.studies, options.output, salt, records, bundle, wanted, options.precision)
+    plan = make_plan(found, options.studies, options.output, salt, records, bundles, wanted, options.precision)
     plan = with_edits(plan, wanted_edits(options), records, options.studies, salt)
     if options.recompute and (lost := edits_without_images(plan, options.output)):
         print_lost_edits(lost)
-    return without_networks(plan, records, bundle) if asks_for_edits(options) else plan
+    return without_networks(plan, records, bundles) if asks_for_edits(options) else plan
 
 
 def wanted_of(options: Namespace) -> Options:
@@ -250,13 +246,3 @@ def wanted_of(options: Namespace) -> Options:
         pdf=options.pdf,
         rules=rules_of(options),
     )
-
-
-def check_disagreement(options: Namespace, bundle: Bundle) -> None:
-    """Raise ConfigError for --disagreement with a bundle of one network."""
-    manifest = bundle.manifest
-    if options.disagreement and (manifest.method != "eoa" or len(manifest.members) < 2):
-        raise ConfigError(
-            f"--disagreement needs two or more networks that vote, and '{manifest.name}' by {manifest.method} has one; "
-            "leave the option out, or give a bundle of several members with --weights"
-        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from model import PET_ALONE
 from model.bundle.organs import organ_names
 from model.dicom.picture import dicom_picture
 from model.dicom.rtstruct import dicom_rtstruct
@@ -16,6 +17,7 @@ from model.hospital.scored_study import ScoredStudy
 from model.hospital.stored_results import DICOM_FILES, PICTURE, SR, stored_files
 
 LONGEST_REASON = 200  # characters of a library's message
+NO_CT = "no CT"  # in the descriptions of DICOM series, where `PET_ALONE` would not find place
 
 
 def wanted_dicom(study: ScoredStudy) -> list[str]:
@@ -37,18 +39,20 @@ def make_dicom(study: ScoredStudy, names: list[str]) -> tuple[dict[str, bytes], 
     job, numbers, headers, edited = study.job, study.measures.numbers, study.headers, study.job.edit_notice
     run = f"{job.mask_key} {study.hashes['images_sha256']} {study.mask_sha256} {edited}".rstrip()
     weights, terms = weights_and_terms(job, study.stored, study.bundle)
+    mark, terms = (NO_CT, f"{PET_ALONE}. {terms}") if job.entry.pet_alone else ("", terms)
     place = job.output / STUDIES / job.name
     makers: dict[str, Callable[[], bytes]] = {
-        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited),
-        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited),
+        "seg.dcm": lambda: dicom_seg(numbers, headers, weights, run, terms, edited, mark),
+        "rtstruct.dcm": lambda: dicom_rtstruct(numbers, headers, study.case.pet.grid, run, terms, edited, mark),
     }
+    said = f"{edited}. {terms}" if edited else terms
     makers[PICTURE] = lambda: dicom_picture(
-        (place / "preview.png").read_bytes(), headers, run, job.options.named, f"{edited}. {terms}" if edited else terms
+        (place / "preview.png").read_bytes(), headers, run, job.options.named, said, mark
     )
     if (labels := study.result.organs) is not None:
         organs = organ_names(study.bundle.manifest)
-        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms)
-    makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms)
+        makers["seg-organs.dcm"] = lambda: organs_seg(labels, organs, headers, weights, run, terms, mark)
+    makers[SR] = lambda: make_sr(place, (headers, study.ct_headers), made, terms, mark)
     made: dict[str, bytes] = {}
     warnings = []
     for name in names:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from model import PET_ALONE
 from model.errors import shown
 from model.hospital.edited_files import edit_record, edit_report
 from model.hospital.job import Job
@@ -32,6 +33,7 @@ def row_of(study: ScoredStudy, seconds: float, warnings: list[str]) -> dict[str,
     """What summary.csv and report.html show of a study."""
     job, measures, voxel_ml = study.job, study.measures, study.case.pet.grid.voxel_ml
     row: dict[str, Any] = {"study": job.name, **rounded(dataclasses.asdict(measures.totals))}
+    row |= {"channels": PET_ALONE} if job.entry.pet_alone else {}
     row |= {"edited": job.edit_notice} if study.edited else {}
     if study.truth is not None:
         scores = score(measures.mask, study.truth, voxel_ml, job.options.convention)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model import RESEARCH
+from model import PET_ALONE, RESEARCH
 from model.bundle.organs import organ_names
 from model.dicom.identity import identity_warnings
 from model.hospital.edited_files import write_edited, write_network_mask
@@ -78,14 +78,15 @@ def _write_files(folder: Folder, study: ScoredStudy) -> set[str]:
     if measures.ruled or study.edited:
         folder.write_image(job.mask, measures.mask.astype(np.uint8), grid, notes)
     if measures.ruled:
-        folder.write(DROPPED, dropped_csv(measures.dropped).encode())
+        mark = PET_ALONE if job.entry.pet_alone else ""
+        folder.write(DROPPED, dropped_csv(measures.dropped, mark).encode())
     if result.disagreement is not None:
         folder.write_image(f"disagreement{options.mask_ending}", result.disagreement, grid)
     if result.organs is not None:
         notes = label_notes(organ_names(study.bundle.manifest))
         folder.write_image(job.organ_map, result.organs, grid, notes)
-    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more, job.edit_notice).encode())
-    table = lesions_json(measures, job.edit_notice)
+    folder.write("lesions.csv", lesions_csv(measures.lesions, measures.more, job.notice).encode())
+    table = lesions_json(measures, job.edit_notice, PET_ALONE if job.entry.pet_alone else "")
     folder.write("lesions.json", json_bytes(redacted_all(job, table)))
     copied = set()
     if old is not None:
@@ -120,7 +121,8 @@ def _write_pictures(folder: Folder, study: ScoredStudy) -> list[str]:
 def _caption(job: Job) -> str:
     """What stands above the picture; of an edit the beginning of its hash, as there is no place for all of it."""
     file = f", file sha256 {job.edit.sha256[:12]}..." if job.edit and job.edit.sha256 else ""
-    return f"{job.name}  {RESEARCH}" + (f"\nedited by hand{file}" if job.edit else "")
+    marks = [PET_ALONE] * job.entry.pet_alone + [f"edited by hand{file}"] * bool(job.edit)
+    return f"{job.name}  {RESEARCH}" + (f"\n{'; '.join(marks)}" if marks else "")
 
 
 def _same_lesions(study: ScoredStudy) -> bool:

@@ -16,14 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from model.bundle.choice import chosen_members
-from model.bundle.manifest import load_bundle, with_limits
+from model.bundle.manifest import Bundle, load_bundle, with_limits
 from model.errors import CaseError, LesionError, shown, split_remedy
+from model.hospital.bundles import Bundles
 from model.hospital.job import ESTIMATE, Job, Setup, job_from, setup_from
 from model.hospital.journal import contents_of, stat_of
 from model.hospital.names import redacted
@@ -40,7 +42,7 @@ NO_MEMORY = "the study does not fit into memory; use a machine with more, or a b
 
 
 class Scorer:
-    """A loaded bundle, and the next study, which is read in the background."""
+    """The loaded bundles, and the next study, which is read in the background."""
 
     def __init__(self, setup: Setup) -> None:
         """Load the weights, unless no study needs them. Raises WeightsError or ConfigError."""
@@ -51,12 +53,15 @@ class Scorer:
 
         self._load, self._score, self._clean = score_study.load, score_study.score_study, give_back_freed_memory
         whole = with_limits(load_bundle(Path(setup.weights), setup.method), setup.limits)
-        self._bundle = chosen_members(whole, setup.folds, setup.mirroring)
+        other = with_limits(load_bundle(Path(setup.pet_only)), setup.limits) if setup.pet_only else None
+        self._bundles = Bundles(main=chosen_members(whole, setup.folds, setup.mirroring), pet_only=other)
         make_deterministic()
         self._device = choose_device(setup.device, setup.precision)
         self._precision = precision_of(self._device)
-        self._keep: Callable[[], list[Voter]] = lambda: load_now(voters(self._bundle), self._device.torch_device)
-        self._networks: list[Voter] | None = self._keep() if setup.networks else None
+        self._keep: Callable[[Bundle], list[Voter]] = lambda one: load_now(voters(one), self._device.torch_device)
+        self._networks: dict[str, list[Voter]] = {}  # by the bundle's hash
+        if setup.networks:
+            self._voters_of(self._bundles.main)
         self._debug, self._stored_only = setup.debug, setup.stored_only
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._prefetched: tuple[Job, Future[Loaded]] | None = None
@@ -74,15 +79,18 @@ class Scorer:
             nonlocal stage
             stage = name
 
+        bundle = self._bundles.of(job.entry)
         try:
             loaded = self._take(job)
             if following is not None:
-                self._prefetched = (following, self._reader.submit(self._load, following, self._bundle))
+                read_ahead = self._reader.submit(self._load, following, self._bundles.of(following.entry))
+                self._prefetched = (following, read_ahead)
             if loaded.stored is None and self._stored_only:
                 raise CaseError(f"the mask of '{job.entry.source}' {GONE}")
             if job.stored and loaded.stored is None:  # its mask cannot be used after all, and is made by this device
-                job = with_keys(replace(job, stored=""), self._bundle, self._precision)
-            row = self._score(job, loaded, self._bundle, self._device, self._voters, on_stage, on_estimate)
+                job = with_keys(replace(job, stored=""), bundle, self._precision)
+            networks = partial(self._voters_of, bundle)
+            row = self._score(job, loaded, bundle, self._device, networks, on_stage, on_estimate)
             return {"state": "done", "row": row, "key": job.key} | loaded.identity
         except Exception as error:
             if self._debug:
@@ -91,18 +99,18 @@ class Scorer:
         finally:
             self._clean()
 
-    def _voters(self) -> "list[Voter]":
-        """The loaded networks. Raises WeightsError."""
-        if self._networks is None:
-            self._networks = self._keep()
-        return self._networks
+    def _voters_of(self, bundle: Bundle) -> "list[Voter]":
+        """A bundle's loaded networks. Raises WeightsError."""
+        if bundle.sha256 not in self._networks:
+            self._networks[bundle.sha256] = self._keep(bundle)
+        return self._networks[bundle.sha256]
 
     def _take(self, job: Job) -> "Loaded":
         prefetched, self._prefetched = self._prefetched, None
         if prefetched is not None and prefetched[0] == job:
             with suppress(Exception):  # memory may have been short beside the study before: it is read again alone
                 return prefetched[1].result()
-        return self._load(job, self._bundle)
+        return self._load(job, self._bundles.of(job.entry))
 
 
 def _reason(error: Exception, job: Job) -> dict[str, str]:

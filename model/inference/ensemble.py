@@ -151,7 +151,8 @@ class _Run:
 
     def image(self, part: Part, device: torch.device) -> Tensor:
         """The image that a network takes, on the device; moved and resampled once for all networks that take it."""
-        key = part.network.kind, part.network.norm, part.network.body, part.intensity, part.preprocessing, device
+        network = part.network
+        key = network.kind, network.channels, network.norm, network.body, part.intensity, part.preprocessing, device
         if self.kept is None or self.kept[0] != key:
             self.kept = None  # before the next one takes memory
             self.kept = key, self.view.resampled(part, self.view.image(part).to(device))

@@ -10,24 +10,31 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from model.bundle.nnunet import Normalisation, Preprocessing
-from model.inference.preprocess import Box, bounding_box
+from model.inference.preprocess import Box, bounding_box, nonzero
 
 LEAST_DEVIATION = 1e-8  # what a deviation, or a range, of nearly nothing is taken as
 
 
-def nonzero_box(hu: NDArray[Any], suv: NDArray[Any]) -> Box | None:
+def nonzero_box(hu: NDArray[Any] | None, suv: NDArray[Any]) -> Box | None:
     """The bounding box (z, y, x) of voxels that are not zero in one channel at least; None without any."""
-    return bounding_box((hu != 0) | (suv != 0))
+    return bounding_box(nonzero(hu, suv))
 
 
-def network_channels(hu: NDArray[Any], suv: NDArray[Any], settings: Preprocessing) -> NDArray[np.float32]:
-    """HU and SUV (z, y, x), cropped to `nonzero_box`, in network units: float32 (2, z, y, x), CT before PET."""
+def network_channels(hu: NDArray[Any] | None, suv: NDArray[Any], settings: Preprocessing) -> NDArray[np.float32]:
+    """HU and SUV (z, y, x), cropped to `nonzero_box`, in network units: float32 (2, z, y, x), CT before PET.
+
+    hu: None for a network that sees PET alone; then (1, z, y, x).
+    """
+    ways = [(suv, settings.pet)]
+    if hu is not None:
+        assert settings.ct is not None  # as the manifest of a network with CT has it
+        ways.insert(0, (hu, settings.ct))
     inside = None
-    if settings.ct.inside or settings.pet.inside:
-        inside = ndimage.binary_fill_holes((hu != 0) | (suv != 0))
-    channels = np.empty((2, *suv.shape), dtype=np.float32)
-    channels[0] = normalised(hu, settings.ct, inside)
-    channels[1] = normalised(suv, settings.pet, inside)
+    if any(way.inside for _, way in ways):
+        inside = ndimage.binary_fill_holes(nonzero(hu, suv))
+    channels = np.empty((len(ways), *suv.shape), dtype=np.float32)
+    for channel, (image, way) in zip(channels, ways, strict=True):
+        channel[:] = normalised(image, way, inside)
     return channels
 
 

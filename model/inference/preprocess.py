@@ -25,17 +25,25 @@ UPTAKE_SUV = 0.5  # tissue has this and more; the noise in the air around a pati
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A study in LAS order, cropped: suv and hu (z, y, x), the crop's box, and the share of uptake that CT covers."""
+    """A study in LAS order, cropped: suv and hu (z, y, x), the crop's box, and the share of uptake that CT covers, 1
+    without CT. hu: None without CT.
+    """
 
     view: LasView
     box: Box | None  # None: no voxel of PET is above the threshold
     suv: NDArray[Any]
-    hu: NDArray[Any]
+    hu: NDArray[Any] | None
     ct_share: float
+
+    @property
+    def ct_hu(self) -> NDArray[Any]:
+        """The CT, for what cannot do without."""
+        assert self.hu is not None  # a bundle that needs CT is not given a study without
+        return self.hu
 
 
 def place(case: Case, suv_above: float | None, watch: Stopwatch, keep_nonzero: bool = False) -> Placed:
-    """LAS order, CT resampled onto the PET, crop: everything before intensity. Raises CaseError.
+    """LAS order, CT, if there is one, resampled onto the PET, crop: everything before intensity. Raises CaseError.
 
     The crop is the box around PET above `suv_above`, if that is given, and with keep_nonzero around all voxels that are
     not zero in PET or CT.
@@ -43,13 +51,13 @@ def place(case: Case, suv_above: float | None, watch: Stopwatch, keep_nonzero: b
     with watch.stage("resample"):
         view = las_view(case.pet.grid)
         suv = view.to_las(case.pet.array)
-        hu, share = resample_ct(case.ct, view.grid, suv)
+        hu, share = (None, 1.0) if case.ct is None else resample_ct(case.ct, view.grid, suv)
     with watch.stage("crop"):
         kept: NDArray[np.bool_] = np.zeros(suv.shape, bool) if suv_above is None else np.greater(suv, suv_above)
-        box = bounding_box(kept | (suv != 0) | (hu != 0) if keep_nonzero else kept)
-    if box is None:
-        return Placed(view=view, box=None, suv=suv[:0], hu=hu[:0], ct_share=share)
-    return Placed(view=view, box=box, suv=suv[box], hu=hu[box], ct_share=share)
+        box = bounding_box(kept | nonzero(hu, suv) if keep_nonzero else kept)
+    inside: Any = np.s_[:0] if box is None else box
+    cropped = None if hu is None else hu[inside]
+    return Placed(view=view, box=box, suv=suv[inside], hu=cropped, ct_share=share)
 
 
 def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any], float]:
@@ -88,6 +96,12 @@ def resample_ct(ct: Volume, las: Grid, suv: NDArray[Any]) -> tuple[NDArray[Any],
     uptake = suv >= UPTAKE_SUV
     count = np.count_nonzero(uptake)
     return hu, 1.0 - float(np.count_nonzero(uptake & outside)) / count if count else 1.0
+
+
+def nonzero(hu: NDArray[Any] | None, suv: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where PET or CT, if there is one, is not zero."""
+    found: NDArray[np.bool_] = suv != 0 if hu is None else (hu != 0) | (suv != 0)
+    return found
 
 
 def foreground_box(suv: NDArray[Any], above: float) -> Box | None:

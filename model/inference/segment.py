@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from model.bundle.format import Manifest
 from model.bundle.manifest import Bundle
+from model.errors import CaseError
 from model.inference.ensemble import Vote, vote
 from model.inference.options import SegmentOptions
 from model.inference.preprocess import OUTSIDE_HU, UPTAKE_SUV, Placed, place, put_back
 from model.inference.view import StudyView, view_of
 from model.networks.weights import voters
 from model.stopwatch import Stopwatch
-from model.study.reading import Case
+from model.study.reading import TO_DO_WITHOUT_CT, Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +57,29 @@ def segment(case: Case, options: SegmentOptions, watch: Stopwatch | None = None)
 
 
 def make_ready(case: Case, bundle: Bundle, watch: Stopwatch) -> Ready:
-    """Everything before the networks. Raises CaseError."""
+    """Everything before the networks. Raises CaseError, also for a study without the CT that the bundle needs."""
     manifest = bundle.manifest
+    check_channels(case, manifest)
     parts = [manifest.part(member) for member in manifest.members]
     of_nnunet = [part.preprocessing is not None for part in parts]
     suv_above = None if all(of_nnunet) else manifest.crop.suv_above
-    placed = place(case, suv_above, watch, keep_nonzero=any(of_nnunet))
+    seen = replace(case, ct=None) if manifest.pet_alone else case
+    placed = place(seen, suv_above, watch, keep_nonzero=any(of_nnunet))
     if placed.box is None:
         return Ready(case=case, placed=placed, view=None, first_image=None)
     with watch.stage("intensity"):
         view = view_for(placed, manifest)
         first_image = None if parts[0].preprocessing else view.image(parts[0])
         return Ready(case=case, placed=placed, view=view, first_image=first_image)
+
+
+def check_channels(case: Case, manifest: Manifest) -> None:
+    """Raise CaseError for a study without CT and a bundle that needs one."""
+    if case.ct is None and not manifest.pet_alone:
+        raise CaseError(
+            f"PET '{case.pet.path}' has no CT, and the networks of '{manifest.name}' see PET and CT; give the CT, or "
+            f"{TO_DO_WITHOUT_CT}"
+        )
 
 
 def view_for(placed: Placed, manifest: Manifest) -> StudyView:
@@ -126,7 +138,7 @@ def _warnings(ready: Ready, bundle: Bundle) -> tuple[str, ...]:
     """What a user should know of the study before looking at the mask."""
     case, manifest = ready.case, bundle.manifest
     warnings = []
-    if ready.placed.ct_share < manifest.limits.ct_coverage_warn:
+    if case.ct is not None and ready.placed.ct_share < manifest.limits.ct_coverage_warn:
         warnings.append(
             f"CT '{case.ct.path}' covers {100 * ready.placed.ct_share:.1f} % of the PET's uptake (voxels of SUV "
             f"{UPTAKE_SUV:g} and above); air ({OUTSIDE_HU:g} HU) was assumed in the rest: look at the mask there"

@@ -29,7 +29,8 @@ BACKGROUND = -50.0  # the margin of voxels outside a network's box: no lesion, a
 @dataclass(frozen=True, kw_only=True)
 class StudyView:
     """shape: voxels (X, Y, Z) of the study's crop. image: the study as a network of a part takes it, float32
-    (2, X, Y, Z), channel 0 = CT, 1 = PET, with norm body (3, X, Y, Z), 2 = body. size: the voxels of that image.
+    (2, X, Y, Z), channel 0 = CT, 1 = PET, with norm body (3, X, Y, Z), 2 = body; for a network that sees PET alone
+    without the CT. size: the voxels of that image.
     margin: what such a network put out, values (K, X, Y, Z) on its image, as a margin (X, Y, Z) on the crop. channel:
     one of its channels (X, Y, Z) on the crop, and a number outside its box.
 
@@ -59,9 +60,13 @@ def view_of(placed: Placed, crop: Crop, mixed: bool) -> StudyView:
             return None
         return nonzero_box(placed.hu, placed.suv) if nnunet else foreground_box(placed.suv, crop.suv_above)
 
-    def channels(part: Part) -> tuple[NDArray[Any], NDArray[Any]]:
+    def channels(part: Part) -> tuple[NDArray[Any] | None, NDArray[Any]]:
+        """What a network of this part sees, CT and PET; no CT if it sees PET alone."""
         box = box_of(part.preprocessing is not None)
-        return (placed.hu, placed.suv) if box is None else (placed.hu[box], placed.suv[box])
+        suv = placed.suv if box is None else placed.suv[box]
+        if part.network.pet_alone:
+            return None, suv
+        return placed.ct_hu if box is None else placed.ct_hu[box], suv
 
     def sees_nothing(part: Part) -> bool:
         return mixed and part.preprocessing is None and box_of(False) is None
@@ -124,33 +129,43 @@ def _back(values: Tensor, size: tuple[int, ...], spacing_mm: tuple[float, ...], 
     return resize(values, size, settings.logits.order, apart)
 
 
-def image_of(hu: NDArray[Any], suv: NDArray[Any], part: Part) -> Tensor:
+def image_of(hu: NDArray[Any] | None, suv: NDArray[Any], part: Part) -> Tensor:
     """HU and SUV in LAS (z, y, x) as a bundle's network takes them, float32 (2, X, Y, Z), channel 0 = CT, 1 = PET.
 
-    A network with norm body has a third channel, the body.
+    A network that sees PET alone has no channel of CT, and `hu` is not looked at. A network with norm body has one
+    more channel, the body.
     """
+    if part.network.pet_alone:
+        return with_body(network_image(None, suv, part.intensity), part)
+    assert hu is not None  # a bundle that needs CT is not given a study without
     if part.network.kind == "slices":
         return clipped_image(hu, suv, part.intensity)
     return with_body(network_image(hu, suv, part.intensity), part)
 
 
-def network_image(hu: NDArray[Any], suv: NDArray[Any], settings: Intensity) -> Tensor:
-    """HU and SUV in LAS (z, y, x) as the network's float32 (2, X, Y, Z), channel 0 = CT, 1 = PET."""
-    channels = np.empty((2, *suv.shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
-    channels[0] = scale_hu(hu, settings)
-    channels[1] = scale_suv(suv, settings)
+def network_image(hu: NDArray[Any] | None, suv: NDArray[Any], settings: Intensity) -> Tensor:
+    """HU and SUV in LAS (z, y, x) as the network's float32 (2, X, Y, Z), channel 0 = CT, 1 = PET; without HU (1, X, Y,
+    Z), PET alone.
+    """
+    count = 1 if hu is None else 2
+    channels = np.empty((count, *suv.shape), dtype=np.float32)  # filled one by one: a copy less than np.stack
+    if hu is not None:
+        channels[0] = scale_hu(hu, settings)
+    channels[-1] = scale_suv(suv, settings)
     return torch.from_numpy(channels).permute(0, 3, 2, 1)  # (C, z, y, x) -> (C, X, Y, Z)
 
 
 def with_body(image: Tensor, part: Part, suv_top: float | None = None) -> Tensor:
     """The image (2, X, Y, Z) of a study, in network units, with the body as a third channel: 1 inside, 0 outside.
 
-    A network without norm body gets the image as it is. suv_top: what SUV were divided by, if not by the part's. Air
-    that is padded around the result, as zeros, is no body.
+    A network without norm body gets the image as it is. For one that sees PET alone the image is (1, X, Y, Z), and
+    uptake alone tells the body. suv_top: what SUV were divided by, if not by the part's. Air that is padded around the
+    result, as zeros, is no body.
     """
     if part.network.norm != "body":
         return image
     levels, units = part.network.body, part.intensity
-    ct = (levels.hu - units.ct_low_hu) / (units.ct_high_hu - units.ct_low_hu)
-    inside = (image[0] > ct) | (image[1] > levels.suv / (suv_top or units.suv_top))
+    inside = image[-1] > levels.suv / (suv_top or units.suv_top)
+    if not part.network.pet_alone:
+        inside |= image[0] > (levels.hu - units.ct_low_hu) / (units.ct_high_hu - units.ct_low_hu)
     return torch.cat([image, inside[None].to(image.dtype)])

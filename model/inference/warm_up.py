@@ -23,7 +23,7 @@ def warm_up(manifest: Manifest, device: Device) -> None:
         zeros = {name: torch.zeros(shape, device=device.torch_device) for name, shape in shapes.items()}
         network.load_state_dict(zeros, assign=True)
         count = windows_at_a_time(device, [part], part.window.size)
-        image = torch.zeros(count, part.network.channels, *part.window.size, device=device.torch_device)
+        image = torch.zeros(count, part.network.image_channels, *part.window.size, device=device.torch_device)
         with computing(device):
             slabs.forward(for_device.prepared(network, device.torch_device, device.precision), image)
         torch.cuda.synchronize()

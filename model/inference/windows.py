@@ -38,7 +38,8 @@ def bright_windows(image: Tensor, part: Part, skip_suv: float | None) -> list[Si
     if skip_suv is None:
         return None
     threshold = scale_suv(torch.tensor([skip_suv]).numpy(), part.intensity)
-    return windows_above(image[1], part.window_for(tuple(image.shape[1:])), part.window.overlap, float(threshold[0]))
+    pet = image[part.network.channels.index("PET")]
+    return windows_above(pet, part.window_for(tuple(image.shape[1:])), part.window.overlap, float(threshold[0]))
 
 
 def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...], with_organs: bool = False) -> int:
@@ -62,7 +63,7 @@ def windows_at_a_time(device: Device, parts: list[Part], shape: tuple[int, ...],
         for part in parts
     ]
     values = max(_values(part, with_organs) for part in parts)
-    study_values = STUDY_VALUES + 2 * (values - 1) + max(part.network.channels - 2 for part in parts)
+    study_values = STUDY_VALUES + 2 * (values - 1) + max(part.network.image_channels - 2 for part in parts)
     room = free_bytes() * (1 - LEFT_FREE) - 4 * study_values * math.prod(shape)
     counts = []
     for part, size in zip(parts, sizes, strict=True):

@@ -1,7 +1,7 @@
 """Instance normalisation over the body alone: mean and deviation do not depend on how much air a window holds.
 
 Instance normalisation takes them over the whole window, so the same tissue looks different to a network with more air
-around it. Here they are those of the window's body; all voxels are normalised with them. The body is the image's third
+around it. Here they are those of the window's body; all voxels are normalised with them. The body is the image's last
 channel (model.inference.view.with_body), whose maxima every stage takes as it takes those of the image.
 """
 
@@ -13,21 +13,24 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LEAST_VOXELS = 8  # of body at a stage: the deviation of fewer can be so small that other values grow without bound
-CHANNELS = 3  # of the image: CT, PET, body
+MOST_CHANNELS = 3  # of the image: CT, PET, body; a network that sees PET alone gets PET and body
 VOXELS = (2, 3, 4)  # the axes of an image that are summed over
 
 
-def divided(image: Tensor, stages: int, over_body: bool) -> tuple[Tensor, list[Tensor | None]]:
-    """What a network reads of an image (B, 2 or 3, X, Y, Z): CT and PET, and the body at every stage, finest first.
+def divided(
+    image: Tensor, stages: int, over_body: bool, channels: int = MOST_CHANNELS - 1
+) -> tuple[Tensor, list[Tensor | None]]:
+    """What a network reads of an image (B, C, X, Y, Z): `channels` of it, and the body at every stage, finest first.
 
-    over_body: whether the network normalises over the body; without it there is none. Raises ValueError if the image
-    lacks the body that the network needs.
+    channels: CT and PET, or 1 for PET alone. over_body: whether the network normalises over the body; without it there
+    is none. Raises ValueError if the image lacks the body that the network needs.
     """
     if not over_body:
         return image, [None] * stages
-    if image.shape[1] != CHANNELS:
-        raise ValueError(f"norm: body needs an image of CT, PET and body, got {image.shape[1]} channels")
-    return image[:, :2], [*body_of_stages(image[:, 2:], stages)]
+    if image.shape[1] != channels + 1:
+        what = "CT, PET" if channels > 1 else "PET"
+        raise ValueError(f"norm: body needs an image of {what} and body, got {image.shape[1]} channels")
+    return image[:, :channels], [*body_of_stages(image[:, channels:], stages)]
 
 
 def body_of_stages(body: Tensor, stages: int) -> list[Tensor]:

@@ -65,15 +65,17 @@ class Fused(nn.Module):
             self._branches = [_ready(one) for one in _branches(network)]
         self._stages = len(self._branches[0].encoder)
         self._over_body = any(isinstance(module, BodyNorm) for module in network.modules())
+        self._channels = max(first + count for first, count, _ in self._branches[0].first)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, K, X, Y, Z) float32 of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET; with norm body channel 2 = body.
+        """Logits (B, K, X, Y, Z) float32 of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET, or of PET alone (B, 1, X, Y, Z);
+        with norm body the last channel is the body.
 
         Raises ValueError if an edge is no multiple of 2 ** (stages - 1), or without the body that the network needs.
         """
         if any(edge % 2 ** (self._stages - 1) for edge in image.shape[2:]):
             raise ValueError(f"{self._stages} stages cannot halve {tuple(image.shape[2:])} voxels evenly")
-        image, bodies = divided(image, self._stages, self._over_body)
+        image, bodies = divided(image, self._stages, self._over_body, self._channels)
         bodies = [None if body is None else body.bool() for body in bodies]
         out = self._run(self._branches[0], image, bodies)
         for branch in self._branches[1:]:
@@ -169,7 +171,7 @@ def _branches(network: Any) -> list[Branch]:
     """The U-Nets that a network consists of; the sum of their logits is the network's."""
     match network:
         case UNet():
-            return [_branch([network.encoder], [(0, 2)], network.decoder, network.decoder.fc)]
+            return [_branch([network.encoder], [(0, network.inside)], network.decoder, network.decoder.fc)]
         case MiddleFusion():
             encoders = [network.pet_encoder, network.ct_encoder]
             return [_branch(encoders, [(1, 1), (0, 1)], network.decoder, network.decoder.fc)]

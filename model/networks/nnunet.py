@@ -114,7 +114,8 @@ class StridedUNet(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         stages, bias = network.stages, network.bias
-        self.encoder = StridedEncoder(2, network.widths, stages, bias, residual=network.fusion == "residual_unet")
+        residual = network.fusion == "residual_unet"
+        self.encoder = StridedEncoder(len(network.channels), network.widths, stages, bias, residual)
         self.decoder = StridedDecoder(network.widths, stages, bias)
         self.head = nn.Conv3d(network.widths[0], network.classes, 1)
         self.organ_head = nn.Conv3d(network.widths[0], network.organs, 1) if network.organs else None

@@ -32,7 +32,7 @@ Buffers = dict[tuple[int, torch.Size, torch.dtype], Tensor]  # the stages' buffe
 @torch.no_grad()
 def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, organs: bool = False) -> Tensor:
     """`network(image)`, to rounding: logits (B, K, X, Y, Z) of (B, 2, X, Y, Z), channel 0 = CT, 1 = PET; with norm body
-    of (B, 3, X, Y, Z), 2 = body.
+    of (B, 3, X, Y, Z), 2 = body. A network that sees PET alone takes (B, 1, X, Y, Z), with norm body (B, 2, X, Y, Z).
 
     network: from `for_device.prepared`; a network that is no U-Net runs as it is. buffers: of earlier windows; this
     window uses them and adds to them. organs: the logits of the network's organ head follow those of lesion. Makes no
@@ -51,7 +51,7 @@ def forward(network: nn.Module, image: Tensor, buffers: Buffers | None = None, o
             whole: Tensor = network(image) if one_slab else forward(network.plain, image, buffers)
             return whole
         case UNet():
-            image, bodies = divided(image, network.encoder.stages, network.over_body)
+            image, bodies = divided(image, network.encoder.stages, network.over_body, network.inside)
             return _unet(network, image, bodies, buffers)
         case MiddleFusion():
             image, bodies = divided(image, network.decoder.stages, network.over_body)

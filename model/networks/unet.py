@@ -3,8 +3,9 @@ and late fusion, and MONAI's SwinUNETR. The networks for slices are in regnet.py
 
 A stage is two blocks of Conv3d 3x3x3 (no bias) -> InstanceNorm3d(affine) -> SELU; MaxPool 2 down, ConvTranspose3d 2 up,
 Conv3d 1x1x1 to 2 logits (section 2.1). With norm: batch, BatchNorm3d replaces InstanceNorm3d. Input (B, 2, X, Y, Z),
-channel 0 = CT, channel 1 = PET; every edge a multiple of 2 ** (stages - 1). Output: logits (B, 2, X, Y, Z). With norm:
-body (body.py) the body is a third channel of the input, which the normalisations alone look at.
+channel 0 = CT, channel 1 = PET, or (B, 1, X, Y, Z) of PET alone; every edge a multiple of 2 ** (stages - 1). Output:
+logits (B, 2, X, Y, Z). With norm: body (body.py) the body is one more channel of the input, which the normalisations
+alone look at.
 Parameter names follow the authors' checkpoints: pet_encoder.layer1.0.conv.weight and so on.
 """
 
@@ -29,7 +30,7 @@ def build(network: Network) -> nn.Module:
     widths, norm = network.widths, network.norm
     match network.fusion:
         case "early":
-            return UNet(2, widths, norm=norm)
+            return UNet(len(network.channels), widths, norm=norm)
         case "middle":
             return MiddleFusion(widths, norm)
         case "late":
@@ -39,7 +40,7 @@ def build(network: Network) -> nn.Module:
         case "plain_unet" | "residual_unet":
             return StridedUNet(network)
         case _:
-            return _swin_unetr(widths[0])
+            return _swin_unetr(widths[0], len(network.channels))
 
 
 def skeleton(network: Network) -> nn.Module:
@@ -141,19 +142,19 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """One encoder, one decoder: early fusion on 2 channels, or one branch of late fusion on 1."""
+    """One encoder, one decoder: early fusion on 2 channels; or PET alone, or one branch of late fusion, on 1."""
 
     def __init__(
         self, inside: int, widths: tuple[int, ...], classes: int | None = CLASSES, norm: str = "instance"
     ) -> None:
         super().__init__()
-        self.over_body = norm == "body"
+        self.inside, self.over_body = inside, norm == "body"
         self.encoder = Encoder(inside, widths, norm)
         self.decoder = Decoder(widths, classes, norm)
 
     def forward(self, image: Tensor, bodies: Sequence[Tensor | None] | None = None) -> Tensor:
         if bodies is None:
-            image, bodies = divided(image, self.encoder.stages, self.over_body)
+            image, bodies = divided(image, self.encoder.stages, self.over_body, self.inside)
         out: Tensor = self.decoder(self.encoder(image, bodies), bodies)
         return out
 
@@ -210,8 +211,8 @@ class LateFeatures(nn.Module):
         return out
 
 
-def _swin_unetr(feature_size: int) -> nn.Module:
+def _swin_unetr(feature_size: int, channels: int) -> nn.Module:
     from monai.networks.nets import SwinUNETR  # slow to import, and only this network needs it
 
-    network: nn.Module = SwinUNETR(in_channels=2, out_channels=CLASSES, feature_size=feature_size)
+    network: nn.Module = SwinUNETR(in_channels=channels, out_channels=CLASSES, feature_size=feature_size)
     return network

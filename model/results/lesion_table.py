@@ -35,19 +35,19 @@ DEFINITIONS = {
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that starts so for a formula
 
 
-def lesions_csv(lesions: Sequence[Lesion], more: Sequence[LesionNumbers], edited: str = "") -> str:
+def lesions_csv(lesions: Sequence[Lesion], more: Sequence[LesionNumbers], mark: str = "") -> str:
     """One row a lesion; without lesions only the row of names. more: beside each lesion; its columns are the last.
 
-    edited: what the notice says of a reader's edit.
+    mark: what the notice says besides, as of a reader's edit.
     """
     names = [*_names(Lesion), "notice", *_names(LesionNumbers)]
-    return csv_text(names, [row | {"notice": f"{RESEARCH} {edited}".strip()} for row in _rows(lesions, more)])
+    return csv_text(names, [row | {"notice": f"{RESEARCH} {mark}".strip()} for row in _rows(lesions, more)])
 
 
-def dropped_csv(dropped: Sequence[DroppedLesion]) -> str:
-    """One row a lesion that rules left out, and why."""
+def dropped_csv(dropped: Sequence[DroppedLesion], mark: str = "") -> str:
+    """One row a lesion that rules left out, and why. mark: as of `lesions_csv`."""
     names = [*_names(DroppedLesion), "notice"]
-    return csv_text(names, [row | {"notice": RESEARCH} for row in dropped_rows(dropped)])
+    return csv_text(names, [row | {"notice": f"{RESEARCH} {mark}".strip()} for row in dropped_rows(dropped)])
 
 
 def dropped_rows(dropped: Sequence[DroppedLesion]) -> list[dict[str, Any]]:
@@ -55,10 +55,13 @@ def dropped_rows(dropped: Sequence[DroppedLesion]) -> list[dict[str, Any]]:
     return [rounded(dataclasses.asdict(one)) for one in dropped]
 
 
-def lesions_json(measures: StudyMeasures, edited: str = "") -> dict[str, Any]:
-    """Lesions, totals, what rules left out, and what the numbers mean. edited: what is said of a reader's edit."""
+def lesions_json(measures: StudyMeasures, edited: str = "", channels: str = "") -> dict[str, Any]:
+    """Lesions, totals, what rules left out, and what the numbers mean. edited: what is said of a reader's edit;
+    channels: that the networks saw PET alone.
+    """
     content = {
         "notice": RESEARCH,
+        **({"channels": channels} if channels else {}),
         **({"edited": edited} if edited else {}),
         "totals": rounded(dataclasses.asdict(measures.totals)),
         "lesions": _rows(measures.lesions, measures.more),

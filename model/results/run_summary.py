@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from model import RESEARCH, __version__
+from model import PET_ALONE, RESEARCH, __version__
 from model.bundle.choice import passes_a_window
 from model.bundle.format import Member
 from model.bundle.licence import spelt_out
@@ -29,7 +29,8 @@ def make_report(
     return {
         "notice": RESEARCH,
         "case": case.name,
-        "inputs": {"pet": str(case.pet.path), "ct": str(case.ct.path)},
+        **({"channels": PET_ALONE} if bundle.manifest.pet_alone else {}),
+        "inputs": {"pet": str(case.pet.path), "ct": str(case.ct.path) if case.ct else None},
         "lesions": lesions,
         "volume_ml": round(float(np.count_nonzero(result.mask)) * voxel_ml, 3),
         "pet_grid": {
@@ -87,8 +88,9 @@ def summary(report: dict[str, Any], mask_path: str) -> list[str]:
     stages = "  ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
     weights = report["weights"]
     cite = f"; cite: {weights['citation']}" if weights["citation"] else ""
+    marked = f" ({report['channels']})" if "channels" in report else ""
     return [
-        f"found: {report['lesions']} lesions, {report['volume_ml']:.1f} ml",
+        f"found: {report['lesions']} lesions, {report['volume_ml']:.1f} ml{marked}",
         f"mask:  {mask_path}",
         f"weights: {weights['name']}, licence {weights['licence']}{cite}",
         f"seconds: {stages}",

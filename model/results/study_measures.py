@@ -72,7 +72,7 @@ def measure_study(
     around = Surroundings(
         suv=pet.array,
         grid=pet.grid,
-        hu=hu_on(case.ct, pet.grid) if asked.rules.need_hu and mask.any() else None,
+        hu=hu_on(case.ct, pet.grid) if case.ct and asked.rules.need_hu and mask.any() else None,
         organs=organs,
         organ_names=organ_names,
     )

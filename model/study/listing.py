@@ -10,10 +10,10 @@ from model.errors import CaseError
 from model.opening import read_regular
 
 
-def places_from(listing: Path) -> dict[str, Path]:
+def places_from(listing: Path, ct_may_lack: bool = False) -> dict[str, Path]:
     """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct.
 
-    Raises OSError if it cannot be read.
+    ct_may_lack: whether a list without a CT is taken, too. Raises OSError if it cannot be read.
     """
     content = read_regular(listing)
     try:
@@ -31,6 +31,8 @@ def places_from(listing: Path) -> dict[str, Path]:
     for what in ("pet", "ct"):
         found = sorted({path for _, path in known if path == f"images/{what}"})
         found = found or sorted({path for slug, path in known if what in re.split("[-_ ]", slug.lower())})
+        if not found and what == "ct" and ct_may_lack:
+            continue
         if len(found) != 1:
             raise CaseError(
                 f"'{listing}' names {len(found)} sockets for {what.upper()} (relative path images/{what}, or a slug "
@@ -40,7 +42,7 @@ def places_from(listing: Path) -> dict[str, Path]:
         if posixpath.isabs(found[0]) or found[0].startswith("..") or "\0" in found[0]:
             raise CaseError(f"'{listing}': the path {found[0]!r} leads out of '{listing.parent}'")
         places[what] = listing.parent / found[0]
-    if places["pet"] == places["ct"]:
+    if places["pet"] == places.get("ct"):
         raise CaseError(f"'{listing}' names one folder, '{places['pet']}', for both PET and CT")
     return places
 

@@ -34,6 +34,7 @@ IMAGE_IO = {
 SUFFIXES = tuple(IMAGE_IO)
 MEMORY_PER_VOXEL_BYTES = 8  # for reading: the volume as stored, and once more as float32
 HOTTEST_SUV = 3000.0  # a syringe in view may be as hot; above it is never SUV, so no message offers to move the limit
+TO_DO_WITHOUT_CT = "give weights that see PET alone (channels [PET]; docs/weights.md says how they are made)"
 ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
 
 
@@ -49,32 +50,51 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A PET/CT study. name: the CT file's name without its ending (grand-challenge's contract), or see `name_of`."""
+    """A PET/CT study, or one of PET alone, whose ct is None. name: the CT file's name without its ending
+    (grand-challenge's contract), the PET's without CT, or see `name_of`.
+    """
 
     name: str
     pet: Volume
-    ct: Volume
+    ct: Volume | None
     warnings: tuple[str, ...]
 
 
-def read_case(inputs: list[Path], limits: Limits, on_found: Callable[[], object] = lambda: None) -> Case:
+def read_case(
+    inputs: list[Path], limits: Limits, on_found: Callable[[], object] = lambda: None, pet_alone: bool = False
+) -> Case:
     """Read a study from a folder that holds images/pet and images/ct, or from the files [PET, CT].
 
-    on_found: called when both files are found, before they are read, to start other work meanwhile.
+    on_found: called when the files are found, before they are read, to start other work meanwhile. pet_alone: read the
+    PET alone, from the folder or from the files [PET] or [PET, CT]; a CT that is there still names the study.
     Raises CaseError for everything that is wrong with the input.
     """
-    pet_path, ct_path = inputs if len(inputs) == 2 else find_pair(inputs[0])
+    pet_path, ct_path = _files_of(inputs, pet_alone)
     on_found()
-    with ThreadPoolExecutor(max_workers=2) as both:  # inflating keeps a core busy
-        ct, pet = both.map(read_volume, (ct_path, pet_path), ("CT", "PET"))
-    for volume, what in ((ct, "CT"), (pet, "PET")):
-        check_spacing(volume, what, limits)
-    warnings = check_hu(ct, limits) + check_suv(pet, limits)
+    if pet_alone or ct_path is None:
+        ct, pet = None, read_volume(pet_path, "PET")
+    else:
+        with ThreadPoolExecutor(max_workers=2) as both:  # inflating keeps a core busy
+            ct, pet = both.map(read_volume, (ct_path, pet_path), ("CT", "PET"))
+        check_spacing(ct, "CT", limits)
+    check_spacing(pet, "PET", limits)
+    warnings = (check_hu(ct, limits) if ct else []) + check_suv(pet, limits)
+    if ct_path is not None and ct is None:
+        warnings += [ct_not_read(f"CT '{ct_path}'")]
     if len(inputs) == 1 and (inputs[0] / "lesion-clicks.json").exists():
         warnings += ["lesion-clicks.json is there and is not used: this method takes no clicks"]
-    check_overlap(pet, ct)
-    name = name_of(pet_path, ct_path) if len(inputs) == 2 else stem(ct_path)
+    if ct is not None:
+        check_overlap(pet, ct)
+    if ct_path is None:
+        name = stem(pet_path)
+    else:
+        name = name_of(pet_path, ct_path) if len(inputs) == 2 else stem(ct_path)
     return Case(name=name, pet=pet, ct=ct, warnings=tuple(warnings))
+
+
+def ct_not_read(what: str) -> str:
+    """The warning that a CT is there and these networks do not see it."""
+    return f"{what} is there and is not read: the weights see PET alone"
 
 
 def name_of(pet: Path, ct: Path) -> str:
@@ -95,14 +115,29 @@ def find_pair(folder: Path) -> tuple[Path, Path]:
 
     Raises CaseError unless there is exactly one image of each.
     """
+    pet, ct = _find(folder, ct_may_lack=False)
+    assert ct is not None  # an error was raised
+    return pet, ct
+
+
+def find_pet(folder: Path) -> tuple[Path, Path | None]:
+    """The PET's path below an input folder, and the CT's if there is one. Raises CaseError unless there is one PET."""
+    return _find(folder, ct_may_lack=True)
+
+
+def _find(folder: Path, ct_may_lack: bool) -> tuple[Path, Path | None]:
     try:
         if not folder.is_dir():
-            raise CaseError(f"input folder '{folder}' is not there; it must hold images/pet and images/ct")
+            what = "images/pet" if ct_may_lack else "images/pet and images/ct"
+            raise CaseError(f"input folder '{folder}' is not there; it must hold {what}")
         places = {"pet": folder / "images" / "pet", "ct": folder / "images" / "ct"}
         listing = folder / "inputs.json"
         if listing.is_symlink() or listing.exists():
-            places = places_from(listing)
-        return _only_image(places["pet"], "PET"), _only_image(places["ct"], "CT")
+            places = places_from(listing, ct_may_lack)
+        pet = _only_image(places["pet"], "PET")
+        if ct_may_lack:
+            return pet, _any_image(places.get("ct"))
+        return pet, _only_image(places["ct"], "CT", f", or {TO_DO_WITHOUT_CT}")
     except OSError as error:
         raise unreadable(Path(os.fsdecode(error.filename or folder)), "input", error) from None
 
@@ -227,19 +262,45 @@ def check_overlap(pet: Volume, ct: Volume) -> None:
             )
 
 
-def _only_image(place: Path, what: str) -> Path:
-    """The one image of a folder, or the file that the platform put in the folder's place. Raises OSError."""
+def _files_of(inputs: list[Path], pet_alone: bool) -> tuple[Path, Path | None]:
+    """The paths of PET and CT; of PET alone the CT's is None where there is none. Raises CaseError."""
+    if len(inputs) == 2:
+        return inputs[0], inputs[1]
+    is_file = inputs[0].is_file()
+    if pet_alone:
+        return (inputs[0], None) if is_file else find_pet(inputs[0])
+    if is_file:
+        raise CaseError(f"input '{inputs[0]}' is one file; give a folder, or PET and CT, or {TO_DO_WITHOUT_CT}")
+    return find_pair(inputs[0])
+
+
+def _any_image(place: Path | None) -> Path | None:
+    """An image of a folder, if there is one, or the file in the folder's place. Raises OSError."""
+    if place is None or not place.is_dir():
+        return place if place is not None and place.exists() else None
+    return next(iter(_images_in(place)), None)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
+
+
+def _only_image(place: Path, what: str, remedy: str = "") -> Path:
+    """The one image of a folder, or the file that the platform put in the folder's place. Raises OSError.
+
+    remedy: what else can be done where there is none.
+    """
     if not place.is_dir():
         if place.is_symlink() or place.exists():
             return place  # whether it can be read is found out when it is
-        raise CaseError(f"{what} folder '{place}' is not there; it must hold one image ({', '.join(SUFFIXES)})")
-    found = sorted(p for p in place.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
+        raise CaseError(f"{what} folder '{place}' is not there; it must hold one image ({', '.join(SUFFIXES)}){remedy}")
+    found = _images_in(place)
     if len(found) != 1:
         others = len(list(place.iterdir())) - len(found)
         names = ": " + ", ".join(p.name for p in found) if found else f" ({others} other files)"
         raise CaseError(
             f"{what} folder '{place}' holds {len(found)} images{names}; it must hold exactly one "
-            f"({', '.join(SUFFIXES)})"
+            f"({', '.join(SUFFIXES)}){remedy if not found else ''}"
         )
     return found[0]
 

@@ -44,7 +44,7 @@ class CropPlan:
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Crop number n of a run: image (2, *size) float32 and truth (1, *size) float32 {0, 1}.
+    """Crop number n of a run: image (2, *size) float32, of PET alone (1, *size), and truth (1, *size) float32 {0, 1}.
 
     Every pass over the studies has a new order. With `crops.pairs` crops of even number lie around a lesion, in a
     study that has one. With `window.shrink` crops of small studies are smaller, as their windows are, and the odd crop
@@ -152,7 +152,9 @@ def planned(study: Prepared, box: Box, settings: Training, rng: np.random.Genera
     size = tuple(max(pair) for pair in zip(settings.part.fitted(settings.crops.size, edges), edges, strict=True))
     short = np.array(size) - edges
     before = rng.integers(0, short + 1) if settings.crops.scattered else short // 2
-    changes = drawn_changes((2, *size), STRENGTHS[settings.augmentation], rng, settings.flips, seeded)
+    changes = drawn_changes(
+        (len(settings.network.channels), *size), STRENGTHS[settings.augmentation], rng, settings.flips, seeded
+    )
     return CropPlan(
         study=study,
         box=box,
@@ -165,20 +167,20 @@ def planned(study: Prepared, box: Box, settings: Training, rng: np.random.Genera
 
 
 def crop_of(plan: CropPlan, settings: Training) -> tuple[Tensor, Tensor]:
-    """The crop in network units, padded with zeros and augmented: image (2, *size), with norm body (3, *size), and
-    truth (1, *size), float32.
+    """The crop in network units, padded with zeros and augmented: image (2, *size), of PET alone (1, *size), with norm
+    body one channel more, and truth (1, *size), float32.
     """
-    study, box = plan.study, plan.box
-    hu, suv = (part[box].transpose(2, 1, 0) for part in (study.hu, study.suv))
-    image = network_image(hu, suv.astype(np.float32), settings.intensity)
-    image[1] *= settings.intensity.suv_top / plan.suv_top
+    study, box, seen = plan.study, plan.box, len(settings.network.channels)
+    hu = None if settings.network.pet_alone else study.hu[box].transpose(2, 1, 0)
+    image = network_image(hu, study.suv[box].transpose(2, 1, 0).astype(np.float32), settings.intensity)
+    image[-1] *= settings.intensity.suv_top / plan.suv_top
     truth = torch.from_numpy(np.array(study.truth[box], dtype=np.float32))[None]
     image = with_body(misaligned(image, plan.nodes), settings.part, plan.suv_top)
     around = zip(plan.before[::-1], plan.size[::-1], plan.edges[::-1], strict=True)
     pad = [n for before, size, edge in around for n in (before, size - edge - before)]
     image, truth = (functional.pad(part, pad).contiguous() for part in (image, truth))
     # the body is no intensity: it is turned and bent as the truth is, and noise and shift leave it where it was found
-    image, labels = changed(image[:2], torch.cat([truth, image[2:]]), plan.changes)
+    image, labels = changed(image[:seen], torch.cat([truth, image[seen:]]), plan.changes)
     return torch.cat([image, labels[1:]]), labels[:1]
 
 

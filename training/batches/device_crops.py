@@ -29,7 +29,7 @@ from training.settings import Training
 
 AHEAD = 4  # batches that the GPU was given and has not trained with
 SHARE = 0.4  # of the memory that is free when training begins; the rest is for the network
-Arrays = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]  # HU, SUV, truth, (X, Y, Z)
+Arrays = tuple[np.ndarray | Tensor, ...]  # HU unless the network sees PET alone, SUV, truth, (X, Y, Z)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Made:
 
 
 class DeviceCrops(CropDataset):
-    """CropDataset whose crops are tensors on `device`: image (2, *size) float32, truth (1, *size) float32.
+    """CropDataset whose crops are tensors on `device`: image (2, *size) float32, of PET alone (1, *size), truth (1,
+    *size) float32.
 
     On a GPU the values of single voxels, of noise and elastic deformation, are drawn there from a seed; all else is
     drawn as for workers. Wherever a study lies, its crops are the same.
@@ -56,12 +57,13 @@ class DeviceCrops(CropDataset):
         left_bytes = free_bytes(device) * share
         self.arrays: dict[str, Arrays] = {}
         for study in self.studies:
-            arrays: Arrays = (study.hu, study.suv, study.truth)
+            arrays: Arrays = (
+                (study.suv, study.truth) if settings.network.pet_alone else (study.hu, study.suv, study.truth)
+            )
             needed = sum(array.nbytes for array in arrays)
             if needed <= left_bytes:  # a smaller study may still find place
                 left_bytes -= needed
-                hu, suv, truth = (torch.from_numpy(np.array(array)).to(device) for array in arrays)
-                arrays = hu, suv, truth
+                arrays = tuple(torch.from_numpy(np.array(array)).to(device) for array in arrays)
             self.arrays[study.case] = arrays
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
@@ -96,7 +98,7 @@ class DeviceCrops(CropDataset):
 
     @torch.no_grad()
     def batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The crops of these numbers, padded with zeros to the largest of them: (B, 2, *size) and (B, 1, *size)."""
+        """The crops of these numbers, padded with zeros to the largest of them: (B, C, *size) and (B, 1, *size)."""
         plans = [self.plan(number, seeded=self.on_gpu) for number in numbers]
         sizes = dict.fromkeys(plan.size for plan in plans)
         if len(sizes) == 1:
@@ -108,28 +110,31 @@ class DeviceCrops(CropDataset):
         return self.together([crops[n] for n in range(len(plans))])
 
     def together_made(self, plans: Sequence[CropPlan]) -> tuple[Tensor, Tensor]:
-        """Crops of one size: (B, 2, *size), with norm body (B, 3, *size), and (B, 1, *size)."""
-        size, intensity = plans[0].size, self.settings.intensity
-        images = torch.zeros((len(plans), 2, *size), device=self.device)
-        images[:, 0].fill_(intensity.ct_low_hu)  # 0 in network units
+        """Crops of one size: (B, 2, *size), of PET alone (B, 1, *size), with norm body a channel more, and (B, 1,
+        *size).
+        """
+        size, intensity, network = plans[0].size, self.settings.intensity, self.settings.network
+        seen = len(network.channels)
+        images = torch.zeros((len(plans), seen, *size), device=self.device)
+        images[:, :-1].fill_(intensity.ct_low_hu)  # 0 in network units
         truths = torch.zeros((len(plans), 1, *size), device=self.device)
         for image, truth, plan in zip(images, truths, plans, strict=True):
             for part, array in zip((*image, *truth), self.arrays[plan.study.case], strict=True):
                 part[place_of(plan)] = self._there(array[plan.box])
         to_network_units(images, intensity)
-        torch._foreach_mul_([image[1] for image in images], [intensity.suv_top / plan.suv_top for plan in plans])
+        torch._foreach_mul_([image[-1] for image in images], [intensity.suv_top / plan.suv_top for plan in plans])
         for image, plan in zip(images, plans, strict=True):
             if plan.nodes is not None:
                 ct = image[:1][(slice(None), *place_of(plan))]
                 ct.copy_(moved(ct, movement(on(plan.nodes, self.device), plan.edges)))
         changes = [plan.changes for plan in plans]
-        if self.settings.network.channels == 2:
+        if network.image_channels == seen:
             change_together(images, truths, changes)
             return images, truths
         labels = torch.cat([truths, torch.zeros_like(truths)], 1)  # the body is turned and bent as the truth is
         for image, label, plan in zip(images, labels, plans, strict=True):
             here = (slice(None), *place_of(plan))
-            label[1:][here] = with_body(image[here], self.settings.part, plan.suv_top)[2:]
+            label[1:][here] = with_body(image[here], self.settings.part, plan.suv_top)[seen:]
         change_together(images, labels, changes)
         return torch.cat([images, labels[:, 1:]], 1), labels[:, :1].contiguous()
 
@@ -157,8 +162,10 @@ def place_of(plan: CropPlan) -> tuple[slice, ...]:
 
 
 def to_network_units(images: Tensor, settings: Intensity) -> None:
-    """HU and SUV, channels 0 and 1 of (B, 2, X, Y, Z), to network units in place, as preprocess.py does."""
-    ct, pet = images[:, 0], images[:, 1]
+    """HU and SUV, channels 0 and 1 of (B, 2, X, Y, Z), to network units in place, as preprocess.py does. Of PET alone,
+    (B, 1, X, Y, Z), there is no HU.
+    """
+    ct, pet = images[:, :-1], images[:, -1]
     ct.sub_(settings.ct_low_hu).div_(settings.ct_high_hu - settings.ct_low_hu)
     pet.div_(settings.suv_top)
     for channel, clip in ((ct, settings.ct_clip), (pet, settings.suv_clip)):

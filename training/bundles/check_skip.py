@@ -14,7 +14,7 @@ from model.inference.options import SegmentOptions
 from model.inference.segment import make_ready, segment_ready
 from model.networks.weights import load_now, voters
 from model.stopwatch import Stopwatch
-from model.study.reading import read_case
+from training.bundles.masks import read_for
 from training.compute.device import scoring_device
 from training.data.table import Study
 
@@ -31,7 +31,7 @@ def check_skip(folder: Path, studies: Iterable[Study], device: str = "auto") -> 
     ways = [SegmentOptions(bundle=one, device=used, voters=networks) for one in (whole, bundle)]
     count = run = left_out = 0
     for study in tqdm(list(studies), unit="case", desc="skip", disable=None):
-        case = read_case([study.pet, study.ct], bundle.manifest.limits)
+        case = read_for(bundle, study)
         ready = make_ready(case, bundle, Stopwatch())
         every, some = (segment_ready(ready, way) for way in ways)
         if differ := int(np.count_nonzero(every.mask != some.mask)):

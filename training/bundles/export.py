@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.format import FORMAT_VERSION, Manifest, Member, Provenance, channels_of
 from model.bundle.settings import Crop
 from model.errors import ConfigError, WeightsError
 from training.bundles.check_mask import compare, in_crop, run_process
@@ -138,7 +138,7 @@ def manifest_of(
         name=options.name,
         kind=kind,
         network=settings.network,
-        channels=CHANNELS[kind],
+        channels=channels_of(settings.network),
         intensity=settings.intensity,
         crop=selected.crop,
         window=settings.window,

@@ -107,7 +107,7 @@ def mask_in_air(case: Case, voxels: int, options: SegmentOptions) -> NDArray[np.
     placed = ready.placed
     if placed.box is None:
         return np.zeros(case.pet.grid.shape, bool)
-    hu = np.pad(placed.hu, voxels, constant_values=AIR_HU)
+    hu = None if placed.hu is None else np.pad(placed.hu, voxels, constant_values=AIR_HU)
     view = view_for(replace(placed, hu=hu, suv=np.pad(placed.suv, voxels)), bundle.manifest)
     lesion = (vote(view, options.voters or voters(bundle), options).margin > 0).cpu().numpy()  # (X, Y, Z)
     inner = tuple(slice(voxels, edge - voxels) for edge in lesion.shape)

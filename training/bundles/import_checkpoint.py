@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.format import FORMAT_VERSION, Manifest, Member, Provenance, channels_of
 from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.manifest import WEIGHTS
 from model.bundle.network import Network
@@ -123,7 +123,7 @@ def import_checkpoints(options: argparse.Namespace) -> Path:
             name=options.name,
             kind=kind,
             network=network,
-            channels=CHANNELS[kind],
+            channels=channels_of(network),
             intensity=part.intensity,
             crop=crop,
             window=part.window,
@@ -360,9 +360,10 @@ def add_nnunet_options(group: Any) -> None:
     add("--step", type=float, help="step of the windows, as a share of their edge, 0.1 to 1 (default: 0.5)")
     add(
         "--channels",
-        nargs=2,
-        metavar=("FIRST", "SECOND"),
-        help="which channel is what, CT PET or PET CT (default: by dataset.json's names, else by the plans)",
+        nargs="+",
+        metavar="CHANNEL",
+        help="which channel is what, CT PET or PET CT, or PET of a model that sees PET alone (default: by "
+        "dataset.json's names, else by the plans)",
     )
     add(
         "--lesion", metavar="LABEL", help="dataset.json's label of the lesion (default: tumor, lesion, or the only one)"

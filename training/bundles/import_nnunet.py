@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import structs
 
-from model.bundle.format import CHANNELS, FORMAT_VERSION, Manifest, Member, Provenance
+from model.bundle.format import FORMAT_VERSION, Manifest, Member, Provenance
 from model.bundle.licence import UNKNOWN, spelt_out
 from model.bundle.network import Network
 from model.bundle.organs import ORGANS
@@ -96,7 +96,7 @@ def manifest_of(
         name=options.name,
         kind="mixed" if len(models) > 1 else "volumes",
         network=first.network,
-        channels=CHANNELS["volumes"],
+        channels=first.network.channels,
         intensity=Intensity(),
         crop=Crop(suv_above=0.0),
         window=first.window,
@@ -250,8 +250,8 @@ def check_model(path: Path, configuration: str | None, options: argparse.Namespa
         describe_network(network),
         f"window {' x '.join(map(str, window.size))} voxels of {' x '.join(f'{mm:g}' for mm in way.spacing_mm)} mm, "
         f"{passes} passes a window ({len(found.folds)} without mirroring)",
-        f"CT: {way.ct.scheme}, PET: {way.pet.scheme}; lesion: output {', '.join(map(str, network.lesion))} of "
-        f"{network.classes}",
+        f"{f'CT: {way.ct.scheme}, ' if way.ct else ''}PET: {way.pet.scheme}; lesion: output "
+        f"{', '.join(map(str, network.lesion))} of {network.classes}",
         f"disk: {count * each * len(found.folds) / 1e9:.2f} GB in {options.store}; "
         f"memory: {4 * count / 1e9:.2f} GB for each network that is loaded",
         f"{each_pass:.3g} TFLOP a pass; a study of {' x '.join(map(str, WHOLE_BODY))} voxels of "

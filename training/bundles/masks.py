@@ -71,7 +71,7 @@ def from_bundle(
     from model.inference.several import segment_each
 
     def read(study: Study) -> Case:
-        return read_case([study.pet, study.ct], bundle.manifest.limits)
+        return read_for(bundle, study)
 
     options = SegmentOptions(bundle=bundle, device=device, with_probability=on_probability is not None)
     segmented = segment_each(studies, read, options)
@@ -91,6 +91,13 @@ def from_bundle(
         return result.mask, case.pet.grid, seconds
 
     return predict
+
+
+def read_for(bundle: Bundle, study: Study) -> Case:
+    """A study as a bundle sees it: with its CT, or its PET alone. Raises CaseError."""
+    manifest = bundle.manifest
+    files = [study.pet] if manifest.pet_alone else [study.pet, study.ct]
+    return read_case(files, manifest.limits, pet_alone=manifest.pet_alone)
 
 
 def pet_grid(path: Path) -> Grid:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from msgspec.structs import replace
 
-from model.bundle.format import CHANNELS, Manifest, Member, Provenance
+from model.bundle.format import Manifest, Member, Provenance, channels_of
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.bundle.settings import Part
 from model.errors import ConfigError
@@ -65,7 +65,7 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
             first,
             name=name,
             kind="mixed",
-            channels=CHANNELS[first.network.kind],
+            channels=channels_of(first.network),
             method="eoa",
             combine="parts" if nnunet else "probabilities",
             preprocessing=None,

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from model.bundle.network import Network
+from msgspec import structs
+
+from model.bundle.network import ONLY_PET, PET_AND_CT, Network
 from model.bundle.nnunet import Normalisation, Preprocessing, Resampling, UNetStage
 from model.bundle.settings import Intensity, Part, Window
 from model.errors import ConfigError
@@ -46,14 +48,14 @@ class Outputs(NamedTuple):
 class Described:
     """What plans and dataset say of one configuration.
 
-    channels: where CT and PET stand among the network's input channels. axes: for each of (x, y, z), which of the
-    network's axes (0, 1, 2) it is.
+    channels: where CT and PET stand among the network's input channels; (0,) of PET alone. axes: for each of (x, y, z),
+    which of the network's axes (0, 1, 2) it is.
     """
 
     network: Network
     window: Window
     preprocessing: Preprocessing
-    channels: tuple[int, int]
+    channels: tuple[int, ...]
     axes: tuple[int, int, int]
     warnings: tuple[str, ...]
 
@@ -85,6 +87,7 @@ def describe(
         order, warnings = channel_order(dataset, plans, channels)
         outputs = outputs_of(dataset, lesion)
         network = network_of(settings, axes, outputs, organs)
+        network = structs.replace(network, channels=PET_AND_CT if len(order) == 2 else ONLY_PET)
         window = Window(
             size=_turned(patch, axes),
             overlap=overlap,
@@ -182,16 +185,16 @@ def network_of(settings: Mapping[str, Any], axes: tuple[int, int, int], outputs:
 
 
 def preprocessing_of(
-    settings: Mapping[str, Any], plans: Mapping[str, Any], axes: tuple[int, int, int], order: tuple[int, int]
+    settings: Mapping[str, Any], plans: Mapping[str, Any], axes: tuple[int, int, int], order: tuple[int, ...]
 ) -> Preprocessing:
     """Spacing, resampling, and each channel's normalisation."""
     preprocessor = settings.get("preprocessor_name", "DefaultPreprocessor")
     if preprocessor != "DefaultPreprocessor":
         raise ConfigError(f"preprocessor '{preprocessor}' cannot be run; only DefaultPreprocessor can")
     data, logits = (_resampling(settings, name) for name in ("resampling_fn_data", "resampling_fn_probabilities"))
-    ct, pet = (_normalisation(settings, plans, number) for number in order)
+    *ct, pet = (_normalisation(settings, plans, number) for number in order)
     return Preprocessing(
-        ct=ct,
+        ct=ct[0] if ct else None,
         pet=pet,
         spacing_mm=_turned([float(mm) for mm in settings["spacing"]], axes),
         image=data,
@@ -201,20 +204,28 @@ def preprocessing_of(
 
 def channel_order(
     dataset: Mapping[str, Any], plans: Mapping[str, Any], given: Sequence[str] | None
-) -> tuple[tuple[int, int], list[str]]:
-    """Where CT and PET stand among the input channels, and warnings.
+) -> tuple[tuple[int, ...], list[str]]:
+    """Where CT and PET stand among the input channels, and warnings; of a model of PET alone (0,).
 
     By what the user says, else by the channels' names, else (two of one name, as where both are to get
     CTNormalization) by the plans' least intensity. Raises ConfigError if none of them decides.
     """
     names = dataset.get("channel_names", dataset.get("modality"))
-    if not isinstance(names, Mapping) or len(names) != 2:
-        raise ConfigError(f"dataset.json: channel_names must name two channels, CT and PET, got {names}")
+    if not isinstance(names, Mapping) or len(names) not in (1, 2):
+        raise ConfigError(f"dataset.json: channel_names must name two channels, CT and PET, or PET alone, got {names}")
     listed = [str(names[key]).lower() for key in sorted(names, key=int)]
+    if len(listed) == 1:
+        is_pet = listed[0] in PET_NAMES if given is None else [name.lower() for name in given] == ["pet"]
+        if not is_pet:
+            raise ConfigError(
+                f"dataset.json names one channel, {listed[0]}, and only PET can stand alone: say --channels PET if "
+                "that is what it is"
+            )
+        return (0,), []
     if given is not None:
         wanted = [name.lower() for name in given]
         if sorted(wanted) != ["ct", "pet"]:
-            raise ConfigError(f"--channels must be CT PET or PET CT, got {' '.join(given)}")
+            raise ConfigError(f"--channels must be CT PET or PET CT for a model of two channels, got {' '.join(given)}")
         return (wanted.index("ct"), wanted.index("pet")), []
     ct = [number for number, name in enumerate(listed) if name in CT_NAMES]
     pet = [number for number, name in enumerate(listed) if name in PET_NAMES]

@@ -115,7 +115,7 @@ def sample_of(study: Study) -> dict[str, Any]:
 
 def image_of(placed: Placed) -> Tensor:
     """CT and SUV of a cropped study in [0, 1], (2, X, Y, Z) float32."""
-    hu = (np.clip(placed.hu, HU_LOW, HU_HIGH) - HU_LOW) / (HU_HIGH - HU_LOW)
+    hu = (np.clip(placed.ct_hu, HU_LOW, HU_HIGH) - HU_LOW) / (HU_HIGH - HU_LOW)
     suv = np.clip(placed.suv, 0, SUV_TOP) / SUV_TOP
     return torch.from_numpy(np.stack([hu, suv]).astype(np.float32).transpose(0, 3, 2, 1).copy())
 

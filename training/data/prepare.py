@@ -74,7 +74,7 @@ def prepare_one(study: Study, cache: Path, crop: Crop, limits: Limits = LIMITS) 
     whole = placed.view.to_las(truth.array) != 0
     mask = np.ascontiguousarray(whole[placed.box].transpose(2, 1, 0))
     suv = np.ascontiguousarray(placed.suv.transpose(2, 1, 0)).astype(np.float16)
-    hu = np.ascontiguousarray(np.clip(np.rint(placed.hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
+    hu = np.ascontiguousarray(np.clip(np.rint(placed.ct_hu), -32768, 32767).astype(np.int16).transpose(2, 1, 0))
     facts = key_of(study, crop) | {
         "spacing_mm": placed.view.grid.spacing_mm,
         "shape": mask.shape,

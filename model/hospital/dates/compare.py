@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model import PET_ALONE
 from model.bundle.manifest import Bundle
 from model.errors import CaseError, split_remedy
 from model.hospital.dates.change import Response, lesion_rows, response, total_row, totals_of
@@ -27,6 +28,7 @@ from model.terminal import counted, say
 
 MODULE = "model.hospital.dates.worker"
 ONE_DAY = "both studies are of one day: what changed is no response to treatment"
+NO_CT = f"{PET_ALONE}: two dates are laid onto each other by their CTs"
 NOT_NOW = ("not compared since the lesions of a date changed, or not yet", "run the same command with --compare-dates")
 
 
@@ -63,7 +65,8 @@ def compare_dates(
     the errors that a scoring process starts with.
     """
     jobs = list(jobs)
-    studies, why = dated(jobs, salt)
+    without_ct = {job.name: NO_CT for job in jobs if job.entry.pet_alone}
+    studies, why = dated([job for job in jobs if job.name not in without_ct], salt)
     by_patient, unclear = pairs_of(studies)
     pairs = [pair for own in by_patient.values() for pair in own]
     pair_jobs = [_job_of(pair, bundle) for pair in pairs]
@@ -85,7 +88,7 @@ def compare_dates(
                 say(f"[{number} of {len(todo)}] {job.first.name} and {job.second.name}: {outcome}", sys.stdout)
     labels = labels_of(studies)
     compared = [_comparison(pair, job, failed, labels) for pair, job in zip(pairs, pair_jobs, strict=True)]
-    return compared + _earlier(output, {job.name for job in jobs}, labels), why | unclear
+    return compared + _earlier(output, {job.name for job in jobs}, labels), why | unclear | without_ct
 
 
 def _failure_of(process: WorkerProcess, job: PairJob) -> tuple[str, str] | None:

@@ -66,6 +66,8 @@ def _read(job: Job, limits: Limits) -> OneDate:
     if not unchanged:
         raise CaseError(f"a file of '{job.entry.source}' changed since it was scored; run again")
     case = read_entry(job.entry, limits, job.name).case
+    if case.ct is None:
+        raise CaseError(f"PET '{case.pet.path}' has no CT, by which two dates are laid onto each other; give the CT")
     table, grid = lesions_of(job.output, job.name)["lesions"], case.pet.grid
     try:
         lesions = numbered(mask_of(job.output, job.name, grid), grid, table)

@@ -13,16 +13,18 @@ derived, then reformats, but an original that covers less than half of the PET c
 most of the PET; 5. the lowest series number.
 
 A series that cannot be scored is taken only if there is no other; reading it then says what is wrong with it. A PET
-without CT, and a CT without PET, cannot be scored.
+without CT, and a CT without PET, cannot be scored; but where studies of PET alone are asked for, a PET without CT is
+one, and so is a PET whose CT series, by their headers, cannot be scored: a scout alone, say.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from model.dicom.kinds import DERIVED, ORIGINAL, PICTURE
-from model.hospital.find.entry import FIND, NO_PET, Entry, FoundStudies, Unusable
+from model.hospital.find.entry import FIND, NO_PET, PET_ONLY_REMEDY, Entry, FoundStudies, Unusable
 from model.hospital.find.joins import join, left_out_mm, why_apart
 from model.hospital.find.scan import ALIKE, ONE_SLICE, SeriesInfo, scan
 
@@ -40,8 +42,10 @@ def identity_with_patient(uid: str, patient: str) -> str:
     return f"dicom:{uid}:{patient}"
 
 
-def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> FoundStudies:
-    """The studies among DICOM files. named: picks may hold descriptions of series, which can name a patient."""
+def find_dicom(files: Iterable[Path], root: Path, named: bool = False, pet_alone: bool = False) -> FoundStudies:
+    """The studies among DICOM files. named: picks may hold descriptions of series, which can name a patient.
+    pet_alone: whether a PET without a CT that can be scored is a study.
+    """
     series, damaged = scan(files)
     useful = [s for s in series if s.modality in ("PT", "CT")]
     studies: dict[tuple[str, str], list[SeriesInfo]] = {}
@@ -63,10 +67,16 @@ def find_dicom(files: Iterable[Path], root: Path, named: bool = False) -> FoundS
             frames = {pet.frame for pet in pets} - {""}
             cts = [s for other in ct_only for s in studies[other] if s.frame in frames]
             taken |= {s.study_and_patient for s in cts}
-        if cts:
+        if pet_alone and cts and pick_ct(cts, pick_pet(pets)).flaw:
+            left_out, cts = cts, []
+        else:
+            left_out = []
+        if cts or pet_alone:
             whole = identity_with_patient(*key)
             also = (whole,) if identity(*key) != whole else ()
-            entries.append(_entry(identity(*key), also, pets, cts, named))
+            entry = _entry(identity(*key), also, pets, cts, named)
+            unused = _unused_ct(left_out)
+            entries.append(replace(entry, warnings=(*entry.warnings, *unused)))
         else:
             unusable.append(_incomplete(identity(*key), pets, FIND, root))
     unusable += [_incomplete(identity(*key), studies[key], NO_PET, root) for key in sorted(ct_only - taken)]
@@ -113,11 +123,13 @@ def pick_ct(cts: list[SeriesInfo], pet: SeriesInfo) -> SeriesInfo:
     )
 
 
-def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: list[SeriesInfo]) -> tuple[str, ...]:
+def warnings_of(
+    pet: SeriesInfo, ct: SeriesInfo | None, pets: list[SeriesInfo], cts: list[SeriesInfo]
+) -> tuple[str, ...]:
     """What a reader of the results must know about the picked series `pet` and `ct`. pets, cts: to pick from."""
     warnings = []
     for modality, picked in (("PET", pet), ("CT", ct)):
-        if picked.rank != ORIGINAL and not picked.flaw:
+        if picked and picked.rank != ORIGINAL and not picked.flaw:
             warnings.append(
                 f"{modality}: {describe(picked, _note(picked))} is taken, though it is not an original axial series: "
                 "no such series can be scored; look whether its values and its place are right"
@@ -129,8 +141,17 @@ def warnings_of(pet: SeriesInfo, ct: SeriesInfo, pets: list[SeriesInfo], cts: li
         )
     usable = [s for s in join(pets) if s.corrected or not pet.corrected]
     span = pet.span_mm(pet.body_axis)
-    warnings += _left_out("PET", pet, usable, None) + _left_out("CT", ct, join(cts), span)
+    warnings += _left_out("PET", pet, usable, None)
+    warnings += _left_out("CT", ct, join(cts), span) if ct else []
     return tuple(warnings)
+
+
+def _unused_ct(cts: list[SeriesInfo]) -> list[str]:
+    """A warning if there are CT series, and none can be scored."""
+    if not cts:
+        return []
+    listed = ", ".join(describe(s, s.flaw) for s in sorted(join(cts), key=lambda s: (s.number, s.uid)))
+    return [f"CT: no series of it can be used, so the study is scored without CT: {listed}"]
 
 
 def _left_out(
@@ -172,22 +193,26 @@ def cover(ct: SeriesInfo, pet: SeriesInfo) -> float:
     return max(0.0, min(high, last) - max(low, first)) / (high - low) if high > low else 0.0
 
 
-def taken_of(pet: SeriesInfo, ct: SeriesInfo, named: bool) -> str:
+def taken_of(pet: SeriesInfo, ct: SeriesInfo | None, named: bool) -> str:
     """Both series that were taken, as a failure's message names them."""
-    return f"PET {describe(pet, _note(pet), named)}, CT {describe(ct, _note(ct), named)}"
+    taken_ct = f"CT {describe(ct, _note(ct), named)}" if ct else "no CT"
+    return f"PET {describe(pet, _note(pet), named)}, {taken_ct}"
 
 
 def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: list[SeriesInfo], named: bool) -> Entry:
+    """The study of these series; without CT series one of PET alone."""
     pet = pick_pet(pets)
-    ct = pick_ct(cts, pet)
+    ct = pick_ct(cts, pet) if cts else None
 
     def ct_note(series: SeriesInfo) -> str:
         return series.flaw or ", ".join(
             filter(None, (series.kind, f"covers {100 * cover(series, pet):.0f} % of the PET"))
         )
 
-    picks = _describe_pick("PET", pet, pets, named, _note) + _describe_pick("CT", ct, cts, named, ct_note)
-    files = (*pet.files, *ct.files)
+    picks = _describe_pick("PET", pet, pets, named, _note)
+    picks += _describe_pick("CT", ct, cts, named, ct_note) if ct else []
+    ct_files = ct.files if ct else ()
+    files = (*pet.files, *ct_files)
     return Entry(
         warnings=warnings_of(pet, ct, pets, cts),
         taken=taken_of(pet, ct, named),
@@ -195,7 +220,7 @@ def _entry(identity: str, also: tuple[str, ...], pets: list[SeriesInfo], cts: li
         source=common_folder(files),
         kind="dicom",
         pet=pet.files,
-        ct=ct.files,
+        ct=ct_files,
         picks=tuple(picks),
         person=pet.person,
         study_uid=pet.study,
@@ -229,7 +254,8 @@ def _incomplete(identity: str, members: list[SeriesInfo], stage: str, root: Path
         identity=identity,
         source=folder,
         stage=stage,
-        message=f"the study in '{folder}' has {what}; put the missing series below '{root}', or leave this one out",
+        message=f"the study in '{folder}' has {what}; put the missing series below '{root}', or leave this one out"
+        + (PET_ONLY_REMEDY if stage != NO_PET else ""),
     )
 
 

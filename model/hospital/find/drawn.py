@@ -172,7 +172,7 @@ def _series_of(entry: Entry) -> frozenset[str]:
     """The UIDs of a study's series; none for images."""
     if entry.kind != "dicom":
         return frozenset()
-    files = dict.fromkeys((entry.pet[0], entry.pet[-1], entry.ct[0], entry.ct[-1]))
+    files = dict.fromkeys((entry.pet[0], entry.pet[-1], *entry.ct[:1], *entry.ct[-1:]))
     found: set[str] = set()
     for path in files:
         try:

@@ -7,12 +7,13 @@ from typing import Any
 from model.study.integrity import data_file
 
 FIND, NO_PET = "find", "no PET"
+PET_ONLY_REMEDY = ", or score it by weights that see PET alone, with --pet-only"  # of a study without CT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One study to score. identity: does not depend on what else was found; the study's name is made from it. source:
-    the folder or file where the study lies.
+    the folder or file where the study lies. ct: none for a study of PET alone.
 
     kind: dicom (the slices of one PET and one CT series) or images (one file each). picks: which series or files were
     taken of several. person: the patient's name and ID in the header; never shown unless --names asks for it.
@@ -41,6 +42,11 @@ class Entry:
     also: tuple[str, ...] = ()  # other identities by which earlier runs may have named it
     patient: str = ""  # this and the next: from a list's columns, in place of the header's
     date: str = ""  # as the list has it
+
+    @property
+    def pet_alone(self) -> bool:
+        """Whether it has no CT, or none that is to be read."""
+        return not self.ct
 
     @property
     def given(self) -> dict[str, Any]:

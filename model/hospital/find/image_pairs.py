@@ -2,7 +2,8 @@
 
 PET: suv, else pet or pt. CT: ctres (on the PET's grid), else ct. Truth: seg, truth, mask, label, gt, or anything in a
 folder with such a name. nnU-Net: <case>_0000 is CT and <case>_0001 PET. Two files belong to one study if their names
-and folders are the same without these words, or if they are the only PET and the only CT of a folder.
+and folders are the same without these words, or if they are the only PET and the only CT of a folder. A PET without CT
+is a study only where that is asked for.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.hospital.find.entry import FIND, NO_PET, Entry, FoundStudies, Unusable
+from model.hospital.find.entry import FIND, NO_PET, PET_ONLY_REMEDY, Entry, FoundStudies, Unusable
 from model.study.reading import SUFFIXES, stem
 
 PET, CT, TRUTH = "PET", "CT", "truth"
@@ -61,8 +62,8 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
-def find_images(files: Iterable[Path], root: Path) -> FoundStudies:
-    """The studies among image files below a folder."""
+def find_images(files: Iterable[Path], root: Path, pet_alone: bool = False) -> FoundStudies:
+    """The studies among image files below a folder. pet_alone: whether a PET without CT is one."""
     images = [_image(path, root) for path in sorted(files)]
     known = [image for image in images if image is not None]
     groups: dict[tuple[Path, str], list[Image]] = {}
@@ -74,7 +75,7 @@ def find_images(files: Iterable[Path], root: Path) -> FoundStudies:
     for (folder, key), members in sorted(groups.items()):
         if all(image.role == TRUTH for image in members):
             continue
-        made = _entry(_identity(folder, key), members, root)
+        made = _entry(_identity(folder, key), members, root, pet_alone)
         (entries if isinstance(made, Entry) else unusable).append(made)  # type: ignore[arg-type]
     return FoundStudies(entries=tuple(entries), unusable=tuple(unusable), ignored=len(images) - len(known))
 
@@ -125,7 +126,7 @@ def _joined(groups: dict[tuple[Path, str], list[Image]]) -> dict[tuple[Path, str
     return groups
 
 
-def _entry(identity: str, members: list[Image], root: Path) -> Entry | Unusable:
+def _entry(identity: str, members: list[Image], root: Path, pet_alone: bool) -> Entry | Unusable:
     taken: dict[str, Path] = {}
     picks: list[str] = []
     source = root / members[0].folder / members[0].key
@@ -141,11 +142,11 @@ def _entry(identity: str, members: list[Image], root: Path) -> Entry | Unusable:
             if len(images) > 1 and role != TRUTH:
                 picks.append(f"{role}: took '{images[0].path}', not " + ", ".join(f"'{i.path}'" for i in images[1:]))
     missing = next((role for role in (PET, CT) if role not in taken), None)
-    if missing:
+    if missing == PET or (missing and not pet_alone):
         alone = next(iter(taken.values()))
         message = (
             f"'{alone}' has no {missing} beside it; add the {missing}, with {missing.lower()} in its name, or leave "
-            "this file out"
+            f"this file out{PET_ONLY_REMEDY if missing == CT else ''}"
         )
         return Unusable(identity=identity, source=alone, message=message, stage=NO_PET if missing == PET else FIND)
     return Entry(
@@ -153,7 +154,7 @@ def _entry(identity: str, members: list[Image], root: Path) -> Entry | Unusable:
         source=source,
         kind="images",
         pet=(taken[PET],),
-        ct=(taken[CT],),
+        ct=(taken[CT],) if CT in taken else (),
         picks=tuple(picks),
         truth=taken.get(TRUTH),
     )

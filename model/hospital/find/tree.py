@@ -2,7 +2,7 @@
 
 The CSV has the columns pet and ct, each an image file or a folder with DICOM, and optionally truth (a mask on the PET's
 grid), weight_kg (in place of the header's), patient and date (for --compare-dates); separated by comma, semicolon or
-tab. Relative paths are relative to the CSV's folder.
+tab. Relative paths are relative to the CSV's folder. Where studies of PET alone are asked for, ct may be empty.
 """
 
 import csv
@@ -27,7 +27,7 @@ from model.hospital.find.dicom_series import (
     warnings_of,
 )
 from model.hospital.find.drawn import drawn_files, matched, only_one
-from model.hospital.find.entry import Entry, FoundStudies, Unusable
+from model.hospital.find.entry import PET_ONLY_REMEDY, Entry, FoundStudies, Unusable
 from model.hospital.find.image_pairs import find_images, identity_of_image, is_image
 from model.hospital.find.scan import SeriesInfo, scan
 from model.study.reading import SUFFIXES
@@ -36,15 +36,20 @@ NEEDED, KNOWN = ("pet", "ct"), ("pet", "ct", "truth", "weight_kg", "patient", "d
 
 
 def find_studies(
-    root: Path, output: Path, named: bool = False, on_file: Callable[[int], None] = lambda number: None
+    root: Path,
+    output: Path,
+    named: bool = False,
+    on_file: Callable[[int], None] = lambda number: None,
+    pet_alone: bool = False,
 ) -> FoundStudies:
     """All studies below the folder `root`, except what lies in `output`, or all studies in the CSV `root`.
 
     named: notes may hold DICOM's descriptions of series. on_file: called with the number of files looked at so far.
+    pet_alone: whether a PET without CT is a study, too.
     Raises ConfigError if `root` is not there, cannot be read, or lacks a column.
     """
     if root.is_file() and root.suffix.lower() == ".csv":
-        return read_list(root)
+        return read_list(root, pet_alone)
     if not root.is_dir():
         raise ConfigError(f"'{root}' is neither a folder nor a CSV; give the folder that holds the studies")
     images, dicom, unusable, ignored = [], [], [], 0
@@ -63,7 +68,7 @@ def find_studies(
         on_file(number)
     unusable += [_unusable(path, root, why) for path, why in blocked.items()]
     rest = FoundStudies(unusable=tuple(unusable), ignored=ignored)
-    return find_dicom(dicom, root, named) + find_images(images, root) + rest
+    return find_dicom(dicom, root, named, pet_alone) + find_images(images, root, pet_alone) + rest
 
 
 def without_truth(found: FoundStudies) -> FoundStudies:
@@ -102,12 +107,16 @@ def with_truth(found: FoundStudies, root: Path, folder: Path) -> FoundStudies:
     return replace(found, entries=tuple(with_own(*numbered) for numbered in enumerate(found.entries)))
 
 
-def read_list(path: Path) -> FoundStudies:
-    """The studies in a CSV; a bad row is an Unusable. Raises ConfigError if it cannot be read or lacks a column."""
+def read_list(path: Path, pet_alone: bool = False) -> FoundStudies:
+    """The studies in a CSV; a bad row is an Unusable. Raises ConfigError if it cannot be read or lacks a column.
+
+    pet_alone: whether a row, or the list, may have no CT.
+    """
     content, separator = read_csv_text(path)
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator)
     names = [name.strip().lower() for name in rows.fieldnames or []]
-    if missing := [name for name in NEEDED if name not in names]:
+    needed = NEEDED[:1] if pet_alone else NEEDED
+    if missing := [name for name in needed if name not in names]:
         raise ConfigError(
             f"'{path}' has no column {' and '.join(missing)}; it must have pet and ct, may have truth, weight_kg, "
             f"patient and date, and has {', '.join(names) or 'none'}"
@@ -120,7 +129,7 @@ def read_list(path: Path) -> FoundStudies:
         if not any(cells.values()):
             continue
         try:
-            entry = _entry_of_row(cells, path)
+            entry = _entry_of_row(cells, path, pet_alone)
             if entry.identity in entries:
                 raise CaseError("an earlier line has the same study; remove one of them")
             entries[entry.identity] = entry
@@ -170,33 +179,36 @@ def _with_lasting_identities(entries: list[Entry], table: Path) -> tuple[Entry, 
     return tuple(map(identified, entries))
 
 
-def _entry_of_row(cells: dict[str, str], table: Path) -> Entry:
+def _entry_of_row(cells: dict[str, str], table: Path, pet_alone: bool) -> Entry:
     """The study in a row of a CSV. Raises CaseError that says what is wrong."""
-    paths = _paths_of_row(cells, table)
+    paths = _paths_of_row(cells, table, pet_alone)
+    ct = paths.get("ct")
     row = Entry(
         identity=f"csv:{cells['pet']} | {cells['ct']}",
-        source=_without_ending(paths["ct"]),
+        source=_without_ending(ct or paths["pet"]),
         kind="images",
         pet=(paths["pet"],),
-        ct=(paths["ct"],),
+        ct=(ct,) if ct else (),
         truth=paths.get("truth"),
         weight_kg=_weight_of_row(cells["weight_kg"]),
         patient=cells["patient"],
         date=cells["date"],
     )
-    if paths["pet"].is_dir() != paths["ct"].is_dir():
+    if ct and paths["pet"].is_dir() != ct.is_dir():
         raise CaseError("one of PET and CT is a folder (DICOM) and the other a file (image); give two of one kind")
     return _with_series(row, paths) if paths["pet"].is_dir() else row
 
 
-def _paths_of_row(cells: dict[str, str], table: Path) -> dict[str, Path]:
+def _paths_of_row(cells: dict[str, str], table: Path, pet_alone: bool) -> dict[str, Path]:
     """The paths in the columns pet, ct and truth. Raises CaseError if one is missing or not there."""
+    may_lack = ("ct", "truth") if pet_alone else ("truth",)
     paths = {}
     for name in ("pet", "ct", "truth"):
         if cells[name]:
             paths[name] = table.parent / cells[name]  # an absolute path stays as it is
-        elif name != "truth":
-            raise CaseError(f"no path in column {name}; enter the {name.upper()}'s file or folder")
+        elif name not in may_lack:
+            remedy = PET_ONLY_REMEDY if name == "ct" else ""
+            raise CaseError(f"no path in column {name}; enter the {name.upper()}'s file or folder{remedy}")
     for name, path in paths.items():
         try:
             there = path.exists()
@@ -224,20 +236,21 @@ def _weight_of_row(cell: str) -> float | None:
 def _with_series(row: Entry, paths: dict[str, Path]) -> Entry:
     """A row's study with the series that are picked in its two DICOM folders. Raises CaseError if there is none."""
     pets, cts = (
-        [s for s in _series_in(paths[name]) if s.modality == modality]
+        [s for s in _series_in(paths[name]) if s.modality == modality] if name in paths else []
         for name, modality in (("pet", "PT"), ("ct", "CT"))
     )
-    if not pets or not cts:
+    if not pets or ("ct" in paths and not cts):
         empty = "pet" if not pets else "ct"
         raise CaseError(f"folder '{paths[empty]}' holds no DICOM series of a {empty.upper()}; correct the path")
     pet = pick_pet(pets)
-    ct = pick_ct(cts, pet)
+    ct = pick_ct(cts, pet) if cts else None
+    ct_files = ct.files if ct else ()
     return replace(
         row,
         kind="dicom",
-        source=common_folder((*pet.files, *ct.files)),
+        source=common_folder((*pet.files, *ct_files)),
         pet=pet.files,
-        ct=ct.files,
+        ct=ct_files,
         warnings=warnings_of(pet, ct, pets, cts),
         taken=taken_of(pet, ct, named=False),
         person=pet.person,

@@ -41,13 +41,16 @@ def is_inbox(studies: Path, output: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class CompleteStudy:
-    """A study that is complete. version: of its images, for `Inbox.handled`. broken: it did not come whole for sure."""
+    """A study that is complete. version: of its images, for `Inbox.handled`. broken: it did not come whole for sure.
+    quiet: no image of it came for long; else only its association ended.
+    """
 
     folder: Path
     name: str
     version: int
     broken: bool
     images: int
+    quiet: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,11 @@ class Inbox:
             if stat and known.version == study.version:
                 known.note_scored(stat)
 
+    def wait_for_more(self, study: CompleteStudy) -> None:
+        """A study is complete only when no image of it comes for long, whatever its association did."""
+        with self._changed:
+            self._studies[study.folder].released = False
+
     def remove_old(self, keep_days: float) -> list[str]:
         """Remove the images of studies that were dealt with, so many days after the last came; 0: never.
 
@@ -208,6 +216,7 @@ class Inbox:
                     version=study.version,
                     broken=bool(study.broken),
                     images=len(images_in(study.folder)),
+                    quiet=study.is_quiet(self._quiet_s),
                 )
                 for study in own
             ),

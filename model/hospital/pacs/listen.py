@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from model.bundle.manifest import Bundle
 from model.errors import LesionError, OutputError
 from model.hospital.batch_precision import auto_precision
+from model.hospital.bundles import Bundles, checked_bundles
 from model.hospital.console import print_estimate, print_record, print_weights
 from model.hospital.edit_options import WantedEdits
 from model.hospital.edits import with_edits
+from model.hospital.find.entry import FoundStudies
 from model.hospital.folder import locked, remove_partial
 from model.hospital.journal import DONE, Journal, Record, read_journal, stat_of
 from model.hospital.last_run import keep_options
@@ -28,12 +29,12 @@ from model.hospital.pacs.outbox import Outbox
 from model.hospital.pacs.received import images_in
 from model.hospital.pacs.receiver import Receiver
 from model.hospital.pacs.settings import Listening
-from model.hospital.pacs.studies import found_in
+from model.hospital.pacs.studies import found_in, still_without_ct
 from model.hospital.pages.tables import failures_of
 from model.hospital.pages.write import write_results
 from model.hospital.plan import Plan, make_plan, with_precision
 from model.hospital.queue import score_one_by_one
-from model.hospital.run import about_of, checked_bundle, setup_of, wanted_of
+from model.hospital.run import about_of, setup_of, wanted_of
 from model.hospital.worker_process import WorkerProcess
 from model.results.writing import check_output
 from model.terminal import say
@@ -47,7 +48,7 @@ class Scoring:
     """What every study is scored with."""
 
     options: Namespace
-    bundle: Bundle
+    bundles: Bundles
     precision: str
     salt: bytes
     process: WorkerProcess
@@ -56,7 +57,7 @@ class Scoring:
 
 def listen(options: Namespace) -> NoReturn:
     """Serve the PACS until a signal comes. Raises the errors of model/errors.py for what is wrong at the start."""
-    bundle = checked_bundle(options)
+    bundles = checked_bundles(options)
     if options.overrides:
         read_overrides(options.overrides)
     check_output(options.output)
@@ -68,9 +69,9 @@ def listen(options: Namespace) -> NoReturn:
         precision = auto_precision(options.device) if options.precision == "auto" else options.precision
         salt = read_salt(options.output)
         inbox = _inbox_of(options, salt)
-        keep_for_edits(options, bundle)
-        print_weights(bundle, precision)
-        setup = replace(setup_of(options, bundle, Plan(jobs={}, done={}, unusable={}), precision), networks=True)
+        keep_for_edits(options, bundles)
+        print_weights(bundles, precision)
+        setup = replace(setup_of(options, bundles, Plan(jobs={}, done={}, unusable={}), precision), networks=True)
         with (
             WorkerProcess(setup, lock, _estimate_printer(options.limit_minutes)) as process,
             Outbox(options.output, settings) as outbox,
@@ -80,7 +81,7 @@ def listen(options: Namespace) -> NoReturn:
             _print_start(settings, outbox)
             scoring = Scoring(
                 options=options,
-                bundle=bundle,
+                bundles=bundles,
                 precision=precision,
                 salt=salt,
                 process=process,
@@ -95,9 +96,9 @@ def _on_lost_thread(lost: threading.ExceptHookArgs) -> None:
     say(f"a connection ended by an unexpected {lost.exc_type.__name__}", sys.stdout)
 
 
-def keep_for_edits(options: Namespace, bundle: Bundle) -> None:
+def keep_for_edits(options: Namespace, bundles: Bundles) -> None:
     """Write the options down, so that `score.py RESULTS --recompute` takes edits back. Raises OutputError."""
-    keep_options(Namespace(**vars(options) | {"studies": options.output / INCOMING}), bundle.folder)
+    keep_options(Namespace(**vars(options) | {"studies": options.output / INCOMING}), bundles)
 
 
 def _inbox_of(options: Namespace, salt: bytes) -> Inbox:
@@ -134,13 +135,14 @@ def serve_next(scoring: Scoring, inbox: Inbox, outbox: Outbox, wait_s: float = L
 def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
     """Score the complete studies of a patient. Raises LesionError; then nothing is lost, and it can be tried again."""
     options = scoring.options
+    batch, found = studies_of_batch(scoring, batch, inbox)
     for study in batch.ready:
         say(f"{study.name}: {study.images} images came" + (", and it was broken off" * study.broken), sys.stdout)
     try:
         stats = {study.folder: stat_of(images_in(study.folder)) for study in batch.ready}
     except OSError as error:
         raise OutputError(f"cannot read '{error.filename}': {error.strerror}; is the disk still there?") from None
-    plan = plan_of_batch(scoring, batch)
+    plan = plan_of_batch(scoring, batch, found)
     for record in plan.not_in_journal:
         scoring.journal.add(record)
     records = dict[str, Record]()
@@ -153,7 +155,7 @@ def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) ->
         score_one_by_one(plan.todo, scoring.process, scoring.journal, on_record, options.patience_minutes * 60)
     finally:
         remove_partial(options.output)
-        write_results(options.output, batch.root, plan, records, options.names, about_of(scoring.bundle))
+        write_results(options.output, batch.root, plan, records, options.names, about_of(scoring.bundles))
     done = {name for name, record in (plan.done | records).items() if record.state == DONE}
     try:
         for name in sorted(done):
@@ -166,13 +168,28 @@ def score_batch(scoring: Scoring, batch: Batch, inbox: Inbox, outbox: Outbox) ->
         inbox.handled(study, stats[study.folder] if _is_settled(study, plan, done) else "")
 
 
-def plan_of_batch(scoring: Scoring, batch: Batch) -> Plan:
+def studies_of_batch(scoring: Scoring, batch: Batch, inbox: Inbox) -> tuple[Batch, FoundStudies]:
+    """The batch and its studies, without those whose CT may still come; these wait until no image comes for long."""
+    alone = scoring.bundles.take_pet_alone
+    found = found_in(batch, scoring.options, scoring.salt, alone)
+    waiting = still_without_ct(found, batch) if scoring.bundles.pet_only else []
+    if not waiting:
+        return batch, found
+    for study in waiting:
+        inbox.wait_for_more(study)
+        say(f"{study.name}: {study.images} images came, none of a CT; waiting whether one comes", sys.stdout)
+    ready = tuple(study for study in batch.ready if study not in waiting)
+    batch = replace(batch, ready=ready, unready=(*batch.unready, *(study.folder for study in waiting)))
+    return batch, found_in(batch, scoring.options, scoring.salt, alone)
+
+
+def plan_of_batch(scoring: Scoring, batch: Batch, found: FoundStudies) -> Plan:
     """What is to do of the complete studies of a patient; those that a reader edited keep their edits."""
-    options, bundle, salt = scoring.options, scoring.bundle, scoring.salt
-    found, records, wanted = found_in(batch, options, salt), read_journal(options.output), wanted_of(options)
-    plan = make_plan(found, batch.root, options.output, salt, records, bundle, wanted, options.precision)
+    options, bundles, salt = scoring.options, scoring.bundles, scoring.salt
+    records, wanted = read_journal(options.output), wanted_of(options)
+    plan = make_plan(found, batch.root, options.output, salt, records, bundles, wanted, options.precision)
     plan = with_edits(plan, WantedEdits(), records, batch.root, salt)
-    return with_precision(plan, bundle, scoring.precision)
+    return with_precision(plan, bundles, scoring.precision)
 
 
 def _is_settled(study: CompleteStudy, plan: Plan, done: set[str]) -> bool:

@@ -107,8 +107,11 @@ class ReceivedStudy:
         """Whether it is to be dealt with: no image came for so long, or (on_release) its associations ended well."""
         if self.version == self.handled or self.writing:
             return False
-        ended_well = on_release and self.released and not self.broken
-        return ended_well or time.monotonic() - self.changed >= quiet_s
+        return (on_release and self.released and not self.broken) or self.is_quiet(quiet_s)
+
+    def is_quiet(self, quiet_s: float) -> bool:
+        """Whether no image came for so long."""
+        return time.monotonic() - self.changed >= quiet_s
 
     def settle(self) -> None:
         """It is complete: an association that is still open has brought nothing of it for long."""

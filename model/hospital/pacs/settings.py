@@ -107,8 +107,9 @@ def _add_times(add: Any) -> None:
     add(
         "--complete-on-release",
         action="store_true",
-        help="with --listen: a study is also complete when the association that brought it ends (default: no; cost: a "
-        "PACS that sends PET and CT in two associations gets a failure for the first, until the second came)",
+        help="with --listen: a study is also complete when the association that brought it ends; with --pet-only, one "
+        "without CT still waits for --quiet-seconds (default: no; cost: a PACS that sends PET and CT in two "
+        "associations gets a failure for the first, until the second came)",
     )
     add(
         "--keep-days",

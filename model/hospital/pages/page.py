@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from model import RESEARCH, __version__
+from model import PET_ALONE, RESEARCH, __version__
 from model.errors import shown
 from model.hospital.folder import STUDIES
 from model.hospital.pages.tables import Failure, split_passed_over
@@ -43,13 +43,16 @@ ORGAN_COLUMNS = columns(volume_ml=1, lesion_ml=1, suv_mean=2, suv_sd=2, suv_medi
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What made the results: shown under the title."""
+    """What made the results: shown under the title. pet_only: the weights of studies without CT, where there are such
+    weights.
+    """
 
     weights: str
     weights_sha256: str
     made: datetime
     licence: str = ""
     citation: str = ""
+    pet_only: "About | None" = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,8 @@ def _cards(rows: Sequence[Mapping[str, Any]], failed: int, passed_over: int, wai
         cards.append(Card("warn", str(waiting), "still to do"))
     cards.append(Card("warn" if warned else "", str(warned), "with warnings"))
     cards.append(Card("", str(len(volumes_ml)), "with lesions"))
+    if alone := sum("channels" in row for row in rows):
+        cards.append(Card("warn", str(alone), PET_ALONE))
     if edited := sum("edited" in row for row in rows):
         cards.append(Card("", str(edited), "edited by hand"))
     if passed_over:

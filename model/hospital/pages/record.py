@@ -23,10 +23,11 @@ LINES, HEAD_FILL = (200, 207, 216), (234, 238, 243)  # of tables
 OWN_PLACE = (
     ("notice", "case", "inputs", "lesions", "volume_ml", "pet_grid", "weights", "run", "versions", "batch", "totals")
     + ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "warnings", "picks", "suv_conversion", "given")
-    + ("organs", "definitions")
+    + ("organs", "definitions", "channels")
 )  # what has a place of its own on the page, or none as it differs from run to run
 CONVERSION = {"weight_kg": 1.0, "dose_bq": 1e-6, "injection": 1.0, "reference": 1.0, "decay_s": 1.0}
 CONVERSION_NAMES = {"dose_bq": "dose_MBq"}
+MARKS = ("channels", "edited")  # of lesions.json: what a reader must see first
 NOT_STATED = "not stated"
 ALL_LEFT_OUT = "No lesion is left: rules or a reader left out what was found, see below."
 GIVEN = "Given in overrides.csv or as an option"
@@ -51,7 +52,7 @@ def record_pdf(subject: Subject, report: Mapping[str, Any], lesions: Mapping[str
     top = sheet.get_y()
     bottom = _place_picture(sheet, picture)
     width = WIDTH_MM - PICTURE_WIDTH_MM - GAP_MM if picture else WIDTH_MM
-    _facts(sheet, subject, report, lesions.get("edited", ""), width)
+    _facts(sheet, subject, report, lesions, width)
     sheet.set_y(max(sheet.get_y(), bottom if sheet.page == 1 else top) + GAP_MM)
     _lesion_table(sheet, lesions["lesions"], bool((lesions.get("rules") or {}).get("dropped_lesions")))
     for name, value in _added(lesions, report):
@@ -78,16 +79,17 @@ def _place_picture(sheet: Sheet, picture: bytes | None) -> float:
     return top + size[1]
 
 
-def _facts(sheet: Sheet, subject: Subject, report: Mapping[str, Any], edited: str, width: float) -> None:
-    """Whose study it is, whether it was edited, the totals, and what SUV was made from."""
+def _facts(sheet: Sheet, subject: Subject, report: Mapping[str, Any], lesions: Mapping[str, Any], width: float) -> None:
+    """Whose study it is, whether it was PET alone or edited, the totals, and what SUV was made from."""
     hidden = "not shown without --names"
     patient = (_name(subject.patient) or NOT_STATED) if subject.named else subject.patient_hash or hidden
     rows = [("Study", subject.study), ("Patient", patient)]
     rows += [("Patient ID", subject.patient_id or NOT_STATED)] if subject.named else []
     rows += [("Study date", (_date(subject.date) or NOT_STATED) if subject.named else hidden)]
     sheet.pairs(rows, width)
-    if edited:
-        sheet.pairs([("Edited", edited)], width, colour=RED)
+    for name in MARKS:
+        if lesions.get(name):
+            sheet.pairs([(title_of(name), lesions[name])], width, colour=RED)
     sheet.head("All lesions", width)
     sheet.pairs([(title_of(name), value_words(name, value)) for name, value in report["totals"].items()], width)
     truth = {name: value for name, value in report["batch"]["row"].items() if name in ("dice", "fpv_ml", "fnv_ml")}
@@ -153,7 +155,7 @@ def _one_table(sheet: Sheet, names: Sequence[str], rows: Sequence[Mapping[str, A
 def _added(lesions: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What has no place of its own on the page, once where both files hold it."""
     added: list[tuple[str, Any]] = []
-    for name, value in (*((name, value) for name, value in lesions.items() if name != "edited"), *report.items()):
+    for name, value in (*((name, value) for name, value in lesions.items() if name not in MARKS), *report.items()):
         if name not in OWN_PLACE and value not in [other for _, other in added]:
             added.append((name, value))
     return added

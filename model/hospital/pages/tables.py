@@ -23,6 +23,7 @@ COLUMNS = ("study", "lesions", "mtv_ml", "tlg_suv_ml", "suv_max", "suv_peak", "d
 TRUTH_COLUMNS = ("dice", "fpv_ml", "fnv_ml", "mtv_true_ml", "lesions_true", "lesions_found", "convention")
 MORE_COLUMNS = (
     *ROW_NUMBERS,
+    "channels",
     "found_lesions",
     "found_mtv_ml",
     "dropped_lesions",
@@ -141,7 +142,7 @@ def _key(job: Job) -> dict[str, Any]:
         "patient": person[0],
         "patient_id": person[1] or job.entry.patient,
         "pet": str(job.entry.pet[0]),
-        "ct": str(job.entry.ct[0]),
+        "ct": str(job.entry.ct[0]) if job.entry.ct else "",
         "found_in": str(job.root),
     }
 

@@ -82,6 +82,10 @@ def totals_of(
         "lesions": sum(row["lesions"] for row in rows),
         "mtv_ml_median": statistics.median(row["mtv_ml"] for row in rows) if rows else None,
     }
+    if about.pet_only:
+        content["weights_pet_only"] = {"weights": about.pet_only.weights, "sha256": about.pet_only.weights_sha256}
+    if alone := sum("channels" in row for row in rows):
+        content["studies_pet_alone"] = alone
     if edited := sum("edited" in row for row in rows):
         content["studies_edited"] = edited
     compared = [row for row in rows if "convention" in row]

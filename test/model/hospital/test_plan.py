@@ -8,6 +8,7 @@ import pytest
 from tiny_batches import image_study
 
 from model.bundle.manifest import load_bundle
+from model.hospital.bundles import Bundles
 from model.hospital.find.entry import Entry, FoundStudies
 from model.hospital.job import Options
 from model.hospital.journal import DONE, FAILED, Record, stat_of
@@ -41,7 +42,9 @@ def result(output: Path, name: str, bundle, **changes) -> Record:
 
 
 def plan(output: Path, bundle, records, entries, root: Path = Path("/studies"), **options):
-    return make_plan(FoundStudies(entries=tuple(entries)), root, output, SALT, records, bundle, Options(**options))
+    return make_plan(
+        FoundStudies(entries=tuple(entries)), root, output, SALT, records, Bundles(main=bundle), Options(**options)
+    )
 
 
 def test_a_study_that_was_named_by_its_row_of_a_csv_keeps_that_name(tiny_bundle, tmp_path) -> None:
@@ -124,7 +127,9 @@ def scored(tmp_path: Path, bundle, made_in: str, older: bool = False) -> tuple[E
         identity="images:a:a", source=folder, kind="images", pet=(folder / "a_pet.mha",), ct=(folder / "a_ct.mha",)
     )
     output = tmp_path / "out"
-    (job,) = make_plan(FoundStudies(entries=(one,)), folder, output, SALT, {}, bundle, Options(), "float32").todo
+    (job,) = make_plan(
+        FoundStudies(entries=(one,)), folder, output, SALT, {}, Bundles(main=bundle), Options(), "float32"
+    ).todo
     job = with_keys(job, bundle, "float32" if older else made_in)
     target = output / "studies" / job.name
     target.mkdir(parents=True)
@@ -157,11 +162,15 @@ def test_a_study_is_scored_anew_only_for_a_precision_that_was_asked_for(
     one, output = scored(tmp_path, bundle, made_in, older)
     entries = FoundStudies(entries=(one,))
     same = wanted in ("auto", made_in)
-    made = make_plan(entries, one.source, output, SALT, {}, bundle, Options(), wanted)
+    made = make_plan(entries, one.source, output, SALT, {}, Bundles(main=bundle), Options(), wanted)
     assert list(made.done) == (list(made.jobs) if same else [])
-    again = make_plan(entries, one.source, output, SALT, made.done, bundle, Options(), wanted)  # by the journal's line
+    again = make_plan(
+        entries, one.source, output, SALT, made.done, Bundles(main=bundle), Options(), wanted
+    )  # by the journal's line
     assert list(again.done) == list(made.done) and again.not_in_journal == ()
-    (added,) = make_plan(entries, one.source, output, SALT, {}, bundle, Options(convention="autopet_3"), wanted).todo
+    (added,) = make_plan(
+        entries, one.source, output, SALT, {}, Bundles(main=bundle), Options(convention="autopet_3"), wanted
+    ).todo
     assert bool(added.stored) == same
     if same:  # so that the SEG of the mask keeps its UIDs
         assert added.mask_key == with_keys(added, bundle, "float32" if older else made_in).mask_key
@@ -180,7 +189,9 @@ def test_the_oldest_results_which_have_one_key_were_made_in_float16_on_a_gpu(
     del report["batch"]["mask_key"]
     path.write_text(json.dumps(report))
     options = Options(convention="autopet_3")
-    (job,) = make_plan(FoundStudies(entries=(one,)), one.source, output, SALT, {}, bundle, options, wanted).todo
+    (job,) = make_plan(
+        FoundStudies(entries=(one,)), one.source, output, SALT, {}, Bundles(main=bundle), options, wanted
+    ).todo
     assert bool(job.stored) == taken
 
 
@@ -189,17 +200,17 @@ def test_only_jobs_that_need_the_networks_get_the_keys_of_the_runs_precision(tin
     one, output = scored(tmp_path, bundle, "float16")
     other = replace(one, identity="images:b:b", pet=one.ct, ct=one.pet)
     options = Options(convention="autopet_3")
-    made = make_plan(FoundStudies(entries=(one, other)), one.source, output, SALT, {}, bundle, options)
+    made = make_plan(FoundStudies(entries=(one, other)), one.source, output, SALT, {}, Bundles(main=bundle), options)
     assert [bool(job.stored) for job in made.todo] == [True, False]
-    stored, new = with_precision(made, bundle, "bfloat16").todo
+    stored, new = with_precision(made, Bundles(main=bundle), "bfloat16").todo
     assert stored == made.todo[0] == with_keys(stored, bundle, "float16")
     assert new == with_keys(made.todo[1], bundle, "bfloat16") != made.todo[1]
-    assert with_precision(made, bundle, "auto") == made
+    assert with_precision(made, Bundles(main=bundle), "auto") == made
 
 
 def test_other_folds_or_mirroring_make_another_mask(tiny_bundle, tmp_path) -> None:
     bundle = load_bundle(tiny_bundle)
     one, output = scored(tmp_path, bundle, "float32")
     other = replace(bundle, changes=("folds 0",))
-    made = make_plan(FoundStudies(entries=(one,)), one.source, output, SALT, {}, other, Options())
+    made = make_plan(FoundStudies(entries=(one,)), one.source, output, SALT, {}, Bundles(main=other), Options())
     assert made.done == {} and [job.stored for job in made.todo] == [""]

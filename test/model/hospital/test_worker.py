@@ -11,6 +11,7 @@ from tiny_batches import dicom_studies
 
 from model.bundle.manifest import load_bundle
 from model.hospital import record_files, study_dicom, study_results
+from model.hospital.bundles import Bundles
 from model.hospital.find.tree import find_studies
 from model.hospital.job import Job, Options, Setup
 from model.hospital.plan import make_plan
@@ -22,7 +23,9 @@ from model.results.rule_options import LesionRules
 
 
 def jobs(studies: Path, output: Path, bundle, **options) -> list[Job]:
-    return make_plan(find_studies(studies, output), studies, output, b"salt", {}, bundle, Options(**options)).todo
+    return make_plan(
+        find_studies(studies, output), studies, output, b"salt", {}, Bundles(main=bundle), Options(**options)
+    ).todo
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ CONFIGS = ROOT / "training" / "configs"
 
 @pytest.fixture(
     scope="module",
-    params=["shipped.yaml", "slices.yaml", "start.yaml"],
+    params=["shipped.yaml", "slices.yaml", "start.yaml", "pet.yaml"],
 )
 def shipping(request) -> Shipping:
     return build(Shipping, read_yaml(CONFIGS / request.param), request.param)

@@ -36,7 +36,7 @@ def test_the_wider_network_gives_the_same_logits(fusion: str, norm: str, widths:
         old(torch.randn(2, 2, 16, 16, 16))  # statistics of its own
     new = build(after)
     new.load_state_dict(widened(old.state_dict(), before, after))
-    image = torch.randn(1, after.channels, 16, 16, 16)
+    image = torch.randn(1, after.image_channels, 16, 16, 16)
     image[:, 2:] = (image[:, 2:] > 0).float()
     torch.testing.assert_close(new.eval()(image), old.eval()(image), rtol=0, atol=2e-5)
 

@@ -166,3 +166,15 @@ def test_an_impossible_path_in_a_csv_is_unusable(tmp_path) -> None:
     (tmp_path / "list.csv").write_text(f"pet,ct\np.mha,c.mha\n{'x' * 300}.mha,c.mha\n")
     found = find_studies(tmp_path / "list.csv", NOWHERE)
     assert len(found.entries) == 1 and "File name too long; correct the path" in found.unusable[0].message
+
+
+def test_a_row_without_ct_is_a_study_where_pet_alone_is_asked_for(tmp_path) -> None:
+    """It has the identity of the same PET found in its folder, so that both have one name."""
+    touch(tmp_path / "one" / "one_pet.mha")
+    table = tmp_path / "list.csv"
+    table.write_text("pet,ct\none/one_pet.mha,\n")
+    (item,) = find_studies(table, NOWHERE).unusable
+    assert "enter the CT's file or folder, or score it by weights that see PET alone" in item.message
+    (row,) = find_studies(table, NOWHERE, pet_alone=True).entries
+    (found,) = find_studies(tmp_path, NOWHERE, pet_alone=True).entries
+    assert row.pet_alone and found.pet_alone and (row.pet, row.identity) == (found.pet, found.identity)

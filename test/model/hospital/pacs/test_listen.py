@@ -11,6 +11,8 @@ from pydicom import dcmread
 from tiny_batches import dicom_studies, score_here
 
 from model.bundle.manifest import load_bundle
+from model.bundle.network import Network
+from model.hospital.bundles import Bundles
 from model.hospital.folder import LOCK
 from model.hospital.job import Job, Setup
 from model.hospital.journal import Journal, read_journal
@@ -28,8 +30,9 @@ PET_SLICES = 9
 class Here:
     """A scoring process that is none. asked: the studies that it scored."""
 
-    def __init__(self, bundle: Path) -> None:
-        self._scorer = Scorer(Setup(weights=str(bundle), method=None, device="cpu", precision="float32"))
+    def __init__(self, bundle: Path, pet_only: str = "") -> None:
+        setup = Setup(weights=str(bundle), method=None, device="cpu", precision="float32", pet_only=pet_only)
+        self._scorer = Scorer(setup)
         self.asked: list[str] = []
 
     def ask(self, job: Job, following: Job | None) -> dict[str, Any]:
@@ -49,21 +52,24 @@ def ward(tmp_path_factory) -> list[list[Path]]:
     return [[*sorted(s.glob("pet/*")), *sorted(s.glob("ct/*"))] for s in sorted(root.iterdir())]
 
 
-def run_once(here: Here, bundle: Path, output: Path, archive: Archive, on_open: Any, rounds: int) -> None:
+def run_once(
+    here: Here, bundle: Path, output: Path, archive: Archive, on_open: Any, rounds: int, pet_only: Path | None = None
+) -> None:
     """One run: it listens, `on_open(port)` sends to it, and it serves so many batches."""
+    bundles = Bundles(main=load_bundle(bundle), pet_only=load_bundle(pet_only) if pet_only else None)
     words = ["--aet", "LESIONS", "--send", f"127.0.0.1:{archive.port}:ARCHIVE", "--output", str(output)]
     words += ["--listen", str(free_port()), "--quiet-seconds", "1", "--complete-on-release"]
     options = arguments(words)
     output.mkdir(exist_ok=True)
     (output / LOCK).touch()
-    keep_for_edits(options, load_bundle(bundle))
+    keep_for_edits(options, bundles)
     salt, settings = read_salt(output), options.pacs
     inbox = Inbox(output, salt, settings.quiet_s, settings.on_release)
     with Outbox(output, settings) as outbox, Receiver(settings, inbox, outbox.on_commitment):
         on_open(settings.port)
         scoring = Scoring(
             options=options,
-            bundle=load_bundle(bundle),
+            bundles=bundles,
             precision="float32",
             salt=salt,
             process=here,  # type: ignore[arg-type]
@@ -89,6 +95,21 @@ def two_at_once(ward: list[list[Path]]) -> Any:
             association.release()
 
     return send
+
+
+@pytest.mark.slow
+def test_a_pet_without_ct_waits_for_one_and_is_then_scored_alone(
+    ward, tiny_bundle, make_bundle, tmp_path, capsys
+) -> None:
+    """Its association ends, and only when no image came for a second is it complete; so no CT comes too late."""
+    network = Network(fusion="early", widths=(2, 2), channels=("PET",))
+    alone = make_bundle(tmp_path / "alone", members=1, network=network, channels=("PET",))
+    here, pet = Here(tiny_bundle, str(alone)), [path for path in ward[0] if path.parent.name == "pet"]
+    with Archive() as archive:
+        run_once(here, tiny_bundle, tmp_path / "out", archive, lambda port: push(pet, port), 2, alone)
+    assert len(here.asked) == 1 and "none of a CT; waiting whether one comes" in capsys.readouterr().out
+    assert {data.Modality for data in archive.objects.values()} == {"OT", "RTSTRUCT", "SEG", "SR"}
+    assert all(", no CT, " in data.SeriesDescription for data in archive.objects.values())
 
 
 @pytest.mark.slow
