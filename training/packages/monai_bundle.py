@@ -28,8 +28,8 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir ST
 
 PET in SUV and CT in HU are MHA, MHD, NRRD or NIfTI files on any grids. STUDIES holds a folder for each study: with
 images/pet and images/ct, or with the DICOM of one PET and one CT series, which becomes SUV by its headers.{alone}
-`--device cpu` and `--precision float32` choose where and how it computes. On the same device, in the same precision, the mask is
-that of the program's own process.py.
+`--device cpu` and `--precision float32` choose where and how it computes. On the same device, in the same precision,
+the mask is that of the program's own process.py.
 
 scripts/model is the program, unchanged. `network_def` is a module that takes windows in network units and gives logits
 (configs/metadata.json); `inferer` goes the whole road, from the study to the mask. models/ holds the weights as
