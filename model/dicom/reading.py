@@ -39,16 +39,21 @@ class DicomStudy:
 
 
 def read_dicom(
-    inputs: Path | Iterable[Path], limits: Limits, weight_kg: float | None = None, name: str = "study"
+    inputs: Path | Iterable[Path],
+    limits: Limits,
+    weight_kg: float | None = None,
+    name: str = "study",
+    pet_alone: bool = False,
 ) -> DicomStudy:
-    """Read the PET and the CT series in a folder (and those below it) or in a list of files.
+    """Read the PET and the CT series in a folder (and those below it) or in a list of files; with pet_alone no CT.
 
     weight_kg: the patient's weight, in place of the header's. name: the case's name; the header gives none, since that
     would identify the patient. Other modalities (RTSTRUCT, SEG) are passed over. Raises CaseError unless
     there is exactly one PET and one CT series, and for everything that is wrong with them.
     """
     series = find_series(inputs)
-    pet, ct = (_single_series(series, modality, inputs) for modality in MODALITY_NAMES)
+    pet = _single_series(series, "PT", inputs)
+    ct = None if pet_alone else _single_series(series, "CT", inputs)
     return read_study(pet, ct, limits, weight_kg=weight_kg, name=name)
 
 

@@ -50,7 +50,8 @@ def description(manifest: Manifest) -> str:
         how = "One network of averaged weights (DiWA)"
     else:
         how = "One network" if count == 1 else f"{count} networks, whose predictions are averaged"
-    return f"Segments tumour lesions in whole-body FDG PET/CT. {how}: {kinds}."
+    images = "PET, without CT" if manifest.pet_alone else "PET/CT"
+    return f"Segments tumour lesions in whole-body FDG {images}. {how}: {kinds}."
 
 
 def architecture(part: Part) -> str:
@@ -60,7 +61,9 @@ def architecture(part: Part) -> str:
         return f"a 2-D U-Net with the encoder {network.fusion}"
     if network.fusion in OF_NNUNET:
         return f"a 3-D {'residual ' if network.fusion == 'residual_unet' else ''}U-Net of nnU-Net's kind"
-    return f"a 3-D U-Net with {network.fusion} fusion" if network.fusion in UNETS else "a SwinUNETR"
+    if network.fusion not in UNETS:
+        return "a SwinUNETR"
+    return "a 3-D U-Net" if network.pet_alone else f"a 3-D U-Net with {network.fusion} fusion"
 
 
 def terms(manifest: Manifest) -> str:

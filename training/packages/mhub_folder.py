@@ -38,9 +38,26 @@ docker build --build-arg MHUB_MODELS_REPO=FORK::BRANCH -t {name} dockerfiles
 docker run --rm --network none --gpus all -v INPUT:/app/data/input_data:ro -v OUTPUT:/app/data/output_data {name}
 ```
 
-INPUT holds a folder for each study, with the series in ct and pt; OUTPUT gets {name}.seg.dcm of each. The image has not
+INPUT holds a folder for each study, with the series in {series}; OUTPUT gets {name}.seg.dcm of each. The image has not
 been built by the authors of this folder: look at its first results. MHub's catalogue also wants mhub.toml, with the
 address of a public test study, which you add."""
+
+OF_CT = {  # in files of in_mhub: what a model that sees PET alone has instead
+    '    @IO.Input("in_ct", "dicom:mod=ct", the="CT of the study")  # type: ignore[untyped-decorator]\n': "",
+    "in_ct: InstanceData, ": "",
+    '(("ct", in_ct), ("pt", in_pt))': '(("pt", in_pt),)',
+    "a study's PET and CT": "a study's PET",
+    " of a study with its CT": " of a study",
+    "    - $studyID@instance/ct@dicom:mod=ct\n    - $studyID/pt": "    - $studyID@instance/pt",
+    "PET/CT": "PET",
+}
+
+
+def without_ct(text: str) -> str:
+    """A file of in_mhub for a model that sees PET alone."""
+    for found, instead in OF_CT.items():
+        text = text.replace(found, instead)
+    return text
 
 
 def write_mhub(bundle: Bundle, folder: Path, name: str, repository: str) -> None:
@@ -49,6 +66,7 @@ def write_mhub(bundle: Bundle, folder: Path, name: str, repository: str) -> None
         (folder / place).mkdir()
         text = (CARRIED / file).read_text(encoding="utf-8")
         text = text.replace("MODEL_NAME", name).replace("AUTHORS", AUTHORS)
+        text = without_ct(text) if bundle.manifest.pet_alone else text
         (folder / place / file).write_text(text, encoding="utf-8")
     (folder / PLACES["run.sh"] / "run.sh").chmod(0o755)
     (folder / "utils" / "__init__.py").write_text("")
@@ -58,5 +76,5 @@ def write_mhub(bundle: Bundle, folder: Path, name: str, repository: str) -> None
         shutil.copyfile(folder / "src" / notice, folder / notice)
     meta = meta_of(bundle, name, repository)
     (folder / OWN).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    card = model_card(bundle.manifest, RUN.format(name=name))
+    card = model_card(bundle.manifest, RUN.format(name=name, series="pt" if bundle.manifest.pet_alone else "ct and pt"))
     (folder / "README.md").write_text(card, encoding="utf-8")

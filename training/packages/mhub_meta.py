@@ -68,12 +68,12 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
             "contrast": with_contrast,
         }
 
+    inputs = [image("FDG PET", "Whole-body FDG PET whose headers give body-weight SUV", "PT", False)]
+    if not manifest.pet_alone:
+        inputs.append(image("CT", "The CT of the same study, with or without contrast agent", "CT", True))
     return {
         "description": f"{description(manifest)} Output: DICOM SEG on the PET, one segment a lesion.",
-        "inputs": [
-            image("FDG PET", "Whole-body FDG PET whose headers give body-weight SUV", "PT", False),
-            image("CT", "The CT of the same study, with or without contrast agent", "CT", True),
-        ],
+        "inputs": inputs,
         "outputs": [{"type": "Segmentation", "classes": ["FDG_AVID_TUMOR"]}],
         "model": {
             "architecture": " and ".join(dict.fromkeys(architecture(part) for part in parts)),

@@ -27,9 +27,9 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir ST
 ```
 
 PET in SUV and CT in HU are MHA, MHD, NRRD or NIfTI files on any grids. STUDIES holds a folder for each study: with
-images/pet and images/ct, or with the DICOM of one PET and one CT series, which becomes SUV by its headers. `--device
-cpu` and `--precision float32` choose where and how it computes. On the same device, in the same precision, the mask is
-that of the program's own process.py.
+images/pet and images/ct, or with the DICOM of one PET and one CT series, which becomes SUV by its headers.{alone}
+`--device cpu` and `--precision float32` choose where and how it computes. On the same device, in the same precision,
+the mask is that of the program's own process.py.
 
 scripts/model is the program, unchanged. `network_def` is a module that takes windows in network units and gives logits
 (configs/metadata.json); `inferer` goes the whole road, from the study to the mask. models/ holds the weights as
@@ -56,5 +56,7 @@ def write_monai(bundle: Bundle, folder: Path) -> None:
     metadata = metadata_of(copied) | {"model_sha256": sha256_of(weights)}
     (folder / OWN).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     libraries = " ".join(f"{name}=={metadata['required_packages_version'][name]}" for name in ROAD_LIBRARIES)
-    card = model_card(copied, RUN.format(monai=metadata["monai_version"], libraries=libraries))
+    alone = " These networks see PET alone: no CT is needed, and one that is there is not read." * copied.pet_alone
+    run = RUN.format(monai=metadata["monai_version"], libraries=libraries, alone=alone)
+    card = model_card(copied, run)
     (folder / "docs" / "README.md").write_text(card, encoding="utf-8")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
-from model.bundle.format import Manifest
+from model.bundle.format import Manifest, channels_of
 from model.bundle.licence import spelt_out
 from model.bundle.settings import Part
 from training.commit import ROOT
@@ -18,7 +18,7 @@ NAME = "FDG PET/CT lesion segmentation"
 def metadata_of(manifest: Manifest) -> dict[str, Any]:
     """The metadata; `network_data_format` is of the first model, `model_1_data_format` of the second, and so on."""
     base = installed_versions(("monai", "torch", "numpy"))
-    first, *others = (data_format(part, channels_of(manifest, part)) for part in models_of(manifest))
+    first, *others = (data_format(part) for part in models_of(manifest))
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -34,7 +34,9 @@ def metadata_of(manifest: Manifest) -> dict[str, Any]:
         "copyright": f"{copyright_line(ROOT / 'LICENSE')} Program: MIT. Weights: {spelt_out(manifest.licence)}.",
         "data_source": manifest.provenance.data,
         "data_type": "MHA, MHD, NRRD or NIfTI images, or DICOM series",
-        "image_classes": "PET in SUV, CT in HU; network_def takes both in network units, as the channels say",
+        "image_classes": "PET in SUV; network_def takes it in network units, as the channel says"
+        if manifest.pet_alone
+        else "PET in SUV, CT in HU; network_def takes both in network units, as the channels say",
         "label_classes": "single channel data, 1 is lesion, 0 is everything else",
         "pred_classes": "2 channels of logits, channel 1 is lesion; the mask is single channel data, 1 is lesion",
         "eval_metrics": {name: float(value) for name, value in validation(manifest).items()},
@@ -44,19 +46,11 @@ def metadata_of(manifest: Manifest) -> dict[str, Any]:
     } | {f"model_{number}_data_format": other for number, other in enumerate(others, start=1)}
 
 
-def channels_of(manifest: Manifest, part: Part) -> tuple[str, ...]:
-    """The order in which the networks of a part take PET and CT."""
-    kind = part.network.kind
-    if manifest.kind == kind:
-        return manifest.channels
-    return ("PET", "CT") if kind == "slices" else ("CT", "PET")
-
-
-def data_format(part: Part, channels: tuple[str, ...]) -> dict[str, Any]:
-    """What a network takes and gives, a window at a time. channels: what it takes, in order, without the body."""
+def data_format(part: Part) -> dict[str, Any]:
+    """What a network takes and gives, a window at a time."""
     network = part.network
     units = _units(part)
-    names = [f"{name} {units[name]}" for name in channels]
+    names = [f"{name} {units[name]}" for name in channels_of(network)]
     if network.norm == "body":
         names.append("body: 1 inside, 0 in the air")
     shape = list(part.window.size[:2] if network.kind == "slices" else part.window.size)
@@ -64,7 +58,7 @@ def data_format(part: Part, channels: tuple[str, ...]) -> dict[str, Any]:
     clipped = part.preprocessing is None and network.kind == "volumes" and part.intensity.ct_clip
     image = {
         "format": "magnitude",
-        "modality": "PET and CT",
+        "modality": " and ".join(sorted(channels_of(network), reverse=True)),
         "num_channels": len(names),
         "value_range": [0, 1] if clipped and part.intensity.suv_clip else [],  # []: unbounded
         "channel_def": {str(number): name for number, name in enumerate(names)},

@@ -16,6 +16,7 @@ from jsonschema import Draft7Validator
 from tiny_batches import dicom_studies, environment
 
 from model.bundle.manifest import load_bundle
+from model.bundle.network import Network
 from training.packages.mhub_folder import write_mhub
 
 SCHEMA = Path(__file__).parent / "schemas" / "meta.schema.json"
@@ -92,6 +93,26 @@ def test_the_module_hands_over_the_seg_or_says_that_there_is_none(folder, tmp_pa
     else:
         with pytest.raises(RuntimeError, match="was not segmented"):
             runner.task(None, ct, pt, out)
+
+
+def test_a_model_that_sees_pet_alone_asks_for_no_ct(make_bundle, tmp_path, monkeypatch) -> None:
+    network = Network(fusion="early", widths=(2, 2, 4), channels=("PET",))
+    alone = make_bundle(tmp_path / "bundle", members=1, network=network, channels=("PET",))
+    folder = tmp_path / "models"
+    folder.mkdir()
+    write_mhub(load_bundle(alone), folder, NAME, "https://github.com/someone/something")
+    meta = json.loads((folder / "meta.json").read_text())
+    Draft7Validator(json.loads(SCHEMA.read_text()), format_checker=Draft7Validator.FORMAT_CHECKER).validate(meta)
+    assert [one["modality"] for one in meta["summary"]["inputs"]] == ["PT"]
+    workflow = yaml.safe_load((folder / "config/default.yml").read_text())
+    assert workflow["modules"]["FileStructureImporter"]["structures"] == ["$studyID@instance/pt@dicom:mod=pt"]
+    assert "in_ct" not in (folder / "utils/LesionRunner.py").read_text()
+    for name, file in (("pt", "a.dcm"), ("extra", "b.dcm")):
+        (tmp_path / "pt" / name).mkdir(parents=True)
+        (tmp_path / "pt" / name / file).write_bytes(b"")
+    pt, out = (SimpleNamespace(abspath=str(tmp_path / name)) for name in ("pt", "out.dcm"))
+    runner_of(folder, monkeypatch, 1).task(None, pt, out)
+    assert Path(out.abspath).read_bytes() == b"SEG"
 
 
 @pytest.mark.slow

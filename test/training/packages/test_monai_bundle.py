@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
@@ -21,6 +22,7 @@ from slices_bundles import slices_bundle
 from tiny_batches import small
 
 from model.bundle.manifest import load_bundle
+from model.bundle.network import Network
 from model.bundle.settings import Crop, Limits
 from model.dicom.reading import read_dicom
 from model.errors import CaseError
@@ -34,7 +36,8 @@ from training.packages.monai_bundle import write_monai
 from training.packages.program import ROAD_LIBRARIES
 
 SCHEMA = Path(__file__).parent / "schemas" / "meta_schema_20240725.json"
-KINDS = ("eoa", "diwa", "slices", "organs", "mixed")
+KINDS = ("eoa", "diwa", "slices", "organs", "mixed", "pet")
+PET = ("PET",)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,8 @@ def packages(make_bundle, tmp_path_factory) -> dict[str, Path]:
     make_bundle(root / "diwa", method="diwa", weights=[3.0, 1.0])
     make_bundle(root / "slices", members=1, **slices_bundle(crop=crop))
     make_bundle(root / "organs", members=2, **organ_bundle())
+    alone = Network(fusion="early", widths=(2, 2, 4), channels=PET)
+    make_bundle(root / "pet", members=1, network=alone, channels=PET, crop=crop)
     mix([load_bundle(root / "eoa"), load_bundle(root / "slices")], [1.0, 1.0], "mixed", root / "mixed")
     for kind in KINDS:
         (root / "packages" / kind).mkdir(parents=True)
@@ -123,7 +128,7 @@ def test_monai_runs_it_and_the_mask_is_that_of_the_program(
     workflow.initialize()
     assert workflow.check_properties() == []
     workflow.run()
-    case = read_case([tiny_study], Limits())
+    case = read_case([tiny_study], Limits(), pet_alone=kind == "pet")
     expected = segment(case, SegmentOptions(bundle=load_bundle(package / "models"), device=cpu)).mask
     assert expected.any() and not expected.all()
     found = sitk.ReadImage(str(tmp_path / "masks" / f"{case.name}.mha"))
@@ -174,6 +179,26 @@ def test_a_study_may_be_dicom(tmp_path) -> None:
     expected = read_dicom(tmp_path / "studies" / "first", Limits()).case
     assert len(dataset) == 1 and dataset[0].name == "first"
     np.testing.assert_array_equal(dataset[0].pet.array, expected.pet.array)
+
+
+def test_networks_that_see_pet_alone_need_no_ct(packages, tiny_study, tmp_path) -> None:
+    """Of a file, of images beside a CT, and of DICOM."""
+    (pet,) = (tiny_study / "images/pet").iterdir()
+    write_dicom(tmp_path / "studies/first", *small())
+    for file in (tmp_path / "studies/first").rglob("*"):
+        if file.is_file() and pydicom.dcmread(file).Modality == "CT":
+            file.unlink()
+    datasets = [StudyDataset(str(tiny_study), Limits(), pet=str(pet), pet_alone=True)]
+    datasets += [StudyDataset(str(folder), Limits(), pet_alone=True) for folder in (tiny_study, tmp_path / "studies")]
+    assert all(len(dataset) == 1 and dataset[0].ct is None for dataset in datasets)
+    image = metadata(packages["pet"])["network_data_format"]["inputs"]["image"]
+    assert (
+        image["num_channels"] == 1
+        and image["modality"] == "PET"
+        and "PET/CT" not in metadata(packages["pet"])["description"]
+    )
+    with pytest.raises(CaseError, match="holds 0 CT series"):
+        StudyDataset(str(tmp_path / "studies"), Limits())[0]
 
 
 @pytest.mark.parametrize(

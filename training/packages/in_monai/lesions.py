@@ -91,15 +91,19 @@ class StudyDataset(Dataset[Case]):
 
     pet and ct: the files of one study, PET in SUV and CT in HU (MHA, MHD, NRRD or NIfTI). Without them the studies are
     the folders in `dataset_dir`: one that holds images/pet and images/ct with a file each, or else DICOM, one PET and
-    one CT series. A `dataset_dir` that itself holds images/ is one study. Raises CaseError if there is none.
+    one CT series. A `dataset_dir` that itself holds images/ is one study. pet_alone: the networks see no CT; none is
+    needed, and one that is there is not read. Raises CaseError if there is no study.
     """
 
-    def __init__(self, dataset_dir: str, limits: Limits, pet: str | None = None, ct: str | None = None) -> None:
-        self._limits = limits
+    def __init__(
+        self, dataset_dir: str, limits: Limits, pet: str | None = None, ct: str | None = None, pet_alone: bool = False
+    ) -> None:
+        self._limits, self._pet_alone = limits, pet_alone
         folder = Path(dataset_dir)
-        if (pet is None) != (ct is None):
+        if (pet is None) != (ct is None) and not (pet and pet_alone):
             raise CaseError("pet and ct are the two files of one study; give both, or neither and dataset_dir")
-        self._studies = [(Path(pet), Path(ct))] if pet and ct else [(path,) for path in _study_folders(folder)]
+        files = tuple(Path(path) for path in (pet, ct) if path)
+        self._studies = [files] if files else [(path,) for path in _study_folders(folder)]
         if not self._studies:
             raise CaseError(f"dataset_dir '{folder}' holds no folder; put each study into a folder of its own there")
 
@@ -109,9 +113,9 @@ class StudyDataset(Dataset[Case]):
     def __getitem__(self, number: int) -> Case:
         """Read a study. Raises CaseError for everything that is wrong with it."""
         inputs = self._studies[number]
-        if len(inputs) == 1 and not (inputs[0] / "images").is_dir():
-            return read_dicom(inputs[0], self._limits, name=inputs[0].name).case
-        case = read_case(list(inputs), self._limits)
+        if inputs[0].is_dir() and not (inputs[0] / "images").is_dir():
+            return read_dicom(inputs[0], self._limits, name=inputs[0].name, pet_alone=self._pet_alone).case
+        case = read_case(list(inputs), self._limits, pet_alone=self._pet_alone)
         return case if len(self) == 1 else replace(case, name=inputs[0].name)  # CT files of several may have one name
 
 
