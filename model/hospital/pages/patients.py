@@ -21,7 +21,7 @@ from model.hospital.pages.page import (
     template,
     write_page,
 )
-from model.hospital.pages.words import columns
+from model.hospital.pages.words import columns, shown_name
 from model.results.lesion_table import csv_text
 from model.results.writing import write_bytes
 from model.whole import Staging
@@ -34,7 +34,7 @@ SHOWN_TOTALS = (*columns(lesions=0, mtv_ml=1), *SHOWN[1:])
 
 def write_patients(output: Path, comparisons: Sequence[ComparedDates], why: Mapping[str, str], about: About) -> None:
     """Write the three files at once. why: of studies in no pair. Raises OutputError; then the old ones stay."""
-    ordered = sorted(comparisons, key=lambda one: (one.patient, one.dates, one.first, one.second))
+    ordered = sorted(comparisons, key=lambda one: one.patient)  # a patient's pairs keep their order in time
     with Staging() as staging:
         write_bytes(pairs_csv(ordered).encode(), output / PATIENTS, staging)
         write_bytes(changes_csv(ordered).encode(), output / PATIENTS_LESIONS, staging)
@@ -77,6 +77,7 @@ def html_patients(
         why=dict(sorted(why.items())),
         failed=[one for one in comparisons if any(one.failure)],
         counts=[(change, sum(_count(one, change) for one in comparisons)) for change in CHANGES],
+        shown_name=shown_name,
         columns=[column for column in SHOWN if column.name in known],
         total_columns=[
             column for column in SHOWN_TOTALS if column.name in known or column.name in ("lesions", "mtv_ml")

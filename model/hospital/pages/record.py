@@ -14,7 +14,7 @@ from PIL import Image
 
 from model import __version__
 from model.hospital.pages.sheet import GREY, MARGIN_MM, RED, WIDTH_MM, Sheet
-from model.hospital.pages.words import heading, title_of, value_words
+from model.hospital.pages.words import heading, shown_name, title_of, value_words
 
 PICTURE_WIDTH_MM, PICTURE_HEIGHT_MM, GAP_MM = 96.0, 118.0, 4.0  # the picture's largest size, beside the facts
 MOST_COLUMNS = 12  # of a table; more become a second one
@@ -82,7 +82,7 @@ def _place_picture(sheet: Sheet, picture: bytes | None) -> float:
 def _facts(sheet: Sheet, subject: Subject, report: Mapping[str, Any], lesions: Mapping[str, Any], width: float) -> None:
     """Whose study it is, whether it was PET alone or edited, the totals, and what SUV was made from."""
     hidden = "not shown without --names"
-    patient = (_name(subject.patient) or NOT_STATED) if subject.named else subject.patient_hash or hidden
+    patient = (shown_name(subject.patient) or NOT_STATED) if subject.named else subject.patient_hash or hidden
     rows = [("Study", subject.study), ("Patient", patient)]
     rows += [("Patient ID", subject.patient_id or NOT_STATED)] if subject.named else []
     rows += [("Study date", (_date(subject.date) or NOT_STATED) if subject.named else hidden)]
@@ -213,12 +213,6 @@ def _made_by(sheet: Sheet, report: Mapping[str, Any]) -> None:
     ]
     sheet.head("How it was made")
     sheet.pairs([(name, words) for name, words in rows if words], WIDTH_MM, SMALLEST, GREY)
-
-
-def _name(patient: str) -> str:
-    """A name of DICOM for readers: its parts by spaces, its scripts by slashes."""
-    groups = (" ".join(part for part in group.split("^") if part.strip()) for group in patient.split("="))
-    return " / ".join(group for group in groups if group)
 
 
 def _date(date: str) -> str:

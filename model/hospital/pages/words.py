@@ -84,3 +84,9 @@ def value_words(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(value_words(name, item) for item in value) or NOTHING
     return str(value) or NOTHING
+
+
+def shown_name(patient: str) -> str:
+    """A name of DICOM for readers: its parts by spaces, its scripts by slashes."""
+    groups = (" ".join(part for part in group.split("^") if part.strip()) for group in patient.split("="))
+    return " / ".join(group for group in groups if group)

@@ -186,7 +186,8 @@ def test_plans_that_lack_something_or_hold_nonsense_are_named(keys, value, messa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channel_names": {"0": "CT"}}, "channel_names must name two channels"),
+        ({"channel_names": {"0": "CT"}}, "names one channel, ct, and only PET can stand alone"),
+        ({"channel_names": {}}, "channel_names must name two channels"),
         ({"channel_names": {"ct": "CT", "pet": "PET"}}, "not as nnU-Net writes it"),
         ({"labels": {"0": "background", "1": "tumor"}}, "labels must hold background and a lesion"),
         ({"labels": {"background": 0, "tumor": "one"}}, "not as nnU-Net writes it"),

@@ -40,11 +40,11 @@ def test_gradients_are_the_same_and_less_is_kept(name: str) -> None:
     settings, stages = NETWORKS[name]
     torch.manual_seed(1)
     network = build(settings)
-    wanted, all_bytes = gradients_and_kept_bytes(network, settings.channels)
+    wanted, all_bytes = gradients_and_kept_bytes(network, settings.image_channels)
     names = list(network.state_dict())
     network.zero_grad(set_to_none=True)
     assert recompute_stages(network) == stages and list(network.state_dict()) == names
-    found, fewer_bytes = gradients_and_kept_bytes(network, settings.channels)
+    found, fewer_bytes = gradients_and_kept_bytes(network, settings.image_channels)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
     assert fewer_bytes < 0.7 * all_bytes
 

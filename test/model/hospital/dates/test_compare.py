@@ -13,13 +13,14 @@ from two_date_results import small_body, write_date
 
 from model.bundle.settings import Limits
 from model.hospital.dates import compare, pair
-from model.hospital.dates.compare import compare_dates
+from model.hospital.dates.compare import ComparedDates, compare_dates
 from model.hospital.dates.registration import Alignment
 from model.hospital.dates.stored_pairs import is_compared, pair_job
 from model.hospital.dates.worker import answer
 from model.hospital.job import Setup, job_from, pair_job_from, to_json
 from model.hospital.pages.page import About
 from model.hospital.pages.patients import write_patients
+from model.hospital.pages.words import shown_name
 
 ABOUT = About(weights="w", weights_sha256="0" * 64, made=datetime(2026, 1, 1))
 KEPT, GROWN_BOX = (slice(18, 22),) * 3, (slice(16, 24), slice(18, 22), slice(18, 22))  # 4.1 ml, then 8.2 ml
@@ -168,6 +169,16 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(patient, bundle, monkey
     (one,), _ = run(patient, bundle)
     assert len(one.lesions) == 3 and one.warnings == ("no picture was made: ZeroDivisionError (the numbers are whole)",)
     write_patients(patient[0].output, [one], {}, ABOUT)  # and the page has its table
+
+
+def test_a_patients_pairs_stay_in_order_of_time_and_a_name_is_written_for_readers(tmp_path) -> None:
+    """Without --names nothing but the order tells which pair is the earlier one: the studies' names are hashes."""
+    others = [ComparedDates(patient=name, first=first, second=second, days=30)
+              for name, first, second in (("Doe^Jane", "zz", "mm"), ("Doe^Jane", "mm", "aa"), ("Abe^Al", "cc", "bb"))]  # fmt: skip
+    write_patients(tmp_path, [replace(one, failure=("not aligned", "look")) for one in others], {}, ABOUT)
+    rows = list(csv.DictReader((tmp_path / "patients.csv").open()))
+    assert [(row["study_1"], row["study_2"]) for row in rows] == [("cc", "bb"), ("zz", "mm"), ("mm", "aa")]
+    assert shown_name("Doe^Jane^^Dr.=X^Y") == "Doe Jane Dr. / X Y"
 
 
 def test_a_job_survives_its_way_to_the_comparing_process(patient, bundle) -> None:
