@@ -173,9 +173,10 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(patient, bundle, monkey
 
 def test_a_patients_pairs_stay_in_order_of_time_and_a_name_is_written_for_readers(tmp_path) -> None:
     """Without --names nothing but the order tells which pair is the earlier one: the studies' names are hashes."""
-    others = [ComparedDates(patient=name, first=first, second=second, days=30)
-              for name, first, second in (("Doe^Jane", "zz", "mm"), ("Doe^Jane", "mm", "aa"), ("Abe^Al", "cc", "bb"))]  # fmt: skip
-    write_patients(tmp_path, [replace(one, failure=("not aligned", "look")) for one in others], {}, ABOUT)
+    given = (("Doe^Jane", "zz", "mm"), ("Doe^Jane", "mm", "aa"), ("Abe^Al", "cc", "bb"))
+    failed = ("not aligned", "look")
+    pairs = [ComparedDates(patient=name, first=one, second=two, days=30, failure=failed) for name, one, two in given]
+    write_patients(tmp_path, pairs, {}, ABOUT)
     rows = list(csv.DictReader((tmp_path / "patients.csv").open()))
     assert [(row["study_1"], row["study_2"]) for row in rows] == [("cc", "bb"), ("zz", "mm"), ("mm", "aa")]
     assert shown_name("Doe^Jane^^Dr.=X^Y") == "Doe Jane Dr. / X Y"
