@@ -38,6 +38,7 @@ from model.networks.unet import build
 from training.__main__ import main as train
 from training.batches.crops import CropDataset
 from training.batches.device_crops import DeviceCrops
+from training.bundles.mix import mix
 from training.data.table import write_table
 from training.ensembles.select import select_runs
 from training.runs.train import train_run
@@ -147,8 +148,25 @@ def test_weights_that_need_a_ct_name_the_remedy(tiny_bundle, tmp_path, monkeypat
     study = write_study(tmp_path / "study", *small())
     (ct,) = study.glob("images/ct/*")
     ct.unlink()
-    with pytest.raises(CaseError, match=r"holds 0 images.*give weights that see PET alone \(channels \[PET\]"):
+    remedy = r"give weights that see PET alone \(channels \[PET\]"
+    with pytest.raises(CaseError, match=f"holds 0 images.*{remedy}"):
         process(monkeypatch, "--input", study, "--output", tmp_path / "out", "--weights", tiny_bundle)
+    pet = {"slug": "pet-image", "relative_path": "images/pet"}
+    (study / "inputs.json").write_text(json.dumps([{"socket": pet}]))
+    with pytest.raises(CaseError, match=f"names 0 sockets for CT.*{remedy}"):
+        process(monkeypatch, "--input", study, "--output", tmp_path / "out", "--weights", tiny_bundle)
+
+
+def test_a_ct_that_is_not_there_does_not_name_the_mask(alone, tmp_path, monkeypatch) -> None:
+    (pet,) = write_study(tmp_path / "study", *small()).glob("images/pet/*")
+    words = ["--input", pet, tmp_path / "absent.mha", "--output", tmp_path / "out", "--weights", alone]
+    with pytest.raises(CaseError, match=r"CT file '.*absent.mha' is not there"):
+        process(monkeypatch, *words)
+
+
+def test_weights_that_see_other_images_are_not_mixed(alone, tiny_bundle, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"sees PET, '.*' CT and PET; give bundles that see the same"):
+        mix([load_bundle(tiny_bundle), load_bundle(alone)], [1.0, 1.0], "both", tmp_path / "both")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from model.inference.preprocess import OUTSIDE_HU, UPTAKE_SUV, Placed, place, pu
 from model.inference.view import StudyView, view_of
 from model.networks.weights import voters
 from model.stopwatch import Stopwatch
-from model.study.reading import TO_DO_WITHOUT_CT, Case
+from model.study.listing import TO_DO_WITHOUT_CT
+from model.study.reading import Case
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from typing import Any
 from model.errors import CaseError
 from model.opening import read_regular
 
+TO_DO_WITHOUT_CT = "give weights that see PET alone (channels [PET]; docs/weights.md says how they are made)"
+
 
 def places_from(listing: Path, ct_may_lack: bool = False) -> dict[str, Path]:
     """Folders of PET and CT by inputs.json: by relative path, else by a slug with the word pet or ct.
@@ -34,10 +36,11 @@ def places_from(listing: Path, ct_may_lack: bool = False) -> dict[str, Path]:
         if not found and what == "ct" and ct_may_lack:
             continue
         if len(found) != 1:
+            remedy = "" if found or what == "pet" else f"; or {TO_DO_WITHOUT_CT}"
             raise CaseError(
                 f"'{listing}' names {len(found)} sockets for {what.upper()} (relative path images/{what}, or a slug "
                 f"with the word {what}), and there must be one; its images are {known}; correct the file, or remove it "
-                "where images/pet and images/ct are there"
+                f"where images/pet and images/ct are there{remedy}"
             )
         if posixpath.isabs(found[0]) or found[0].startswith("..") or "\0" in found[0]:
             raise CaseError(f"'{listing}': the path {found[0]!r} leads out of '{listing.parent}'")

@@ -22,7 +22,7 @@ from model.files import free_memory_bytes, silence
 from model.opening import other_kind
 from model.study.geometry import Grid, array_of, grid_of
 from model.study.integrity import check_grid_read, check_header, check_voxels
-from model.study.listing import places_from
+from model.study.listing import TO_DO_WITHOUT_CT, places_from
 
 IMAGE_IO = {
     ".mha": "MetaImageIO",
@@ -34,7 +34,6 @@ IMAGE_IO = {
 SUFFIXES = tuple(IMAGE_IO)
 MEMORY_PER_VOXEL_BYTES = 8  # for reading: the volume as stored, and once more as float32
 HOTTEST_SUV = 3000.0  # a syringe in view may be as hot; above it is never SUV, so no message offers to move the limit
-TO_DO_WITHOUT_CT = "give weights that see PET alone (channels [PET]; docs/weights.md says how they are made)"
 ORTHOGONAL = 1e-3  # largest |D'D - I| of a direction matrix
 
 
@@ -265,6 +264,8 @@ def check_overlap(pet: Volume, ct: Volume) -> None:
 def _files_of(inputs: list[Path], pet_alone: bool) -> tuple[Path, Path | None]:
     """The paths of PET and CT; of PET alone the CT's is None where there is none. Raises CaseError."""
     if len(inputs) == 2:
+        if pet_alone:  # it is not read, but names the study: a wrong path would name the mask
+            _check_file(inputs[1], "CT")
         return inputs[0], inputs[1]
     is_file = inputs[0].is_file()
     if pet_alone:

@@ -23,7 +23,7 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
     """Write the bundle of all members of these bundles, each bundle's weights summing to its share.
 
     Bundles of nnU-Net's kind have a crop of their own, and the logits of their folds are averaged before they vote.
-    Raises ConfigError if the others differ in crop, any in limits, or if one votes as DiWA.
+    Raises ConfigError if the others differ in crop, any in limits or in what they see, or if one votes as DiWA.
     """
     if len(shares) != len(bundles):
         raise ConfigError(f"--shares has {len(shares)} numbers, there are {len(bundles)} bundles")
@@ -31,6 +31,11 @@ def mix(bundles: list[Bundle], shares: list[float], name: str, output: Path, for
     cropped = next((bundle for bundle in bundles if id(bundle) not in nnunet), bundles[0])
     first = cropped.manifest
     for bundle in bundles:
+        if bundle.manifest.pet_alone != first.pet_alone:
+            raise ConfigError(
+                f"'{bundle.folder}' sees {' and '.join(bundle.manifest.channels)}, '{cropped.folder}' "
+                f"{' and '.join(first.channels)}; give bundles that see the same"
+            )
         same_crop = bundle.manifest.crop == first.crop or id(bundle) in nnunet
         if not same_crop or bundle.manifest.limits != first.limits:
             raise ConfigError(f"'{bundle.folder}' and '{cropped.folder}' differ in crop or limits, which all share")

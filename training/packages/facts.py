@@ -13,16 +13,38 @@ from model.errors import ConfigError
 from training.bundles.trained_on import TRAINED_ON
 
 AUTHORS = "The petct-lesion-segmentation developers"
-TASK = "Tumour lesions in whole-body FDG PET/CT"
-LIMITATIONS = (
-    f"{RESEARCH} Made for whole-body FDG PET in SUV with the CT of the same study; no other tracer. Brain, heart, "
-    "kidneys, bladder and inflammation can be taken for lesions, and small or faint lesions missed: look at every mask."
-)
+UNNAMED = "The manifest of the weights says nothing"  # of whose they are
+
+
+def images_of(manifest: Manifest) -> str:
+    """What the networks see."""
+    return "PET" if manifest.pet_alone else "PET/CT"
+
+
+def task(manifest: Manifest) -> str:
+    """What the networks do, as a title."""
+    return f"Tumour lesions in whole-body FDG {images_of(manifest)}"
+
+
+def limitations(manifest: Manifest) -> str:
+    """What the weights are not for, and what can be wrong with their masks."""
+    images = "PET in SUV, without CT" if manifest.pet_alone else "PET in SUV with the CT of the same study"
+    return (
+        f"{RESEARCH} Made for whole-body FDG {images}; no other tracer. Brain, heart, kidneys, bladder and "
+        "inflammation can be taken for lesions, and small or faint lesions missed: look at every mask."
+    )
+
+
+def attribution(manifest: Manifest) -> str:
+    """Whose method or networks they are, as a sentence."""
+    return f"{manifest.provenance.attribution.strip().rstrip('.') or UNNAMED}."
 
 
 def check_licence(bundle: Bundle) -> None:
-    """Raise ConfigError if nobody says that the weights may be passed on, which is what a package is for."""
-    if bundle.manifest.licence.strip().lower() in ("", UNKNOWN):
+    """Raise ConfigError if nobody says that the weights, or some of a mixed bundle's, may be passed on, which is what a
+    package is for.
+    """
+    if {"", UNKNOWN} & set(bundle.manifest.licence.strip().lower().split(" and ")):
         raise ConfigError(
             f"'{bundle.folder}' has the licence '{bundle.manifest.licence}', so its weights must not be passed on; if "
             "their authors state one, make the bundle again with --licence TEXT"
@@ -50,7 +72,7 @@ def description(manifest: Manifest) -> str:
         how = "One network of averaged weights (DiWA)"
     else:
         how = "One network" if count == 1 else f"{count} networks, whose predictions are averaged"
-    images = "PET, without CT" if manifest.pet_alone else "PET/CT"
+    images = f"{images_of(manifest)}{', without CT' if manifest.pet_alone else ''}"
     return f"Segments tumour lesions in whole-body FDG {images}. {how}: {kinds}."
 
 
@@ -104,11 +126,11 @@ def model_card(manifest: Manifest, how_to_run: str) -> str:
     sections = {
         "What it does": f"{description(manifest)}\n\nThe mask lies on the PET's grid: 1 is lesion.",
         "Run it": how_to_run,
-        "Intended use": f"{manifest.intended_use}\n\n{LIMITATIONS}",
+        "Intended use": f"{manifest.intended_use}\n\n{limitations(manifest)}",
         "Training data": manifest.provenance.data,
         "Scores": scores_text(manifest),
-        "Origin": f"{manifest.provenance.attribution}. Weights of {manifest.provenance.date or 'an unknown date'}.",
+        "Origin": f"{attribution(manifest)} Weights of {manifest.provenance.date or 'an unknown date'}.",
         "Terms": f"{terms(manifest)} NOTICE names what the program rests on.",
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"# {TASK}: {manifest.name}\n\n**{RESEARCH}**\n\n{body}\n"
+    return f"# {task(manifest)}: {manifest.name}\n\n**{RESEARCH}**\n\n{body}\n"

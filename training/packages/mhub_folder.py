@@ -26,7 +26,7 @@ RUN = """Anywhere, with Python 3.11 to 3.13 and `pip install -r src/requirements
 scripts/run.sh STUDIES RESULTS
 ```
 
-STUDIES holds the DICOM of one study or of many; PET and CT are found by their headers, and PET becomes SUV by them.
+STUDIES holds the DICOM of one study or of many; {found} by their headers, and PET becomes SUV by them.
 RESULTS/studies/NAME/seg.dcm is the DICOM SEG of each study; beside it are the mask, the lesion table and a picture, and
 RESULTS/report.html lists all. What could not be scored is listed with its reason. Nothing uses the network. Options of
 score.py may follow: `scripts/run.sh STUDIES RESULTS --help` lists them.
@@ -76,5 +76,6 @@ def write_mhub(bundle: Bundle, folder: Path, name: str, repository: str) -> None
         shutil.copyfile(folder / "src" / notice, folder / notice)
     meta = meta_of(bundle, name, repository)
     (folder / OWN).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    card = model_card(bundle.manifest, RUN.format(name=name, series="pt" if bundle.manifest.pet_alone else "ct and pt"))
+    series, found = ("pt", "PET is found") if bundle.manifest.pet_alone else ("ct and pt", "PET and CT are found")
+    card = model_card(bundle.manifest, RUN.format(name=name, series=series, found=found))
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -9,14 +9,15 @@ from model.bundle.licence import spelt_out
 from model.bundle.manifest import Bundle
 from training.packages.facts import (
     AUTHORS,
-    LIMITATIONS,
-    TASK,
     architecture,
+    attribution,
     case_counts,
     description,
+    limitations,
     models_of,
     network_count,
     scores_text,
+    task,
     validation,
 )
 
@@ -31,7 +32,7 @@ def meta_of(bundle: Bundle, name: str, repository: str) -> dict[str, Any]:
     return {
         "id": str(UUID(bundle.sha256[:32], version=4)),
         "name": name,
-        "title": f"{TASK}: {manifest.name}",
+        "title": f"{task(manifest)}: {manifest.name}",
         "summary": _summary(bundle),
         "details": {
             "name": manifest.name,
@@ -39,7 +40,7 @@ def meta_of(bundle: Bundle, name: str, repository: str) -> dict[str, Any]:
             "devteam": AUTHORS,
             "type": "Segmentation",
             "date": {"weights": date} if DATE.fullmatch(date) else {},
-            "cite": manifest.citation or f"{manifest.provenance.attribution}.",
+            "cite": manifest.citation or attribution(manifest),
             "license": {"code": PROGRAM, "weights": spelt_out(manifest.licence)},
             "publications": [],
             "github": repository,
@@ -93,10 +94,12 @@ def _info(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     scores = validation(manifest)
     table = [{"label": "Scores on the cases selected on", "entries": scores}] if scores else []
+    limits = limitations(manifest)
+    evaluated = f"Part of the training data: {manifest.provenance.data}" if scores else scores_text(manifest)
     return {
-        "use": {"title": "Intended use", "text": f"{manifest.intended_use} {LIMITATIONS}"},
+        "use": {"title": "Intended use", "text": f"{manifest.intended_use} {limits}"},
         "analyses": {"title": "Scores", "text": scores_text(manifest), "tables": table},
-        "evaluation": {"title": "Evaluation data", "text": f"Part of the training data: {manifest.provenance.data}"},
+        "evaluation": {"title": "Evaluation data", "text": evaluated},
         "training": {"title": "Training data", "text": manifest.provenance.data},
-        "limitations": {"title": "Limitations", "text": LIMITATIONS},
+        "limitations": {"title": "Limitations", "text": limits},
     }

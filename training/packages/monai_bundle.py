@@ -22,12 +22,11 @@ CARRIED = Path(__file__).resolve().parent / "in_monai"
 RUN = """In this folder, with Python 3.11 to 3.13, `pip install "monai[fire]>={monai}" {libraries}`:
 
 ```
-python -m monai.bundle run --config_file configs/inference.json --pet PET.nii.gz --ct CT.nii.gz --output_dir MASKS
+python -m monai.bundle run --config_file configs/inference.json --pet PET.nii.gz{ct} --output_dir MASKS
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir STUDIES --output_dir MASKS
 ```
 
-PET in SUV and CT in HU are MHA, MHD, NRRD or NIfTI files on any grids. STUDIES holds a folder for each study: with
-images/pet and images/ct, or with the DICOM of one PET and one CT series, which becomes SUV by its headers.{alone}
+{studies}
 `--device cpu` and `--precision float32` choose where and how it computes. On the same device, in the same precision,
 the mask is that of the program's own process.py.
 
@@ -36,6 +35,13 @@ scripts/model is the program, unchanged. `network_def` is a module that takes wi
 safetensors, which the workflow reads after checking each file's sha256 in models/manifest.json. models/model.pt holds
 the same tensors (of DiWA their mean) as the state of `network_def`, for platforms that load one; its sha256 stands in
 configs/metadata.json."""
+
+STUDIES = """PET in SUV and CT in HU are MHA, MHD, NRRD or NIfTI files on any grids. STUDIES holds a folder for each
+study: with images/pet and images/ct, or with the DICOM of one PET and one CT series, which becomes SUV by its
+headers."""
+STUDIES_OF_PET = """PET in SUV is an MHA, MHD, NRRD or NIfTI file. STUDIES holds a folder for each study: with
+images/pet, or with the DICOM of one PET series, which becomes SUV by its headers. These networks see PET alone: no CT
+is needed, and one that is there is not read."""
 
 
 def write_monai(bundle: Bundle, folder: Path) -> None:
@@ -56,7 +62,7 @@ def write_monai(bundle: Bundle, folder: Path) -> None:
     metadata = metadata_of(copied) | {"model_sha256": sha256_of(weights)}
     (folder / OWN).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     libraries = " ".join(f"{name}=={metadata['required_packages_version'][name]}" for name in ROAD_LIBRARIES)
-    alone = " These networks see PET alone: no CT is needed, and one that is there is not read." * copied.pet_alone
-    run = RUN.format(monai=metadata["monai_version"], libraries=libraries, alone=alone)
+    ct, studies = ("", STUDIES_OF_PET) if copied.pet_alone else (" --ct CT.nii.gz", STUDIES)
+    run = RUN.format(monai=metadata["monai_version"], libraries=libraries, ct=ct, studies=studies)
     card = model_card(copied, run)
     (folder / "docs" / "README.md").write_text(card, encoding="utf-8")

@@ -8,11 +8,10 @@ from model.bundle.format import Manifest, channels_of
 from model.bundle.licence import spelt_out
 from model.bundle.settings import Part
 from training.commit import ROOT
-from training.packages.facts import AUTHORS, TASK, description, models_of, validation
+from training.packages.facts import AUTHORS, description, images_of, models_of, task, validation
 from training.packages.program import ROAD_LIBRARIES, installed_versions
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-NAME = "FDG PET/CT lesion segmentation"
 
 
 def metadata_of(manifest: Manifest) -> dict[str, Any]:
@@ -27,8 +26,8 @@ def metadata_of(manifest: Manifest) -> dict[str, Any]:
         "pytorch_version": base["torch"],
         "numpy_version": base["numpy"],
         "required_packages_version": installed_versions(ROAD_LIBRARIES),
-        "name": f"{NAME}: {manifest.name}",
-        "task": TASK,
+        "name": f"FDG {images_of(manifest)} lesion segmentation: {manifest.name}",
+        "task": task(manifest),
         "description": description(manifest),
         "authors": AUTHORS,
         "copyright": f"{copyright_line(ROOT / 'LICENSE')} Program: MIT. Weights: {spelt_out(manifest.licence)}.",

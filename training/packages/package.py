@@ -14,6 +14,7 @@ from pathlib import Path
 from model.bundle.manifest import Bundle, find_bundle, load_bundle
 from model.errors import ConfigError, OutputError
 from model.whole import recover, whole_folder
+from training.commit import ROOT
 from training.packages import mhub_folder, monai_bundle
 from training.packages.facts import check_licence
 from training.packages.mhub_folder import write_mhub
@@ -52,6 +53,11 @@ def check_options(options: argparse.Namespace) -> None:
         if one == other or one in other.parents or other in one.parents:
             raise ConfigError(
                 f"--monai '{options.monai}' and --mhub '{options.mhub}' lie in each other; give two folders"
+            )
+    for folder in filter(None, (options.monai, options.mhub)):
+        if folder.resolve().is_relative_to(ROOT / "model"):
+            raise ConfigError(
+                f"'{folder}' lies among the program's own files, which go into packages; give another folder"
             )
     if options.mhub and not MHUB_NAME.fullmatch(options.mhub.resolve().name):
         raise ConfigError(

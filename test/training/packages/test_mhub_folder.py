@@ -107,6 +107,9 @@ def test_a_model_that_sees_pet_alone_asks_for_no_ct(make_bundle, tmp_path, monke
     workflow = yaml.safe_load((folder / "config/default.yml").read_text())
     assert workflow["modules"]["FileStructureImporter"]["structures"] == ["$studyID@instance/pt@dicom:mod=pt"]
     assert "in_ct" not in (folder / "utils/LesionRunner.py").read_text()
+    card = (folder / "README.md").read_text()
+    assert "PET/CT" not in card + json.dumps(meta) and "with the CT" not in card + json.dumps(meta)
+    assert "PET is found by their headers" in card
     for name, file in (("pt", "a.dcm"), ("extra", "b.dcm")):
         (tmp_path / "pt" / name).mkdir(parents=True)
         (tmp_path / "pt" / name / file).write_bytes(b"")

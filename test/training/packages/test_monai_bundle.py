@@ -195,8 +195,10 @@ def test_networks_that_see_pet_alone_need_no_ct(packages, tiny_study, tmp_path) 
     assert (
         image["num_channels"] == 1
         and image["modality"] == "PET"
-        and "PET/CT" not in metadata(packages["pet"])["description"]
+        and "PET/CT" not in json.dumps(metadata(packages["pet"]))
     )
+    card = (packages["pet"] / "docs/README.md").read_text()
+    assert "PET/CT" not in card and "--ct" not in card and "no CT\nis needed" in card
     with pytest.raises(CaseError, match="holds 0 CT series"):
         StudyDataset(str(tmp_path / "studies"), Limits())[0]
 

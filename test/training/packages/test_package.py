@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
+from training.commit import ROOT
 
 
 def package(*words: object) -> int:
@@ -27,6 +28,7 @@ def tree(folder: Path) -> set[str]:
         ),
         (["--mhub", "lesions", "--repository", "a.b"], "begins with https://, got 'a.b'"),
         (["--monai", "x", "--mhub", "x/y", "--repository", "https://a.b"], "lie in each other; give two folders"),
+        (["--monai", ROOT / "model" / "package"], "lies among the program's own files"),
         (["--monai", "used"], "holds no configs/metadata.json: it is no such package, and is not replaced"),
     ],
 )
@@ -40,8 +42,9 @@ def test_what_cannot_be_is_refused(words, message: str, tiny_bundle, tmp_path, m
     assert tree(tmp_path) == before
 
 
-def test_weights_without_a_licence_are_not_packed(make_bundle, tmp_path, capsys) -> None:
-    make_bundle(tmp_path / "given", members=1, licence="unknown")
+@pytest.mark.parametrize("licence", ["unknown", "MIT and unknown"])  # as imported, and as mixed with others
+def test_weights_without_a_licence_are_not_packed(licence: str, make_bundle, tmp_path, capsys) -> None:
+    make_bundle(tmp_path / "given", members=1, licence=licence)
     assert package(tmp_path / "given", "--monai", tmp_path / "out") == 2
     assert "its weights must not be passed on; if their authors state one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
