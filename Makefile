@@ -30,8 +30,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes of one thread each. Files are dealt in the order that test/conftest.py gives them.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes of one thread each for two cores, since one often waits for a program that it started. Files are dealt in
+# the order that test/conftest.py gives them.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: export OMP_NUM_THREADS = 1
 test: lint
