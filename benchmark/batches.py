@@ -20,18 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmark.command import ROOT
+from benchmark.command import ROOT, parser_for_studies
 from benchmark.record import figure, print_and_write, record, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--studies", type=Path, required=True, help="a folder of studies")
-    add("--weights", default="eoa", help="a bundle's folder or name (default eoa)")
-    add("--device", default="cpu", help="auto, cuda or cpu (default cpu)")
-    add("--workers", type=int, nargs="*", default=[1, 2, 4], help="dask workers (default 1 2 4)")
-    add("--json", type=Path, help="also write the figures here")
+    parser = parser_for_studies(__doc__)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4], help="dask workers (default 1 2 4)")
     options = parser.parse_args()
     measured = {"one machine": measure(options, [], 1)}
     for count in options.workers:

@@ -41,6 +41,17 @@ def parser_for(description: str | None, *names: str) -> argparse.ArgumentParser:
     return parser
 
 
+def parser_for_studies(description: str | None) -> argparse.ArgumentParser:
+    """A parser for what score.py is measured on. description: as for `parser_for`."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    add = parser.add_argument
+    add("--studies", type=Path, required=True, help="a folder of studies")
+    add("--weights", default="eoa", help="a bundle's folder or name (default eoa)")
+    add("--device", default="cpu", help="auto, cuda or cpu (default cpu)")
+    add("--json", type=Path, help="also write the figures here")
+    return parser
+
+
 def run_child(way: str, *words: object) -> dict[str, Any]:
     """Run this command again with --child, in a process with a peak memory of its own. Returns its last line."""
     module = f"benchmark.{Path(sys.argv[0]).stem}"

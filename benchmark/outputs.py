@@ -8,14 +8,13 @@ all processes: they hold on a machine that does other things, too. They include 
 studies. Memory is the peak of the largest process.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmark.command import ROOT
+from benchmark.command import ROOT, parser_for_studies
 from benchmark.record import figure, print_and_write, record, table
 
 STEPS = (
@@ -26,13 +25,7 @@ STEPS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--studies", type=Path, required=True, help="a folder of studies")
-    add("--weights", default="eoa", help="a bundle's folder or name (default eoa)")
-    add("--device", default="cpu", help="auto, cuda or cpu (default cpu)")
-    add("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
+    options = parser_for_studies(__doc__).parse_args()
     rows, figures = [], {}
     with tempfile.TemporaryDirectory() as folder:
         common = [str(options.studies), "--output", folder, "--device", options.device, "--weights", options.weights]

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import date, time
 
 import pydicom
+from pydicom.dataset import FileDataset
 
 from model.dicom.clock import day_of, seconds_of
 from model.dicom.elements import UNREADABLE, text
@@ -35,24 +36,26 @@ OF_THE_TRACER = (
 NOBODY = re.compile(r"(?:anon(?:ymous|ymi[sz]ed)?|unknown|none|removed|de ?identified|not available|n ?a|x+|0+)?")
 
 
-def header_of(entry: Entry) -> Mapping[str, str]:
-    """The fields of the PET's first file; none for images, or where the file cannot be read."""
-    if entry.kind != "dicom":
-        return {}
-    with suppress(CaseError, OSError, *UNREADABLE):
-        header = pydicom.dcmread(entry.pet[0], stop_before_pixels=True, specific_tags=FIELDS, force=True)
-        return {name: str(text(header, name)).strip() for name in FIELDS}
+def read_header(entry: Entry) -> FileDataset | None:
+    """What is looked at of the PET's first file; None for images, or where the file cannot be read."""
+    if entry.kind == "dicom":
+        with suppress(CaseError, OSError, *UNREADABLE):
+            wanted = [*FIELDS, *OF_THE_TRACER]
+            return pydicom.dcmread(entry.pet[0], stop_before_pixels=True, specific_tags=wanted, force=True)
+    return None
+
+
+def fields_of(header: FileDataset | None) -> Mapping[str, str]:
+    """The FIELDS as text; none without a header, or where one of them cannot be read."""
+    with suppress(CaseError, *UNREADABLE):
+        return {name: str(text(header, name)).strip() for name in FIELDS} if header is not None else {}
     return {}
 
 
-def other_tracer(entry: Entry) -> bool:
-    """Whether the header of the PET's first file names another tracer than FDG, or one that is not known as FDG."""
-    if entry.kind != "dicom":
-        return False
-    with suppress(CaseError, OSError, *UNREADABLE):
-        wanted = ["SpecificCharacterSet", *OF_THE_TRACER]
-        header = pydicom.dcmread(entry.pet[0], stop_before_pixels=True, specific_tags=wanted, force=True)
-        return bool(tracer_warnings(header))
+def other_tracer(header: FileDataset | None) -> bool:
+    """Whether a header names another tracer than FDG, or one that is not known as FDG."""
+    with suppress(CaseError, *UNREADABLE):
+        return header is not None and bool(tracer_warnings(header))
     return False
 
 

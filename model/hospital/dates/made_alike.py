@@ -24,9 +24,8 @@ def _weights(both: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rules(both: Sequence[Mapping[str, Any]]) -> str:
-    stated = [dict((_options(one).get("rules") or {}).items()) for one in both if one]
-    for rules in stated:
-        rules.pop("drop", None)  # numbers of lesions, which each study has of its own
+    # without the numbers of dropped lesions, which each study has of its own
+    stated = [{name: value for name, value in _stated(one).items() if name != "drop"} for one in both if one]
     if len(stated) < 2 or stated[0] == stated[1]:
         return ""
     words = [", ".join(f"{name} {value}" for name, value in rules.items()) or "none" for rules in stated]
@@ -36,7 +35,7 @@ def _rules(both: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _edits(both: Sequence[Mapping[str, Any]]) -> str:
-    by_hand = [date for date, one in zip(DATES, both, strict=True) if one.get("edited") or _drop(one)]
+    by_hand = [date for date, one in zip(DATES, both, strict=True) if one.get("edited") or _stated(one).get("drop")]
     return f"a reader edited or dropped lesions of the {' and the '.join(by_hand)} date" if len(by_hand) == 1 else ""
 
 
@@ -59,10 +58,8 @@ def _heights(both: Sequence[Mapping[str, Any]]) -> str:
     return f"the patient's height is {first_m:g} m at the first date and {second_m:g} m at the second: SUL goes by it"
 
 
-def _options(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    options: Mapping[str, Any] = (report.get("batch") or {}).get("options") or {}
-    return options
-
-
-def _drop(report: Mapping[str, Any]) -> bool:
-    return bool((_options(report).get("rules") or {}).get("drop"))
+def _stated(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rules of what is a lesion, as a report has them."""
+    options = (report.get("batch") or {}).get("options") or {}
+    rules: Mapping[str, Any] = options.get("rules") or {}
+    return rules

@@ -11,7 +11,7 @@ from datetime import date, time
 from itertools import pairwise
 
 from model.dicom.clock import day_of
-from model.hospital.dates.header import header_of, moment_of, names_nobody, other_tracer, plain, time_of
+from model.hospital.dates.header import fields_of, moment_of, names_nobody, other_tracer, plain, read_header, time_of
 from model.hospital.job import Job
 from model.hospital.names import patient_name
 
@@ -108,7 +108,8 @@ def labels_of(studies: Iterable[DatedStudy]) -> dict[str, str]:
 def _dated(job: Job, salt: bytes) -> DatedStudy | str:
     """A study with its patient and date, or why it has none."""
     entry = job.entry
-    header = header_of(entry)
+    stored = read_header(entry)
+    header = fields_of(stored)
     identity = entry.patient or header.get("PatientID", "")
     if not identity:
         return NO_PATIENT if entry.kind == "dicom" else NO_COLUMN
@@ -129,7 +130,7 @@ def _dated(job: Job, salt: bytes) -> DatedStudy | str:
             plain(f"{header.get('Manufacturer', '')} {header.get('ManufacturerModelName', '')}"),
             plain(header.get("ReconstructionMethod", "")),
         ),
-        other_tracer=other_tracer(entry),
+        other_tracer=other_tracer(stored),
     )
 
 
